@@ -1,0 +1,119 @@
+"""``adderlab``: finds the subcommand, parses its arguments, turns trouble into one line.
+
+Nothing heavy is imported before it is needed: ``adderlab --help`` never loads PyTorch.
+"""
+
+import contextlib
+import importlib
+import io
+import os
+import sys
+from typing import Any
+
+from adderlab import __version__
+from adderlab.errors import UsageError
+
+COMMANDS = {
+    "train": "train a population of seeds of one architecture",
+    "evaluate": "exact match of checkpoints on a suite of pairs, with intervals",
+    "predict": "one addition: the answer, how sure each digit is, right or wrong",
+    "prove": "decide all 10^20 pairs for a checkpoint",
+    "check": "check a certificate independently, in rigorous arithmetic",
+    "attack": "the strongest cheap test, also for models that cannot be proved",
+    "repair": "train on the worst pairs until proved",
+    "inspect": "the parameter table of a checkpoint or preset",
+    "zoo": "the published architectures",
+    "log": "write EXPERIMENTS.md from runs, evaluations and certificates",
+    "replay": "run a declared series of experiments, check and log it",
+    "report": "one HTML file about a run: curves, digits, attention, margins, failures",
+    "compare": "runs side by side: success rates, tests, settings that differ",
+    "export": "publish a checkpoint: a one-file submission, weights, a hub folder, ONNX",
+    "verify": "check anybody's submission, in a sandbox: sums, parameters, whose sums they are",
+}
+"""Subcommand -> what it does. Each lives in ``adderlab.cli.<name>`` as ``Args`` and ``run``."""
+
+USAGE, FAILURE, INTERRUPTED = 2, 1, 130
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; the exit code is 0, 1 (failure), 2 (usage) or 130 (interrupted)."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_help())
+        return 0 if argv else USAGE
+    if argv[0] in ("-V", "--version"):
+        print(f"adderlab {__version__}")
+        return 0
+    name = argv[0]
+    if name not in COMMANDS:
+        return complain(f"no command {name!r}; there are {', '.join(COMMANDS)}", USAGE)
+    return run_command(importlib.import_module(f"adderlab.cli.{name}"), argv[1:], f"adderlab {name}")
+
+
+def run_command(module: Any, argv: list[str], prog: str) -> int:
+    """Parse ``module.Args`` from ``argv`` and call ``module.run``; report trouble in one line."""
+    try:
+        args = parse(module.Args, argv, prog, module.__doc__)
+        return module.run(args)
+    except UsageError as error:
+        return complain(str(error), USAGE)
+    except BrokenPipeError:
+        # Whoever read our output (head, a pager) has gone: not an error, and nobody to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILURE
+    except (ValueError, OSError) as error:
+        return complain(_one_line(error), FAILURE)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def parse(kind: type, argv: list[str], prog: str, description: str | None) -> Any:
+    """Read arguments into the dataclass ``kind``; a wrong one is a ``UsageError`` in one line."""
+    import tyro
+
+    captured = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(captured):
+            return tyro.cli(kind, args=argv, prog=prog, description=description)
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise UsageError(f"{_plain(captured.getvalue())} (see {prog} --help)") from None
+
+
+def _plain(boxed: str) -> str:
+    """The message inside tyro's frame, as one line: what stands between its title and its rule."""
+    words: list[str] = []
+    for line in boxed.splitlines():
+        inside = line.strip().strip("\u2502").strip()
+        if inside.startswith("\u256d"):
+            continue
+        if not inside or inside.startswith(("\u2500", "\u2570")):
+            break
+        words.append(inside)
+    return " ".join(words).rstrip(".:") or "wrong arguments"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def complain(message: str, code: int) -> int:
+    """One line on stderr; returns ``code``."""
+    print(f"adderlab: {message}", file=sys.stderr)
+    return code
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    rows = "\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())
+    return (
+        "usage: adderlab COMMAND ...\n\n"
+        "Train, measure and prove tiny transformers that add two 10-digit numbers.\n\n"
+        f"commands:\n{rows}\n\n"
+        "adderlab COMMAND --help tells a command's arguments; adderlab --version the version."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

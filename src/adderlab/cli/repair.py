@@ -1,0 +1,82 @@
+"""Repair a checkpoint until it is proved: prove, train on the worst pairs, prove again."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    """What to repair, and how hard to try."""
+
+    checkpoint: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CKPT")]
+    """A checkpoint file."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="OUT")]
+    """Where to write the repaired checkpoint (.pt)."""
+    rounds: int = 5
+    """Trainings at most; a proof follows each."""
+    steps: int = 250
+    """Steps of one training."""
+    lr: float = 1e-3
+    """Learning rate, falling linearly to 0 over a round."""
+    target_margin: float = 1.5
+    """Logits by which the right digit should lead."""
+    seed: int = 0
+    """Of the fresh pairs mixed in."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print one object instead of text."""
+
+
+def run(args: Args) -> int:
+    """0 if the result is proved, 1 if not; the last model is written either way."""
+    import torch
+
+    from adderlab.cli.options import emit_json
+    from adderlab.runs.checkpoints import load_checkpoint, save_checkpoint
+    from adderlab.training.repair import RepairSettings, Round, repair
+
+    torch.set_num_threads(1)
+    settings = RepairSettings(
+        rounds=args.rounds,
+        steps=args.steps,
+        lr=args.lr,
+        target_margin=args.target_margin,
+        seed=args.seed,
+    )
+
+    def told(each: Round) -> None:
+        if args.json:
+            return
+        verdict, (a, b) = each.verdict, each.verdict.margin.pair
+        line = f"{verdict.verdict}: smallest margin {verdict.margin.witness:.4f} at {a} + {b}"
+        if verdict.failing_pairs != 0:
+            line += f"; failing pairs: {verdict.failing_pairs}"
+        print(f"{line} ({verdict.seconds:.1f} s)")
+        if each.witnesses:
+            print(f"training {args.steps} steps on {each.witnesses} witnesses", flush=True)
+
+    result = repair(load_checkpoint(args.checkpoint), settings, told=told)
+    save_checkpoint(args.output, result.checkpoint)
+    if args.json:
+        verdict = result.proof.verdict
+        emit_json(
+            {
+                "verdict": verdict.verdict,
+                "trainings": result.trainings,
+                "failing_pairs": verdict.failing_pairs,
+                "margin": {
+                    "bound": verdict.margin.bound,
+                    "witness": verdict.margin.witness,
+                    "pair": list(verdict.margin.pair),
+                },
+                "output": str(args.output),
+            },
+            None,
+        )
+    elif result.proved:
+        print(f"Proved after {result.trainings} training(s): all 10^20 pairs. Written to {args.output}")
+    else:
+        print(f"Not proved after {result.trainings} training(s). The last model is in {args.output}")
+    return 0 if result.proved else 1

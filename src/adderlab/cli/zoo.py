@@ -1,0 +1,133 @@
+"""The published trained architectures, with their exact parameter counts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+if TYPE_CHECKING:
+    from adderlab.models.preset import Preset
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    """Which architecture to show; all of them in one table without a name."""
+
+    name: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[NAME]")] = None
+    """A preset, for example 456p: its parameter table, ties, recipe and source."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print a list of objects instead of a table."""
+    markdown: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print docs/zoo.md."""
+
+
+def run(args: Args) -> int:
+    """Print the table, or one preset."""
+    from adderlab.cli.options import emit_json
+    from adderlab.models.presets import PRESETS, get_preset
+
+    chosen = list(PRESETS.values()) if args.name is None else [get_preset(args.name)]
+    if args.json:
+        emit_json([_entry(preset) for preset in chosen], None)
+    elif args.markdown:
+        print(as_markdown(chosen))
+    elif args.name is None:
+        _print_all(chosen)
+    else:
+        _print_one(chosen[0])
+    return 0
+
+
+def _entry(preset: Preset) -> dict[str, Any]:
+    """A preset as JSON. ``rate`` and ``proved`` are null until a rate is in records/."""
+    from adderlab.models.mapping import why_no_tables
+
+    return {
+        "name": preset.name,
+        "parameters": preset.parameters,
+        "layout": preset.config.layout,
+        "shape": _shape(preset),
+        "published": preset.published,
+        "published_rate": preset.published_rate,
+        "recipe": preset.recipe,
+        "source": preset.source,
+        "notes": preset.notes,
+        "table_form": why_no_tables(preset.config) is None,
+        "rate": None,
+        "proved": None,
+    }
+
+
+def _shape(preset: Preset) -> str:
+    config = preset.config
+    heads = (
+        f"h{config.n_head}"
+        if config.kv_heads == config.n_head
+        else f"h{config.n_head}/{config.kv_heads}"
+    )
+    shape = f"d{config.d_model} {heads} ff{config.d_ff}"
+    return shape if config.n_layer == 1 else f"{config.n_layer} layers {shape}"
+
+
+def _print_all(presets: Sequence[Preset]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("name", min_width=5)
+    table.add_column("parameters", min_width=10, justify="right")
+    table.add_column("layout", min_width=6)
+    table.add_column("shape", min_width=12)
+    table.add_column("published")
+    for p in presets:
+        published = p.published if len(p.published) <= 36 else p.published[:35] + "\u2026"
+        table.add_row(p.name, f"{p.parameters:,}", p.config.layout, _shape(p), published)
+    Console().print(table)
+    print("adderlab zoo NAME tells a model's parameters, ties, recipe and source.")
+
+
+def _print_one(preset: Preset) -> None:
+    from adderlab.cli.inspect import print_parameters
+    from adderlab.models.describe import ties
+
+    layout = preset.config.layout
+    print(f"{preset.name}: {preset.parameters:,} parameters, {_shape(preset)}, layout {layout}")
+    print(f"source: {preset.source}")
+    print(f"published: {preset.published}; success rate: {preset.published_rate}")
+    print(f"published recipe: {preset.recipe or 'none'}")
+    if preset.notes:
+        print(f"note: {preset.notes}")
+    lines = ties(preset.config)
+    if lines:
+        print("ties:")
+        for line in lines:
+            print(f"  {line}")
+    print_parameters(preset.config)
+
+
+def as_markdown(presets: Sequence[Preset]) -> str:
+    """docs/zoo.md: a table of all, then ties and notes of each."""
+    from adderlab.models.describe import ties
+
+    lines = [
+        "# The zoo",
+        "",
+        "Written by `adderlab zoo --markdown`. Counts are exact and tested; published figures are their",
+        "authors'. `adderlab zoo NAME` prints a model's parameter table.",
+        "",
+        "| name | parameters | layout | shape | published | published rate | recipe | source |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for p in presets:
+        cells = (p.name, f"{p.parameters:,}", p.config.layout, _shape(p), p.published)
+        more = (p.published_rate, p.recipe or "none", p.source)
+        lines.append(f"| {' | '.join((*cells, *more))} |")
+    for p in presets:
+        lines += ["", f"## {p.name}", ""]
+        lines += [f"- {line}" for line in ties(p.config)] or ["- no ties but the head's"]
+        if p.notes:
+            lines.append(f"- note: {p.notes}")
+    return "\n".join(lines)

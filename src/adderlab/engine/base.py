@@ -1,0 +1,63 @@
+"""What every engine does. An engine sees tables and tokens, never parameters.
+
+Shapes: S seeds, B pairs, P input positions, T prompt positions, A answer steps. Token tensors may
+have S = 1 in front: then every seed sees the same pairs.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+from adderlab.models.tables import Tables
+from adderlab.task.curriculum import DataConfig
+from adderlab.task.layouts import Layout
+
+Function = Callable[..., tuple[Tensor, ...]]
+Compiled = Callable[[Sequence[Tensor]], list[Tensor]]
+"""The same function, of any number of seeds."""
+
+Sampler = Callable[[Tensor, int, int], tuple[Tensor, Tensor]]
+"""(seeds_S, step, batch size) -> (tokens_SBP, targets_SBA), uint8, on the seeds' device."""
+
+
+AdamWStep = Callable[..., None]
+"""Updates params_SN, mean_SN and square_SN in place; see ``engine.native.adamw.adamw_step``."""
+
+
+class Engine(Protocol):
+    """Loss, gradient, margins and greedy answers of S models from their tables.
+
+    Seed s's results depend only on seed s's tables and tokens, bit for bit on the CPU.
+    """
+
+    name: str
+
+    def loss_and_grad(
+        self, tables: Tables, tokens_SBP: Tensor, targets_SBA: Tensor
+    ) -> tuple[Tensor, Tables]:
+        """Mean cross-entropy over the B * A targets, loss_S, and its gradient for every table."""
+        ...
+
+    def margins(self, tables: Tables, tokens_SBP: Tensor, targets_SBA: Tensor) -> Tensor:
+        """Teacher-forced: logit of the target minus the best other logit, margin_SBA."""
+        ...
+
+    def compile(self, function: Function, examples: Sequence[Tensor]) -> Compiled | None:
+        """A faster twin of a pure function of stacked tensors, if the engine has a compiler.
+
+        ``examples`` hold one seed and give the shapes.
+        """
+        ...
+
+    def adamw(self) -> AdamWStep | None:
+        """A faster twin of ``training.optimizer.AdamW.step``, if the engine has one."""
+        ...
+
+    def sampler(self, data: DataConfig, layout: Layout) -> Sampler | None:
+        """A faster twin of ``task.sampling``, if the engine has one."""
+        ...
+
+    def decode(self, tables: Tables, prompt_SBT: Tensor) -> Tensor:
+        """Greedy decoding; ties go to the lowest token. answers_SBA, uint8."""
+        ...

@@ -1,0 +1,180 @@
+"""Compiling the C++ sources at first use, into a cache shared by all processes of a user.
+
+A library's name is a digest of everything that decides its code: the sources, the flags, the
+compiler and the processor. It is written beside its final name and renamed, so that processes that
+compile at once never see half a file.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from adderlab.errors import Failure, UsageError
+
+FOLDER = Path(__file__).parent
+ISA_FLAGS = {
+    "native": ("-march=native",),
+    "avx2": ("-mavx2", "-mfma"),
+    "baseline": (),
+}
+"""ADDERLAB_ISA: the instruction sets to compile for."""
+
+Say = Callable[[str], None]
+
+
+class NativeUnavailable(Failure):
+    """The native engine cannot be had here; the message says why, in one line."""
+
+
+def to_stderr(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+@functools.cache
+def _loaded(path: str) -> ctypes.CDLL:
+    return ctypes.CDLL(path)
+
+
+def load_library(
+    source: Path,
+    defines: Mapping[str, object] | None = None,
+    *,
+    optimise: str = "-O3",
+    extra: Sequence[str] = (),
+    isa: str | None = None,
+    say: Say = to_stderr,
+) -> ctypes.CDLL:
+    """The shared library of ``source``, compiled with ``-DNAME=VALUE`` unless the cache has it.
+
+    ``extra``: further flags. ``isa``: a key of ``ISA_FLAGS``, by default that of ADDERLAB_ISA.
+    ``say`` gets one line when the compiler runs. Raises ``NativeUnavailable``, ``UsageError`` for
+    an unknown ADDERLAB_ISA.
+    """
+    compiler = find_compiler()
+    flags = ["-std=c++17", "-shared", "-fPIC", "-pthread", optimise, *isa_flags(isa), *extra]
+    flags += [f"-D{name}={value}" for name, value in (defines or {}).items()]
+    name = f"{source.stem}-{_digest(compiler, flags)}.so"
+    folder = cache_folder(say)
+    path = folder / name
+    if not path.is_file():
+        _compile(compiler, flags, source, path, say)
+    try:
+        return _loaded(str(path))
+    except OSError as error:
+        raise NativeUnavailable(
+            f"the compiled engine {path} does not load ({error}); delete it and try again"
+        ) from error
+
+
+def isa_flags(isa: str | None = None) -> tuple[str, ...]:
+    """The compiler flags of an instruction set, by default that of ADDERLAB_ISA or this machine."""
+    isa = isa or os.environ.get("ADDERLAB_ISA") or "native"
+    if isa not in ISA_FLAGS:
+        raise UsageError(f"ADDERLAB_ISA={isa}: it must be one of {', '.join(ISA_FLAGS)}")
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        return ISA_FLAGS[isa]
+    if isa == "avx2":
+        raise UsageError(f"ADDERLAB_ISA=avx2: this processor is {platform.machine()}; use native")
+    return ("-mcpu=native",) if isa == "native" else ()
+
+
+def find_compiler() -> str:
+    """$CXX, or the first of c++, g++ and clang++ on the PATH. Raises ``NativeUnavailable``."""
+    named = os.environ.get("CXX")
+    for name in [named] if named else ["c++", "g++", "clang++"]:
+        path = shutil.which(name)
+        if path:
+            return path
+    missing = f"$CXX is {named}, which is not there" if named else "no c++, g++ or clang++ on the PATH"
+    raise NativeUnavailable(f"no C++ compiler: {missing}; install one, for example apt install g++")
+
+
+def cache_folder(say: Say = to_stderr) -> Path:
+    """$ADDERLAB_CACHE, or adderlab below $XDG_CACHE_HOME or ~/.cache; a folder of this process alone,
+    with a line, where that cannot be written."""
+    named = os.environ.get("ADDERLAB_CACHE")
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = Path(named) if named else home / "adderlab"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        return _private_folder(folder, str(error.strerror), say)
+
+
+@functools.cache
+def _private_folder(folder: Path, reason: str, say: Say) -> Path:
+    say(f"the cache {folder} cannot be written ({reason}): compiling for this process alone")
+    holder = tempfile.TemporaryDirectory(prefix="adderlab-")
+    _holders.append(holder)
+    return Path(holder.name)
+
+
+_holders: list[tempfile.TemporaryDirectory[str]] = []
+"""Private folders, deleted when the process ends."""
+
+
+@functools.cache
+def _version(compiler: str) -> str:
+    try:
+        done = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NativeUnavailable(f"the compiler {compiler} does not run ({error})") from error
+    return done.stdout
+
+
+@functools.cache
+def _processor() -> str:
+    """What -march=native depends on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    wanted = ("model name", "flags", "Features", "CPU part")
+    return "\n".join(sorted({line for line in lines if line.startswith(wanted)}))
+
+
+def _digest(compiler: str, flags: list[str]) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(FOLDER.glob("*.?pp")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    for text in (compiler, _version(compiler), platform.machine(), _processor(), *flags):
+        digest.update(text.encode() + b"\0")
+    return digest.hexdigest()[:24]
+
+
+def _compile(compiler: str, flags: list[str], source: Path, path: Path, say: Say) -> None:
+    say(f"compiling {source.name} for this model and machine, once (into {path.parent})")
+    started = time.monotonic()
+    descriptor, temporary = tempfile.mkstemp(prefix=path.stem, suffix=".tmp", dir=path.parent)
+    os.close(descriptor)
+    try:
+        command = [compiler, *flags, "-o", temporary, str(source)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+        if done.returncode != 0:
+            lines = [line for line in done.stderr.splitlines() if "error" in line] or [
+                done.stderr.strip()
+            ]
+            raise NativeUnavailable(
+                f"the compiler {compiler} failed on {source.name} (exit {done.returncode}): "
+                f"{lines[0][:200]}"
+            )
+        os.chmod(temporary, 0o755)
+        os.replace(temporary, path)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NativeUnavailable(f"compiling {source.name} failed: {error}") from error
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+    say(f"compiled in {time.monotonic() - started:.1f} s")

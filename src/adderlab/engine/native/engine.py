@@ -1,0 +1,256 @@
+"""The native engine: the C++ kernel behind the ``Engine`` interface.
+
+Shapes: S seeds, B pairs, P input positions, T prompt positions, A answer steps.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adderlab.engine.base import AdamWStep, Compiled, Function, Sampler
+from adderlab.engine.native.adamw import adamw_step
+from adderlab.engine.native.build import NativeUnavailable, Say, isa_flags, load_library, to_stderr
+from adderlab.engine.native.program import Program
+from adderlab.engine.native.sampler import NativeSampler
+from adderlab.errors import UsageError
+from adderlab.models.tables import TableForm, Tables
+from adderlab.task.curriculum import DataConfig
+from adderlab.task.layouts import Layout
+
+TABLE_NAMES = tuple(field.name for field in dataclasses.fields(Tables) if field.name != "form")
+
+OPTIONAL = ("norm2_bias", "fc1_bias", "fc2_bias", "norm_f_bias")
+"""Tables whose presence is compiled in."""
+
+SOURCE = Path(__file__).with_name("kernel.cpp")
+FLAGS = ("-fvisibility=hidden", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-w")
+
+
+def why_not(form: TableForm) -> str | None:
+    """None if the kernel can compute this form, otherwise the reason in a few words."""
+    sizes = {
+        "vocabulary": (form.layout.vocab_size, 16),
+        "number of heads": (form.heads, 4),
+        "key dimension": (form.key_dim, 16),
+        "value dimension": (form.value_dim, 16),
+        "width": (form.width, 32),
+        "number of hidden units": (form.hidden, 64),
+    }
+    for name, (size, limit) in sizes.items():
+        if size > limit:
+            return f"its {name} is {size}; the native engine goes up to {limit}"
+    return None
+
+
+def cores() -> int:
+    """Processor cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+_Pointers = ctypes.c_void_p * len(TABLE_NAMES)
+
+
+class _Request(ctypes.Structure):
+    """Mirrors ``Request`` in kernel.cpp."""
+
+    _fields_ = [
+        ("seeds", ctypes.c_int32),
+        ("batch", ctypes.c_int32),
+        ("threads", ctypes.c_int32),
+        ("eps2", ctypes.c_float),
+        ("epsf", ctypes.c_float),
+        ("tokens", ctypes.c_void_p),
+        ("targets", ctypes.c_void_p),
+        ("token_seed", ctypes.c_int64),
+        ("target_seed", ctypes.c_int64),
+        ("token_row", ctypes.c_int64),
+        ("target_row", ctypes.c_int64),
+        ("table", _Pointers),
+        ("grad", _Pointers),
+        ("loss", ctypes.c_void_p),
+        ("margins", ctypes.c_void_p),
+        ("answers", ctypes.c_void_p),
+    ]
+
+
+class NativeEngine:
+    """See ``engine.base.Engine``. float32 tables on the CPU; tokens are uint8.
+
+    The kernel of a form is compiled when first needed. Raises ``NativeUnavailable`` where that
+    fails and ``UsageError`` for a form outside its limits (``why_not``).
+    """
+
+    name = "native"
+
+    def __init__(
+        self,
+        threads: int | None = None,
+        *,
+        isa: str | None = None,
+        optimise: str = "-O3",
+        say: Say = to_stderr,
+    ) -> None:
+        """``threads``: all cores by default; no effect on any result. ``isa``, ``optimise``, ``say``:
+        see ``build.load_library``."""
+        self.threads = threads or cores()
+        isa_flags(isa)  # an unknown name is refused here
+        self._build = {"isa": isa, "optimise": optimise, "say": say}
+        self._libraries: dict[Any, ctypes.CDLL] = {}
+
+    def compile(self, function: Function, examples: Sequence[Tensor]) -> Compiled | None:
+        program = Program(function, examples, say=self._build["say"])
+        return lambda inputs: program(inputs, self.threads)
+
+    def adamw(self) -> AdamWStep | None:
+        return adamw_step
+
+    def sampler(self, data: DataConfig, layout: Layout) -> Sampler | None:
+        return NativeSampler(data, layout, self.threads)
+
+    def prepare(self, tables: Tables) -> None:
+        """Compile now what these tables need, rather than at the first step."""
+        self._library(tables)
+
+    def loss_and_grad(
+        self, tables: Tables, tokens_SBP: Tensor, targets_SBA: Tensor
+    ) -> tuple[Tensor, Tables]:
+        request, keep = self._request(tables, tokens_SBP, targets_SBA)
+        grads = {name: torch.empty(table.shape) for name, table in tables.items()}
+        loss_S = torch.empty(tables.num_seeds)
+        request.grad = _Pointers(*[grads[n].data_ptr() if n in grads else None for n in TABLE_NAMES])
+        request.loss = loss_S.data_ptr()
+        self._run(tables, "adderlab_loss_and_grad", request)
+        del keep
+        return loss_S, _like(tables, grads)
+
+    def margins(self, tables: Tables, tokens_SBP: Tensor, targets_SBA: Tensor) -> Tensor:
+        request, keep = self._request(tables, tokens_SBP, targets_SBA)
+        margin_SBA = torch.empty(tables.num_seeds, request.batch, tables.form.layout.num_answers)
+        request.margins = margin_SBA.data_ptr()
+        self._run(tables, "adderlab_margins", request)
+        del keep
+        return margin_SBA
+
+    def decode(self, tables: Tables, prompt_SBT: Tensor) -> Tensor:
+        request, keep = self._request(tables, prompt_SBT, None)
+        shape = (tables.num_seeds, request.batch, tables.form.layout.num_answers)
+        answers_SBA = torch.empty(shape, dtype=torch.uint8)
+        request.answers = answers_SBA.data_ptr()
+        self._run(tables, "adderlab_decode", request)
+        del keep
+        return answers_SBA
+
+    def _request(
+        self, tables: Tables, tokens_SBT: Tensor, targets_SBA: Tensor | None
+    ) -> tuple[_Request, list[Tensor]]:
+        """The request without its outputs, and the tensors it points into."""
+        form, keep = tables.form, []
+        pointers: list[int | None] = []
+        for name in TABLE_NAMES:
+            table = getattr(tables, name)
+            if table is None:
+                pointers.append(None)
+                continue
+            if table.dtype != torch.float32 or table.device.type != "cpu":
+                found = f"{table.dtype} on {table.device}"
+                raise UsageError(f"the native engine needs float32 on the CPU, not {found}")
+            table = table.contiguous()
+            keep.append(table)
+            pointers.append(table.data_ptr())
+        request = _Request(
+            seeds=tables.num_seeds,
+            batch=tokens_SBT.shape[1],
+            threads=self.threads,
+            eps2=form.norm2.eps,
+            epsf=form.norm_f.eps,
+            table=_Pointers(*pointers),
+        )
+        width = form.layout.num_positions if targets_SBA is not None else form.layout.num_prompt
+        tokens, request.token_seed, request.token_row = _tokens(tokens_SBT, tables.num_seeds, width)
+        request.tokens = tokens.data_ptr()
+        keep.append(tokens)
+        if targets_SBA is not None:
+            assert targets_SBA.shape[1] == request.batch, (targets_SBA.shape, tokens_SBT.shape)
+            A = form.layout.num_answers
+            targets, request.target_seed, request.target_row = _tokens(targets_SBA, tables.num_seeds, A)
+            request.targets = targets.data_ptr()
+            keep.append(targets)
+        return request, keep
+
+    def _run(self, tables: Tables, function: str, request: _Request) -> None:
+        if request.batch == 0 or request.seeds == 0:
+            raise UsageError("the native engine needs at least one seed and one pair")
+        status = getattr(self._library(tables), function)(ctypes.byref(request))
+        if status == 1:
+            last = tables.form.layout.vocab_size - 1
+            raise UsageError(
+                f"some token is outside the vocabulary 0-{last} of layout {tables.form.layout_name}"
+            )
+        if status == 2:
+            raise MemoryError("the native engine ran out of memory; use a smaller batch")
+
+    def _library(self, tables: Tables) -> ctypes.CDLL:
+        key = (tables.form, tuple(getattr(tables, name) is None for name in OPTIONAL))
+        if key not in self._libraries:
+            self._libraries[key] = self._load(tables)
+        return self._libraries[key]
+
+    def _load(self, tables: Tables) -> ctypes.CDLL:
+        reason = why_not(tables.form)
+        if reason:
+            raise UsageError(f"the native engine cannot compute this model: {reason}")
+        library = load_library(SOURCE, _defines(tables), extra=FLAGS, **self._build)
+        if library.adderlab_request_size() != ctypes.sizeof(_Request):
+            raise NativeUnavailable("its sources changed while this program was running; start it again")
+        return library
+
+
+def _like(tables: Tables, values: dict[str, Tensor]) -> Tables:
+    """Tables of the same form and shapes. Made without their checks, which take longer, between two
+    runs of the kernel, than everything else done here in Python."""
+    made = object.__new__(Tables)
+    made.__dict__.update(dict.fromkeys(TABLE_NAMES), form=tables.form, **values)
+    return made
+
+
+def _tokens(tokens: Tensor, S: int, width: int) -> tuple[Tensor, int, int]:
+    """The tokens as the kernel reads them; bytes from one seed to the next and between rows."""
+    assert tokens.dtype == torch.uint8 and tokens.shape[2] == width, (tokens.dtype, tokens.shape, width)
+    assert tokens.shape[0] in (1, S), (tokens.shape, S)
+    if tokens.stride(2) != 1:
+        tokens = tokens.contiguous()
+    return tokens, 0 if tokens.shape[0] == 1 else tokens.stride(0), tokens.stride(1)
+
+
+def _defines(tables: Tables) -> dict[str, object]:
+    form, layout = tables.form, tables.form.layout
+    assert layout.num_positions == layout.num_prompt + layout.num_answers - 1, layout.name
+    defines = {
+        "A": layout.num_answers,
+        "P": layout.num_positions,
+        "T": layout.num_prompt,
+        "V": layout.vocab_size,
+        "H": form.heads,
+        "K": form.key_dim,
+        "E": form.value_dim,
+        "D": form.width,
+        "F": form.hidden,
+        "NORM2": form.norm2.kind.upper(),
+        "NORMF": form.norm_f.kind.upper(),
+        "ACTIVATION": form.activation.upper(),
+        "NORM2_BIAS": int(tables.norm2_bias is not None),
+        "HIDDEN_BIAS": int(tables.fc1_bias is not None or tables.norm2_bias is not None),
+        "OUT_BIAS": int(tables.fc2_bias is not None),
+        "LOGIT_BIAS": int(tables.norm_f_bias is not None),
+    }
+    return {f"ADDERLAB_{name}": value for name, value in defines.items()}

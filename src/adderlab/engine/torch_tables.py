@@ -1,0 +1,260 @@
+"""The torch backend: loss, gradient, margins and decoding on tables, on any device.
+
+Only the A answer queries are computed; queries, keys and values are looked up in the tables. The
+batch is the last, contiguous axis, so every operation runs along it at full vector width.
+
+On the CPU each seed runs the same single-threaded program, alone, and seeds are spread over
+threads: a seed's bits depend neither on its neighbours nor on the number of threads. On other
+devices all seeds go through one batched program.
+
+Shapes: S seeds, B pairs, P positions, T prompt positions, A answer steps, V vocabulary, H heads,
+K key and E value dimension per head, D width, F hidden, N = A * B query rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from adderlab.engine.base import AdamWStep, Compiled, Function, Sampler
+from adderlab.models.tables import NormForm, Tables
+from adderlab.task.curriculum import DataConfig
+from adderlab.task.layouts import Layout
+
+T = TypeVar("T")
+
+DECODE_CHUNK = 4096
+"""Pairs decoded at once: large enough to amortise calls, small enough to stay in cache."""
+
+
+class TorchEngine:
+    """See ``engine.base.Engine``. Works in the tables' own dtype and device."""
+
+    name = "torch"
+
+    def __init__(self, threads: int = 1) -> None:
+        """``threads``: how many seeds run at once on the CPU; no effect on any result."""
+        self.threads = threads
+        self._pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+
+    def loss_and_grad(
+        self, tables: Tables, tokens_SBP: Tensor, targets_SBA: Tensor
+    ) -> tuple[Tensor, Tables]:
+        parts = self._each(tables, _loss_and_grad, tokens_SBP, targets_SBA)
+        losses, grads = zip(*parts, strict=True)
+        return torch.cat(losses), _concatenate(grads)
+
+    def margins(self, tables: Tables, tokens_SBP: Tensor, targets_SBA: Tensor) -> Tensor:
+        return torch.cat(self._each(tables, _margins, tokens_SBP, targets_SBA))
+
+    def decode(self, tables: Tables, prompt_SBT: Tensor) -> Tensor:
+        return torch.cat(self._each(tables, _decode, prompt_SBT))
+
+    def compile(self, function: Function, examples: Sequence[Tensor]) -> Compiled | None:
+        return None
+
+    def adamw(self) -> AdamWStep | None:
+        return None
+
+    def sampler(self, data: DataConfig, layout: Layout) -> Sampler | None:
+        return None
+
+    def _each(self, tables: Tables, program: Callable[..., T], *tokens: Tensor) -> list[T]:
+        """Run ``program`` on all seeds at once off the CPU, seed by seed on it."""
+        S = tables.num_seeds
+        if tables.query.device.type != "cpu":
+            return [program(tables, *(t.expand(S, -1, -1) for t in tokens))]
+
+        def run(s: int) -> T:
+            own = [t if t.shape[0] == 1 else t[s : s + 1] for t in tokens]
+            return program(tables.seeds(s, s + 1), *own)
+
+        return list(self._pool.map(run, range(S)))
+
+
+def _concatenate(parts: tuple[Tables, ...]) -> Tables:
+    columns = [dict(part.items()) for part in parts]
+    merged = {name: torch.cat([column[name] for column in columns]) for name in columns[0]}
+    names = iter(merged)
+    return parts[0].map(lambda _: merged[next(names)])
+
+
+def _loss_and_grad(tables: Tables, tokens_SBP: Tensor, targets_SBA: Tensor) -> tuple[Tensor, Tables]:
+    with torch.enable_grad():
+        leaves = tables.map(lambda tensor: tensor.detach().requires_grad_())
+        logits_SVAB = _teacher_forced(leaves, tokens_SBP)
+        target_S1AB = targets_SBA.transpose(1, 2).long()[:, None]
+        loss_S = -logits_SVAB.log_softmax(1).gather(1, target_S1AB).mean((1, 2, 3))
+        grads = torch.autograd.grad(loss_S.sum(), [tensor for _, tensor in leaves.items()])
+    values = iter(grads)
+    return loss_S.detach(), leaves.map(lambda _: next(values))
+
+
+@torch.no_grad()
+def _margins(tables: Tables, tokens_SBP: Tensor, targets_SBA: Tensor) -> Tensor:
+    parts = []
+    for tokens, targets in zip(
+        tokens_SBP.split(DECODE_CHUNK, 1), targets_SBA.split(DECODE_CHUNK, 1), strict=True
+    ):
+        logits_SVAB = _teacher_forced(tables, tokens)
+        target_S1AB = targets.transpose(1, 2).long()[:, None]
+        right_SAB = logits_SVAB.gather(1, target_S1AB).squeeze(1)
+        other_SAB = logits_SVAB.scatter(1, target_S1AB, float("-inf")).amax(1)
+        parts.append((right_SAB - other_SAB).transpose(1, 2))
+    return torch.cat(parts, 1)
+
+
+@torch.no_grad()
+def _decode(tables: Tables, prompt_SBT: Tensor) -> Tensor:
+    return torch.cat([_decode_chunk(tables, chunk) for chunk in prompt_SBT.split(DECODE_CHUNK, 1)], 1)
+
+
+def _decode_chunk(tables: Tables, prompt_SBT: Tensor) -> Tensor:
+    """Keys and values of a position are looked up once, when its token becomes known."""
+    layout = tables.form.layout
+    T = layout.num_prompt
+    known_STB = prompt_SBT.transpose(1, 2)
+    key_SKPB, value_SEPB = _look_up_keys(tables, known_STB, slice(0, T))
+    token_S1B, answers = known_STB[:, T - 1 :], []
+    for step in range(layout.num_answers):
+        if step:
+            key, value = _look_up_keys(tables, token_S1B, slice(T - 1 + step, T + step))
+            key_SKPB, value_SEPB = torch.cat([key_SKPB, key], 2), torch.cat([value_SEPB, value], 2)
+        query_SK1B, residual_SD1B = _look_up_queries(tables, token_S1B, slice(step, step + 1))
+        mixed_SE1B = _attend(query_SK1B, key_SKPB, value_SEPB, None, tables.form.heads)
+        token_S1B = _head(tables, mixed_SE1B, residual_SD1B).argmax(1).to(torch.uint8)
+        answers.append(token_S1B)
+    return torch.cat(answers, 1).transpose(1, 2)
+
+
+def _teacher_forced(tables: Tables, tokens_SBP: Tensor) -> Tensor:
+    """Logits (S, V, A, B) of every answer step, given the right earlier digits."""
+    layout = tables.form.layout
+    tokens_SPB = tokens_SBP.transpose(1, 2)
+    key_SKPB, value_SEPB = _look_up_keys(tables, tokens_SPB, slice(None))
+    query_tokens_SAB = tokens_SPB[:, layout.query_positions[0] :]
+    query_SKAB, residual_SDAB = _look_up_queries(tables, query_tokens_SAB, slice(None))
+    hidden = _future_mask(layout, tables.query.dtype, tables.query.device)
+    mixed_SEAB = _attend(query_SKAB, key_SKPB, value_SEPB, hidden, tables.form.heads)
+    return _head(tables, mixed_SEAB, residual_SDAB)
+
+
+@cache
+def _future_mask(layout: Layout, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(A, P, 1): 0 where step i may look, -inf beyond its query position."""
+    position_P = torch.arange(layout.num_positions, device=device)
+    last_A = torch.tensor(layout.query_positions, device=device)
+    mask_AP = torch.zeros(len(last_A), len(position_P), dtype=dtype, device=device)
+    return mask_AP.masked_fill(position_P > last_A[:, None], float("-inf"))[:, :, None]
+
+
+def _one_hot(tokens: Tensor, V: int, dtype: torch.dtype) -> Tensor:
+    """(S, R, B) -> (S, R, V, B). Products with it look rows up, and its transpose sums gradients."""
+    symbols_V1 = torch.arange(V, dtype=tokens.dtype, device=tokens.device)[:, None]
+    return (tokens[:, :, None] == symbols_V1).to(dtype)
+
+
+def _look_up(tables_SRVN: list[Tensor], tokens_SRB: Tensor) -> list[Tensor]:
+    """Rows of several tables at the tokens of R positions: each (S, N, R, B)."""
+    joined_SRVN = torch.cat([table.flatten(3) for table in tables_SRVN], 3)
+    one_hot_SRVB = _one_hot(tokens_SRB, joined_SRVN.shape[2], joined_SRVN.dtype)
+    found_SRNB = joined_SRVN.transpose(2, 3) @ one_hot_SRVB
+    sizes = [table.flatten(3).shape[3] for table in tables_SRVN]
+    return [found.transpose(1, 2) for found in found_SRNB.split(sizes, 2)]
+
+
+def _look_up_keys(tables: Tables, tokens_SRB: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
+    key, value = _look_up([tables.key[:, rows], tables.value[:, rows]], tokens_SRB)
+    return key, value
+
+
+def _look_up_queries(tables: Tables, tokens_SRB: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
+    query, residual = _look_up([tables.query[:, rows], tables.residual[:, rows]], tokens_SRB)
+    return query, residual
+
+
+def _attend(
+    query_SKAB: Tensor, key_SKPB: Tensor, value_SEPB: Tensor, hidden_AP1: Tensor | None, H: int
+) -> Tensor:
+    """softmax(q k) v for each head; feature axes hold the heads one after another."""
+    heads = zip(query_SKAB.chunk(H, 1), key_SKPB.chunk(H, 1), value_SEPB.chunk(H, 1), strict=True)
+    return torch.cat([_Attention.apply(q, k, v, hidden_AP1) for q, k, v in heads], 1)
+
+
+class _Attention(torch.autograd.Function):
+    """One head. The derivative is written out: it needs two passes fewer than autograd's."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, query_SKAB: Tensor, key_SKPB: Tensor, value_SEPB: Tensor, hidden_AP1: Tensor | None
+    ) -> Tensor:
+        score_SAPB = query_SKAB[:, 0, :, None] * key_SKPB[:, 0, None]
+        for k in range(1, query_SKAB.shape[1]):
+            score_SAPB += query_SKAB[:, k, :, None] * key_SKPB[:, k, None]
+        if hidden_AP1 is not None:
+            score_SAPB += hidden_AP1
+        weight_SAPB = score_SAPB.sub_(score_SAPB.amax(2, keepdim=True)).exp_()
+        weight_SAPB /= weight_SAPB.sum(2, keepdim=True)
+        mixed_SEAB = torch.stack(
+            [(weight_SAPB * value_SEPB[:, e, None]).sum(2) for e in range(value_SEPB.shape[1])], 1
+        )
+        ctx.save_for_backward(query_SKAB, key_SKPB, value_SEPB, weight_SAPB, mixed_SEAB)
+        return mixed_SEAB
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        (grad_SEAB,) = grads
+        query_SKAB, key_SKPB, value_SEPB, weight_SAPB, mixed_SEAB = ctx.saved_tensors
+        grad_value = torch.stack(
+            [(weight_SAPB * grad_SEAB[:, e, :, None]).sum(1) for e in range(value_SEPB.shape[1])], 1
+        )
+        # d loss / d score = weight * (grad . value - grad . mixed)
+        pull_SAPB = -(grad_SEAB * mixed_SEAB).sum(1)[:, :, None]
+        for e in range(value_SEPB.shape[1]):
+            pull_SAPB = pull_SAPB + grad_SEAB[:, e, :, None] * value_SEPB[:, e, None]
+        pull_SAPB *= weight_SAPB
+        features = range(query_SKAB.shape[1])
+        grad_query = torch.stack([(pull_SAPB * key_SKPB[:, k, None]).sum(2) for k in features], 1)
+        grad_key = torch.stack([(pull_SAPB * query_SKAB[:, k, :, None]).sum(1) for k in features], 1)
+        return grad_query, grad_key, grad_value, None
+
+
+def _head(tables: Tables, mixed_SEAB: Tensor, residual_SDAB: Tensor) -> Tensor:
+    """From the attention's mix to logits (S, V, A, B)."""
+    S, _, A, B = mixed_SEAB.shape
+    N = A * B
+    out_SDE = tables.attn_out.flatten(1, 2).transpose(1, 2)
+    x_SDN = residual_SDAB.reshape(S, -1, N) + out_SDE @ mixed_SEAB.reshape(S, -1, N)
+    normed_SDN = _norm(tables.form.norm2, tables.norm2_weight, tables.norm2_bias, x_SDN)
+    up_SFN = tables.fc1.transpose(1, 2) @ normed_SDN
+    if tables.fc1_bias is not None:
+        up_SFN = up_SFN + tables.fc1_bias[:, :, None]
+    if tables.form.activation == "swiglu":
+        assert tables.gate is not None
+        hidden_SFN = functional.silu(tables.gate.transpose(1, 2) @ normed_SDN) * up_SFN
+    elif tables.form.activation == "gelu":
+        hidden_SFN = functional.gelu(up_SFN)
+    else:
+        hidden_SFN = functional.relu(up_SFN)
+    x_SDN = x_SDN + tables.fc2.transpose(1, 2) @ hidden_SFN
+    if tables.fc2_bias is not None:
+        x_SDN = x_SDN + tables.fc2_bias[:, :, None]
+    final_SDN = _norm(tables.form.norm_f, tables.norm_f_weight, tables.norm_f_bias, x_SDN)
+    return (tables.unembed.transpose(1, 2) @ final_SDN).reshape(S, -1, A, B)
+
+
+def _norm(form: NormForm, weight_SD: Tensor | None, bias_SD: Tensor | None, x_SDN: Tensor) -> Tensor:
+    if form.kind == "none":
+        return x_SDN
+    if form.kind == "layer":
+        x_SDN = x_SDN - x_SDN.mean(1, keepdim=True)
+    assert weight_SD is not None
+    scale_S1N = 1 / torch.sqrt((x_SDN * x_SDN).mean(1, keepdim=True) + form.eps)
+    x_SDN = x_SDN * scale_S1N * weight_SD[:, :, None]
+    return x_SDN if bias_SD is None else x_SDN + bias_SD[:, :, None]

@@ -1,0 +1,273 @@
+"""Causal self-attention: where queries, keys and values come from, and which weights they share.
+
+Shapes: S seeds, B batch, T positions, R chosen positions, V tokens, D width, H query heads,
+G key and value heads, K width of a key, E of a value, r rank.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from adderlab.models import ordered
+from adderlab.models.components import (
+    LowRankLinear,
+    Map,
+    Rotated,
+    Scaled,
+    Stacked,
+    Transposed,
+    linear,
+    low_rank_factor,
+    scope,
+)
+from adderlab.models.config import ModelConfig
+from adderlab.models.heads import (
+    Factors,
+    by_head_columns,
+    by_head_rows,
+    every_head,
+    grouped,
+    matmul_heads,
+)
+from adderlab.models.norms import RMSNorm, dense_rms_norm
+from adderlab.models.rotation import rotary, turn, turn_fixed
+from adderlab.models.sparse import LastScalesFirst, QuarterNorm, QueryTransposeTail
+
+SHARED_MAPS: dict[str, tuple[str, str, str]] = {
+    "separate": ("q_proj", "k_proj", "v_proj"),
+    "all": ("qkv_shared", "qkv_shared", "qkv_shared"),
+    "qk": ("qk_shared", "qk_shared", "v_proj"),
+    "kv": ("q_proj", "kv_shared", "kv_shared"),
+}
+"""Modes that tie whole maps: the module used for query, key and value."""
+
+SHARED_FACTORS: dict[str, tuple[tuple[str, str], ...]] = {
+    "shareA": (("qkv_A", "qkv_Bq"), ("qkv_A", "qkv_Bk"), ("qkv_A", "qkv_Bv")),
+    "shareB": (("qkv_Aq", "qkv_B"), ("qkv_Ak", "qkv_B"), ("qkv_Av", "qkv_B")),
+    "shareB_tieQK": (("qkv_Aqk", "qkv_B"), ("qkv_Aqk", "qkv_B"), ("qkv_Av", "qkv_B")),
+    "shareB_tieKV": (("qkv_Aq", "qkv_B"), ("qkv_Akv", "qkv_B"), ("qkv_Akv", "qkv_B")),
+    "shareA_tieKV": (("qkv_A", "qkv_Bq"), ("qkv_A", "qkv_Bkv"), ("qkv_A", "qkv_Bkv")),
+    "shareA_tieQK": (("qkv_A", "qkv_Bqk"), ("qkv_A", "qkv_Bqk"), ("qkv_A", "qkv_Bv")),
+}
+"""Modes that tie low-rank factors: the (A, B) used for query, key and value."""
+
+KEY_ANGLE = 0.1
+"""Where the angle of K = rotation of Q starts (M10S); that of a rotated query starts at 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionWeights:
+    """Dense attention of S models, reading all channels of the normed stream.
+
+    Inner dimensions are folded to the smallest that are exact, biases are None without.
+    """
+
+    query_SHDK: Tensor
+    key_SHDK: Tensor
+    value_SHDE: Tensor
+    out_SHED: Tensor
+    query_bias_SHK: Tensor | None = None
+    key_bias_SHK: Tensor | None = None
+    value_bias_SHE: Tensor | None = None
+    out_bias_SD: Tensor | None = None
+
+
+class Attention(nn.Module):
+    """softmax(q k^T / sqrt(K)) v, projected back to the width; causal."""
+
+    def __init__(self, config: ModelConfig, head: Map | None) -> None:
+        """``head``: the output head's map where the model has one."""
+        super().__init__()
+        self.config = config
+        D, H, r, tie = config.d_model, config.n_head, config.qkv_rank, config.tie_qkv
+        K, E, bias = config.key_width, config.value_width, config.bias == "all"
+        self.qk_channels = _channels(config, config.qk_input)
+        self.value_channels = _channels(config, config.value_input)
+        self.map_names: tuple[str, str, str] | None = None
+        if tie == "none":
+            self.qkv = linear(D, 3 * D, r, bias=bias)
+        elif tie in SHARED_MAPS:
+            self._make_maps(head)
+        else:
+            factors = SHARED_FACTORS[tie]
+            for name in dict.fromkeys(first for first, _ in factors):
+                setattr(self, name, low_rank_factor(D, r))
+            for name in dict.fromkeys(second for _, second in factors):
+                setattr(self, name, low_rank_factor(r, D))
+        if config.attn_out == "map":
+            self.proj: Map = linear(H * E, D, config.attn_out_rank, bias=bias)
+        else:
+            tail = config.attn_out == "query_transpose_tail"
+            query = getattr(self, SHARED_MAPS[tie][0])
+            self.proj = QueryTransposeTail(query) if tail else Transposed(query)
+        if config.qk_norm != "none":
+            quarter, own = config.qk_norm == "quarter", config.qk_norm == "own"
+            self.q_norm = QuarterNorm(config.eps) if quarter else RMSNorm(K, config.eps)
+            self.k_norm = RMSNorm(K, config.eps) if own else self.q_norm
+
+    def _make_maps(self, head: Map | None) -> None:
+        """Whole maps, shared as the tie says, then what turns or scales them."""
+        config = self.config
+        G, K = config.kv_heads, config.key_width
+        query, key, value = SHARED_MAPS[config.tie_qkv]
+        sizes = {value: G * config.value_width, key: G * K, query: config.n_head * K}
+        for name in dict.fromkeys((query, key, value)):
+            channels = self.qk_channels if name in (query, key) else self.value_channels
+            if name == value and config.values == "head":
+                setattr(self, name, Transposed(cast(Map, head)))
+            elif name == key and config.key_rows == "last_scales_first":
+                setattr(self, name, LastScalesFirst(len(channels), sizes[name]))
+            else:
+                setattr(self, name, linear(len(channels), sizes[name], config.qkv_rank))
+        if config.query_rotation:
+            self.query = Rotated(getattr(self, query), K, 0.0)
+            query = "query"
+        if config.key_transform != "none":
+            source = getattr(self, SHARED_MAPS[config.tie_qkv][1])
+            rotated = config.key_transform == "rotate"
+            self.key = Rotated(source, K, KEY_ANGLE) if rotated else Scaled(source)
+            key = "key"
+        self.map_names = (query, key, value)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        B, T, _ = x_BTD.shape
+        config = self.config
+        query, key, value = self._project(x_BTD)
+        q_BHTK = query.view(B, T, config.n_head, -1).transpose(1, 2)
+        k_BGTK, v_BGTE = (y.view(B, T, config.kv_heads, -1).transpose(1, 2) for y in (key, value))
+        if config.qk_norm != "none":
+            q_BHTK, k_BGTK = self.q_norm(q_BHTK), self.k_norm(k_BGTK)
+        if config.rope_theta is not None:
+            cos, sin = (t.to(x_BTD) for t in rotary(list(range(T)), config.key_width, config.rope_theta))
+            q_BHTK, k_BGTK = (turn(y, cos, sin, config.rope_pairs) for y in (q_BHTK, k_BGTK))
+        k_BHTK, v_BHTE = (
+            y.repeat_interleave(config.n_head // config.kv_heads, 1) for y in (k_BGTK, v_BGTE)
+        )
+        score_BHTT = q_BHTK @ k_BHTK.transpose(-2, -1) / math.sqrt(config.key_width)
+        causal_TT = torch.ones(T, T, dtype=torch.bool, device=x_BTD.device).tril()
+        weight_BHTT = score_BHTT.masked_fill(~causal_TT, float("-inf")).softmax(-1)
+        return self.proj((weight_BHTT @ v_BHTE).transpose(1, 2).reshape(B, T, -1))
+
+    def _project(self, x_BTD: Tensor) -> tuple[Tensor, ...]:
+        tie = self.config.tie_qkv
+        if tie == "none":
+            return self.qkv(x_BTD).chunk(3, -1)
+        if self.map_names is None:
+            return tuple(x_BTD @ getattr(self, A) @ getattr(self, B) for A, B in SHARED_FACTORS[tie])
+        qk, value = _take(x_BTD, self.qk_channels), _take(x_BTD, self.value_channels)
+        return tuple(
+            getattr(self, name)(part) for name, part in zip(self.map_names, (qk, qk, value), strict=True)
+        )
+
+    def dense(self, params: Stacked) -> AttentionWeights:
+        """The dense weights. Where a map's inner dimension is less than the head's, scores and
+        values live in it: q . k = (x A_q B_q B_k^T) . (x A_k), and so for values and the output."""
+        config = self.config
+        H, G, K, E = config.n_head, config.kv_heads, config.key_width, config.value_width
+        query, key, value = self._dense_factors(params)
+
+        if key.rank < K and not self._acts_on_scores and config.bias != "all":
+            cross_SHrr = matmul_heads(
+                by_head_columns(query.second, H), grouped(key.second, G, H).transpose(2, 3)
+            )
+            query_SHDK = matmul_heads(every_head(query.first, H), cross_SHrr)
+            key_SHDK = every_head(key.first, H)
+        else:
+            query_SHDK = by_head_columns(query.product(), H)
+            key_SHDK = grouped(key.product(), G, H)
+
+        out_params = scope(params, "proj")
+        low_rank_out = isinstance(self.proj, LowRankLinear)
+        if low_rank_out and config.attn_out_rank < min(E, value.rank + 1):
+            inner_SHEr = by_head_rows(out_params["A"], H)
+            value_SHDE = matmul_heads(grouped(value.product(), G, H), inner_SHEr)
+            out_SHED = every_head(out_params["B"], H)
+        elif value.rank < E and config.bias != "all":
+            value_SHDE = every_head(value.first, H)
+            out_SHCD = by_head_rows(self.proj.dense(out_params), H)
+            out_SHED = matmul_heads(grouped(value.second, G, H), out_SHCD)
+        else:
+            value_SHDE = grouped(value.product(), G, H)
+            out_SHED = by_head_rows(self.proj.dense(out_params), H)
+        return AttentionWeights(
+            query_SHDK=self._widen(query_SHDK, self.qk_channels),
+            key_SHDK=self._widen(key_SHDK, self.qk_channels),
+            value_SHDE=self._widen(value_SHDE, self.value_channels),
+            out_SHED=out_SHED,
+            **self._dense_biases(params),
+        )
+
+    def _dense_biases(self, params: Stacked) -> dict[str, Tensor]:
+        if self.config.bias != "all":
+            return {}
+        H, K = self.config.n_head, self.config.key_width
+        query, key, value = (b.unflatten(1, (H, K)) for b in params["qkv.bias"].chunk(3, 1))
+        return {
+            "query_bias_SHK": query,
+            "key_bias_SHK": key,
+            "value_bias_SHE": value,
+            "out_bias_SD": params["proj.bias"],
+        }
+
+    @property
+    def _acts_on_scores(self) -> bool:
+        """Whether queries and keys go through more than linear maps."""
+        return self.config.qk_norm != "none" or self.config.rope_theta is not None
+
+    def finish_query(self, params: Stacked, query_SRVHK: Tensor, positions: list[int]) -> Tensor:
+        """What happens to projected queries before they meet keys, the scale included."""
+        done = self._finish(params, "q_norm", query_SRVHK, positions)
+        return done / math.sqrt(self.config.key_width)
+
+    def finish_key(self, params: Stacked, key_SRVHK: Tensor, positions: list[int]) -> Tensor:
+        """What happens to projected keys before they meet queries."""
+        return self._finish(params, "k_norm", key_SRVHK, positions)
+
+    def _finish(self, params: Stacked, norm: str, x_SRVHK: Tensor, positions: list[int]) -> Tensor:
+        config = self.config
+        S, K = x_SRVHK.shape[0], x_SRVHK.shape[4]
+        if config.qk_norm != "none":
+            weight_SK = getattr(self, norm).dense(scope(params, norm))
+            normed = dense_rms_norm(weight_SK, x_SRVHK.reshape(S, -1, K), config.eps)
+            x_SRVHK = normed.reshape(x_SRVHK.shape)
+        if x_SRVHK.shape[1] != len(positions):
+            x_SRVHK = ordered.expand(x_SRVHK[:, 0], 1, len(positions))
+        if config.rope_theta is None:
+            return x_SRVHK
+        cos, sin = (t.to(x_SRVHK)[None, :, None, None] for t in rotary(positions, K, config.rope_theta))
+        return turn_fixed(x_SRVHK, cos, sin, config.rope_pairs)
+
+    def _widen(self, w_SHCN: Tensor, channels: range) -> Tensor:
+        """Rows of the channels read -> rows of all D channels, zero elsewhere."""
+        S, H, C, N = w_SHCN.shape
+        if self.config.d_model == C:
+            return w_SHCN
+        before = w_SHCN.new_zeros(S, H, channels.start, N)
+        after = w_SHCN.new_zeros(S, H, self.config.d_model - channels.stop, N)
+        return torch.cat([before, w_SHCN, after], 2)
+
+    def _dense_factors(self, params: Stacked) -> tuple[Factors, ...]:
+        tie, D = self.config.tie_qkv, self.config.d_model
+        if tie in SHARED_FACTORS:
+            return tuple(Factors(params[A], params[B]) for A, B in SHARED_FACTORS[tie])
+        if self.map_names is not None:
+            maps = {
+                name: Factors.of(getattr(self, name), scope(params, name))
+                for name in dict.fromkeys(self.map_names)
+            }
+            return tuple(maps[name] for name in self.map_names)
+        fused = Factors.of(self.qkv, scope(params, "qkv"))
+        return tuple(Factors(fused.first_or_none, second) for second in fused.second.split(D, 2))
+
+
+def _channels(config: ModelConfig, which: str) -> range:
+    if which == "tokens":
+        return range(config.token_width)
+    return range(config.token_width, config.d_model) if which == "positions" else range(config.d_model)
+
+
+def _take(x_BTD: Tensor, channels: range) -> Tensor:
+    return x_BTD[..., channels.start : channels.stop]

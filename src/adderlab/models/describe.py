@@ -1,0 +1,93 @@
+"""A configuration in words: what is shared, derived or fixed, one line each."""
+
+from adderlab.models.attention import SHARED_FACTORS, SHARED_MAPS
+from adderlab.models.config import SPECIALS, ModelConfig
+
+_ROLES = ("Q", "K", "V")
+_COLUMNS = {
+    "columns": "learned",
+    "spiral": "on a learned spiral",
+    "fixed_spiral": "on a fixed spiral",
+}
+
+
+def ties(config: ModelConfig) -> tuple[str, ...]:
+    """The ties of a model as text, in the order of the computation; empty without any."""
+    return (*_embedding(config), *_maps(config), *_after(config))
+
+
+def _embedding(config: ModelConfig) -> list[str]:
+    lines = []
+    if config.tokens == "arc":
+        lines.append("token d = radius * (cos, sin)(start + d * stride)")
+    if config.tokens == "ellipse":
+        lines.append("token d = (radius * cos, sine_radius * sin)(start + d * stride)")
+    if config.positions in ("columns", "spiral", "fixed_spiral"):
+        lines.append(f"position of a_j = that of b_j = that of s_j, {_COLUMNS[config.positions]}")
+        learned = ", ".join(config.learned_specials) or "none"
+        rest = "; the others are zero" if set(config.learned_specials) != set(SPECIALS) else ""
+        lines.append(f"special positions learned: {learned}{rest}")
+    if config.rope_theta is not None:
+        lines.append(f"rotary positions of base {config.rope_theta:g}, pairs of {config.rope_pairs}")
+    return lines
+
+
+def _maps(config: ModelConfig) -> list[str]:
+    lines = []
+    if config.qk_input != "all":
+        lines.append(f"Q and K read the {config.qk_input}' channels")
+    if config.value_input != "all":
+        lines.append("V reads the tokens' channels")
+    tie = config.tie_qkv
+    if tie in SHARED_FACTORS:
+        for letter, factors in zip("AB", zip(*SHARED_FACTORS[tie], strict=True), strict=True):
+            lines += _equal([f"{letter}_{role}" for role in _ROLES], factors)
+    elif tie in SHARED_MAPS:
+        names = list(SHARED_MAPS[tie])
+        if config.values == "head":
+            names[2] = "head"
+        rotated = "rotation of " if config.query_rotation else ""
+        changed = {"none": "", "scale": "alpha * ", "rotate": "rotation of "}[config.key_transform]
+        if names[0] == names[1] and (rotated or changed):
+            both = f"Q = {rotated}W, K = {changed}W"
+            lines.append(both if names[2] != names[0] else f"{both}, V = W")
+        else:
+            lines += _equal(list(_ROLES), tuple(names))
+    if config.key_rows == "last_scales_first":
+        lines.append("last row of K = alpha * first row of K")
+    if config.kv_heads != config.n_head:
+        lines.append(f"each K and V head serves {config.n_head // config.kv_heads} Q heads")
+    return lines
+
+
+def _equal(roles: list[str], sources: tuple[str, ...]) -> list[str]:
+    """X = Y for every group of roles with one source."""
+    groups: dict[str, list[str]] = {}
+    for role, source in zip(roles, sources, strict=True):
+        groups.setdefault(source, []).append(role)
+    return [" = ".join(group) for group in groups.values() if len(group) > 1]
+
+
+def _after(config: ModelConfig) -> list[str]:
+    chosen = (
+        (config.values == "head", "V = head^T"),
+        (config.qk_norm == "tied", "QK norm: one weight for Q and K"),
+        (config.qk_norm == "quarter", "QK norm: weight (a, a/4, 0, -a) for Q and K"),
+        (config.attn_out == "query_transpose", "O = Q^T"),
+        (
+            config.attn_out == "query_transpose_tail",
+            "O = Q^T, last channel from Q's last column, scaled",
+        ),
+        (config.gate == "scaled_up", "gate = alpha * up"),
+        (config.gate == "sparse", "gate: the last unit does not read the last channel"),
+        (config.fc2 == "head", "fc2 = head^T"),
+        (config.fc2 == "up_transpose", "down = up^T"),
+        (config.fc2 == "rotated_up_transpose", "down = up^T after a rotation of hidden pairs"),
+        (config.fc2 == "up_transpose_carry", "down = scaled up^T + last unit along its row of the gate"),
+        (config.repeat_mix, "the block is applied twice; one learned number mixes the second pass in"),
+        (config.share_norms == "block", "norm before attention = norm before MLP"),
+        (config.share_norms == "all", "norm before attention = norm before MLP = final norm"),
+        (config.head == "tied", "logits: token channels . token table"),
+        (config.head == "projected", "logits: head . token table"),
+    )
+    return [text for holds, text in chosen if holds]

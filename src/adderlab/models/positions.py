@@ -1,0 +1,162 @@
+"""Position embeddings: a row for each position, or one row for the same column of a, b and s.
+
+Shapes: S seeds, P positions, C = 10 columns, W position channels.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from adderlab.models import ordered
+from adderlab.models.components import Stacked
+from adderlab.models.config import SPECIALS, ModelConfig
+from adderlab.task.digits import OPERAND_DIGITS
+from adderlab.task.layouts import Layout
+
+
+class PositionTable(nn.Embedding):
+    """A learned row per position."""
+
+    def dense(self, params: Stacked, num_positions: int) -> Tensor:
+        """(S, P, W)."""
+        return params["weight"][:, :num_positions]
+
+
+class LowRankPositionTable(nn.Module):
+    """Row p is A[p] @ B: rows * r + r * W parameters, each N(0, 0.02) at the start."""
+
+    def __init__(self, rows: int, width: int, rank: int) -> None:
+        super().__init__()
+        self.A = nn.Parameter(torch.empty(rows, rank).normal_(0.0, 0.02))
+        self.B = nn.Parameter(torch.empty(rank, width).normal_(0.0, 0.02))
+
+    def forward(self, index: Tensor) -> Tensor:
+        return self.A[index] @ self.B
+
+    def dense(self, params: Stacked, num_positions: int) -> Tensor:
+        """(S, P, W)."""
+        return ordered.matmul(params["A"][:, :num_positions], params["B"])
+
+
+class LearnedColumns(nn.Module):
+    """A learned row per column."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(OPERAND_DIGITS, width).normal_(0.0, 0.02))
+
+    def rows(self) -> Tensor:
+        """(C, W)."""
+        return self.weight
+
+    def dense(self, params: Stacked) -> Tensor:
+        """(S, C, W)."""
+        return params["weight"]
+
+
+class SpiralColumns(nn.Module):
+    """Column j at (amplitude cos(2 pi j / 10 + phase), amplitude sin(...), slope j + offset)."""
+
+    NAMES = ("amplitude", "phase", "slope", "offset")
+
+    def __init__(self, start: tuple[float, float, float, float], *, learned: bool) -> None:
+        super().__init__()
+        self.start, self.learned = start, learned
+        if learned:
+            for name, value in zip(self.NAMES, start, strict=True):
+                setattr(self, name, nn.Parameter(torch.tensor(value)))
+
+    def rows(self) -> Tensor:
+        """(C, 3)."""
+        if self.learned:
+            return self.dense({name: getattr(self, name)[None] for name in self.NAMES})[0]
+        values = torch.tensor([self.start], dtype=torch.float64).unbind(1)
+        return self._rows(*values)[0]
+
+    def dense(self, params: Stacked) -> Tensor:
+        """(S, C, 3); the fixed spiral has no parameters and S = 1."""
+        if not self.learned:
+            return self.rows()[None]
+        return self._rows(*(params[name] for name in self.NAMES))
+
+    def _rows(self, amplitude_S: Tensor, phase_S: Tensor, slope_S: Tensor, offset_S: Tensor) -> Tensor:
+        C = OPERAND_DIGITS
+        column_C = torch.arange(C, device=phase_S.device, dtype=phase_S.dtype)
+        angle_SC = column_C * (2 * math.pi / C) + ordered.expand(phase_S, 1, C)
+        circle_SC2 = ordered.scale(torch.stack([angle_SC.cos(), angle_SC.sin()], 2), amplitude_S)
+        steps_SC = ordered.scale(column_C.expand(len(slope_S), C), slope_S)
+        height_SC = steps_SC + ordered.expand(offset_S, 1, C)
+        return torch.cat([circle_SC2, height_SC[:, :, None]], 2)
+
+
+class ColumnPositions(nn.Module):
+    """One row for a_j, b_j and s_j; special positions have their own learned row, or zero."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        width = config.position_width
+        if config.positions == "columns":
+            self.columns: LearnedColumns | SpiralColumns = LearnedColumns(width)
+        else:
+            self.columns = SpiralColumns(config.spiral, learned=config.positions == "spiral")
+        self.width, self.learned_specials = width, config.learned_specials
+        if self.learned_specials:
+            self.special = nn.Parameter(torch.empty(len(self.learned_specials), width))
+            nn.init.normal_(self.special, 0.0, 0.02)
+        self.row_of_position = _rows_of_positions(config.token_layout)
+
+    def forward(self, index: Tensor) -> Tensor:
+        special = self.special if self.learned_specials else None
+        rows = self._assemble(self.columns.rows(), special)
+        return rows[self._row_index(rows)[index]]
+
+    def dense(self, params: Stacked, num_positions: int) -> Tensor:
+        """(S, P, W)."""
+        columns = {name[8:]: tensor for name, tensor in params.items() if name.startswith("columns.")}
+        rows_SRW = self._assemble(self.columns.dense(columns), params.get("special"))
+        return ordered.gather(rows_SRW, self.row_of_position[:num_positions])
+
+    def _row_index(self, like: Tensor) -> Tensor:
+        return torch.tensor(self.row_of_position, device=like.device)
+
+    def _assemble(self, columns: Tensor, special: Tensor | None) -> Tensor:
+        """(..., 14, W): ten columns, then the specials in the order of SPECIALS."""
+        if special is None:
+            zero = columns.new_zeros((*columns.shape[:-2], 1, self.width))
+            return torch.cat([columns, *[zero] * len(SPECIALS)], -2)
+        columns = columns.to(special).expand(*special.shape[:-2], -1, -1)
+        zero = torch.zeros_like(special[..., :1, :])
+        rows = [
+            special.narrow(-2, self.learned_specials.index(name), 1)
+            if name in self.learned_specials
+            else zero
+            for name in SPECIALS
+        ]
+        return torch.cat([columns, *rows], -2)
+
+
+def _rows_of_positions(layout: Layout) -> tuple[int, ...]:
+    """Position -> row of ``ColumnPositions._assemble``, the end position included."""
+    row = {p: j for columns in (layout.a_positions, layout.b_positions) for j, p in enumerate(columns)}
+    row |= {p: j for j, p in enumerate(layout.sum_positions[:OPERAND_DIGITS])}
+    (plus, _), (equals, _) = layout.separators
+    top = layout.sum_positions[OPERAND_DIGITS]
+    special = dict(zip(SPECIALS, (plus, equals, top, top + 1), strict=True))
+    row |= {p: OPERAND_DIGITS + i for i, p in enumerate(special.values())}
+    return tuple(row[p] for p in range(len(row)))
+
+
+Positions = PositionTable | LowRankPositionTable | ColumnPositions
+
+
+def position_embedding(config: ModelConfig) -> Positions | None:
+    """The position embedding that the configuration names; None without one."""
+    if config.positions == "none":
+        return None
+    if config.positions != "learned":
+        return ColumnPositions(config)
+    rows = config.position_rows or config.token_layout.num_positions
+    if config.pos_rank:
+        return LowRankPositionTable(rows, config.position_width, config.pos_rank)
+    return PositionTable(rows, config.position_width)

@@ -1,0 +1,130 @@
+"""The readable model: a pre-norm decoder over the whole sequence. Every fast path is tested on it.
+
+Shapes: B batch, T positions, D width, W token channels, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from adderlab.models.attention import Attention
+from adderlab.models.components import Linear, Map
+from adderlab.models.config import ModelConfig
+from adderlab.models.mlp import MLP
+from adderlab.models.norms import norm
+from adderlab.models.positions import position_embedding
+from adderlab.models.start import draw
+from adderlab.models.tokens import token_embedding
+from adderlab.task.layouts import Layout
+
+
+class Block(nn.Module):
+    """x + attn(ln1(x)), then x + mlp(ln2(x))."""
+
+    def __init__(self, config: ModelConfig, head: Map | None, shared_norm: nn.Module | None) -> None:
+        super().__init__()
+        self.ln1 = shared_norm or norm(config)
+        self.attn = Attention(config, head)
+        self.ln2 = norm(config) if config.share_norms == "none" else self.ln1
+        self.mlp = MLP(config, head)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        x_BTD = x_BTD + self.attn(self.ln1(x_BTD))
+        return x_BTD + self.mlp(self.ln2(x_BTD))
+
+
+class Transformer(nn.Module):
+    """Token and position embedding, blocks, final norm, head read against the token embedding.
+
+    Parameter names and the order of random draws are those of the published 456p program, so that
+    its checkpoints load here and a seed starts from the same weights.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        D, W = config.d_model, config.token_width
+        self.token_emb = token_embedding(config)
+        self.pos_emb = position_embedding(config)
+        self.head_proj = Linear(D, W) if config.head == "projected" else None
+        shared_norm = norm(config) if config.share_norms == "all" else None
+        self.blocks = nn.ModuleList(
+            [Block(config, self.head_proj, shared_norm) for _ in range(config.n_layer)]
+        )
+        self.ln_f = shared_norm or norm(config)
+        if config.repeat_mix:
+            self.repeat_gain = nn.Parameter(torch.tensor(0.0))
+        if config.tokens == "table" and config.head == "tied":
+            # Adds no parameter: the published files and their draws have the tied matrix twice.
+            self.lm_head = nn.Linear(W, config.token_layout.vocab_size, bias=False)
+            self.lm_head.weight = cast(nn.Embedding, self.token_emb).weight
+        draw(self, config.init, config.token_layout)
+
+    @property
+    def layout(self) -> Layout:
+        return self.config.token_layout
+
+    def block(self, index: int) -> Block:
+        return cast(Block, self.blocks[index])
+
+    def forward(self, tokens_BT: Tensor) -> Tensor:
+        """Logits (B, T, V) at every position."""
+        x_BTD = self._embed(tokens_BT.long())
+        x_BTD = self._through_blocks(x_BTD)
+        if self.config.repeat_mix:
+            x_BTD = x_BTD + self.repeat_gain * (self._through_blocks(x_BTD) - x_BTD)
+        x_BTD = self.ln_f(x_BTD)
+        W = self.config.token_width
+        x_BTW = x_BTD[..., :W] if self.head_proj is None else self.head_proj(x_BTD)
+        return nn.functional.linear(x_BTW, self.token_emb.table())
+
+    def _through_blocks(self, x_BTD: Tensor) -> Tensor:
+        for block in self.blocks:
+            x_BTD = block(x_BTD)
+        return x_BTD
+
+    def _embed(self, tokens_BT: Tensor) -> Tensor:
+        """The residual stream at the start (B, T, D)."""
+        token_BTW = self.token_emb(tokens_BT)
+        if self.pos_emb is None:
+            return nn.functional.pad(token_BTW, (0, self.config.d_model - self.config.token_width))
+        positions_T = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)
+        position_TW = self.pos_emb(positions_T).to(token_BTW)
+        if self.config.token_dim is None:
+            return token_BTW + position_TW
+        return torch.cat([token_BTW, position_TW.expand(len(tokens_BT), -1, -1)], -1)
+
+    def answer_logits(self, tokens_BP: Tensor) -> Tensor:
+        """Logits (B, A, V) of the answer steps, teacher-forced."""
+        return self(tokens_BP)[:, list(self.layout.query_positions)]
+
+    def loss(self, tokens_BP: Tensor, targets_BA: Tensor) -> Tensor:
+        """Mean cross-entropy over the B * A answer tokens."""
+        logits_BAV = self.answer_logits(tokens_BP)
+        return nn.functional.cross_entropy(logits_BAV.flatten(0, 1), targets_BA.flatten().long())
+
+    @torch.no_grad()
+    def generate(self, prompt_BT: Tensor) -> Tensor:
+        """Greedy decoding: prompt tokens -> answer tokens (B, A), uint8."""
+        tokens = prompt_BT.long()
+        for _ in range(self.layout.num_answers):
+            tokens = torch.cat([tokens, self(tokens)[:, -1].argmax(-1, keepdim=True)], 1)
+        return tokens[:, prompt_BT.shape[1] :].to(torch.uint8)
+
+
+def build_model(config: ModelConfig, seed: int) -> Transformer:
+    """A freshly initialised model; a pure function of (config, seed)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Transformer(config)
+
+
+@cache
+def skeleton(config: ModelConfig) -> Transformer:
+    """The module tree without weights: it knows names, shapes and how parts read their parameters."""
+    with torch.device("meta"):
+        return Transformer(config)

@@ -1,0 +1,185 @@
+"""The strongest cheap test: strata, the prover's witnesses, and a local search where there are none.
+
+Works on the real model, in its own arithmetic, so it also serves models that cannot be proved.
+
+Shapes: B pairs, J = 10 operand columns, I = 11 sum digits, A answer steps, N neighbours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from adderlab.evaluation.suites import Suite
+from adderlab.models.transformer import Transformer
+from adderlab.proof.extremes import to_ints
+from adderlab.proof.problem import RADIX, Problem
+from adderlab.proof.search import Limits
+from adderlab.proof.steps import Witness, decide_leaves, witnesses
+from adderlab.task.digits import OPERAND_DIGITS, SUM_DIGITS, pairs_from_ints
+
+CHUNK = 4096
+STARTS = 24
+ROUNDS = 12
+"""Moves of the local search: each changes one digit of every start."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """One kind of pairs: how many fail (teacher-forced, which is greedy), and the smallest margin."""
+
+    name: str
+    n: int
+    failures: int
+    margin: float
+    pair: tuple[int, int]
+    step: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack:
+    """All attempts, and the failing pair with the smallest margin found, if any."""
+
+    attempts: tuple[Attempt, ...]
+    counterexample: tuple[int, int] | None
+    seconds: float
+
+    @property
+    def worst(self) -> Attempt:
+        return min(self.attempts, key=lambda attempt: attempt.margin)
+
+
+@torch.no_grad()
+def model_margins(model: Transformer, a_BJ: Tensor, b_BJ: Tensor) -> Tensor:
+    """Teacher-forced margins of the eleven digits by the full model: margin_BI."""
+    parts = []
+    for a, b in zip(a_BJ.split(CHUNK), b_BJ.split(CHUNK), strict=True):
+        tokens_BP, targets_BA = model.layout.encode(a, b)
+        logits_BIV = model.answer_logits(tokens_BP)[:, :SUM_DIGITS]
+        parts.append(_margins(logits_BIV, targets_BA[:, :SUM_DIGITS]))
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def _step_margins(model: Transformer, i: int, a_BJ: Tensor, b_BJ: Tensor) -> Tensor:
+    """As ``model_margins`` for digit i alone, reading no further than its query: margin_B."""
+    parts, read = [], model.layout.query_positions[i] + 1
+    for a, b in zip(a_BJ.split(CHUNK), b_BJ.split(CHUNK), strict=True):
+        tokens_BP, targets_BA = model.layout.encode(a, b)
+        parts.append(_margins(model(tokens_BP[:, :read])[:, -1], targets_BA[:, i]))
+    return torch.cat(parts)
+
+
+def _margins(logits: Tensor, target: Tensor) -> Tensor:
+    """Logit of the target minus the best other one, over the last axis."""
+    index = target[..., None].long()
+    right = logits.gather(-1, index)[..., 0]
+    return right - logits.scatter(-1, index, -torch.inf).amax(-1)
+
+
+def attack(
+    model: Transformer,
+    suite: Suite,
+    problem: Problem | None,
+    *,
+    starts: int = STARTS,
+    progress: Callable[[str], None] | None = None,
+) -> Attack:
+    """Try a suite's groups, then the prover's witnesses for a model with tables (``problem``), or a
+    local search from the suite's weakest pairs for one without."""
+    began = time.monotonic()
+    tell = progress or (lambda _: None)
+    attempts, weakest = [], _Weakest(starts)
+    for group in suite.groups:
+        tell(group.name)
+        margin_BI = model_margins(model, group.a_BJ, group.b_BJ)
+        weakest.add(group.a_BJ, group.b_BJ, margin_BI)
+        attempts.append(_attempt(group.name, group.a_BJ, group.b_BJ, margin_BI))
+    if problem is not None:
+        tell("the prover's witnesses")
+        pairs = sorted({(w.a, w.b) for w in leaf_witnesses(problem)})
+        a_BJ, b_BJ = pairs_from_ints(pairs)
+        attempts.append(_attempt("the prover's witnesses", a_BJ, b_BJ, model_margins(model, a_BJ, b_BJ)))
+    else:
+        for i in range(SUM_DIGITS):
+            tell(f"local search, digit s_{i}")
+            attempts.append(_local_search(model, i, *weakest.pairs(i)))
+    worst = min(attempts, key=lambda attempt: attempt.margin)
+    return Attack(
+        attempts=tuple(attempts),
+        counterexample=worst.pair if worst.margin <= 0 else None,
+        seconds=time.monotonic() - began,
+    )
+
+
+def leaf_witnesses(problem: Problem, per_step: int = 128) -> Iterator[Witness]:
+    """Both ends of the weakest rods of every step, as real pairs."""
+    for step in problem.steps:
+        yield from witnesses(problem, decide_leaves(problem, step, Limits(parts=4)), per_step)
+
+
+def _attempt(name: str, a_BJ: Tensor, b_BJ: Tensor, margin_BI: Tensor) -> Attempt:
+    least_B, step_B = margin_BI.min(1)
+    row = int(least_B.argmin())
+    (a,), (b,) = to_ints(a_BJ[row : row + 1].numpy()), to_ints(b_BJ[row : row + 1].numpy())
+    return Attempt(
+        name=name,
+        n=len(a_BJ),
+        failures=int((least_B <= 0).sum()),
+        margin=float(least_B[row]),
+        pair=(a, b),
+        step=int(step_B[row]),
+    )
+
+
+class _Weakest:
+    """The pairs with the smallest margins at every step, as starts of the local search."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.kept: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def add(self, a_BJ: Tensor, b_BJ: Tensor, margin_BI: Tensor) -> None:
+        rows = margin_BI.topk(min(self.count, len(a_BJ)), 0, largest=False).indices.flatten().unique()
+        self.kept.append((a_BJ[rows], b_BJ[rows], margin_BI[rows]))
+
+    def pairs(self, i: int) -> tuple[Tensor, Tensor]:
+        a_BJ, b_BJ, margin_BI = (torch.cat(part) for part in zip(*self.kept, strict=True))
+        rows = margin_BI[:, i].topk(min(self.count, len(a_BJ)), largest=False).indices
+        return a_BJ[rows], b_BJ[rows]
+
+
+def _local_search(model: Transformer, i: int, a_BJ: Tensor, b_BJ: Tensor) -> Attempt:
+    """Greedy coordinate descent on the margin of digit i: the best change of one digit, repeated."""
+    margin_B = _step_margins(model, i, a_BJ, b_BJ)
+    tried = len(a_BJ)
+    for _ in range(ROUNDS):
+        near_a, near_b = _neighbours(a_BJ, b_BJ)
+        tried += near_a.shape[0] * near_a.shape[1]
+        near_BN = _step_margins(model, i, near_a.flatten(0, 1), near_b.flatten(0, 1))
+        near_BN = near_BN.view(near_a.shape[:2])
+        best_B, choice_B = near_BN.min(1)
+        better_B = best_B < margin_B
+        if not better_B.any():
+            break
+        rows = torch.arange(len(a_BJ))
+        a_BJ = torch.where(better_B[:, None], near_a[rows, choice_B], a_BJ)
+        b_BJ = torch.where(better_B[:, None], near_b[rows, choice_B], b_BJ)
+        margin_B = torch.minimum(margin_B, best_B)
+    margin_BI = model_margins(model, a_BJ, b_BJ)
+    found = _attempt(f"local search, digit s_{i}", a_BJ, b_BJ, margin_BI)
+    return dataclasses.replace(found, n=tried)
+
+
+def _neighbours(a_BJ: Tensor, b_BJ: Tensor) -> tuple[Tensor, Tensor]:
+    """Every pair with one digit of a or b changed: (B, N, J) twice, N = 2 * 10 * 9."""
+    near = torch.cat([a_BJ, b_BJ], 1)[:, None].repeat(1, 2 * OPERAND_DIGITS * (RADIX - 1), 1)
+    rows = torch.arange(near.shape[1])
+    place = rows // (RADIX - 1)
+    near[:, rows, place] = (near[:, rows, place] + 1 + rows % (RADIX - 1)).to(torch.uint8) % RADIX
+    return near[..., :OPERAND_DIGITS], near[..., OPERAND_DIGITS:]

@@ -1,0 +1,188 @@
+"""Certificate files: everything the independent checker needs, and nothing it has to believe.
+
+The format is defined in docs/proof.md, sections 3 and 4. The same proof gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import adderlab
+from adderlab.errors import Failure
+from adderlab.models.tables import Tables
+from adderlab.proof.boxes import OPEN, RIGHT
+from adderlab.proof.groups import Group
+from adderlab.proof.problem import RADIX, tables_sha256
+from adderlab.proof.prove import Count, Proof
+from adderlab.proof.steps import StepResult
+from adderlab.schema import to_dict
+
+FORMAT, VERSION = "adderlab-certificate", 1
+TERMINAL, EMPTY = -1, -2
+
+
+def certificate(proof: Proof, tables: Tables, weights_sha256: str | None) -> dict[str, Any]:
+    """The certificate of a proof about the one model in ``tables``, digest included."""
+    verdict = proof.verdict
+    margin = verdict.margin
+    body: dict[str, Any] = {
+        "format": FORMAT,
+        "version": VERSION,
+        "adderlab": adderlab.__version__,
+        "weights_sha256": weights_sha256,
+        "tables_sha256": tables_sha256(tables),
+        "form": to_dict(tables.form),
+        "bottleneck": proof.problem.bottleneck,
+        "verdict": verdict.verdict,
+        "failing_pairs": _count(verdict.failing_pairs),
+        "failing_by_step": [_count(count) for count in verdict.failing_by_step],
+        "counterexample": None if verdict.counterexample is None else list(verdict.counterexample),
+        "margin": {"bound": margin.bound, "witness": margin.witness, "pair": list(margin.pair)},
+        "leaves": verdict.leaves,
+        "cells": sum(len(part.margin_N) for group in proof.groups for part in group.decided),
+        "steps": None,
+    }
+    if verdict.verdict == "proved":
+        body["steps"] = [_step(result, proof) for result in proof.results]
+    return {**body, "digest": digest(body)}
+
+
+def digest(body: dict[str, Any]) -> str:
+    """sha256 of a certificate without its digest."""
+    rest = {key: value for key, value in body.items() if key != "digest"}
+    return hashlib.sha256(_dump(rest)).hexdigest()
+
+
+def write_certificate(path: Path, content: dict[str, Any]) -> None:
+    """Write a certificate, compressed if the name ends in .gz. Raises ``Failure`` if it cannot."""
+    data = _dump(content)
+    if path.suffix == ".gz":
+        data = gzip.compress(data, compresslevel=6, mtime=0)
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_bytes(data)
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise Failure(f"cannot write the certificate {path}: {error.strerror or error}") from error
+
+
+def encode_array(array: NDArray, dtype: str) -> dict[str, Any]:
+    data = np.ascontiguousarray(array, dtype=dtype)
+    return {
+        "dtype": dtype,
+        "shape": list(data.shape),
+        "data": base64.b64encode(data.tobytes()).decode("ascii"),
+    }
+
+
+def _dump(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode("ascii")
+
+
+def _count(count: Count) -> int | list[int]:
+    return count if isinstance(count, int) else list(count)
+
+
+def _step(result: StepResult, proof: Proof) -> dict[str, Any]:
+    decision, nodes = result.decision, result.ranges.nodes_ZHE2M
+    H = result.frame.pivot_ZH.shape[1]
+    split_N = decision.status_N == OPEN
+    margin_N = decision.margin_N.copy()
+    splits = []
+    for group in proof.groups:
+        if group.step.index == result.step.index:
+            for leaf in range(len(group.leaf_rows)):
+                entry, margin = _split(group, leaf)
+                splits.append(entry)
+                margin_N[group.leaf_rows[leaf]] = margin
+    parts_NH = np.repeat(np.where(split_N, 0, decision.parts_N)[:, None], H, 1)
+    return {
+        "step": result.step.index,
+        "pivot": encode_array(result.frame.pivot_ZH, "<i4"),
+        "shear": encode_array(result.frame.shear_ZHE, "<f8"),
+        "nodes_low": encode_array(nodes[:, :, :, 0], "<f8"),
+        "nodes_high": encode_array(nodes[:, :, :, 1], "<f8"),
+        "bounds": encode_array(result.ranges.bounds_NHE2, "<f4"),
+        "parts": encode_array(parts_NH, "<i4"),
+        "inputs": sum(result.leaves.inputs_N.tolist()),
+        "margin_bound": float(margin_N.min()),
+        "splits": sorted(splits, key=lambda entry: entry["leaf"]),
+    }
+
+
+def _split(group: Group, leaf: int) -> tuple[dict[str, Any], float]:
+    """The split tree of one leaf of a group, and its smallest margin bound."""
+    cells = _Cells(group, leaf)
+    tree: list[int] = []
+    order: list[int] = []
+    cells.walk(0, np.arange(len(cells.level_N)), tree, order)
+    H, E = group.frame.shear_ZHE.shape[1:]
+    entry = {
+        "leaf": int(group.leaf_rows[leaf]),
+        "pivot": encode_array(group.frame.pivot_ZH[0], "<i4"),
+        "shear": encode_array(group.frame.shear_ZHE[0], "<f8"),
+        "tree": encode_array(np.array(tree), "|i1"),
+        "bounds": encode_array(cells.bounds_NK2[order].reshape(-1, H, E, 2), "<f8"),
+        "parts": encode_array(np.repeat(cells.parts_N[order][:, None], H, 1), "<i4"),
+    }
+    return entry, float(cells.margin_N.min())
+
+
+class _Cells:
+    """The terminal cells of one leaf, all right, as a tree in the order of the group's moves."""
+
+    def __init__(self, group: Group, leaf: int) -> None:
+        parts = [(part, np.flatnonzero(part.cells.leaf_N == leaf)) for part in group.decided]
+        parts = [(part, rows) for part, rows in parts if len(rows)]
+        assert all(part.status == RIGHT for part, _ in parts), "only a proved leaf has a tree"
+        self.moves, self.rests, self.n = group.moves, group.rests, group.step.columns
+        self.level_N = np.concatenate([np.full(len(rows), part.level) for part, rows in parts])
+        self.digits_NS = np.concatenate([part.cells.digits_NS[rows] for part, rows in parts])
+        self.carry_NC = np.concatenate([part.cells.carry_NC[rows] for part, rows in parts])
+        self.bounds_NK2 = np.concatenate([part.bounds_NK2[rows] for part, rows in parts])
+        self.parts_N = np.concatenate([part.parts_N[rows] for part, rows in parts])
+        self.margin_N = np.concatenate([part.margin_N[rows] for part, rows in parts])
+
+    def walk(self, level: int, rows: NDArray, tree: list[int], order: list[int]) -> None:
+        """Append the subtree of cells ``rows`` in pre-order."""
+        if not len(rows):
+            tree.append(EMPTY)
+        elif self.level_N[rows[0]] == level:
+            assert len(rows) == 1
+            tree.append(TERMINAL)
+            order.append(int(rows[0]))
+        else:
+            slot = self.moves[level]
+            if slot in self.rests[level].free:
+                variables = [(slot, self.digits_NS[:, slot], RADIX)]
+            else:
+                other = self.n + slot
+                variables = [
+                    (slot, self.digits_NS[:, slot], RADIX),
+                    (other, self.digits_NS[:, other], RADIX),
+                ]
+                if slot > 0:
+                    variables.append((2 * self.n + slot, self.carry_NC[:, slot], 2))
+            self._branch(variables, level, rows, tree, order)
+
+    def _branch(
+        self, variables: list, level: int, rows: NDArray, tree: list[int], order: list[int]
+    ) -> None:
+        if not len(rows):
+            tree.append(EMPTY)
+        elif not variables:
+            self.walk(level + 1, rows, tree, order)
+        else:
+            code, value_N, values = variables[0]
+            tree.append(code)
+            for value in range(values):
+                self._branch(variables[1:], level, rows[value_N[rows] == value], tree, order)

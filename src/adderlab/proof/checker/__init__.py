@@ -1,0 +1,12 @@
+"""The independent checker of certificates.
+
+It shares no code with the prover and trusts no number in a certificate. ``check_file`` is the door;
+``enclosure`` (tables), ``tracing``, ``mixing`` and ``floating`` (fp32) and ``checkpoint`` are the only
+files that touch PyTorch and ``adderlab.models``: they run the model's own code on other numbers.
+"""
+
+from adderlab.proof.checker.checkpoint import check_file
+from adderlab.proof.checker.floating import FloatReport
+from adderlab.proof.checker.verify import Report
+
+__all__ = ["FloatReport", "Report", "check_file"]

@@ -1,0 +1,274 @@
+"""The certificate file, read without trust: every key, type, shape and count is checked.
+
+Format: docs/proof.md, sections 3 and 4. Shapes: Z query tokens, H heads, E bottleneck, M nodes.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import gzip
+import hashlib
+import json
+import math
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from adderlab.errors import Failure, UsageError
+
+FORMAT, VERSION = "adderlab-certificate", 1
+MOST_BYTES = 2**30
+"""A file that unpacks to more than this is refused."""
+MOST_NODES = 4096
+DTYPES = {"<f4", "<f8", "<i4", "|i1"}
+
+KEYS = {
+    "format",
+    "version",
+    "adderlab",
+    "weights_sha256",
+    "tables_sha256",
+    "form",
+    "bottleneck",
+    "verdict",
+    "failing_pairs",
+    "failing_by_step",
+    "counterexample",
+    "margin",
+    "leaves",
+    "cells",
+    "steps",
+    "digest",
+}
+STEP_KEYS = {
+    "step",
+    "pivot",
+    "shear",
+    "nodes_low",
+    "nodes_high",
+    "bounds",
+    "parts",
+    "inputs",
+    "margin_bound",
+    "splits",
+}
+SPLIT_KEYS = {"leaf", "pivot", "shear", "tree", "bounds", "parts"}
+
+
+class Rejected(Exception):
+    """What the certificate claims is wrong, or is not proved by what it holds. One sentence."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """Functionals of rows (query tokens, or one split leaf): rods along ``shear``, see docs 4.2."""
+
+    pivot_RH: np.ndarray
+    shear_RHE: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    leaf: int
+    frame: Frame
+    tree: list[int]
+    bounds_NHE2: np.ndarray
+    parts_NH: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepClaims:
+    """What the file says about one step; arrays as float64."""
+
+    frame: Frame
+    nodes_ZHE2M: np.ndarray
+    bounds_NHE2: np.ndarray
+    parts_NH: np.ndarray
+    inputs: int
+    margin_bound: float
+    splits: list[Split]
+
+
+def read_document(path: Path | str) -> dict[str, Any]:
+    """The JSON object of a certificate file, gzip-compressed or not.
+
+    Raises ``UsageError`` if there is no such file, ``Failure`` if it is not a certificate at all.
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise UsageError(f"there is no file {path}") from None
+    except OSError as error:
+        raise Failure(f"{path} cannot be read: {error.strerror}") from error
+    if data[:2] == b"\x1f\x8b":
+        try:
+            with gzip.open(path) as file:
+                data = file.read(MOST_BYTES + 1)
+        except (OSError, EOFError, zlib.error) as error:
+            raise Failure(f"{path} is damaged: {error}; make the certificate again") from error
+    if len(data) > MOST_BYTES:
+        raise Failure(f"{path} holds more than {MOST_BYTES} bytes: no certificate is that long")
+    try:
+        value = json.loads(
+            data.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_no_duplicates
+        )
+    except (ValueError, RecursionError) as error:
+        raise Failure(f"{path} is not a certificate ({error}); name a file of adderlab prove") from error
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
+        raise Failure(f"{path} is not a certificate; name a file written by adderlab prove")
+    return value
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number")
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    out = dict(pairs)
+    if len(out) != len(pairs):
+        raise ValueError("an object has a key twice")
+    return out
+
+
+def digest_of(document: dict[str, Any]) -> str:
+    """The value that the key ``digest`` has to have."""
+    rest = {key: value for key, value in document.items() if key != "digest"}
+    try:
+        text = json.dumps(
+            rest, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+        )
+    except (ValueError, TypeError) as error:
+        raise Rejected(f"the certificate holds something that JSON does not: {error}") from None
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def check_outline(document: dict[str, Any]) -> None:
+    """Keys, version and digest."""
+    version = document.get("version")
+    if not is_count(version):
+        raise Rejected("the certificate says no version")
+    if version != VERSION:
+        raise Rejected(f"the certificate has version {version}, this checker reads version {VERSION}")
+    same_keys(document, KEYS, "the certificate")
+    if document["digest"] != digest_of(document):
+        raise Rejected("the certificate was altered: its digest does not fit its content")
+
+
+def same_keys(value: Any, keys: set[str], what: str) -> None:
+    if not isinstance(value, dict):
+        raise Rejected(f"{what} is not an object")
+    missing, unknown = sorted(keys - set(value)), sorted(set(value) - keys)
+    if missing:
+        raise Rejected(f"{what} lacks the key {missing[0]!r}")
+    if unknown:
+        raise Rejected(f"{what} has the key {unknown[0]!r}, which nothing checks")
+
+
+def is_count(value: Any) -> bool:
+    """A non-negative whole number."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def is_real(value: Any) -> bool:
+    return (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and (isinstance(value, int) or math.isfinite(value))
+        and abs(value) < 2**1000
+    )
+
+
+def array(value: Any, dtype: str, shape: tuple[int | None, ...], what: str) -> np.ndarray:
+    """An array of the file; ``None`` in ``shape`` is any size. Every number is finite."""
+    same_keys(value, {"dtype", "shape", "data"}, what)
+    if value["dtype"] != dtype or dtype not in DTYPES:
+        raise Rejected(f"{what} has the type {value['dtype']!r}, not {dtype}")
+    sizes = value["shape"]
+    fits = isinstance(sizes, list) and len(sizes) == len(shape) and all(map(is_count, sizes))
+    if not fits or any(want not in (None, got) for want, got in zip(shape, sizes, strict=True)):
+        raise Rejected(f"{what} has the shape {sizes}, not {list(shape)}")
+    if not isinstance(value["data"], str):
+        raise Rejected(f"{what} has no data")
+    try:
+        data = base64.b64decode(value["data"], validate=True)
+    except (binascii.Error, ValueError):
+        raise Rejected(f"{what} is not base64") from None
+    if len(data) != math.prod(sizes) * np.dtype(dtype).itemsize:
+        raise Rejected(f"{what} holds {len(data)} bytes, which is not its shape")
+    numbers = np.frombuffer(data, dtype=dtype).reshape(sizes)
+    if dtype[1] == "f" and not np.isfinite(numbers).all():
+        raise Rejected(f"{what} holds a number that is not finite")
+    return numbers.astype(np.float64 if dtype[1] == "f" else np.int64)
+
+
+def read_step(
+    value: Any, index: int, tokens: int, heads: int, bottleneck: int, leaves: int
+) -> StepClaims:
+    """Step ``index``'s claims, with every array of the right shape. Raises ``Rejected``."""
+    what, Z, H, E = f"step {index}", tokens, heads, bottleneck
+    same_keys(value, STEP_KEYS, what)
+    if value["step"] != index or isinstance(value["step"], bool):
+        raise Rejected(f"{what} stands where step {value['step']} should")
+    nodes = [
+        array(value[name], "<f8", (Z, H, E, None), f"{what}, {name}")
+        for name in ("nodes_low", "nodes_high")
+    ]
+    for name, each in zip(("nodes_low", "nodes_high"), nodes, strict=True):
+        if not 2 <= each.shape[-1] <= MOST_NODES or not (np.diff(each) > 0).all():
+            raise Rejected(f"{what}, {name}: nodes have to ascend")
+    if nodes[0].shape != nodes[1].shape:
+        raise Rejected(f"{what}: nodes_low and nodes_high differ in length")
+    if not is_count(value["inputs"]) or not is_real(value["margin_bound"]):
+        raise Rejected(f"{what}: inputs or margin_bound is not a number")
+    if not isinstance(value["splits"], list):
+        raise Rejected(f"{what}: splits is not a list")
+    return StepClaims(
+        frame=_frame(value, (Z, H), E, what),
+        nodes_ZHE2M=np.stack(nodes, 3),
+        bounds_NHE2=_bounds(value, leaves, H, E, what),
+        parts_NH=array(value["parts"], "<i4", (leaves, H), f"{what}, parts"),
+        inputs=value["inputs"],
+        margin_bound=float(value["margin_bound"]),
+        splits=[_split(each, H, E, leaves, what) for each in value["splits"]],
+    )
+
+
+def _frame(value: dict[str, Any], rows: tuple[int, ...], E: int, what: str) -> Frame:
+    pivot = array(value["pivot"], "<i4", rows, f"{what}, pivot")
+    shear = array(value["shear"], "<f8", (*rows, E), f"{what}, shear")
+    if not ((pivot >= 0) & (pivot < E)).all():
+        raise Rejected(f"{what}: a pivot is not an index below {E}")
+    if not (np.take_along_axis(shear, pivot[..., None], -1) == 1.0).all():
+        raise Rejected(f"{what}: shear is not 1 at the pivot")
+    H = rows[-1]
+    return Frame(pivot_RH=pivot.reshape(-1, H), shear_RHE=shear.reshape(-1, H, E))
+
+
+def _bounds(
+    value: dict[str, Any], count: int | None, H: int, E: int, what: str, dtype: str = "<f4"
+) -> np.ndarray:
+    bounds = array(value["bounds"], dtype, (count, H, E, 2), f"{what}, bounds")
+    if not (bounds[..., 0] <= bounds[..., 1]).all():
+        raise Rejected(f"{what}: a lower bound is above its upper bound")
+    return bounds
+
+
+def _split(value: Any, H: int, E: int, leaves: int, what: str) -> Split:
+    what = f"a split of {what}"
+    same_keys(value, SPLIT_KEYS, what)
+    if not is_count(value["leaf"]) or value["leaf"] >= leaves:
+        raise Rejected(f"{what} belongs to no leaf")
+    what = f"{what}, leaf {value['leaf']}"
+    bounds = _bounds(value, None, H, E, what, "<f8")
+    return Split(
+        leaf=value["leaf"],
+        frame=_frame(value, (H,), E, what),
+        tree=array(value["tree"], "|i1", (None,), f"{what}, tree").tolist(),
+        bounds_NHE2=bounds,
+        parts_NH=array(value["parts"], "<i4", (len(bounds), H), f"{what}, parts"),
+    )

@@ -1,0 +1,246 @@
+"""Sound bounds of the head over boxes: mean-value form with an interval Jacobian.
+
+The head is everything after the attention. On a box {u : |u - centre| <= radius} its residual
+stream is affine, x = residual + sum_k u_k R_k, and the scaled margin of the right token over token t
+
+    g_t = sigma * (logit of the right token - logit of t)
+
+is bounded by g_t(centre) -+ sum_k radius_k max |d g_t / d u_k|. sigma > 0 is the last norm's scale.
+Float64, with a relative slack far above its rounding.
+
+Shapes: N boxes, K functionals (heads times bottleneck), D width, F hidden, T competing tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adderlab.proof.intervals import (
+    Interval,
+    gelu,
+    gelu_slope_range,
+    relu_slope_range,
+    silu,
+    silu_range,
+    silu_slope_range,
+)
+from adderlab.proof.problem import RADIX, Array, Head
+
+SLACK = 1e-11
+"""Bounds are moved by this times the sum of absolute terms, thousands of times their rounding."""
+CHUNK = 1536
+
+
+@dataclass(frozen=True, kw_only=True)
+class MarginBounds:
+    """Bounds of the scaled margins against the V - 1 other tokens, and of the last norm's scale."""
+
+    low_NT: Array
+    """Lower bound of g_t over the box."""
+    high_NT: Array
+    middle_NT: Array
+    """g_t at the centre."""
+    scale_low_N: Array
+    scale_high_N: Array
+
+    def true_low_N(self) -> Array:
+        """Lower bound of the smallest margin in true logits."""
+        worst_N = self.low_NT.min(1)
+        return np.where(worst_N > 0, worst_N / self.scale_high_N, worst_N / self.scale_low_N)
+
+
+def competitors(target: int, vocab: int) -> list[int]:
+    """The tokens that compete with ``target``, ascending."""
+    return [token for token in range(vocab) if token != target]
+
+
+def _project(x: Array, kind: str) -> Array:
+    """LayerNorm's subtraction of the mean; a linear map."""
+    return x - x.mean(-1, keepdims=True) if kind == "layer" else x
+
+
+def _scale(x_ND: Array, eps: float) -> Array:
+    return np.sqrt((x_ND * x_ND).mean(-1) + eps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Rods:
+    """Boxes of the residual stream: x = centre + sum_k (+- radius_k) R_k."""
+
+    x_ND: Array
+    R_NKD: Array
+    radius_NK: Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Linear:
+    """norm2(x) @ matrix + bias over rods: value at the centre, slope, reach, and size of its terms."""
+
+    value_NF: Array
+    slope_NKF: Interval
+    reach_NF: Array
+    size_NF: Array
+
+    @property
+    def low(self) -> Array:
+        return self.value_NF - self.reach_NF
+
+    @property
+    def high(self) -> Array:
+        return self.value_NF + self.reach_NF
+
+
+def _after_norm2(head: Head, rods: _Rods, matrix_DF: Array, bias_F: Array) -> _Linear:
+    """With X_f affine in u and rho the norm's scale, value_f = X_f / rho + bias_f."""
+    kind, eps, D = head.norm2.kind, head.norm2.eps, matrix_DF.shape[0]
+    folded_DF = head.norm2_weight[:, None] * matrix_DF
+    bias_F = bias_F + head.norm2_bias @ matrix_DF
+    x_ND, R_NKD = _project(rods.x_ND, kind), _project(rods.R_NKD, kind)
+    radius_NK = rods.radius_NK
+    X_NF, R_NKF = x_ND @ folded_DF, R_NKD @ folded_DF
+    X_reach_NF = np.einsum("nk,nkf->nf", radius_NK, np.abs(R_NKF))
+    size_NF = np.abs(x_ND) @ np.abs(folded_DF)
+    if kind == "none":
+        return _Linear(
+            value_NF=X_NF + bias_F,
+            slope_NKF=Interval(R_NKF, np.zeros_like(R_NKF)),
+            reach_NF=X_reach_NF,
+            size_NF=size_NF + np.abs(bias_F),
+        )
+    rho_N = _scale(x_ND, eps)
+    gram_NKK = np.abs(R_NKD @ R_NKD.transpose(0, 2, 1))
+    dot_NK = Interval(
+        np.einsum("nd,nkd->nk", x_ND, R_NKD) / D, np.einsum("nkl,nl->nk", gram_NKK, radius_NK) / D
+    )
+    # d rho / d u_k = x . R_k / (D rho), and by Cauchy-Schwarz at most sqrt(R_k . R_k / D).
+    crude_N = np.einsum("nk,nkk->n", radius_NK, np.sqrt(gram_NKK)) / math.sqrt(D)
+    least_N = np.maximum(rho_N - crude_N, math.sqrt(eps))
+    stray_N = np.minimum(crude_N, (dot_NK.most() * radius_NK).sum(1) / least_N)
+    rho_low_N, rho_high_N = np.maximum(rho_N - stray_N, math.sqrt(eps)), rho_N + stray_N
+    inverse = Interval.between(1.0 / rho_high_N, 1.0 / rho_low_N)
+    turn_NK = dot_NK.times(Interval.between(rho_high_N**-2, rho_low_N**-2).axis(1))
+    bent = turn_NK.axis(2).times(Interval(X_NF, X_reach_NF).axis(1))
+    slope_NKF = Interval(R_NKF - bent.middle, bent.radius).times(inverse.axis(1, 2))
+    return _Linear(
+        value_NF=X_NF / rho_N[:, None] + bias_F,
+        slope_NKF=slope_NKF,
+        reach_NF=np.einsum("nk,nkf->nf", radius_NK, slope_NKF.most()),
+        size_NF=size_NF / rho_N[:, None] + np.abs(bias_F),
+    )
+
+
+def _hidden(head: Head, rods: _Rods) -> tuple[Array, Interval, Array]:
+    """Hidden units at the centre, the interval of their slope, and the size of their terms."""
+    first = _after_norm2(head, rods, head.fc1_DF, head.fc1_bias)
+    if head.activation == "relu":
+        slope = relu_slope_range(first.low, first.high)
+        return np.maximum(first.value_NF, 0.0), first.slope_NKF.times(slope.axis(1)), first.size_NF
+    if head.activation == "gelu":
+        slope = gelu_slope_range(first.low, first.high)
+        return gelu(first.value_NF), first.slope_NKF.times(slope.axis(1)), first.size_NF
+    assert head.activation == "swiglu" and head.gate_DF is not None, head.activation
+    gate = _after_norm2(head, rods, head.gate_DF, np.zeros(head.gate_DF.shape[1]))
+    turned = silu_slope_range(gate.low, gate.high).times(Interval(first.value_NF, first.reach_NF))
+    slope_NKF = gate.slope_NKF.times(turned.axis(1)).plus(
+        first.slope_NKF.times(silu_range(gate.low, gate.high).axis(1))
+    )
+    size_NF = (1.0 + gate.size_NF) * (1.0 + first.size_NF)
+    return silu(gate.value_NF) * first.value_NF, slope_NKF, size_NF
+
+
+def _one_target(head: Head, rods: _Rods, target: int) -> MarginBounds:
+    """Bounds for boxes that share the right token."""
+    D, V = head.unembed_DV.shape
+    gap_DT = head.unembed_DV[:, [target]] - head.unembed_DV[:, competitors(target, V)]
+    beta_T = head.norm_f_bias @ gap_DT
+    kind, eps = head.norm_f.kind, head.norm_f.eps
+    d_DT = head.norm_f_weight[:, None] * gap_DT
+    if kind == "layer":
+        d_DT = d_DT - d_DT.mean(0)
+
+    hidden_NF, hidden_slope, hidden_size_NF = _hidden(head, rods)
+    x2_ND = rods.x_ND + hidden_NF @ head.fc2_FD + head.fc2_bias
+    size_ND = np.abs(rods.x_ND) + hidden_size_NF @ np.abs(head.fc2_FD) + np.abs(head.fc2_bias)
+    out_FT = head.fc2_FD @ d_DT
+    middle_NT, size_NT = x2_ND @ d_DT, size_ND @ np.abs(d_DT)
+    slope_NKT = Interval(
+        rods.R_NKD @ d_DT + hidden_slope.middle @ out_FT, hidden_slope.radius @ np.abs(out_FT)
+    )
+
+    scale_N = scale_low_N = scale_high_N = np.ones(len(x2_ND))
+    if kind != "none":
+        # The stream after the MLP, and how far it moves over the box.
+        flow_stray_NKD = hidden_slope.radius @ np.abs(head.fc2_FD)
+        if kind == "layer":
+            flow_stray_NKD = flow_stray_NKD + flow_stray_NKD.mean(-1, keepdims=True)
+        flow = Interval(_project(rods.R_NKD + hidden_slope.middle @ head.fc2_FD, kind), flow_stray_NKD)
+        x2_NKD = Interval(_project(x2_ND, kind), np.einsum("nk,nkd->nd", rods.radius_NK, flow.most()))
+        scale_N, stray_N = _scale(x2_NKD.middle, eps), _scale(x2_NKD.radius, 0.0)
+        scale_low_N, scale_high_N = np.maximum(scale_N - stray_N, math.sqrt(eps)), scale_N + stray_N
+        if beta_T.any():
+            # d scale / d u_k = x2 . flow_k / (D scale).
+            along = x2_NKD.axis(1).times(flow)
+            pull = Interval(along.middle.sum(-1) / D, along.radius.sum(-1) / D).times(
+                Interval.between(1.0 / scale_high_N, 1.0 / scale_low_N).axis(1)
+            )
+            slope_NKT = slope_NKT.plus(
+                Interval(pull.middle[:, :, None] * beta_T, pull.radius[:, :, None] * np.abs(beta_T))
+            )
+    if beta_T.any():
+        middle_NT = middle_NT + scale_N[:, None] * beta_T
+        size_NT = size_NT + scale_N[:, None] * np.abs(beta_T)
+    reach_NT = np.einsum("nk,nkt->nt", rods.radius_NK, slope_NKT.most())
+    slack_NT = SLACK * (size_NT + reach_NT)
+    return MarginBounds(
+        low_NT=middle_NT - reach_NT - slack_NT,
+        high_NT=middle_NT + reach_NT + slack_NT,
+        middle_NT=middle_NT,
+        scale_low_N=scale_low_N * (1 - SLACK),
+        scale_high_N=scale_high_N * (1 + SLACK),
+    )
+
+
+def margin_bounds(
+    head: Head,
+    residual_ND: Array,
+    out_NKD: Array,
+    low_NK: Array,
+    high_NK: Array,
+    target_N: NDArray[np.int64],
+) -> MarginBounds:
+    """Bounds of the scaled margins over N boxes low <= u <= high, x = residual + u @ out."""
+    N = len(low_NK)
+    T = head.unembed_DV.shape[1] - 1
+    centre_NK, radius_NK = Interval.between(low_NK, high_NK)
+    # The middle is rounded: the radius must still reach both ends.
+    radius_NK = radius_NK + np.finfo(float).eps * np.maximum(np.abs(low_NK), np.abs(high_NK))
+    result = MarginBounds(
+        low_NT=np.empty((N, T)),
+        high_NT=np.empty((N, T)),
+        middle_NT=np.empty((N, T)),
+        scale_low_N=np.empty(N),
+        scale_high_N=np.empty(N),
+    )
+    for target in range(RADIX):
+        of_target = np.flatnonzero(target_N == target)
+        for start in range(0, len(of_target), CHUNK):
+            rows = of_target[start : start + CHUNK]
+            R_NKD = out_NKD[rows]
+            x_ND = residual_ND[rows] + np.einsum("nk,nkd->nd", centre_NK[rows], R_NKD)
+            part = _one_target(head, _Rods(x_ND=x_ND, R_NKD=R_NKD, radius_NK=radius_NK[rows]), target)
+            for name, whole in vars(result).items():
+                whole[rows] = getattr(part, name)
+    return result
+
+
+def margins_at(
+    head: Head, residual_ND: Array, out_NKD: Array, y_NK: Array, target_N: NDArray[np.int64]
+) -> Array:
+    """True margins in logits against the other tokens at points: (N, V - 1)."""
+    point = margin_bounds(head, residual_ND, out_NKD, y_NK, y_NK, target_N)
+    scale_N = 0.5 * (point.scale_low_N + point.scale_high_N)
+    return point.middle_NT / scale_N[:, None]

@@ -1,0 +1,288 @@
+"""The decision over all pairs: proved, refuted with an exact count, or undecided.
+
+See docs/proof.md. Everything here is float64 with stated slacks; the independent checker turns a
+certificate of a proved model into a proof.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from adderlab.models.tables import Tables
+from adderlab.proof import union
+from adderlab.proof.boxes import OPEN, RIGHT, WRONG, raise_margins
+from adderlab.proof.extremes import pair_margins, to_digits
+from adderlab.proof.groups import Group
+from adderlab.proof.problem import Problem, problem_from_tables
+from adderlab.proof.search import Limits, search
+from adderlab.proof.steps import StepResult, Witness, decide_leaves, open_groups, witnesses
+
+Count = int | tuple[int, int]
+"""An exact number, or (low, high)."""
+WEAKEST = 48
+"""Leaves per step whose ends are tried as witnesses."""
+MARGIN_SHARE = 0.995
+"""The margin bound is sharpened until it reaches this share of the witness, if cuts can do it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Where a proof stands: the phase, how far, and how many inputs are open in the search."""
+
+    phase: Literal["leaves", "search", "union"]
+    done: int
+    total: int
+    open_inputs: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Margin:
+    """Smallest margin over all inputs and steps, in true logits: no smaller than ``bound`` (None if
+    no bound is known), and ``witness`` is attained by ``pair``."""
+
+    bound: float | None
+    witness: float
+    pair: tuple[int, int]
+    step: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What is known about all pairs of one model, in real arithmetic."""
+
+    verdict: Literal["proved", "refuted", "undecided"]
+    failing_pairs: Count
+    failing_by_step: tuple[Count, ...]
+    counterexample: tuple[int, int] | None
+    """A failing pair, confirmed by the real model where one was given."""
+    answer: int | None
+    """What the real model answered to the counterexample; None without a real model."""
+    margin: Margin
+    reason: str
+    """Why a count is a bracket or the verdict is open; empty otherwise."""
+    seconds: float
+    leaves: int
+    cells: int
+    """Cells bounded by the branch and bound."""
+    split_leaves: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proof:
+    """A verdict with the material for its certificate."""
+
+    verdict: Verdict
+    problem: Problem
+    results: tuple[StepResult, ...]
+    groups: tuple[Group, ...]
+    witnesses: tuple[Witness, ...]
+    """Real pairs with the smallest margins found, smallest first."""
+
+
+def prove(
+    tables: Tables,
+    *,
+    limits: Limits | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    confirm: Callable[[int, int], int] | None = None,
+) -> Verdict:
+    """Decide all pairs for the one model in ``tables``. ``confirm`` is the real model's greedy answer.
+
+    Raises ``UsageError`` for tables of more than one seed or with numbers that are not finite.
+    """
+    return prove_problem(
+        problem_from_tables(tables), limits=limits, progress=progress, confirm=confirm
+    ).verdict
+
+
+def prove_problem(
+    problem: Problem,
+    *,
+    limits: Limits | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    confirm: Callable[[int, int], int] | None = None,
+) -> Proof:
+    """As ``prove``, with the material of the certificate."""
+    limits = limits or Limits()
+    start = time.monotonic()
+    tell = progress or (lambda _: None)
+    results: list[StepResult] = []
+    for step in problem.steps:
+        tell(Progress(phase="leaves", done=len(results), total=len(problem.steps)))
+        results.append(decide_leaves(problem, step, limits))
+    tell(Progress(phase="leaves", done=len(results), total=len(problem.steps)))
+
+    found = sorted(
+        (w for result in results for w in witnesses(problem, result, WEAKEST)), key=lambda w: w.margin
+    )
+    goal = found[0].margin - (1 - MARGIN_SHARE) * abs(found[0].margin)
+    results = [
+        dataclasses.replace(r, decision=raise_margins(problem.head, r.boxes, r.decision, goal))
+        for r in results
+    ]
+    deadline = start + limits.seconds
+    groups = []
+    for group in (group for result in results for group in open_groups(problem, result)):
+        groups.append(group)
+        # With more open leaves than half the time can prepare, the rest stays open.
+        if time.monotonic() > start + limits.seconds / 2 or not limits.cells:
+            break
+    cells = search(
+        groups,
+        limits,
+        deadline,
+        lambda done, left: tell(
+            Progress(phase="search", done=done, total=limits.cells, open_inputs=left)
+        ),
+    )
+    found = sorted([*found, *_cell_witnesses(problem, groups)], key=lambda w: w.margin)
+
+    by_step = tuple(_failing(result, groups) for result in results)
+    tell(Progress(phase="union", done=0, total=1))
+    pairs, reason = _failing_pairs(problem, results, groups, by_step, limits.union_seconds)
+    verdict: Literal["proved", "refuted", "undecided"]
+    if pairs == 0:
+        verdict = "proved"
+    elif (pairs if isinstance(pairs, int) else pairs[0]) > 0 or found[0].margin < 0:
+        verdict = "refuted"
+    else:
+        verdict = "undecided"
+    counterexample, answer, doubt = _counterexample(found, confirm)
+    bound = _margin_bound(results, groups)
+    worst = found[0]
+    return Proof(
+        verdict=Verdict(
+            verdict=verdict,
+            failing_pairs=pairs,
+            failing_by_step=by_step,
+            counterexample=counterexample,
+            answer=answer,
+            margin=Margin(
+                bound=bound if np.isfinite(bound) else None,
+                witness=worst.margin,
+                pair=(worst.a, worst.b),
+                step=worst.step,
+            ),
+            reason=" ".join(part for part in (reason, doubt) if part),
+            seconds=time.monotonic() - start,
+            leaves=sum(result.step.num_leaves for result in results),
+            cells=cells,
+            split_leaves=sum(len(group.leaf_rows) for group in groups),
+        ),
+        problem=problem,
+        results=tuple(results),
+        groups=tuple(groups),
+        witnesses=tuple(found),
+    )
+
+
+def _failing(result: StepResult, groups: list[Group]) -> Count:
+    mine = [group for group in groups if group.step.index == result.step.index]
+    low = result.inputs(WRONG) + sum(group.inputs[WRONG] for group in mine)
+    # Leaves that no group took up, for want of time, are open too.
+    left = result.inputs(OPEN) - sum(group.inputs[RIGHT] + group.inputs[WRONG] for group in mine)
+    return (low, low + left) if left else low
+
+
+def _failing_pairs(
+    problem: Problem,
+    results: list[StepResult],
+    groups: list[Group],
+    by_step: tuple[Count, ...],
+    seconds: float,
+) -> tuple[Count, str]:
+    """Pairs that fail at one step or more, and why the number is a bracket if it is."""
+    everything = problem.geometry.num_pairs
+    left = sum(count[1] - count[0] for count in by_step if isinstance(count, tuple))
+    families = []
+    for result in results:
+        wrong = [union.leaf_patterns(result.step, result.leaves, result.decision.status_N == WRONG)]
+        wrong += [
+            union.patterns(part.cells.digits_NS, part.cells.carry_NC)
+            for group in groups
+            if group.step.index == result.step.index
+            for part in group.decided
+            if part.status == WRONG
+        ]
+        families.append(np.concatenate(wrong))
+    low, high = union.union_size(families, seconds)
+    reasons = []
+    if left:
+        reasons.append(f"{left} cases (pair and step) were still open when the search stopped.")
+    if low < high:
+        # The exact union of whole leaves may say more than the overlaps that could be worked out.
+        status = [result.decision.status_N for result in results]
+        leaves_low = union.leaf_union(problem.steps, [s == WRONG for s in status])
+        leaves_high = union.leaf_union(problem.steps, [s != RIGHT for s in status])
+        in_cells = sum(group.inputs[WRONG] for group in groups)
+        low = max(low, leaves_low)
+        high = min(high, leaves_low + in_cells, leaves_high)
+    if low < high:
+        reasons.append("Too many regions fail at several steps to count each pair once.")
+    high = min(high + left, everything)
+    return (low if low == high else (low, high)), " ".join(reasons)
+
+
+def _margin_bound(results: list[StepResult], groups: list[Group]) -> float:
+    """Lower bound of the margin over all inputs; leaves proved by splitting count with their cells."""
+    bound = np.inf
+    for result in results:
+        margin_N = result.decision.margin_N.copy()
+        for group in groups:
+            if group.step.index == result.step.index and group.inputs[OPEN] == 0:
+                best = np.full(len(group.leaf_rows), np.inf)
+                for part in group.decided:
+                    np.minimum.at(best, part.cells.leaf_N, part.margin_N)
+                # Right cells are not kept beside wrong ones, but their margins are positive.
+                best[np.isinf(best)] = 0.0
+                margin_N[group.leaf_rows] = np.maximum(margin_N[group.leaf_rows], best)
+        bound = min(bound, float(margin_N.min()))
+    return bound
+
+
+def _cell_witnesses(problem: Problem, groups: list[Group], count: int = 16) -> list[Witness]:
+    """Real pairs from the wrong cells of every group, those with the lowest margin bounds."""
+    found = []
+    for group in groups:
+        wrong = [part for part in group.decided if part.status == WRONG]
+        if not wrong:
+            continue
+        margin_N = np.concatenate([part.margin_N for part in wrong])
+        rows = np.argsort(margin_N, kind="stable")[:count]
+        pairs = union.some_pairs(
+            np.concatenate([part.cells.digits_NS for part in wrong])[rows],
+            np.concatenate([part.cells.carry_NC for part in wrong])[rows],
+        )
+        step = problem.steps[group.step.index]
+        margins = pair_margins(problem, step, *(to_digits(p, problem.columns) for p in pairs))
+        found += [
+            Witness(margin=margin, step=step.index, a=a, b=b)
+            for margin, a, b in zip(margins.tolist(), *pairs, strict=True)
+        ]
+    return found
+
+
+def _counterexample(
+    found: list[Witness], confirm: Callable[[int, int], int] | None, attempts: int = 200
+) -> tuple[tuple[int, int] | None, int | None, str]:
+    """The failing pair with the lowest margin that the real model truly gets wrong."""
+    failing = [w for w in found if w.margin < 0]
+    if not failing:
+        return None, None, ""
+    if confirm is None:
+        return (failing[0].a, failing[0].b), None, ""
+    for w in failing[:attempts]:
+        answer = confirm(w.a, w.b)
+        if answer != w.a + w.b:
+            return (w.a, w.b), answer, ""
+    return (
+        None,
+        None,
+        "The real model answers every witness tried rightly: the failures are within its rounding.",
+    )

@@ -1,0 +1,287 @@
+"""Python source of one model's forward pass, specialised to its configuration.
+
+The model of a submission file is one class, ``Adder``: a table of weights as parameters, and a method
+for every stage of ``adderlab.models.transformer`` in the same order of operations.
+"""
+
+from __future__ import annotations
+
+import math
+
+from torch import nn
+
+from adderlab.models.attention import SHARED_FACTORS, Attention
+from adderlab.models.config import SPECIALS
+from adderlab.models.mlp import MLP
+from adderlab.models.positions import (
+    ColumnPositions,
+    LearnedColumns,
+    LowRankPositionTable,
+    PositionTable,
+)
+from adderlab.models.tokens import TokenArc
+from adderlab.models.transformer import Block, Transformer
+from adderlab.publish.naming import expressions
+from adderlab.publish.parts import Code, applied, operand
+from adderlab.task.digits import OPERAND_DIGITS
+
+ROTARY = '''
+def rotary(x):
+    """Rotary positions (arXiv 2104.09864) of base {theta:g}, on pairs of {which}."""
+    position = torch.arange(x.shape[-2], dtype=torch.float64)
+    frequency = [{theta!r} ** (-2 * g / {width}) for g in range({pairs})]
+    angle = position[:, None] * torch.tensor(frequency, dtype=torch.float64)
+    cos, sin = angle.cos().to(x), angle.sin().to(x)
+    first, second = {split}
+    turned = (first * cos - second * sin, first * sin + second * cos)
+    return {join}
+'''
+
+
+def adder_class(model: Transformer) -> tuple[list[str], Code]:
+    """(lines of the class ``Adder``, the helpers and imports it needs).
+
+    Raises ``UsageError`` for a model with a part that cannot be written.
+    """
+    code = Code(expressions(model))
+    layers = model.config.n_layer > 1
+    methods = [
+        _method("forward(self, tokens)", *_forward(model, code)),
+        *_tables(model, code),
+        _method(_signature("attention", layers), None, _attention(model.block(0).attn, code)),
+        _method(_signature("mlp", layers), None, _mlp(model.block(0).mlp, code)),
+    ]
+    return [line for method in methods for line in ["", *method]], code
+
+
+def _method(signature: str, docstring: str | None, body: list[str]) -> list[str]:
+    lines = [f"    def {signature}:"]
+    if docstring:
+        lines.append(f'        """{docstring}"""')
+    return lines + [f"        {line}" for line in body]
+
+
+def _signature(name: str, layers: bool) -> str:
+    return f"{name}(self, x, layer)" if layers else f"{name}(self, x)"
+
+
+def _forward(model: Transformer, code: Code) -> tuple[str, list[str]]:
+    config = model.config
+    lines = _embedded(model, code)
+    if config.repeat_mix:
+        gain = code.weight(model.repeat_gain)
+        through = [
+            "once = x",
+            *_blocks(model, code, "once"),
+            "twice = once",
+            *_blocks(model, code, "twice"),
+        ]
+        lines += [*through, f"x = once + {gain} * (twice - once)"]
+    else:
+        lines += _blocks(model, code, "x")
+    lines.append(f"x = {applied(model.ln_f, 'x', code)}")
+    if model.head_proj is not None:
+        read = applied(model.head_proj, "x", code)
+    else:
+        read = "x" if config.token_dim is None else f"x[..., :{config.token_width}]"
+    lines.append(f"return {code.function('linear')}({read}, {_token_table(model, code)})")
+    vocabulary = config.token_layout.vocab_size
+    return f"Tokens (batch, length) -> logits (batch, length, {vocabulary}).", lines
+
+
+def _blocks(model: Transformer, code: Code, x: str) -> list[str]:
+    block: Block = model.block(0)
+    layer = ", layer" if model.config.n_layer > 1 else ""
+    lines = [
+        f"{x} = {x} + self.attention({applied(block.ln1, x, code)}{layer})",
+        f"{x} = {x} + self.mlp({applied(block.ln2, x, code)}{layer})",
+    ]
+    if not layer:
+        return lines
+    return ["for layer in self.layers:", *(f"    {line}" for line in lines)]
+
+
+def _embedded(model: Transformer, code: Code) -> list[str]:
+    config, tokens = model.config, f"{_token_table(model, code)}[tokens]"
+    rest = config.d_model - config.token_width
+    if model.pos_emb is None:
+        return [f"x = {code.function('pad')}({tokens}, (0, {rest}))" if rest else f"x = {tokens}"]
+    positions = _positions(model, code)
+    if config.token_dim is None:
+        return [f"x = {tokens} + {positions}"]
+    return [
+        f"positions = {operand(positions)}.expand(tokens.shape[0], -1, -1)",
+        f"x = torch.cat([{tokens}, positions], -1)",
+    ]
+
+
+def _token_table(model: Transformer, code: Code) -> str:
+    if isinstance(model.token_emb, TokenArc):
+        return "self.token_table()"
+    return code.weight(model.token_emb.weight)
+
+
+def _positions(model: Transformer, code: Code) -> str:
+    """The rows of the positions that are read, (length, width)."""
+    part, read = model.pos_emb, "[: tokens.shape[1]]"
+    if isinstance(part, PositionTable):
+        return code.weight(part.weight) + read
+    if isinstance(part, LowRankPositionTable):
+        return f"{code.weight(part.A)}{read} @ {code.weight(part.B)}"
+    assert isinstance(part, ColumnPositions)
+    return f"self.position_table(){read}"
+
+
+def _tables(model: Transformer, code: Code) -> list[list[str]]:
+    """The methods that make the token or position table from fewer numbers."""
+    methods = []
+    if isinstance(model.token_emb, TokenArc):
+        part = model.token_emb
+        radius = code.weight(part.radius)
+        sine = radius if part.sine_radius is None else code.weight(part.sine_radius)
+        lines = [
+            f"token = torch.arange({part.vocab_size})",
+            f"angle = {code.weight(part.start)} + token * {code.weight(part.stride)}",
+            "cos, sin = angle.cos(), angle.sin()",
+            f"return torch.stack([{radius} * cos, {sine} * sin], 1)",
+        ]
+        methods.append(_method("token_table(self)", "Token t at start + t * stride on an arc.", lines))
+    if isinstance(model.pos_emb, ColumnPositions):
+        docstring = "The same row for column j of both numbers and of the sum."
+        methods.append(_method("position_table(self)", docstring, _column_table(model.pos_emb, code)))
+    return methods
+
+
+def _column_table(part: ColumnPositions, code: Code) -> list[str]:
+    """Rows of all positions: runs of the ten columns, and single special rows between."""
+    lines = _columns(part, code)
+    pieces, rows = [], list(part.row_of_position)
+    ascending = list(range(OPERAND_DIGITS))
+    if part.learned_specials:
+        shared = len(part.learned_specials) == 1
+        left = part.learned_specials[0] if shared else ", ".join(part.learned_specials)
+        lines.append(f"{left} = {code.weight(part.special)}" + ("" if shared else ".split(1)"))
+    while rows:
+        if rows[:OPERAND_DIGITS] in (ascending, ascending[::-1]):
+            pieces.append("columns" if rows[0] == 0 else "columns.flip(0)")
+            rows = rows[OPERAND_DIGITS:]
+            continue
+        special = SPECIALS[rows.pop(0) - OPERAND_DIGITS]
+        pieces.append(special if special in part.learned_specials else "zero")
+    if "zero" in pieces:
+        lines.append(f"zero = torch.zeros(1, {part.width})")
+    return [*lines, f"return torch.cat([{', '.join(pieces)}])"]
+
+
+def _columns(part: ColumnPositions, code: Code) -> list[str]:
+    columns = part.columns
+    if isinstance(columns, LearnedColumns):
+        return [f"columns = {code.weight(columns.weight)}"]
+    if columns.learned:
+        values = [code.weight(getattr(columns, name)) for name in columns.NAMES]
+        kind, end = "", ""
+    else:
+        # In float64 and then rounded, as the checkpoint's own model has it.
+        values = [repr(value) if value else "" for value in columns.start]
+        kind, end = ", dtype=torch.float64", ".float()"
+    amplitude, phase, slope, offset = values
+    code.needs_math = True
+    angle = f"column * (2 * math.pi / {OPERAND_DIGITS})" + (f" + {phase}" if phase else "")
+    height = f"{slope or '0'} * column" + (f" + {offset}" if offset else "")
+    scale = f"{amplitude or '0'} * "
+    return [
+        f"column = torch.arange({OPERAND_DIGITS}{kind})",
+        f"angle = {angle}",
+        f"circle = {scale}angle.cos(), {scale}angle.sin()",
+        f"columns = torch.stack([*circle, {height}], 1){end}",
+    ]
+
+
+def _attention(part: Attention, code: Code) -> list[str]:
+    config = part.config
+    H, G, K = config.n_head, config.kv_heads, config.key_width
+    lines = _projections(part, code)
+    if H > 1:
+        for name, heads in (("query", H), ("key", G), ("value", G)):
+            lines.append(f"{name} = {name}.unflatten(-1, ({heads}, -1)).transpose(1, 2)")
+    if config.qk_norm != "none":
+        lines.append(f"query = {applied(part.q_norm, 'query', code)}")
+        lines.append(f"key = {applied(part.k_norm, 'key', code)}")
+    if config.rope_theta is not None:
+        rotary = code.helper("rotary", _rotary(config.rope_theta, K, config.rope_pairs))
+        lines.append(f"query, key = {rotary}(query), {rotary}(key)")
+    if G < H:
+        repeat = f"repeat_interleave({H // G}, 1)"
+        lines.append(f"key, value = key.{repeat}, value.{repeat}")
+    root = math.isqrt(K)
+    scale = str(root)
+    if root * root != K:
+        code.needs_math, scale = True, f"math.sqrt({K})"
+    if K > 1:
+        lines.append(f"score = query @ key.transpose(-2, -1) / {scale}")
+    else:
+        lines.append("score = query @ key.transpose(-2, -1)")
+    lines += [
+        "future = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu(1)",
+        'weight = score.masked_fill(future, float("-inf")).softmax(-1)',
+    ]
+    mixed = "weight @ value" if H == 1 else "(weight @ value).transpose(1, 2).flatten(2)"
+    result = applied(part.proj, mixed, code)
+    return [*lines, *code.take_lines(), f"return {result}"]
+
+
+def _projections(part: Attention, code: Code) -> list[str]:
+    """Statements that set query, key and value, (batch, length, width) each."""
+    config, tie = part.config, part.config.tie_qkv
+    if tie == "none":
+        return [f"query, key, value = {operand(applied(part.qkv, 'x', code))}.chunk(3, -1)"]
+    if part.map_names is None:
+        sources = [
+            f"x @ {code.weight(getattr(part, A))} @ {code.weight(getattr(part, B))}"
+            for A, B in SHARED_FACTORS[tie]
+        ]
+    else:
+        qk, value = (_read(c, config.d_model) for c in (part.qk_channels, part.value_channels))
+        query_name, key_name, value_name = part.map_names
+        sources = [
+            applied(getattr(part, query_name), qk, code),
+            applied(getattr(part, key_name), qk, code),
+            applied(getattr(part, value_name), value, code),
+        ]
+    lines = code.take_lines()
+    known: dict[str, str] = {}
+    for name, source in zip(("query", "key", "value"), sources, strict=True):
+        lines.append(f"{name} = {known.get(source, source)}")
+        known.setdefault(source, name)
+    return lines
+
+
+def _read(channels: range, width: int) -> str:
+    if len(channels) == width:
+        return "x"
+    start, stop = channels.start or "", "" if channels.stop == width else channels.stop
+    return f"x[..., {start}:{stop}]"
+
+
+def _rotary(theta: float, width: int, pairs: str) -> str:
+    halves = pairs == "halves"
+    return ROTARY.format(
+        theta=theta,
+        which="coordinates half the width apart" if halves else "neighbouring coordinates",
+        width=width,
+        pairs=width // 2,
+        split="x.chunk(2, -1)" if halves else "x[..., 0::2], x[..., 1::2]",
+        join="torch.cat(turned, -1)" if halves else "torch.stack(turned, -1).flatten(-2)",
+    )
+
+
+def _mlp(part: MLP, code: Code) -> list[str]:
+    up = applied(part.fc1, "x", code)
+    if part.activation == "swiglu":
+        assert isinstance(part.gate, nn.Module)
+        gate = applied(part.gate, "x", code)
+        hidden = code.let("hidden", f"{code.function('silu')}({gate}) * {operand(up)}")
+    else:
+        hidden = f"{code.function(part.activation)}({up})"
+    result = applied(part.fc2, hidden, code)
+    return [*code.take_lines(), f"return {result}"]

@@ -1,0 +1,203 @@
+"""Two runs or more side by side: success rates, steps to grok, settings that differ.
+
+Every run is compared with the first one named. Methods and their limits: docs/statistics.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from adderlab.errors import Failure
+from adderlab.evaluation.intervals import Rate, wilson
+from adderlab.report.evidence import RunEvidence, flat_settings
+from adderlab.report.findings import success_rate
+
+ENVIRONMENT = ("device", "device_name", "cpu", "torch", "adderlab", "engine")
+"""Entries of environment.json that may change a result."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grokking:
+    """Steps to grok over the seeds of a run: right-censored where a seed did not."""
+
+    reached: tuple[int, ...]
+    """First step evaluated at 99% exact match or more, of the seeds that got there, ascending."""
+    censored: tuple[int, ...]
+    """Last step evaluated, of the others, ascending."""
+
+    @property
+    def median(self) -> float | None:
+        """Kaplan-Meier median: the step by which half the seeds have grokked; None if never."""
+        left, alive = 1.0, len(self.reached) + len(self.censored)
+        events = sorted([(s, 0) for s in self.reached] + [(s, 1) for s in self.censored])
+        for step, censored in events:
+            if not censored:
+                left *= 1 - 1 / alive
+                if left <= 0.5 + 1e-12:
+                    return float(step)
+            alive -= 1
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contrast:
+    """One run against the first."""
+
+    difference: float
+    """Its success rate minus the first run's."""
+    low: float
+    high: float
+    """95% interval of the difference (Newcombe 1998, method 10, from the Wilson intervals)."""
+    fisher_p: float
+    """Two-sided Fisher exact test of equal success rates."""
+    log_rank_p: float | None
+    """Two-sided log-rank test of equal steps to grok; None where no seed of either run grokked."""
+    fisher_holm_p: float
+    """``fisher_p`` corrected for the number of runs compared (Holm 1979)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """One run of a comparison; ``contrast`` is None for the first."""
+
+    name: str
+    rate: Rate
+    grokking: Grokking
+    contrast: Contrast | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    runs: tuple[Compared, ...]
+    differing: tuple[tuple[str, tuple[Any, ...]], ...]
+    """(setting, its value in every run), for those that are not the same everywhere."""
+
+
+def compare(runs: Sequence[RunEvidence]) -> Comparison:
+    """Compare at least two runs. Raises ``Failure`` for one without evaluations."""
+    assert len(runs) >= 2
+    for run in runs:
+        if not run.stories:
+            why = run.problems[0] if run.problems else "it has no evaluation"
+            raise Failure(f"{run.path} cannot be compared: {why}")
+    rates = [_rate(run) for run in runs]
+    grokking = [steps_to_grok(run) for run in runs]
+    p_values = [fisher(rates[0], rate) for rate in rates[1:]]
+    corrected = holm(p_values)
+    contrasts: list[Contrast | None] = [None]
+    for rate, grok, p, holm_p in zip(rates[1:], grokking[1:], p_values, corrected, strict=True):
+        low, high = newcombe(rates[0], rate)
+        contrasts.append(
+            Contrast(
+                difference=rate.value - rates[0].value,
+                low=low,
+                high=high,
+                fisher_p=p,
+                log_rank_p=log_rank(grokking[0], grok),
+                fisher_holm_p=holm_p,
+            )
+        )
+    compared = [
+        Compared(name=name, rate=rate, grokking=grok, contrast=contrast)
+        for name, rate, grok, contrast in zip(
+            unique_names(runs), rates, grokking, contrasts, strict=True
+        )
+    ]
+    return Comparison(runs=tuple(compared), differing=differing_settings(runs))
+
+
+def _rate(run: RunEvidence) -> Rate:
+    rate = success_rate(run)
+    assert rate is not None
+    return rate
+
+
+def unique_names(runs: Sequence[RunEvidence]) -> list[str]:
+    """Names to show: the runs' own, or their paths where two runs share a name."""
+    names = [run.name for run in runs]
+    return [
+        name if names.count(name) == 1 else str(run.path) for name, run in zip(names, runs, strict=True)
+    ]
+
+
+def steps_to_grok(run: RunEvidence) -> Grokking:
+    """When each seed first reached 99%, or how long it was watched in vain."""
+    reached = sorted(story.grokked_at for story in run.stories if story.grokked_at is not None)
+    censored = sorted(story.last.step for story in run.stories if story.grokked_at is None)
+    return Grokking(reached=tuple(reached), censored=tuple(censored))
+
+
+def fisher(first: Rate, second: Rate) -> float:
+    """Two-sided p-value of Fisher's exact test (R. A. Fisher, 1935)."""
+    from scipy.stats import fisher_exact
+
+    table = [[rate.count, rate.n - rate.count] for rate in (first, second)]
+    return float(fisher_exact(table).pvalue)  # type: ignore[attr-defined]
+
+
+def log_rank(first: Grokking, second: Grokking) -> float | None:
+    """Two-sided p-value of the log-rank test (Mantel 1966); None if no seed of either grokked."""
+    from scipy.stats import CensoredData, logrank
+
+    if not first.reached and not second.reached:
+        return None
+    samples = [
+        CensoredData(uncensored=np.array(g.reached), right=np.array(g.censored)) for g in (first, second)
+    ]
+    p = float(logrank(samples[0], samples[1]).pvalue)
+    return p if math.isfinite(p) else None
+
+
+def newcombe(first: Rate, second: Rate) -> tuple[float, float]:
+    """95% interval of the second rate minus the first, from their Wilson intervals.
+
+    Newcombe, Statistics in Medicine 17 (1998), 873-890, method 10.
+    """
+    a, b = (wilson(rate.count, rate.n) for rate in (first, second))
+    difference = b.value - a.value
+    down = math.hypot(b.value - b.low, a.high - a.value)
+    up = math.hypot(b.high - b.value, a.value - a.low)
+    return difference - down, difference + up
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values corrected for their number, in the order given (Holm 1979)."""
+    order = sorted(range(len(p_values)), key=lambda k: p_values[k])
+    corrected, highest = [0.0] * len(p_values), 0.0
+    for rank, k in enumerate(order):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[k]))
+        corrected[k] = highest
+    return corrected
+
+
+def differing_settings(runs: Sequence[RunEvidence]) -> tuple[tuple[str, tuple[Any, ...]], ...]:
+    """Settings of model, recipe, seeds and environment that are not the same in every run."""
+    tables = [
+        flat_settings(run)
+        | {"seeds": _seeds_text(run)}
+        | {f"environment.{key}": run.environment.get(key) for key in ENVIRONMENT}
+        for run in runs
+    ]
+    names = dict.fromkeys(name for table in tables for name in table)
+    rows = [(name, tuple(table.get(name) for table in tables)) for name in names]
+    return tuple(row for row in rows if any(value != row[1][0] for value in row[1]))
+
+
+def _seeds_text(run: RunEvidence) -> str:
+    return seeds_text(run.config.seeds) if run.config else "not recorded"
+
+
+def seeds_text(seeds: Sequence[int]) -> str:
+    """0-63, or 43,44: as ``--seeds`` takes them."""
+    parts: list[list[int]] = []
+    for seed in seeds:
+        if parts and seed == parts[-1][1] + 1:
+            parts[-1][1] = seed
+        else:
+            parts.append([seed, seed])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in parts)

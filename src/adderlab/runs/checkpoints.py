@@ -1,0 +1,316 @@
+"""Checkpoints: one model's weights, its settings and where they come from.
+
+Read: ours, the published 456-parameter program's (R456) ``.pt``, MicroAdder's ``.pt``, MLX-named
+``.npz``, our ``.safetensors``. Written: a ``.pt`` that R456's own program reads as well (its keys,
+its names, the tied head included; ours beside them under ``adderlab``), and ``.safetensors``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from adderlab import __version__, schema
+from adderlab.errors import Failure, UsageError
+from adderlab.models.config import ModelConfig
+from adderlab.models.transformer import Transformer, build_model
+from adderlab.runs import r456
+from adderlab.runs.atomic import write_bytes, write_torch
+from adderlab.runs.fitting import check_parameters, parameter_shapes, untied
+from adderlab.runs.weights import (
+    check_npz,
+    container_of,
+    read_safetensors,
+    read_torch,
+    read_weight_file,
+)
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Checkpoint:
+    """A snapshot of one model. ``params`` is copied, as float32 on the CPU.
+
+    ``params`` has no seed axis and holds tied parameters once, under the first of their names.
+    ``val_exact`` is NaN where the file does not say. ``origin`` is the program that trained the
+    weights: adderlab, r456, microadder or mlx.
+    """
+
+    config: ModelConfig
+    params: dict[str, Tensor]
+    recipe: dict[str, Any]
+    """Plain JSON values: ours, or the foreign program's settings under its own names."""
+    step: int
+    val_exact: float
+    seed: int | None = None
+    origin: str = "adderlab"
+    path: Path | None = None
+
+    def __post_init__(self) -> None:
+        shapes = parameter_shapes(self.config)
+        assert {name: tuple(t.shape) for name, t in self.params.items()} == shapes
+        copies = {
+            name: self.params[name].detach().to("cpu", torch.float32, copy=True).contiguous()
+            for name in shapes
+        }
+        object.__setattr__(self, "params", copies)
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(tensor.numel() for tensor in self.params.values())
+
+    @property
+    def weights_sha256(self) -> str:
+        """SHA-256 over, for each name in sorted order: ``NAME:ROWSxCOLUMNS`` and a newline in
+        ASCII, then the numbers in row-major order as little-endian float32."""
+        digest = hashlib.sha256()
+        for name in sorted(self.params):
+            tensor = self.params[name]
+            digest.update(f"{name}:{'x'.join(map(str, tensor.shape))}\n".encode())
+            digest.update(tensor.numpy().astype("<f4").tobytes())
+        return digest.hexdigest()
+
+    def stacked(self) -> dict[str, Tensor]:
+        """The parameters of a population of one: every tensor with the seed axis in front."""
+        return {name: tensor[None] for name, tensor in self.params.items()}
+
+    def model(self) -> Transformer:
+        """The readable model with these weights."""
+        model = build_model(self.config, seed=0)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(self.params[name])
+        return model.eval()
+
+
+def load_checkpoint(path: Path | str) -> Checkpoint:
+    """Read a checkpoint of any known program; the format is found from the content.
+
+    Raises ``UsageError`` if there is no such file, ``Failure`` for a file that is damaged, holds
+    code, or does not fit its own settings.
+    """
+    path = Path(path)
+    data = read_weight_file(path)
+    container = container_of(data, path)
+    try:
+        if container == "npz":
+            check_npz(data, path)
+            return _load_mlx(path)
+        if container == "safetensors":
+            return _load_safetensors(data, path)
+        payload = read_torch(data, path)
+        if "model_state_dict" in payload:
+            return _load_microadder(payload, path)
+        if "model_state" in payload:
+            return _load_r456(payload, path)
+    except UsageError as error:
+        # Settings that come from a file are the file's trouble, not the command's.
+        raise Failure(f"{path} does not fit: {error}; fetch or save it again") from error
+    entries = ", ".join(payload)[:200] or "none"
+    raise Failure(
+        f"{path} is no checkpoint this program knows: it has the entries {entries}, "
+        "but neither model_state nor model_state_dict"
+    )
+
+
+def save_checkpoint(path: Path | str, checkpoint: Checkpoint) -> None:
+    """Write a ``.pt``, atomically. R456's program reads it if the model is of its family.
+
+    Weights that are not finite are written as they are (a diverged run can be looked at elsewhere);
+    ``load_checkpoint`` refuses them. Raises ``Failure``.
+    """
+    config = checkpoint.config
+    payload = {
+        "model_state": dict(checkpoint.model().state_dict()),
+        "model_config": r456.model_to_dict(config),
+        "train_config": r456.train_config(checkpoint.recipe, checkpoint.seed),
+        "step": checkpoint.step,
+        "val_exact": checkpoint.val_exact,
+        "params": checkpoint.num_parameters,
+        "adderlab": _our_entry(checkpoint),
+    }
+    write_torch(path, payload)
+
+
+def save_safetensors(path: Path | str, checkpoint: Checkpoint) -> None:
+    """Write a ``.safetensors``, atomically: the parameters once each, all else in its metadata
+    under ``adderlab``. Raises ``Failure``."""
+    entry = _our_entry(checkpoint) | {
+        "step": checkpoint.step,
+        "val_exact": None if math.isnan(checkpoint.val_exact) else checkpoint.val_exact,
+    }
+    metadata = {"format": "pt", "adderlab": json.dumps(entry, sort_keys=True)}
+    write_bytes(path, safetensors.torch.save(checkpoint.params, metadata))
+
+
+def _our_entry(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "version": __version__,
+        "config": schema.to_dict(checkpoint.config),
+        "recipe": _plain(checkpoint.recipe),
+        "seed": checkpoint.seed,
+        "origin": checkpoint.origin,
+        "weights_sha256": checkpoint.weights_sha256,
+    }
+
+
+def _plain(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Through JSON, so that only what every format can hold gets in."""
+    return json.loads(json.dumps(recipe, default=str, skipkeys=True))
+
+
+_OUR_KEYS = ("schema_version", "version", "config", "recipe", "seed", "origin", "weights_sha256")
+_R456_KEYS = ("model_state", "model_config", "train_config", "step", "val_exact", "params")
+
+
+def _load_r456(payload: dict[str, Any], path: Path) -> Checkpoint:
+    """R456's own files, and ours, which are a superset."""
+    _require(payload, _R456_KEYS, path)
+    config = r456.model_from_dict(payload["model_config"])
+    recipe = _plain(_typed(payload, "train_config", dict, path))
+    about = _About(config=config, recipe=recipe, seed=_seed(recipe), origin="r456")
+    if "adderlab" in payload:
+        about = _read_our_entry(_typed(payload, "adderlab", dict, path), path)
+        if r456.model_to_dict(about.config) != r456.model_to_dict(config):
+            raise Failure(f"{path}: model_config and adderlab.config disagree; fetch or save it again")
+    return _checked(
+        about,
+        untied(about.config, _typed(payload, "model_state", dict, path), path),
+        path,
+        step=_typed(payload, "step", int, path),
+        val_exact=float(_typed(payload, "val_exact", (int, float), path)),
+    )
+
+
+def _load_safetensors(data: bytes, path: Path) -> Checkpoint:
+    tensors, metadata = read_safetensors(data, path)
+    if "adderlab" not in metadata:
+        raise Failure(
+            f"{path} does not say what model it holds (no adderlab metadata); "
+            "convert it where it was made, or name its .pt"
+        )
+    try:
+        entry = json.loads(metadata["adderlab"])
+    except (ValueError, RecursionError) as error:
+        raise Failure(f"{path}: its adderlab metadata is not JSON; fetch or save it again") from error
+    if not isinstance(entry, dict):
+        raise Failure(f"{path}: its adderlab metadata is no table; fetch or save it again")
+    _require(entry, ("step", "val_exact"), path)
+    about = _read_our_entry(entry, path, also=("step", "val_exact"))
+    exact = entry["val_exact"]
+    return _checked(
+        about,
+        tensors,
+        path,
+        step=_typed(entry, "step", int, path),
+        val_exact=math.nan if exact is None else float(_typed(entry, "val_exact", (int, float), path)),
+    )
+
+
+def _load_microadder(payload: dict[str, Any], path: Path) -> Checkpoint:
+    from adderlab.runs.microadder import read_microadder
+
+    try:
+        config, params = read_microadder(path)
+    except RuntimeError as error:  # PyTorch's word for tensors whose shapes do not go together
+        raise Failure(f"{path} holds weights of the wrong shape; fetch or save it again") from error
+    metrics, args = payload.get("metrics"), payload.get("args")
+    exact = metrics.get("exact_match") if isinstance(metrics, dict) else None
+    recipe = _plain(args) if isinstance(args, dict) else {}
+    return _checked(
+        _About(config=config, recipe=recipe, seed=_seed(recipe), origin="microadder"),
+        params,
+        path,
+        step=_typed(payload, "step", int, path) if "step" in payload else 0,
+        val_exact=float(exact) if isinstance(exact, (int, float)) else math.nan,
+    )
+
+
+def _load_mlx(path: Path) -> Checkpoint:
+    from adderlab.runs.mlx import read_mlx
+
+    config, params = read_mlx(path)
+    about = _About(config=config, recipe={}, seed=None, origin="mlx")
+    return _checked(about, params, path, step=0, val_exact=math.nan)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _About:
+    """What a file says about its weights."""
+
+    config: ModelConfig
+    recipe: dict[str, Any]
+    seed: int | None
+    origin: str
+    weights_sha256: str | None = None
+    """None where the file's program records none."""
+
+
+def _read_our_entry(entry: Mapping[str, Any], path: Path, also: tuple[str, ...] = ()) -> _About:
+    version = entry.get("schema_version")
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise Failure(
+            f"{path} was written by a newer adderlab (schema {version}, this one reads up to "
+            f"{SCHEMA_VERSION}); upgrade with pip install -U adderlab"
+        )
+    _require(entry, _OUR_KEYS, path)
+    unknown = [key for key in entry if key not in (*_OUR_KEYS, *also)]
+    if unknown:
+        raise Failure(f"{path}: adderlab has no entry {unknown[0]!r}; fetch or save it again")
+    return _About(
+        config=schema.from_dict(ModelConfig, entry["config"], "adderlab.config"),
+        recipe=_typed(entry, "recipe", dict, path),
+        seed=None if entry["seed"] is None else _typed(entry, "seed", int, path),
+        origin=_typed(entry, "origin", str, path),
+        weights_sha256=_typed(entry, "weights_sha256", str, path),
+    )
+
+
+def _seed(recipe: Mapping[str, Any]) -> int | None:
+    seed = recipe.get("seed")
+    return seed if isinstance(seed, int) else None
+
+
+def _require(table: Mapping[str, Any], keys: tuple[str, ...], path: Path) -> None:
+    missing = [key for key in keys if key not in table]
+    if missing:
+        raise Failure(f"{path} lacks the entry {missing[0]!r}; fetch or save it again")
+
+
+def _typed(table: Mapping[str, Any], key: str, kind: type | tuple[type, ...], path: Path) -> Any:
+    value = table[key]
+    if not isinstance(value, kind) or isinstance(value, bool):
+        shown = repr(value)[:60]
+        raise Failure(f"{path}: the entry {key!r} has the wrong type ({shown}); fetch or save it again")
+    return value
+
+
+def _checked(
+    about: _About, params: Mapping[str, Any], path: Path, *, step: int, val_exact: float
+) -> Checkpoint:
+    """A ``Checkpoint`` whose parameters are exactly those of the config, all finite."""
+    check_parameters(about.config, params, path)
+    checkpoint = Checkpoint(
+        config=about.config,
+        params=dict(params),
+        recipe=about.recipe,
+        seed=about.seed,
+        step=step,
+        val_exact=val_exact,
+        origin=about.origin,
+        path=path,
+    )
+    if about.weights_sha256 not in (None, checkpoint.weights_sha256):
+        raise Failure(f"{path}: the weights do not match their checksum; fetch or save it again")
+    return checkpoint

@@ -1,0 +1,306 @@
+"""A run's folder: everything a run leaves behind, in the published program's form and more.
+
+results/runs/NAME/
+    config.json         model, recipe, seeds, command; written once, at the start
+    environment.json    versions, machine, device, git revision
+    metrics.csv         one row per evaluation; of a population the median over seeds
+    summary.json        how far the run is; rewritten at every evaluation
+    seeds.csv           one row per seed; rewritten at every evaluation
+    checkpoints/        best.pt and last.pt; of a population those of its best seed
+    seed_metrics.csv    population: one row per seed and evaluation
+    seed_0043/          population: a kept seed, as if it had been run alone
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from adderlab.errors import Failure, UsageError
+from adderlab.runs.atomic import (
+    append_text,
+    disk_failure,
+    make_folder,
+    read_json,
+    remove_leftovers,
+    write_json,
+    write_text,
+)
+from adderlab.runs.checkpoints import Checkpoint, save_checkpoint
+from adderlab.runs.lock import RunLock
+from adderlab.runs.metrics import (
+    METRIC_COLUMNS,
+    SEED_COLUMNS,
+    SEED_METRIC_COLUMNS,
+    Metrics,
+    SeedRow,
+    csv_lines,
+    median_metrics,
+    read_seed_metrics,
+)
+from adderlab.runs.run_config import RunConfig, read_config, write_config
+from adderlab.runs.summary import Status, read_summary, summarise
+
+RUN_FILES = (
+    "summary.json",
+    "seeds.csv",
+    "metrics.csv",
+    "seed_metrics.csv",
+    "checkpoints/best.pt",
+    "checkpoints/last.pt",
+    "state.pt",
+    "environment.json",
+    "config.json",
+)
+"""Everything a run writes into its folder. Deleted in this order: the summary first, so that what
+a kill leaves does not pass for a run; the config last, by which the folder is known as one."""
+
+_RESULTS = ("summary.json", "seeds.csv", "checkpoints/best.pt", "checkpoints/last.pt")
+
+
+__all__ = ["RUN_FILES", "RunConfig", "RunFolder", "Status", "read_config", "read_summary"]
+
+
+class RunFolder:
+    """A run being written. Holds the folder's lock until ``close`` (or the end of ``with``)."""
+
+    def __init__(self, path: Path | str, config: RunConfig, lock: RunLock | None) -> None:
+        """Use ``RunFolder.create`` or ``RunFolder.open``."""
+        self.path = Path(path)
+        self.config = config
+        self._lock = lock
+
+    @classmethod
+    def create(
+        cls,
+        path: Path | str,
+        config: RunConfig,
+        environment: Mapping[str, Any],
+        *,
+        overwrite: bool = False,
+    ) -> RunFolder:
+        """Start a run in a new folder, or in one whose run never reached an evaluation.
+
+        Raises ``UsageError`` if a run with results is there and ``overwrite`` is not set (with it,
+        that run's files are deleted) or if the folder is used for something else; ``Failure`` if
+        another process is writing there or the disk refuses.
+        """
+        path = Path(path)
+        make_folder(path)
+        lock = RunLock(path)
+        try:
+            _refuse_what_is_no_run(path)
+            if not overwrite:
+                _refuse_to_overwrite(path)
+            _delete_run(path)
+            folder = cls(path, config, lock)
+            folder._start(environment)
+        except BaseException:
+            lock.release()
+            raise
+        return folder
+
+    @classmethod
+    def open(cls, path: Path | str) -> RunFolder:
+        """Take up an existing run again, to write on.
+
+        Raises ``UsageError`` if there is none, ``Failure`` if another process is writing there or
+        its config cannot be read.
+        """
+        path = Path(path)
+        if not (path / "config.json").is_file():
+            raise UsageError(f"there is no run in {path} (no config.json); check the name")
+        lock = RunLock(path)
+        try:
+            config = read_config(path)
+            for folder in (path, path / "checkpoints", *_seed_paths(path)):
+                remove_leftovers(folder)
+            return cls(path, config, lock)
+        except BaseException:
+            lock.release()
+            raise
+
+    @property
+    def name(self) -> str:
+        """The run's name, or its folder's."""
+        return self.config.run_name or self.path.resolve().name
+
+    @property
+    def is_population(self) -> bool:
+        return len(self.config.seeds) > 1
+
+    def record(self, evaluations: Mapping[int, Metrics]) -> None:
+        """Append one step's evaluations, by seed. Raises ``Failure``."""
+        rows = list(evaluations.values())
+        if self.is_population:
+            lines = [[str(seed), *row.cells()] for seed, row in evaluations.items()]
+            append_text(self.path / "seed_metrics.csv", csv_lines(lines))
+            rows = [median_metrics(rows)]
+        append_text(self.path / "metrics.csv", csv_lines(row.cells() for row in rows))
+
+    def write_seeds(self, rows: Sequence[SeedRow]) -> None:
+        """Replace ``seeds.csv``. Raises ``Failure``."""
+        ordered = sorted(rows, key=lambda row: row.seed)
+        write_text(self.path / "seeds.csv", csv_lines([SEED_COLUMNS, *(row.cells() for row in ordered)]))
+
+    def write_summary(
+        self,
+        rows: Sequence[SeedRow],
+        *,
+        status: Status,
+        step: int,
+        elapsed_sec: float,
+        params: int,
+        success: Mapping[str, Any] | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Replace ``summary.json``: R456's seven keys, then ours.
+
+        ``success`` is the success rate with its interval as the evaluation room gives it (a table of
+        JSON values); ``extra`` is added as it is. Raises ``Failure``.
+        """
+        summary = summarise(
+            run_name=self.name,
+            model=self.config.model,
+            train_steps=self.config.train_steps,
+            seeds=len(self.config.seeds),
+            rows=rows,
+            status=status,
+            step=step,
+            elapsed_sec=elapsed_sec,
+            params=params,
+        )
+        more = dict(extra or {}) | ({} if success is None else {"success": dict(success)})
+        assert not set(more) & set(summary), set(more) & set(summary)
+        write_json(self.path / "summary.json", summary | more)
+
+    def save_best(self, checkpoint: Checkpoint) -> Path:
+        """Write ``checkpoints/best.pt`` and give its path. Raises ``Failure``."""
+        return self._save("best.pt", checkpoint)
+
+    def save_last(self, checkpoint: Checkpoint) -> Path:
+        """Write ``checkpoints/last.pt`` and give its path. Raises ``Failure``."""
+        return self._save("last.pt", checkpoint)
+
+    def seed_path(self, seed: int) -> Path:
+        """The folder of a kept seed of a population."""
+        return seed_folder(self.path, seed)
+
+    def keep_seeds(
+        self,
+        kept: Mapping[int, tuple[Checkpoint, Checkpoint]],
+        rows: Sequence[SeedRow],
+        *,
+        status: Status,
+        step: int,
+    ) -> None:
+        """Write one folder per kept seed of a population, from its (best, last) checkpoints and
+        what was recorded, as if the seed had been run alone. ``step`` is the run's last.
+        Raises ``Failure``."""
+        assert self.is_population
+        history = read_seed_metrics(self.path)
+        environment = read_json(self.path / "environment.json")
+        row_of = {row.seed: row for row in rows}
+        for seed, (best, last) in kept.items():
+            config = dataclasses.replace(self.config, seeds=(seed,), run_name="")
+            alone = RunFolder(self.seed_path(seed), config, lock=None)
+            alone._start(environment)
+            evaluations = history.get(seed, [])
+            lines = [METRIC_COLUMNS, *(metrics.cells() for metrics in evaluations)]
+            write_text(alone.path / "metrics.csv", csv_lines(lines))
+            alone.save_best(best)
+            alone.save_last(last)
+            alone.write_seeds([row_of[seed]])
+            alone.write_summary(
+                [row_of[seed]],
+                status=status,
+                step=evaluations[-1].step if evaluations else step,
+                elapsed_sec=evaluations[-1].elapsed_sec if evaluations else 0.0,
+                params=best.num_parameters,
+            )
+
+    def close(self) -> None:
+        """Give the lock back."""
+        if self._lock is not None:
+            self._lock.release()
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _start(self, environment: Mapping[str, Any]) -> None:
+        make_folder(self.path / "checkpoints")
+        write_config(self.path, self.config)
+        write_json(self.path / "environment.json", dict(environment))
+        write_text(self.path / "metrics.csv", csv_lines([METRIC_COLUMNS]))
+        if self.is_population:
+            write_text(self.path / "seed_metrics.csv", csv_lines([SEED_METRIC_COLUMNS]))
+
+    def _save(self, name: str, checkpoint: Checkpoint) -> Path:
+        path = self.path / "checkpoints" / name
+        save_checkpoint(path, checkpoint)
+        return path
+
+
+def seed_folder(run: Path, seed: int) -> Path:
+    """Where a kept seed of a population lies."""
+    return run / f"seed_{seed:04d}"
+
+
+def _seed_paths(path: Path) -> list[Path]:
+    """The folders of kept seeds: only those that are run folders themselves."""
+    found = path.glob("seed_[0-9][0-9][0-9][0-9]*")
+    return [folder for folder in found if (folder / "config.json").is_file()]
+
+
+def _refuse_what_is_no_run(path: Path) -> None:
+    """A folder with files of these names that no run wrote: they are somebody's, not ours."""
+    if any((path / name).exists() for name in RUN_FILES):
+        try:
+            read_config(path)
+        except Failure as error:
+            raise UsageError(
+                f"{path} holds files of another kind under the names a run uses ({error}); "
+                "choose another --run-name"
+            ) from error
+
+
+def _refuse_to_overwrite(path: Path) -> None:
+    if not any((path / name).exists() for name in _RESULTS):
+        return
+    try:
+        summary = read_summary(path)
+        state = f"({summary['status']}, step {summary['step']})"
+    except Failure:
+        state = "without a readable summary"
+    raise UsageError(
+        f"{path} already holds a run {state}; pass --overwrite to delete it, or another --run-name"
+    )
+
+
+def _delete_run(path: Path) -> None:
+    """Delete what a run wrote, and folders that this leaves empty; nothing else."""
+    try:
+        (path / "summary.json").unlink(missing_ok=True)
+        for folder in _seed_paths(path):
+            _delete_run(folder)
+            _remove_if_empty(folder)
+        for name in RUN_FILES:
+            (path / name).unlink(missing_ok=True)
+        for folder in (path, path / "checkpoints"):
+            remove_leftovers(folder)
+        _remove_if_empty(path / "checkpoints")
+    except OSError as error:
+        raise disk_failure(error, path, "overwrite the run in") from error
+
+
+def _remove_if_empty(folder: Path) -> None:
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()

@@ -1,0 +1,186 @@
+"""From parameters to loss and gradient: through the tables where a model has them, else the oracle.
+
+Shapes: S seeds, B pairs, P input positions, A answer steps.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from adderlab.engine.base import AdamWStep, Engine, Function, Sampler
+from adderlab.models.config import ModelConfig
+from adderlab.models.mapping import stack_parameters, tables, why_no_tables
+from adderlab.models.tables import Tables
+from adderlab.models.transformer import Transformer, build_model
+from adderlab.task.curriculum import DataConfig
+from adderlab.task.layouts import Layout
+from adderlab.task.sampling import sample_pairs
+
+Params = Mapping[str, Tensor]
+
+
+def torch_sampler(data: DataConfig, layout: Layout) -> Sampler:
+    """Training pairs as tokens, on any device."""
+    return lambda seeds_S, step, batch: layout.encode(*sample_pairs(data, seeds_S, step, batch))
+
+
+class Objective(Protocol):
+    """What a population needs to know of its model: gradients, margins, answers."""
+
+    def loss_and_grad(
+        self, params: Params, tokens_SBP: Tensor, targets_SBA: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss_S and the gradient of every parameter."""
+        ...
+
+    def margins(self, params: Params, tokens_SBP: Tensor, targets_SBA: Tensor) -> Tensor:
+        """Teacher-forced margin_SBA."""
+        ...
+
+    def decode(self, params: Params, prompt_SBT: Tensor) -> Tensor:
+        """Greedy answers_SBA."""
+        ...
+
+    def adamw(self) -> AdamWStep | None:
+        """A faster twin of the optimiser's step, if there is one."""
+        ...
+
+    def sampler(self, data: DataConfig, layout: Layout) -> Sampler:
+        """The fastest source of training batches; all give the same ones."""
+        ...
+
+
+class TableObjective:
+    """Parameters -> tables -> engine, and the gradient back: compiled where the engine can."""
+
+    def __init__(self, config: ModelConfig, engine: Engine) -> None:
+        self.config, self.engine = config, engine
+        example = stack_parameters([build_model(config, 0)])
+        self._names = tuple(example)
+        with torch.no_grad():
+            self._form = tables(config, example)
+        examples = list(example.values())
+        pulls = [torch.zeros_like(table) for _, table in self._form.items()]
+        self._map = engine.compile(self._table_tuple, examples)
+        self._pull_back = engine.compile(
+            derivative(self._table_tuple, len(examples)), [*examples, *pulls]
+        )
+
+    def _table_tuple(self, *values: Tensor) -> tuple[Tensor, ...]:
+        built = tables(self.config, dict(zip(self._names, values, strict=True)))
+        return tuple(table for _, table in built.items())
+
+    def loss_and_grad(
+        self, params: Params, tokens_SBP: Tensor, targets_SBA: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        values = [params[name] for name in self._names]
+        if self._map is None or self._pull_back is None:
+            values = [value.detach().requires_grad_() for value in values]
+            built = self._table_tuple(*values)
+        else:
+            built = self._map(values)
+        loss_S, slopes = self.engine.loss_and_grad(
+            self._tables([table.detach() for table in built]), tokens_SBP, targets_SBA
+        )
+        pulls = [slope for _, slope in slopes.items()]
+        if self._pull_back is None:
+            grads = torch.autograd.grad(built, values, pulls, allow_unused=True, materialize_grads=True)
+        else:
+            grads = self._pull_back([*values, *pulls])
+        return loss_S, dict(zip(self._names, grads, strict=True))
+
+    def _tables(self, values: Sequence[Tensor]) -> Tables:
+        given = iter(values)
+        return self._form.map(lambda _: next(given))
+
+    def _current(self, params: Params) -> Tables:
+        values = [params[name] for name in self._names]
+        return self._tables(self._map(values) if self._map else self._table_tuple(*values))
+
+    @torch.no_grad()
+    def margins(self, params: Params, tokens_SBP: Tensor, targets_SBA: Tensor) -> Tensor:
+        return self.engine.margins(self._current(params), tokens_SBP, targets_SBA)
+
+    @torch.no_grad()
+    def decode(self, params: Params, prompt_SBT: Tensor) -> Tensor:
+        return self.engine.decode(self._current(params), prompt_SBT)
+
+    def adamw(self) -> AdamWStep | None:
+        return self.engine.adamw()
+
+    def sampler(self, data: DataConfig, layout: Layout) -> Sampler:
+        return self.engine.sampler(data, layout) or torch_sampler(data, layout)
+
+
+def derivative(function: Function, num_inputs: int) -> Function:
+    """(inputs, a pull for every output) -> the gradient of every input, as a function to compile."""
+
+    def pull_back(*tensors: Tensor) -> tuple[Tensor, ...]:
+        inputs = [tensor.detach().requires_grad_() for tensor in tensors[:num_inputs]]
+        grads = torch.autograd.grad(
+            function(*inputs), inputs, tensors[num_inputs:], allow_unused=True, materialize_grads=True
+        )
+        return tuple(grads)
+
+    return pull_back
+
+
+class OracleObjective:
+    """The full-sequence module, one seed after another: slow, for models outside the table form."""
+
+    def __init__(self, config: ModelConfig, device: torch.device) -> None:
+        self.model = Transformer(config).to(device)
+        self.config = config
+
+    def _with(self, params: Params, s: int) -> Transformer:
+        with torch.no_grad():
+            for name, tensor in self.model.named_parameters():
+                tensor.copy_(params[name][s])
+        return self.model
+
+    def loss_and_grad(
+        self, params: Params, tokens_SBP: Tensor, targets_SBA: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        losses, rows = [], []
+        for s, (tokens_BP, targets_BA) in enumerate(zip(tokens_SBP, targets_SBA, strict=True)):
+            loss = self._with(params, s).loss(tokens_BP, targets_BA)
+            losses.append(loss.detach())
+            rows.append(torch.autograd.grad(loss, list(self.model.parameters())))
+        names = [name for name, _ in self.model.named_parameters()]
+        columns = zip(names, zip(*rows, strict=True), strict=True)
+        return torch.stack(losses), {name: torch.stack(column) for name, column in columns}
+
+    @torch.no_grad()
+    def margins(self, params: Params, tokens_SBP: Tensor, targets_SBA: Tensor) -> Tensor:
+        rows = []
+        for s in range(_count(params)):
+            logits_BAV = self._with(params, s).answer_logits(tokens_SBP[s])
+            target_BA1 = targets_SBA[s].long()[..., None]
+            right_BA = logits_BAV.gather(2, target_BA1)[..., 0]
+            rows.append(right_BA - logits_BAV.scatter(2, target_BA1, float("-inf")).amax(2))
+        return torch.stack(rows)
+
+    @torch.no_grad()
+    def decode(self, params: Params, prompt_SBT: Tensor) -> Tensor:
+        return torch.stack(
+            [self._with(params, s).generate(prompt_SBT[s]) for s in range(_count(params))]
+        )
+
+    def adamw(self) -> AdamWStep | None:
+        return None
+
+    def sampler(self, data: DataConfig, layout: Layout) -> Sampler:
+        return torch_sampler(data, layout)
+
+
+def _count(params: Params) -> int:
+    return next(iter(params.values())).shape[0]
+
+
+def objective_for(config: ModelConfig, engine: Engine, device: torch.device) -> Objective:
+    """The table path where the model has one, otherwise the oracle."""
+    if why_no_tables(config) is None:
+        return TableObjective(config, engine)
+    return OracleObjective(config, device)

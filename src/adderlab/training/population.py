@@ -1,0 +1,294 @@
+"""A population: many seeds of one model and one recipe, trained side by side.
+
+A seed's weights, data and results are a pure function of (config, recipe, seed): whatever runs
+beside it, however often the run was resumed (on the CPU, bit for bit). Evaluations are part of that
+function where the recipe lets them steer (adaptive weight decay, restarts from the best weights):
+call ``evaluate`` after the steps at which ``Recipe.looks_at`` is true, and only then.
+
+Shapes: S seeds still training, N parameters of one model, B pairs, J = 10, I = 11 columns.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adderlab.models.config import ModelConfig
+from adderlab.models.mapping import stack_parameters
+from adderlab.models.transformer import build_model
+from adderlab.task.holdout import holdout
+from adderlab.task.layouts import get_layout
+from adderlab.task.r456 import R456Sampler
+from adderlab.task.sampling import sample_pairs
+from adderlab.training.average import WeightAverage
+from adderlab.training.checks import check_fits
+from adderlab.training.circle import on_circle
+from adderlab.training.decay import DecayFactors
+from adderlab.training.finish import polish
+from adderlab.training.freeze import LearningRates
+from adderlab.training.grokfast import SlowGradients
+from adderlab.training.measure import Best, Evaluation, Validation, better
+from adderlab.training.objective import Objective
+from adderlab.training.optimizer import AdamW
+from adderlab.training.recipe import Recipe, Stage
+from adderlab.training.schedule import learning_rate
+from adderlab.training.targeted import FailingPairs, find_failures
+
+
+class Population:
+    """S models and their optimiser, advanced one step at a time."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        recipe: Recipe,
+        seeds: tuple[int, ...],
+        objective: Objective,
+        device: torch.device,
+    ) -> None:
+        """Raises ``UsageError`` if the recipe does not fit the model."""
+        check_fits(config, recipe, seeds)
+        self.config, self.recipe, self.objective, self.device = config, recipe, objective, device
+        self.layout = get_layout(config.layout)
+        self.all_seeds = seeds
+        self.seeds = seeds
+        stacked = stack_parameters([build_model(config, seed) for seed in seeds])
+        if recipe.circle:
+            stacked = on_circle(recipe.circle, config, stacked)
+        self.shapes = {name: tensor.shape[1:] for name, tensor in stacked.items()}
+        self.flat_SN = _flatten(stacked.values()).to(device)
+        self.next_step = 0
+        self.seconds = 0.0
+        """Time spent in steps and evaluations, over all resumes."""
+        self._best = Best(self.flat_SN)
+        self._decay = DecayFactors(recipe.adaptive_decay, len(seeds)) if recipe.adaptive_decay else None
+        sizes = {name: shape.numel() for name, shape in self.shapes.items()}
+        self._rates = LearningRates(recipe.freeze, sizes, recipe.steps, self.flat_SN)
+        self._failing: FailingPairs | None = None
+        self._prepare_data()
+        self._enter_part(0)
+
+    def _prepare_data(self) -> None:
+        recipe = self.recipe
+        holdouts = [holdout(seed, recipe.val_size, recipe.test_size) for seed in self.seeds]
+        self._validation = Validation(self.layout, holdouts, self.device)
+        self._seeds_S = torch.tensor(self.seeds, dtype=torch.int64, device=self.device)
+        self._replays: list[R456Sampler] = []
+        if recipe.sampler == "r456":
+            self._replays = [
+                R456Sampler(seed, recipe.batch_size, held, recipe.data.curriculum.phases)
+                for seed, held in zip(self.seeds, holdouts, strict=True)
+            ]
+
+    @property
+    def _stage(self) -> Stage:
+        return self.recipe.parts[self._part][1]
+
+    def _enter_part(self, part: int) -> None:
+        """A fresh optimiser for the part's settings."""
+        self._part = part
+        recipe, stage = self.recipe, self._stage
+        assert stage.beta2 is not None and stage.batch_size is not None
+        self.optimizer = AdamW(
+            self.flat_SN,
+            beta1=recipe.beta1,
+            beta2=stage.beta2,
+            eps=recipe.eps,
+            bias_correction=recipe.bias_correction,
+            fused=self.objective.adamw(),
+        )
+        self._grokfast = SlowGradients(stage.grokfast, self.flat_SN) if stage.grokfast else None
+        self._average = WeightAverage(stage.average, self.flat_SN) if stage.average else None
+        assert stage.data is not None
+        self._sample = self.objective.sampler(stage.data, self.layout)
+        for replay in self._replays:
+            replay.batch_size = stage.batch_size
+
+    def _restart(self, part: int) -> None:
+        """Go back to the best weights and on with the next part."""
+        self.flat_SN = self._best.weights_SN.clone()
+        self._enter_part(part)
+        targeting, earlier = self._stage.targeting, self._failing
+        self._failing = None
+        if targeting:
+            found = find_failures(
+                self.objective, self.layout, self.params(), self.seeds, part, targeting
+            )
+            self._failing = FailingPairs(found, targeting.most, self.device).joined(earlier)
+
+    def params(self, flat_SN: Tensor | None = None) -> dict[str, Tensor]:
+        """Stacked parameters by name, views of ``flat_SN`` (the current ones unless given)."""
+        flat_SN = self.flat_SN if flat_SN is None else flat_SN
+        sizes = [shape.numel() for shape in self.shapes.values()]
+        columns = zip(self.shapes.items(), flat_SN.split(sizes, 1), strict=True)
+        return {name: part.reshape(len(part), *shape) for (name, shape), part in columns}
+
+    @property
+    def num_parameters(self) -> int:
+        return self.flat_SN.shape[1]
+
+    @property
+    def done(self) -> bool:
+        return not self.seeds or self.next_step >= self.recipe.total_steps
+
+    def advance(self) -> Tensor:
+        """One step of every active seed; the loss before it, loss_S."""
+        started = time.perf_counter()
+        part = self.recipe.part_index(self.next_step)
+        if part != self._part:
+            self._restart(part)
+        loss_S = self._polish() if self._stage.polish else self._descend()
+        self.next_step += 1
+        self.seconds += time.perf_counter() - started
+        return loss_S
+
+    def _descend(self) -> Tensor:
+        """One step of AdamW."""
+        recipe, stage, step = self.recipe, self._stage, self.next_step
+        tokens_SBP, targets_SBA = self._batch(step)
+        loss_S, grads = self.objective.loss_and_grad(self.params(), tokens_SBP, targets_SBA)
+        grad_SN = _flatten(grads[name] for name in self.shapes)
+        if self._grokfast:
+            grad_SN = self._grokfast.amplify(grad_SN)
+        decay_S = torch.full_like(loss_S, stage.weight_decay or 0.0)
+        if self._decay and self._part == 0:
+            decay_S = decay_S * decay_S.new_tensor(self._decay.factors())
+        self.optimizer.step(
+            grad_SN,
+            lr_S=torch.full_like(loss_S, learning_rate(recipe, step)),
+            weight_decay_S=decay_S,
+            clip_S=torch.full_like(loss_S, recipe.grad_clip or torch.inf),
+            lr_scale_N=self._rates.at(step),
+        )
+        if self._average:
+            self._average.take(self.flat_SN)
+        return loss_S
+
+    def _polish(self) -> Tensor:
+        """L-BFGS on every seed, one after another."""
+        settings, data, losses = self._stage.polish, self._stage.data, []
+        assert settings is not None and data is not None
+        params = self.params()
+        for s in range(len(self.seeds)):
+            own_seed_S = self._seeds_S[s : s + 1]
+            a_SBJ, b_SBJ = sample_pairs(data, own_seed_S, self.next_step, settings.examples)
+            own = {name: tensor[s] for name, tensor in params.items()}
+            polished = polish(self.config, own, a_SBJ[0], b_SBJ[0], settings)
+            self.flat_SN[s] = torch.cat([each.flatten() for each in polished.params.values()])
+            losses.append(polished.loss_before)
+        return self.flat_SN.new_tensor(losses)
+
+    def _batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """(tokens_SBP, targets_SBA) of one step; only fresh pairs have a faster way."""
+        if not self._replays and not self._failing:
+            assert self._stage.batch_size is not None
+            return self._sample(self._seeds_S, step, self._stage.batch_size)
+        a_SBJ, b_SBJ = self._pairs(step)
+        if self._failing:
+            a_SBJ, b_SBJ = self._failing.mix_into(a_SBJ, b_SBJ)
+        return self.layout.encode(a_SBJ, b_SBJ)
+
+    def _pairs(self, step: int) -> tuple[Tensor, Tensor]:
+        if self._replays:
+            a_SBJ, b_SBJ = zip(*(replay.next_pairs(step) for replay in self._replays), strict=True)
+            return torch.stack(a_SBJ).to(self.device), torch.stack(b_SBJ).to(self.device)
+        data, batch_size = self._stage.data, self._stage.batch_size
+        assert data is not None and batch_size is not None
+        return sample_pairs(data, self._seeds_S, step, batch_size)
+
+    def evaluate(self, train_loss_S: Tensor) -> Evaluation:
+        """Validation of every active seed after the step just taken; see the module's head."""
+        started = time.perf_counter()
+        measured = self._validation.measure(self.objective, self.params())
+        weights_SN, averaged_S = self.flat_SN.clone(), torch.zeros(len(self.seeds), dtype=torch.bool)
+        if self._average:
+            mean_SN = self._average.mean_SN
+            other = self._validation.measure(self.objective, self.params(mean_SN))
+            measured, averaged_S = better(measured, other)
+            weights_SN = torch.where(averaged_S.to(self.device)[:, None], mean_SN, weights_SN)
+        step = self.next_step - 1
+        evaluation = Evaluation(
+            step=step,
+            lr=learning_rate(self.recipe, step),
+            seeds=self.seeds,
+            train_loss_S=train_loss_S.cpu(),
+            weights_SN=weights_SN,
+            averaged_S=averaged_S,
+            **{field.name: getattr(measured, field.name) for field in dataclasses.fields(measured)},
+        )
+        self._best.take(evaluation)
+        if self._decay:
+            self._decay.heed(measured.val_exact_S.tolist(), measured.val_token_acc_S.tolist())
+        self.seconds += time.perf_counter() - started
+        return evaluation
+
+    def keep(self, rows: list[int]) -> None:
+        """Go on with the seeds in ``rows`` only."""
+        index = torch.tensor(rows, dtype=torch.int64, device=self.device)
+        self.seeds = tuple(self.seeds[row] for row in rows)
+        self.flat_SN = self.flat_SN[index].clone()
+        self.optimizer.keep(index, self.flat_SN)
+        self._validation.keep(index)
+        self._best.keep(rows)
+        if self._grokfast:
+            self._grokfast.keep(index)
+        if self._average:
+            self._average.keep(index)
+        if self._decay:
+            self._decay.keep(rows)
+        if self._failing:
+            self._failing = self._failing.keep(rows) if rows else None
+        self._seeds_S = self._seeds_S[index]
+        self._replays = [self._replays[row] for row in rows] if self._replays else []
+
+    def state(self) -> dict[str, Any]:
+        """Everything a resume needs, as plain tensors and numbers."""
+        return {
+            "next_step": self.next_step,
+            "seconds": self.seconds,
+            "seeds": list(self.seeds),
+            "part": self._part,
+            "params": self.flat_SN,
+            "optimizer": self.optimizer.state(),
+            "best": self._best.weights_SN,
+            "best_scores": [list(score) for score in self._best.scores],
+            "grokfast": self._grokfast.mean_SN if self._grokfast else None,
+            "average": self._average.mean_SN if self._average else None,
+            "decay": self._decay.reached if self._decay else None,
+            "failing": self._failing.pairs if self._failing else None,
+            "samplers": [replay.get_state() for replay in self._replays],
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from ``state()`` of a population of the same config, recipe and seeds."""
+        if list(self.seeds) != state["seeds"]:
+            self.keep([self.seeds.index(seed) for seed in state["seeds"]])
+        self.next_step, self.seconds = state["next_step"], state["seconds"]
+        self.flat_SN.copy_(state["params"])
+        self._enter_part(state["part"])
+        self.optimizer.load_state(state["optimizer"])
+        self._best.weights_SN.copy_(state["best"])
+        self._best.scores = [tuple(score) for score in state["best_scores"]]
+        if self._grokfast:
+            self._grokfast.mean_SN.copy_(state["grokfast"])
+        if self._average:
+            self._average.mean_SN.copy_(state["average"])
+        if self._decay:
+            self._decay.reached = list(state["decay"])
+        self._failing = None
+        if state["failing"] is not None:
+            targeting = self._stage.targeting
+            assert targeting is not None
+            self._failing = FailingPairs(state["failing"], targeting.most, self.device)
+        for replay, saved in zip(self._replays, state["samplers"], strict=True):
+            replay.set_state(saved)
+
+
+def _flatten(stacked: Iterable[Tensor]) -> Tensor:
+    """Parameters (S, ...) side by side -> (S, N)."""
+    return torch.cat([tensor.reshape(len(tensor), -1) for tensor in stacked], 1)

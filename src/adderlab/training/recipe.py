@@ -1,0 +1,218 @@
+"""Recipes: everything that decides a training run except the model and the seeds. Data, no code.
+
+Each ingredient that can be left out is a small dataclass or None; the module that has the dataclass
+has the method.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+from adderlab.errors import UsageError
+from adderlab.task.curriculum import R456_CURRICULUM, Curriculum, DataConfig, Phase
+from adderlab.training.average import Average
+from adderlab.training.circle import Circle
+from adderlab.training.decay import AdaptiveDecay
+from adderlab.training.finish import Polish
+from adderlab.training.freeze import Freeze
+from adderlab.training.grokfast import Grokfast
+from adderlab.training.targeted import MAX_ROUNDS, Targeting
+
+R456_DATA = DataConfig(curriculum=R456_CURRICULUM)
+_TEN_DIGITS = (Phase(until=None, max_digits=10),)
+UNIFORM_PAIRS = DataConfig(curriculum=Curriculum(phases=_TEN_DIGITS, lengths="full"))
+"""Uniform ten-digit operands from the first step."""
+UNIFORM_LENGTHS = DataConfig(curriculum=Curriculum(phases=_TEN_DIGITS, lengths="uniform"))
+"""One length from 1 to 10 for each pair from the first step."""
+Schedule = Literal["cosine", "constant"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A restart from the seed's best checkpoint with a fresh optimiser. None: as in the recipe.
+
+    Steps go on counting, so curriculum and carry mix are where they would have been.
+    """
+
+    steps: int = 1
+    lr: float = 1e-3
+    warmup_steps: int = 0
+    schedule: Schedule = "cosine"
+    min_lr_ratio: float = 0.1
+    batch_size: int | None = None
+    weight_decay: float | None = None
+    beta2: float | None = None
+    data: DataConfig | None = None
+    grokfast: Grokfast | None = None
+    average: Average | None = None
+    polish: Polish | None = None
+    """L-BFGS instead of AdamW; it is one step, however long."""
+    targeting: Targeting | None = None
+    """Train on failures of the weights that the stage starts from, looked for at its first step."""
+
+    def __post_init__(self) -> None:
+        _check(self, "stage", at_least_1=("steps",), at_least_0=("warmup_steps", "min_lr_ratio"))
+        _check(self, "stage", above_0=("lr",))
+        if self.polish and (self.steps != 1 or self.targeting or self.average or self.grokfast):
+            raise UsageError(
+                "a stage with polish has steps 1 and no targeting, average or grokfast: put those "
+                "into a stage of their own"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """AdamW with warm-up and cosine, a data curriculum, ingredients, and when to look."""
+
+    steps: int = 54_000
+    """Before the first restart; ``total_steps`` counts the stages too."""
+    batch_size: int = 512
+    lr: float = 0.02
+    warmup_steps: int = 1350
+    schedule: Schedule = "cosine"
+    min_lr_ratio: float = 0.1
+    """Learning rate at the last step of the cosine, as a fraction of ``lr``."""
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    bias_correction: bool = True
+    """Off: as in MLX, whose Adam takes longer first steps."""
+    weight_decay: float = 0.01
+    adaptive_decay: AdaptiveDecay | None = None
+    """Lowers weight decay of a seed that begins to answer right; before the first restart only."""
+    grad_clip: float = 1.0
+    """Largest gradient norm of one seed; 0 never clips."""
+    grokfast: Grokfast | None = None
+    average: Average | None = None
+    circle: Circle | None = None
+    """Where learned positions start; None: as the model draws them."""
+    freeze: tuple[Freeze, ...] = ()
+    data: DataConfig = R456_DATA
+    sampler: Literal["counter", "r456"] = "counter"
+    """"counter": a pure function of (seed, step, row). "r456": the published generator's stream."""
+    stages: tuple[Stage, ...] = ()
+    """Restarts after ``steps``, in order."""
+    eval_interval: int = 1000
+    val_size: int = 5000
+    test_size: int = 10_000
+    """Held out with the validation pairs and never drawn in training (r456 sampler)."""
+    stop_after_perfect: int = 0
+    """A seed stops after this many evaluations in a row at exact match 1; 0 never stops it."""
+    stop_perfect_steps: int = 0
+    """A seed stops once all evaluations over this many steps were at exact match 1; 0 never."""
+
+    def __post_init__(self) -> None:
+        _check(self, "recipe", at_least_1=("steps", "batch_size", "eval_interval", "val_size"))
+        at_least_0 = (
+            "warmup_steps",
+            "test_size",
+            "stop_after_perfect",
+            "stop_perfect_steps",
+            "min_lr_ratio",
+            "weight_decay",
+            "grad_clip",
+        )
+        _check(self, "recipe", at_least_0=at_least_0, above_0=("lr", "eps"))
+        for _, stage in self.parts:
+            assert stage.batch_size is not None and stage.weight_decay is not None
+            if stage.batch_size < 1 or stage.weight_decay < 0:
+                raise UsageError(
+                    "a stage's batch_size must be at least 1 and its weight_decay at least 0, not "
+                    f"{stage.batch_size} and {stage.weight_decay}"
+                )
+            if stage.targeting and stage.targeting.most > stage.batch_size:
+                raise UsageError(
+                    f"targeting.most {stage.targeting.most} does not fit into a batch of "
+                    f"{stage.batch_size}"
+                )
+            for name, beta in (("beta1", self.beta1), ("beta2", stage.beta2)):
+                if beta is None or not 0 <= beta < 1:
+                    raise UsageError(f"recipe.{name} must lie in [0, 1), not {beta}")
+        if self.sampler == "r456" and any(stage.data for stage in self.stages):
+            raise UsageError("sampler r456 draws the recipe's own data: leave data out of the stages")
+        if len(self.stages) > MAX_ROUNDS - 1:
+            raise UsageError(f"a recipe has at most {MAX_ROUNDS - 1} stages, not {len(self.stages)}")
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of one seed, all stages included."""
+        return self.steps + sum(stage.steps for stage in self.stages)
+
+    @cached_property
+    def parts(self) -> tuple[tuple[int, Stage], ...]:
+        """(first step, settings without None) of every uninterrupted stretch of training."""
+        parts = [(0, self._own_part())]
+        first = self.steps
+        for stage in self.stages:
+            parts.append((first, self._filled(stage)))
+            first += stage.steps
+        return tuple(parts)
+
+    def part_index(self, step: int) -> int:
+        """Which part a step belongs to; steps after the end belong to the last."""
+        return max(i for i, (first, _) in enumerate(self.parts) if first <= step)
+
+    def part_at(self, step: int) -> tuple[int, Stage]:
+        """(first step, settings) of the part that a step belongs to."""
+        return self.parts[self.part_index(step)]
+
+    def looks_at(self, step: int) -> bool:
+        """Whether seeds are evaluated after this step: regularly, and at the end of every part."""
+        ends = (first + stage.steps - 1 for first, stage in self.parts)
+        return step % self.eval_interval == 0 or step in ends
+
+    def _own_part(self) -> Stage:
+        return Stage(
+            steps=self.steps,
+            lr=self.lr,
+            warmup_steps=self.warmup_steps,
+            schedule=self.schedule,
+            min_lr_ratio=self.min_lr_ratio,
+            batch_size=self.batch_size,
+            weight_decay=self.weight_decay,
+            beta2=self.beta2,
+            data=self.data,
+            grokfast=self.grokfast,
+            average=self.average,
+        )
+
+    def _filled(self, stage: Stage) -> Stage:
+        names = ("batch_size", "weight_decay", "beta2", "data")
+        return replace(
+            stage, **{name: getattr(self, name) for name in names if getattr(stage, name) is None}
+        )
+
+
+def _check(
+    config: Recipe | Stage,
+    kind: str,
+    *,
+    at_least_1: tuple[str, ...] = (),
+    at_least_0: tuple[str, ...] = (),
+    above_0: tuple[str, ...] = (),
+) -> None:
+    """Raises ``UsageError`` naming the first setting out of range (NaN is)."""
+    for names, holds, need in (
+        (at_least_1, lambda x: x >= 1, "at least 1"),
+        (at_least_0, lambda x: x >= 0, "at least 0"),
+        (above_0, lambda x: x > 0, "above 0"),
+    ):
+        for name in names:
+            if not holds(getattr(config, name)):
+                raise UsageError(f"{kind}.{name} must be {need}, not {getattr(config, name)}")
+
+
+PUBLISHED_456 = Recipe()
+"""yinglunz/A-456-Parameter-Transformer-Solves-10-Digit-Addition, 54,000 steps (456p, 491p)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedRecipe:
+    """A recipe and where it comes from."""
+
+    name: str
+    recipe: Recipe
+    source: str
+    notes: str = ""

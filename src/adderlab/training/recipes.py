@@ -1,0 +1,75 @@
+"""The recipes by name: the published ones as far as they are known, and our own.
+
+Presets name their published recipe; where one name stands for several sizes of a family, each size
+has its own entry here. ``notes`` says what could not be confirmed and where we differ. Common to
+all: data are our own counter-based stream (nobody's generator but R456's can be replayed), and
+validation pairs are the seed's own hold-out, never pairs of a published test set or of AdderBoard's
+seed 2025, on which some of the published runs chose checkpoints.
+"""
+
+import dataclasses
+import difflib
+
+from adderlab.errors import UsageError
+from adderlab.models.preset import Preset
+from adderlab.training.circle import Circle
+from adderlab.training.freeze import Freeze
+from adderlab.training.recipe import PUBLISHED_456, NamedRecipe, Recipe
+from adderlab.training.recipes_columns import LOW_RANK_LINE, MICROADDER_LINE, SPLIT_LINE
+from adderlab.training.recipes_rotary import M10S_LINE, MLX_LINE
+
+_OWN = (
+    NamedRecipe(
+        name="circle",
+        recipe=dataclasses.replace(
+            PUBLISHED_456,
+            circle=Circle(),
+            freeze=(Freeze(prefix="pos_emb.A", until=0.35, then=0.3),),
+        ),
+        source="adderlab (docs/why-runs-fail.md)",
+        notes="for presets with learned low-rank positions: they start on a circle, stand still for "
+        "35% of the run and learn at 0.3 x the rate afterwards",
+    ),
+)
+
+RECIPES: dict[str, NamedRecipe] = {
+    each.name: each
+    for each in (*LOW_RANK_LINE, *SPLIT_LINE, *MICROADDER_LINE, *MLX_LINE, *M10S_LINE, *_OWN)
+}
+
+_OF_SIZE = {
+    "113p": "m10s-113",
+    "101p": "m10s-101",
+    "96p": "m10s-96",
+    "95p": "m10s-95",
+    "86p": "m10s-86",
+    "83p": "m10s-83",
+    "52p": "vijec-52",
+    "44p": "m10s-44",
+    "41p": "m10s-41",
+    "36p": "m10s-36",
+}
+"""Sizes whose own entry is more exact than their family's."""
+
+
+def get_named(name: str) -> NamedRecipe:
+    """The recipe of that name with its source; ``UsageError`` lists close names."""
+    if name in RECIPES:
+        return RECIPES[name]
+    close = difflib.get_close_matches(name, RECIPES, n=4, cutoff=0.4) or list(RECIPES)
+    raise UsageError(f"no recipe {name!r}; close names: published, {', '.join(close)}")
+
+
+def get_recipe(name: str) -> Recipe:
+    """The recipe of that name; ``UsageError`` lists close names."""
+    return get_named(name).recipe
+
+
+def published_name(preset: Preset) -> str:
+    """Name of the preset's published recipe; without one that is known, that of the 456p."""
+    return _OF_SIZE.get(preset.name) or preset.recipe or "r456-54k"
+
+
+def recipe_for(preset: Preset, name: str = "published") -> Recipe:
+    """The preset's published recipe, or the one of another name. Raises ``UsageError``."""
+    return get_recipe(published_name(preset) if name == "published" else name)

@@ -1,0 +1,147 @@
+"""Counterexample-guided repair: prove, train briefly on the worst inputs, prove again.
+
+The prover's witnesses are real pairs with the smallest margins; a few hundred steps on them, mixed
+with fresh pairs so that nothing else is forgotten, move the weights by a few per cent at most. The
+loop is counterexample-guided inductive synthesis (Solar-Lezama et al., ASPLOS 2006) with a trained
+model as the program.
+
+Shapes: B pairs, A answer steps, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from adderlab.errors import UsageError
+from adderlab.models.mapping import why_no_tables
+from adderlab.models.transformer import Transformer
+from adderlab.proof.of_checkpoint import prove_checkpoint
+from adderlab.proof.prove import Progress, Proof, Verdict
+from adderlab.proof.search import Limits
+from adderlab.runs.checkpoints import Checkpoint
+from adderlab.task.digits import SUM_DIGITS, pairs_from_ints
+from adderlab.task.sampling import uniform_pairs
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepairSettings:
+    """How hard to try."""
+
+    rounds: int = 5
+    """Trainings at most; a proof follows each."""
+    steps: int = 250
+    batch_size: int = 256
+    """Half witnesses, half fresh uniform pairs."""
+    lr: float = 1e-3
+    """Adam's, falling linearly to 0 over a round."""
+    target_margin: float = 1.5
+    """Logits by which the right digit should lead; the loss is what is missing, on average."""
+    witness_below: float = 1.0
+    """Witnesses with a smaller margin than this are trained on."""
+    seed: int = 0
+    """Of the fresh pairs."""
+
+    def __post_init__(self) -> None:
+        for name in ("rounds", "steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("lr", "target_margin"):
+            if not getattr(self, name) > 0:
+                raise UsageError(f"{name} must be above 0, not {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """One proof, and the training that followed it (0 witnesses: none did)."""
+
+    verdict: Verdict
+    witnesses: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repair:
+    """The last model, its proof, and every round before."""
+
+    checkpoint: Checkpoint
+    proof: Proof
+    rounds: tuple[Round, ...]
+
+    @property
+    def proved(self) -> bool:
+        return self.proof.verdict.verdict == "proved"
+
+    @property
+    def trainings(self) -> int:
+        return sum(each.witnesses > 0 for each in self.rounds)
+
+
+def repair(
+    checkpoint: Checkpoint,
+    settings: RepairSettings | None = None,
+    *,
+    limits: Limits | None = None,
+    told: Callable[[Round], None] | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> Repair:
+    """Until proved, or ``settings.rounds`` trainings. Raises ``UsageError`` for models outside the
+    table form."""
+    settings = settings or RepairSettings()
+    reason = why_no_tables(checkpoint.config)
+    if reason:
+        raise UsageError(f"this model cannot be proved, so not repaired: {reason}")
+    rounds: list[Round] = []
+    while True:
+        proof, _ = prove_checkpoint(checkpoint, limits=limits, progress=progress)
+        worst = [w for w in proof.witnesses if w.margin < settings.witness_below]
+        stop = proof.verdict.verdict == "proved" or len(rounds) == settings.rounds or not worst
+        rounds.append(Round(verdict=proof.verdict, witnesses=0 if stop else len(worst)))
+        if told:
+            told(rounds[-1])
+        if stop:
+            return Repair(checkpoint=checkpoint, proof=proof, rounds=tuple(rounds))
+        pairs = list(dict.fromkeys((w.a, w.b) for w in worst))
+        checkpoint = _train(checkpoint, pairs, settings, len(rounds))
+
+
+def _train(
+    checkpoint: Checkpoint, pairs: list[tuple[int, int]], settings: RepairSettings, round_number: int
+) -> Checkpoint:
+    """The checkpoint after one round on the given pairs."""
+    model = checkpoint.model()
+    optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0 - step / settings.steps)
+    witness_a, witness_b = pairs_from_ints(pairs)
+    generator = torch.Generator().manual_seed(settings.seed + round_number)
+    half = settings.batch_size // 2
+    fresh_a, fresh_b = uniform_pairs(
+        settings.seed * 1000 + round_number, (settings.batch_size - half) * settings.steps
+    )
+    for step in range(settings.steps):
+        chosen = torch.randint(len(pairs), (half,), generator=generator)
+        fresh = slice(step * (settings.batch_size - half), (step + 1) * (settings.batch_size - half))
+        a_BJ = torch.cat([witness_a[chosen], fresh_a[fresh]])
+        b_BJ = torch.cat([witness_b[chosen], fresh_b[fresh]])
+        optimizer.zero_grad()
+        _margin_loss(model, a_BJ, b_BJ, settings.target_margin).backward()
+        optimizer.step()
+        schedule.step()
+    params = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    return dataclasses.replace(
+        checkpoint, params=params, step=checkpoint.step + settings.steps, path=None
+    )
+
+
+def _margin_loss(model: Transformer, a_BJ: Tensor, b_BJ: Tensor, target: float) -> Tensor:
+    """Mean over pairs of the missing margin, summed over the eleven digits."""
+    tokens_BP, targets_BA = model.layout.encode(a_BJ, b_BJ)
+    logits_BIV = model.answer_logits(tokens_BP)[:, :SUM_DIGITS]
+    right_BI1 = targets_BA[:, :SUM_DIGITS].long()[..., None]
+    margin_BI = logits_BIV.gather(2, right_BI1)[..., 0] - logits_BIV.scatter(
+        2, right_BI1, float("-inf")
+    ).amax(2)
+    return (target - margin_BI).clamp(min=0.0).sum(1).mean()

@@ -1,0 +1,239 @@
+"""A run: a population trained, watched and written to its folder, from the start or from a stop."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from adderlab import schema
+from adderlab.errors import UsageError
+from adderlab.models.config import ModelConfig
+from adderlab.runs.checkpoints import Checkpoint
+from adderlab.runs.environment import collect_environment
+from adderlab.runs.folder import RunConfig, RunFolder, Status, read_config
+from adderlab.runs.resume import drop_rows_after, load_state, save_state
+from adderlab.training.checks import check_fits
+from adderlab.training.ledger import SUCCESS, Ledger
+from adderlab.training.measure import Evaluation
+from adderlab.training.objective import Objective
+from adderlab.training.population import Population
+from adderlab.training.recipe import Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What to train and where to write it."""
+
+    config: ModelConfig
+    recipe: Recipe
+    seeds: tuple[int, ...]
+    folder: Path
+    run_name: str = ""
+    """Empty: the folder's name."""
+    overwrite: bool = False
+    """Delete a run that is there already."""
+    keep: Literal["grokked", "all"] = "grokked"
+    """Seeds of a population that get a folder of their own: those at 99% and the best, or all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a run ended."""
+
+    status: Status
+    ledger: Ledger
+    best: Checkpoint
+    folder: Path
+
+
+class Listener(Protocol):
+    """Whoever watches a run."""
+
+    def stepped(self, step: int, active: int) -> None:
+        """``step`` steps are done; ``active`` seeds are training."""
+        ...
+
+    def evaluated(self, evaluation: Evaluation) -> None: ...
+
+
+def read_job(folder: Path) -> Job:
+    """The job of a run folder, to resume it. Raises ``UsageError`` if there is none."""
+    if not (folder / "config.json").is_file():
+        raise UsageError(f"there is no run in {folder} (no config.json); check the name")
+    stored = read_config(folder)
+    recipe = schema.from_dict(Recipe, stored.recipe, f"{folder / 'config.json'}: recipe")
+    return Job(
+        config=stored.model,
+        recipe=recipe,
+        seeds=stored.seeds,
+        folder=folder,
+        run_name=stored.run_name,
+    )
+
+
+def run(
+    job: Job, objective: Objective, device: torch.device, listener: Listener, *, resume: bool = False
+) -> Outcome:
+    """Train until done, stopped by a signal, or failed; the folder is valid after every evaluation.
+
+    Raises ``UsageError`` if the recipe does not fit the model, or the folder already holds a run (or
+    none, to resume), ``Failure`` if the disk refuses: then the last good state stays.
+    """
+    check_fits(job.config, job.recipe, job.seeds)
+    folder = _open_folder(job, device, resume)
+    with folder, _stop_requests() as stop:
+        population = Population(job.config, job.recipe, job.seeds, objective, device)
+        ledger = Ledger(job.seeds, population.flat_SN.cpu())
+        if resume:
+            state = load_state(job.folder)
+            population.load_state(state["population"])
+            ledger.load_state(state["ledger"])
+            drop_rows_after(job.folder, population.next_step - 1)
+        writer = _Writer(job, folder, population, ledger)
+        while not population.done and not stop.is_set():
+            step = population.next_step
+            loss_S = population.advance()
+            listener.stepped(step + 1, len(population.seeds))
+            if job.recipe.looks_at(step):
+                evaluation = population.evaluate(loss_S)
+                listener.evaluated(evaluation)
+                writer.take(evaluation)
+        return writer.finish("done" if population.done else "stopped")
+
+
+def _open_folder(job: Job, device: torch.device, resume: bool) -> RunFolder:
+    if resume:
+        return RunFolder.open(job.folder)
+    environment = collect_environment(str(device))
+    config = RunConfig(
+        model=job.config,
+        recipe=schema.to_dict(job.recipe),
+        seeds=job.seeds,
+        command=tuple(environment["command"]),
+        run_name=job.run_name,
+    )
+    return RunFolder.create(job.folder, config, environment, overwrite=job.overwrite)
+
+
+class _Writer:
+    """Puts evaluations and the final state into the run folder."""
+
+    def __init__(self, job: Job, folder: RunFolder, population: Population, ledger: Ledger) -> None:
+        self.job, self.folder, self.population, self.ledger = job, folder, population, ledger
+
+    def take(self, evaluation: Evaluation) -> None:
+        """Tables first, then checkpoints, and the state that knows of them last."""
+        population, ledger = self.population, self.ledger
+        self.folder.record(ledger.take(evaluation, population.seconds))
+        stopping = ledger.finished(evaluation, self.job.recipe)
+        if stopping:
+            ledger.set_status(tuple(evaluation.seeds[row] for row in stopping), "perfect")
+            population.keep([row for row in range(len(evaluation.seeds)) if row not in stopping])
+        self._write("running")
+        self._save_state()
+
+    def finish(self, status: Status) -> Outcome:
+        """The closing files. A stopped run keeps its state at the very step it stopped at."""
+        ledger, population = self.ledger, self.population
+        if status == "done":
+            ledger.set_status(population.seeds, "done")
+        self._write(status)
+        self._save_state()
+        if self.folder.is_population and status == "done":
+            kept = {seed: self._checkpoints(seed) for seed in self._kept_seeds()}
+            rows = list(ledger.rows.values())
+            self.folder.keep_seeds(kept, rows, status=status, step=population.next_step - 1)
+        best, _ = self._checkpoints(ledger.best_seed)
+        path = self.job.folder / "checkpoints" / "best.pt"
+        best = dataclasses.replace(best, path=path)
+        return Outcome(status=status, ledger=ledger, best=best, folder=self.job.folder)
+
+    def _write(self, status: Status) -> None:
+        ledger, rows = self.ledger, list(self.ledger.rows.values())
+        rate = ledger.successes()
+        best, last = self._checkpoints(ledger.best_seed)
+        self.folder.save_best(best)
+        self.folder.save_last(last)
+        self.folder.write_seeds(rows)
+        self.folder.write_summary(
+            rows,
+            status=status,
+            step=self.population.next_step - 1,
+            elapsed_sec=self.population.seconds,
+            params=self.population.num_parameters,
+            success={
+                "criterion": f"final val_exact >= {SUCCESS}",
+                "successes": rate.count,
+                "seeds": rate.n,
+                "rate": rate.count / rate.n,
+                "wilson_95": [rate.low, rate.high],
+            },
+        )
+
+    def _save_state(self) -> None:
+        save_state(
+            self.job.folder,
+            {"population": self.population.state(), "ledger": self.ledger.state()},
+        )
+
+    def _kept_seeds(self) -> list[int]:
+        rows = self.ledger.rows.values()
+        if self.job.keep == "all":
+            return [row.seed for row in rows]
+        return [
+            row.seed
+            for row in rows
+            if row.seed == self.ledger.best_seed or row.final_val_exact >= SUCCESS
+        ]
+
+    def _checkpoints(self, seed: int) -> tuple[Checkpoint, Checkpoint]:
+        """(best, last) of a seed."""
+        best_N, row = self.ledger.best_weights(seed)
+        last_N, last_step = self.ledger.last_weights(seed)
+        return (
+            self._checkpoint(seed, best_N, row.best_step, row.best_val_exact),
+            self._checkpoint(seed, last_N, max(last_step, 0), row.final_val_exact),
+        )
+
+    def _checkpoint(self, seed: int, flat_N: Tensor, step: int, val_exact: float) -> Checkpoint:
+        params = self.population.params(flat_N[None])
+        return Checkpoint(
+            config=self.job.config,
+            params={name: tensor[0] for name, tensor in params.items()},
+            recipe=schema.to_dict(self.job.recipe),
+            seed=seed,
+            step=step,
+            val_exact=val_exact,
+        )
+
+
+@contextmanager
+def _stop_requests() -> Iterator[threading.Event]:
+    """Ctrl-C and SIGTERM ask for a stop after the current step; a second one is not held back."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def request(number: int, frame: object) -> None:
+        event.set()
+        for each, handler in previous.items():
+            signal.signal(each, handler)
+
+    for number in previous:
+        signal.signal(number, request)
+    try:
+        yield event
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,117 @@
+"""Verdicts and counts against trying every pair of small instances."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from adderlab.proof.prove import Progress, prove_problem
+from adderlab.proof.search import Limits
+from oracle.proof_twin import all_margins, all_pairs, fitted_problem, random_problem
+
+KINDS = [
+    ("P", 1, 1, "rms", "gelu"),
+    ("M", 1, 2, "layer", "gelu"),
+    ("S", 2, 3, "none", "gelu"),
+    ("P", 2, 1, "rms", "relu"),
+    ("S", 1, 2, "layer", "relu"),
+    ("M", 1, 3, "none", "relu"),
+    ("M", 1, 1, "rms", "swiglu"),
+    ("P", 2, 2, "layer", "swiglu"),
+    ("S", 1, 3, "none", "swiglu"),
+]
+
+
+def truth(problem):
+    """Failures per step, failing pairs, and every margin."""
+    margins = all_margins(problem, *all_pairs(problem.columns))
+    wrong = margins < 0
+    return tuple(wrong.sum(0).tolist()), int(wrong.any(1).sum()), margins
+
+
+@pytest.mark.parametrize(("style", "heads", "bottleneck", "norm", "activation"), KINDS)
+def test_counts_are_exact_for_every_kind(style, heads, bottleneck, norm, activation) -> None:
+    problem = random_problem(
+        1,
+        style=style,
+        heads=heads,
+        bottleneck=bottleneck,
+        norm=norm,
+        activation=activation,
+        local=2.0,
+    )
+    by_step, pairs, margins = truth(problem)
+    verdict = prove_problem(problem).verdict
+    assert verdict.verdict == "refuted" and verdict.reason == ""
+    assert verdict.failing_by_step == by_step
+    assert verdict.failing_pairs == pairs
+    assert verdict.margin.bound is not None
+    assert verdict.margin.bound <= margins.min() <= verdict.margin.witness + 1e-9
+    a, b = verdict.margin.pair
+    assert margins[a * 100 + b, verdict.margin.step] == pytest.approx(verdict.margin.witness, abs=1e-9)
+    assert verdict.counterexample is not None
+    a, b = verdict.counterexample
+    assert margins[a * 100 + b].min() < 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_pairs_that_fail_at_several_steps_count_once(seed: int) -> None:
+    problem = fitted_problem(seed)
+    by_step, pairs, _ = truth(problem)
+    assert max(by_step) < pairs < sum(by_step)
+    verdict = prove_problem(problem).verdict
+    assert verdict.failing_by_step == by_step
+    assert verdict.failing_pairs == pairs
+
+
+def test_a_search_that_is_not_allowed_brackets_the_truth() -> None:
+    problem = random_problem(11, heads=2, bottleneck=3, norm="none")
+    by_step, pairs, _ = truth(problem)
+    verdict = prove_problem(problem, limits=Limits(cells=0)).verdict
+    assert isinstance(verdict.failing_pairs, tuple) and "still open" in verdict.reason
+    low, high = verdict.failing_pairs
+    assert low <= pairs <= high
+    for count, true in zip(verdict.failing_by_step, by_step, strict=True):
+        low, high = count if isinstance(count, tuple) else (count, count)
+        assert low <= true <= high
+    assert any(isinstance(count, tuple) for count in verdict.failing_by_step)
+    assert prove_problem(problem).verdict.failing_pairs == pairs
+
+
+def test_without_any_known_failure_the_verdict_is_undecided() -> None:
+    """A model whose logits all tie is never decided: no token wins, none loses."""
+    problem = random_problem(0)
+    flat = dataclasses.replace(
+        problem, head=dataclasses.replace(problem.head, unembed_DV=np.zeros((4, 12)))
+    )
+    verdict = prove_problem(flat, limits=Limits(cells=500)).verdict
+    assert verdict.verdict == "undecided"
+    assert verdict.failing_pairs == (0, 10**4)
+    assert verdict.counterexample is None and verdict.margin.witness == 0
+
+
+def test_confirmation_by_the_real_model_decides_the_counterexample() -> None:
+    problem = random_problem(1)
+    said: list[tuple[int, int]] = []
+
+    def right(a: int, b: int) -> int:
+        said.append((a, b))
+        return a + b
+
+    stubborn = prove_problem(problem, confirm=right).verdict
+    assert stubborn.verdict == "refuted" and stubborn.counterexample is None
+    assert "within its rounding" in stubborn.reason and len(said) > 10
+    late = prove_problem(problem, confirm=lambda a, b: a + b + ((a, b) == said[3])).verdict
+    assert late.counterexample == said[3] and late.answer == sum(said[3]) + 1
+
+
+def test_progress_is_told_and_results_repeat() -> None:
+    problem = random_problem(11, heads=2, bottleneck=3, norm="none")
+    seen: list[Progress] = []
+    first = prove_problem(problem, progress=seen.append).verdict
+    assert {p.phase for p in seen} == {"leaves", "search", "union"}
+    assert [p.done for p in seen if p.phase == "leaves"] == [0, 1, 2, 3]
+    left = [p.open_inputs for p in seen if p.phase == "search"]
+    assert left == sorted(left, reverse=True) and left[-1] == 0
+    second = prove_problem(problem).verdict
+    assert dataclasses.replace(first, seconds=0) == dataclasses.replace(second, seconds=0)
