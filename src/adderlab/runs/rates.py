@@ -1,0 +1,264 @@
+"""``records/rates/*.json``: how often one recipe gives a right adder, measured over seeds.
+
+One file is one row of docs/rates.md: a preset trained by one recipe from many seeds, every seed that
+reached ``SUCCESS`` then decided on all 10^20 pairs. A row is written only when every seed is judged.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from adderlab import schema
+from adderlab.errors import Failure, UsageError
+from adderlab.runs.atomic import disk_failure, make_folder, read_json, write_json
+
+SCHEMA_VERSION = 1
+FOLDER = Path("records") / "rates"
+
+Verdict = Literal["proved", "refuted", "undecided", "missed", "no tables"]
+"""``missed``: never at 99% exact match, so no proof was tried. ``no tables``: outside the table form,
+so it cannot be proved."""
+Weights = Literal["last", "best"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """``count`` of ``n`` seeds with the two-sided 95% Wilson interval [low, high] of the rate."""
+
+    count: int
+    n: int
+    low: float
+    high: float
+
+    @property
+    def value(self) -> float:
+        return self.count / self.n
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProverLimits:
+    """What a proof was allowed to take (``adderlab.proof.search.Limits``)."""
+
+    cells: int
+    seconds: float
+    """Wall time of the branch and bound."""
+    union_seconds: float
+    """Processor time for counting the failing pairs of a wrong model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repaired:
+    """What proof-guided repair came to."""
+
+    verdict: Verdict
+    margin_bound: float | None
+    """Lower bound in logits of the smallest margin over all pairs."""
+    trainings: int
+    published_errors: int
+    """Of the 100,000 published pairs."""
+    core_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedOutcome:
+    """One seed from its first step to its verdict."""
+
+    seed: int
+    steps: int
+    """Optimiser steps taken, fewer than the recipe's where it stopped early."""
+    last_exact: float
+    """Exact match on the seed's own validation pairs at the end."""
+    best_exact: float
+    """The highest at any evaluation."""
+    grokked_at: int | None
+    """Step of the first evaluation at 99% or more after which none was below; None: there is none."""
+    missing_steps: int
+    """Answer steps of eleven below 99% at the end."""
+    verdict: Verdict
+    weights: Weights | None
+    """Which weights the verdict is about; None without a proof."""
+    margin_bound: float | None
+    margin_witness: float | None
+    """Smallest margin met, in logits; that of a real pair."""
+    published_errors: int | None
+    """Of the 100,000 published pairs, for the proved weights or else the best; None: not run."""
+    training_core_seconds: float
+    """The seed's part, by steps, of its population's processor time."""
+    proving_core_seconds: float
+    repair: Repaired | None = None
+    """None: not tried."""
+
+    @property
+    def proved(self) -> bool:
+        return self.verdict == "proved"
+
+    @property
+    def proved_with_help(self) -> bool:
+        """Proved as trained, or after repair."""
+        return self.proved or (self.repair is not None and self.repair.verdict == "proved")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RateRecord:
+    """A row: one preset, one recipe, many seeds."""
+
+    preset: str
+    parameters: int
+    recipe: str
+    """Its name, and settings changed by hand after a +."""
+    published: bool
+    """Whether this is the preset's published recipe, unchanged."""
+    recipe_settings: dict
+    """The whole recipe, as ``config.json`` of a run has it."""
+    model_settings: dict
+    seeds: str
+    """For example 1000-1095."""
+    n: int
+    steps: int
+    """Optimiser steps of one seed at most."""
+    pure: Share | None
+    """Proved on all 10^20 pairs as trained; None where the model has no table form."""
+    assisted: Share | None
+    """Proved as trained or after repair; None where no repair was tried."""
+    exact_at_end: Share
+    """At 99% exact match or more at the end."""
+    exact_ever: Share
+    """At 99% exact match or more at any evaluation."""
+    published_perfect: Share
+    """Without an error on the 100,000 published pairs."""
+    median_steps_to_grok: float | None
+    """Over the seeds that have one; None: no seed has."""
+    median_training_core_seconds: float
+    """Processor time of one seed; proving is apart."""
+    median_proving_core_seconds: float | None
+    """Over the seeds with a proof; None: there was none."""
+    training_core_seconds: float
+    """All seeds together."""
+    proving_core_seconds: float
+    repairing_core_seconds: float
+    expected_seconds_on_2_cores: float | None
+    """From nothing to a proved model: training and proving of all seeds / seeds proved / 2 cores;
+    None: no seed was proved."""
+    expected_assisted_seconds_on_2_cores: float | None
+    """The same with repair."""
+    limits: ProverLimits
+    repair_settings: dict | None
+    """How repair was done and which seeds it was tried on; None: not tried."""
+    results: tuple[SeedOutcome, ...]
+    command: tuple[str, ...]
+    """As typed."""
+    git_revision: str | None
+    date: str
+    """UTC, to the second."""
+    machine: str
+    engine: str
+    threads: int
+    versions: dict
+    """adderlab, python, torch, numpy."""
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def file_name(self) -> str:
+        return file_name(self.preset, self.recipe)
+
+
+def file_name(preset: str, recipe: str) -> str:
+    """``456p_circle.json``; signs that a file system may refuse become ``-``."""
+    return re.sub(r"[^A-Za-z0-9._=+-]", "-", f"{preset}_{recipe}") + ".json"
+
+
+def write_rate(folder: Path, record: RateRecord) -> Path:
+    """Write the row into ``folder``; its path. Raises ``Failure``."""
+    make_folder(folder)
+    path = folder / record.file_name
+    write_json(path, schema.to_dict(record))
+    return path
+
+
+def read_rate(path: Path | str) -> RateRecord:
+    """The row in a file. Raises ``Failure`` naming what is wrong with it."""
+    data = read_json(path)
+    version = data.get("schema_version")
+    if not isinstance(version, int) or isinstance(version, bool):
+        raise Failure(f"{path} has no schema_version; it is no rate, take it out of the folder")
+    if version > SCHEMA_VERSION:
+        raise Failure(
+            f"{path} was written by a newer adderlab (schema {version}, this one reads up to "
+            f"{SCHEMA_VERSION}); upgrade with pip install -U adderlab"
+        )
+    try:
+        record = schema.from_dict(RateRecord, data, str(path))
+    except UsageError as error:
+        raise Failure(f"{error}; restore the file from a copy") from error
+    _check(record, path)
+    return record
+
+
+def read_rates(folder: Path | str) -> list[RateRecord]:
+    """All rows of a folder: the largest model first, then the highest rate. Raises ``Failure``."""
+    folder = Path(folder)
+    try:
+        paths = sorted(path for path in folder.iterdir() if path.suffix == ".json")
+    except OSError as error:
+        raise disk_failure(error, folder, "read") from error
+    return sorted((read_rate(path) for path in paths), key=_order)
+
+
+def default_folder() -> Path | None:
+    """``records/rates`` of the source checkout, or below the current folder; None: there is none."""
+    checkout = Path(__file__).resolve().parents[3]
+    places = [Path.cwd()] if not (checkout / "pyproject.toml").is_file() else [checkout, Path.cwd()]
+    return next((place / FOLDER for place in places if (place / FOLDER).is_dir()), None)
+
+
+def best_of(records: Iterable[RateRecord], preset: str) -> RateRecord | None:
+    """The preset's row with the highest share of proved seeds (as trained, then with repair)."""
+    return max((each for each in records if each.preset == preset), key=_merit, default=None)
+
+
+def seeds_text(seeds: Sequence[int]) -> str:
+    """``(1000, 1001, 1002, 43)`` -> ``"1000-1002,43"``, in that order."""
+    parts: list[list[int]] = []
+    for seed in seeds:
+        if parts and seed == parts[-1][-1] + 1:
+            parts[-1] = [parts[-1][0], seed]
+        else:
+            parts.append([seed])
+    return ",".join("-".join(map(str, part)) for part in parts)
+
+
+def _merit(record: RateRecord) -> tuple[float, float, float, int]:
+    pure, assisted = record.pure, record.assisted
+    return (
+        pure.value if pure else -1.0,
+        assisted.value if assisted else -1.0,
+        record.exact_at_end.value,
+        record.n,
+    )
+
+
+def _order(record: RateRecord) -> tuple[Any, ...]:
+    return (-record.parameters, record.preset, *(-part for part in _merit(record)), record.recipe)
+
+
+def _check(record: RateRecord, path: Path | str) -> None:
+    """What the schema alone cannot see: the counts are those of the seeds listed."""
+    counted = {
+        "n": (record.n, len(record.results)),
+        "seeds": (record.seeds, seeds_text([each.seed for each in record.results])),
+        "pure": (record.pure and record.pure.count, sum(each.proved for each in record.results)),
+        "assisted": (
+            record.assisted and record.assisted.count,
+            sum(each.proved_with_help for each in record.results),
+        ),
+    }
+    for name, (said, found) in counted.items():
+        if said is not None and said != found:
+            raise Failure(
+                f"{path}: {name} is {said}, but its seeds come to {found}; it was changed by hand, "
+                "restore it from a copy"
+            )
