@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -65,6 +66,10 @@ class Listener(Protocol):
     def evaluated(self, evaluation: Evaluation) -> None: ...
 
 
+Retire = Callable[[Evaluation], Mapping[int, str]]
+"""Seeds that need no more training after an evaluation, each with the status it ends in."""
+
+
 def read_job(folder: Path) -> Job:
     """The job of a run folder, to resume it. Raises ``UsageError`` if there is none."""
     if not (folder / "config.json").is_file():
@@ -81,16 +86,28 @@ def read_job(folder: Path) -> Job:
 
 
 def run(
-    job: Job, objective: Objective, device: torch.device, listener: Listener, *, resume: bool = False
+    job: Job,
+    objective: Objective,
+    device: torch.device,
+    listener: Listener,
+    *,
+    resume: bool = False,
+    until: int | None = None,
+    stop: threading.Event | None = None,
+    retire: Retire | None = None,
 ) -> Outcome:
     """Train until done, stopped by a signal, or failed; the folder is valid after every evaluation.
+
+    ``until``: stop, as on a signal, once so many steps are done. ``stop``: whoever starts several runs
+    listens for signals itself and sets this event; then ``run`` does not. ``retire``: asked after every
+    evaluation which seeds to train no further.
 
     Raises ``UsageError`` if the recipe does not fit the model, or the folder already holds a run (or
     none, to resume), ``Failure`` if the disk refuses: then the last good state stays.
     """
     check_fits(job.config, job.recipe, job.seeds)
     folder = _open_folder(job, device, resume)
-    with folder, _stop_requests() as stop:
+    with folder, stop_requests() if stop is None else nullcontext(stop) as stopping:
         population = Population(job.config, job.recipe, job.seeds, objective, device)
         ledger = Ledger(job.seeds, population.flat_SN.cpu())
         if resume:
@@ -98,16 +115,36 @@ def run(
             population.load_state(state["population"])
             ledger.load_state(state["ledger"])
             drop_rows_after(job.folder, population.next_step - 1)
-        writer = _Writer(job, folder, population, ledger)
-        while not population.done and not stop.is_set():
-            step = population.next_step
-            loss_S = population.advance()
+        writer = Writer(job, folder, population, ledger)
+        last = job.recipe.total_steps if until is None else until
+        pace = Pace()
+        while not population.done and not stopping.is_set() and population.next_step < last:
+            loss_S = pace.advance(population, last)
+            step = population.next_step - 1
             listener.stepped(step + 1, len(population.seeds))
             if job.recipe.looks_at(step):
                 evaluation = population.evaluate(loss_S)
                 listener.evaluated(evaluation)
-                writer.take(evaluation)
+                writer.take(evaluation, retire(evaluation) if retire else None)
         return writer.finish("done" if population.done else "stopped")
+
+
+class Pace:
+    """How many steps to take in one call: as many as fit between two looks at the signals and the
+    display. No effect on any result."""
+
+    SECONDS = 0.2
+
+    def __init__(self) -> None:
+        self._most = 1
+
+    def advance(self, population: Population, last: int) -> Tensor:
+        """Advance by a stretch that does not pass step ``last``; loss_S before its last step."""
+        before, started = population.next_step, time.perf_counter()
+        loss_S = population.advance(min(self._most, last - before))
+        steps, seconds = population.next_step - before, time.perf_counter() - started
+        self._most = max(1, min(2 * self._most, int(steps * self.SECONDS / max(seconds, 1e-6))))
+        return loss_S
 
 
 def _open_folder(job: Job, device: torch.device, resume: bool) -> RunFolder:
@@ -124,20 +161,41 @@ def _open_folder(job: Job, device: torch.device, resume: bool) -> RunFolder:
     return RunFolder.create(job.folder, config, environment, overwrite=job.overwrite)
 
 
-class _Writer:
+class Trained(Protocol):
+    """What the writer needs to know of a population."""
+
+    seeds: tuple[int, ...]
+    """Those still training."""
+    next_step: int
+    seconds: float
+
+    @property
+    def num_parameters(self) -> int: ...
+
+    def params(self, flat_SN: Tensor) -> dict[str, Tensor]: ...
+
+    def keep(self, rows: list[int]) -> None: ...
+
+    def state(self) -> dict[str, Any]: ...
+
+
+class Writer:
     """Puts evaluations and the final state into the run folder."""
 
-    def __init__(self, job: Job, folder: RunFolder, population: Population, ledger: Ledger) -> None:
+    def __init__(self, job: Job, folder: RunFolder, population: Trained, ledger: Ledger) -> None:
         self.job, self.folder, self.population, self.ledger = job, folder, population, ledger
 
-    def take(self, evaluation: Evaluation) -> None:
-        """Tables first, then checkpoints, and the state that knows of them last."""
+    def take(self, evaluation: Evaluation, retired: Mapping[int, str] | None = None) -> None:
+        """Tables first, then checkpoints, and the state that knows of them last. ``retired``: seeds
+        that end here, each with its status."""
         population, ledger = self.population, self.ledger
         self.folder.record(ledger.take(evaluation, population.seconds))
-        stopping = ledger.finished(evaluation, self.job.recipe)
-        if stopping:
-            ledger.set_status(tuple(evaluation.seeds[row] for row in stopping), "perfect")
-            population.keep([row for row in range(len(evaluation.seeds)) if row not in stopping])
+        perfect = ledger.finished(evaluation, self.job.recipe)
+        ending = {evaluation.seeds[row]: "perfect" for row in perfect} | dict(retired or {})
+        if ending:
+            for seed, status in ending.items():
+                ledger.set_status((seed,), status)
+            population.keep([row for row, seed in enumerate(evaluation.seeds) if seed not in ending])
         self._write("running")
         self._save_state()
 
@@ -217,7 +275,7 @@ class _Writer:
 
 
 @contextmanager
-def _stop_requests() -> Iterator[threading.Event]:
+def stop_requests() -> Iterator[threading.Event]:
     """Ctrl-C and SIGTERM ask for a stop after the current step; a second one is not held back."""
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
