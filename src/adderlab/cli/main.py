@@ -22,6 +22,7 @@ COMMANDS = {
     "attack": "the strongest cheap test, also for models that cannot be proved",
     "repair": "train on the worst pairs until proved",
     "inspect": "the parameter table of a checkpoint or preset",
+    "rate": "measure how often a recipe gives a proved adder, over many seeds",
     "zoo": "the published architectures",
     "log": "write EXPERIMENTS.md from runs, evaluations and certificates",
     "replay": "run a declared series of experiments, check and log it",

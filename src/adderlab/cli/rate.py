@@ -1,0 +1,226 @@
+"""Measure how often a recipe gives a proved adder: train many seeds, decide each on all 10^20 pairs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+if TYPE_CHECKING:
+    from adderlab.runs.rates import RateRecord
+    from adderlab.training.campaign import Plan
+
+Switch = tyro.conf.FlagCreatePairsOff
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    """What to measure; or, with --table, --markdown or --json alone, what has been measured."""
+
+    preset: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[PRESET]")] = None
+    """A published architecture, for example 456p (adderlab zoo lists them)."""
+    recipe: Annotated[str, tyro.conf.arg(metavar="NAME")] = "published"
+    """The preset's published recipe, or another one by name, for example circle."""
+    seeds: str = "1000-1047"
+    """Seeds, for example 1000-1095. Report none that served to develop the recipe."""
+    steps: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """Optimiser steps of each seed before any restart; default: the recipe's."""
+    set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ROOM.NAME=VALUE")] = ()
+    """Changed settings, for example --set recipe.lr=0.01; they go into the row's name."""
+    name: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """The row's name instead of the recipe's, where settings are changed."""
+    batch_of_seeds: Annotated[int, tyro.conf.arg(metavar="N")] = 48
+    """Seeds trained side by side; results do not depend on it."""
+    assisted: Annotated[bool, Switch] = False
+    """Repair seeds that come near and are not proved, and report that rate too."""
+    repair_from: Annotated[float, tyro.conf.arg(metavar="EXACT")] = 0.9
+    """Exact match from which a seed is near enough for repair."""
+    repair_missing: Annotated[int, tyro.conf.arg(metavar="N")] = 0
+    """Repair seeds too that miss at most so many answer steps; 0: only by exact match."""
+    repair_rounds: Annotated[int, tyro.conf.arg(metavar="N")] = 5
+    """Trainings of a repair at most."""
+    prove_cells: Annotated[int, tyro.conf.arg(metavar="N")] = 3_000_000
+    """Cells that a proof may bound before a seed counts as undecided."""
+    prove_seconds: Annotated[float, tyro.conf.arg(metavar="S")] = 60.0
+    """Time that a proof may take."""
+    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")] = None
+    """Folder of rows to write to or read from; default: records/rates."""
+    resume: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """Go on with a stopped measurement (results/rates/NAME); give no preset. --assisted adds repair."""
+    overwrite: Annotated[bool, Switch] = False
+    """Measure anew, or write the row again, where that is there already."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    engine: str = "auto"
+    """auto, native or torch."""
+    threads: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """Seeds trained at once on a CPU; default: every core."""
+    quiet: Annotated[bool, Switch] = False
+    """Print only the rate at the end."""
+    table: Annotated[bool, Switch] = False
+    """Print all rows as a table."""
+    markdown: Annotated[bool, Switch] = False
+    """Print docs/rates.md."""
+    json: Annotated[bool, Switch] = False
+    """Print the row, or without a preset a list of all rows, as JSON."""
+
+
+def run(args: Args) -> int:
+    """Measure, or show what was measured."""
+    from adderlab.cli.main import INTERRUPTED
+    from adderlab.cli.options import emit_json
+    from adderlab.errors import UsageError
+    from adderlab.report.rates import summary
+    from adderlab.runs.rates import FOLDER, write_rate
+    from adderlab.schema import to_dict
+
+    measures = args.preset is not None or args.resume is not None
+    if args.table or args.markdown or not measures:
+        if measures:
+            raise UsageError(
+                "--table and --markdown show what was measured: give no preset, no --resume"
+            )
+        return _show(args)
+    from adderlab.cli.rating import measure
+
+    rows = args.output or FOLDER
+    plan, work = _plan(args)
+    _refuse_to_overwrite(args, plan, rows)
+    record = measure(
+        plan,
+        work,
+        resume=args.resume is not None,
+        overwrite=args.overwrite,
+        device=args.device,
+        engine=args.engine,
+        threads=args.threads,
+        quiet=args.quiet or args.json,
+    )
+    if record is None:
+        return INTERRUPTED
+    path = write_rate(rows, record)
+    if args.json:
+        emit_json(to_dict(record), None)
+    else:
+        print("\n".join([*summary(record), f"Written to {path}; runs are in {work}/"]))
+    return 0
+
+
+def _plan(args: Args) -> tuple[Plan, Path]:
+    """What to measure, and the folder of its runs."""
+    import dataclasses
+    import sys
+
+    from adderlab.cli.options import parse_seeds
+    from adderlab.errors import UsageError
+    from adderlab.models.presets import get_preset
+    from adderlab.report.wording import as_typed
+    from adderlab.runs.rates import ProverLimits, file_name, seeds_text
+    from adderlab.training.campaign import Assistance, Plan, read_plan
+    from adderlab.training.recipes import published_name
+
+    assistance = Assistance(
+        exact=args.repair_from, missing=args.repair_missing, rounds=args.repair_rounds
+    )
+    if args.resume is not None:
+        if args.preset or args.recipe != "published" or args.steps or args.set or args.name:
+            raise UsageError(
+                "--resume takes the measurement's own settings: give no preset, --recipe, --steps, "
+                "--set or --name"
+            )
+        plan = read_plan(args.resume)
+        if args.assisted and plan.assistance is None:
+            command = (*plan.command, "--assisted")
+            plan = dataclasses.replace(plan, assistance=assistance, command=command)
+        return plan, args.resume
+    assert args.preset is not None
+    preset = get_preset(args.preset)
+    config, recipe, changes = _settings(args)
+    published = published_name(preset)
+    if args.name and not changes:
+        raise UsageError(f"--name {args.name} is for changed settings (--set, --steps): there are none")
+    name = published if args.recipe == "published" else args.recipe
+    plan = Plan(
+        preset=preset.name,
+        recipe_name=args.name or "+".join([name, *changes]),
+        published=name == published and not changes,
+        config=config,
+        recipe=recipe,
+        seeds=parse_seeds(args.seeds),
+        batch_of_seeds=args.batch_of_seeds,
+        limits=ProverLimits(cells=args.prove_cells, seconds=args.prove_seconds, union_seconds=1.0),
+        assistance=assistance if args.assisted else None,
+        command=tuple(as_typed(sys.argv)),
+    )
+    stem = Path(file_name(plan.preset, plan.recipe_name)).stem
+    return plan, Path("results/rates") / f"{stem}_{seeds_text(plan.seeds)[:60]}"
+
+
+def _settings(args: Args):  # type: ignore[no-untyped-def]
+    """Model, recipe and what was changed by hand, for example ["lr=0.01"]."""
+    from adderlab.cli.options import parse_settings
+    from adderlab.models.presets import get_preset
+    from adderlab.schema import with_setting
+    from adderlab.training.recipes import recipe_for
+
+    preset = get_preset(str(args.preset))
+    config, recipe, changes = preset.config, recipe_for(preset, args.recipe), []
+    settings = parse_settings(args.set)
+    if args.steps is not None:
+        settings.append(("recipe", "steps", str(args.steps)))
+    for room, key, value in settings:
+        if room == "recipe":
+            recipe = with_setting(recipe, key, value)
+        else:
+            config = with_setting(config, key, value)
+        changes.append(f"{key}={value}" if room == "recipe" else f"model.{key}={value}")
+    return config, recipe, changes
+
+
+def _refuse_to_overwrite(args: Args, plan: Plan, rows: Path) -> None:
+    from adderlab.errors import UsageError
+    from adderlab.runs.rates import file_name
+
+    row = rows / file_name(plan.preset, plan.recipe_name)
+    if row.exists() and not args.overwrite:
+        raise UsageError(f"{row} is there already; pass --overwrite to replace it, or -o FOLDER")
+
+
+def _show(args: Args) -> int:
+    """All rows: a table, docs/rates.md, or JSON."""
+    from adderlab.cli.options import emit_json
+    from adderlab.errors import UsageError
+    from adderlab.report.rates import as_markdown
+    from adderlab.runs.rates import default_folder, read_rates
+    from adderlab.schema import to_dict
+
+    if not (args.table or args.markdown or args.json):
+        raise UsageError("name a preset to measure, for example 456p, or pass --table")
+    folder = args.output or default_folder()
+    records = [] if folder is None else read_rates(folder)
+    if args.json:
+        emit_json([to_dict(record) for record in records], None)
+    elif args.markdown:
+        print(as_markdown(records))
+    elif records:
+        _print_table(records)
+    else:
+        print("No rate has been measured yet: adderlab rate PRESET measures one.")
+    return 0
+
+
+def _print_table(records: list[RateRecord]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from adderlab.report.rates import COLUMNS, cells
+
+    table = Table(box=None, pad_edge=False)
+    for i, column in enumerate(COLUMNS):
+        table.add_column(column, justify="left" if i < 3 else "right")
+    for record in records:
+        table.add_row(*cells(record))
+    Console().print(table)
+    print("train s, prove s: median core-seconds of a seed; to a proof: expected, on 2 cores.")
