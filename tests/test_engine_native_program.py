@@ -14,8 +14,8 @@ from adderlab.training.objective import derivative
 
 def agree(function, inputs: list[Tensor]) -> None:  # type: ignore[no-untyped-def]
     """The compiled function equals the function, for three seeds at once and one by one."""
-    program = Program(function, [tensor[:1] for tensor in inputs])
-    want, got = function(*inputs), program(inputs, threads=2)
+    program = Program(function, [tensor[:1] for tensor in inputs], threads=2)
+    want, got = function(*inputs), program(inputs)
     assert [tuple(t.shape) for t in got] == [tuple(t.shape) for t in want]
     for one, two in zip(got, want, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-6, atol=1e-6)
@@ -74,9 +74,9 @@ def test_the_map_to_tables_and_its_derivative(name: str) -> None:
     for one, two in zip(program(values), want, strict=True):
         assert (one - two).abs().max() <= 1e-6 * two.abs().max()
     pulls = [random(*table.shape[1:]) for table in want]
-    pull_back = Program(derivative(function, len(values)), [t[:1] for t in (*values, *pulls)])
+    pull_back = Program(derivative(function, len(values)), [t[:1] for t in (*values, *pulls)], threads=2)
     exact = torch.autograd.grad(want, precise, [pull.double() for pull in pulls])
-    for one, two in zip(pull_back([*values, *pulls], threads=2), exact, strict=True):
+    for one, two in zip(pull_back([*values, *pulls]), exact, strict=True):
         assert (one - two).abs().max() <= 5e-6 * two.abs().max()
 
 

@@ -1,6 +1,8 @@
 """Whole training steps on the native engine: the same bits whatever runs beside a seed, on however
 many threads, with or without a stop; and the same training as on the PyTorch backend."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -8,9 +10,14 @@ from adderlab.engine.base import Engine
 from adderlab.engine.native import NativeEngine
 from adderlab.engine.torch_tables import TorchEngine
 from adderlab.models.presets import get_preset
+from adderlab.task.curriculum import R456_CURRICULUM, CarryMix, DataConfig
+from adderlab.training.average import Average
+from adderlab.training.circle import Circle
+from adderlab.training.freeze import Freeze
+from adderlab.training.grokfast import Grokfast
 from adderlab.training.objective import objective_for
 from adderlab.training.population import Population
-from adderlab.training.recipe import Recipe
+from adderlab.training.recipe import Recipe, Stage
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(steps=40, batch_size=48, warmup_steps=4, val_size=40, test_size=20)
@@ -54,3 +61,73 @@ def test_the_first_steps_are_those_of_the_torch_backend(name: str) -> None:
     torch.testing.assert_close(one, two, rtol=2e-5, atol=0)
     after, before = native.evaluate(one[-1]), plain.evaluate(two[-1])
     torch.testing.assert_close(after.margin_S, before.margin_S, rtol=1e-2, atol=1e-3)
+
+
+class OneByOne(NativeEngine):
+    """The native engine without its way to take many steps in one call."""
+
+    def stepper(self, *_: object) -> None:
+        return None
+
+
+CARRIES = DataConfig(
+    curriculum=R456_CURRICULUM, carry_mix=CarryMix(share=0.7, fade_start=5, fade_end=20)
+)
+INGREDIENTS = {
+    "plain": RECIPE,
+    "unclipped": dataclasses.replace(RECIPE, grad_clip=0.0, bias_correction=False),
+    "circle": dataclasses.replace(
+        RECIPE, circle=Circle(), freeze=(Freeze(prefix="pos_emb.A", until=0.3, then=0.3),)
+    ),
+    "slow gradients": dataclasses.replace(RECIPE, grokfast=Grokfast()),
+    "average": dataclasses.replace(RECIPE, average=Average(decay=0.9)),
+    "carries": dataclasses.replace(RECIPE, data=CARRIES),
+    "stages": dataclasses.replace(RECIPE, steps=20, stages=(Stage(steps=20, average=Average()),)),
+}
+
+
+@pytest.mark.parametrize("ingredient", INGREDIENTS)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_many_steps_in_one_call_end_in_the_bits_of_single_steps(ingredient: str, threads: int) -> None:
+    recipe, seeds = dataclasses.replace(INGREDIENTS[ingredient], eval_interval=15), (4, 8, 15)
+    config = get_preset("456p").config
+    many, single = (
+        Population(config, recipe, seeds, objective_for(config, engine, CPU), CPU)
+        for engine in (NativeEngine(threads), OneByOne(1))
+    )
+    calls = 0
+    for each, most in ((many, 100), (single, 1)):
+        while not each.done:
+            loss_S = each.advance(most)
+            calls += each is many
+            if recipe.looks_at(each.next_step - 1):
+                each.evaluate(loss_S)
+    assert calls < 10
+    for name, tensor in single.state().items():
+        if name != "seconds":
+            assert_same(many.state()[name], tensor)
+
+
+def test_one_seed_on_two_threads_takes_many_steps_in_one_call() -> None:
+    wide = dataclasses.replace(RECIPE, batch_size=300, eval_interval=100)
+    config = get_preset("456p").config
+    one, two = (
+        Population(config, wide, (6,), objective_for(config, NativeEngine(threads), CPU), CPU)
+        for threads in (1, 2)
+    )
+    for each in (one, two):
+        each.advance()
+        assert each.advance(12) is not None and each.next_step == 13
+    assert torch.equal(one.flat_SN, two.flat_SN)
+
+
+def assert_same(got: object, want: object) -> None:
+    """Equal bits in nested states."""
+    if isinstance(want, torch.Tensor):
+        assert isinstance(got, torch.Tensor) and torch.equal(got, want)
+    elif isinstance(want, dict):
+        assert isinstance(got, dict)
+        for key, value in want.items():
+            assert_same(got[key], value)
+    else:
+        assert got == want

@@ -5,6 +5,7 @@ have S = 1 in front: then every seed sees the same pairs.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
@@ -23,6 +24,43 @@ Sampler = Callable[[Tensor, int, int], tuple[Tensor, Tensor]]
 
 AdamWStep = Callable[..., None]
 """Updates params_SN, mean_SN and square_SN in place; see ``engine.native.adamw.adamw_step``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stretch:
+    """Consecutive steps on fresh pairs: C of them, of S seeds with N parameters each.
+
+    The (S, N) tensors are updated in place; what they mean stands in ``training.optimizer``,
+    ``training.grokfast`` and ``training.average``.
+    """
+
+    seeds_S: Tensor
+    first: int
+    """Number of the first step."""
+    batch_size: int
+    params_SN: Tensor
+    mean_SN: Tensor
+    square_SN: Tensor
+    lr: Sequence[float]
+    """Of each step; C of them."""
+    correction: Sequence[float]
+    scale: Sequence[float]
+    """Divisors that correct the moments of each step."""
+    beta1: float
+    beta2: float
+    eps: float
+    clip: float
+    """Largest gradient norm of a seed; infinity never clips."""
+    weight_decay_S: Tensor
+    lr_scale_N: Tensor | None = None
+    slow: tuple[Tensor, float, float] | None = None
+    """Grokfast: (mean_SN of the gradient, alpha, strength)."""
+    average: tuple[Tensor, float] | None = None
+    """(mean_SN of the weights, decay)."""
+
+
+Stepper = Callable[[Stretch], Tensor]
+"""Takes the steps; loss_S before the last one."""
 
 
 class Engine(Protocol):
@@ -56,6 +94,13 @@ class Engine(Protocol):
 
     def sampler(self, data: DataConfig, layout: Layout) -> Sampler | None:
         """A faster twin of ``task.sampling``, if the engine has one."""
+        ...
+
+    def stepper(
+        self, map: Compiled, pull_back: Compiled, form: Tables, data: DataConfig, layout: Layout
+    ) -> Stepper | None:
+        """Many steps in one call, if the engine can: ``map`` takes parameters to tables like ``form``,
+        ``pull_back`` is its derivative, both from ``compile``."""
         ...
 
     def decode(self, tables: Tables, prompt_SBT: Tensor) -> Tensor:

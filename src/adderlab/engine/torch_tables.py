@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from adderlab.engine.base import AdamWStep, Compiled, Function, Sampler
+from adderlab.engine.base import AdamWStep, Compiled, Function, Sampler, Stepper
 from adderlab.models.tables import NormForm, Tables
 from adderlab.task.curriculum import DataConfig
 from adderlab.task.layouts import Layout
@@ -63,6 +63,11 @@ class TorchEngine:
         return None
 
     def sampler(self, data: DataConfig, layout: Layout) -> Sampler | None:
+        return None
+
+    def stepper(
+        self, map: Compiled, pull_back: Compiled, form: Tables, data: DataConfig, layout: Layout
+    ) -> Stepper | None:
         return None
 
     def _each(self, tables: Tables, program: Callable[..., T], *tokens: Tensor) -> list[T]:

@@ -7,6 +7,7 @@ Shapes: N parameters of one model, flat.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -66,6 +67,11 @@ class LearningRates:
         if multipliers != self._multipliers:
             self._multipliers, self._scale_N = multipliers, self._build(multipliers)
         return self._scale_N
+
+    def same_until(self, step: int) -> int | None:
+        """The next step at which some rate changes; None: never again."""
+        changes = [math.ceil(freeze.until * self.steps) for freeze in self.freezes]
+        return min((change for change in changes if change > step), default=None)
 
     def _build(self, multipliers: Sequence[float]) -> Tensor | None:
         values: list[float] = []

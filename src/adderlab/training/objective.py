@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from adderlab.engine.base import AdamWStep, Engine, Function, Sampler
+from adderlab.engine.base import AdamWStep, Engine, Function, Sampler, Stepper
 from adderlab.models.config import ModelConfig
 from adderlab.models.mapping import stack_parameters, tables, why_no_tables
 from adderlab.models.tables import Tables
@@ -49,6 +49,10 @@ class Objective(Protocol):
 
     def sampler(self, data: DataConfig, layout: Layout) -> Sampler:
         """The fastest source of training batches; all give the same ones."""
+        ...
+
+    def stepper(self, data: DataConfig, layout: Layout) -> Stepper | None:
+        """Many steps in one call, if there is a way; bit for bit those taken one by one."""
         ...
 
 
@@ -113,6 +117,11 @@ class TableObjective:
     def sampler(self, data: DataConfig, layout: Layout) -> Sampler:
         return self.engine.sampler(data, layout) or torch_sampler(data, layout)
 
+    def stepper(self, data: DataConfig, layout: Layout) -> Stepper | None:
+        if self._map is None or self._pull_back is None:
+            return None
+        return self.engine.stepper(self._map, self._pull_back, self._form, data, layout)
+
 
 def derivative(function: Function, num_inputs: int) -> Function:
     """(inputs, a pull for every output) -> the gradient of every input, as a function to compile."""
@@ -173,6 +182,9 @@ class OracleObjective:
 
     def sampler(self, data: DataConfig, layout: Layout) -> Sampler:
         return torch_sampler(data, layout)
+
+    def stepper(self, data: DataConfig, layout: Layout) -> Stepper | None:
+        return None
 
 
 def _count(params: Params) -> int:

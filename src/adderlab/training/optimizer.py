@@ -65,28 +65,29 @@ class AdamW:
                 beta1=self.beta1,
                 beta2=self.beta2,
                 eps=self.eps,
-                correction=self._correction,
-                scale=self._scale,
+                correction=self.correction(self.steps),
+                scale=self.scale(self.steps),
             )
             return
         norm_S = torch.sqrt(halving_sum(grad_SN * grad_SN, 1))
         grad_SN = grad_SN * (clip_S / (norm_S + 1e-6)).clamp(max=1.0)[:, None]
-        decay_SN, rate_SN = (lr_S * weight_decay_S)[:, None], (lr_S / self._correction)[:, None]
+        correction, scale = self.correction(self.steps), self.scale(self.steps)
+        decay_SN, rate_SN = (lr_S * weight_decay_S)[:, None], (lr_S / correction)[:, None]
         if lr_scale_N is not None:
             decay_SN, rate_SN = decay_SN * lr_scale_N, rate_SN * lr_scale_N
         self.params_SN *= 1.0 - decay_SN
         self.mean_SN += (grad_SN - self.mean_SN) * (1.0 - self.beta1)
         self.square_SN *= self.beta2
         self.square_SN += grad_SN * grad_SN * (1.0 - self.beta2)
-        self.params_SN -= rate_SN * (self.mean_SN / (self.square_SN.sqrt() / self._scale + self.eps))
+        self.params_SN -= rate_SN * (self.mean_SN / (self.square_SN.sqrt() / scale + self.eps))
 
-    @property
-    def _correction(self) -> float:
-        return 1.0 - self.beta1**self.steps if self.bias_correction else 1.0
+    def correction(self, step: int) -> float:
+        """Divisor of the rate at the optimiser's ``step``-th step, from 1."""
+        return 1.0 - self.beta1**step if self.bias_correction else 1.0
 
-    @property
-    def _scale(self) -> float:
-        return (1.0 - self.beta2**self.steps) ** 0.5 if self.bias_correction else 1.0
+    def scale(self, step: int) -> float:
+        """Divisor of the root of the square."""
+        return (1.0 - self.beta2**step) ** 0.5 if self.bias_correction else 1.0
 
     def keep(self, rows: Tensor, params_SN: Tensor) -> None:
         """Go on with the seeds in ``rows`` only; ``params_SN`` are their parameters."""

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from adderlab.engine.base import Stretch
 from adderlab.models.config import ModelConfig
 from adderlab.models.mapping import stack_parameters
 from adderlab.models.transformer import build_model
@@ -106,6 +107,7 @@ class Population:
         self._average = WeightAverage(stage.average, self.flat_SN) if stage.average else None
         assert stage.data is not None
         self._sample = self.objective.sampler(stage.data, self.layout)
+        self._stepper = self.objective.stepper(stage.data, self.layout)
         for replay in self._replays:
             replay.batch_size = stage.batch_size
 
@@ -136,32 +138,81 @@ class Population:
     def done(self) -> bool:
         return not self.seeds or self.next_step >= self.recipe.total_steps
 
-    def advance(self) -> Tensor:
-        """One step of every active seed; the loss before it, loss_S."""
+    def advance(self, most: int = 1) -> Tensor:
+        """From 1 to ``most`` steps of every active seed, in one call where the engine can, and never
+        past one after which to evaluate. The loss before the last of them, loss_S."""
         started = time.perf_counter()
         part = self.recipe.part_index(self.next_step)
         if part != self._part:
             self._restart(part)
-        loss_S = self._polish() if self._stage.polish else self._descend()
-        self.next_step += 1
+        steps = 1
+        if self._stage.polish:
+            loss_S = self._polish()
+        elif self._stepper is None or self._replays or self._failing:
+            loss_S = self._descend()
+        else:
+            steps = self._uniform_steps(most)
+            loss_S = self._stepper(self._stretch(steps))
+            self.optimizer.steps += steps
+        self.next_step += steps
         self.seconds += time.perf_counter() - started
         return loss_S
 
+    def _uniform_steps(self, most: int) -> int:
+        """How many of the next steps differ in nothing but number, rates and pairs."""
+        recipe, step = self.recipe, self.next_step
+        first, stage = recipe.part_at(step)
+        ends = [
+            step + most,
+            first + stage.steps,
+            -(-step // recipe.eval_interval) * recipe.eval_interval + 1,
+        ]
+        change = self._rates.same_until(step)
+        return min(ends if change is None else [*ends, change]) - step
+
+    def _stretch(self, steps: int) -> Stretch:
+        recipe, optimizer, first = self.recipe, self.optimizer, self.next_step
+        assert self._stage.batch_size is not None
+        slow, average = self._grokfast, self._average
+        counts = range(optimizer.steps + 1, optimizer.steps + steps + 1)
+        return Stretch(
+            seeds_S=self._seeds_S,
+            first=first,
+            batch_size=self._stage.batch_size,
+            params_SN=self.flat_SN,
+            mean_SN=optimizer.mean_SN,
+            square_SN=optimizer.square_SN,
+            lr=[learning_rate(recipe, step) for step in range(first, first + steps)],
+            correction=[optimizer.correction(count) for count in counts],
+            scale=[optimizer.scale(count) for count in counts],
+            beta1=optimizer.beta1,
+            beta2=optimizer.beta2,
+            eps=optimizer.eps,
+            clip=recipe.grad_clip or torch.inf,
+            weight_decay_S=self._weight_decay_S(),
+            lr_scale_N=self._rates.at(first),
+            slow=(slow.mean_SN, slow.settings.alpha, slow.settings.strength) if slow else None,
+            average=(average.mean_SN, average.settings.decay) if average else None,
+        )
+
+    def _weight_decay_S(self) -> Tensor:
+        decay_S = self.flat_SN.new_full((len(self.seeds),), self._stage.weight_decay or 0.0)
+        if self._decay and self._part == 0:
+            decay_S = decay_S * decay_S.new_tensor(self._decay.factors())
+        return decay_S
+
     def _descend(self) -> Tensor:
         """One step of AdamW."""
-        recipe, stage, step = self.recipe, self._stage, self.next_step
+        recipe, step = self.recipe, self.next_step
         tokens_SBP, targets_SBA = self._batch(step)
         loss_S, grads = self.objective.loss_and_grad(self.params(), tokens_SBP, targets_SBA)
         grad_SN = _flatten(grads[name] for name in self.shapes)
         if self._grokfast:
             grad_SN = self._grokfast.amplify(grad_SN)
-        decay_S = torch.full_like(loss_S, stage.weight_decay or 0.0)
-        if self._decay and self._part == 0:
-            decay_S = decay_S * decay_S.new_tensor(self._decay.factors())
         self.optimizer.step(
             grad_SN,
             lr_S=torch.full_like(loss_S, learning_rate(recipe, step)),
-            weight_decay_S=decay_S,
+            weight_decay_S=self._weight_decay_S(),
             clip_S=torch.full_like(loss_S, recipe.grad_clip or torch.inf),
             lr_scale_N=self._rates.at(step),
         )

@@ -2,18 +2,9 @@
 // rounded on its own (compiled without contraction into fused operations).
 
 #include <cmath>
-#include <cstdint>
 #include <vector>
 
-struct AdamW {
-    int32_t seeds, size;
-    float beta1_rest, beta2, beta2_rest, eps;  // rest: 1 - beta
-    float correction, scale;                   // divisors of the rate and of the root of the square
-    float *params, *mean, *square;             // (S, N), updated
-    const float* grad;                         // (S, N)
-    const float *lr, *weight_decay, *clip;     // (S)
-    const float* lr_scale;                     // (N), or null
-};
+#include "adamw.hpp"
 
 // The upper half is added to the lower until one entry is left. Overwrites x.
 static float halving_sum(float* x, int n) {
@@ -49,4 +40,18 @@ static void step(const AdamW& a, int seed, float* work) {
 extern "C" void adderlab_adamw(const AdamW* a) {
     std::vector<float> work(a->size);
     for (int seed = 0; seed < a->seeds; seed++) step(*a, seed, work.data());
+}
+
+// The first seed's step, between what Grokfast adds to its gradient (overwritten) and the average.
+// ``work`` holds N numbers.
+extern "C" void adderlab_adamw_seed(const AdamW* a, const Running* r, float* grad, float* work) {
+    if (r->slow)
+        for (int i = 0; i < a->size; i++) {
+            float kept = r->slow[i] * r->slow_keep;
+            r->slow[i] = kept + grad[i] * r->slow_rest;
+            grad[i] = grad[i] + r->slow[i] * r->strength;
+        }
+    step(*a, 0, work);
+    if (r->average)
+        for (int i = 0; i < a->size; i++) r->average[i] += (a->params[i] - r->average[i]) * r->average_rest;
 }

@@ -18,8 +18,8 @@ SOURCE = Path(__file__).with_name("adamw.cpp")
 FLAGS = ("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-ftree-vectorize")
 
 
-class _AdamW(ctypes.Structure):
-    """Mirrors ``AdamW`` in adamw.cpp."""
+class AdamWRequest(ctypes.Structure):
+    """Mirrors ``AdamW`` in adamw.hpp."""
 
     _fields_ = [
         *[(name, ctypes.c_int32) for name in ("seeds", "size")],
@@ -31,7 +31,7 @@ class _AdamW(ctypes.Structure):
 
 
 @cache
-def _library() -> ctypes.CDLL:
+def adamw_library() -> ctypes.CDLL:
     return load_library(SOURCE, optimise="-O2", extra=FLAGS)
 
 
@@ -72,7 +72,7 @@ def adamw_step(
     }
     if lr_scale_N is not None:
         tensors["lr_scale"] = (lr_scale_N, (N,))
-    request = _AdamW(
+    request = AdamWRequest(
         seeds=S,
         size=N,
         beta1_rest=1.0 - beta1,
@@ -90,4 +90,4 @@ def adamw_step(
             tensor.device,
         )
         setattr(request, name, tensor.data_ptr())
-    _library().adderlab_adamw(ctypes.byref(request))
+    adamw_library().adderlab_adamw(ctypes.byref(request))

@@ -11,14 +11,6 @@ INLINE bool all_equal(const uint8_t (&bytes)[W]) {
     return std::memcmp(first, bytes, W) == 0;
 }
 
-// One seed's tokens: ``rows`` samples, ``stride`` bytes apart.
-struct Samples {
-    const uint8_t* first;
-    int64_t stride;
-    int rows;
-    const uint8_t* row(int i) const { return first + std::min(i, rows - 1) * stride; }
-};
-
 // The first WIDTH bytes of rows start ... start + W - 1, transposed; beyond the last row it is
 // repeated. Returns whether every byte is a token; others are replaced by token 0.
 template <int WIDTH>

@@ -28,15 +28,19 @@ HEADER = """// Written by adderlab.engine.native.emit.
 """
 
 FOOTER = """
+extern "C" void run_seed(const float* const* x, float* const* y) {{
+    alignas(64) static thread_local float w[{scratch}];
+    {calls}
+}}
+
 extern "C" void run(const float* const* in, const int64_t* in_stride, float* const* out,
                     const int64_t* out_stride, int seeds, int threads) {{
     Pool::get().run(threads, seeds, [&](int64_t seed, int) {{
-        alignas(64) static thread_local float w[{scratch}];
         const float* x[{inputs}];
         float* y[{outputs}];
         for (int i = 0; i < {inputs}; i++) x[i] = in[i] + seed * in_stride[i];
         for (int i = 0; i < {outputs}; i++) y[i] = out[i] + seed * out_stride[i];
-        {calls}
+        run_seed(x, y);
     }});
 }}
 """
@@ -221,7 +225,7 @@ class Emitter(Interpreter):
             scratch=max(scratch, 1),
             inputs=self._num_inputs,
             outputs=len(self.output_shapes),
-            calls="\n        ".join(calls),
+            calls="\n    ".join(calls),
         )
         return "\n".join([HEADER, *self._constants, *functions, footer])
 

@@ -6,7 +6,6 @@ Shapes: S seeds, B pairs, P input positions, T prompt positions, A answer steps.
 from __future__ import annotations
 
 import ctypes
-import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,17 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adderlab.engine.base import AdamWStep, Compiled, Function, Sampler
+from adderlab.engine.base import AdamWStep, Compiled, Function, Sampler, Stepper
 from adderlab.engine.native.adamw import adamw_step
 from adderlab.engine.native.build import NativeUnavailable, Say, isa_flags, load_library, to_stderr
 from adderlab.engine.native.program import Program
+from adderlab.engine.native.request import TABLE_NAMES, Pointers, Request
 from adderlab.engine.native.sampler import NativeSampler
+from adderlab.engine.native.steps import NativeSteps
 from adderlab.errors import UsageError
 from adderlab.models.tables import TableForm, Tables
 from adderlab.task.curriculum import DataConfig
 from adderlab.task.layouts import Layout
-
-TABLE_NAMES = tuple(field.name for field in dataclasses.fields(Tables) if field.name != "form")
 
 OPTIONAL = ("norm2_bias", "fc1_bias", "fc2_bias", "norm_f_bias")
 """Tables whose presence is compiled in."""
@@ -57,32 +56,6 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-_Pointers = ctypes.c_void_p * len(TABLE_NAMES)
-
-
-class _Request(ctypes.Structure):
-    """Mirrors ``Request`` in kernel.cpp."""
-
-    _fields_ = [
-        ("seeds", ctypes.c_int32),
-        ("batch", ctypes.c_int32),
-        ("threads", ctypes.c_int32),
-        ("eps2", ctypes.c_float),
-        ("epsf", ctypes.c_float),
-        ("tokens", ctypes.c_void_p),
-        ("targets", ctypes.c_void_p),
-        ("token_seed", ctypes.c_int64),
-        ("target_seed", ctypes.c_int64),
-        ("token_row", ctypes.c_int64),
-        ("target_row", ctypes.c_int64),
-        ("table", _Pointers),
-        ("grad", _Pointers),
-        ("loss", ctypes.c_void_p),
-        ("margins", ctypes.c_void_p),
-        ("answers", ctypes.c_void_p),
-    ]
-
-
 class NativeEngine:
     """See ``engine.base.Engine``. float32 tables on the CPU; tokens are uint8.
 
@@ -108,14 +81,20 @@ class NativeEngine:
         self._libraries: dict[Any, ctypes.CDLL] = {}
 
     def compile(self, function: Function, examples: Sequence[Tensor]) -> Compiled | None:
-        program = Program(function, examples, say=self._build["say"])
-        return lambda inputs: program(inputs, self.threads)
+        return Program(function, examples, self.threads, say=self._build["say"])
 
     def adamw(self) -> AdamWStep | None:
         return adamw_step
 
     def sampler(self, data: DataConfig, layout: Layout) -> Sampler | None:
         return NativeSampler(data, layout, self.threads)
+
+    def stepper(
+        self, map: Compiled, pull_back: Compiled, form: Tables, data: DataConfig, layout: Layout
+    ) -> Stepper | None:
+        assert isinstance(map, Program) and isinstance(pull_back, Program)
+        sampler = NativeSampler(data, layout, self.threads)
+        return NativeSteps(map, pull_back, self._library(form), form, sampler)
 
     def prepare(self, tables: Tables) -> None:
         """Compile now what these tables need, rather than at the first step."""
@@ -127,7 +106,7 @@ class NativeEngine:
         request, keep = self._request(tables, tokens_SBP, targets_SBA)
         grads = {name: torch.empty(table.shape) for name, table in tables.items()}
         loss_S = torch.empty(tables.num_seeds)
-        request.grad = _Pointers(*[grads[n].data_ptr() if n in grads else None for n in TABLE_NAMES])
+        request.grad = Pointers(*[grads[n].data_ptr() if n in grads else None for n in TABLE_NAMES])
         request.loss = loss_S.data_ptr()
         self._run(tables, "adderlab_loss_and_grad", request)
         del keep
@@ -152,7 +131,7 @@ class NativeEngine:
 
     def _request(
         self, tables: Tables, tokens_SBT: Tensor, targets_SBA: Tensor | None
-    ) -> tuple[_Request, list[Tensor]]:
+    ) -> tuple[Request, list[Tensor]]:
         """The request without its outputs, and the tensors it points into."""
         form, keep = tables.form, []
         pointers: list[int | None] = []
@@ -167,13 +146,13 @@ class NativeEngine:
             table = table.contiguous()
             keep.append(table)
             pointers.append(table.data_ptr())
-        request = _Request(
+        request = Request(
             seeds=tables.num_seeds,
             batch=tokens_SBT.shape[1],
             threads=self.threads,
             eps2=form.norm2.eps,
             epsf=form.norm_f.eps,
-            table=_Pointers(*pointers),
+            table=Pointers(*pointers),
         )
         width = form.layout.num_positions if targets_SBA is not None else form.layout.num_prompt
         tokens, request.token_seed, request.token_row = _tokens(tokens_SBT, tables.num_seeds, width)
@@ -187,7 +166,7 @@ class NativeEngine:
             keep.append(targets)
         return request, keep
 
-    def _run(self, tables: Tables, function: str, request: _Request) -> None:
+    def _run(self, tables: Tables, function: str, request: Request) -> None:
         if request.batch == 0 or request.seeds == 0:
             raise UsageError("the native engine needs at least one seed and one pair")
         status = getattr(self._library(tables), function)(ctypes.byref(request))
@@ -210,7 +189,7 @@ class NativeEngine:
         if reason:
             raise UsageError(f"the native engine cannot compute this model: {reason}")
         library = load_library(SOURCE, _defines(tables), extra=FLAGS, **self._build)
-        if library.adderlab_request_size() != ctypes.sizeof(_Request):
+        if library.adderlab_request_size() != ctypes.sizeof(Request):
             raise NativeUnavailable("its sources changed while this program was running; start it again")
         return library
 

@@ -10,6 +10,7 @@
 #include "block.hpp"
 #include "columns.hpp"
 #include "pool.hpp"
+#include "request.hpp"
 #include "tables.hpp"
 
 namespace {
@@ -18,22 +19,6 @@ constexpr int QB = query_block();
 constexpr int CHUNK = 256;       // samples summed in single precision before the double sums
 constexpr int DECODE_BLOCKS = 4;  // blocks decoded together
 constexpr int PORTION = 1024;    // samples decoded or measured per work item
-
-struct Request {
-    int32_t seeds, batch, threads;
-    float eps2, epsf;
-    const uint8_t *tokens, *targets;
-    int64_t token_seed, target_seed;  // bytes from one seed to the next; 0 when shared
-    int64_t token_row, target_row;    // bytes from one sample to the next
-    const float* table[TABLES];
-    float* grad[TABLES];
-    float* loss;
-    float* margins;
-    uint8_t* answers;
-
-    Samples tokens_of(int seed) const { return {tokens + seed * token_seed, token_row, batch}; }
-    Samples targets_of(int seed) const { return {targets + seed * target_seed, target_row, batch}; }
-};
 
 struct Workspace {
     Weights weights;
@@ -296,5 +281,16 @@ int guarded(const Request* request, Work&& work) {
 
 EXPORT int adderlab_request_size() { return sizeof(Request); }
 EXPORT int adderlab_loss_and_grad(const Request* request) { return guarded(request, train); }
+
+// The same for a single seed on the calling thread, in a workspace of the caller's own: any number of
+// threads may do so at once.
+EXPORT void* adderlab_new_workspace() { return new (std::nothrow) Workspace; }
+EXPORT void adderlab_delete_workspace(void* workspace) { delete (Workspace*)workspace; }
+EXPORT int adderlab_train_seed(const Request* request, void* workspace) {
+    Workspace& ws = *(Workspace*)workspace;
+    ws.good_tokens = true;
+    train_seed(*request, 0, ws);
+    return ws.good_tokens ? 0 : 1;
+}
 EXPORT int adderlab_margins(const Request* request) { return guarded(request, margins); }
 EXPORT int adderlab_decode(const Request* request) { return guarded(request, decode); }

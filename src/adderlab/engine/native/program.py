@@ -34,7 +34,14 @@ class Program:
     compiler fails.
     """
 
-    def __init__(self, function: Function, examples: Sequence[Tensor], say: Say = to_stderr) -> None:
+    def __init__(
+        self,
+        function: Function,
+        examples: Sequence[Tensor],
+        threads: int = 1,
+        *,
+        say: Say = to_stderr,
+    ) -> None:
         examples = [example.detach().clone().contiguous() for example in examples]
         assert all(example.dtype == torch.float32 and len(example) == 1 for example in examples)
         function(*examples)  # what it keeps for later calls must not become part of the trace
@@ -46,14 +53,17 @@ class Program:
         if not path.is_file():
             write_text(path, source)
         flags = ("-ftree-vectorize", "-w", f"-I{FOLDER}")
-        self._run = load_library(path, optimise="-O2", extra=flags, say=say).run
+        library = load_library(path, optimise="-O2", extra=flags, say=say)
+        self.threads = threads
+        self._run, self.run_seed = library.run, library.run_seed
 
-    def __call__(self, inputs: Sequence[Tensor], threads: int = 1) -> list[Tensor]:
+    def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """The function of every seed: inputs (S, ...) -> outputs (S, ...)."""
         S = len(inputs[0])
         inputs = [tensor if tensor[0].is_contiguous() else tensor.contiguous() for tensor in inputs]
         outputs = [torch.empty((S, *shape)) for shape in self.shapes]
-        self._run(_pointers(inputs), _strides(inputs), _pointers(outputs), _strides(outputs), S, threads)
+        pointers = (_pointers(inputs), _strides(inputs), _pointers(outputs), _strides(outputs))
+        self._run(*pointers, S, self.threads)
         return outputs
 
 

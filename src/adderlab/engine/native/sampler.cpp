@@ -6,10 +6,10 @@
 #include <cstring>
 
 #include "pool.hpp"
+#include "sampling.hpp"
 
 namespace {
 
-constexpr int J = 10;
 constexpr int WORD_BITS = 59;
 constexpr uint64_t WORD_MASK = (uint64_t(1) << WORD_BITS) - 1;
 constexpr uint64_t GOLDEN = 0x9E3779B97F4A7C15;
@@ -82,54 +82,53 @@ void carry_pattern(const int32_t* patterns, int count, uint64_t word, int max_di
     std::memcpy(b, y, J);
 }
 
+void sample_seed(const Sampling* s, int64_t seed) {
+    for (int row = 0; row < s->batch; row++) {
+        uint64_t key = s->key[seed];
+        uint8_t a[J], b[J];
+        ten_digits(word_of(key, row, 0), a);
+        ten_digits(word_of(key, row, 1), b);
+        if (s->threshold && word_of(key, row, 3) < s->threshold) {
+            carry_pattern(s->patterns, s->pattern_count, word_of(key, row, 4), s->max_digits, a, b);
+        } else {
+            int length = s->max_digits;
+            if (s->uniform_lengths) {
+                uint64_t word = word_of(key, row, 2);
+                length = take(word, s->max_digits) + 1;
+            }
+            for (int j = length; j < J; j++) a[j] = b[j] = 0;
+        }
+        int64_t index = int64_t(seed) * s->batch + row;
+        uint8_t *token = s->tokens + index * s->positions, *target = s->targets + index * s->answers;
+        std::memcpy(token, s->blank, s->prompt);
+        int carry = 0;
+        for (int j = 0; j < J; j++) {
+            token[s->a_position[j]] = a[j];
+            token[s->b_position[j]] = b[j];
+            int sum = a[j] + b[j] + carry;
+            carry = sum >= 10;
+            target[j] = uint8_t(sum - 10 * carry);
+        }
+        target[J] = uint8_t(carry);
+        if (s->end_token >= 0) target[J + 1] = uint8_t(s->end_token);
+        std::memcpy(token + s->prompt, target, s->answers - 1);
+    }
+}
+
 }  // namespace
 
 extern "C" {
 
-struct Sampling {
-    int32_t seeds, batch, max_digits, uniform_lengths, threads;
-    int32_t positions, prompt, answers, end_token;  // end_token < 0: the answer has eleven digits
-    uint64_t threshold;                             // rows with a smaller word are carry patterns
-    int32_t pattern_count, patterns[5];
-    int32_t a_position[J], b_position[J];
-    const uint64_t* key;      // (S)
-    const uint8_t* blank;     // (T) the prompt without digits
-    uint8_t *tokens, *targets;  // (S, B, P), (S, B, A)
-};
+// One seed's pairs on the calling thread.
+void adderlab_sample_seed(const Sampling* s, int64_t seed) { sample_seed(s, seed); }
 
 void adderlab_sample(const Sampling* s) {
-    Pool::get().run(s->threads, s->seeds, [s](int64_t seed, int) {
-        for (int row = 0; row < s->batch; row++) {
-            uint64_t key = s->key[seed];
-            uint8_t a[J], b[J];
-            ten_digits(word_of(key, row, 0), a);
-            ten_digits(word_of(key, row, 1), b);
-            if (s->threshold && word_of(key, row, 3) < s->threshold) {
-                carry_pattern(s->patterns, s->pattern_count, word_of(key, row, 4), s->max_digits, a, b);
-            } else {
-                int length = s->max_digits;
-                if (s->uniform_lengths) {
-                    uint64_t word = word_of(key, row, 2);
-                    length = take(word, s->max_digits) + 1;
-                }
-                for (int j = length; j < J; j++) a[j] = b[j] = 0;
-            }
-            int64_t index = int64_t(seed) * s->batch + row;
-            uint8_t *token = s->tokens + index * s->positions, *target = s->targets + index * s->answers;
-            std::memcpy(token, s->blank, s->prompt);
-            int carry = 0;
-            for (int j = 0; j < J; j++) {
-                token[s->a_position[j]] = a[j];
-                token[s->b_position[j]] = b[j];
-                int sum = a[j] + b[j] + carry;
-                carry = sum >= 10;
-                target[j] = uint8_t(sum - 10 * carry);
-            }
-            target[J] = uint8_t(carry);
-            if (s->end_token >= 0) target[J + 1] = uint8_t(s->end_token);
-            std::memcpy(token + s->prompt, target, s->answers - 1);
-        }
-    });
+    Pool::get().run(s->threads, s->seeds, [s](int64_t seed, int) { sample_seed(s, seed); });
+}
+
+// The key of a seed's training pairs at one step (adderlab.task.counter; stream 0).
+uint64_t adderlab_train_key(uint64_t seed, uint64_t step) {
+    return mix(seed * GOLDEN + mix(mix(GOLDEN) + step));
 }
 
 }  // extern "C"

@@ -21,7 +21,9 @@ from adderlab.task.layouts import Layout
 SOURCE = Path(__file__).with_name("sampler.cpp")
 
 
-class _Sampling(ctypes.Structure):
+class SamplingRequest(ctypes.Structure):
+    """Mirrors ``Sampling`` in sampling.hpp."""
+
     _fields_ = [
         *[(name, ctypes.c_int32) for name in ("seeds", "batch", "max_digits")],
         *[(name, ctypes.c_int32) for name in ("uniform_lengths", "threads")],
@@ -36,7 +38,7 @@ class _Sampling(ctypes.Structure):
 
 
 @cache
-def _library() -> ctypes.CDLL:
+def sampler_library() -> ctypes.CDLL:
     return load_library(SOURCE)
 
 
@@ -45,10 +47,10 @@ class NativeSampler:
     ``layout.encode(*sample_pairs(...))``."""
 
     def __init__(self, data: DataConfig, layout: Layout, threads: int = 1) -> None:
-        self.data, self.layout = data, layout
+        self.data, self.layout, self.threads = data, layout, threads
         zeros = torch.zeros(1, 10, dtype=torch.uint8)
         self._blank = layout.encode_prompt(zeros, zeros)[0].contiguous()
-        self._request = _Sampling(
+        self._request = SamplingRequest(
             uniform_lengths=data.curriculum.lengths == "uniform",
             threads=threads,
             positions=layout.num_positions,
@@ -64,17 +66,27 @@ class NativeSampler:
             self._request.pattern_count = len(names)
             self._request.patterns[: len(names)] = [PATTERNS.index(name) for name in names]
 
+    def threshold(self, step: int) -> int:
+        """Rows whose word is smaller are carry patterns."""
+        mix = self.data.carry_mix
+        return int((mix.share_at(step) if mix else 0.0) * (1 << counter.WORD_BITS))
+
+    def request(self, seeds: int, batch_size: int) -> SamplingRequest:
+        """What does not change from step to step."""
+        request = SamplingRequest.from_buffer_copy(self._request)
+        request.seeds, request.batch = seeds, batch_size
+        return request
+
     def __call__(self, seeds_S: Tensor, step: int, batch_size: int) -> tuple[Tensor, Tensor]:
         """(tokens_SBP, targets_SBA), uint8, of one step."""
-        S, layout, mix = len(seeds_S), self.layout, self.data.carry_mix
+        S, layout = len(seeds_S), self.layout
         tokens_SBP = torch.empty((S, batch_size, layout.num_positions), dtype=torch.uint8)
         targets_SBA = torch.empty((S, batch_size, layout.num_answers), dtype=torch.uint8)
         key_S = counter.keys(seeds_S, Stream.TRAIN, step)
-        request = self._request
-        request.seeds, request.batch = S, batch_size
+        request = self.request(S, batch_size)
         request.max_digits = self.data.curriculum.max_digits(step)
-        request.threshold = int((mix.share_at(step) if mix else 0.0) * (1 << counter.WORD_BITS))
+        request.threshold = self.threshold(step)
         request.key = key_S.data_ptr()
         request.tokens, request.targets = tokens_SBP.data_ptr(), targets_SBA.data_ptr()
-        _library().adderlab_sample(ctypes.byref(request))
+        sampler_library().adderlab_sample(ctypes.byref(request))
         return tokens_SBP, targets_SBA

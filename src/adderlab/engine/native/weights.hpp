@@ -3,12 +3,9 @@
 #pragma once
 
 #include "functions.hpp"
+#include "request.hpp"
 #include "shape.hpp"
 
-enum Table {
-    QUERY, KEY, VALUE, RESIDUAL, ATTN_OUT, NORM2_WEIGHT, NORM2_BIAS, FC1, FC1_BIAS, GATE, FC2, FC2_BIAS,
-    NORMF_WEIGHT, NORMF_BIAS, UNEMBED, TABLES
-};
 constexpr int TABLE_SIZE[TABLES] = {
     A * V * HK, P * V * HK, P * V * HE, A * V * D, HE * D, D, D, D * F, F, D * F, F * D, D, D, D, D * V};
 
