@@ -15,10 +15,19 @@ class Args:
 
     preset: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[PRESET]")] = None
     """A published architecture, for example 456p (adderlab zoo lists them)."""
-    recipe: Annotated[str, tyro.conf.arg(metavar="NAME")] = "published"
-    """The preset's published recipe, or another one by name, for example circle."""
-    seeds: str = "0-7"
-    """Seeds, for example 0-63 or 43,44."""
+    until: Literal["proved"] | None = None
+    """Go on with fresh seeds until one is proved on all pairs: hopeless ones are dropped."""
+    proved: Annotated[int, tyro.conf.arg(metavar="N")] = 1
+    """With --until proved: stop at so many proved seeds."""
+    budget: Annotated[float, tyro.conf.arg(metavar="MINUTES")] = 10.0
+    """With --until proved: give up after so many minutes (exit code 1)."""
+    assisted: bool = True
+    """With --until proved: repair seeds that end nearly right; counted apart from training alone."""
+    recipe: Annotated[str, tyro.conf.arg(metavar="NAME")] = "best"
+    """best: the one known to train the preset best; published; or one by name, for example circle."""
+    seeds: Annotated[str | None, tyro.conf.arg(metavar="SEEDS")] = None
+    """Seeds, for example 0-63 or 43,44; with --until proved also from one on, 100-. Default: 0-7;
+    with --until proved 0-."""
     steps: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Optimiser steps of each seed before any restart; default: the recipe's."""
     device: str = "auto"
@@ -26,7 +35,7 @@ class Args:
     engine: str = "auto"
     """auto, native or torch."""
     threads: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    """Seeds trained at once on a CPU; default: every core. Results do not depend on it."""
+    """Seeds trained at once on a CPU; default: every core. No effect on any seed's results."""
     run_name: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """Folder below results/runs; default: the preset and the time."""
     overwrite: Annotated[bool, Switch] = False
@@ -51,10 +60,19 @@ class Args:
 
 def run(args: Args) -> int:
     """Train, evaluate, report."""
+    if args.until:
+        return _search(args)
+    return _train(args)
+
+
+def _train(args: Args) -> int:
     from adderlab.cli.main import INTERRUPTED
     from adderlab.cli.training import run_in_terminal
+    from adderlab.errors import UsageError
     from adderlab.evaluation.suites import parse_suite
 
+    if (args.proved, args.budget, args.assisted) != (1, 10.0, True):
+        raise UsageError("--proved, --budget and --no-assisted go with --until proved")
     # A wrong name is told before training, not after.
     suite = None if args.evaluate == "none" else parse_suite(args.evaluate)
     job = _job(args)
@@ -72,14 +90,62 @@ def run(args: Args) -> int:
     if outcome.status == "stopped":
         return INTERRUPTED
     if suite is not None:
-        _evaluate_best(outcome.best, suite, args)
+        _evaluate(outcome.best, suite, args, job.folder / "evaluation.json")
     if not args.json_lines:
         print(f"Files: {job.folder}/ (summary.json, seeds.csv, metrics.csv, checkpoints/best.pt)")
     return 0
 
 
-def _evaluate_best(best, suite, args: Args) -> None:  # type: ignore[no-untyped-def]
-    """The best seed on pairs that neither training nor the choice of the checkpoint has seen."""
+def _search(args: Args) -> int:
+    """--until proved."""
+    from adderlab.cli.main import INTERRUPTED
+    from adderlab.cli.searching import open_seeds, search_in_terminal
+    from adderlab.errors import UsageError
+    from adderlab.evaluation.suites import parse_suite
+    from adderlab.runs.checkpoints import load_checkpoint
+    from adderlab.training.until_files import Plan, is_search
+
+    if args.sink or args.keep != "grokked" or not args.prove:
+        raise UsageError("--sink, --keep and --no-prove do not go with --until proved")
+    suite = None if args.evaluate == "none" else parse_suite(args.evaluate)
+    if args.resume is not None:
+        _refuse_new_settings(args)
+        if not is_search(args.resume):
+            raise UsageError(f"{args.resume} is no search; resume it without --until")
+        plan = args.resume
+    else:
+        preset, config, recipe = _preset(args)
+        seeds, onward = open_seeds(args.seeds or "0-")
+        plan = Plan(
+            config=config,
+            recipe=recipe,
+            seeds=seeds,
+            onward=onward,
+            folder=_folder(args, preset),
+            assisted=args.assisted,
+        )
+    summary = search_in_terminal(
+        plan,
+        wanted=args.proved,
+        minutes=args.budget,
+        device=args.device,
+        engine=args.engine,
+        threads=args.threads,
+        overwrite=args.overwrite,
+        quiet=args.quiet,
+        json_lines=args.json_lines,
+    )
+    if summary.status == "stopped":
+        return INTERRUPTED
+    for fate in summary.proved if suite else ():
+        checkpoint = load_checkpoint(fate.checkpoint)
+        target = Path(fate.checkpoint).with_suffix(".evaluation.json")
+        _evaluate(checkpoint, suite, args, target)
+    return 0
+
+
+def _evaluate(checkpoint, suite, args: Args, target: Path) -> None:  # type: ignore[no-untyped-def]
+    """A checkpoint on pairs that neither training nor its choice has seen."""
     import sys
 
     from rich.console import Console
@@ -89,33 +155,47 @@ def _evaluate_best(best, suite, args: Args) -> None:  # type: ignore[no-untyped-
     from adderlab.runs.atomic import write_json
 
     report = evaluate_checkpoint(
-        best, suite, device=args.device, engine=args.engine, say=lambda line: None
+        checkpoint, suite, device=args.device, engine=args.engine, say=lambda line: None
     )
     if args.json_lines:
-        write_event(sys.stdout, "result", **report_entry(best, report))
+        write_event(sys.stdout, "result", **report_entry(checkpoint, report))
     else:
         print_report(Console(), report)
-    write_json(best.path.parent.parent / "evaluation.json", report_entry(best, report))
+    write_json(target, report_entry(checkpoint, report))
 
 
 def _job(args: Args):  # type: ignore[no-untyped-def]
     import dataclasses
 
-    from adderlab.cli.options import parse_seeds, parse_settings
-    from adderlab.cli.training import default_folder
+    from adderlab.cli.options import parse_seeds
+    from adderlab.errors import UsageError
+    from adderlab.training.run import Job, read_job
+    from adderlab.training.until_files import is_search
+
+    if args.resume is not None:
+        _refuse_new_settings(args)
+        if is_search(args.resume):
+            raise UsageError(f"{args.resume} is a search; go on with it by --until proved --resume")
+        return dataclasses.replace(read_job(args.resume), keep=args.keep)
+    preset, config, recipe = _preset(args)
+    return Job(
+        config=config,
+        recipe=recipe,
+        seeds=parse_seeds(args.seeds or "0-7"),
+        folder=_folder(args, preset),
+        overwrite=args.overwrite,
+        keep=args.keep,
+    )
+
+
+def _preset(args: Args):  # type: ignore[no-untyped-def]
+    """(preset, model config, recipe), changed as asked for."""
+    from adderlab.cli.options import parse_settings
     from adderlab.errors import UsageError
     from adderlab.models.presets import get_preset
     from adderlab.schema import with_setting
     from adderlab.training.recipes import recipe_for
-    from adderlab.training.run import Job, read_job
 
-    if args.resume is not None:
-        changed = args.recipe != "published" or args.steps or args.set
-        if args.preset or changed or args.run_name or args.overwrite:
-            raise UsageError(
-                "--resume takes the run's own settings: give no preset, --recipe, --steps or --set"
-            )
-        return dataclasses.replace(read_job(args.resume), keep=args.keep)
     if args.preset is None:
         raise UsageError("name a preset to train, for example 456p (adderlab zoo lists them)")
     preset = get_preset(args.preset)
@@ -127,11 +207,22 @@ def _job(args: Args):  # type: ignore[no-untyped-def]
             config = with_setting(config, key, value)
     if args.steps is not None:
         recipe = with_setting(recipe, "steps", str(args.steps))
-    return Job(
-        config=config,
-        recipe=recipe,
-        seeds=parse_seeds(args.seeds),
-        folder=default_folder(args.run_name, preset.name),
-        overwrite=args.overwrite,
-        keep=args.keep,
-    )
+    return preset, config, recipe
+
+
+def _folder(args: Args, preset) -> Path:  # type: ignore[no-untyped-def]
+    from adderlab.cli.training import default_folder
+
+    return default_folder(args.run_name, preset.name)
+
+
+def _refuse_new_settings(args: Args) -> None:
+    """A resumed run takes its own."""
+    from adderlab.errors import UsageError
+
+    changed = args.recipe != "best" or args.steps or args.set or not args.assisted
+    if args.preset or changed or args.seeds or args.run_name or args.overwrite:
+        raise UsageError(
+            "--resume takes the run's own settings: give no preset, --recipe, --seeds, --steps, --set "
+            "or --no-assisted"
+        )

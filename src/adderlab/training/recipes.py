@@ -12,23 +12,36 @@ import difflib
 
 from adderlab.errors import UsageError
 from adderlab.models.preset import Preset
-from adderlab.training.circle import Circle
+from adderlab.training.circle import Circle, check_circle
 from adderlab.training.freeze import Freeze
 from adderlab.training.recipe import PUBLISHED_456, NamedRecipe, Recipe
 from adderlab.training.recipes_columns import LOW_RANK_LINE, MICROADDER_LINE, SPLIT_LINE
 from adderlab.training.recipes_rotary import M10S_LINE, MLX_LINE
 
+
+def _circle(steps: int, release: float) -> Recipe:
+    """The published recipe, from positions on a circle that are released at a fraction of the run."""
+    return dataclasses.replace(
+        PUBLISHED_456,
+        steps=steps,
+        circle=Circle(),
+        freeze=(Freeze(prefix="pos_emb.A", until=release, then=0.3),),
+    )
+
+
 _OWN = (
     NamedRecipe(
         name="circle",
-        recipe=dataclasses.replace(
-            PUBLISHED_456,
-            circle=Circle(),
-            freeze=(Freeze(prefix="pos_emb.A", until=0.35, then=0.3),),
-        ),
+        recipe=_circle(54_000, 0.35),
         source="adderlab (docs/why-runs-fail.md)",
         notes="for presets with learned low-rank positions: they start on a circle, stand still for "
         "35% of the run and learn at 0.3 x the rate afterwards",
+    ),
+    NamedRecipe(
+        name="circle-27k",
+        recipe=dataclasses.replace(_circle(27_000, 0.5), eval_interval=500),
+        source="adderlab (docs/why-runs-fail.md)",
+        notes="circle in half the steps, released at 50%",
     ),
 )
 
@@ -57,7 +70,7 @@ def get_named(name: str) -> NamedRecipe:
     if name in RECIPES:
         return RECIPES[name]
     close = difflib.get_close_matches(name, RECIPES, n=4, cutoff=0.4) or list(RECIPES)
-    raise UsageError(f"no recipe {name!r}; close names: published, {', '.join(close)}")
+    raise UsageError(f"no recipe {name!r}; close names: best, published, {', '.join(close)}")
 
 
 def get_recipe(name: str) -> Recipe:
@@ -70,6 +83,17 @@ def published_name(preset: Preset) -> str:
     return _OF_SIZE.get(preset.name) or preset.recipe or "r456-54k"
 
 
+def best_name(preset: Preset) -> str:
+    """Name of the recipe that is known to train the preset best: ``circle`` where positions are a
+    learned table of low rank, the published one elsewhere."""
+    try:
+        check_circle(Circle(), preset.config)
+    except UsageError:
+        return published_name(preset)
+    return "circle"
+
+
 def recipe_for(preset: Preset, name: str = "published") -> Recipe:
-    """The preset's published recipe, or the one of another name. Raises ``UsageError``."""
-    return get_recipe(published_name(preset) if name == "published" else name)
+    """The preset's published recipe, its best one ("best"), or one by name. Raises ``UsageError``."""
+    own = {"published": published_name, "best": best_name}
+    return get_recipe(own[name](preset) if name in own else name)
