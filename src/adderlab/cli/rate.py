@@ -21,8 +21,8 @@ class Args:
 
     preset: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[PRESET]")] = None
     """A published architecture, for example 456p (adderlab zoo lists them)."""
-    recipe: Annotated[str, tyro.conf.arg(metavar="NAME")] = "published"
-    """The preset's published recipe, or another one by name, for example circle."""
+    recipe: Annotated[str, tyro.conf.arg(metavar="NAME")] = "best"
+    """best: the one known to train the preset best; published; or one by name, for example circle."""
     seeds: str = "1000-1047"
     """Seeds, for example 1000-1095. Report none that served to develop the recipe."""
     steps: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
@@ -119,13 +119,13 @@ def _plan(args: Args) -> tuple[Plan, Path]:
     from adderlab.report.wording import as_typed
     from adderlab.runs.rates import ProverLimits, file_name, seeds_text
     from adderlab.training.campaign import Assistance, Plan, read_plan
-    from adderlab.training.recipes import published_name
+    from adderlab.training.recipes import best_name, published_name
 
     assistance = Assistance(
         exact=args.repair_from, missing=args.repair_missing, rounds=args.repair_rounds
     )
     if args.resume is not None:
-        if args.preset or args.recipe != "published" or args.steps or args.set or args.name:
+        if args.preset or args.recipe != "best" or args.steps or args.set or args.name:
             raise UsageError(
                 "--resume takes the measurement's own settings: give no preset, --recipe, --steps, "
                 "--set or --name"
@@ -141,7 +141,8 @@ def _plan(args: Args) -> tuple[Plan, Path]:
     published = published_name(preset)
     if args.name and not changes:
         raise UsageError(f"--name {args.name} is for changed settings (--set, --steps): there are none")
-    name = published if args.recipe == "published" else args.recipe
+    own = {"published": published, "best": best_name(preset)}
+    name = own.get(args.recipe, args.recipe)
     plan = Plan(
         preset=preset.name,
         recipe_name=args.name or "+".join([name, *changes]),

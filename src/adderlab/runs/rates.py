@@ -133,7 +133,7 @@ class RateRecord:
     median_steps_to_grok: float | None
     """Over the seeds that have one; None: no seed has."""
     median_training_core_seconds: float
-    """Processor time of one seed; proving is apart."""
+    """Processor time of one seed, of the host where an accelerator trained it; proving is apart."""
     median_proving_core_seconds: float | None
     """Over the seeds with a proof; None: there was none."""
     training_core_seconds: float
@@ -142,7 +142,7 @@ class RateRecord:
     repairing_core_seconds: float
     expected_seconds_on_2_cores: float | None
     """From nothing to a proved model: training and proving of all seeds / seeds proved / 2 cores;
-    None: no seed was proved."""
+    None: no seed was proved, or an accelerator trained them."""
     expected_assisted_seconds_on_2_cores: float | None
     """The same with repair."""
     limits: ProverLimits

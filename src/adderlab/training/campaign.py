@@ -180,7 +180,10 @@ class Campaign:
             folder=population.folder,
             keep="all",
         )
-        meter = _Meter(population.folder, _read_cost(population.folder) if begun else 0.0, listener)
+        # A run killed before its first evaluation has a state, but nothing that has cost anything.
+        known = begun and (population.folder / COST_FILE).is_file()
+        spent = _read_cost(population.folder) if known else 0.0
+        meter = _Meter(population.folder, spent, listener)
         outcome = run(job, objective, device, meter, resume=begun)
         meter.note()
         return outcome

@@ -21,6 +21,9 @@ CORES = 2
 """Of the machine that expected times are for."""
 
 
+_VERSIONS = ("adderlab", "python", "torch", "numpy")
+
+
 def record_of(campaign: Campaign, *, engine: str, threads: int) -> RateRecord:
     """The row of a campaign whose seeds are all judged."""
     plan, results = campaign.plan, tuple(campaign.judged())
@@ -28,6 +31,7 @@ def record_of(campaign: Campaign, *, engine: str, threads: int) -> RateRecord:
     about = [read_json(each.folder / "environment.json") for each in campaign.populations()]
     can_prove = why_no_tables(plan.config) is None
     assistance = plan.assistance if can_prove else None
+    on_cpu = all(each["device"] == "cpu" for each in about)
     training = sum(each.training_core_seconds for each in results)
     proving = sum(each.proving_core_seconds for each in results)
     repairing = sum(each.repair.core_seconds for each in results if each.repair)
@@ -58,9 +62,9 @@ def record_of(campaign: Campaign, *, engine: str, threads: int) -> RateRecord:
         training_core_seconds=training,
         proving_core_seconds=proving,
         repairing_core_seconds=repairing,
-        expected_seconds_on_2_cores=_expected(training + proving, proved),
+        expected_seconds_on_2_cores=_expected(training + proving, proved) if on_cpu else None,
         expected_assisted_seconds_on_2_cores=_expected(training + proving + repairing, with_help)
-        if assistance
+        if assistance and on_cpu
         else None,
         limits=plan.limits,
         repair_settings={
@@ -82,7 +86,7 @@ def record_of(campaign: Campaign, *, engine: str, threads: int) -> RateRecord:
         or "unknown",
         engine=engine,
         threads=threads,
-        versions={name: about[-1][name] for name in ("adderlab", "python", "torch", "numpy")},
+        versions={name: about[-1][name] for name in _VERSIONS if name in about[-1]},
     )
 
 
