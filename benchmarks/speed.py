@@ -1,16 +1,17 @@
 """Training and evaluation speed against a plain PyTorch loop: interleaved, medians, ratios.
 
-    python benchmarks/speed.py [--presets 456p] [--engines torch] [--seeds 1 8] [--rounds 7]
+    python benchmarks/speed.py [--presets 456p] [--engines torch] [--seeds 1 8] [--threads 1 2] [--rounds 7]
 
 The plain loop is what a reader would write: the module over the whole sequence, torch.optim.AdamW,
 and a sampler that draws one example at a time in Python. Every round times each contestant once,
 so that a machine that slows down slows all of them; the ratio is that of the medians.
-One core unless --threads says otherwise.
+The plain loop has one core; the engines have each number of --threads in turn.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import platform
 import statistics
 import time
@@ -31,6 +32,8 @@ from adderlab.training.population import Population
 from adderlab.training.recipe import Recipe
 
 CPU = torch.device("cpu")
+STEPS = 5
+"""Steps of a population in one measurement."""
 PLAIN_EVALUATION_PAIRS = 4096
 """The plain loop is timed on this many pairs in batches of 512 and scaled to 100,000."""
 
@@ -71,12 +74,18 @@ class PlainLoop:
 def engine_step(
     preset: str, recipe: Recipe, engine: str, seeds: int, threads: int
 ) -> Callable[[], None]:
-    """One whole step of a population: sampling, encoding, tables, gradient, clip, AdamW."""
+    """``STEPS`` whole steps of a population: sampling, encoding, tables, gradient, clip, AdamW."""
     config = get_preset(preset).config
     chosen = select_engine(engine, config, CPU, threads=threads, say=print)
     population = Population(config, recipe, tuple(range(seeds)), objective_for(config, chosen, CPU), CPU)
     population.next_step = 10_000
-    return lambda: (population.advance(), None)[1]
+
+    def advance() -> None:
+        end = population.next_step + STEPS
+        while population.next_step < end:
+            population.advance(end - population.next_step)
+
+    return advance
 
 
 def engine_evaluation(preset: str, engine: str, threads: int) -> Callable[[], None]:
@@ -114,33 +123,34 @@ def main() -> None:
     parser.add_argument("--engines", nargs="+", default=["torch"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", nargs="+", type=int, default=[1])
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    recipe = Recipe(val_size=64, test_size=64)
+    torch.set_num_threads(1)
+    recipe = Recipe(steps=1_000_000, eval_interval=1_000_000, val_size=64, test_size=64)
     print(
         f"{cpu_model()}, torch {torch.__version__}, Python {platform.python_version()}, "
-        f"batch {recipe.batch_size}, {args.threads} thread(s), medians of {args.rounds} rounds"
+        f"batch {recipe.batch_size}, medians of {args.rounds} rounds"
     )
 
     for preset in args.presets:
         plain = PlainLoop(preset, recipe)
         contestants: dict[str, tuple[Callable[[], None], int]] = {"plain loop": (plain.step, 3)}
         for engine in args.engines:
-            for seeds in args.seeds:
-                step = engine_step(preset, recipe, engine, seeds, args.threads)
-                contestants[f"{engine}, {seeds} seeds"] = (step, 5)
+            for seeds, threads in itertools.product(args.seeds, args.threads):
+                step = engine_step(preset, recipe, engine, seeds, threads)
+                contestants[f"{engine}, {seeds} seeds, {threads} threads"] = (step, 1)
         medians = interleaved(contestants, args.rounds)
         print(f"\n{preset}: training\n| | ms per seed-step | times the plain loop |\n|---|---|---|")
         base = medians["plain loop"]
         for name, median in medians.items():
-            each = median / (int(name.split(", ")[1].split()[0]) if ", " in name else 1)
+            each = median / (STEPS * int(name.split(", ")[1].split()[0]) if ", " in name else 1)
             print(f"| {name} | {each * 1e3:.3f} | {base / each:.1f} |")
 
         scale = 100_000 / PLAIN_EVALUATION_PAIRS
         contestants = {"plain loop (scaled)": (plain.evaluate, 1)}
-        for engine in args.engines:
-            contestants[engine] = (engine_evaluation(preset, engine, args.threads), 2)
+        for engine, threads in itertools.product(args.engines, args.threads):
+            step = engine_evaluation(preset, engine, threads)
+            contestants[f"{engine}, {threads} threads"] = (step, 2)
         medians = interleaved(contestants, args.rounds)
         base = medians["plain loop (scaled)"] * scale
         print(f"\n{preset}: 100,000 pairs\n| | seconds | times the plain loop |\n|---|---|---|")

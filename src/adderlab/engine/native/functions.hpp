@@ -78,15 +78,17 @@ INLINE vf log_one_plus(vf x) {
     return log_positive(sum) + lost / sum;
 }
 
+#if defined(__AVX512F__)
+
 // GELU in units of STEP: with x = STEP * y, gelu(x) = STEP * (max(y, 0) - g(|y|)) where
 // g(u) = a Q(a) / STEP, a = STEP * u, Q the upper tail of the normal distribution. g and its
-// derivative come from one polynomial on each of 16 or 32 intervals centred on the integers
+// derivative come from one polynomial on each of 32 intervals centred on the integers
 // 0, 1, ..., its coefficients looked up in registers. The callers fold STEP into the matrices
 // around the activation. One degree less would leave errors of 8e-7 in the derivative, which show
 // where the gradients of many samples cancel.
 namespace gelu {
 
-constexpr int INTERVALS = FUNCTION_TABLE, DEGREE = INTERVALS == 32 ? 5 : 6;
+constexpr int INTERVALS = 32, DEGREE = 5;
 constexpr double STEP = 5.5 / (INTERVALS - 0.5);  // at 5.5 both parts vanish in single precision
 
 inline double tail(double a) { return 0.5 * std::erfc(a * std::sqrt(0.5)); }
@@ -143,6 +145,34 @@ INLINE void value_and_slope(vf y, vf& value, vf& slope) {
 }
 
 }  // namespace gelu
+
+#else
+
+// GELU with a = |x|: gelu(x) = max(x, 0) - a Q(a), Q the upper tail of the normal distribution, here
+// exp(-a^2 / 2) times a polynomial in 1 / (1 + p a): Abramowitz and Stegun, 7.1.26. Errors of 3e-7.
+// Where a lookup takes several instructions this is less work than the table above.
+namespace gelu {
+
+constexpr double STEP = 1.0;
+constexpr float TO_T = 0.3275911f * 0.70710678f;
+
+INLINE void value_and_slope(vf x, vf& value, vf& slope) {
+    vf a = smaller(splat(13.0f), absolute(x));
+    vf t = 1.0f / (a * TO_T + 1.0f);
+    vf density = exp2_in_range(a * a * (-0.5f * LOG2E));  // times sqrt(2 pi)
+    vf p = t * 0.5307027145f - 0.7265760135f;
+    p = p * t + 0.7107068705f;
+    p = p * t - 0.142248368f;
+    p = p * t + 0.127414796f;
+    vf tail = p * t * density;
+    value = larger(vf{}, x) - a * tail;
+    vf low = tail - a * density * 0.39894228f;
+    slope = select(x > 0.0f, 1.0f - low, low);
+}
+
+}  // namespace gelu
+
+#endif
 
 // silu(x) = x / (1 + e^-x) and its derivative.
 INLINE void silu_value_and_slope(vf x, vf& value, vf& slope) {

@@ -43,6 +43,7 @@ class Pool {
         lock.unlock();
         if (helpers) wake_.notify_all();
         take_items(0);
+        spin([&] { return busy_ == 0; });
         lock.lock();
         done_.wait(lock, [&] { return busy_ == 0; });
     }
@@ -52,14 +53,28 @@ class Pool {
     std::condition_variable wake_, done_;
     const std::function<void(int64_t, int)>* work_ = nullptr;
     std::atomic<int64_t> next_{0};
-    int64_t items_ = 0, round_ = 0;
-    int invited_ = 0, busy_ = 0, started_ = 0;
+    std::atomic<int64_t> round_{0};
+    std::atomic<int> busy_{0};
+    int64_t items_ = 0;
+    int invited_ = 0, started_ = 0;
+
+    // Waits some microseconds awake: sleeping and waking take longer than many a piece of work.
+    template <class Condition>
+    static void spin(Condition&& met) {
+        for (int i = 0; i < 2000 && !met(); i++) {
+#if defined(__x86_64__)
+            __builtin_ia32_pause();
+#elif defined(__aarch64__)
+            asm volatile("yield");
+#endif
+        }
+    }
 
     // Makes sure that ``wanted`` helpers exist; returns how many do (the system may refuse more).
     int start(int wanted) {
         while (started_ < wanted) {
             try {
-                std::thread(&Pool::help, this, started_ + 1, round_).detach();
+                std::thread(&Pool::help, this, started_ + 1, round_.load()).detach();
             } catch (const std::system_error&) {
                 break;
             }
@@ -73,8 +88,9 @@ class Pool {
     }
 
     void help(int worker, int64_t seen) {
-        std::unique_lock<std::mutex> lock(mutex_);
         for (;;) {
+            spin([&] { return round_ != seen; });
+            std::unique_lock<std::mutex> lock(mutex_);
             wake_.wait(lock, [&] { return round_ != seen; });
             seen = round_;
             if (worker > invited_) continue;

@@ -120,15 +120,11 @@ INLINE vf lookup(const float* table, vi index) {
 #endif
 }
 
-// Entries of the tables that approximate functions; on AVX-512 one instruction looks up 32.
 #if defined(__AVX512F__)
-constexpr int FUNCTION_TABLE = 32;
+// One instruction looks up 32 entries.
 INLINE vf function_lookup(const float* table, vi index) {
     return (vf)_mm512_permutex2var_ps(_mm512_load_ps(table), (__m512i)index, _mm512_load_ps(table + 16));
 }
-#else
-constexpr int FUNCTION_TABLE = TABLE;
-INLINE vf function_lookup(const float* table, vi index) { return lookup(table, index); }
 #endif
 
 INLINE vf inverse_sqrt(vf x) {
