@@ -1,6 +1,6 @@
 """Training and evaluation speed against a plain PyTorch loop: interleaved, medians, ratios.
 
-    python benchmarks/speed.py [--presets 456p] [--engines torch] [--seeds 1 8] [--threads 1 2] [--rounds 7]
+    python benchmarks/speed.py --presets 456p --engines native torch --seeds 1 16 --threads 1 2
 
 The plain loop is what a reader would write: the module over the whole sequence, torch.optim.AdamW,
 and a sampler that draws one example at a time in Python. Every round times each contestant once,
@@ -32,7 +32,7 @@ from adderlab.training.population import Population
 from adderlab.training.recipe import Recipe
 
 CPU = torch.device("cpu")
-STEPS = 5
+STEPS = 20
 """Steps of a population in one measurement."""
 PLAIN_EVALUATION_PAIRS = 4096
 """The plain loop is timed on this many pairs in batches of 512 and scaled to 100,000."""
