@@ -37,6 +37,7 @@ from adderlab.runs.metrics import (
     SEED_METRIC_COLUMNS,
     Metrics,
     SeedRow,
+    as_written,
     csv_lines,
     median_metrics,
     read_seed_metrics,
@@ -52,6 +53,7 @@ RUN_FILES = (
     "checkpoints/best.pt",
     "checkpoints/last.pt",
     "state.pt",
+    "fleet.json",
     "environment.json",
     "config.json",
 )
@@ -123,6 +125,26 @@ class RunFolder:
             lock.release()
             raise
 
+    def restart(self, environment: Mapping[str, Any]) -> None:
+        """Begin again a run that was killed before it left anything to go on from.
+
+        Raises ``UsageError`` if it has results all the same, ``Failure`` if the disk refuses.
+        """
+        if any((self.path / name).exists() for name in _RESULTS):
+            raise UsageError(f"{self.path} holds no state.pt: it cannot be resumed; train it anew")
+        self._start(environment)
+
+    def check(self) -> None:
+        """Raises ``Failure`` if the folder was deleted, moved or replaced since it was locked."""
+        if self._lock is not None:
+            self._lock.check()
+
+    def begin_missing_tables(self) -> None:
+        """Tables that were deleted go on without their earlier rows. Raises ``Failure``."""
+        for name, columns in self._tables().items():
+            if not (self.path / name).exists():
+                write_text(self.path / name, csv_lines([columns]))
+
     @property
     def name(self) -> str:
         """The run's name, or its folder's."""
@@ -138,7 +160,8 @@ class RunFolder:
         if self.is_population:
             lines = [[str(seed), *row.cells()] for seed, row in evaluations.items()]
             append_text(self.path / "seed_metrics.csv", csv_lines(lines))
-            rows = [median_metrics(rows)]
+            # Of the numbers as they stand in the table: whoever has that has the medians, to the digit.
+            rows = [median_metrics([as_written(row) for row in rows])]
         append_text(self.path / "metrics.csv", csv_lines(row.cells() for row in rows))
 
     def write_seeds(self, rows: Sequence[SeedRow]) -> None:
@@ -239,9 +262,15 @@ class RunFolder:
         make_folder(self.path / "checkpoints")
         write_config(self.path, self.config)
         write_json(self.path / "environment.json", dict(environment))
-        write_text(self.path / "metrics.csv", csv_lines([METRIC_COLUMNS]))
+        for name, columns in self._tables().items():
+            write_text(self.path / name, csv_lines([columns]))
+
+    def _tables(self) -> dict[str, tuple[str, ...]]:
+        """Files that grow by rows, with their columns."""
+        tables: dict[str, tuple[str, ...]] = {"metrics.csv": METRIC_COLUMNS}
         if self.is_population:
-            write_text(self.path / "seed_metrics.csv", csv_lines([SEED_METRIC_COLUMNS]))
+            tables["seed_metrics.csv"] = SEED_METRIC_COLUMNS
+        return tables
 
     def _save(self, name: str, checkpoint: Checkpoint) -> Path:
         path = self.path / "checkpoints" / name

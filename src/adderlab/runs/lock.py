@@ -77,6 +77,21 @@ class RunLock:
             "wait for it, stop it, or choose another --run-name"
         )
 
+    def check(self) -> None:
+        """Raises ``Failure`` if the folder is no longer the one that was locked: deleted, moved, or
+        made anew by another process, whose run must not be written over."""
+        assert self._descriptor is not None
+        path = self.folder / LOCK_NAME
+        try:
+            same = os.path.samestat(os.fstat(self._descriptor), path.stat())
+        except OSError as error:
+            raise disk_failure(error, path, "go on writing beside") from error
+        if not same:
+            raise Failure(
+                f"run folder {self.folder} is no longer the one this run began in: it was deleted and "
+                "made anew; choose another --run-name"
+            )
+
     def release(self) -> None:
         """Give the lock back; a second call does nothing."""
         if self._descriptor is not None:

@@ -1,9 +1,14 @@
 """What a run needs to go on after it was stopped or killed: ``state.pt``.
 
-The state is the last thing written at an evaluation, in one atomic step. A kill between the tables
-and the state leaves rows of a step that the state does not know; going on drops them first.
+The state is written before the first step and as the last thing of every evaluation, in one atomic
+step. A kill between the tables and the state leaves rows of a step that the state does not know;
+going on drops them first.
 """
 
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +19,10 @@ from adderlab.runs.weights import read_torch, read_weight_file
 
 STATE_FILE = "state.pt"
 SCHEMA_VERSION = 1
+LARGEST_STATE = 1 << 36
+"""Bytes. Six numbers for every parameter of every seed: gigabytes for thousands of large ones."""
+
+_REPAIR_TABLE = "restore it from a copy, or delete it to go on without its rows"
 
 
 def save_state(folder: Path, state: dict[str, Any]) -> None:
@@ -29,14 +38,22 @@ def load_state(folder: Path) -> dict[str, Any]:
     path = folder / STATE_FILE
     if not path.is_file():
         raise UsageError(f"{folder} holds no {STATE_FILE}: it cannot be resumed; train it anew")
-    state = read_torch(read_weight_file(path), path)
+    state = read_torch(read_weight_file(path, LARGEST_STATE), path, LARGEST_STATE)
     if state.get("schema_version") != SCHEMA_VERSION:
         raise Failure(f"{path} was written by another version of adderlab; train the run anew")
     return state
 
 
-def drop_rows_after(folder: Path, step: int) -> None:
-    """Take rows of later steps, and a half-written last line, out of the metric tables."""
+def resume_command(folder: Path, options: Sequence[str] = ()) -> str:
+    """What to type to go on with a run."""
+    return shlex.join(["adderlab", "train", "--resume", str(folder), *options])
+
+
+def drop_rows_after(folder: Path, step: int, last: int | None = None) -> None:
+    """Take rows of later steps, and a half-written last line, out of the metric tables.
+
+    ``last``: the step of the last evaluation. A table that ends before it was cut short: ``Failure``.
+    """
     for name, column in (("metrics.csv", 0), ("seed_metrics.csv", 1)):
         path = folder / name
         if not path.is_file():
@@ -46,5 +63,11 @@ def drop_rows_after(folder: Path, step: int) -> None:
             rows = [line.rstrip("\n").split(",") for line in lines if line.endswith("\n")]
             kept = [row for row in rows if int(row[column]) <= step]
         except (ValueError, IndexError) as error:
-            raise Failure(f"{path} is no table of a run ({error}); restore it from a copy") from error
+            raise Failure(f"{path} is no table of a run ({error}); {_REPAIR_TABLE}") from error
+        end = max((int(row[column]) for row in kept), default=None)
+        if last is not None and end is not None and end < last:
+            raise Failure(
+                f"{path} ends at step {end}, but the run was evaluated at step {last}: it was cut "
+                f"short; {_REPAIR_TABLE}"
+            )
         write_text(path, header + csv_lines(kept))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from adderlab import schema
 from adderlab.errors import Failure, UsageError
@@ -13,6 +13,9 @@ from adderlab.runs import r456
 from adderlab.runs.atomic import read_json, write_json
 
 SCHEMA_VERSION = 1
+
+Keep = Literal["grokked", "all"]
+"""Seeds of a population that get a folder of their own: those at 99% and the best, or all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +30,7 @@ class RunConfig:
     """The command line; empty in R456's own folders."""
     run_name: str = ""
     """Empty: the folder's name."""
+    keep: Keep = "grokked"
 
     @property
     def train_steps(self) -> int:
@@ -40,6 +44,7 @@ class _Rest:
     seeds: tuple[int, ...]
     command: tuple[str, ...]
     run_name: str
+    keep: Keep
 
 
 def write_config(folder: Path, config: RunConfig) -> None:
@@ -53,6 +58,7 @@ def write_config(folder: Path, config: RunConfig) -> None:
         "seeds": list(config.seeds),
         "command": list(config.command),
         "run_name": config.run_name,
+        "keep": config.keep,
     }
     write_json(folder / "config.json", table)
 
@@ -79,6 +85,7 @@ def read_config(folder: Path | str) -> RunConfig:
                 "seeds": seeds,
                 "command": data.get("command", []),
                 "run_name": data.get("run_name", recipe.get("run_name", "")),
+                "keep": data.get("keep", "grokked"),
             },
             "config",
         )
@@ -94,4 +101,5 @@ def read_config(folder: Path | str) -> RunConfig:
         seeds=rest.seeds,
         command=rest.command,
         run_name=rest.run_name,
+        keep=rest.keep,
     )

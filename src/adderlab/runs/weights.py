@@ -31,7 +31,7 @@ Container = Literal["torch", "npz", "safetensors"]
 _FETCH_AGAIN = "it is damaged or cut short; fetch or save it again"
 
 
-def read_weight_file(path: Path | str) -> bytes:
+def read_weight_file(path: Path | str, largest: int = LARGEST) -> bytes:
     """The bytes of a weight file. ``UsageError`` if there is none, ``Failure`` if unreadable."""
     path = Path(path)
     if not path.exists():
@@ -41,8 +41,8 @@ def read_weight_file(path: Path | str) -> bytes:
         hint = f"name the file in it: {best}" if best.is_file() else "name a checkpoint file"
         raise UsageError(f"{path} is a folder; {hint}")
     try:
-        if path.stat().st_size > LARGEST:
-            raise _too_large(path)
+        if path.stat().st_size > largest:
+            raise _too_large(path, largest)
         return path.read_bytes()
     except OSError as error:
         raise disk_failure(error, path, "read") from error
@@ -68,10 +68,10 @@ def container_of(data: bytes, path: Path | str) -> Container:
     raise Failure(f"{path} is no checkpoint this program knows; name a .pt, .npz or .safetensors file")
 
 
-def read_torch(data: bytes, path: Path | str) -> dict[str, Any]:
+def read_torch(data: bytes, path: Path | str, largest: int = LARGEST) -> dict[str, Any]:
     """The table in a ``.pt``: tensors on the CPU and plain values. Raises ``Failure``."""
     if data.startswith(b"PK"):
-        _check_archive(data, path)
+        _check_archive(data, path, largest)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -133,12 +133,12 @@ def _zip_names(data: bytes, path: Path | str) -> list[str]:
         raise Failure(f"{path} cannot be read: {_FETCH_AGAIN}") from error
 
 
-def _check_archive(data: bytes, path: Path | str) -> None:
+def _check_archive(data: bytes, path: Path | str, largest: int = LARGEST) -> None:
     """Checksums of every member: PyTorch's own reader does not look at them."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            if sum(member.file_size for member in archive.infolist()) > LARGEST:
-                raise _too_large(path)
+            if sum(member.file_size for member in archive.infolist()) > largest:
+                raise _too_large(path, largest)
             broken = archive.testzip()
     except Failure:
         raise
@@ -148,5 +148,5 @@ def _check_archive(data: bytes, path: Path | str) -> None:
         raise Failure(f"{path} cannot be read: the checksum of {broken} is wrong; {_FETCH_AGAIN}")
 
 
-def _too_large(path: Path | str) -> Failure:
-    return Failure(f"{path} is larger than {LARGEST >> 20} MiB, so it is no checkpoint of these models")
+def _too_large(path: Path | str, largest: int) -> Failure:
+    return Failure(f"{path} is larger than {largest >> 20} MiB, so it is no checkpoint of these models")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import signal
 import threading
 import time
@@ -10,18 +12,19 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from adderlab import schema
-from adderlab.errors import UsageError
+from adderlab.errors import Failure, UsageError
 from adderlab.models.config import ModelConfig
 from adderlab.runs.checkpoints import Checkpoint
 from adderlab.runs.environment import collect_environment
 from adderlab.runs.folder import RunConfig, RunFolder, Status, read_config
-from adderlab.runs.resume import drop_rows_after, load_state, save_state
+from adderlab.runs.resume import STATE_FILE, drop_rows_after, load_state, save_state
+from adderlab.runs.run_config import Keep
 from adderlab.training.checks import check_fits
 from adderlab.training.ledger import SUCCESS, Ledger
 from adderlab.training.measure import Evaluation
@@ -42,8 +45,7 @@ class Job:
     """Empty: the folder's name."""
     overwrite: bool = False
     """Delete a run that is there already."""
-    keep: Literal["grokked", "all"] = "grokked"
-    """Seeds of a population that get a folder of their own: those at 99% and the best, or all."""
+    keep: Keep = "grokked"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +56,10 @@ class Outcome:
     ledger: Ledger
     best: Checkpoint
     folder: Path
+
+
+class RunFailed(Failure):
+    """A run that had begun could not go on; its folder keeps the last good state."""
 
 
 class Listener(Protocol):
@@ -82,6 +88,7 @@ def read_job(folder: Path) -> Job:
         seeds=stored.seeds,
         folder=folder,
         run_name=stored.run_name,
+        keep=stored.keep,
     )
 
 
@@ -103,30 +110,60 @@ def run(
     evaluation which seeds to train no further.
 
     Raises ``UsageError`` if the recipe does not fit the model, or the folder already holds a run (or
-    none, to resume), ``Failure`` if the disk refuses: then the last good state stays.
+    none, to resume), ``Failure`` if the disk refuses: then the last good state stays (``RunFailed``
+    once there is one).
     """
     check_fits(job.config, job.recipe, job.seeds)
     folder = _open_folder(job, device, resume)
     with folder, stop_requests() if stop is None else nullcontext(stop) as stopping:
         population = Population(job.config, job.recipe, job.seeds, objective, device)
         ledger = Ledger(job.seeds, population.flat_SN.cpu())
-        if resume:
-            state = load_state(job.folder)
-            population.load_state(state["population"])
-            ledger.load_state(state["ledger"])
-            drop_rows_after(job.folder, population.next_step - 1)
         writer = Writer(job, folder, population, ledger)
+        if resume and (job.folder / STATE_FILE).exists():
+            _restore(job, population, ledger)
+            folder.begin_missing_tables()
+        else:
+            if resume:
+                folder.restart(collect_environment(str(device)))
+            writer.begin()
         last = job.recipe.total_steps if until is None else until
         pace = Pace()
-        while not population.done and not stopping.is_set() and population.next_step < last:
-            loss_S = pace.advance(population, last)
-            step = population.next_step - 1
-            listener.stepped(step + 1, len(population.seeds))
-            if job.recipe.looks_at(step):
-                evaluation = population.evaluate(loss_S)
-                listener.evaluated(evaluation)
-                writer.take(evaluation, retire(evaluation) if retire else None)
-        return writer.finish("done" if population.done else "stopped")
+        try:
+            while not population.done and not stopping.is_set() and population.next_step < last:
+                loss_S = pace.advance(population, last)
+                step = population.next_step - 1
+                listener.stepped(step + 1, len(population.seeds))
+                if job.recipe.looks_at(step):
+                    evaluation = population.evaluate(loss_S)
+                    listener.evaluated(evaluation)
+                    writer.take(evaluation, retire(evaluation) if retire else None)
+            return writer.finish("done" if population.done else "stopped")
+        except Failure as error:
+            raise RunFailed(str(error)) from error
+
+
+def _restore(job: Job, population: Population, ledger: Ledger) -> None:
+    """Where the run was when it last wrote its state; the tables end there too."""
+    state, path = load_state(job.folder), job.folder / STATE_FILE
+    if state.get("run", fingerprint(job)) != fingerprint(job):
+        raise Failure(
+            f"{path} belongs to other settings than {job.folder / 'config.json'}: one of them was "
+            "changed; restore it from a copy, or train the run anew"
+        )
+    try:
+        population.load_state(state["population"])
+        ledger.load_state(state["ledger"])
+        last = max(state["ledger"]["last_step"].values())
+    except (KeyError, TypeError, ValueError, IndexError, RuntimeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:100]
+        raise Failure(f"{path} does not fit this run ({reason}); train the run anew") from error
+    drop_rows_after(job.folder, population.next_step - 1, last)
+
+
+def fingerprint(job: Job) -> str:
+    """SHA-256 over what decides a run's numbers: model, recipe and seeds."""
+    settings = [schema.to_dict(job.config), schema.to_dict(job.recipe), list(job.seeds)]
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 class Pace:
@@ -157,6 +194,7 @@ def _open_folder(job: Job, device: torch.device, resume: bool) -> RunFolder:
         seeds=job.seeds,
         command=tuple(environment["command"]),
         run_name=job.run_name,
+        keep=job.keep,
     )
     return RunFolder.create(job.folder, config, environment, overwrite=job.overwrite)
 
@@ -185,10 +223,15 @@ class Writer:
     def __init__(self, job: Job, folder: RunFolder, population: Trained, ledger: Ledger) -> None:
         self.job, self.folder, self.population, self.ledger = job, folder, population, ledger
 
+    def begin(self) -> None:
+        """A state to go on from before there is any result."""
+        self._save_state()
+
     def take(self, evaluation: Evaluation, retired: Mapping[int, str] | None = None) -> None:
         """Tables first, then checkpoints, and the state that knows of them last. ``retired``: seeds
         that end here, each with its status."""
         population, ledger = self.population, self.ledger
+        self.folder.check()
         self.folder.record(ledger.take(evaluation, population.seconds))
         perfect = ledger.finished(evaluation, self.job.recipe)
         ending = {evaluation.seeds[row]: "perfect" for row in perfect} | dict(retired or {})
@@ -202,6 +245,7 @@ class Writer:
     def finish(self, status: Status) -> Outcome:
         """The closing files. A stopped run keeps its state at the very step it stopped at."""
         ledger, population = self.ledger, self.population
+        self.folder.check()
         if status == "done":
             ledger.set_status(population.seeds, "done")
         self._write(status)
@@ -240,7 +284,11 @@ class Writer:
     def _save_state(self) -> None:
         save_state(
             self.job.folder,
-            {"population": self.population.state(), "ledger": self.ledger.state()},
+            {
+                "run": fingerprint(self.job),
+                "population": self.population.state(),
+                "ledger": self.ledger.state(),
+            },
         )
 
     def _kept_seeds(self) -> list[int]:
