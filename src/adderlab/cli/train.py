@@ -42,8 +42,8 @@ class Args:
     """Delete a run of that name first."""
     resume: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
     """Go on with a stopped run; give its folder and no preset."""
-    keep: Literal["grokked", "all"] = "grokked"
-    """Seeds that get a folder of their own: those that end at 99% and the best, or all."""
+    keep: Annotated[Literal["grokked", "all"] | None, tyro.conf.arg(metavar="{grokked,all}")] = None
+    """Seeds that get a folder: all, or (default) those that end at 99% and the best."""
     evaluate: str = "published"
     """Suite for the best seed afterwards: published, adderboard, strata, fresh:N, or none."""
     set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ROOM.NAME=VALUE")] = ()
@@ -105,7 +105,7 @@ def _search(args: Args) -> int:
     from adderlab.runs.checkpoints import load_checkpoint
     from adderlab.training.until_files import Plan, is_search
 
-    if args.sink or args.keep != "grokked" or not args.prove:
+    if args.sink or args.keep or not args.prove:
         raise UsageError("--sink, --keep and --no-prove do not go with --until proved")
     suite = None if args.evaluate == "none" else parse_suite(args.evaluate)
     if args.resume is not None:
@@ -176,7 +176,8 @@ def _job(args: Args):  # type: ignore[no-untyped-def]
         _refuse_new_settings(args)
         if is_search(args.resume):
             raise UsageError(f"{args.resume} is a search; go on with it by --until proved --resume")
-        return dataclasses.replace(read_job(args.resume), keep=args.keep)
+        job = read_job(args.resume)
+        return dataclasses.replace(job, keep=args.keep or job.keep)
     preset, config, recipe = _preset(args)
     return Job(
         config=config,
@@ -184,7 +185,7 @@ def _job(args: Args):  # type: ignore[no-untyped-def]
         seeds=parse_seeds(args.seeds or "0-7"),
         folder=_folder(args, preset),
         overwrite=args.overwrite,
-        keep=args.keep,
+        keep=args.keep or "grokked",
     )
 
 

@@ -15,14 +15,15 @@ from adderlab import schema
 from adderlab.cli.proving import prove_outcome
 from adderlab.engine.device import choose_device
 from adderlab.engine.select import select_engine
-from adderlab.errors import UsageError
+from adderlab.errors import Failure, UsageError
 from adderlab.models.mapping import why_no_tables
 from adderlab.report.events import write_event
 from adderlab.report.live import TrainingView
 from adderlab.report.outcome import describe
 from adderlab.report.sinks import Audience, open_sinks
+from adderlab.runs.resume import resume_command
 from adderlab.training.objective import objective_for
-from adderlab.training.run import Job, Outcome, run
+from adderlab.training.run import Job, Outcome, RunFailed, run
 
 
 def run_in_terminal(
@@ -68,6 +69,8 @@ def run_in_terminal(
     if events is not None:
         about = {"device": str(where), "engine": chosen.name, "steps": job.recipe.steps}
         write_event(events, "start", run=str(job.folder), seeds=list(job.seeds), **about)
+    again = resume_command(job.folder, _same_machine(device, engine, prove))
+    tell = (lambda line: print(line, file=sys.stderr)) if quiet and events is None else view.say
     started = time.monotonic()
     objective = objective_for(job.config, chosen, where)
     try:
@@ -79,6 +82,12 @@ def run_in_terminal(
                 view.trained()
                 if prove:
                     prove_outcome(outcome, say=verdicts.append, told=view.proved)
+    except RunFailed as error:
+        raise Failure(f"{error}; then go on: {again}") from error
+    except KeyboardInterrupt:
+        if (job.folder / "config.json").is_file():
+            tell(f"To go on: {again}")
+        raise
     finally:
         audience.close()
     if events is not None:
@@ -87,10 +96,17 @@ def run_in_terminal(
         write_event(events, "end", status=outcome.status, run=str(job.folder), success=success)
     view.say(f"{outcome.status} after {seconds:.1f} s")
     if outcome.status == "stopped":
-        view.say(f"To go on: adderlab train --resume {job.folder}")
+        tell(f"To go on: {again}")
     for line in (*describe(outcome), *verdicts):
         view.say(line)
     return outcome
+
+
+def _same_machine(device: str, engine: str, prove: bool) -> list[str]:
+    """What a run folder does not say and its last bits depend on, as options."""
+    named = [("--device", device), ("--engine", engine)]
+    options = [word for name, value in named if value != "auto" for word in (name, value)]
+    return options if prove else [*options, "--no-prove"]
 
 
 def usable_cores() -> int:
