@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from adderlab.engine.base import AdamWStep, Compiled, Function, Sampler, Stepper
+from adderlab.engine.device_steps import DeviceStepper, Eager
 from adderlab.models.tables import NormForm, Tables
 from adderlab.task.curriculum import DataConfig
 from adderlab.task.layouts import Layout
@@ -38,8 +39,10 @@ class TorchEngine:
 
     name = "torch"
 
-    def __init__(self, threads: int = 1) -> None:
-        """``threads``: how many seeds run at once on the CPU; no effect on any result."""
+    def __init__(self, threads: int = 1, *, whole_steps: bool = False) -> None:
+        """``threads``: how many seeds run at once on the CPU; no effect on any result.
+        ``whole_steps``: take steps as ``device_steps`` does, for devices other than the CPU."""
+        self.whole_steps = whole_steps
         self.threads = threads
         self._pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
 
@@ -56,8 +59,10 @@ class TorchEngine:
     def decode(self, tables: Tables, prompt_SBT: Tensor) -> Tensor:
         return torch.cat(self._each(tables, _decode, prompt_SBT))
 
-    def compile(self, function: Function, examples: Sequence[Tensor]) -> Compiled | None:
-        return None
+    def compile(
+        self, function: Function, examples: Sequence[Tensor], key: str | None = None
+    ) -> Compiled | None:
+        return Eager(function, examples) if self.whole_steps else None
 
     def adamw(self) -> AdamWStep | None:
         return None
@@ -68,7 +73,7 @@ class TorchEngine:
     def stepper(
         self, map: Compiled, pull_back: Compiled, form: Tables, data: DataConfig, layout: Layout
     ) -> Stepper | None:
-        return None
+        return DeviceStepper(self, map, pull_back, form, data, layout) if self.whole_steps else None
 
     def _each(self, tables: Tables, program: Callable[..., T], *tokens: Tensor) -> list[T]:
         """Run ``program`` on all seeds at once off the CPU, seed by seed on it."""
@@ -154,7 +159,8 @@ def _teacher_forced(tables: Tables, tokens_SBP: Tensor) -> Tensor:
 def _future_mask(layout: Layout, dtype: torch.dtype, device: torch.device) -> Tensor:
     """(A, P, 1): 0 where step i may look, -inf beyond its query position."""
     position_P = torch.arange(layout.num_positions, device=device)
-    last_A = torch.tensor(layout.query_positions, device=device)
+    first, last = layout.query_positions[0], layout.query_positions[-1]
+    last_A = torch.arange(first, last + 1, device=device)
     mask_AP = torch.zeros(len(last_A), len(position_P), dtype=dtype, device=device)
     return mask_AP.masked_fill(position_P > last_A[:, None], float("-inf"))[:, :, None]
 

@@ -74,11 +74,21 @@ def _mix_(x: Tensor) -> Tensor:
     return x
 
 
+def site(stream: Stream, step: int) -> int:
+    """``site`` as an int64. ``step`` may be any non-negative integer."""
+    assert step >= 0
+    return _signed(_mix_int((_mix_int(((stream + 1) * GOLDEN) & _UINT64) + step) & _UINT64))
+
+
+def keys_at(seeds_S: Tensor, site: int | Tensor) -> Tensor:
+    """int64 seeds -> key_S, on the same device; ``site`` may be a number in its memory."""
+    assert seeds_S.dtype == torch.int64
+    return _mix_(seeds_S * _signed(GOLDEN) + site)
+
+
 def keys(seeds_S: Tensor, stream: Stream, step: int) -> Tensor:
-    """int64 seeds -> key_S, on the same device. ``step`` may be any non-negative integer."""
-    assert seeds_S.dtype == torch.int64 and step >= 0
-    site = _mix_int((_mix_int(((stream + 1) * GOLDEN) & _UINT64) + step) & _UINT64)
-    return _mix_(seeds_S * _signed(GOLDEN) + _signed(site))
+    """int64 seeds -> key_S, on the same device."""
+    return keys_at(seeds_S, site(stream, step))
 
 
 def words(key_S: Tensor, num_rows: int, num_draws: int, first_row: int = 0) -> Tensor:

@@ -24,7 +24,7 @@ from adderlab.task.layouts import Layout
 BLOCK = 128
 """Pairs of one program, one to a thread."""
 
-ROWS = 64
+ROWS = 32
 """Pairs of one program after attention, where a row's numbers are spread over threads."""
 
 PROGRAMS = 512
@@ -50,7 +50,9 @@ class TritonEngine:
 
     name = "triton"
 
-    def compile(self, function: Function, examples: Sequence[Tensor]) -> Compiled | None:
+    def compile(
+        self, function: Function, examples: Sequence[Tensor], key: str | None = None
+    ) -> Compiled | None:
         return Eager(function, examples)
 
     def adamw(self) -> AdamWStep | None:

@@ -54,8 +54,9 @@ def head(
     residual += (s * A + step) * (V * D)
     mixed += (s * A + step) * N * B
 
-    if GOAL == "gradient":
+    if GOAL != "answers":
         targets += s * target_seed + step * B
+    if GOAL == "gradient":
         pull += (s * A + step) * N * B
         loss_B = tl.zeros((BLOCK,), tl.float32)
         residual_VD = tl.zeros((Vp, Dp), tl.float32)

@@ -1,0 +1,206 @@
+"""Whole training steps on the device: sample, map, loss and gradient, the map's derivative, AdamW.
+
+A step is some hundreds of tiny kernels. Started one by one from Python they would take ten times as
+long as they run, so on a CUDA device they are recorded once as a CUDA graph and replayed. Replaying
+means the same kernels on the same memory: everything a step reads lies in buffers that stay where they
+are, and what differs from step to step (learning rate, curriculum, the step's own number) stands in
+tables that the step reads at a cursor it advances itself. Nothing in a step waits for the host or
+asks the device for a number.
+
+The same function runs without a graph on other devices, where the tests compare it with the steps of
+``training``.
+
+Shapes: S seeds, N parameters of one model, flat; C steps of a call.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from adderlab.engine.base import Compiled, Engine, Function, Stretch
+from adderlab.engine.device_sampler import sample, step_numbers
+from adderlab.models.ordered import halving_sum
+from adderlab.models.tables import Tables
+from adderlab.task.curriculum import DataConfig
+from adderlab.task.layouts import Layout
+
+MOST_STEPS = 1024
+"""Steps whose numbers are on the device at a time."""
+
+WARM_UP = 3
+"""Steps before the recording, in which libraries and compilers set themselves up."""
+
+
+class Eager:
+    """A function of stacked tensors as it is, behind the interface of a compiled one."""
+
+    def __init__(self, function: Function, examples: Sequence[Tensor]) -> None:
+        self.function = function
+        self.shapes = [tuple(example.shape[1:]) for example in examples]
+
+    def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        return list(self.function(*inputs))
+
+
+class _Buffers:
+    """All that a step reads and writes, at addresses that stay."""
+
+    def __init__(self, stretch: Stretch) -> None:
+        device, params_SN = stretch.params_SN.device, stretch.params_SN
+        self.batch_size = stretch.batch_size
+        self.betas, self.eps, self.clip = (stretch.beta1, stretch.beta2), stretch.eps, stretch.clip
+        self.seeds_S = torch.empty_like(stretch.seeds_S)
+        self.params_SN = torch.empty_like(params_SN)
+        self.mean_SN, self.square_SN = torch.empty_like(params_SN), torch.empty_like(params_SN)
+        self.weight_decay_S = torch.empty_like(stretch.weight_decay_S)
+        self.lr_scale_N = None if stretch.lr_scale_N is None else torch.empty_like(stretch.lr_scale_N)
+        self.slow = stretch.slow and (torch.empty_like(params_SN), *stretch.slow[1:])
+        self.average = stretch.average and (torch.empty_like(params_SN), stretch.average[1])
+        self.loss_S = params_SN.new_zeros(len(params_SN))
+        self.cursor = torch.zeros(1, dtype=torch.int64, device=device)
+        self.rate_C3 = params_SN.new_ones(MOST_STEPS, 3)
+        """Learning rate, correction, scale."""
+        self.number_C3 = torch.ones(MOST_STEPS, 3, dtype=torch.int64, device=device)
+        """See ``device_sampler``."""
+        self.exchange(stretch, Tensor.copy_)
+
+    def exchange(self, stretch: Stretch, copy: Callable[[Tensor, Tensor], Tensor]) -> None:
+        """copy(of the buffers, of the stretch) for everything a step changes."""
+        copy(self.params_SN, stretch.params_SN)
+        copy(self.mean_SN, stretch.mean_SN)
+        copy(self.square_SN, stretch.square_SN)
+        if self.slow and stretch.slow:
+            copy(self.slow[0], stretch.slow[0])
+        if self.average and stretch.average:
+            copy(self.average[0], stretch.average[0])
+
+    def load(self, stretch: Stretch) -> None:
+        self.exchange(stretch, Tensor.copy_)
+        self.seeds_S.copy_(stretch.seeds_S)
+        self.weight_decay_S.copy_(stretch.weight_decay_S)
+        if self.lr_scale_N is not None and stretch.lr_scale_N is not None:
+            self.lr_scale_N.copy_(stretch.lr_scale_N)
+
+    def store(self, stretch: Stretch) -> None:
+        self.exchange(stretch, lambda own, given: given.copy_(own))
+
+
+class DeviceStepper:
+    """See ``engine.base.Stepper``: steps of one model on the data of one configuration."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        map: Compiled,
+        pull_back: Compiled,
+        form: Tables,
+        data: DataConfig,
+        layout: Layout,
+    ) -> None:
+        assert isinstance(map, Eager)
+        self._engine, self._map, self._pull_back, self._form = engine, map, pull_back, form
+        self._data, self._layout = data, layout
+        self._sizes = [math.prod(shape) for shape in map.shapes]
+        self._kind: tuple[object, ...] = ()
+        self._buffers: _Buffers | None = None
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, stretch: Stretch) -> Tensor:
+        """Take the steps; loss_S before the last one."""
+        buffers = self._ready(stretch)
+        buffers.load(stretch)
+        first, C = stretch.first, len(stretch.lr)
+        for start in range(0, C, MOST_STEPS):
+            stop = min(C, start + MOST_STEPS)
+            rates = zip(stretch.lr, stretch.correction, stretch.scale, strict=True)
+            rate_C3 = torch.tensor(list(itertools.islice(rates, start, stop)))
+            buffers.rate_C3[: stop - start].copy_(rate_C3)
+            numbers = step_numbers(self._data, range(first + start, first + stop))
+            buffers.number_C3[: stop - start].copy_(numbers)
+            buffers.cursor.zero_()
+            for _ in range(start, stop):
+                if self._graph:
+                    self._graph.replay()
+                else:
+                    self.step(buffers)
+        buffers.store(stretch)
+        return buffers.loss_S.clone()
+
+    def _ready(self, stretch: Stretch) -> _Buffers:
+        """Buffers for steps of this kind, with a recorded graph where the device has such."""
+        kind = (
+            stretch.params_SN.shape,
+            stretch.batch_size,
+            *(stretch.beta1, stretch.beta2, stretch.eps, stretch.clip),
+            stretch.lr_scale_N is None,
+            stretch.slow and stretch.slow[1:],
+            stretch.average and stretch.average[1],
+        )
+        if self._buffers is None or kind != self._kind:
+            self._graph = None  # first: its memory is free for the next one
+            self._kind, self._buffers = kind, _Buffers(stretch)
+            if stretch.params_SN.is_cuda:
+                self._buffers.load(stretch)
+                self._graph = self._record(self._buffers)
+        return self._buffers
+
+    def _record(self, buffers: _Buffers) -> torch.cuda.CUDAGraph:
+        """The graph of one step. What the warm-up does to the buffers is for the caller to undo."""
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(WARM_UP):
+                self.step(buffers)
+        torch.cuda.current_stream().wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self.step(buffers)
+        return graph
+
+    def step(self, buffers: _Buffers) -> None:
+        """One step at the cursor."""
+        lr, correction, scale = buffers.rate_C3.index_select(0, buffers.cursor)[0].unbind()
+        number_3 = buffers.number_C3.index_select(0, buffers.cursor)[0]
+        buffers.cursor += 1
+        batch_size = buffers.batch_size
+        tokens, targets = sample(self._data, self._layout, buffers.seeds_S, number_3, batch_size)
+        S = len(buffers.params_SN)
+        columns = zip(buffers.params_SN.split(self._sizes, 1), self._map.shapes, strict=True)
+        values = [column.reshape(S, *shape) for column, shape in columns]
+        built = iter(self._map(values))
+        tables = self._form.map(lambda _: next(built).detach())
+        loss_S, slopes = self._engine.loss_and_grad(tables, tokens, targets)
+        grads = self._pull_back([*values, *(slope for _, slope in slopes.items())])
+        grad_SN = torch.cat([grad.reshape(S, -1) for grad in grads], 1)
+        if buffers.slow:
+            slow_SN, alpha, strength = buffers.slow
+            slow_SN *= alpha
+            slow_SN += grad_SN * (1.0 - alpha)
+            grad_SN = grad_SN + slow_SN * strength
+        _adamw(buffers, grad_SN, lr, correction, scale)
+        if buffers.average:
+            average_SN, decay = buffers.average
+            average_SN += (buffers.params_SN - average_SN) * (1.0 - decay)
+        buffers.loss_S.copy_(loss_S)
+
+
+def _adamw(buffers: _Buffers, grad_SN: Tensor, lr: Tensor, correction: Tensor, scale: Tensor) -> None:
+    """The operations of ``training.optimizer.AdamW`` in the same order, with rates that the device
+    holds."""
+    beta1, beta2 = buffers.betas
+    norm_S = torch.sqrt(halving_sum(grad_SN * grad_SN, 1))
+    grad_SN = grad_SN * (buffers.clip / (norm_S + 1e-6)).clamp(max=1.0)[:, None]
+    decay_SN, rate_SN = (lr * buffers.weight_decay_S)[:, None], lr / correction
+    if buffers.lr_scale_N is not None:
+        decay_SN, rate_SN = decay_SN * buffers.lr_scale_N, rate_SN * buffers.lr_scale_N
+    buffers.params_SN *= 1.0 - decay_SN
+    buffers.mean_SN += (grad_SN - buffers.mean_SN) * (1.0 - beta1)
+    buffers.square_SN *= beta2
+    buffers.square_SN += grad_SN * grad_SN * (1.0 - beta2)
+    step_SN = buffers.mean_SN / (buffers.square_SN.sqrt() / scale + buffers.eps)
+    buffers.params_SN -= rate_SN * step_SN
