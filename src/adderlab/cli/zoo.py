@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 if TYPE_CHECKING:
     from adderlab.models.preset import Preset
+    from adderlab.runs.rates import RateRecord
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +24,8 @@ class Args:
     """Print a list of objects instead of a table."""
     markdown: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print docs/zoo.md."""
+    records: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """Folder of measured rates; default: records/rates of the checkout, if there is one."""
 
 
 def run(args: Args) -> int:
@@ -30,21 +34,34 @@ def run(args: Args) -> int:
     from adderlab.models.presets import PRESETS, get_preset
 
     chosen = list(PRESETS.values()) if args.name is None else [get_preset(args.name)]
+    measured = _measured(args.records)
     if args.json:
-        emit_json([_entry(preset) for preset in chosen], None)
+        emit_json([_entry(preset, measured) for preset in chosen], None)
     elif args.markdown:
-        print(as_markdown(chosen))
+        print(as_markdown(chosen, measured))
     elif args.name is None:
-        _print_all(chosen)
+        _print_all(chosen, measured)
     else:
-        _print_one(chosen[0])
+        _print_one(chosen[0], measured)
     return 0
 
 
-def _entry(preset: Preset) -> dict[str, Any]:
-    """A preset as JSON. ``rate`` and ``proved`` are null until a rate is in records/."""
-    from adderlab.models.mapping import why_no_tables
+def _measured(folder: Path | None) -> list[RateRecord]:
+    """The rates in a folder, or in the default one; none where there is no such folder."""
+    from adderlab.runs.rates import default_folder, read_rates
 
+    folder = folder or default_folder()
+    return [] if folder is None else read_rates(folder)
+
+
+def _entry(preset: Preset, measured: Sequence[RateRecord]) -> dict[str, Any]:
+    """A preset as JSON. ``rate`` and ``proved`` are null until a rate is measured."""
+    from adderlab.models.mapping import why_no_tables
+    from adderlab.runs.rates import best_of
+    from adderlab.schema import to_dict
+
+    best = best_of(measured, preset.name)
+    share = best.pure if best else None
     return {
         "name": preset.name,
         "parameters": preset.parameters,
@@ -56,9 +73,36 @@ def _entry(preset: Preset) -> dict[str, Any]:
         "source": preset.source,
         "notes": preset.notes,
         "table_form": why_no_tables(preset.config) is None,
-        "rate": None,
-        "proved": None,
+        "rate": {**to_dict(share), "recipe": best.recipe} if best and share else None,
+        "proved": {"yes": True, "with repair": True, "no": False}.get(_proved(preset, measured)),
     }
+
+
+def _rate(preset: Preset, measured: Sequence[RateRecord]) -> str:
+    """Seeds proved on all pairs by the best recipe measured; ``-`` where none was measured."""
+    from adderlab.evaluation.intervals import percent
+    from adderlab.runs.rates import best_of
+
+    best = best_of(measured, preset.name)
+    if best is None or best.pure is None:
+        return "-"
+    pure = best.pure
+    return f"{pure.count}/{pure.n} [{percent(pure.low)}, {percent(pure.high)}]"
+
+
+def _proved(preset: Preset, measured: Sequence[RateRecord]) -> str:
+    """Whether any seed measured was proved: yes, with repair, no; ``-`` where none was measured."""
+    results = [
+        each
+        for record in measured
+        if record.preset == preset.name and record.pure is not None
+        for each in record.results
+    ]
+    if not results:
+        return "-"
+    if any(each.proved for each in results):
+        return "yes"
+    return "with repair" if any(each.proved_with_help for each in results) else "no"
 
 
 def _shape(preset: Preset) -> str:
@@ -72,7 +116,7 @@ def _shape(preset: Preset) -> str:
     return shape if config.n_layer == 1 else f"{config.n_layer} layers {shape}"
 
 
-def _print_all(presets: Sequence[Preset]) -> None:
+def _print_all(presets: Sequence[Preset], measured: Sequence[RateRecord]) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -82,22 +126,32 @@ def _print_all(presets: Sequence[Preset]) -> None:
     table.add_column("layout", min_width=6)
     table.add_column("shape", min_width=12)
     table.add_column("published")
+    table.add_column("rate")
+    table.add_column("proved", min_width=6)
     for p in presets:
         published = p.published if len(p.published) <= 36 else p.published[:35] + "\u2026"
-        table.add_row(p.name, f"{p.parameters:,}", p.config.layout, _shape(p), published)
+        cells = (p.name, f"{p.parameters:,}", p.config.layout, _shape(p), published)
+        table.add_row(*cells, _rate(p, measured), _proved(p, measured))
     Console().print(table)
     print("adderlab zoo NAME tells a model's parameters, ties, recipe and source.")
 
 
-def _print_one(preset: Preset) -> None:
+def _print_one(preset: Preset, measured: Sequence[RateRecord]) -> None:
     from adderlab.cli.inspect import print_parameters
     from adderlab.models.describe import ties
+    from adderlab.report.rates import share
 
     layout = preset.config.layout
     print(f"{preset.name}: {preset.parameters:,} parameters, {_shape(preset)}, layout {layout}")
     print(f"source: {preset.source}")
     print(f"published: {preset.published}; success rate: {preset.published_rate}")
     print(f"published recipe: {preset.recipe or 'none'}")
+    for record in measured:
+        if record.preset == preset.name and record.pure is not None:
+            print(
+                f"measured: recipe {record.recipe}, {share(record.pure)} of seeds {record.seeds} proved "
+                "on all pairs"
+            )
     if preset.notes:
         print(f"note: {preset.notes}")
     lines = ties(preset.config)
@@ -108,7 +162,7 @@ def _print_one(preset: Preset) -> None:
     print_parameters(preset.config)
 
 
-def as_markdown(presets: Sequence[Preset]) -> str:
+def as_markdown(presets: Sequence[Preset], measured: Sequence[RateRecord]) -> str:
     """docs/zoo.md: a table of all, then ties and notes of each."""
     from adderlab.models.describe import ties
 
@@ -118,12 +172,17 @@ def as_markdown(presets: Sequence[Preset]) -> str:
         "Written by `adderlab zoo --markdown`. Counts are exact and tested; published figures are their",
         "authors'. `adderlab zoo NAME` prints a model's parameter table.",
         "",
-        "| name | parameters | layout | shape | published | published rate | recipe | source |",
-        "|---|---|---|---|---|---|---|---|",
+        "**rate**: seeds proved on all 10^20 pairs by the best recipe measured, with the 95% interval",
+        "([rates.md](rates.md)); **proved**: whether any seed was.",
+        "",
+        "| name | parameters | layout | shape | published | published rate | recipe | rate | proved "
+        "| source |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for p in presets:
         cells = (p.name, f"{p.parameters:,}", p.config.layout, _shape(p), p.published)
-        more = (p.published_rate, p.recipe or "none", p.source)
+        rate = (_rate(p, measured), _proved(p, measured))
+        more = (p.published_rate, p.recipe or "none", *rate, p.source)
         lines.append(f"| {' | '.join((*cells, *more))} |")
     for p in presets:
         lines += ["", f"## {p.name}", ""]

@@ -143,7 +143,8 @@ def _about(record: RateRecord) -> list[str]:
     if record.repair_settings is not None:
         tried = sum(each.repair is not None for each in record.results)
         expected = duration(record.expected_assisted_seconds_on_2_cores)
-        lines[-1] += f" Repair was tried on {tried} seeds; expected time with it: {expected}."
+        seeds = "1 seed" if tried == 1 else f"{tried} seeds"
+        lines[-1] += f" Repair was tried on {seeds}; expected time with it: {expected}."
     return [*lines, "", "```sh", typed(shlex.join(record.command)), "```"]
 
 
