@@ -1,15 +1,16 @@
 """Traced functions compiled to C++ against the same functions in PyTorch."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
 from adderlab.engine.native.program import Program
 from adderlab.models import ordered
-from adderlab.models.mapping import stack_parameters, tables
+from adderlab.models.mapping import derivative, stack_parameters, tables
 from adderlab.models.presets import get_preset
 from adderlab.models.transformer import build_model
-from adderlab.training.objective import derivative
 
 
 def agree(function, inputs: list[Tensor]) -> None:  # type: ignore[no-untyped-def]
@@ -83,3 +84,23 @@ def test_the_map_to_tables_and_its_derivative(name: str) -> None:
 def test_an_operation_without_code_is_named() -> None:
     with pytest.raises(AssertionError, match="erfinv"):
         Program(lambda x: (x.erfinv(),), [torch.zeros(1, 3)])
+
+
+def test_a_keyed_program_is_traced_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ADDERLAB_CACHE", str(tmp_path))
+    traced = []
+
+    def double(x: Tensor) -> tuple[Tensor, ...]:
+        traced.append(1)
+        return (x + x,)
+
+    examples, values = [torch.zeros(1, 3)], torch.randn(2, 3)
+    assert torch.equal(Program(double, examples, key="twice")([values])[0], 2 * values)
+    first = len(traced)
+    again = Program(double, examples, key="twice")
+    assert len(traced) == first and again.shapes == [(3,)]
+    assert torch.equal(again([values])[0], 2 * values)
+    other = Program(lambda x: (x * x,), examples, key="squared")
+    assert torch.equal(other([values])[0], values * values)
+    wide = Program(double, [torch.zeros(1, 5)], key="twice")
+    assert wide.shapes == [(5,)] and len(traced) > first

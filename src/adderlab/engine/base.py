@@ -81,10 +81,13 @@ class Engine(Protocol):
         """Teacher-forced: logit of the target minus the best other logit, margin_SBA."""
         ...
 
-    def compile(self, function: Function, examples: Sequence[Tensor]) -> Compiled | None:
+    def compile(
+        self, function: Function, examples: Sequence[Tensor], key: str | None = None
+    ) -> Compiled | None:
         """A faster twin of a pure function of stacked tensors, if the engine has a compiler.
 
-        ``examples`` hold one seed and give the shapes.
+        ``examples`` hold one seed and give the shapes. ``key``: a text that decides, together with
+        this package's code, what the function computes, so that its twin can be kept for later.
         """
         ...
 

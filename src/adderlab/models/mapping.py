@@ -7,7 +7,7 @@ Shapes: S seeds, P positions, V vocabulary, A answer steps, H heads, D width, W 
 token or position embedding.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 
 import torch
@@ -21,6 +21,8 @@ from adderlab.models.config import ModelConfig
 from adderlab.models.norms import project_normed, stream
 from adderlab.models.tables import NormForm, TableForm, Tables
 from adderlab.models.transformer import Transformer, skeleton
+
+TensorFunction = Callable[..., tuple[Tensor, ...]]
 
 
 def why_no_tables(config: ModelConfig) -> str | None:
@@ -160,3 +162,16 @@ def stack_parameters(models: Sequence[Transformer]) -> dict[str, Tensor]:
     """Parameters of S models of one configuration, stacked; tied parameters once."""
     named = [dict(model.named_parameters()) for model in models]
     return {name: torch.stack([each[name].detach() for each in named]) for name in named[0]}
+
+
+def derivative(function: TensorFunction, num_inputs: int) -> TensorFunction:
+    """(inputs, a pull for every output) -> the gradient of every input, as a function to compile."""
+
+    def pull_back(*tensors: Tensor) -> tuple[Tensor, ...]:
+        inputs = [tensor.detach().requires_grad_() for tensor in tensors[:num_inputs]]
+        grads = torch.autograd.grad(
+            function(*inputs), inputs, tensors[num_inputs:], allow_unused=True, materialize_grads=True
+        )
+        return tuple(grads)
+
+    return pull_back

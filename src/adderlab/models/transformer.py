@@ -125,6 +125,6 @@ def build_model(config: ModelConfig, seed: int) -> Transformer:
 
 @cache
 def skeleton(config: ModelConfig) -> Transformer:
-    """The module tree without weights: it knows names, shapes and how parts read their parameters."""
-    with torch.device("meta"):
-        return Transformer(config)
+    """The module tree: it knows names, shapes and how parts read their parameters. Its own weights are
+    nobody's (on the meta device, drawing them would load torch's compiler, which takes seconds)."""
+    return build_model(config, 0)

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
 from torch import Tensor
 
 from adderlab.engine.torch_tables import TorchEngine
@@ -67,6 +66,8 @@ def polish(
     Computes on the CPU, through the tables where the model has them. A search that ends in no
     better loss leaves the weights as they are.
     """
+    from scipy.optimize import minimize  # loading it takes a second, and few runs polish
+
     settings = settings or Polish()
     objective = _double_objective(config)
     tokens_BP, targets_BA = get_layout(config.layout).encode(a_BJ.cpu(), b_BJ.cpu())

@@ -9,9 +9,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from adderlab.engine.base import AdamWStep, Engine, Function, Sampler, Stepper
+from adderlab.engine.base import AdamWStep, Engine, Sampler, Stepper
 from adderlab.models.config import ModelConfig
-from adderlab.models.mapping import stack_parameters, tables, why_no_tables
+from adderlab.models.mapping import derivative, stack_parameters, tables, why_no_tables
 from adderlab.models.tables import Tables
 from adderlab.models.transformer import Transformer, build_model
 from adderlab.task.curriculum import DataConfig
@@ -67,9 +67,11 @@ class TableObjective:
             self._form = tables(config, example)
         examples = list(example.values())
         pulls = [torch.zeros_like(table) for _, table in self._form.items()]
-        self._map = engine.compile(self._table_tuple, examples)
+        self._map = engine.compile(self._table_tuple, examples, f"tables of {config}")
         self._pull_back = engine.compile(
-            derivative(self._table_tuple, len(examples)), [*examples, *pulls]
+            derivative(self._table_tuple, len(examples)),
+            [*examples, *pulls],
+            f"derivative of the tables of {config}",
         )
 
     def _table_tuple(self, *values: Tensor) -> tuple[Tensor, ...]:
@@ -121,19 +123,6 @@ class TableObjective:
         if self._map is None or self._pull_back is None:
             return None
         return self.engine.stepper(self._map, self._pull_back, self._form, data, layout)
-
-
-def derivative(function: Function, num_inputs: int) -> Function:
-    """(inputs, a pull for every output) -> the gradient of every input, as a function to compile."""
-
-    def pull_back(*tensors: Tensor) -> tuple[Tensor, ...]:
-        inputs = [tensor.detach().requires_grad_() for tensor in tensors[:num_inputs]]
-        grads = torch.autograd.grad(
-            function(*inputs), inputs, tensors[num_inputs:], allow_unused=True, materialize_grads=True
-        )
-        return tuple(grads)
-
-    return pull_back
 
 
 class OracleObjective:

@@ -80,8 +80,10 @@ class NativeEngine:
         self._build = {"isa": isa, "optimise": optimise, "say": say}
         self._libraries: dict[Any, ctypes.CDLL] = {}
 
-    def compile(self, function: Function, examples: Sequence[Tensor]) -> Compiled | None:
-        return Program(function, examples, self.threads, say=self._build["say"])
+    def compile(
+        self, function: Function, examples: Sequence[Tensor], key: str | None = None
+    ) -> Compiled | None:
+        return Program(function, examples, self.threads, key=key, say=self._build["say"])
 
     def adamw(self) -> AdamWStep | None:
         return adamw_step

@@ -12,26 +12,34 @@ The shapes must not depend on the values, and everything is float32 on the CPU.
 from __future__ import annotations
 
 import ctypes
+import functools
 import hashlib
+import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from adderlab.engine.native.build import FOLDER, Say, cache_folder, load_library, to_stderr
-from adderlab.engine.native.emit import Emitter
 from adderlab.runs.atomic import write_text
 
 Function = Callable[..., tuple[Tensor, ...]]
+
+ROOMS = ("task", "models", "engine")
+"""Whose code may decide what a function computes."""
+
+SHAPES = "// Output shapes: "
+"""How a written program begins."""
 
 
 class Program:
     """``function`` of stacked tensors (seed axis first), compiled for the shapes of ``examples``.
 
-    The examples hold one seed; calls may hold any number. Raises ``NativeUnavailable`` where the
-    compiler fails.
+    The examples hold one seed; calls may hold any number. ``key``: a text that decides, together with
+    this package's code, what the function computes; a program that was written under it is used again,
+    for tracing takes seconds. Raises ``NativeUnavailable`` where the compiler fails.
     """
 
     def __init__(
@@ -40,18 +48,10 @@ class Program:
         examples: Sequence[Tensor],
         threads: int = 1,
         *,
+        key: str | None = None,
         say: Say = to_stderr,
     ) -> None:
-        examples = [example.detach().clone().contiguous() for example in examples]
-        assert all(example.dtype == torch.float32 and len(example) == 1 for example in examples)
-        function(*examples)  # what it keeps for later calls must not become part of the trace
-        emitter = Emitter(make_fx(function)(*examples), examples)
-        self.shapes = emitter.output_shapes
-        source = emitter.source()
-        name = f"program-{hashlib.sha256(source.encode()).hexdigest()[:16]}.cpp"
-        path = cache_folder(say) / name
-        if not path.is_file():
-            write_text(path, source)
+        path, self.shapes = _written(function, examples, key, cache_folder(say))
         flags = ("-ftree-vectorize", "-w", f"-I{FOLDER}")
         library = load_library(path, optimise="-O2", extra=flags, say=say)
         self.threads = threads
@@ -65,6 +65,62 @@ class Program:
         pointers = (_pointers(inputs), _strides(inputs), _pointers(outputs), _strides(outputs))
         self._run(*pointers, S, self.threads)
         return outputs
+
+
+def _written(
+    function: Function, examples: Sequence[Tensor], key: str | None, folder: Path
+) -> tuple[Path, list[tuple[int, ...]]]:
+    """The program's source file and the shapes of its outputs, from the cache or traced now."""
+    path = None
+    if key is not None:
+        shapes = [tuple(example.shape) for example in examples]
+        digest = hashlib.sha256(f"{_code()} {torch.__version__} {shapes} {key}".encode())
+        path = folder / f"program-{digest.hexdigest()[:16]}.cpp"
+        known = _output_shapes(path)
+        if known is not None:
+            return path, known
+    source = _trace(function, examples)
+    if path is None:
+        path = folder / f"program-{hashlib.sha256(source.encode()).hexdigest()[:16]}.cpp"
+    write_text(path, source)
+    known = _output_shapes(path)
+    assert known is not None
+    return path, known
+
+
+def _trace(function: Function, examples: Sequence[Tensor]) -> str:
+    # Importing what traces takes a second, and is needed once per model and machine.
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    from adderlab.engine.native.emit import Emitter
+
+    examples = [example.detach().clone().contiguous() for example in examples]
+    assert all(example.dtype == torch.float32 and len(example) == 1 for example in examples)
+    function(*examples)  # what it keeps for later calls must not become part of the trace
+    emitter = Emitter(make_fx(function)(*examples), examples)
+    return f"{SHAPES}{json.dumps(emitter.output_shapes)}\n{emitter.source()}"
+
+
+def _output_shapes(path: Path) -> list[tuple[int, ...]] | None:
+    """As the source file names them; None if there is none."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            first = file.readline()
+    except OSError:
+        return None
+    if not first.startswith(SHAPES):
+        return None
+    return [tuple(shape) for shape in json.loads(first.removeprefix(SHAPES))]
+
+
+@functools.cache
+def _code() -> str:
+    """Digest of all code that may decide what a function computes."""
+    digest = hashlib.sha256()
+    package = FOLDER.parents[1]
+    for path in sorted(path for room in ROOMS for path in (package / room).rglob("*.py")):
+        digest.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
 
 
 def _pointers(tensors: Sequence[Tensor]) -> Any:
