@@ -168,7 +168,6 @@ def write_summary(summary: Summary) -> None:
     plan, fates = summary.plan, summary.fates
     best = max(fates, key=lambda fate: (fate.state == "proved", fate.val_exact), default=Fate(seed=0))
     states = ("proved", "dropped", "unproved")
-    proofs, trainings = (sum(getattr(f, name) for f in fates) for name in ("proofs", "trainings"))
     table: dict[str, Any] = {
         "run_name": plan.folder.resolve().name,
         "params": count_parameters(plan.config),
@@ -189,7 +188,9 @@ def write_summary(summary: Summary) -> None:
             "proved_assisted": sum(fate.route == "assisted" for fate in fates),
             "unfinished": summary.count("training"),
         },
-        "spent": schema.to_dict(summary.spent) | {"proofs": proofs, "repair_trainings": trainings},
+        "spent": schema.to_dict(summary.spent),
+        "proofs": sum(fate.proofs for fate in fates),
+        "repair_trainings": sum(fate.trainings for fate in fates),
         "proved": [schema.to_dict(fate) for fate in summary.proved],
         "tries": [
             {"folder": each.folder.name, "seeds": [schema.to_dict(fate) for fate in each.fates]}
