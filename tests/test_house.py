@@ -12,6 +12,7 @@ ROOMS = (
     "evaluation",
     "proof",
     "training",
+    "fleet",
     "report",
     "publish",
     "cli",

@@ -54,6 +54,13 @@ class Args:
     """Print only the evaluation at the end."""
     json_lines: Annotated[bool, Switch] = False
     """Print one JSON object a line, for programs, instead of text."""
+    cluster: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS")] = None
+    """Train on a Ray cluster: local, auto, or ray://HOST:10001 (needs adderlab[cluster])."""
+    store: Annotated[str | None, tyro.conf.arg(metavar="URL")] = None
+    """With --cluster: where the machines keep their state, a folder they share or s3://, gs://;
+    default: the run's own folder."""
+    shards: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """With --cluster: in how many parts the seeds are trained; default: as many as fit at once."""
     sink: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()
     """Dashboards that get a copy of the figures; each needs its extra (adderlab[wandb])."""
 
@@ -76,24 +83,65 @@ def _train(args: Args) -> int:
     # A wrong name is told before training, not after.
     suite = None if args.evaluate == "none" else parse_suite(args.evaluate)
     job = _job(args)
-    outcome = run_in_terminal(
-        job,
-        device=args.device,
-        engine=args.engine,
-        threads=args.threads,
-        resume=args.resume is not None,
-        quiet=args.quiet,
-        json_lines=args.json_lines,
-        sinks=args.sink,
-        prove=args.prove,
-    )
-    if outcome.status == "stopped":
+    if args.cluster:
+        outcome = _on_cluster(job, args)
+    else:
+        _refuse_shards(job, args)
+        outcome = run_in_terminal(
+            job,
+            device=args.device,
+            engine=args.engine,
+            threads=args.threads,
+            resume=args.resume is not None,
+            quiet=args.quiet,
+            json_lines=args.json_lines,
+            sinks=args.sink,
+            prove=args.prove,
+        )
+    if outcome is None or outcome.status == "stopped":
         return INTERRUPTED
     if suite is not None:
         _evaluate(outcome.best, suite, args, job.folder / "evaluation.json")
     if not args.json_lines:
         print(f"Files: {job.folder}/ (summary.json, seeds.csv, metrics.csv, checkpoints/best.pt)")
     return 0
+
+
+def _on_cluster(job, args: Args):  # type: ignore[no-untyped-def]
+    """--cluster."""
+    from adderlab.cli.clustering import train_on_cluster
+    from adderlab.errors import UsageError
+
+    if args.sink:
+        raise UsageError("--sink follows a run on this machine; leave it out with --cluster")
+    if args.resume is not None and (args.store or args.shards):
+        raise UsageError("a resumed run keeps its shards and its store: give no --shards and --store")
+    assert args.cluster is not None
+    return train_on_cluster(
+        job,
+        args.cluster,
+        shards=args.shards,
+        store=args.store,
+        device=args.device,
+        engine=args.engine,
+        threads=args.threads,
+        resume=args.resume is not None,
+        quiet=args.quiet,
+        json_lines=args.json_lines,
+        prove=args.prove,
+    )
+
+
+def _refuse_shards(job, args: Args) -> None:  # type: ignore[no-untyped-def]
+    from adderlab.errors import UsageError
+    from adderlab.fleet.sharded import is_sharded
+
+    if args.store or args.shards:
+        raise UsageError("--store and --shards go with --cluster")
+    if args.resume is not None and is_sharded(job.folder):
+        raise UsageError(
+            f"the run in {job.folder} was sharded; go on with --cluster local, or the cluster's address"
+        )
 
 
 def _search(args: Args) -> int:
@@ -105,8 +153,8 @@ def _search(args: Args) -> int:
     from adderlab.runs.checkpoints import load_checkpoint
     from adderlab.training.until_files import Plan, is_search
 
-    if args.sink or args.keep or not args.prove:
-        raise UsageError("--sink, --keep and --no-prove do not go with --until proved")
+    if args.sink or args.keep or not args.prove or args.cluster:
+        raise UsageError("--sink, --keep, --no-prove and --cluster do not go with --until proved")
     suite = None if args.evaluate == "none" else parse_suite(args.evaluate)
     if args.resume is not None:
         _refuse_new_settings(args)

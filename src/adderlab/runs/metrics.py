@@ -110,6 +110,12 @@ class SeedRow:
         ]
 
 
+def as_written(metrics: Metrics) -> Metrics:
+    """What a table gives back of an evaluation."""
+    cells = dict(zip(METRIC_COLUMNS, metrics.cells(), strict=True))
+    return _metrics(cells, "an evaluation")
+
+
 def median_metrics(rows: Sequence[Metrics]) -> Metrics:
     """The median over seeds of one step's evaluations, column by column.
 

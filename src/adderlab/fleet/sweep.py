@@ -1,0 +1,332 @@
+"""A sweep: cells trained one by one or all over a cluster, compared in a table.
+
+FOLDER/
+    sweep.json          the declaration, as it was when the sweep began
+    cells/0007/         a run folder for every cell, and cell.json with its settings
+    table.csv           the cells, the best first
+    table.json          the same for programs
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from adderlab import schema
+from adderlab.errors import Failure, UsageError
+from adderlab.fleet.cluster import Done, Fleet, Stopped
+from adderlab.fleet.sharded import ShardedRun, is_sharded
+from adderlab.fleet.shards import Means, prepared
+from adderlab.fleet.space import Cell, Halving, Sweep
+from adderlab.fleet.table import Measured, Row, State, measure, write_table
+from adderlab.runs.atomic import make_folder, read_json, write_json
+from adderlab.runs.lock import RunLock
+from adderlab.runs.resume import STATE_FILE
+from adderlab.runs.run_config import read_config
+from adderlab.runs.summary import read_summary
+from adderlab.training.measure import Evaluation
+from adderlab.training.run import Job, run
+
+SCHEMA_VERSION = 1
+
+
+class Watcher(Protocol):
+    """Whoever watches a sweep."""
+
+    def say(self, line: str) -> None: ...
+
+    def stepped(self, cell: Cell, step: int) -> None:
+        """``step`` steps of a cell are done."""
+        ...
+
+    def measured(self, row: Row) -> None:
+        """A cell has reached its end or a rung."""
+        ...
+
+
+class Trainer(Protocol):
+    """Something that trains cells."""
+
+    def train(self, sweep: OpenSweep, cells: Sequence[Cell], until: int | None) -> None:
+        """Bring every cell to ``until`` steps, or to its end, and tell ``sweep`` of each. Raises
+        ``Stopped`` if the user asks for it."""
+        ...
+
+
+class OpenSweep:
+    """A sweep's folder, locked while it is open, and what is known of its cells."""
+
+    def __init__(
+        self, sweep: Sweep, folder: Path, watcher: Watcher, *, guided: bool, resume: bool
+    ) -> None:
+        """Raises ``UsageError`` if another sweep is there, or none to resume; ``Failure`` if another
+        process is at it."""
+        self.sweep, self.folder, self.watcher = sweep, folder, watcher
+        path = folder / "sweep.json"
+        if resume and not path.is_file():
+            raise UsageError(f"there is no sweep in {folder} to resume; leave out --resume")
+        if path.is_file() and not resume:
+            raise UsageError(
+                f"{folder} already holds a sweep; go on with it (--resume), or name another output"
+            )
+        make_folder(folder)
+        self._lock = RunLock(folder)
+        try:
+            asked = {"guided": guided, "declaration": sweep.declaration}
+            if resume:
+                _must_match(read_json(path), asked, path)
+            write_json(path, {"schema_version": SCHEMA_VERSION, **asked})
+        except BaseException:
+            self._lock.release()
+            raise
+        self._states: dict[int, State] = {}
+        self._limits: dict[int, int | None] = {}
+        self._cells: dict[int, Cell] = {}
+        self._measured: dict[int, Measured | None] = {}
+
+    def place(self, cell: Cell) -> Path:
+        """A cell's run folder."""
+        return self.folder / "cells" / cell.name
+
+    def job(self, cell: Cell) -> Job:
+        folder = self.place(cell)
+        return Job(config=cell.config, recipe=cell.recipe, seeds=self.sweep.seeds, folder=folder)
+
+    def begin(self, cell: Cell) -> None:
+        """Make a cell known: it is in the table from now on."""
+        if cell.index in self._cells:
+            return
+        path = self.place(cell) / "config.json"
+        if path.is_file():
+            stored = read_config(path.parent)
+            if (stored.model, stored.recipe) != (cell.config, schema.to_dict(cell.recipe)):
+                raise Failure(
+                    f"{path} is of another model or recipe than cell {cell.name} ({cell.text}): was the "
+                    "sweep begun by another version of adderlab? Begin it anew in another output"
+                )
+        self._cells[cell.index] = cell
+        self._states[cell.index] = "waiting"
+        self._measured[cell.index] = None
+
+    def is_done(self, cell: Cell) -> bool:
+        """Whether nothing of a cell is left to do."""
+        path = self.place(cell) / "cell.json"
+        return path.is_file() and read_json(path).get("state") == "done"
+
+    def reached(self, cell: Cell, until: int | None) -> bool:
+        """Whether a cell has done ``until`` steps, or all; if so, it needs no training now."""
+        if self.is_done(cell):
+            return True
+        if until is None or is_sharded(self.place(cell)) or not self.is_resumable(cell):
+            return False
+        summary = read_summary(self.place(cell))
+        # A run that is done but not noted as such was killed while it wrote its last files.
+        return summary["status"] != "done" and summary["step"] + 1 >= until
+
+    def is_resumable(self, cell: Cell) -> bool:
+        """Whether the cell's run has a state to go on from."""
+        names = ("config.json", STATE_FILE, "summary.json")
+        return all((self.place(cell) / name).is_file() for name in names)
+
+    def trained(self, cell: Cell, until: int | None) -> Measured:
+        """A cell has reached its end (``until`` is None) or a rung: note it, and the table."""
+        done = until is None or read_summary(self.place(cell))["status"] == "done"
+        self._states[cell.index] = "done" if done else "training"
+        limit = None if until is None else until - 1
+        found = measure(self.place(cell), limit)
+        assert found is not None
+        self._measured[cell.index] = found
+        if done and not self.is_done(cell):
+            self._write_cell(cell, "done")
+        self.watcher.measured(Row(cell=cell, state=self._states[cell.index], measured=found))
+        return found
+
+    def abandon(self, cell: Cell) -> None:
+        self._states[cell.index] = "abandoned"
+
+    def rows(self) -> list[Row]:
+        """What is known of every cell; of those that wait, what an earlier process left."""
+        return [
+            Row(cell=cell, state=self._states[index], measured=self._measured[index])
+            for index, cell in self._cells.items()
+        ]
+
+    def write_table(self) -> list[Row]:
+        """The table of the cells known so far."""
+        about = {
+            "preset": self.sweep.preset,
+            "recipe": self.sweep.recipe,
+            "seeds": list(self.sweep.seeds),
+        }
+        return write_table(self.folder, self.rows(), about)
+
+    def _write_cell(self, cell: Cell, state: str) -> None:
+        write_json(
+            self.place(cell) / "cell.json",
+            {"schema_version": SCHEMA_VERSION, "settings": cell.settings, "state": state},
+        )
+
+    def close(self) -> None:
+        self._lock.release()
+
+    def __enter__(self) -> OpenSweep:
+        return self
+
+    def __exit__(self, *trouble: object) -> None:
+        self.close()
+
+
+def run_cells(opened: OpenSweep, trainer: Trainer) -> list[Row]:
+    """Train every declared cell, by successive halving if declared; the table. Raises ``Stopped``."""
+    cells = opened.sweep.cells()
+    for cell in cells:
+        opened.begin(cell)
+    try:
+        halving = opened.sweep.halving
+        for rung in halving.rungs if halving else ():
+            assert halving is not None
+            trainer.train(opened, cells, rung + 1)
+            cells = _halve(opened, cells, rung, halving)
+        trainer.train(opened, cells, None)
+    finally:
+        rows = opened.write_table()
+    return rows
+
+
+def _halve(opened: OpenSweep, cells: Sequence[Cell], rung: int, halving: Halving) -> list[Cell]:
+    """The cells that go on. What they had reached at the rung decides, also if they are further now:
+    a resumed sweep decides as the interrupted one did."""
+    found = {cell.index: measure(opened.place(cell), rung) for cell in cells}
+    scores = {index: each.score for index, each in found.items() if each is not None}
+    order = sorted(cells, key=lambda cell: (*(-value for value in scores[cell.index]), cell.index))
+    kept = order[: max(1, math.ceil(halving.keep * len(order)))]
+    for cell in order[len(kept) :]:
+        if not opened.is_done(cell):
+            opened.abandon(cell)
+    opened.watcher.say(f"step {rung:,}: {len(kept)} of {len(order)} cells go on")
+    return sorted(kept, key=lambda cell: cell.index)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HereTrainer:
+    """Cells one after the other on this machine, each as one population."""
+
+    means: Means
+    stop: threading.Event
+
+    def train(self, sweep: OpenSweep, cells: Sequence[Cell], until: int | None) -> None:
+        for cell in cells:
+            sweep.begin(cell)
+            if is_sharded(sweep.place(cell)):
+                raise UsageError(
+                    f"the sweep in {sweep.folder} was begun on a cluster; go on with --cluster"
+                )
+            if not sweep.reached(cell, until):
+                self._train(sweep, cell, until)
+            sweep.trained(cell, until)
+            if self.stop.is_set():
+                raise Stopped
+
+    def _train(self, sweep: OpenSweep, cell: Cell, until: int | None) -> None:
+        _, objective, device = prepared(cell.config, self.means, sweep.watcher.say)
+        resume = sweep.is_resumable(cell)
+        # Without a state, what a kill left is begun anew.
+        job = replace(sweep.job(cell), overwrite=not resume)
+        listener = _CellListener(sweep.watcher, cell)
+        run(job, objective, device, listener, resume=resume, until=until, stop=self.stop)
+        if self.stop.is_set():
+            raise Stopped
+
+
+@dataclass(frozen=True, kw_only=True)
+class FleetTrainer:
+    """Cells all at once on a cluster, each in as many shards as keep it busy."""
+
+    fleet: Fleet
+    store: str | None
+
+    def train(self, sweep: OpenSweep, cells: Sequence[Cell], until: int | None) -> None:
+        runs: list[tuple[Cell, ShardedRun]] = []
+        try:
+            shards = max(1, math.ceil(self.fleet.slots / len(cells)))
+            for cell in cells:
+                sweep.begin(cell)
+                if sweep.reached(cell, until) or _is_merged(sweep, cell):
+                    sweep.trained(cell, until)
+                else:
+                    runs.append((cell, self._open(sweep, cell, shards)))
+            self._carry_out(sweep, runs, until)
+        finally:
+            for _, each in runs:
+                each.close()
+
+    def _open(self, sweep: OpenSweep, cell: Cell, shards: int) -> ShardedRun:
+        job, halving = sweep.job(cell), sweep.sweep.halving
+        if is_sharded(job.folder):
+            return ShardedRun.open(job, self.fleet.means)
+        store = f"{self.store.rstrip('/')}/{cell.name}" if self.store else None
+        pauses = tuple(rung + 1 for rung in halving.rungs) if halving else ()
+        job = replace(job, overwrite=True)
+        return ShardedRun.create(job, self.fleet.means, shards=shards, store=store, pauses=pauses)
+
+    def _carry_out(
+        self, sweep: OpenSweep, runs: Sequence[tuple[Cell, ShardedRun]], until: int | None
+    ) -> None:
+        of_task = {task.name: (cell, each) for cell, each in runs for task in each.tasks(until)}
+        left = {cell.index: len(each.plan.shards) for cell, each in runs}
+
+        def finished(done: Done) -> None:
+            cell, each = of_task[done.task.name]
+            left[cell.index] -= 1
+            if not left[cell.index]:
+                each.merge(until)
+                sweep.trained(cell, until)
+
+        tasks = [task for _, each in runs for task in each.tasks(until)]
+        if tasks:
+            self.fleet.carry_out(tasks, finished)
+
+
+def _is_merged(sweep: OpenSweep, cell: Cell) -> bool:
+    """Whether a cell's run is complete. Raises ``UsageError`` if it was begun without shards."""
+    if is_sharded(sweep.place(cell)) or not sweep.is_resumable(cell):
+        return False
+    if read_summary(sweep.place(cell))["status"] == "done":
+        return True
+    raise UsageError(f"the sweep in {sweep.folder} was begun on one machine; go on without --cluster")
+
+
+class _CellListener:
+    """A run's listener that tells the sweep's watcher."""
+
+    def __init__(self, watcher: Watcher, cell: Cell) -> None:
+        self._watcher, self._cell = watcher, cell
+
+    def stepped(self, step: int, active: int) -> None:
+        self._watcher.stepped(self._cell, step)
+
+    def evaluated(self, evaluation: Evaluation) -> None:
+        pass
+
+
+def _must_match(stored: dict[str, Any], asked: dict[str, Any], path: Path) -> None:
+    """A sweep goes on only as it was declared; more samples may be asked for."""
+    before, now = stored.get("declaration"), asked["declaration"]
+    if stored.get("guided") != asked["guided"]:
+        with_or = "with" if stored.get("guided") else "without"
+        raise UsageError(f"the sweep was begun {with_or} --optuna; go on with it the same way")
+    assert isinstance(before, dict)
+    for key in dict.fromkeys((*before, *now)):
+        one, other = before.get(key), now.get(key)
+        if key == "random" and isinstance(one, dict) and isinstance(other, dict):
+            more = other.get("samples", 0) >= one.get("samples", 0)
+            one = one | {"samples": other.get("samples")} if more else one
+        if one != other:
+            raise UsageError(
+                f"the sweep was begun with {key} = {one} ({path}), not {other}; change it back, or "
+                "name another output"
+            )
