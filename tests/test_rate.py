@@ -94,11 +94,13 @@ def test_stopped_and_resumed_gives_the_same_row(tmp_path: Path, monkeypatch, cap
         patch.setattr(TrainingView, "stepped", stop_in_the_second_population)
         assert main(COMMAND) == INTERRUPTED
     work = "results/rates/456p_tiny_3-5"
+    again = f"adderlab rate --resume {work} --device cpu --engine torch"
+    assert capsys.readouterr().err.splitlines() == [f"Stopped. To go on: {again}"]
     assert not (tmp_path / "records/rates/456p_tiny.json").exists()
     assert read_summary(tmp_path / work / "population_01")["status"] == "stopped"
     assert main(["rate", "--resume", work, "--recipe", "circle"]) == USAGE
     capsys.readouterr()
-    assert main(["rate", "--resume", work, "--engine", "torch", "--json"]) == 0
+    assert main([*again.split()[1:], "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     record = read_rate(tmp_path / "records/rates/456p_tiny.json")
     assert printed["n"] == 3

@@ -97,6 +97,7 @@ def run(args: Args) -> int:
         engine=args.engine,
         threads=args.threads,
         quiet=args.quiet or args.json,
+        again=_again(args, work),
     )
     if record is None:
         return INTERRUPTED
@@ -157,6 +158,18 @@ def _plan(args: Args) -> tuple[Plan, Path]:
     )
     stem = Path(file_name(plan.preset, plan.recipe_name)).stem
     return plan, Path("results/rates") / f"{stem}_{seeds_text(plan.seeds)[:60]}"
+
+
+def _again(args: Args, work: Path) -> str:
+    """The command that goes on with a stopped measurement."""
+    import shlex
+
+    words = ["adderlab", "rate", "--resume", str(work)]
+    words += ["--output", str(args.output)] if args.output else []
+    words += ["--overwrite"] if args.overwrite else []
+    for option, value in (("--device", args.device), ("--engine", args.engine)):
+        words += [option, value] if value != "auto" else []
+    return shlex.join(words)
 
 
 def _settings(args: Args):  # type: ignore[no-untyped-def]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from adderlab.cli.training import usable_cores
 from adderlab.engine.base import Engine
 from adderlab.engine.device import choose_device
 from adderlab.engine.select import select_engine
-from adderlab.errors import UsageError
+from adderlab.errors import Failure, UsageError
 from adderlab.evaluation.suites import published
 from adderlab.report.live import TrainingView
 from adderlab.runs.atomic import disk_failure, make_folder
@@ -22,6 +23,7 @@ from adderlab.runs.rates import RateRecord, SeedOutcome
 from adderlab.training.campaign import PLAN_FILE, Campaign, Plan, write_plan
 from adderlab.training.objective import Objective, objective_for
 from adderlab.training.rate import record_of
+from adderlab.training.run import RunFailed
 from adderlab.training.verdicts import judge, with_repair, worth_repair
 
 Say = Callable[[str], None]
@@ -37,11 +39,12 @@ def measure(
     engine: str,
     threads: int | None,
     quiet: bool,
+    again: str,
 ) -> RateRecord | None:
     """Train, judge and, if planned, repair every seed; None if training was stopped.
 
-    What is in ``folder`` already is kept with ``resume`` and deleted with ``overwrite``. Raises
-    ``UsageError`` if it holds a measurement and neither is set.
+    What is in ``folder`` already is kept with ``resume`` and deleted with ``overwrite``; ``again`` is
+    the command that goes on. Raises ``UsageError`` if it holds a measurement and neither is set.
     """
     where, _ = choose_device(device)
     threads = usable_cores() if threads is None else threads
@@ -53,6 +56,8 @@ def measure(
     def say(line: str) -> None:
         console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
+    # What was spent must not be lost for want of a line, however quiet.
+    tell = (lambda line: print(line, file=sys.stderr)) if quiet else say
     make_folder(folder)
     lock = RunLock(folder)
     try:
@@ -62,14 +67,17 @@ def measure(
         chosen = select_engine(engine, plan.config, where, threads=threads, say=say)
         objective = objective_for(plan.config, chosen, where)
         if not _train(campaign, objective, where, say, quiet):
-            say(f"Stopped. To go on: adderlab rate --resume {folder}")
+            tell(f"Stopped. To go on: {again}")
             return None
         # Proofs and the published pairs are one model at a time: on the CPU, whatever trained them.
         on_cpu = select_engine("auto", plan.config, torch.device("cpu"), threads=1, say=say)
         _judge(campaign, on_cpu, say)
         return record_of(campaign, engine=chosen.name, threads=threads)
+    except RunFailed as error:
+        raise Failure(f"{error}; then go on: {again}") from error
     except KeyboardInterrupt:
-        say(f"Stopped. To go on: adderlab rate --resume {folder}")
+        if (folder / PLAN_FILE).is_file():
+            tell(f"Stopped. To go on: {again}")
         raise
     finally:
         lock.release()
