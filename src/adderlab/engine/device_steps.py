@@ -24,6 +24,7 @@ from torch import Tensor
 
 from adderlab.engine.base import Compiled, Engine, Function, Stretch
 from adderlab.engine.device_sampler import sample, step_numbers
+from adderlab.engine.trace import Run, trace
 from adderlab.models.ordered import halving_sum
 from adderlab.models.tables import Tables
 from adderlab.task.curriculum import DataConfig
@@ -67,7 +68,6 @@ class _Buffers:
         """Learning rate, correction, scale."""
         self.number_C3 = torch.ones(MOST_STEPS, 3, dtype=torch.int64, device=device)
         """See ``device_sampler``."""
-        self.exchange(stretch, Tensor.copy_)
 
     def exchange(self, stretch: Stretch, copy: Callable[[Tensor, Tensor], Tensor]) -> None:
         """copy(of the buffers, of the stretch) for everything a step changes."""
@@ -102,10 +102,10 @@ class DeviceStepper:
         data: DataConfig,
         layout: Layout,
     ) -> None:
-        assert isinstance(map, Eager)
+        assert isinstance(map, Eager) and isinstance(pull_back, Eager)
         self._engine, self._map, self._pull_back, self._form = engine, map, pull_back, form
         self._data, self._layout = data, layout
-        self._sizes = [math.prod(shape) for shape in map.shapes]
+        self._run: tuple[Run, Run] | None = None
         self._kind: tuple[object, ...] = ()
         self._buffers: _Buffers | None = None
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -144,10 +144,19 @@ class DeviceStepper:
         if self._buffers is None or kind != self._kind:
             self._graph = None  # first: its memory is free for the next one
             self._kind, self._buffers = kind, _Buffers(stretch)
+            self.prepare(len(stretch.params_SN), stretch.params_SN.device)
             if stretch.params_SN.is_cuda:
                 self._buffers.load(stretch)
                 self._graph = self._record(self._buffers)
         return self._buffers
+
+    def prepare(self, S: int, device: torch.device) -> None:
+        """The map and its derivative for so many seeds: what they compute from nothing but the model
+        (rotary angles, fixed positions) is put on the device now, for a step may not copy there."""
+        maps = []
+        for each in (self._map, self._pull_back):
+            maps.append(trace(each.function, [(S, *shape) for shape in each.shapes], device))
+        self._run = (maps[0], maps[1])
 
     def _record(self, buffers: _Buffers) -> torch.cuda.CUDAGraph:
         """The graph of one step. What the warm-up does to the buffers is for the caller to undo."""
@@ -169,13 +178,15 @@ class DeviceStepper:
         buffers.cursor += 1
         batch_size = buffers.batch_size
         tokens, targets = sample(self._data, self._layout, buffers.seeds_S, number_3, batch_size)
-        S = len(buffers.params_SN)
-        columns = zip(buffers.params_SN.split(self._sizes, 1), self._map.shapes, strict=True)
-        values = [column.reshape(S, *shape) for column, shape in columns]
-        built = iter(self._map(values))
-        tables = self._form.map(lambda _: next(built).detach())
+        assert self._run is not None
+        forward, back = self._run
+        S, shapes = len(buffers.params_SN), self._map.shapes
+        columns = buffers.params_SN.split([math.prod(shape) for shape in shapes], 1)
+        values = [column.reshape(S, *shape) for column, shape in zip(columns, shapes, strict=True)]
+        built = iter(forward(*values))
+        tables = self._form.map(lambda _: next(built))
         loss_S, slopes = self._engine.loss_and_grad(tables, tokens, targets)
-        grads = self._pull_back([*values, *(slope for _, slope in slopes.items())])
+        grads = back(*values, *(slope for _, slope in slopes.items()))
         grad_SN = torch.cat([grad.reshape(S, -1) for grad in grads], 1)
         if buffers.slow:
             slow_SN, alpha, strength = buffers.slow

@@ -11,9 +11,17 @@ from adderlab.engine.torch_tables import TorchEngine
 from adderlab.errors import Failure, UsageError
 from adderlab.models.config import ModelConfig
 from adderlab.models.mapping import stack_parameters, tables, why_no_tables
+from adderlab.models.tables import Tables
 from adderlab.models.transformer import build_model
+from adderlab.task.sampling import uniform_pairs
 
-ENGINES = ("auto", "native", "torch")
+ENGINES = ("auto", "native", "triton", "torch")
+
+CHECKED_PAIRS = 64
+"""Pairs on which the Triton kernels are compared with PyTorch before they are trusted with a run."""
+
+CHECK_TOLERANCE = 1e-3
+"""Largest error over a table's largest gradient; rounding stays a hundred times below."""
 
 
 def select_engine(
@@ -26,19 +34,71 @@ def select_engine(
 ) -> Engine:
     """The engine for ``--engine name``; ``say`` gets a line when it compiles or is not the fastest.
 
-    Raises ``UsageError`` for an unknown name, or for ``native`` where it cannot be had.
+    Raises ``UsageError`` for an unknown name, or for ``native`` or ``triton`` where it cannot be had.
     """
     if name not in ENGINES:
         raise UsageError(f"no engine {name!r}; there are {', '.join(ENGINES)}")
+    plain = TorchEngine(threads, whole_steps=device.type == "cuda")
     if name == "torch":
-        return TorchEngine(threads)
+        return plain
+    fastest = "triton" if device.type == "cuda" else "native"
+    chosen = fastest if name == "auto" else name
     try:
+        if chosen == "triton":
+            return _triton(config, device, plain)
         return _native(config, device, threads, say)
     except Failure as error:
-        if name == "native":
-            raise UsageError(f"--engine native: {error}") from error
-        say(f"the native engine is not used: {error}; computing with PyTorch")
-        return TorchEngine(threads)
+        if name != "auto":
+            raise UsageError(f"--engine {name}: {error}") from error
+        say(f"the {chosen} engine is not used: {error}; computing with PyTorch")
+        return plain
+
+
+def _example(config: ModelConfig) -> Tables:
+    """The tables of one new model of the configuration. Raises ``Failure`` where there are none."""
+    reason = why_no_tables(config)
+    if reason:
+        raise Failure(f"this model has no table form: {reason}")
+    with torch.no_grad():
+        return tables(config, stack_parameters([build_model(config, 0)]))
+
+
+def _triton(config: ModelConfig, device: torch.device, plain: TorchEngine) -> Engine:
+    """The Triton engine, its kernels compiled for this model and compared with PyTorch on this very
+    device. Raises ``Failure`` saying why it cannot be had."""
+    from adderlab.engine.triton import why_not
+
+    example = _example(config)
+    reason = why_not(example.form, device)
+    if reason:
+        raise Failure(reason)
+    from adderlab.engine.triton.engine import TritonEngine
+
+    engine = TritonEngine()
+    try:
+        error = _worst_error(engine, plain, example.to(device=device))
+    except Exception as problem:  # a compiler and a driver may fail in any way; a run need not
+        raise Failure(f"its kernels do not run here ({_first_line(problem)})") from problem
+    if not error < CHECK_TOLERANCE:
+        raise Failure(f"its gradients are off by {error:.1e} here")
+    return engine
+
+
+def _worst_error(engine: Engine, trusted: Engine, example: Tables) -> float:
+    """Largest difference of two engines' gradients over each table's largest gradient, or of losses."""
+    layout, device = example.form.layout, example.query.device
+    a_BJ, b_BJ = uniform_pairs(0, CHECKED_PAIRS)
+    tokens, targets = layout.encode(a_BJ.to(device)[None], b_BJ.to(device)[None])
+    loss_S, grads = engine.loss_and_grad(example, tokens, targets)
+    want_S, wanted = trusted.loss_and_grad(example, tokens, targets)
+    errors = [(loss_S - want_S).abs().max() / want_S.abs().max()]
+    for (_, grad), (_, want) in zip(grads.items(), wanted.items(), strict=True):
+        errors.append((grad - want).abs().max() / want.abs().max().clamp(min=1e-5))
+    return float(torch.stack(errors).max())
+
+
+def _first_line(problem: Exception) -> str:
+    return next(iter(str(problem).splitlines()), "") or type(problem).__name__
 
 
 def _native(
@@ -49,11 +109,7 @@ def _native(
 
     if device.type != "cpu":
         raise Failure(f"it computes on the CPU, not on {device.type}")
-    reason = why_no_tables(config)
-    if reason:
-        raise Failure(f"this model has no table form: {reason}")
-    with torch.no_grad():
-        example = tables(config, stack_parameters([build_model(config, 0)]))
+    example = _example(config)
     reason = why_not(example.form)
     if reason:
         raise Failure(reason)

@@ -1,0 +1,32 @@
+"""The Triton engine: where it can be had, asked without importing Triton where it is not."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+
+import torch
+
+from adderlab.models.tables import TableForm
+
+
+def why_not(form: TableForm, device: torch.device) -> str | None:
+    """None if the kernels can be had for this form and device, otherwise the reason in a few words."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed (on Linux: pip install -c constraints.txt -e '.[gpu]')"
+    if device.type != "cuda" and not (
+        device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
+    ):
+        return f"it computes on CUDA, not on {device.type}"
+    sizes = {
+        "vocabulary": (form.layout.vocab_size, 16),
+        "number of heads": (form.heads, 4),
+        "key dimension": (form.key_dim, 16),
+        "value dimension": (form.value_dim, 16),
+        "width": (form.width, 32),
+        "number of hidden units": (form.hidden, 64),
+    }
+    for name, (size, limit) in sizes.items():
+        if size > limit:
+            return f"its {name} is {size}; the Triton engine goes up to {limit}"
+    return None
