@@ -60,6 +60,8 @@ RUN_FILES = (
 """Everything a run writes into its folder. Deleted in this order: the summary first, so that what
 a kill leaves does not pass for a run; the config last, by which the folder is known as one."""
 
+_SEED_FOLDERS = "seed_[0-9][0-9][0-9][0-9]*"
+
 _RESULTS = ("summary.json", "seeds.csv", "checkpoints/best.pt", "checkpoints/last.pt")
 
 
@@ -118,8 +120,9 @@ class RunFolder:
         lock = RunLock(path)
         try:
             config = read_config(path)
-            for folder in (path, path / "checkpoints", *_seed_paths(path)):
+            for folder in (path, *path.glob(_SEED_FOLDERS)):
                 remove_leftovers(folder)
+                remove_leftovers(folder / "checkpoints")
             return cls(path, config, lock)
         except BaseException:
             lock.release()
@@ -285,7 +288,7 @@ def seed_folder(run: Path, seed: int) -> Path:
 
 def _seed_paths(path: Path) -> list[Path]:
     """The folders of kept seeds: only those that are run folders themselves."""
-    found = path.glob("seed_[0-9][0-9][0-9][0-9]*")
+    found = path.glob(_SEED_FOLDERS)
     return [folder for folder in found if (folder / "config.json").is_file()]
 
 
