@@ -19,8 +19,10 @@ from torch import Tensor, nn
 from adderlab.errors import Failure, UsageError
 from adderlab.task.layouts import Layout
 
-TOLERANCE = 1e-4
-"""Largest difference of logits, relative to the largest logit: ONNX Runtime sums in another order."""
+TOLERANCE = 5e-4
+"""Largest difference of logits, relative to the largest logit. ONNX Runtime's GELU errs more than
+PyTorch's, and a norm of small numbers magnifies that: 2e-4 for a freshly drawn 456p on AVX2, where
+PyTorch is 2e-6 away from double precision. Trained models stay far below."""
 
 
 def onnx_bytes(model: nn.Module, layout: Layout, metadata: dict[str, str]) -> bytes:
