@@ -15,6 +15,7 @@ from adderlab.errors import UsageError
 
 COMMANDS = {
     "train": "train a population of seeds of one architecture",
+    "plan": "how long a run will take, what it costs, how many seeds it needs",
     "sweep": "train a grid or random space of settings; which succeed most often",
     "evaluate": "exact match of checkpoints on a suite of pairs, with intervals",
     "predict": "one addition: the answer, how sure each digit is, right or wrong",
