@@ -270,8 +270,8 @@ def allowed(model: Model, module: Transformer, errors: list, batch: Batch) -> tu
         low, high = batch.low_NK - widen, batch.high_NK + widen
         x0, R = batch.residual[0][batch.residual[1]], batch.directions[0]
         found = margins(model.head, batch.right, x0, R, low, high)
-        err = errors[batch.step.index].stream_ZD[batch.residual[1]]
-        x = Rounded(residual_stream(x0, R, low, high), err, varies=True, local=err)
+        stream = residual_stream(x0, R, low, high)
+        x = errors[batch.step.index].stream(module, batch.residual[1], stream)
         logits = logits_after_attention(module, x)
         others = [t for t in range(logits.shape[1]) if t != batch.right]
         moved = []
@@ -401,6 +401,48 @@ def test_coarser_arithmetic_is_not_covered(monkeypatch: pytest.MonkeyPatch) -> N
     coarse.take(point_batch(model, 9, 9021820000, 2778180000))
     report = coarse.report()
     assert not report.covered and (report.left == 1 or report.reason)
+
+
+def test_a_stated_effort_ends_in_not_covered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where rounding matters everywhere, halving stops after the effort and says so."""
+    checkpoint = load_checkpoint(reference_checkpoint("lowrank_456p_s43.pt"))
+    model, _, _ = read_model(checkpoint)
+    module = fp32_module(checkpoint)
+    coarse = dataclasses.replace(FP32, unit=2.0**-15)
+    for module_name in ("rounding", "mixing", "tracing"):
+        monkeypatch.setattr(f"adderlab.proof.checker.{module_name}.FP32", coarse)
+    floating = dataclasses.replace(FloatCheck.of(module, model), effort=50)
+    batch = point_batch(model, 9, 9021820000, 2778180000)
+    floating.take(batch)
+    report = floating.report()
+    assert not report.covered and report.margin is None
+    assert "effort of 50 halves" in (report.reason or "") and "step 9" in (report.reason or "")
+    assert floating.halves < 150
+    floating.take(batch)
+    assert floating.halves < 150, "nothing is examined after giving up"
+
+
+@pytest.mark.parametrize("name", ["root", "inverse", "layer norm"])
+def test_what_may_break_down_has_no_bound_and_harms_no_other_row(name: str) -> None:
+    """Row 0 may come out as zero, or negative under a root; row 1 is harmless."""
+    functions: dict[str, Operation] = {
+        "root": torch.sqrt,
+        "inverse": lambda x: (x * 0 + 1) / x,
+        "layer norm": lambda x: torch.nn.functional.layer_norm(x, x.shape[-1:], eps=1e-9),
+    }
+    numbers = np.array([[1e-6, 1.2e-6, 1e-6, 1e-6], [1.0, 2.0, 3.0, 4.0]])
+    x = Rounded(Interval(numbers), np.full((2, 4), 1e-5), varies=True, local=np.full((2, 4), 1e-5))
+    if name == "layer norm":
+        # Near 100, the rounding of the squares reaches beyond the variance.
+        numbers = np.array([[100.0, 100.001, 100.0, 100.0], [1.0, 2.0, 3.0, 4.0]])
+        x = Rounded(Interval(numbers), np.full((2, 4), 1e-5), varies=True, local=np.full((2, 4), 1e-5))
+    after = traced(lambda t: functions[name](t) * 3.0, x)
+    assert not np.isfinite(after.err[0]).any() and np.isfinite(after.err[1]).all()
+    direction = np.zeros((2, 4))
+    direction[:, 0] = 1.0
+    with np.errstate(all="ignore"):
+        moved = moved_by_rounding(after, Interval(direction))
+    assert not moved[0] < 1e300 and moved[1] < 1e-2
 
 
 def test_a_model_with_unknown_operations_is_reported_not_covered(tmp_path: Path) -> None:

@@ -35,9 +35,13 @@ from adderlab.proof.checker.tracing import Noisy, Tracing
 
 MOST_HALVINGS = 8
 ROWS_AT_ONCE = 512
+EFFORT = 100_000
+"""Halves of boxes examined in all before the question is given up: some 25 seconds."""
 GOOD_SHARE = 0.5
 """Errors are drawn backwards where adding them forwards leaves less than this share of the margin
 that the certificate claims for the step; so the fp32 margin reported means something."""
+CLOSER_HALVINGS = 2
+"""As often a box is halved also where a small part of that margin is left, for the same reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +82,8 @@ class FloatCheck:
 
     module: Transformer
     errors: list[StepError]
+    effort: int = EFFORT
+    halves: int = 0
     left: set[tuple[int, bool, int]] = field(default_factory=set)
     margin: float = math.inf
     reason: str | None = None
@@ -104,33 +110,52 @@ class FloatCheck:
         # Wrong weights are another average of values: they widen the box.
         drift_NK = drift(batch, self.errors[batch.step.index])
         low_NK, high_NK = down(batch.low_NK - drift_NK), up(batch.high_NK + drift_NK)
-        for start in range(0, len(low_NK), BOXES_AT_ONCE):
-            part = slice(start, start + BOXES_AT_ONCE)
-            boxes = (np.arange(len(low_NK))[part], low_NK[part], high_NK[part])
+        bounded_N = np.isfinite(drift_NK).all(1)
+        self._leave(batch, np.flatnonzero(~bounded_N))
+        asked, good = np.flatnonzero(bounded_N), GOOD_SHARE * GOOD_SHARE * max(batch.claimed, 0.0)
+        for start in range(0, len(asked), BOXES_AT_ONCE):
+            part = asked[start : start + BOXES_AT_ONCE]
+            boxes = (part, low_NK[part], high_NK[part])
             for halving in range(MOST_HALVINGS + 1):
-                open_N, axis_N = self._try(batch, boxes)
+                after_N, axis_N = self._try(batch, boxes)
+                enough = good if halving < CLOSER_HALVINGS else 0.0
+                open_N = ~(after_N > enough)
+                self.margin = min(self.margin, float(after_N[~open_N].min(initial=np.inf)))
                 boxes = (boxes[0][open_N], boxes[1][open_N], boxes[2][open_N])
                 if not open_N.any() or halving == MOST_HALVINGS:
                     break
                 boxes = _halved(boxes, axis_N[open_N])
-            for row in boxes[0]:
-                self.left.add((batch.step.index, batch.cells, int(batch.owner_N[row])))
+                self._spend(len(boxes[0]), batch)
+            self._leave(batch, boxes[0])
 
-    def _try(self, batch: Batch, boxes: Boxes) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:
-        """Which boxes stay open, and the coordinate to halve each in. A box on which the arithmetic
-        breaks down (a square root below zero) stays open and harms no other."""
+    def _leave(self, batch: Batch, rows: NDArray[np.intp]) -> None:
+        for owner in np.unique(batch.owner_N[rows]):
+            self.left.add((batch.step.index, batch.cells, int(owner)))
+
+    def _spend(self, boxes: int, batch: Batch) -> None:
+        self.halves += boxes
+        if self.halves > self.effort:
+            raise Failure(
+                f"rounding may matter on so many boxes that the effort of {self.effort:,} halves was "
+                f"used up at step {batch.step.index} of {batch.step.columns}"
+            )
+
+    def _try(self, batch: Batch, boxes: Boxes) -> tuple[Array, NDArray[np.intp]]:
+        """For each box a lower bound of the fp32 margin (not a number where there is none), and the
+        coordinate to halve it in. A box on which the arithmetic breaks down harms no other."""
         try:
             return self._decide(batch, boxes)
         except ArithmeticError:
             rows, low_NK, high_NK = boxes
             if len(rows) == 1:
-                return np.array([True]), (high_NK - low_NK).argmax(1)
+                return np.array([np.nan]), (high_NK - low_NK).argmax(1)
+            self._spend(len(rows), batch)
             halves = (slice(None, len(rows) // 2), slice(len(rows) // 2, None))
             tried = [self._try(batch, (rows[h], low_NK[h], high_NK[h])) for h in halves]
-            open_N, axis_N = (np.concatenate(each) for each in zip(*tried, strict=True))
-            return open_N, axis_N
+            after_N, axis_N = (np.concatenate(each) for each in zip(*tried, strict=True))
+            return after_N, axis_N
 
-    def _decide(self, batch: Batch, boxes: Boxes) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:
+    def _decide(self, batch: Batch, boxes: Boxes) -> tuple[Array, NDArray[np.intp]]:
         rows, low_NK, high_NK = boxes
         (residual, z), (directions, r), right = batch.residual, batch.directions, batch.right
         z_N, x0_ND, R_NKD = z[rows], residual[z[rows]], directions[r[rows]]
@@ -140,27 +165,25 @@ class FloatCheck:
 
         def logits(chosen: Any) -> Rounded:
             stream = residual_stream(x0_ND[chosen], R_NKD[chosen], low_NK[chosen], high_NK[chosen])
-            err = self.errors[batch.step.index].stream_ZD[z_N[chosen]]
-            x = Rounded(stream, err, varies=True, local=err)
-            return logits_after_attention(self.module, x)
+            error = self.errors[batch.step.index]
+            return logits_after_attention(self.module, error.stream(self.module, z_N[chosen], stream))
 
         forward = logits(slice(None)).err
         error_NQ = up(forward[:, [right]] + forward[:, others])
         wanted = GOOD_SHARE * max(batch.claimed, 0.0)
-        n, q = np.nonzero(~(down(margin_NQ - error_NQ) > wanted))
-        for start in range(0, len(n), ROWS_AT_ONCE):
-            part = slice(start, start + ROWS_AT_ONCE)
-            again = logits(n[part])
-            direction = np.zeros(again.shape)
-            direction[:, right] = 1.0
-            direction[np.arange(len(direction)), others[q[part]]] = -1.0
-            moved = moved_by_rounding(again, Interval(direction))
-            error_NQ[n[part], q[part]] = np.fmin(moved, error_NQ[n[part], q[part]])
+        unsure_NQ = ~(down(margin_NQ - error_NQ) > wanted)
+        unsure = np.flatnonzero(unsure_NQ.any(1))
+        for start in range(0, len(unsure), ROWS_AT_ONCE):
+            n = unsure[start : start + ROWS_AT_ONCE]
+            again = logits(n)
+            for q in np.flatnonzero(unsure_NQ[n].any(0)):
+                direction = np.zeros(again.shape)
+                direction[:, right], direction[:, others[q]] = 1.0, -1.0
+                moved = moved_by_rounding(again, Interval(direction))
+                error_NQ[n, q] = np.fmin(moved, error_NQ[n, q])
         after_N = down(margin_NQ - error_NQ).min(1)
-        open_N = ~(after_N > 0)
-        self.margin = min(self.margin, float(after_N[~open_N].min(initial=np.inf)))
         spread_NK = np.where(np.isfinite(found.spread_NK), found.spread_NK, high_NK - low_NK)
-        return open_N, spread_NK.argmax(1)
+        return after_N, spread_NK.argmax(1)
 
     def report(self) -> FloatReport:
         """After all batches of an accepted certificate."""

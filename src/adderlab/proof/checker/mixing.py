@@ -31,17 +31,34 @@ from adderlab.proof.checker.model import RADIX, Model
 from adderlab.proof.checker.ranges import own_slots
 from adderlab.proof.checker.rounding import EXP_ULPS, FP32, Rounded
 from adderlab.proof.checker.sensitivity import moved_by_rounding
+from adderlab.proof.checker.slopes import Real
 from adderlab.proof.checker.steps import Batch
 from adderlab.proof.checker.tracing import Noisy, Tracing
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepError:
-    """Of one step: relative errors of the weights, and the rest as an error of the stream."""
+    """Of one step: relative errors of the weights, and what else fp32 does before the projection."""
 
     eta_ZHLT: Array
     eta_ZHC: Array
-    stream_ZD: Array
+    mixed: Rounded
+    """The average of values that each query token sees, all heads side by side: (Z, H * E)."""
+    start: Rounded
+    """The stream of the query before the attention: (Z, D)."""
+
+    def stream(self, module: Transformer, z_N: NDArray[np.intp], real: Real) -> Rounded:
+        """The stream after the attention, one row for each of ``z_N``, whose real values are known:
+        (N, D). What is wrong before the projection can be drawn back through it."""
+        mixed, start = (_rows(x, z_N) for x in (self.mixed, self.start))
+        with torch.no_grad(), Tracing():
+            after = _value(Noisy(start) + module.block(0).attn.proj(Noisy(mixed)))
+        return Rounded(real, after.err, after.format, True, after.local, after.parents)
+
+
+def _rows(x: Rounded, z_N: NDArray[np.intp]) -> Rounded:
+    err = x.err[z_N]
+    return Rounded(x.known[z_N], err, x.format, True, err)
 
 
 @dataclass(frozen=True)
@@ -118,10 +135,12 @@ def weight_error(score_HM: Rounded) -> Array:
     return up(up(grown * (1.0 + 2 * rho)) + rho)
 
 
-def mix_error(value: Rounded, chosen: np.ndarray) -> tuple[Interval, Array]:
+def mix_error(value: Rounded, chosen: np.ndarray, terms: int) -> tuple[Interval, Array]:
     """softmax(score) @ value in fp32, apart from wrong weights: a range of the result, and a bound of
-    the error, (H, E). A weight below 2^-126 may be lost; the largest before normalising is 1."""
-    terms, u = len(chosen), FP32.unit
+    the error, (H, E). ``terms`` is the number of keys mixed, one for each position; those behind the
+    query have weight zero and add nothing, exactly. A weight below 2^-126 may be lost; the largest
+    before normalising is 1."""
+    u = FP32.unit
     size, worst = value.range[chosen, :, 0].magnitude().max(0), value.err[chosen, :, 0].max(0)
     # The sum of the weights, the division and the sum of the products: 2 terms + 6 roundings.
     kappa = (2 * terms + 6) * u * (1.0 + 4.0 * terms * u)
@@ -162,15 +181,13 @@ def attention_errors(module: Transformer, model: Model) -> list[StepError]:
             eta_HM = weight_error(_scores(module, queries, keys, projection_HAB, a, chosen))
             eta_ZHLT[row, :, slots, places] = eta_HM[:, : len(seen)].T
             eta_ZHC[row] = eta_HM[:, len(seen) :]
-            real, error = mix_error(keys.value, chosen)
+            real, error = mix_error(keys.value, chosen, at + 1)
             ranges.append(Interval(real.low.reshape(1, -1), real.high.reshape(1, -1)))
             errors.append(error.reshape(1, -1))
             asking.append(a)
         mixed = Rounded(concatenate(ranges), np.concatenate(errors))
-        stream = Rounded(queries.stream.known[asking, 0], queries.stream.err[asking, 0])
-        with torch.no_grad(), Tracing():
-            after = _value(Noisy(stream) + module.block(0).attn.proj(Noisy(mixed)))
-        found.append(StepError(eta_ZHLT=eta_ZHLT, eta_ZHC=eta_ZHC, stream_ZD=after.err))
+        start = Rounded(queries.stream.known[asking, 0], queries.stream.err[asking, 0])
+        found.append(StepError(eta_ZHLT=eta_ZHLT, eta_ZHC=eta_ZHC, mixed=mixed, start=start))
     return found
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from adderlab.proof.checker import functions, intervals, slopes
 from adderlab.proof.checker.intervals import Array, Interval, above, down, up
@@ -182,12 +183,26 @@ def multiply(a: Rounded, b: Rounded) -> Rounded:
     return _binary(real, a, from_a, lambda g: g * b_range, b, from_b, lambda g: g * a_range)
 
 
+def _without(lost: NDArray[np.bool_], x: Interval) -> Interval:
+    """1 in place of the lost numbers, so that the arithmetic goes on; their error is to be infinite,
+    and from there on everything that depends on them says nothing."""
+    return Interval(np.where(lost, 1.0, x.low), np.where(lost, 1.0, x.high))
+
+
+def _holds_zero(b: Rounded) -> NDArray[np.bool_]:
+    return ~((b.range.low > 0) | (b.range.high < 0))
+
+
 def divide(a: Rounded, b: Rounded) -> Rounded:
-    real, inverse = slopes.divide(a.real, b.real), b.range.reciprocal()
+    """Where the divisor might come out as zero, the error is infinite."""
+    lost = _holds_zero(b)
+    real = slopes.divide(a.real, slopes.mapped(b.real, lambda x: _without(lost, x)))
+    inverse = _without(lost, b.range).reciprocal()
     least = inverse.magnitude()
     from_a = up(a.err * least)
-    from_b = up(up(real.magnitude() * b.err) * least)
+    from_b = np.where(lost, np.inf, up(up(real.magnitude() * b.err) * least))
     ratio = a.range * inverse
+    # An infinite contribution makes the own rounding infinite too, which no drawing back can mend.
     return _binary(real, a, from_a, lambda g: g * inverse, b, from_b, lambda g: -(g * ratio * inverse))
 
 
@@ -203,11 +218,13 @@ def square(a: Rounded) -> Rounded:
 
 
 def root(a: Rounded) -> Rounded:
-    real = a.real.sqrt()
+    """Square root. Where the operand might come out as zero or less, the error is infinite."""
+    lost = ~(a.range.low > 0)
+    real = slopes.mapped(a.real, lambda x: _without(lost, x)).sqrt()
     # |sqrt x - sqrt y| = |x - y| / (sqrt x + sqrt y).
-    slope = (a.range.sqrt() * 2.0).reciprocal()
+    slope = (_without(lost, a.range).sqrt() * 2.0).reciprocal()
     from_a = up(a.err * slope.magnitude())
-    own = _one_rounding(real, from_a, a.format)
+    own = np.where(lost, np.inf, _one_rounding(real, from_a, a.format))
     return _result(real, own, [(a, from_a, lambda g: g * slope)], a.format)
 
 
@@ -353,7 +370,8 @@ def layer_norm(x: Rounded, weight: Rounded | None, bias: Rounded | None, eps: fl
     squares = above((size * size).sum(-1, keepdims=True), n)
     variance = _noisier(variance, up(_gamma(4 * n + 8, x.format) * squares / n))
     sigma = root(add(variance, constant(eps, x.format)))
-    spread = up(up(size + mean.range.magnitude()) * sigma.range.reciprocal().magnitude())
+    inverse = _without(_holds_zero(sigma), sigma.range).reciprocal()
+    spread = up(up(size + mean.range.magnitude()) * inverse.magnitude())
     out = _noisier(divide(deviation, sigma), up(6.0 * u * spread))
     if weight is not None:
         out = multiply(out, weight)
