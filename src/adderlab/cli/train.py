@@ -23,8 +23,8 @@ class Args:
     """With --until proved: give up after so many minutes (exit code 1)."""
     assisted: bool = True
     """With --until proved: repair seeds that end nearly right; counted apart from training alone."""
-    recipe: Annotated[str, tyro.conf.arg(metavar="NAME")] = "best"
-    """best: the one known to train the preset best; published; or one by name, for example circle."""
+    recipe: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """best (default), quick (default with --until proved: soonest to a proof), published, or a name."""
     seeds: Annotated[str | None, tyro.conf.arg(metavar="SEEDS")] = None
     """Seeds, for example 0-63 or 43,44; with --until proved also from one on, 100-. Default: 0-7;
     with --until proved 0-."""
@@ -134,11 +134,14 @@ def _on_cluster(job, args: Args):  # type: ignore[no-untyped-def]
 
 def _refuse_shards(job, args: Args) -> None:  # type: ignore[no-untyped-def]
     from adderlab.errors import UsageError
-    from adderlab.fleet.sharded import is_sharded
 
     if args.store or args.shards:
         raise UsageError("--store and --shards go with --cluster")
-    if args.resume is not None and is_sharded(job.folder):
+    if args.resume is None:
+        return
+    from adderlab.fleet.sharded import is_sharded
+
+    if is_sharded(job.folder):
         raise UsageError(
             f"the run in {job.folder} was sharded; go on with --cluster local, or the cluster's address"
         )
@@ -248,7 +251,10 @@ def _preset(args: Args):  # type: ignore[no-untyped-def]
     if args.preset is None:
         raise UsageError("name a preset to train, for example 456p (adderlab zoo lists them)")
     preset = get_preset(args.preset)
-    config, recipe = preset.config, recipe_for(preset, args.recipe)
+    config, recipe = (
+        preset.config,
+        recipe_for(preset, args.recipe or ("quick" if args.until else "best")),
+    )
     for room, key, value in parse_settings(args.set):
         if room == "recipe":
             recipe = with_setting(recipe, key, value)
@@ -269,7 +275,7 @@ def _refuse_new_settings(args: Args) -> None:
     """A resumed run takes its own."""
     from adderlab.errors import UsageError
 
-    changed = args.recipe != "best" or args.steps or args.set or not args.assisted
+    changed = args.recipe or args.steps or args.set or not args.assisted
     if args.preset or changed or args.seeds or args.run_name or args.overwrite:
         raise UsageError(
             "--resume takes the run's own settings: give no preset, --recipe, --seeds, --steps, --set "

@@ -6,7 +6,9 @@ run again goes on from its shard's state in the store.
 
 from __future__ import annotations
 
+import importlib
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -66,19 +68,37 @@ def connect(
     ray = _import_ray()
     local = {"num_cpus": None, "object_store_memory": _OBJECT_STORE_BYTES, "include_dashboard": False}
     options = local if address == "local" else {}
+    _must_answer(address)
     try:
         context = ray.init(address=address, log_to_driver=False, logging_level="error", **options)
     except (OSError, ValueError, RuntimeError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UsageError(
-            f"--cluster {address}: no Ray cluster answers there ({first}); use local, auto, or "
-            "ray://HOST:10001"
-        ) from error
+        raise _no_cluster(address, error) from error
     try:
         yield RayFleet(ray, device=device, engine=engine, threads=threads or 1, say=say)
     finally:
         context.disconnect()
         ray.shutdown()
+
+
+def _must_answer(address: str) -> None:
+    """Raises ``UsageError`` at once where Ray itself would go on trying for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        if address not in ("local", "auto"):
+            raise UsageError(f"--cluster {address}: use local, auto, HOST:6379 or ray://HOST:10001")
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise _no_cluster(address, error) from error
+
+
+def _no_cluster(address: str, error: Exception) -> UsageError:
+    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return UsageError(
+        f"--cluster {address}: no Ray cluster answers there ({reason}); use local, auto, or "
+        "ray://HOST:10001"
+    )
 
 
 class RayFleet:
@@ -95,7 +115,7 @@ class RayFleet:
         self.stop = threading.Event()
         """Set it to have ``carry_out`` end as soon as it can."""
         self._need = {"CPU": threads} | ({"GPU": 1} if device == "cuda" else {})
-        machines = sum(bool(node["Alive"]) for node in ray.nodes())
+        machines = len(self._slots())
         say(
             f"cluster: {machines} machine{'s' if machines > 1 else ''}, {self.slots} shard"
             f"{'s' if self.slots > 1 else ''} at once, on {device}"
@@ -104,12 +124,16 @@ class RayFleet:
     @property
     def slots(self) -> int:
         """Tasks at once. Raises ``UsageError`` if there is room for none."""
+        return sum(self._slots())
+
+    def _slots(self) -> list[int]:
+        """Tasks at once, of every machine that has room for any."""
         alive = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-        slots = sum(min(int(has.get(kind, 0) // n) for kind, n in self._need.items()) for has in alive)
-        if not slots:
+        slots = [min(int(has.get(kind, 0) // n) for kind, n in self._need.items()) for has in alive]
+        if not any(slots):
             need = " and ".join(f"{n} {kind}" for kind, n in self._need.items())
             raise UsageError(f"no machine of the cluster has {need} for a shard; lower --threads")
-        return slots
+        return [each for each in slots if each]
 
     def carry_out(self, tasks: Sequence[Task], finished: Callable[[Done], None]) -> None:
         """See ``Fleet``. A task that fails does not stop the others; it is told at the end."""
@@ -165,9 +189,8 @@ def _reason(error: Exception) -> str:
 
 def _import_ray() -> Any:
     try:
-        import ray
+        return importlib.import_module("ray")
     except ImportError as error:
         raise UsageError(
             "--cluster needs Ray, on every machine: pip install 'adderlab[cluster]'"
         ) from error
-    return ray

@@ -7,6 +7,7 @@ proposes them again, finds them done, and goes on.
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 from adderlab.errors import UsageError
@@ -68,7 +69,7 @@ def _suggested(trial: Any, axis: Axis) -> Any:
 
 def _import_optuna() -> Any:
     try:
-        import optuna
+        optuna = importlib.import_module("optuna")
     except ImportError as error:
         raise UsageError("--optuna needs Optuna: pip install 'adderlab[sweep]'") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
