@@ -36,7 +36,16 @@ def search(preset: str, seed: int, minutes: float, folder: Path) -> dict[str, An
         "--evaluate",
         "none",
     ]
-    command = [sys.executable, "-m", "adderlab.cli.main", "train", preset, *options]
+    command = [
+        sys.executable,
+        "-m",
+        "adderlab.cli.main",
+        "train",
+        preset,
+        *options,
+        "--evaluate",
+        "none",
+    ]
     started = time.perf_counter()
     subprocess.run([*command, "--run-name", "search", "--quiet"], cwd=folder, check=False)
     seconds = time.perf_counter() - started
