@@ -4,10 +4,14 @@ Nothing heavy is imported before it is needed: ``adderlab --help`` never loads P
 """
 
 import contextlib
+import errno
 import importlib
 import io
 import os
+import signal
 import sys
+import threading
+from collections.abc import Callable
 from typing import Any
 
 from adderlab import __version__
@@ -36,17 +40,19 @@ COMMANDS = {
 """Subcommand -> what it does. Each lives in ``adderlab.cli.<name>`` as ``Args`` and ``run``."""
 
 USAGE, FAILURE, INTERRUPTED = 2, 1, 130
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; the exit code is 0, 1 (failure), 2 (usage) or 130 (interrupted)."""
     argv = sys.argv[1:] if argv is None else argv
+    if threading.current_thread() is threading.main_thread():
+        # A cluster's way to say Ctrl-C: what is begun is put away, and how to go on is told.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     if not argv or argv[0] in ("-h", "--help"):
-        print(_help())
-        return 0 if argv else USAGE
+        return _guarded(lambda: _tell(_help(), 0 if argv else USAGE))
     if argv[0] in ("-V", "--version"):
-        print(f"adderlab {__version__}")
-        return 0
+        return _guarded(lambda: _tell(f"adderlab {__version__}", 0))
     name = argv[0]
     if name not in COMMANDS:
         return complain(f"no command {name!r}; there are {', '.join(COMMANDS)}", USAGE)
@@ -55,19 +61,39 @@ def main(argv: list[str] | None = None) -> int:
 
 def run_command(module: Any, argv: list[str], prog: str) -> int:
     """Parse ``module.Args`` from ``argv`` and call ``module.run``; report trouble in one line."""
+    return _guarded(lambda: module.run(parse(module.Args, argv, prog, module.__doc__)))
+
+
+def _tell(text: str, code: int) -> int:
+    print(text)
+    return code
+
+
+def _guarded(work: Callable[[], int]) -> int:
+    """The exit code of ``work``; trouble is one line."""
     try:
-        args = parse(module.Args, argv, prog, module.__doc__)
-        return module.run(args)
+        code = work()
+        sys.stdout.flush()
+        return code
     except UsageError as error:
         return complain(str(error), USAGE)
     except BrokenPipeError:
         # Whoever read our output (head, a pager) has gone: not an error, and nobody to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return FAILURE
     except (ValueError, OSError) as error:
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _drop_output()
         return complain(_one_line(error), FAILURE)
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _drop_output() -> None:
+    """What cannot be printed is not tried again when the interpreter ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def parse(kind: type, argv: list[str], prog: str, description: str | None) -> Any:
@@ -98,6 +124,9 @@ def _plain(boxed: str) -> str:
 
 
 def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is None and error.errno in _NO_ROOM:
+        # Files are written by ``runs.atomic``, which names them: this is what was printed.
+        return "cannot print the output: there is no room where it goes; make some, or print elsewhere"
     return " ".join(str(error).split()) or type(error).__name__
 
 

@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 import adderlab
-from adderlab.errors import Failure
 from adderlab.models.tables import Tables
 from adderlab.proof.boxes import OPEN, RIGHT
 from adderlab.proof.groups import Group
 from adderlab.proof.problem import RADIX, tables_sha256
 from adderlab.proof.prove import Count, Proof
 from adderlab.proof.steps import StepResult
+from adderlab.runs.atomic import write_bytes
 from adderlab.schema import to_dict
 
 FORMAT, VERSION = "adderlab-certificate", 1
@@ -62,17 +62,11 @@ def digest(body: dict[str, Any]) -> str:
 
 
 def write_certificate(path: Path, content: dict[str, Any]) -> None:
-    """Write a certificate, compressed if the name ends in .gz. Raises ``Failure`` if it cannot."""
+    """Write a certificate, all or nothing, compressed if the name ends in .gz. Raises ``Failure``."""
     data = _dump(content)
     if path.suffix == ".gz":
         data = gzip.compress(data, compresslevel=6, mtime=0)
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_bytes(data)
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise Failure(f"cannot write the certificate {path}: {error.strerror or error}") from error
+    write_bytes(path, data)
 
 
 def encode_array(array: NDArray, dtype: str) -> dict[str, Any]:
