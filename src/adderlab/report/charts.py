@@ -207,7 +207,8 @@ def final_heat(stories: Sequence[Story]) -> str:
     rows = range(SUM_DIGITS)
     grid = [[story.last.step_acc[i] for story in shown] for i in rows]
     wide = min(28.0, 560 / len(shown))
-    every = math.ceil(22 / wide)
+    longest = max(len(str(story.seed)) for story in shown)
+    every = math.ceil((7.5 * longest + 4) / wide)
     of_all = f" ({len(shown)} of {len(ranked)})" if len(shown) < len(ranked) else ""
     return cells(
         grid,
