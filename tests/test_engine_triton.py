@@ -1,5 +1,5 @@
-"""The Triton kernels against the slow float64 twin: in Triton's interpreter on the CPU, or compiled where
-there is a CUDA device.
+"""The Triton kernels against the slow float64 twin: in Triton's interpreter on the CPU, or compiled
+where there is a CUDA device.
 
 The interpreter takes a tenth of a millisecond for every operation, so most forms are tried on a layout
 of a few positions; it has all that matters to the kernels: separate prompt and answer positions, more
@@ -267,11 +267,9 @@ def test_ties_go_to_the_lowest_token() -> None:
     assert set(answers.unique().tolist()) <= {0, 2, 3}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-@pytest.mark.parametrize(
-    "activation",
-    ["relu", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gelu", "swiglu"))],
-)
+@pytest.mark.parametrize("activation", ["gelu", "relu", "swiglu"])
 def test_numbers_that_are_none_show_in_the_loss(activation: Any) -> None:
     form = table_form("short", hidden=3, activation=activation)
     names = [name for name, _ in random_tables(form, 1).items()]

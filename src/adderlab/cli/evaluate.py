@@ -18,7 +18,7 @@ class Args:
     device: str = "auto"
     """auto, cpu, cuda or mps."""
     engine: str = "auto"
-    """auto, native or torch."""
+    """auto, native, triton or torch."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print a list of objects instead of text."""
     output: Annotated[Path | None, tyro.conf.arg(metavar="F")] = None

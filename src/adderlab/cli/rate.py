@@ -54,7 +54,7 @@ class Args:
     device: str = "auto"
     """auto, cpu, cuda or mps."""
     engine: str = "auto"
-    """auto, native or torch."""
+    """auto, native, triton or torch."""
     threads: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Seeds trained at once on a CPU; default: every core."""
     quiet: Annotated[bool, Switch] = False

@@ -33,7 +33,7 @@ class Args:
     device: str = "auto"
     """auto, cpu, cuda or mps."""
     engine: str = "auto"
-    """auto, native or torch."""
+    """auto, native, triton or torch."""
     threads: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Seeds trained at once on a CPU; default: every core. No effect on any seed's results."""
     run_name: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None

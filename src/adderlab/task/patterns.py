@@ -38,7 +38,7 @@ class _Parts:
 
 
 def carry_pairs(
-    patterns: tuple[Pattern, ...], digit_Jo: Tensor, word: Tensor, max_digits: int
+    patterns: tuple[Pattern, ...], digit_Jo: Tensor, word: Tensor, max_digits: int | Tensor
 ) -> Tensor:
     """A pattern for every row: digits digit_oJ (2, J, ...), uint8.
 

@@ -3,6 +3,7 @@
 Shapes: B pairs of a block, N features, D width (padded to a power of two, zeros beyond the width).
 """
 
+# ruff: noqa: RUF005 (Triton adds tuples; it has no unpacking)
 import triton
 import triton.language as tl
 

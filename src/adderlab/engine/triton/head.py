@@ -44,7 +44,7 @@ def head(
     """
     part = tl.program_id(0).to(tl.int64)
     s, step = part // splits, first + tl.program_id(1)
-    v, n, d, f = tl.arange(0, Vp), tl.arange(0, Np), tl.arange(0, Dp), tl.arange(0, Fp)
+    v, n, d = tl.arange(0, Vp), tl.arange(0, Np), tl.arange(0, Dp)
     inside_D, inside_V = (d < D)[None, :], (v < V)[None, :]
     attn_out_ND = matrix(attn_out + s * (N * D), N, D, Np, Dp)
     fc1_DF = matrix(fc1 + s * (D * F), D, F, Dp, Fp)
