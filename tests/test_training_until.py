@@ -8,6 +8,7 @@ import json
 import signal
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -67,13 +68,18 @@ def objective() -> Objective:
 
 
 def plan(folder: Path, **changes) -> Plan:  # type: ignore[no-untyped-def]
-    values = {"config": CONFIG, "recipe": RECIPE, "seeds": (3, 4, 5, 6), "folder": folder}
+    values: dict[str, Any] = {
+        "config": CONFIG,
+        "recipe": RECIPE,
+        "seeds": (3, 4, 5, 6),
+        "folder": folder,
+    }
     return Plan(**(values | changes))
 
 
 def search(what: Plan | Path, watcher: Watcher | None = None, **settings) -> Summary:  # type: ignore[no-untyped-def]
-    settings = {"seconds": 60.0, "lanes": 1} | settings
-    return until_proved(what, objective, CPU, watcher or Watcher(), **settings)
+    how: dict[str, Any] = {"seconds": 60.0, "lanes": 1} | settings
+    return until_proved(what, objective, CPU, watcher or Watcher(), **how)
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ def _quick_circle() -> Recipe:
         recipe,
         warmup_steps=700,
         data=dataclasses.replace(recipe.data, curriculum=curriculum),
-        eval_interval=250,
+        eval_interval=500,
     )
 
 
