@@ -24,6 +24,7 @@ from adderlab.training.objective import objective_for
 from adderlab.training.recipe import Recipe
 from adderlab.training.run import Job, Outcome, read_job, run
 from nursery import Ended, Fault, nursery, spread
+from outcomes import files, results
 
 CPU = torch.device("cpu")
 SETTINGS = "recipe.batch_size=16 recipe.val_size=20 recipe.test_size=20 recipe.eval_interval=5"
@@ -31,39 +32,6 @@ PLACE = "--run-name it --keep all --evaluate none --quiet --device cpu --threads
 TRAIN = f"train 456p --recipe published --seeds 0-3 --steps 26 {PLACE} --set {SETTINGS}".split()
 RUN = Path("results/runs/it")
 RESUME = ["train", "--resume", str(RUN), "--evaluate", "none", "--device", "cpu", "--quiet"]
-TIMES = {"elapsed_sec", "updated", "seconds"}
-"""What is not a function of the settings."""
-
-
-def results(run: Path) -> dict[str, Any]:
-    """Every file of a run without its times: what has to come out the same."""
-    found = {}
-    for path in sorted(path for path in run.rglob("*") if path.is_file()):
-        name = str(path.relative_to(run))
-        if path.name in (".lock", "environment.json"):
-            continue
-        if path.name.endswith("metrics.csv"):
-            header, *rows = (line.split(",") for line in path.read_text().splitlines())
-            column = header.index("elapsed_sec")
-            found[name] = [row[:column] + row[column + 1 :] for row in (header, *rows)]
-        elif path.suffix == ".json":
-            found[name] = untimed(json.loads(path.read_text()))
-        elif path.name == "state.pt":
-            found[name] = untimed(load_state(run))
-        else:
-            found[name] = path.read_bytes()
-    return found
-
-
-def untimed(value: Any) -> Any:
-    """Without times; tensors as bytes, so that equal means equal bits."""
-    if isinstance(value, dict):
-        return {key: untimed(each) for key, each in value.items() if key not in TIMES}
-    if isinstance(value, (list, tuple)):
-        return [untimed(each) for each in value]
-    if isinstance(value, torch.Tensor):
-        return (value.dtype, tuple(value.shape), value.numpy().tobytes())
-    return value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -262,18 +230,10 @@ def test_a_state_that_does_not_fit_is_told(tmp_path: Path) -> None:
 def test_a_run_with_results_but_no_state_is_not_begun_again(tmp_path: Path) -> None:
     folder = stopped(tmp_path)
     (folder / "state.pt").unlink()
-    before = results_without_state(folder)
+    before = files(folder)
     with pytest.raises(UsageError, match=r"no state\.pt"):
         train(folder, resume=True)
-    assert results_without_state(folder) == before
-
-
-def results_without_state(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file() and path.name != ".lock"
-    }
+    assert files(folder) == before
 
 
 def test_the_choice_of_kept_seeds_is_resumed(tmp_path: Path) -> None:
