@@ -116,7 +116,7 @@ def progress(folder: Path) -> dict[str, int]:
 def wait_for_progress(process: subprocess.Popen[str], folder: Path) -> None:
     """Until some shards have left a state in mid-run."""
     deadline = time.monotonic() + 240
-    while sum(0 < step < STEPS for step in progress(folder).values()) < 2:
+    while sum(10 < step < STEPS for step in progress(folder).values()) < 2:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline, progress(folder)
         time.sleep(0.1)

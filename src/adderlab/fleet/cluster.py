@@ -11,6 +11,7 @@ import json
 import socket
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -70,7 +71,8 @@ def connect(
     options = local if address == "local" else {}
     _must_answer(address)
     try:
-        context = ray.init(address=address, log_to_driver=False, logging_level="error", **options)
+        with warnings.catch_warnings(action="ignore"):  # what they say is in the error
+            context = ray.init(address=address, log_to_driver=False, logging_level="error", **options)
     except (OSError, ValueError, RuntimeError) as error:
         raise _no_cluster(address, error) from error
     try:
@@ -97,7 +99,7 @@ def _no_cluster(address: str, error: Exception) -> UsageError:
     reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
     return UsageError(
         f"--cluster {address}: no Ray cluster answers there ({reason}); use local, auto, or "
-        "ray://HOST:10001"
+        "ray://HOST:10001, with RAY_AUTH_MODE=token if the cluster asks for its token"
     )
 
 

@@ -46,6 +46,8 @@ class Plan:
     shards: tuple[tuple[int, ...], ...]
     """The seeds of each."""
     goals: tuple[int, ...]
+    engine: str
+    """Asked for at the start; a resume that asks for none in particular keeps it, and so the bits."""
 
     @property
     def marker(self) -> str:
@@ -97,6 +99,7 @@ class ShardedRun:
             store=store or str((job.folder / "shards").resolve()),
             shards=tuple(split(job.seeds, shards)),
             goals=(*(goal for goal in pauses if goal < total), total),
+            engine=means.engine,
         )
         opened = Store(plan.store)
         folder = RunFolder.create(job.folder, config, environment, overwrite=job.overwrite)
@@ -115,7 +118,10 @@ class ShardedRun:
         """Go on with a run. Raises ``UsageError`` if there is none, ``Failure`` if it is in use."""
         folder = RunFolder.open(job.folder)
         try:
-            return cls(job, folder, _stored_plan(job.folder), means)
+            plan = _stored_plan(job.folder)
+            if means.engine == "auto":
+                means = dataclasses.replace(means, engine=plan.engine)
+            return cls(job, folder, plan, means)
         except BaseException:
             folder.close()
             raise
