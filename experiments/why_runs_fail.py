@@ -5,12 +5,14 @@
 reads populations of one preset and one recipe (trained with --keep all, so that every seed's last
 weights are there) and writes why-runs-fail.json and its figures. ``--film SEED`` trains a seed of
 the first run once more, bit by bit as it was, and watches where its answer steps look meanwhile.
+``--document docs/why-runs-fail.md`` writes the measured part of that page anew.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +22,7 @@ import numpy as np
 import torch
 import why_runs_fail_figures as figures
 import why_runs_fail_measures as measures
+import why_runs_fail_text as words
 
 from adderlab.engine.select import select_engine
 from adderlab.errors import Failure, UsageError
@@ -87,7 +90,7 @@ def study(folders: Sequence[Path], output: Path, films: Sequence[int]) -> dict[s
     attention_SIJ, margin_SJ = measures.attention(form), measures.margins(form)
     numbers: dict[str, Any] = {
         "runs": [str(folder) for folder in folders],
-        "command": "python " + " ".join(sys.argv),
+        "command": shlex.join(["python", *sys.argv]),
         "parameters": sum(tensor.numel() for tensor in found.weights[0].values()),
         "steps": recipe.total_steps,
         "outcome": measures.outcome(stories),
@@ -152,7 +155,7 @@ def film(found: Study, seed: int, drawn: dict[str, str]) -> dict[str, Any]:
     accuracy_TI = np.stack(accuracy)
     for what in ("attention", "accuracy"):
         drawn[f"film-{seed}-{what}"] = figures.film(steps, own_TI, accuracy_TI, what)
-    watched, before, after = _moment(found.stories[place], steps, accuracy_TI)
+    watched, before, after = _moment(accuracy_TI)
     for when, t in (("before", before), ("after", after)):
         about = f"attention of seed {seed} at step {steps[t]}"
         drawn[f"film-{seed}-{when}"] = figures.attention(attention_TIJ[t], about)
@@ -167,10 +170,10 @@ def film(found: Study, seed: int, drawn: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def _moment(story: Story, steps: Sequence[int], accuracy_TI: np.ndarray) -> tuple[int, int, int]:
+def _moment(accuracy_TI: np.ndarray) -> tuple[int, int, int]:
     """(answer step, evaluation before, evaluation after) worth looking at."""
-    last = len(steps) - 1
-    stuck = [i for i, a in enumerate(story.last.step_acc) if measures.state(a) == "stuck"]
+    last = len(accuracy_TI) - 1
+    stuck = [i for i, a in enumerate(accuracy_TI[-1]) if measures.state(a) == "stuck"]
     if stuck:
         return stuck[0], last // 2, last
     # Of every step the first evaluation from which it stays above 90%; the latest of them.
@@ -207,10 +210,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     parser.add_argument("-o", "--output", type=Path, default=Path("docs/figures"))
     parser.add_argument("--film", type=int, action="append", default=[], metavar="SEED")
+    parser.add_argument("--document", type=Path, metavar="FILE")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     try:
         numbers = study(args.runs, args.output, args.film)
+        if args.document:
+            words.fill(args.document, numbers, args.output)
     except (UsageError, Failure) as error:
         print(f"why_runs_fail: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 import why_runs_fail
 import why_runs_fail_measures as measures
+import why_runs_fail_text as words
 
 from adderlab.engine.torch_tables import TorchEngine
 from adderlab.models.mapping import stack_parameters, tables
@@ -143,18 +145,26 @@ def test_numbers_and_figures_of_a_run(population: Path, tmp_path: Path, monkeypa
     monkeypatch.setattr(
         why_runs_fail, "select_engine", lambda *_, **__: TorchEngine()
     )  # the run's own engine: the film ends in its bits
-    assert why_runs_fail.main([str(population), "-o", str(tmp_path), "--film", "6"]) == 0
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{words.BEGIN}\nold\n{words.END}\nafter\n")
+    options = ["-o", str(tmp_path / "figures"), "--film", "6", "--document", str(page)]
+    assert why_runs_fail.main([str(population), *options]) == 0
     assert "0 of 3 seeds succeed" in capsys.readouterr().out
-    numbers = json.loads((tmp_path / "why-runs-fail.json").read_text())
+    numbers = json.loads((tmp_path / "figures/why-runs-fail.json").read_text())
     assert numbers["parameters"] == 456 and numbers["outcome"]["seeds"] == 3
     steps = [numbers["geometry"][name]["answer_steps"] for name in ("learned", "unsettled", "stuck")]
     assert sum(steps) == 3 * 10
     assert numbers["films"][0]["ends_in_the_same_bits"] is True
-    drawn = sorted(path.name for path in tmp_path.glob("*.svg"))
+    drawn = sorted(path.name for path in (tmp_path / "figures").glob("*.svg"))
     assert len(drawn) == 12
     for name in drawn:
-        svg = (tmp_path / name).read_text()
+        svg = (tmp_path / "figures" / name).read_text()
         assert svg.startswith('<svg xmlns="http://www.w3.org/2000/svg"') and "nan" not in svg
+    text = page.read_text()
+    assert text.startswith(f"before\n{words.BEGIN}\n3 seeds of 456 parameters") and "old" not in text
+    assert text.endswith(f"{words.END}\nafter\n") and "0/3 = 0.0% [0.0%, 56.1%]" in text
+    shown = re.findall(r"\((figures/[^)]+)\)", text)
+    assert len(shown) == 13 and all((tmp_path / path).is_file() for path in shown)
 
 
 def test_runs_that_do_not_fit_are_refused(population: Path, tmp_path: Path, capsys) -> None:
@@ -168,3 +178,6 @@ def test_runs_that_do_not_fit_are_refused(population: Path, tmp_path: Path, caps
     assert "in two of these runs" in capsys.readouterr().err
     assert why_runs_fail.main([str(population), "-o", str(tmp_path), "--film", "9"]) == 2
     assert "no such seed" in capsys.readouterr().err
+    without = ["--document", str(tmp_path / "none.md")]
+    assert why_runs_fail.main([str(population), "-o", str(tmp_path), *without]) == 2
+    assert "measured: begin" in capsys.readouterr().err
