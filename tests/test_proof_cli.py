@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -75,6 +77,19 @@ def test_every_verdict_in_words() -> None:
     )
     assert "REFUTED: 1,000,000,000,000,000,000 (1.0000e-02) of" in words
     assert "5 + 6 = 11; the model, run in fp32, answers no number" in words
+
+
+def test_proving_does_not_load_the_compiler() -> None:
+    """torch._dynamo and sympy take as long to load as the proof takes."""
+    path = reference_checkpoint("microadder_67p_s71046.pt")
+    program = (
+        "import sys; from adderlab.cli.main import main; code = main(sys.argv[1:]); "
+        "sys.exit(code or 'torch._dynamo' in sys.modules)"
+    )
+    command = [sys.executable, "-c", program, "prove", str(path), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["verdict"] == "proved"
 
 
 def test_models_outside_the_table_form_are_refused_and_attacked(

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from adderlab.errors import Failure
 from adderlab.models.config import ModelConfig
@@ -77,9 +78,21 @@ def _check_tensor(name: str, tensor: Any, shape: tuple[int, ...], path: Path) ->
         )
 
 
+class _Undrawn(TorchFunctionMode):
+    """Draws no starting values: on the meta device that would load torch's compiler, for seconds."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in ("normal_", "uniform_", "kaiming_uniform_"):
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
 @functools.lru_cache(maxsize=64)
 def _skeleton(config: ModelConfig) -> Transformer:
-    with torch.device("meta"):
+    with torch.device("meta"), _Undrawn():
         return Transformer(config)
 
 

@@ -294,7 +294,7 @@ def tables_of_intervals(
     The enclosures hold for all parameters between the ends given. Raises ``UsageError`` for models
     without tables, ``Failure`` for an operation it cannot enclose.
     """
-    skeleton(config)  # made outside the scope below: its tensors have no values
+    skeleton(config)  # made outside the scope below, which knows no drawing of numbers
     stacked = {name: _wide(Interval(x.low[None], x.high[None])) for name, x in params.items()}
     with torch.no_grad(), np.errstate(all="ignore"), _Enclosing() as scope:
         tables = build_tables(config, stacked)
