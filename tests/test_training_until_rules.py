@@ -58,12 +58,21 @@ def test_a_stuck_step_is_given_up_a_fifth_of_the_run_after_the_last_change() -> 
 @pytest.mark.parametrize(
     "values",
     [
-        [0.1, 0.1, 0.1, 0.1, 0.2, 0.2, 0.2],  # rose within the last 20,000 steps
+        [0.1, 0.1, 0.1, 0.1, 0.4, 0.4, 0.4],  # 0.3 in 20,000 steps: 1.45 after 70,000 more
         [0.9, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1],  # has been right before
     ],
 )
 def test_steps_that_move_or_could_do_it_are_waited_for(values: list[float]) -> None:
     assert not hopeless(curve(*values), RECIPE)
+
+
+def test_a_rise_that_comes_too_late_is_not_waited_for() -> None:
+    """0.2 in 20,000 steps is 0.7 more at step 100,000; from 0.1 + 0.2 that is enough, 0.1 is not."""
+    assert not hopeless(curve(0.1, 0.1, 0.1, 0.1, 0.3, 0.3, 0.3), RECIPE)
+    assert hopeless(curve(0.1, 0.1, 0.1, 0.1, 0.2, 0.2, 0.2), RECIPE)
+    # Near the end another fifth counts, not the little that is left.
+    late = [at(5000 * k, s3=0.4) for k in range(16)]
+    assert not hopeless([*late, at(95_000, s3=0.7)], RECIPE)
 
 
 def test_one_stuck_step_waits_for_another_that_still_rises() -> None:

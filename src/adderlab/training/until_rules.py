@@ -15,9 +15,7 @@ from adderlab.training.recipe import Recipe
 STUCK_BELOW = 0.9
 """An answer step that never was this accurate looks at the wrong column or ignores the carry."""
 PATIENCE = 0.2
-"""Fraction of the run for which a stuck step may stand still."""
-RISE = 0.02
-"""A rise of an answer step's best accuracy that counts as learning."""
+"""Fraction of the run over which a stuck step's pace is measured."""
 
 
 def worth_a_proof(history: Sequence[Metrics]) -> bool:
@@ -44,11 +42,11 @@ def open_from(recipe: Recipe) -> int:
 def hopeless(history: Sequence[Metrics], recipe: Recipe) -> bool:
     """Whether the seed's learning has come to rest with an answer step missing.
 
-    So it has if some answer step is stuck, that is, has never been 90% accurate, and over the last
-    fifth of the run no stuck step's best accuracy rose by 0.02 or more. Judged from a fifth of the
-    run after the last change of data or release of parameters (``open_from``) on; never in the
-    restarts after ``recipe.steps``, which exist for such seeds. A seed whose loss is no number is
-    hopeless at once.
+    So it has if some answer step is stuck, that is, has never been 90% accurate, and no stuck step
+    is on the way: at the pace at which its best accuracy rose over the last fifth of the run, none
+    comes to 90% by the end (or within another fifth). Judged from a fifth of the run after the last
+    change of data or release of parameters (``open_from``) on; never in the restarts after
+    ``recipe.steps``, which exist for such seeds. A seed whose loss is no number is hopeless at once.
     """
     if not history:
         return False
@@ -60,7 +58,14 @@ def hopeless(history: Sequence[Metrics], recipe: Recipe) -> bool:
         return False
     before = [metrics for metrics in history if metrics.step <= now.step - wait]
     stuck = [i for i in range(SUM_DIGITS) if _best(history, i) < STUCK_BELOW]
-    return bool(stuck) and all(_best(history, i) - _best(before, i) < RISE for i in stuck)
+    time = max(1.0, (recipe.steps - now.step) / wait)
+    return bool(stuck) and not any(_in(time, history, before, i) >= STUCK_BELOW for i in stuck)
+
+
+def _in(time: float, history: Sequence[Metrics], before: Sequence[Metrics], i: int) -> float:
+    """Where answer step i's best accuracy will be if it rises on as it did since ``before``; ``time``
+    in units of that."""
+    return _best(history, i) + time * (_best(history, i) - _best(before, i))
 
 
 def _best(history: Sequence[Metrics], i: int) -> float:
