@@ -140,21 +140,23 @@ def test_a_shard_goes_on_from_the_state_its_dead_worker_left(
     assert_same_run(whole, tmp_path / "parts")
 
 
-def test_a_stopped_run_goes_on_and_is_not_mistaken_for_another(tmp_path: Path, whole: Path) -> None:
-
+def test_a_stopped_run_goes_on_from_any_fsspec_store(tmp_path: Path, whole: Path) -> None:
     def stop_at_second(task: Task) -> None:
         if "0001" in task.name:
             raise Stopped
 
+    store = "memory://somewhere/deep"
     with pytest.raises(Stopped):
-        train_sharded(job(tmp_path / "parts"), HereFleet(stop_at_second))
-    assert is_sharded(tmp_path / "parts")
+        train_sharded(job(tmp_path / "parts"), HereFleet(stop_at_second), store=store)
+    assert is_sharded(tmp_path / "parts") and not (tmp_path / "parts/shards").exists()
+    assert len(fsspec.filesystem("memory").glob("/somewhere/deep/*/shard_0000.at-21.zip")) == 1
     with pytest.raises(UsageError, match="--resume"):
         train_sharded(job(tmp_path / "parts"), HereFleet())
-    trained: list[int] = []
-    fleet = HereFleet(lambda task: trained.extend(task.seeds))
-    train_sharded(job(tmp_path / "parts"), fleet, resume=True)
+    train_sharded(job(tmp_path / "parts"), HereFleet(), resume=True)
     assert_same_run(whole, tmp_path / "parts")
+    assert not fsspec.filesystem("memory").find("/somewhere")
+    machines = read_json(tmp_path / "parts/environment.json")["machines"]
+    assert len(machines) == 2  # the shard that was done was not trained again
 
 
 def test_overwriting_an_unfinished_run_removes_its_shards(tmp_path: Path) -> None:
@@ -169,12 +171,6 @@ def test_overwriting_an_unfinished_run_removes_its_shards(tmp_path: Path) -> Non
     again = dataclasses.replace(job(tmp_path / "run", seeds=(3,)), overwrite=True)
     train_sharded(again, HereFleet(), store=store)
     assert not list((tmp_path / "store").rglob("*")) and not (tmp_path / "run" / FLEET_FILE).exists()
-
-
-def test_any_fsspec_store_will_do(tmp_path: Path, whole: Path) -> None:
-    train_sharded(job(tmp_path / "parts"), HereFleet(), store="memory://somewhere/deep")
-    assert_same_run(whole, tmp_path / "parts")
-    assert not fsspec.filesystem("memory").find("/somewhere")
 
 
 def test_a_store_of_an_unknown_kind_is_told() -> None:

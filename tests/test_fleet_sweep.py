@@ -247,6 +247,7 @@ def killed(argv: list[str], folder: Path, cells: int, number: signal.Signals) ->
     return done.wait(120)
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_and_resume_goes_on(
     tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -295,6 +296,27 @@ def test_flags_that_do_not_go_together_are_told(
     ):
         assert main(["sweep", str(file), "--output", str(tmp_path / "out"), *more]) == 2
         assert words in capsys.readouterr().err
+
+
+def test_what_is_not_installed_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ray", "optuna"):
+        monkeypatch.setitem(sys.modules, name, None)
+    file = tmp_path / "sweep.toml"
+    file.write_text(GUIDED)
+    out = ["--output", str(tmp_path / "out")]
+    for argv, extra in (
+        (["sweep", str(file), *out, "--optuna"], "adderlab[sweep]"),
+        (["sweep", str(file), *out, "--cluster", "local"], "adderlab[cluster]"),
+        (
+            ["train", "456p", "--run-name", str(tmp_path / "run"), "--cluster", "local"],
+            "adderlab[cluster]",
+        ),
+    ):
+        assert main(argv) == 2
+        assert extra in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
