@@ -39,7 +39,7 @@ bool below(int descriptor) {
     char link[64], path[PATH_MAX];
     snprintf(link, sizeof link, "/proc/self/fd/%d", descriptor);
     ssize_t length = readlink(link, path, sizeof path - 1);
-    if (length < 0) return false;
+    if (length < 1 || path[0] != '/') return false;  // a pipe or socket
     path[length] = 0;
     return below(path);
 }

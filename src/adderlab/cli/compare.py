@@ -24,14 +24,22 @@ class Args:
 
 def run(args: Args) -> int:
     """Print rates with intervals, p-values and differing settings (docs/statistics.md)."""
+    import sys
+
     from adderlab.cli.options import emit_json
-    from adderlab.errors import UsageError
+    from adderlab.errors import Failure, UsageError
     from adderlab.report.comparison import compare
     from adderlab.report.evidence import read_run
 
     if len(args.runs) < 2:
         raise UsageError("name at least two run folders to compare")
-    comparison = compare([read_run(path) for path in args.runs])
+    runs = [read_run(path) for path in args.runs]
+    for each in runs:
+        if each.config is None:
+            raise Failure(each.problems[0])  # its settings would seem to differ in everything
+        for problem in each.problems:
+            print(f"{each.path}: {problem}", file=sys.stderr)
+    comparison = compare(runs)
     if args.json:
         emit_json(as_json(comparison), None)
     else:

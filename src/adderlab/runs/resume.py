@@ -8,7 +8,7 @@ going on drops them first.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +49,14 @@ def resume_command(folder: Path, options: Sequence[str] = ()) -> str:
     return shlex.join(["adderlab", "train", "--resume", str(folder), *options])
 
 
-def drop_rows_after(folder: Path, step: int, last: int | None = None) -> None:
+def drop_rows_after(folder: Path, step: int, last_steps: Mapping[int, int] | None = None) -> None:
     """Take rows of later steps, and a half-written last line, out of the metric tables.
 
-    ``last``: the step of the last evaluation. A table that ends before it was cut short: ``Failure``.
+    ``last_steps``: the step of every seed's last evaluation, -1 before its first. A table that ends
+    earlier was cut short: ``Failure``.
     """
+    last = max(last_steps.values()) if last_steps else -1
+    seeds = {seed for seed, at in (last_steps or {}).items() if at == last}
     for name, column in (("metrics.csv", 0), ("seed_metrics.csv", 1)):
         path = folder / name
         if not path.is_file():
@@ -64,10 +67,10 @@ def drop_rows_after(folder: Path, step: int, last: int | None = None) -> None:
             kept = [row for row in rows if int(row[column]) <= step]
         except (ValueError, IndexError) as error:
             raise Failure(f"{path} is no table of a run ({error}); {_REPAIR_TABLE}") from error
-        end = max((int(row[column]) for row in kept), default=None)
-        if last is not None and end is not None and end < last:
+        ends = [row for row in kept if int(row[column]) == last]
+        if last >= 0 and (not ends or (column and not seeds <= {int(row[0]) for row in ends})):
             raise Failure(
-                f"{path} ends at step {end}, but the run was evaluated at step {last}: it was cut "
-                f"short; {_REPAIR_TABLE}"
+                f"{path} lacks rows of step {last}, where the run was evaluated: it was cut short; "
+                f"{_REPAIR_TABLE}"
             )
         write_text(path, header + csv_lines(kept))

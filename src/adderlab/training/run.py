@@ -153,11 +153,11 @@ def _restore(job: Job, population: Population, ledger: Ledger) -> None:
     try:
         population.load_state(state["population"])
         ledger.load_state(state["ledger"])
-        last = max(state["ledger"]["last_step"].values())
+        last_steps = dict(state["ledger"]["last_step"])
     except (KeyError, TypeError, ValueError, IndexError, RuntimeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:100]
         raise Failure(f"{path} does not fit this run ({reason}); train the run anew") from error
-    drop_rows_after(job.folder, population.next_step - 1, last)
+    drop_rows_after(job.folder, population.next_step - 1, last_steps)
 
 
 def fingerprint(job: Job) -> str:
