@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from adderlab.cli.main import main
 from adderlab.engine.torch_tables import TorchEngine
 from adderlab.errors import Failure, UsageError
 from adderlab.models.presets import get_preset
@@ -31,7 +32,7 @@ from reference import reference_checkpoint
 
 CPU = torch.device("cpu")
 CONFIG = get_preset("456p").config
-RECIPE = Recipe(steps=21, batch_size=16, warmup_steps=4, val_size=20, test_size=20, eval_interval=5)
+RECIPE = Recipe(steps=11, batch_size=16, warmup_steps=4, val_size=20, test_size=20, eval_interval=5)
 S43 = "lowrank_456p_s43.pt"
 """Correct on all pairs."""
 
@@ -113,7 +114,7 @@ def test_seeds_used_up_are_all_tried_in_order_and_counted(tmp_path: Path) -> Non
     assert watcher.verdicts == [(seed, "unproved") for seed in (3, 4, 5, 6)]
     table = read_summary(tmp_path / "search")
     assert table["counts"]["unproved"] == 4 and table["proved"] == []
-    assert table["spent"]["seed_steps"] == 4 * 21 and table["spent"]["core_seconds"] > 0
+    assert table["spent"]["seed_steps"] == 4 * 11 and table["spent"]["core_seconds"] > 0
     assert table["status"] == "stopped" and table["search"] == "seeds used up"
 
 
@@ -155,20 +156,20 @@ def test_more_can_be_wanted_now_or_later(tmp_path: Path, proves) -> None:
     assert [fate.seed for fate in summary.proved] == [3, 5]
     again = search(tmp_path / "search", wanted=3)
     assert [fate.seed for fate in again.proved] == [3, 5, 6] and again.status == "proved"
-    assert again.spent.seed_steps == 6 + 21 + 6 + 6
+    assert again.spent.seed_steps == 6 + 11 + 6 + 6
 
 
 def test_seeds_together_end_one_by_one(tmp_path: Path, proves) -> None:
     proves(proved={4: 10}, hopeless={3: 5, 5: 5})
     summary = search(plan(tmp_path / "search", together=3), wanted=2)
     assert [each.seeds for each in summary.tries] == [(3, 4, 5), (6,)]
-    assert summary.spent.seed_steps == 3 * 6 + 5 + 21
+    assert summary.spent.seed_steps == 3 * 6 + 5 + 11
     assert (tmp_path / "search/seeds_0003-0005/seeds.csv").read_text().count("dropped") == 2
 
 
 def test_stopped_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     whole = search(plan(tmp_path / "whole/search", seeds=(3, 4, 5)))
-    watcher = Watcher(stop_at=8)
+    watcher = Watcher(stop_at=5)
     stopped = search(plan(tmp_path / "parts/search", seeds=(3, 4, 5)), watcher)
     assert stopped.status == "stopped"
     assert [fate.state for fate in stopped.fates] == ["unproved", "training"]
@@ -300,11 +301,50 @@ def test_perfect_weights_are_proved_at_once(tmp_path: Path) -> None:
         averaged_S=torch.zeros(1, dtype=torch.bool),
     )
     assert judge.evaluated(look) == {}
-    assert judge.evaluated(dataclasses.replace(look, step=10)) == {43: "proved"}
+    assert judge.evaluated(dataclasses.replace(look, step=7)) == {43: "proved"}
     fate = judge.fates[43]
-    assert (fate.route, fate.step, fate.proofs) == ("pure", 10, 1)
+    assert (fate.route, fate.step, fate.proofs) == ("pure", 7, 1)
     assert fate.margin_witness == pytest.approx(0.5099, abs=1e-3)
     saved = load_checkpoint(tmp_path / "seed_0043.pt")
     assert saved.weights_sha256 == checkpoint.weights_sha256
     content = json.loads(gzip.decompress((tmp_path / "seed_0043.cert.json.gz").read_bytes()))
     assert content["weights_sha256"] == checkpoint.weights_sha256
+
+
+TINY = ["--steps", "11", "--engine", "torch", "--device", "cpu", "--evaluate", "none", "--set"]
+TINY += ["recipe.batch_size=16", "recipe.val_size=20", "recipe.test_size=20", "recipe.eval_interval=10"]
+
+
+def test_the_command_ends_in_one_line(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = ["train", "456p", "--until", "proved", "--run-name", "s"]
+    assert main([*command, *TINY, "--seeds", "3,4"]) == 1
+    said = capsys.readouterr()
+    assert said.err == (
+        "adderlab: no model is proved: all 2 seeds are tried; give more, for example --seeds 0-\n"
+    )
+    assert "Spent: 2 seeds (0 proved, 2 unproved), 22 seed-steps" in said.out
+    assert main([*command, *TINY, "--seeds", "3-", "--budget", "0.005", "--overwrite"]) == 1
+    assert "go on: adderlab train --until proved --resume results/runs/s" in capsys.readouterr().err
+    assert read_summary(tmp_path / "results/runs/s")["search"] == "budget spent"
+    assert main(["train", "--resume", "results/runs/s"]) == 2
+    assert "--until proved --resume" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (["456p", "--proved", "2"], "go with --until proved"),
+        (["456p", "--seeds", "5-"], "'5-'"),
+        (["456p", "--until", "proved", "--seeds", "x-"], "'x-'"),
+        (["456p", "--until", "proved", "--keep", "all"], "do not go with --until"),
+        (["6080p", "--until", "proved"], "cannot be proved"),
+        (["--until", "proved", "--resume", "nowhere"], "is no search"),
+        (["456p", "--until", "proved", "--resume", "x"], "give no preset"),
+    ],
+)
+def test_wrong_usage_of_the_command(options, word, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *options]) == 2
+    assert word in capsys.readouterr().err
+    assert not (tmp_path / "results").exists()
