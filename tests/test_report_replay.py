@@ -95,9 +95,9 @@ def test_a_stopped_series_goes_on_where_it_stopped(lab: Path, monkeypatch, capsy
     evaluations = 0
     take = training_run.Writer.take
 
-    def stopping(self, evaluation) -> None:  # type: ignore[no-untyped-def]
+    def stopping(self, *given) -> None:  # type: ignore[no-untyped-def]
         nonlocal evaluations
-        take(self, evaluation)
+        take(self, *given)
         evaluations += 1
         if evaluations == 2:
             signal.raise_signal(signal.SIGINT)
