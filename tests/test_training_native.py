@@ -6,11 +6,13 @@ import dataclasses
 import pytest
 import torch
 
-from adderlab.engine.base import Engine
+from adderlab.engine.base import Compiled, Engine, Stepper
 from adderlab.engine.native import NativeEngine
 from adderlab.engine.torch_tables import TorchEngine
 from adderlab.models.presets import get_preset
+from adderlab.models.tables import Tables
 from adderlab.task.curriculum import R456_CURRICULUM, CarryMix, DataConfig
+from adderlab.task.layouts import Layout
 from adderlab.training.average import Average
 from adderlab.training.circle import Circle
 from adderlab.training.freeze import Freeze
@@ -66,7 +68,9 @@ def test_the_first_steps_are_those_of_the_torch_backend(name: str) -> None:
 class OneByOne(NativeEngine):
     """The native engine without its way to take many steps in one call."""
 
-    def stepper(self, *_: object) -> None:
+    def stepper(
+        self, map: Compiled, pull_back: Compiled, form: Tables, data: DataConfig, layout: Layout
+    ) -> Stepper | None:
         return None
 
 
