@@ -122,9 +122,7 @@ def _without_success(summary: Summary, minutes: float) -> str:
     found, folder = summary.count("proved"), summary.plan.folder
     what = f"{found} of {summary.wanted} models are proved" if found else "no model is proved"
     if summary.status == "seeds used up":
-        return (
-            f"{what}: all {len(summary.fates)} seeds are tried; give more, for example --seeds 0-"
-        )
+        return f"{what}: all {len(summary.fates)} seeds are tried; give more, for example --seeds 0-"
     return (
         f"{what} within {minutes:g} minutes ({len(summary.fates)} seeds tried); to go on: "
         f"adderlab train --until proved --resume {folder} --budget {minutes:g}"
