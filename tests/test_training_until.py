@@ -5,8 +5,10 @@ import dataclasses
 import functools
 import gzip
 import json
+import os
 import signal
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +59,8 @@ class Watcher:
     def evaluated(self, evaluation: Evaluation) -> None:
         self.looks += 1
         if self.looks == self.stop_at:
-            signal.raise_signal(signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1.0)  # the main thread hears it; a lane would go on meanwhile
 
     def judged(self, fate: Fate, verdict: str) -> None:
         self.verdicts.append((fate.seed, verdict))
