@@ -195,7 +195,8 @@ def fill_up(scene: Scene, prepared: Path, tmp_path: Path, faults: int) -> None:
         for name in scene.writes:
             if name.startswith("results/runs/"):
                 assert results(folder / name) == results(clean / name), fault
-        assert set(files(folder)) == set(files(clean)), fault
+        # A series whose first record could not be begun has its next one in a folder of its own.
+        assert scene.name == "replay" or set(files(folder)) == set(files(clean)), fault
         shutil.rmtree(folder)
 
 
@@ -220,10 +221,9 @@ def fail_reading(scene: Scene, prepared: Path, tmp_path: Path, faults: int) -> N
     for at in spread(faults, calls):
         folder = tmp_path / str(at)
         ended = play(scene, prepared, folder, Fault(at=at, kind="reads", code=errno.EIO))
-        if ended.code == 0:
-            said = (folder / scene.tells).read_text() if scene.tells else ended.out
-        else:
-            said = ended.out + ended.err
+        said = ended.out + ended.err
+        if ended.code == 0 and scene.tells:
+            said += (folder / scene.tells).read_text()
         assert "input/output error" in said.lower(), (at, ended)
         shutil.rmtree(folder)
 

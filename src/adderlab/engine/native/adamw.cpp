@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "adamw.hpp"
+#include "denormals.hpp"
 
 // The upper half is added to the lower until one entry is left. Overwrites x.
 static float halving_sum(float* x, int n) {
@@ -38,6 +39,7 @@ static void step(const AdamW& a, int seed, float* work) {
 }
 
 extern "C" void adderlab_adamw(const AdamW* a) {
+    FlushDenormals flush;
     std::vector<float> work(a->size);
     for (int seed = 0; seed < a->seeds; seed++) step(*a, seed, work.data());
 }

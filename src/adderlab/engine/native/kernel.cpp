@@ -268,6 +268,7 @@ bool decode(const Request& r) {
 template <class Work>
 int guarded(const Request* request, Work&& work) {
     std::lock_guard<std::mutex> lock(crew.turn);
+    FlushDenormals flush;
     try {
         return work(*request) ? 0 : 1;
     } catch (const std::bad_alloc&) {

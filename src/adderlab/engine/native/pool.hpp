@@ -13,6 +13,8 @@
 #include <thread>
 #include <vector>
 
+#include "denormals.hpp"
+
 class Pool {
    public:
     // The pool of this process. A forked child has none of its parent's threads and makes its own.
@@ -84,6 +86,7 @@ class Pool {
     }
 
     void take_items(int worker) {
+        FlushDenormals flush;
         for (int64_t item; (item = next_.fetch_add(1)) < items_;) (*work_)(item, worker);
     }
 
