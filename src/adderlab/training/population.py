@@ -20,15 +20,12 @@ from torch import Tensor
 
 from adderlab.engine.base import Stretch
 from adderlab.models.config import ModelConfig
-from adderlab.models.mapping import stack_parameters
-from adderlab.models.transformer import build_model
 from adderlab.task.holdout import holdout
 from adderlab.task.layouts import get_layout
 from adderlab.task.r456 import R456Sampler
 from adderlab.task.sampling import sample_pairs
 from adderlab.training.average import WeightAverage
 from adderlab.training.checks import check_fits
-from adderlab.training.circle import on_circle
 from adderlab.training.decay import DecayFactors
 from adderlab.training.finish import polish
 from adderlab.training.freeze import LearningRates
@@ -38,6 +35,7 @@ from adderlab.training.objective import Objective
 from adderlab.training.optimizer import AdamW
 from adderlab.training.recipe import Recipe, Stage
 from adderlab.training.schedule import learning_rate
+from adderlab.training.starting import start
 from adderlab.training.targeted import FailingPairs, find_failures
 
 
@@ -58,9 +56,7 @@ class Population:
         self.layout = get_layout(config.layout)
         self.all_seeds = seeds
         self.seeds = seeds
-        stacked = stack_parameters([build_model(config, seed) for seed in seeds])
-        if recipe.circle:
-            stacked = on_circle(recipe.circle, config, stacked)
+        stacked = start(config, recipe, seeds)
         self.shapes = {name: tensor.shape[1:] for name, tensor in stacked.items()}
         self.flat_SN = _flatten(stacked.values()).to(device)
         self.next_step = 0

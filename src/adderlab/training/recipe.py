@@ -12,6 +12,7 @@ from typing import Literal
 
 from adderlab.errors import UsageError
 from adderlab.task.curriculum import R456_CURRICULUM, Curriculum, DataConfig, Phase
+from adderlab.training.aim import Aim
 from adderlab.training.average import Average
 from adderlab.training.circle import Circle
 from adderlab.training.decay import AdaptiveDecay
@@ -88,6 +89,8 @@ class Recipe:
     average: Average | None = None
     circle: Circle | None = None
     """Where learned positions start; None: as the model draws them."""
+    aim: Aim | None = None
+    """Where attention starts, after ``circle``; None: as the model draws it."""
     freeze: tuple[Freeze, ...] = ()
     data: DataConfig = R456_DATA
     sampler: Literal["counter", "r456"] = "counter"

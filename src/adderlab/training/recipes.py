@@ -13,9 +13,11 @@ import difflib
 from adderlab.errors import UsageError
 from adderlab.models.preset import Preset
 from adderlab.task.curriculum import Phase
-from adderlab.training.circle import Circle, check_circle
+from adderlab.training.aim import Aim
+from adderlab.training.checks import check_start
+from adderlab.training.circle import Circle
 from adderlab.training.freeze import Freeze
-from adderlab.training.recipe import PUBLISHED_456, NamedRecipe, Recipe
+from adderlab.training.recipe import PUBLISHED_456, UNIFORM_LENGTHS, NamedRecipe, Recipe
 from adderlab.training.recipes_columns import LOW_RANK_LINE, MICROADDER_LINE, SPLIT_LINE
 from adderlab.training.recipes_rotary import M10S_LINE, MLX_LINE
 
@@ -27,6 +29,19 @@ def _circle(steps: int, release: float) -> Recipe:
         steps=steps,
         circle=Circle(),
         freeze=(Freeze(prefix="pos_emb.A", until=release, then=0.3),),
+    )
+
+
+def _aimed(steps: int) -> Recipe:
+    """The circle, with queries that look at their columns and pairs of all lengths from the first step:
+    what the digits' phases were for is there already."""
+    return dataclasses.replace(
+        _circle(steps, 0.2),
+        aim=Aim(parameters=("blocks.0.attn.qkv_Bq",)),
+        data=UNIFORM_LENGTHS,
+        warmup_steps=700,
+        min_lr_ratio=0.0,
+        eval_interval=500,
     )
 
 
@@ -47,6 +62,20 @@ def _quick_circle() -> Recipe:
 
 
 _OWN = (
+    NamedRecipe(
+        name="aimed",
+        recipe=_aimed(36_000),
+        source="adderlab (docs/why-runs-fail.md)",
+        notes="for presets with learned low-rank positions and a query factor of its own: positions start "
+        "on a circle, the query factor is fitted to look at its column before the first step, pairs have "
+        "all lengths from the start, the positions stand still for 20% of the run",
+    ),
+    NamedRecipe(
+        name="aimed-13k",
+        recipe=dataclasses.replace(_aimed(13_500), min_lr_ratio=0.1),
+        source="adderlab (docs/why-runs-fail.md)",
+        notes="aimed in fewer steps: the first proof comes sooner",
+    ),
     NamedRecipe(
         name="circle",
         recipe=_circle(54_000, 0.35),
@@ -108,23 +137,23 @@ def published_name(preset: Preset) -> str:
 
 
 def best_name(preset: Preset) -> str:
-    """Name of the recipe that is known to train the preset best: ``circle`` where positions are a
-    learned table of low rank, the published one elsewhere."""
-    return "circle" if _circle_applies(preset) else published_name(preset)
+    """Name of the recipe that is known to train the preset best, or the published one."""
+    return _first_that_fits(preset, "aimed", "circle")
 
 
 def quick_name(preset: Preset) -> str:
-    """Name of the recipe with which fresh seeds come soonest to a proved model, failures included:
-    a shorter ``circle`` where that applies."""
-    return "circle-13k" if _circle_applies(preset) else published_name(preset)
+    """Name of the recipe with which fresh seeds come soonest to a proved model, failures included."""
+    return _first_that_fits(preset, "aimed-13k", "circle-13k")
 
 
-def _circle_applies(preset: Preset) -> bool:
-    try:
-        check_circle(Circle(), preset.config)
-    except UsageError:
-        return False
-    return True
+def _first_that_fits(preset: Preset, *names: str) -> str:
+    for name in names:
+        try:
+            check_start(preset.config, RECIPES[name].recipe)
+        except UsageError:
+            continue
+        return name
+    return published_name(preset)
 
 
 def recipe_for(preset: Preset, name: str = "published") -> Recipe:
