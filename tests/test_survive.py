@@ -19,10 +19,11 @@ from adderlab.runs.checkpoints import load_checkpoint
 from adderlab.runs.lock import RunLock
 from adderlab.runs.metrics import read_metrics, read_seeds
 from adderlab.runs.resume import load_state
+from adderlab.training.job import Job, Outcome, read_job
 from adderlab.training.measure import Evaluation
 from adderlab.training.objective import objective_for
 from adderlab.training.recipe import Recipe
-from adderlab.training.run import Job, Outcome, read_job, run
+from adderlab.training.run import run
 from nursery import Ended, Fault, nursery, spread
 from outcomes import files, results
 

@@ -22,11 +22,12 @@ from adderlab.models.presets import get_preset
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint
 from adderlab.runs.summary import read_summary
 from adderlab.training import until_judge
+from adderlab.training.job import Job
 from adderlab.training.ledger import Ledger
 from adderlab.training.measure import Evaluation
 from adderlab.training.objective import Objective, objective_for
 from adderlab.training.recipe import Recipe
-from adderlab.training.run import Job, run
+from adderlab.training.run import run
 from adderlab.training.until import until_proved
 from adderlab.training.until_files import Plan, Summary, is_search, reopen
 from adderlab.training.until_judge import Fate, Judge

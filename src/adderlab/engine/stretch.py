@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -124,13 +125,10 @@ def joined(stretches: Sequence[Stretch]) -> Stretch:
     for each in stretches:
         offsets.append(each.setting_S + len(settings))
         settings += each.settings
-
-    def beside(name: str) -> Tensor | None:
+    together: dict[str, Any] = {}
+    for name in ("seeds_S", "weight_decay_S", *_STATES):
         tensors = [getattr(each, name) for each in stretches]
-        return None if tensors[0] is None else torch.cat(tensors)
-
-    names = ("seeds_S", "weight_decay_S", *_STATES)
-    together = {name: beside(name) for name in names}
+        together[name] = None if tensors[0] is None else torch.cat(tensors)
     return replace(first, settings=tuple(settings), setting_S=torch.cat(offsets), **together)
 
 

@@ -11,7 +11,7 @@ Shapes: S seeds of all populations of a launch, N parameters of one model, flat;
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,9 +19,23 @@ from torch import Tensor
 
 from adderlab.engine.descent import descend
 from adderlab.engine.stretch import Stretch, hand_back, joined
+from adderlab.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from adderlab.training.population import Population
+
+
+def launch_shape(recipe: Recipe) -> Hashable:
+    """Populations of one model whose recipes are equal in this share their launches, but for the
+    moments at which their parts begin and end at different steps."""
+    parts = tuple(
+        (
+            *(stage.batch_size, stage.data, stage.polish is not None),
+            *(stage.grokfast is None, stage.average is None),
+        )
+        for _, stage in recipe.parts
+    )
+    return recipe.sampler, parts
 
 
 def furthest_behind(populations: Sequence[Population]) -> tuple[list[Population], int | None]:
