@@ -233,7 +233,7 @@ def test_a_failure_in_a_lane_ends_the_search(tmp_path: Path, monkeypatch) -> Non
     def full(*_: object) -> None:
         raise Failure("cannot write: the disk is full")
 
-    monkeypatch.setattr("adderlab.training.run.save_state", full)
+    monkeypatch.setattr("adderlab.training.writer.save_state", full)
     with pytest.raises(Failure, match="the disk is full"):
         search(plan(tmp_path / "search"), lanes=2)
 
