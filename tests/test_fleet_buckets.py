@@ -25,6 +25,7 @@ from outcomes import results
 
 # Warnings of other people's packages, in their threads.
 pytestmark = [
+    pytest.mark.usefixtures("unflushed"),
     pytest.mark.filterwarnings("ignore"),
     pytest.mark.filterwarnings("default::pytest.PytestUnhandledThreadExceptionWarning"),
 ]

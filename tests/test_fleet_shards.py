@@ -26,6 +26,8 @@ from adderlab.training.job import Job
 from adderlab.training.recipe import Recipe
 from fleets import CONFIG, MEANS, RECIPE, STAGED, HereFleet, table, train_here
 
+pytestmark = pytest.mark.usefixtures("unflushed")
+
 SEEDS = (3, 4, 7)
 TIMES = ("elapsed_sec", "updated")
 

@@ -139,11 +139,27 @@ def test_native_single_steps_are_shared_too(recipes: list[Recipe]) -> None:
     assert_alike(recipes, OneByOne(2), NativeEngine(1))
 
 
-TORCH = [RECIPES[0], RECIPES[7], RECIPES[10], RECIPES[14]]
+def few(*recipes: Recipe) -> list[Recipe]:
+    return [dataclasses.replace(recipe, steps=7, batch_size=8) for recipe in recipes]
 
 
-@pytest.mark.parametrize("recipes", [TORCH, RUNNING[:3]], ids=["plain", "running"])
-@pytest.mark.parametrize("whole", [False, True], ids=["single steps", "whole steps"])
+MIXED: dict[str, Any] = {
+    "lr": 0.005,
+    "beta2": 0.9,
+    "grad_clip": 0.1,
+    "freeze": CHANGES["freeze"]["freeze"],
+}
+
+
+@pytest.mark.parametrize(
+    ("recipes", "whole"),
+    [
+        (few(RECIPES[0], RECIPES[7], RECIPES[14]), False),
+        (few(RUNNING[1], dataclasses.replace(RUNNING[2], **MIXED)), False),
+        (few(RUNNING[1], dataclasses.replace(RUNNING[2], **MIXED)), True),
+    ],
+    ids=["plain", "running", "running, whole steps"],
+)
 def test_torch_seeds_end_in_the_bits_they_have_alone(recipes: list[Recipe], whole: bool) -> None:
     assert_alike(recipes, TorchEngine(whole_steps=whole), TorchEngine(), most=5)
 

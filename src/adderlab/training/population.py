@@ -38,7 +38,7 @@ from adderlab.training.measure import Best, Evaluation, Validation, better
 from adderlab.training.objective import Objective
 from adderlab.training.optimizer import AdamW
 from adderlab.training.recipe import Recipe, Stage
-from adderlab.training.schedule import learning_rate
+from adderlab.training.schedule import learning_rate, learning_rates
 from adderlab.training.targeted import FailingPairs, find_failures
 
 
@@ -193,7 +193,7 @@ class Population:
         slow, average = self._grokfast, self._average
         counts = range(optimizer.steps + 1, optimizer.steps + steps + 1)
         settings = Settings(
-            lr=[learning_rate(recipe, step) for step in range(first, first + steps)],
+            lr=learning_rates(recipe, range(first, first + steps)),
             correction=[optimizer.correction(count) for count in counts],
             scale=[optimizer.scale(count) for count in counts],
             beta1=optimizer.beta1,
