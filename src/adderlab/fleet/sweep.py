@@ -216,7 +216,7 @@ def _halve(opened: OpenSweep, cells: Sequence[Cell], rung: int, halving: Halving
     return sorted(kept, key=lambda cell: cell.index)
 
 
-MOST_CELLS = 256
+MOST_CELLS = 128
 """Side by side: each keeps files open."""
 
 SEEDS_PER_THREAD = 32
