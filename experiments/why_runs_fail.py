@@ -33,10 +33,10 @@ from adderlab.runs.atomic import make_folder, write_json, write_text
 from adderlab.runs.checkpoints import load_checkpoint
 from adderlab.runs.folder import seed_folder
 from adderlab.task.digits import OPERAND_DIGITS
+from adderlab.training.job import Job, read_job
 from adderlab.training.objective import objective_for
 from adderlab.training.population import Population
 from adderlab.training.recipe import Recipe
-from adderlab.training.run import Job, read_job
 
 PREFIX = "why-runs-fail"
 

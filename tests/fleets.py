@@ -16,9 +16,10 @@ from adderlab.models.presets import get_preset
 from adderlab.training.average import Average
 from adderlab.training.decay import MICROADDER_DECAY
 from adderlab.training.grokfast import Grokfast
+from adderlab.training.job import Job, Outcome
 from adderlab.training.objective import objective_for
 from adderlab.training.recipe import Recipe, Stage
-from adderlab.training.run import Job, Outcome, run
+from adderlab.training.run import run
 from adderlab.training.targeted import Targeting
 
 CPU = torch.device("cpu")

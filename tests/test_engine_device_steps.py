@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from adderlab.engine.base import Stretch
 from adderlab.engine.device_sampler import sample, step_numbers
 from adderlab.engine.device_steps import DeviceStepper, Eager, _Buffers
+from adderlab.engine.stretch import Settings, Stretch
 from adderlab.engine.torch_tables import TorchEngine
 from adderlab.engine.trace import trace
 from adderlab.models.presets import get_preset
@@ -123,13 +123,7 @@ def meta_stretch(num_parameters: int, recipe: Recipe) -> Stretch:
         return torch.zeros(shape, device=META)
 
     S, N = 2, num_parameters
-    return Stretch(
-        seeds_S=torch.zeros(S, dtype=torch.int64, device=META),
-        first=0,
-        batch_size=8,
-        params_SN=zeros(S, N),
-        mean_SN=zeros(S, N),
-        square_SN=zeros(S, N),
+    settings = Settings(
         lr=[0.1],
         correction=[1.0],
         scale=[1.0],
@@ -137,10 +131,20 @@ def meta_stretch(num_parameters: int, recipe: Recipe) -> Stretch:
         beta2=0.99,
         eps=1e-8,
         clip=1.0,
-        weight_decay_S=zeros(S),
         lr_scale_N=zeros(N),
-        slow=(zeros(S, N), 0.9, 1.0) if recipe.grokfast else None,
-        average=(zeros(S, N), 0.9) if recipe.average else None,
+    )
+    return Stretch(
+        seeds_S=torch.zeros(S, dtype=torch.int64, device=META),
+        first=0,
+        batch_size=8,
+        params_SN=zeros(S, N),
+        mean_SN=zeros(S, N),
+        square_SN=zeros(S, N),
+        weight_decay_S=zeros(S),
+        settings=(settings, replace(settings, lr=[0.2])),
+        setting_S=torch.zeros(S, dtype=torch.int32, device=META),
+        slow_SN=zeros(S, N) if recipe.grokfast else None,
+        average_SN=zeros(S, N) if recipe.average else None,
     )
 
 
@@ -220,7 +224,7 @@ def test_a_replayed_graph_takes_the_steps_of_the_cpu() -> None:
     )
     torch.cuda.set_sync_debug_mode("error")
     try:
-        assert on_cuda._stepper is not None
-        on_cuda._stepper._graph.replay()  # type: ignore[union-attr, attr-defined]
+        assert on_cuda.stepper is not None
+        on_cuda.stepper._graph.replay()  # type: ignore[union-attr, attr-defined]
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -18,6 +18,15 @@ from outcomes import files, results
 SMALL = "recipe.batch_size=16 recipe.val_size=20 recipe.test_size=20 recipe.eval_interval=5"
 QUICK = f"--recipe published --evaluate none --quiet --device cpu --threads 1 --set {SMALL}"
 RUN = "results/runs/it"
+SWEPT = "--device cpu --engine torch --threads 1"
+SWEEP = """
+preset = "456p"
+recipe = "published"
+seeds = "0"
+steps = 3
+set.recipe = {batch_size = 2, val_size = 4, test_size = 2, eval_interval = 2}
+grid.recipe.lr = [0.01, 0.02]
+"""
 
 
 REPLAYED = ("records/", "series.md", "scores2.json")
@@ -86,6 +95,7 @@ WRITING = [
         writes=REPLAYED,
         goes_on=True,
     ),
+    Scene(name="sweep", argv=f"sweep lr.toml {SWEPT}", writes=("results/sweeps/lr/",)),
 ]
 SLOW_WRITING = [
     Scene(
@@ -106,6 +116,11 @@ SLOW_WRITING = [
 ]
 READING = [
     Scene(name="resume", argv=WRITING[1].argv, writes=("results/runs/half/",)),
+    Scene(
+        name="sweep",
+        argv=f"sweep lr.toml --output half-swept --resume {SWEPT}",
+        writes=("half-swept/",),
+    ),
     Scene(name="evaluate", argv="evaluate model.pt --suite fresh:20"),
     Scene(name="predict", argv="predict model.pt 12 34"),
     Scene(name="inspect", argv="inspect model.pt"),
@@ -120,7 +135,7 @@ READING = [
         tells="series.md",
     ),
 ]
-FAST = {"train": 3, "resume": 3, "evaluate": 1, "log": 1, "rate": 1, "replay": 1}
+FAST = {"train": 3, "resume": 3, "sweep": 2, "evaluate": 1, "log": 1, "rate": 1, "replay": 1}
 """Scenes for every day, with the number of calls that fail; the others are slow."""
 SERIES = """
 schema_version = 1
@@ -139,13 +154,19 @@ output = "scores2.json"
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run, a killed one, a checkpoint, a series."""
+    """A finished run, a killed one, a killed sweep, a checkpoint, a series."""
     folder = tmp_path_factory.mktemp("prepared")
     model = get_preset("36p").config
     params = {name: p.detach() for name, p in build_model(model, 0).named_parameters()}
     checkpoint = Checkpoint(config=model, params=params, recipe={}, step=5, val_exact=0.5)
     save_checkpoint(folder / "model.pt", checkpoint)
     (folder / "series.toml").write_text(SERIES)
+    (folder / "lr.toml").write_text(SWEEP)
+    sweep = ["sweep", "lr.toml", "--output", "half-swept", *SWEPT.split()]
+    counted = tmp_path_factory.mktemp("swept")
+    shutil.copy(folder / "lr.toml", counted)
+    calls = nursery().run(counted, *sweep).calls
+    assert nursery().run(folder, *sweep, fault=Fault(at=calls // 2, action="kill")).killed
     train = f"train 456p --seeds 0-1 --no-prove {QUICK}".split()
     ended = nursery().run(folder, *train, "--steps", "6", "--run-name", "it")
     assert ended.code == 0, ended.err
@@ -195,6 +216,9 @@ def fill_up(scene: Scene, prepared: Path, tmp_path: Path, faults: int) -> None:
         for name in scene.writes:
             if name.startswith("results/runs/"):
                 assert results(folder / name) == results(clean / name), fault
+            if name.startswith("results/sweeps/"):
+                one, other = (each / name / "table.csv" for each in (folder, clean))
+                assert one.read_bytes() == other.read_bytes(), fault
         # A series whose first record could not be begun has its next one in a folder of its own.
         assert scene.name == "replay" or set(files(folder)) == set(files(clean)), fault
         shutil.rmtree(folder)
@@ -208,6 +232,8 @@ def complete(scene: Scene, folder: Path) -> Ended:
         evaluate = argv[len(argv) - argv[::-1].index("--evaluate")]
         argv = ["train", "--resume", str(run.relative_to(folder)), "--evaluate", evaluate, "--quiet"]
         argv += ["--device", "cpu", *(["--no-prove"] if "--no-prove" in scene.argv else [])]
+    if scene.name == "sweep" and (folder / "results/sweeps/lr/sweep.json").exists():
+        argv += ["--resume"]
     plans = sorted(folder.glob("results/rates/*/plan.json"))
     if scene.name == "rate" and plans:
         argv = ["rate", "--resume", str(plans[0].parent.relative_to(folder)), "--overwrite", "--quiet"]

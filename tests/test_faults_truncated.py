@@ -15,9 +15,10 @@ from adderlab.models.presets import get_preset
 from adderlab.models.transformer import build_model
 from adderlab.runs.checkpoints import Checkpoint, save_checkpoint, save_safetensors
 from adderlab.runs.mlx import write_mlx
+from adderlab.training.job import Job
 from adderlab.training.objective import objective_for
 from adderlab.training.recipe import Recipe
-from adderlab.training.run import Job, run
+from adderlab.training.run import run
 from outcomes import files
 
 RUN = "run"

@@ -22,9 +22,11 @@ from adderlab.fleet.shards import Task, packed_step, restore, split, train_shard
 from adderlab.fleet.store import Store
 from adderlab.runs.atomic import read_json
 from adderlab.runs.resume import load_state
+from adderlab.training.job import Job
 from adderlab.training.recipe import Recipe
-from adderlab.training.run import Job
 from fleets import CONFIG, MEANS, RECIPE, STAGED, HereFleet, table, train_here
+
+pytestmark = pytest.mark.usefixtures("unflushed")
 
 SEEDS = (3, 4, 7)
 TIMES = ("elapsed_sec", "updated")

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ from adderlab.runs.atomic import read_json, write_json
 from adderlab.runs.metrics import METRIC_COLUMNS, SEED_METRIC_COLUMNS
 from adderlab.runs.summary import read_summary
 from fleets import MEANS, HereFleet
+from outcomes import results
+
+pytestmark = pytest.mark.usefixtures("unflushed")
 
 TINY = """
 preset = "456p"
@@ -56,8 +60,12 @@ class Watcher:
     def __init__(self, stop_at: int | None = None) -> None:
         self.stop, self.stop_at, self.steps = threading.Event(), stop_at, 0
         self.seen: list[tuple[int, int]] = []
+        self.waves: list[list[int]] = []
 
     def say(self, line: str) -> None: ...
+
+    def began(self, cells: Sequence[Cell]) -> None:
+        self.waves.append([cell.index for cell in cells])
 
     def stepped(self, cell: Cell, step: int) -> None:
         self.steps += 1
@@ -99,13 +107,39 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sweep that nothing disturbed."""
     folder = tmp_path_factory.mktemp("one") / "whole"
     watcher = sweep(GRID, folder)
-    assert {cell for cell, _ in watcher.seen} == {0, 1, 2, 3}
+    assert watcher.waves == [[0, 1, 2, 3]]
+    assert watcher.seen[:5] == [(0, 1), (1, 1), (2, 1), (3, 1), (0, 2)]
     return folder
 
 
+def test_cells_side_by_side_are_the_cells_one_by_one(
+    tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table byte for byte; of every cell's run all that is not a time."""
+    monkeypatch.setattr("adderlab.fleet.sweep.MOST_CELLS", 1)
+    watcher = sweep(GRID, tmp_path / "single")
+    assert watcher.waves == [[0], [1], [2], [3]]
+    assert watcher.seen[:2] == [(0, 1), (0, 2)]
+    assert tables(whole) == tables(tmp_path / "single")
+    for cell in range(4):
+        one, other = whole / f"cells/{cell:04d}", tmp_path / f"single/cells/{cell:04d}"
+        assert results(one) == results(other)
+
+
+def test_cells_of_other_shapes_and_too_many_seeds_train_in_waves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches of two sizes cannot share a launch; six seeds hold three cells of two."""
+    monkeypatch.setattr("adderlab.fleet.sweep.SEEDS_PER_THREAD", 6)
+    text = TINY.replace("steps = 5", "steps = 1").replace("recipe.batch_size = 4\n", "")
+    grid = "[grid]\nrecipe.lr = [0.01, 0.02, 0.03, 0.04]\nrecipe.batch_size = [4, 8]\n"
+    assert sweep(text + grid, tmp_path / "sweep").waves == [[0, 2, 4], [6], [1, 3, 5], [7]]
+    assert [row["state"] for row in rows_of(tmp_path / "sweep")] == ["done"] * 8
+
+
 def test_an_interrupted_sweep_gives_the_same_table(tmp_path: Path, whole: Path) -> None:
-    """Stopped within a cell, and at a cell's very last step."""
-    interrupted(GRID, tmp_path / "parts", (3, 7))
+    """Stopped on the way, and at the very last step; a step is heard of once from each of four cells."""
+    interrupted(GRID, tmp_path / "parts", (3, 14))
     assert tables(whole) == tables(tmp_path / "parts")
     rows = rows_of(tmp_path / "parts")
     assert [row["state"] for row in rows] == ["done"] * 4 and {row["seeds"] for row in rows} == {"2"}
@@ -122,8 +156,8 @@ def test_an_interrupted_sweep_gives_the_same_table(tmp_path: Path, whole: Path) 
 
 def test_halving_trains_the_better_half_further_and_can_be_interrupted(tmp_path: Path) -> None:
     sweep(HALVED, tmp_path / "whole")
-    # Stopped in the first rung, in the second, and at the end of the last.
-    interrupted(HALVED, tmp_path / "parts", (2, 4, 3))
+    # Stopped at the end of the first rung, within the second, and at the end of the last.
+    interrupted(HALVED, tmp_path / "parts", (2, 1, 4))
     assert tables(tmp_path / "whole") == tables(tmp_path / "parts")
     table = read_json(tmp_path / "whole/table.json")["cells"]
     states = {row["cell"]: (row["state"], row["step"]) for row in table}
@@ -328,8 +362,9 @@ def test_a_sweep_of_64_cells_is_stopped_killed_and_resumed(tmp_path: Path) -> No
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     subprocess.run(command(file, whole), check=True, env=environment, stdout=subprocess.DEVNULL)
+    # The first 32 train side by side: stopped while these begin, killed and stopped while the others do.
     assert killed(command(file, parts), parts, 9, signal.SIGINT) == 130
-    assert killed(command(file, parts, "--resume"), parts, 30, signal.SIGKILL) == -signal.SIGKILL
+    assert killed(command(file, parts, "--resume"), parts, 40, signal.SIGKILL) == -signal.SIGKILL
     assert killed(command(file, parts, "--resume"), parts, 51, signal.SIGTERM) == 130
     subprocess.run(
         command(file, parts, "--resume"), check=True, env=environment, stdout=subprocess.DEVNULL

@@ -19,11 +19,12 @@ from adderlab.runs.checkpoints import load_checkpoint
 from adderlab.runs.lock import RunLock
 from adderlab.runs.metrics import read_metrics, read_seeds
 from adderlab.runs.resume import load_state
+from adderlab.training.job import Job, Outcome, read_job
 from adderlab.training.measure import Evaluation
 from adderlab.training.objective import objective_for
 from adderlab.training.recipe import Recipe
-from adderlab.training.run import Job, Outcome, read_job, run
-from nursery import Ended, Fault, nursery, spread
+from adderlab.training.run import run
+from nursery import NO_FAULT, Ended, Fault, nursery, spread
 from outcomes import files, results
 
 CPU = torch.device("cpu")
@@ -101,6 +102,41 @@ def test_killed_at_200_random_moments(tmp_path: Path, whole: Whole) -> None:
 
 def test_killed_while_writing(tmp_path: Path, whole: Whole) -> None:
     kill_at_calls(tmp_path, whole, spread(4, whole.calls))
+
+
+SWEEP = """
+preset = "456p"
+recipe = "published"
+seeds = "0"
+steps = 3
+set.recipe = {batch_size = 2, val_size = 4, test_size = 2, eval_interval = 2}
+grid.recipe.lr = [0.01, 0.02]
+"""
+
+
+def test_a_sweep_killed_while_it_writes_cells_that_train_side_by_side(tmp_path: Path) -> None:
+    """The cells are then at different steps, one of them in the middle of a write."""
+    argv = ("sweep", "lr.toml", "--output", "out", "--engine", "torch", "--threads", "1", "--json")
+
+    def swept(name: str, at: int | None = None) -> tuple[Ended, list[Any]]:
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "lr.toml").write_text(SWEEP)
+        fault = NO_FAULT if at is None else Fault(at=at, action="half, kill")
+        ended = nursery().run(folder, *argv, fault=fault)
+        if ended.killed:
+            on = ["--resume"] if (folder / "out/sweep.json").is_file() else []
+            ended = nursery().run(folder, *argv, *on)
+        assert ended.code == 0, (at, ended.err)
+        cells = [results(folder / f"out/cells/{cell:04d}") for cell in range(2)]
+        for name, config in ((name, found) for cell in cells for name, found in cell.items()):
+            if name.endswith("config.json"):
+                config.pop("command")  # with --resume where that began the cell
+        return ended, [(folder / "out/table.csv").read_bytes(), ended.out, *cells]
+
+    ended, want = swept("whole")
+    for call in spread(3, ended.calls):
+        assert swept(str(call), call)[1] == want, f"call {call}"
 
 
 @pytest.mark.slow

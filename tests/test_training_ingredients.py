@@ -9,40 +9,11 @@ from adderlab.errors import UsageError
 from adderlab.models.mapping import stack_parameters
 from adderlab.models.presets import get_preset
 from adderlab.models.transformer import build_model
-from adderlab.training.average import Average, WeightAverage
+from adderlab.training.average import Average
 from adderlab.training.circle import Circle, on_circle
 from adderlab.training.decay import M10S_DECAY, MICROADDER_DECAY, DecayFactors
 from adderlab.training.freeze import Freeze, LearningRates, check_names
-from adderlab.training.grokfast import Grokfast, SlowGradients
-
-
-def test_grokfast_adds_the_weighted_sum_of_all_gradients_so_far() -> None:
-    generator = torch.Generator().manual_seed(0)
-    grads = torch.randn(6, 2, 5, generator=generator, dtype=torch.float64)
-    slow = SlowGradients(Grokfast(alpha=0.9, strength=3.0), grads[0])
-    for step, grad_SN in enumerate(grads):
-        weights = [0.1 * 0.9 ** (step - i) for i in range(step + 1)]
-        mean_SN = sum(w * g for w, g in zip(weights, grads, strict=False))
-        torch.testing.assert_close(slow.amplify(grad_SN), grad_SN + 3.0 * mean_SN)
-
-
-def test_the_average_is_the_weighted_sum_of_all_weights_so_far() -> None:
-    generator = torch.Generator().manual_seed(0)
-    weights = torch.randn(6, 2, 5, generator=generator, dtype=torch.float64)
-    average = WeightAverage(Average(decay=0.8), weights[0])
-    expected_SN = weights[0]
-    for flat_SN in weights[1:]:
-        average.take(flat_SN)
-        expected_SN = 0.8 * expected_SN + 0.2 * flat_SN
-    torch.testing.assert_close(average.mean_SN, expected_SN)
-
-
-def test_an_average_of_equal_weights_is_those_weights() -> None:
-    flat_SN = torch.randn(2, 50, generator=torch.Generator().manual_seed(1))
-    average = WeightAverage(Average(), flat_SN)
-    for _ in range(50):
-        average.take(flat_SN)
-    assert torch.equal(average.mean_SN, flat_SN)
+from adderlab.training.grokfast import Grokfast
 
 
 def test_microadders_decay_needs_both_accuracies_and_comes_back() -> None:

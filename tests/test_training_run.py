@@ -17,12 +17,13 @@ from adderlab.training.average import Average
 from adderlab.training.decay import MICROADDER_DECAY
 from adderlab.training.freeze import Freeze
 from adderlab.training.grokfast import Grokfast
+from adderlab.training.job import Job, Outcome, read_job
 from adderlab.training.ledger import Ledger
 from adderlab.training.measure import Evaluation
 from adderlab.training.objective import objective_for
 from adderlab.training.population import Population
 from adderlab.training.recipe import Recipe, Stage
-from adderlab.training.run import Job, Outcome, read_job, run
+from adderlab.training.run import run
 from adderlab.training.targeted import Targeting
 
 CPU = torch.device("cpu")

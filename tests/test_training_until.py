@@ -22,11 +22,12 @@ from adderlab.models.presets import get_preset
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint
 from adderlab.runs.summary import read_summary
 from adderlab.training import until_judge
+from adderlab.training.job import Job
 from adderlab.training.ledger import Ledger
 from adderlab.training.measure import Evaluation
 from adderlab.training.objective import Objective, objective_for
 from adderlab.training.recipe import Recipe
-from adderlab.training.run import Job, run
+from adderlab.training.run import run
 from adderlab.training.until import until_proved
 from adderlab.training.until_files import Plan, Summary, is_search, reopen
 from adderlab.training.until_judge import Fate, Judge
@@ -232,7 +233,7 @@ def test_a_failure_in_a_lane_ends_the_search(tmp_path: Path, monkeypatch) -> Non
     def full(*_: object) -> None:
         raise Failure("cannot write: the disk is full")
 
-    monkeypatch.setattr("adderlab.training.run.save_state", full)
+    monkeypatch.setattr("adderlab.training.writer.save_state", full)
     with pytest.raises(Failure, match="the disk is full"):
         search(plan(tmp_path / "search"), lanes=2)
 

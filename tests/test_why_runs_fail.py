@@ -18,9 +18,10 @@ from adderlab.models.presets import get_preset
 from adderlab.models.transformer import build_model
 from adderlab.report.evidence import Story
 from adderlab.runs.metrics import Metrics
+from adderlab.training.job import Job
 from adderlab.training.objective import objective_for
 from adderlab.training.recipe import Recipe
-from adderlab.training.run import Job, run
+from adderlab.training.run import run
 
 CONFIG = get_preset("456p").config
 

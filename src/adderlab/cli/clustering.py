@@ -10,7 +10,8 @@ from pathlib import Path
 from adderlab.errors import UsageError
 from adderlab.fleet.cluster import RayFleet, Stopped, connect
 from adderlab.fleet.sharded import differing_machines, is_sharded, train_sharded
-from adderlab.training.run import Job, Outcome, stop_requests
+from adderlab.training.job import Job, Outcome
+from adderlab.training.run import stop_requests
 
 
 @contextmanager

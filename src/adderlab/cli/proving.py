@@ -17,8 +17,8 @@ from adderlab.runs.checkpoints import Checkpoint, load_checkpoint
 from adderlab.runs.folder import seed_folder
 from adderlab.task.digits import from_digits
 from adderlab.task.sampling import uniform_pairs
+from adderlab.training.job import Outcome
 from adderlab.training.ledger import SUCCESS
-from adderlab.training.run import Outcome
 
 LIMITS = Limits(seconds=30.0)
 WORTH_COUNTING = 0.9

@@ -72,8 +72,8 @@ def run(args: Args) -> int:
     from adderlab.models.config import ModelConfig
     from adderlab.runs.folder import read_summary
     from adderlab.runs.splits import save_split
+    from adderlab.training.job import Job
     from adderlab.training.recipe import Recipe
-    from adderlab.training.run import Job
 
     if args.dtype != "fp32":
         raise UsageError(f"--dtype {args.dtype}: adderlab trains in fp32 only; leave --dtype out")

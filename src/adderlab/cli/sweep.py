@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 if TYPE_CHECKING:
-    from adderlab.fleet.space import Sweep
+    from adderlab.fleet.space import Cell, Sweep
     from adderlab.fleet.sweep import OpenSweep
     from adderlab.fleet.table import Row
 
@@ -138,13 +139,13 @@ def _flags(args: Args) -> list[str]:
 
 
 class _Watcher:
-    """A line for every cell; on a terminal also how far the one in training is."""
+    """A line for every cell; on a terminal also how far those in training are."""
 
     def __init__(self, *, quiet: bool) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
-        self._quiet = quiet
+        self._quiet, self._text = quiet, ""
         self._console = Console(highlight=False, soft_wrap=True)
         columns = (
             TextColumn("{task.description}"),
@@ -159,9 +160,15 @@ class _Watcher:
         if not self._quiet:
             self._console.print(line, markup=False)
 
-    def stepped(self, cell: Any, step: int) -> None:
-        text, total = f"cell {cell.name}: {cell.text}", cell.recipe.total_steps
-        self._bar.update(self._task, description=text, completed=step, total=total, visible=True)
+    def began(self, cells: Sequence[Cell]) -> None:
+        first, last = cells[0], cells[-1]
+        self._text = f"cell {first.name}: {first.text}"
+        if len(cells) > 1:
+            self._text = f"{len(cells)} cells side by side, {first.name} to {last.name}"
+
+    def stepped(self, cell: Cell, step: int) -> None:
+        total = cell.recipe.total_steps
+        self._bar.update(self._task, description=self._text, completed=step, total=total, visible=True)
 
     def measured(self, row: Row) -> None:
         from adderlab.fleet.table import in_words

@@ -220,7 +220,7 @@ def _job(args: Args):  # type: ignore[no-untyped-def]
 
     from adderlab.cli.options import parse_seeds
     from adderlab.errors import UsageError
-    from adderlab.training.run import Job, read_job
+    from adderlab.training.job import Job, read_job
     from adderlab.training.until_files import is_search
 
     if args.resume is not None:

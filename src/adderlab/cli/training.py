@@ -22,8 +22,9 @@ from adderlab.report.live import TrainingView
 from adderlab.report.outcome import describe
 from adderlab.report.sinks import Audience, open_sinks
 from adderlab.runs.resume import resume_command
+from adderlab.training.job import Job, Outcome
 from adderlab.training.objective import objective_for
-from adderlab.training.run import Job, Outcome, RunFailed, run
+from adderlab.training.run import RunFailed, run
 
 
 def run_in_terminal(

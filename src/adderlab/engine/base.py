@@ -5,11 +5,12 @@ have S = 1 in front: then every seed sees the same pairs.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
 
+from adderlab.engine.descent import Descending
+from adderlab.engine.stretch import Stretch
 from adderlab.models.tables import Tables
 from adderlab.task.curriculum import DataConfig
 from adderlab.task.layouts import Layout
@@ -22,42 +23,8 @@ Sampler = Callable[[Tensor, int, int], tuple[Tensor, Tensor]]
 """(seeds_S, step, batch size) -> (tokens_SBP, targets_SBA), uint8, on the seeds' device."""
 
 
-AdamWStep = Callable[..., None]
-"""Updates params_SN, mean_SN and square_SN in place; see ``engine.native.adamw.adamw_step``."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stretch:
-    """Consecutive steps on fresh pairs: C of them, of S seeds with N parameters each.
-
-    The (S, N) tensors are updated in place; what they mean stands in ``training.optimizer``,
-    ``training.grokfast`` and ``training.average``.
-    """
-
-    seeds_S: Tensor
-    first: int
-    """Number of the first step."""
-    batch_size: int
-    params_SN: Tensor
-    mean_SN: Tensor
-    square_SN: Tensor
-    lr: Sequence[float]
-    """Of each step; C of them."""
-    correction: Sequence[float]
-    scale: Sequence[float]
-    """Divisors that correct the moments of each step."""
-    beta1: float
-    beta2: float
-    eps: float
-    clip: float
-    """Largest gradient norm of a seed; infinity never clips."""
-    weight_decay_S: Tensor
-    lr_scale_N: Tensor | None = None
-    slow: tuple[Tensor, float, float] | None = None
-    """Grokfast: (mean_SN of the gradient, alpha, strength)."""
-    average: tuple[Tensor, float] | None = None
-    """(mean_SN of the weights, decay)."""
-
+Descent = Callable[[Descending, Tensor, Tensor, Tensor, Tensor | None], None]
+"""See ``engine.descent.descend``."""
 
 Stepper = Callable[[Stretch], Tensor]
 """Takes the steps; loss_S before the last one."""
@@ -91,8 +58,8 @@ class Engine(Protocol):
         """
         ...
 
-    def adamw(self) -> AdamWStep | None:
-        """A faster twin of ``training.optimizer.AdamW.step``, if the engine has one."""
+    def descent(self) -> Descent | None:
+        """A faster twin of ``engine.descent.descend``, if the engine has one."""
         ...
 
     def sampler(self, data: DataConfig, layout: Layout) -> Sampler | None:

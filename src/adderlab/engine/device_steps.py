@@ -3,7 +3,7 @@
 A step is some hundreds of tiny kernels. Started one by one from Python they would take ten times as
 long as they run, so on a CUDA device they are recorded once as a CUDA graph and replayed. Replaying
 means the same kernels on the same memory: everything a step reads lies in buffers that stay where they
-are, and what differs from step to step (learning rate, curriculum, the step's own number) stands in
+are, and what differs from step to step (learning rates, curriculum, the step's own number) stands in
 tables that the step reads at a cursor it advances itself. Nothing in a step waits for the host or
 asks the device for a number.
 
@@ -15,17 +15,17 @@ Shapes: S seeds, N parameters of one model, flat; C steps of a call.
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import torch
 from torch import Tensor
 
-from adderlab.engine.base import Compiled, Engine, Function, Stretch
+from adderlab.engine.base import Compiled, Engine, Function
+from adderlab.engine.descent import descend
 from adderlab.engine.device_sampler import sample, step_numbers
+from adderlab.engine.stretch import CONSTANTS, RATES, Stretch
 from adderlab.engine.trace import Run, trace
-from adderlab.models.ordered import halving_sum
 from adderlab.models.tables import Tables
 from adderlab.task.curriculum import DataConfig
 from adderlab.task.layouts import Layout
@@ -54,18 +54,19 @@ class _Buffers:
     def __init__(self, stretch: Stretch) -> None:
         device, params_SN = stretch.params_SN.device, stretch.params_SN
         self.batch_size = stretch.batch_size
-        self.betas, self.eps, self.clip = (stretch.beta1, stretch.beta2), stretch.eps, stretch.clip
+        S, settings = len(params_SN), len(stretch.settings)
         self.seeds_S = torch.empty_like(stretch.seeds_S)
+        self.setting_S = torch.zeros(S, dtype=torch.int32, device=device)
         self.params_SN = torch.empty_like(params_SN)
         self.mean_SN, self.square_SN = torch.empty_like(params_SN), torch.empty_like(params_SN)
+        self.slow_SN = None if stretch.slow_SN is None else torch.empty_like(params_SN)
+        self.average_SN = None if stretch.average_SN is None else torch.empty_like(params_SN)
         self.weight_decay_S = torch.empty_like(stretch.weight_decay_S)
-        self.lr_scale_N = None if stretch.lr_scale_N is None else torch.empty_like(stretch.lr_scale_N)
-        self.slow = stretch.slow and (torch.empty_like(params_SN), *stretch.slow[1:])
-        self.average = stretch.average and (torch.empty_like(params_SN), stretch.average[1])
-        self.loss_S = params_SN.new_zeros(len(params_SN))
+        self.lr_scale_SN = None if stretch.lr_scale_GN() is None else torch.empty_like(params_SN)
+        self.constants_SX = params_SN.new_ones(S, len(CONSTANTS))
+        self.loss_S = params_SN.new_zeros(S)
         self.cursor = torch.zeros(1, dtype=torch.int64, device=device)
-        self.rate_C3 = params_SN.new_ones(MOST_STEPS, 3)
-        """Learning rate, correction, scale."""
+        self.rates_CGR = params_SN.new_ones(MOST_STEPS, settings, len(RATES))
         self.number_C3 = torch.ones(MOST_STEPS, 3, dtype=torch.int64, device=device)
         """See ``device_sampler``."""
 
@@ -74,17 +75,20 @@ class _Buffers:
         copy(self.params_SN, stretch.params_SN)
         copy(self.mean_SN, stretch.mean_SN)
         copy(self.square_SN, stretch.square_SN)
-        if self.slow and stretch.slow:
-            copy(self.slow[0], stretch.slow[0])
-        if self.average and stretch.average:
-            copy(self.average[0], stretch.average[0])
+        if self.slow_SN is not None and stretch.slow_SN is not None:
+            copy(self.slow_SN, stretch.slow_SN)
+        if self.average_SN is not None and stretch.average_SN is not None:
+            copy(self.average_SN, stretch.average_SN)
 
     def load(self, stretch: Stretch) -> None:
         self.exchange(stretch, Tensor.copy_)
         self.seeds_S.copy_(stretch.seeds_S)
         self.weight_decay_S.copy_(stretch.weight_decay_S)
-        if self.lr_scale_N is not None and stretch.lr_scale_N is not None:
-            self.lr_scale_N.copy_(stretch.lr_scale_N)
+        self.setting_S.copy_(stretch.setting_S)
+        self.constants_SX.copy_(stretch.constants_GX().to(self.setting_S.device)[stretch.setting_S])
+        scale_GN = stretch.lr_scale_GN()
+        if self.lr_scale_SN is not None and scale_GN is not None:
+            self.lr_scale_SN.copy_(scale_GN[stretch.setting_S])
 
     def store(self, stretch: Stretch) -> None:
         self.exchange(stretch, lambda own, given: given.copy_(own))
@@ -106,7 +110,7 @@ class DeviceStepper:
         self._engine, self._map, self._pull_back, self._form = engine, map, pull_back, form
         self._data, self._layout = data, layout
         self._run: tuple[Run, Run] | None = None
-        self._kind: tuple[object, ...] = ()
+        self._kind: Hashable = None
         self._buffers: _Buffers | None = None
         self._graph: torch.cuda.CUDAGraph | None = None
 
@@ -114,12 +118,10 @@ class DeviceStepper:
         """Take the steps; loss_S before the last one."""
         buffers = self._ready(stretch)
         buffers.load(stretch)
-        first, C = stretch.first, len(stretch.lr)
+        first, C = stretch.first, stretch.count
         for start in range(0, C, MOST_STEPS):
             stop = min(C, start + MOST_STEPS)
-            rates = zip(stretch.lr, stretch.correction, stretch.scale, strict=True)
-            rate_C3 = torch.tensor(list(itertools.islice(rates, start, stop)))
-            buffers.rate_C3[: stop - start].copy_(rate_C3)
+            buffers.rates_CGR[: stop - start].copy_(stretch.rates_CGR(start, stop))
             numbers = step_numbers(self._data, range(first + start, first + stop))
             buffers.number_C3[: stop - start].copy_(numbers)
             buffers.cursor.zero_()
@@ -134,12 +136,9 @@ class DeviceStepper:
     def _ready(self, stretch: Stretch) -> _Buffers:
         """Buffers for steps of this kind, with a recorded graph where the device has such."""
         kind = (
-            stretch.params_SN.shape,
-            stretch.batch_size,
-            *(stretch.beta1, stretch.beta2, stretch.eps, stretch.clip),
-            stretch.lr_scale_N is None,
-            stretch.slow and stretch.slow[1:],
-            stretch.average and stretch.average[1],
+            *(stretch.params_SN.shape, stretch.batch_size, len(stretch.settings)),
+            stretch.lr_scale_GN() is None,
+            *(stretch.slow_SN is None, stretch.average_SN is None),
         )
         if self._buffers is None or kind != self._kind:
             self._graph = None  # first: its memory is free for the next one
@@ -173,7 +172,8 @@ class DeviceStepper:
 
     def step(self, buffers: _Buffers) -> None:
         """One step at the cursor."""
-        lr, correction, scale = buffers.rate_C3.index_select(0, buffers.cursor)[0].unbind()
+        rates_GR = buffers.rates_CGR.index_select(0, buffers.cursor)[0]
+        rates_SR = rates_GR.index_select(0, buffers.setting_S)
         number_3 = buffers.number_C3.index_select(0, buffers.cursor)[0]
         buffers.cursor += 1
         batch_size = buffers.batch_size
@@ -188,30 +188,5 @@ class DeviceStepper:
         loss_S, slopes = self._engine.loss_and_grad(tables, tokens, targets)
         grads = back(*values, *(slope for _, slope in slopes.items()))
         grad_SN = torch.cat([grad.reshape(S, -1) for grad in grads], 1)
-        if buffers.slow:
-            slow_SN, alpha, strength = buffers.slow
-            slow_SN *= alpha
-            slow_SN += grad_SN * (1.0 - alpha)
-            grad_SN = grad_SN + slow_SN * strength
-        _adamw(buffers, grad_SN, lr, correction, scale)
-        if buffers.average:
-            average_SN, decay = buffers.average
-            average_SN += (buffers.params_SN - average_SN) * (1.0 - decay)
+        descend(buffers, grad_SN, rates_SR, buffers.constants_SX, buffers.lr_scale_SN)
         buffers.loss_S.copy_(loss_S)
-
-
-def _adamw(buffers: _Buffers, grad_SN: Tensor, lr: Tensor, correction: Tensor, scale: Tensor) -> None:
-    """The operations of ``training.optimizer.AdamW`` in the same order, with rates that the device
-    holds."""
-    beta1, beta2 = buffers.betas
-    norm_S = torch.sqrt(halving_sum(grad_SN * grad_SN, 1))
-    grad_SN = grad_SN * (buffers.clip / (norm_S + 1e-6)).clamp(max=1.0)[:, None]
-    decay_SN, rate_SN = (lr * buffers.weight_decay_S)[:, None], lr / correction
-    if buffers.lr_scale_N is not None:
-        decay_SN, rate_SN = decay_SN * buffers.lr_scale_N, rate_SN * buffers.lr_scale_N
-    buffers.params_SN *= 1.0 - decay_SN
-    buffers.mean_SN += (grad_SN - buffers.mean_SN) * (1.0 - beta1)
-    buffers.square_SN *= beta2
-    buffers.square_SN += grad_SN * grad_SN * (1.0 - beta2)
-    step_SN = buffers.mean_SN / (buffers.square_SN.sqrt() / scale + buffers.eps)
-    buffers.params_SN -= rate_SN * step_SN

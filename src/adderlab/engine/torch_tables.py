@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from adderlab.engine.base import AdamWStep, Compiled, Function, Sampler, Stepper
+from adderlab.engine.base import Compiled, Descent, Function, Sampler, Stepper
 from adderlab.engine.device_steps import DeviceStepper, Eager
 from adderlab.models.tables import NormForm, Tables
 from adderlab.task.curriculum import DataConfig
@@ -64,7 +64,7 @@ class TorchEngine:
     ) -> Compiled | None:
         return Eager(function, examples) if self.whole_steps else None
 
-    def adamw(self) -> AdamWStep | None:
+    def descent(self) -> Descent | None:
         return None
 
     def sampler(self, data: DataConfig, layout: Layout) -> Sampler | None:

@@ -23,8 +23,9 @@ from adderlab.runs.folder import RunFolder
 from adderlab.runs.metrics import Metrics, read_metrics, read_seed_metrics
 from adderlab.runs.resume import drop_rows_after, load_state
 from adderlab.runs.run_config import read_config
+from adderlab.training.job import Job, Outcome
 from adderlab.training.ledger import Ledger
-from adderlab.training.run import Job, Outcome, Writer
+from adderlab.training.writer import Writer
 
 
 def merge(job: Job, folder: RunFolder, shards: Sequence[Path]) -> Outcome:

@@ -26,7 +26,7 @@ from adderlab.runs.atomic import read_json, write_json
 from adderlab.runs.environment import collect_environment
 from adderlab.runs.folder import RunConfig, RunFolder
 from adderlab.training.checks import check_fits
-from adderlab.training.run import Job, Outcome
+from adderlab.training.job import Job, Outcome
 
 FLEET_FILE = "fleet.json"
 SCHEMA_VERSION = 1

@@ -35,11 +35,12 @@ from adderlab.fleet.store import Store
 from adderlab.models.config import ModelConfig
 from adderlab.runs.atomic import read_json, write_json
 from adderlab.runs.environment import cpu_model, device_name
+from adderlab.training.job import Job
 from adderlab.training.ledger import SUCCESS
 from adderlab.training.measure import Evaluation
 from adderlab.training.objective import Objective, objective_for
 from adderlab.training.recipe import Recipe
-from adderlab.training.run import Job, run
+from adderlab.training.run import run
 
 PUSH_SECONDS = 5.0
 """The store gets a state at most so often: a restart loses that and one evaluation interval."""

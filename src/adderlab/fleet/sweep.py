@@ -1,4 +1,4 @@
-"""A sweep: cells trained one by one or all over a cluster, compared in a table.
+"""A sweep: cells trained side by side or all over a cluster, compared in a table.
 
 FOLDER/
     sweep.json          the declaration, as it was when the sweep began
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,8 +28,10 @@ from adderlab.runs.lock import RunLock
 from adderlab.runs.resume import STATE_FILE
 from adderlab.runs.run_config import read_config
 from adderlab.runs.summary import read_summary
+from adderlab.training.job import Job
+from adderlab.training.launch import launch_shape
 from adderlab.training.measure import Evaluation
-from adderlab.training.run import Job, run
+from adderlab.training.run import Order, run_together
 
 SCHEMA_VERSION = 1
 
@@ -38,6 +40,10 @@ class Watcher(Protocol):
     """Whoever watches a sweep."""
 
     def say(self, line: str) -> None: ...
+
+    def began(self, cells: Sequence[Cell]) -> None:
+        """These cells train side by side from now on."""
+        ...
 
     def stepped(self, cell: Cell, step: int) -> None:
         """``step`` steps of a cell are done."""
@@ -132,7 +138,7 @@ class OpenSweep:
         names = ("config.json", STATE_FILE, "summary.json")
         return all((self.place(cell) / name).is_file() for name in names)
 
-    def trained(self, cell: Cell, until: int | None) -> Measured:
+    def trained(self, cell: Cell, until: int | None) -> None:
         """A cell has reached its end (``until`` is None) or a rung: note it, and the table."""
         done = until is None or read_summary(self.place(cell))["status"] == "done"
         self._states[cell.index] = "done" if done else "training"
@@ -143,7 +149,6 @@ class OpenSweep:
         if done and not self.is_done(cell):
             self._write_cell(cell, "done")
         self.watcher.measured(Row(cell=cell, state=self._states[cell.index], measured=found))
-        return found
 
     def abandon(self, cell: Cell) -> None:
         self._states[cell.index] = "abandoned"
@@ -211,35 +216,64 @@ def _halve(opened: OpenSweep, cells: Sequence[Cell], rung: int, halving: Halving
     return sorted(kept, key=lambda cell: cell.index)
 
 
+MOST_CELLS = 128
+"""Side by side: each keeps files open."""
+
+SEEDS_PER_THREAD = 32
+"""Side by side on a CPU: the end of a launch, when threads run out of seeds, is then a few percent of
+it, and the first cells are done long before the last."""
+
+SEEDS_ON_A_DEVICE = 4096
+"""Side by side elsewhere, where a launch takes as long for a few seeds as for thousands."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class HereTrainer:
-    """Cells one after the other on this machine, each as one population."""
+    """Cells on this machine, each as one population; those that can share a launch side by side, as many
+    as keep the machine busy."""
 
     means: Means
     stop: threading.Event
 
     def train(self, sweep: OpenSweep, cells: Sequence[Cell], until: int | None) -> None:
+        groups: dict[Hashable, list[Cell]] = {}
         for cell in cells:
             sweep.begin(cell)
             if is_sharded(sweep.place(cell)):
                 raise UsageError(
                     f"the sweep in {sweep.folder} was begun on a cluster; go on with --cluster"
                 )
-            if not sweep.reached(cell, until):
-                self._train(sweep, cell, until)
-            sweep.trained(cell, until)
-            if self.stop.is_set():
-                raise Stopped
-
-    def _train(self, sweep: OpenSweep, cell: Cell, until: int | None) -> None:
-        _, objective, device = prepared(cell.config, self.means, sweep.watcher.say)
-        resume = sweep.is_resumable(cell)
-        # Without a state, what a kill left is begun anew.
-        job = replace(sweep.job(cell), overwrite=not resume)
-        listener = _CellListener(sweep.watcher, cell)
-        run(job, objective, device, listener, resume=resume, until=until, stop=self.stop)
+            if sweep.reached(cell, until):
+                sweep.trained(cell, until)
+            else:
+                groups.setdefault((cell.config, launch_shape(cell.recipe)), []).append(cell)
+        for group in groups.values():
+            self._train(sweep, group, until)
         if self.stop.is_set():
             raise Stopped
+
+    def _train(self, sweep: OpenSweep, group: Sequence[Cell], until: int | None) -> None:
+        """Cells of one shape."""
+        _, objective, device = prepared(group[0].config, self.means, sweep.watcher.say)
+        on_cpu = device.type == "cpu"
+        seeds = SEEDS_PER_THREAD * self.means.threads if on_cpu else SEEDS_ON_A_DEVICE
+        width = min(MOST_CELLS, max(1, seeds // len(sweep.sweep.seeds)))
+        for start in range(0, len(group), width):
+            if not self.stop.is_set():
+                cells = group[start : start + width]
+                sweep.watcher.began(cells)
+                orders = [self._order(sweep, cell, until) for cell in cells]
+                run_together(orders, objective, device, until=until, stop=self.stop)
+
+    def _order(self, sweep: OpenSweep, cell: Cell, until: int | None) -> Order:
+        resume = sweep.is_resumable(cell)
+        return Order(
+            # Without a state, what a kill left is begun anew.
+            job=replace(sweep.job(cell), overwrite=not resume),
+            listener=_CellListener(sweep.watcher, cell),
+            resume=resume,
+            reached=lambda outcome: sweep.trained(cell, until),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

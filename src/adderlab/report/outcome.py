@@ -7,8 +7,8 @@ from collections import Counter
 
 from adderlab.runs.metrics import LEARNED, SeedRow
 from adderlab.task.digits import SUM_DIGITS
+from adderlab.training.job import Outcome
 from adderlab.training.ledger import SUCCESS
-from adderlab.training.run import Outcome
 
 
 def describe(outcome: Outcome) -> list[str]:

@@ -2,6 +2,7 @@
 
 The average lags behind a seed that is learning and is steadier than one that jumps between right
 and wrong at a high learning rate; the better of the two is kept (tbukic/M10S-Transformer, 62p).
+``engine.descent`` takes it; here are the settings and the memory.
 
 Shapes: S seeds, N parameters of one model, flat.
 """
@@ -30,11 +31,6 @@ class WeightAverage:
     def __init__(self, settings: Average, flat_SN: Tensor) -> None:
         self.settings = settings
         self.mean_SN = flat_SN.clone()
-
-    def take(self, flat_SN: Tensor) -> None:
-        """One step's weights."""
-        # Written as a step towards the weights: elementwise, and exact where they stand still.
-        self.mean_SN += (flat_SN - self.mean_SN) * (1.0 - self.settings.decay)
 
     def keep(self, rows: Tensor) -> None:
         """Go on with the seeds in ``rows`` only."""

@@ -27,10 +27,11 @@ from adderlab.runs.metrics import Metrics, read_metrics, read_seed_metrics
 from adderlab.runs.rates import ProverLimits, SeedOutcome
 from adderlab.runs.resume import STATE_FILE
 from adderlab.training.checks import check_fits
+from adderlab.training.job import Job, Outcome
 from adderlab.training.measure import Evaluation
 from adderlab.training.objective import Objective
 from adderlab.training.recipe import Recipe
-from adderlab.training.run import Job, Listener, Outcome, run
+from adderlab.training.run import Listener, run
 
 SCHEMA_VERSION = 1
 PLAN_FILE, COST_FILE = "plan.json", "cost.json"

@@ -21,11 +21,12 @@ from adderlab.models.config import ModelConfig
 from adderlab.models.mapping import why_no_tables
 from adderlab.runs.folder import RunConfig, RunFolder
 from adderlab.runs.rates import RateRecord
+from adderlab.training.job import Job
 from adderlab.training.ledger import Ledger
 from adderlab.training.objective import Objective
 from adderlab.training.population import Population
 from adderlab.training.recipe import Recipe
-from adderlab.training.run import Job, Writer
+from adderlab.training.writer import Writer
 
 CONFIDENCE = 0.95
 """Wanted chance of at least one success."""

@@ -3,7 +3,7 @@
 Source: Lee et al., arXiv 2405.20233 (m <- alpha m + (1 - alpha) g;  g <- g + lambda m). The average
 starts at zero, as in the published sub-60-parameter runs (tbukic/M10S-Transformer).
 
-Every operation is elementwise, so a seed's bits do not depend on the population.
+``engine.descent`` does it; here are the settings and the memory.
 
 Shapes: S seeds, N parameters of one model, flat.
 """
@@ -37,12 +37,6 @@ class SlowGradients:
     def __init__(self, settings: Grokfast, like_SN: Tensor) -> None:
         self.settings = settings
         self.mean_SN = torch.zeros_like(like_SN)
-
-    def amplify(self, grad_SN: Tensor) -> Tensor:
-        """Take one step's gradient into the average; the gradient to descend with."""
-        self.mean_SN *= self.settings.alpha
-        self.mean_SN += grad_SN * (1.0 - self.settings.alpha)
-        return grad_SN + self.mean_SN * self.settings.strength
 
     def keep(self, rows: Tensor) -> None:
         """Go on with the seeds in ``rows`` only."""

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from adderlab.engine.base import AdamWStep, Engine, Sampler, Stepper
+from adderlab.engine.base import Descent, Engine, Sampler, Stepper
 from adderlab.models.config import ModelConfig
 from adderlab.models.mapping import derivative, stack_parameters, tables, why_no_tables
 from adderlab.models.tables import Tables
@@ -43,7 +43,7 @@ class Objective(Protocol):
         """Greedy answers_SBA."""
         ...
 
-    def adamw(self) -> AdamWStep | None:
+    def descent(self) -> Descent | None:
         """A faster twin of the optimiser's step, if there is one."""
         ...
 
@@ -113,8 +113,8 @@ class TableObjective:
     def decode(self, params: Params, prompt_SBT: Tensor) -> Tensor:
         return self.engine.decode(self._current(params), prompt_SBT)
 
-    def adamw(self) -> AdamWStep | None:
-        return self.engine.adamw()
+    def descent(self) -> Descent | None:
+        return self.engine.descent()
 
     def sampler(self, data: DataConfig, layout: Layout) -> Sampler:
         return self.engine.sampler(data, layout) or torch_sampler(data, layout)
@@ -166,7 +166,7 @@ class OracleObjective:
             [self._with(params, s).generate(prompt_SBT[s]) for s in range(_count(params))]
         )
 
-    def adamw(self) -> AdamWStep | None:
+    def descent(self) -> Descent | None:
         return None
 
     def sampler(self, data: DataConfig, layout: Layout) -> Sampler:

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterable
+from collections.abc import Hashable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from adderlab.engine.base import Stretch
+from adderlab.engine.stretch import Settings, Stretch
 from adderlab.models.config import ModelConfig
 from adderlab.task.holdout import holdout
 from adderlab.task.layouts import get_layout
@@ -30,11 +30,12 @@ from adderlab.training.decay import DecayFactors
 from adderlab.training.finish import polish
 from adderlab.training.freeze import LearningRates
 from adderlab.training.grokfast import SlowGradients
+from adderlab.training.launch import advance, flatten
 from adderlab.training.measure import Best, Evaluation, Validation, better
 from adderlab.training.objective import Objective
 from adderlab.training.optimizer import AdamW
 from adderlab.training.recipe import Recipe, Stage
-from adderlab.training.schedule import learning_rate
+from adderlab.training.schedule import learning_rate, learning_rates
 from adderlab.training.starting import start
 from adderlab.training.targeted import FailingPairs, find_failures
 
@@ -58,7 +59,7 @@ class Population:
         self.seeds = seeds
         stacked = start(config, recipe, seeds)
         self.shapes = {name: tensor.shape[1:] for name, tensor in stacked.items()}
-        self.flat_SN = _flatten(stacked.values()).to(device)
+        self.flat_SN = flatten(stacked.values()).to(device)
         self.next_step = 0
         self.seconds = 0.0
         """Time spent in steps and evaluations, over all resumes."""
@@ -95,15 +96,13 @@ class Population:
             self.flat_SN,
             beta1=recipe.beta1,
             beta2=stage.beta2,
-            eps=recipe.eps,
             bias_correction=recipe.bias_correction,
-            fused=self.objective.adamw(),
         )
         self._grokfast = SlowGradients(stage.grokfast, self.flat_SN) if stage.grokfast else None
         self._average = WeightAverage(stage.average, self.flat_SN) if stage.average else None
         assert stage.data is not None
-        self._sample = self.objective.sampler(stage.data, self.layout)
-        self._stepper = self.objective.stepper(stage.data, self.layout)
+        self.sample = self.objective.sampler(stage.data, self.layout)
+        self.stepper = self.objective.stepper(stage.data, self.layout)
         for replay in self._replays:
             replay.batch_size = stage.batch_size
 
@@ -137,24 +136,41 @@ class Population:
     def advance(self, most: int = 1) -> Tensor:
         """From 1 to ``most`` steps of every active seed, in one call where the engine can, and never
         past one after which to evaluate. The loss before the last of them, loss_S."""
+        return advance([self], most)[0]
+
+    def prepare(self) -> None:
+        """Be ready for the next step: at the beginning of a part, go back to the best weights."""
         started = time.perf_counter()
         part = self.recipe.part_index(self.next_step)
         if part != self._part:
             self._restart(part)
-        steps = 1
-        if self._stage.polish:
-            loss_S = self._polish()
-        elif self._stepper is None or self._replays or self._failing:
-            loss_S = self._descend()
-        else:
-            steps = self._uniform_steps(most)
-            loss_S = self._stepper(self._stretch(steps))
-            self.optimizer.steps += steps
-        self.next_step += steps
         self.seconds += time.perf_counter() - started
-        return loss_S
 
-    def _uniform_steps(self, most: int) -> int:
+    @property
+    def kind(self) -> Hashable:
+        """Prepared populations of one objective that are equal in this can share their next launch."""
+        stage = self._stage
+        return (
+            *(self.next_step, stage.batch_size, stage.data, stage.polish is not None),
+            *(self.takes_many, self.draws_its_own),
+            *(self._grokfast is None, self._average is None),
+        )
+
+    @property
+    def polishes(self) -> bool:
+        return self._stage.polish is not None
+
+    @property
+    def draws_its_own(self) -> bool:
+        """Whether pairs are more than a function of seed and step."""
+        return bool(self._replays or self._failing)
+
+    @property
+    def takes_many(self) -> bool:
+        """Whether the engine can take many of these steps in one call."""
+        return self.stepper is not None and not self.draws_its_own and not self.polishes
+
+    def uniform_steps(self, most: int) -> int:
         """How many of the next steps differ in nothing but number, rates and pairs."""
         recipe, step = self.recipe, self.next_step
         first, stage = recipe.part_at(step)
@@ -166,11 +182,24 @@ class Population:
         change = self._rates.same_until(step)
         return min(ends if change is None else [*ends, change]) - step
 
-    def _stretch(self, steps: int) -> Stretch:
+    def stretch(self, steps: int) -> Stretch:
+        """The next steps, as a call."""
         recipe, optimizer, first = self.recipe, self.optimizer, self.next_step
         assert self._stage.batch_size is not None
         slow, average = self._grokfast, self._average
         counts = range(optimizer.steps + 1, optimizer.steps + steps + 1)
+        settings = Settings(
+            lr=learning_rates(recipe, range(first, first + steps)),
+            correction=[optimizer.correction(count) for count in counts],
+            scale=[optimizer.scale(count) for count in counts],
+            beta1=optimizer.beta1,
+            beta2=optimizer.beta2,
+            eps=recipe.eps,
+            clip=recipe.grad_clip or torch.inf,
+            lr_scale_N=self._rates.at(first),
+            slow=(slow.settings.alpha, slow.settings.strength) if slow else (0.0, 0.0),
+            average=average.settings.decay if average else 0.0,
+        )
         return Stretch(
             seeds_S=self._seeds_S,
             first=first,
@@ -178,18 +207,19 @@ class Population:
             params_SN=self.flat_SN,
             mean_SN=optimizer.mean_SN,
             square_SN=optimizer.square_SN,
-            lr=[learning_rate(recipe, step) for step in range(first, first + steps)],
-            correction=[optimizer.correction(count) for count in counts],
-            scale=[optimizer.scale(count) for count in counts],
-            beta1=optimizer.beta1,
-            beta2=optimizer.beta2,
-            eps=optimizer.eps,
-            clip=recipe.grad_clip or torch.inf,
             weight_decay_S=self._weight_decay_S(),
-            lr_scale_N=self._rates.at(first),
-            slow=(slow.mean_SN, slow.settings.alpha, slow.settings.strength) if slow else None,
-            average=(average.mean_SN, average.settings.decay) if average else None,
+            settings=(settings,),
+            setting_S=torch.zeros(len(self.seeds), dtype=torch.int32, device=self.device),
+            slow_SN=slow.mean_SN if slow else None,
+            average_SN=average.mean_SN if average else None,
         )
+
+    def took(self, steps: int, seconds: float) -> None:
+        """Note that the steps of ``stretch``, or of ``polish``, were taken."""
+        if not self.polishes:
+            self.optimizer.steps += steps
+        self.next_step += steps
+        self.seconds += seconds
 
     def _weight_decay_S(self) -> Tensor:
         decay_S = self.flat_SN.new_full((len(self.seeds),), self._stage.weight_decay or 0.0)
@@ -197,27 +227,8 @@ class Population:
             decay_S = decay_S * decay_S.new_tensor(self._decay.factors())
         return decay_S
 
-    def _descend(self) -> Tensor:
-        """One step of AdamW."""
-        recipe, step = self.recipe, self.next_step
-        tokens_SBP, targets_SBA = self._batch(step)
-        loss_S, grads = self.objective.loss_and_grad(self.params(), tokens_SBP, targets_SBA)
-        grad_SN = _flatten(grads[name] for name in self.shapes)
-        if self._grokfast:
-            grad_SN = self._grokfast.amplify(grad_SN)
-        self.optimizer.step(
-            grad_SN,
-            lr_S=torch.full_like(loss_S, learning_rate(recipe, step)),
-            weight_decay_S=self._weight_decay_S(),
-            clip_S=torch.full_like(loss_S, recipe.grad_clip or torch.inf),
-            lr_scale_N=self._rates.at(step),
-        )
-        if self._average:
-            self._average.take(self.flat_SN)
-        return loss_S
-
-    def _polish(self) -> Tensor:
-        """L-BFGS on every seed, one after another."""
+    def polish(self) -> Tensor:
+        """L-BFGS on every seed, one after another; the loss before, loss_S."""
         settings, data, losses = self._stage.polish, self._stage.data, []
         assert settings is not None and data is not None
         params = self.params()
@@ -230,12 +241,9 @@ class Population:
             losses.append(polished.loss_before)
         return self.flat_SN.new_tensor(losses)
 
-    def _batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """(tokens_SBP, targets_SBA) of one step; only fresh pairs have a faster way."""
-        if not self._replays and not self._failing:
-            assert self._stage.batch_size is not None
-            return self._sample(self._seeds_S, step, self._stage.batch_size)
-        a_SBJ, b_SBJ = self._pairs(step)
+    def own_batch(self) -> tuple[Tensor, Tensor]:
+        """(tokens_SBP, targets_SBA) of the next step, where the population draws its own."""
+        a_SBJ, b_SBJ = self._pairs(self.next_step)
         if self._failing:
             a_SBJ, b_SBJ = self._failing.mix_into(a_SBJ, b_SBJ)
         return self.layout.encode(a_SBJ, b_SBJ)
@@ -279,7 +287,7 @@ class Population:
         index = torch.tensor(rows, dtype=torch.int64, device=self.device)
         self.seeds = tuple(self.seeds[row] for row in rows)
         self.flat_SN = self.flat_SN[index].clone()
-        self.optimizer.keep(index, self.flat_SN)
+        self.optimizer.keep(index)
         self._validation.keep(index)
         self._best.keep(rows)
         if self._grokfast:
@@ -334,8 +342,3 @@ class Population:
             self._failing = FailingPairs(state["failing"], targeting.most, self.device)
         for replay, saved in zip(self._replays, state["samplers"], strict=True):
             replay.set_state(saved)
-
-
-def _flatten(stacked: Iterable[Tensor]) -> Tensor:
-    """Parameters (S, ...) side by side -> (S, N)."""
-    return torch.cat([tensor.reshape(len(tensor), -1) for tensor in stacked], 1)

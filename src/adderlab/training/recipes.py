@@ -66,9 +66,9 @@ _OWN = (
         name="aimed",
         recipe=_aimed(36_000),
         source="adderlab (docs/why-runs-fail.md)",
-        notes="for presets with learned low-rank positions and a query factor of its own: positions start "
-        "on a circle, the query factor is fitted to look at its column before the first step, pairs have "
-        "all lengths from the start, the positions stand still for 20% of the run",
+        notes="for presets with learned low-rank positions and a query factor of its own: positions "
+        "start on a circle, the query factor is fitted to look at its column before the first step, "
+        "pairs have all lengths from the start, the positions stand still for 20% of the run",
     ),
     NamedRecipe(
         name="aimed-13k",

@@ -6,13 +6,21 @@ arXiv 1608.03983.
 
 import math
 
-from adderlab.training.recipe import Recipe
+from adderlab.training.recipe import Recipe, Stage
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
     """Steps count from 0; the peak is reached at step ``warmup_steps - 1`` of each part."""
-    first, stage = recipe.part_at(step)
-    step -= first
+    return learning_rates(recipe, range(step, step + 1))[0]
+
+
+def learning_rates(recipe: Recipe, steps: range) -> list[float]:
+    """Of consecutive steps within one part."""
+    first, stage = recipe.part_at(steps.start)
+    return [_at(stage, step - first) for step in steps]
+
+
+def _at(stage: Stage, step: int) -> float:
     if step < stage.warmup_steps:
         return stage.lr * (step + 1) / stage.warmup_steps
     if stage.schedule == "constant":

@@ -32,9 +32,10 @@ from adderlab.runs.lock import RunLock
 from adderlab.runs.metrics import Metrics, read_metrics, read_seed_metrics
 from adderlab.runs.resume import STATE_FILE, load_state
 from adderlab.training.checks import check_fits
+from adderlab.training.job import Job
 from adderlab.training.measure import Evaluation
 from adderlab.training.objective import Objective
-from adderlab.training.run import Job, run, stop_requests
+from adderlab.training.run import run, stop_requests
 from adderlab.training.until_files import Plan, Spent, Summary, Try, create, reopen, write_summary
 from adderlab.training.until_judge import Fate, Interrupted, Judge
 

@@ -1,4 +1,4 @@
-// One AdamW step of every seed: the operations of adderlab.training.optimizer in the same order, each
+// One descent step of every seed: the operations of adderlab.engine.descent in the same order, each
 // rounded on its own (compiled without contraction into fused operations).
 
 #include <cmath>
@@ -17,43 +17,54 @@ static float halving_sum(float* x, int n) {
     return x[0];
 }
 
-static void step(const AdamW& a, int seed, float* work) {
-    const int64_t offset = int64_t(seed) * a.size;
-    float *params = a.params + offset, *mean = a.mean + offset, *square = a.square + offset;
-    const float* grad = a.grad + offset;
+static void clipped_step(const AdamW& a, float* work) {
+    const Constants c = *a.constants;
+    const Rates r = *a.rates;
+    const float* grad = a.grad;
     for (int i = 0; i < a.size; i++) work[i] = grad[i] * grad[i];
     float norm = std::sqrt(halving_sum(work, a.size));
-    float shrink = a.clip[seed] / (norm + 1e-6f);
+    float shrink = c.clip / (norm + 1e-6f);
     if (shrink > 1.0f) shrink = 1.0f;
-    const float decay = a.lr[seed] * a.weight_decay[seed], rate = a.lr[seed] / a.correction;
+    const float decay = r.lr * *a.weight_decay, rate = r.lr / r.correction;
     for (int i = 0; i < a.size; i++) {
         float own = a.lr_scale ? a.lr_scale[i] : 1.0f;
         float g = grad[i] * shrink;
-        float p = params[i] * (1.0f - decay * own);
-        float m = mean[i] + (g - mean[i]) * a.beta1_rest;
-        float v = square[i] * a.beta2 + g * g * a.beta2_rest;
-        params[i] = p - rate * own * (m / (std::sqrt(v) / a.scale + a.eps));
-        mean[i] = m;
-        square[i] = v;
+        float p = a.params[i] * (1.0f - decay * own);
+        float m = a.mean[i] + (g - a.mean[i]) * c.beta1_rest;
+        float v = a.square[i] * c.beta2 + g * g * c.beta2_rest;
+        a.params[i] = p - rate * own * (m / (std::sqrt(v) / r.scale + c.eps));
+        a.mean[i] = m;
+        a.square[i] = v;
     }
 }
 
-extern "C" void adderlab_adamw(const AdamW* a) {
-    FlushDenormals flush;
-    std::vector<float> work(a->size);
-    for (int seed = 0; seed < a->seeds; seed++) step(*a, seed, work.data());
+// The first seed's step. ``work`` holds N numbers.
+extern "C" void adderlab_descend_seed(const AdamW* a, float* work) {
+    const Constants c = *a->constants;
+    if (a->slow)
+        for (int i = 0; i < a->size; i++) {
+            float kept = a->slow[i] * c.slow_keep;
+            a->slow[i] = kept + a->grad[i] * c.slow_rest;
+            a->grad[i] = a->grad[i] + a->slow[i] * c.strength;
+        }
+    clipped_step(*a, work);
+    if (a->average)
+        for (int i = 0; i < a->size; i++) a->average[i] += (a->params[i] - a->average[i]) * c.average_rest;
 }
 
-// The first seed's step, between what Grokfast adds to its gradient (overwritten) and the average.
-// ``work`` holds N numbers.
-extern "C" void adderlab_adamw_seed(const AdamW* a, const Running* r, float* grad, float* work) {
-    if (r->slow)
-        for (int i = 0; i < a->size; i++) {
-            float kept = r->slow[i] * r->slow_keep;
-            r->slow[i] = kept + grad[i] * r->slow_rest;
-            grad[i] = grad[i] + r->slow[i] * r->strength;
-        }
-    step(*a, 0, work);
-    if (r->average)
-        for (int i = 0; i < a->size; i++) r->average[i] += (a->params[i] - r->average[i]) * r->average_rest;
+extern "C" void adderlab_descend(const AdamW* all) {
+    FlushDenormals flush;
+    std::vector<float> work(all->size);
+    AdamW a = *all;
+    for (int seed = 0; seed < all->seeds; seed++) {
+        adderlab_descend_seed(&a, work.data());
+        for (float** each : {&a.params, &a.mean, &a.square, &a.slow, &a.average, &a.grad})
+            if (*each) *each += a.size;
+        if (a.lr_scale) a.lr_scale += a.size;
+        a.rates++;
+        a.constants++;
+        a.weight_decay++;
+    }
 }
+
+extern "C" int adderlab_adamw_size() { return sizeof(AdamW); }

@@ -1,7 +1,7 @@
-"""AdamW for a population in one call: a few hundred parameters a seed are a microsecond of work, but
-twenty PyTorch operations are a hundred.
+"""A descent step of a population in one call: a few hundred parameters a seed are a microsecond of work,
+but twenty PyTorch operations are a hundred.
 
-Shapes: S seeds, N parameters of one model, flat.
+Shapes: S seeds, N parameters of one model, flat; X and R as in ``engine.stretch``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from pathlib import Path
 
 from torch import Tensor, float32
 
-from adderlab.engine.native.build import load_library
+from adderlab.engine.descent import Descending
+from adderlab.engine.native.build import NativeUnavailable, load_library
+from adderlab.engine.stretch import CONSTANTS, RATES
 
 SOURCE = Path(__file__).with_name("adamw.cpp")
 FLAGS = ("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-ftree-vectorize")
@@ -23,71 +25,51 @@ class AdamWRequest(ctypes.Structure):
 
     _fields_ = [
         *[(name, ctypes.c_int32) for name in ("seeds", "size")],
-        *[(name, ctypes.c_float) for name in ("beta1_rest", "beta2", "beta2_rest", "eps")],
-        *[(name, ctypes.c_float) for name in ("correction", "scale")],
-        *[(name, ctypes.c_void_p) for name in ("params", "mean", "square", "grad")],
-        *[(name, ctypes.c_void_p) for name in ("lr", "weight_decay", "clip", "lr_scale")],
+        *[(name, ctypes.c_void_p) for name in ("params", "mean", "square", "slow", "average", "grad")],
+        *[(name, ctypes.c_void_p) for name in ("rates", "constants", "weight_decay", "lr_scale")],
     ]
 
 
 @cache
 def adamw_library() -> ctypes.CDLL:
-    return load_library(SOURCE, optimise="-O2", extra=FLAGS)
+    library = load_library(SOURCE, optimise="-O2", extra=FLAGS)
+    if library.adderlab_adamw_size() != ctypes.sizeof(AdamWRequest):
+        raise NativeUnavailable("its sources changed while this program was running; start it again")
+    return library
 
 
-def adamw_step(
-    params_SN: Tensor,
-    mean_SN: Tensor,
-    square_SN: Tensor,
+def native_descent(
+    state: Descending,
     grad_SN: Tensor,
-    *,
-    lr_S: Tensor,
-    weight_decay_S: Tensor,
-    clip_S: Tensor,
-    lr_scale_N: Tensor | None = None,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    correction: float = 1.0,
-    scale: float = 1.0,
+    rates_SR: Tensor,
+    constants_SX: Tensor,
+    lr_scale_SN: Tensor | None = None,
 ) -> None:
-    """One step in place, of contiguous float32 tensors on the CPU.
+    """``engine.descent.descend`` on contiguous float32 tensors on the CPU; overwrites ``grad_SN``.
 
-    The operations of ``training.optimizer.AdamW`` in the same order. The results may differ from its
-    in the last bit: PyTorch's square root is that of MKL, which is not always correctly rounded.
-
-    ``clip_S``: largest gradient norm of each seed; infinity never clips. ``lr_scale_N``: what every
-    parameter's learning rate is multiplied by. ``correction`` = 1 - beta1^t and ``scale`` =
-    sqrt(1 - beta2^t) correct the moments of step t; 1 leaves them. Raises ``NativeUnavailable``.
+    The same operations in the same order. The results may differ from its in the last bit: PyTorch's
+    square root is that of MKL, which is not always correctly rounded. Raises ``NativeUnavailable``.
     """
-    S, N = params_SN.shape
-    tensors = {
-        "params": (params_SN, (S, N)),
-        "mean": (mean_SN, (S, N)),
-        "square": (square_SN, (S, N)),
-        "grad": (grad_SN, (S, N)),
-        "lr": (lr_S, (S,)),
-        "weight_decay": (weight_decay_S, (S,)),
-        "clip": (clip_S, (S,)),
-    }
-    if lr_scale_N is not None:
-        tensors["lr_scale"] = (lr_scale_N, (N,))
-    request = AdamWRequest(
-        seeds=S,
-        size=N,
-        beta1_rest=1.0 - beta1,
-        beta2=beta2,
-        beta2_rest=1.0 - beta2,
-        eps=eps,
-        correction=correction,
-        scale=scale,
-    )
-    for name, (tensor, shape) in tensors.items():
-        assert tensor.shape == shape and tensor.is_contiguous(), (name, tensor.shape, shape)
-        assert tensor.dtype == float32 and tensor.device.type == "cpu", (
-            name,
-            tensor.dtype,
-            tensor.device,
-        )
-        setattr(request, name, tensor.data_ptr())
-    adamw_library().adderlab_adamw(ctypes.byref(request))
+    S, N = state.params_SN.shape
+    request = AdamWRequest(seeds=S, size=N)
+    point(request, state, (S, N))
+    request.grad = floats(grad_SN, (S, N))
+    request.rates = floats(rates_SR, (S, len(RATES)))
+    request.constants = floats(constants_SX, (S, len(CONSTANTS)))
+    request.lr_scale = None if lr_scale_SN is None else floats(lr_scale_SN, (S, N))
+    adamw_library().adderlab_descend(ctypes.byref(request))
+
+
+def point(request: AdamWRequest, state: Descending, shape: tuple[int, int]) -> None:
+    """Let a request point at the tensors that a step updates, and at the weight decay."""
+    for name in ("params", "mean", "square", "slow", "average"):
+        tensor = getattr(state, f"{name}_SN")
+        setattr(request, name, None if tensor is None else floats(tensor, shape))
+    request.weight_decay = floats(state.weight_decay_S, shape[:1])
+
+
+def floats(tensor: Tensor, shape: tuple[int, ...]) -> int:
+    """Where its numbers lie."""
+    assert tensor.shape == shape and tensor.is_contiguous(), (tensor.shape, shape)
+    assert tensor.dtype == float32 and tensor.device.type == "cpu", (tensor.dtype, tensor.device)
+    return tensor.data_ptr()

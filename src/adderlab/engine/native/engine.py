@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adderlab.engine.base import AdamWStep, Compiled, Function, Sampler, Stepper
-from adderlab.engine.native.adamw import adamw_step
+from adderlab.engine.base import Compiled, Descent, Function, Sampler, Stepper
+from adderlab.engine.native.adamw import native_descent
 from adderlab.engine.native.build import NativeUnavailable, Say, isa_flags, load_library, to_stderr
 from adderlab.engine.native.program import Program
 from adderlab.engine.native.request import TABLE_NAMES, Pointers, Request
@@ -85,8 +85,8 @@ class NativeEngine:
     ) -> Compiled | None:
         return Program(function, examples, self.threads, key=key, say=self._build["say"])
 
-    def adamw(self) -> AdamWStep | None:
-        return adamw_step
+    def descent(self) -> Descent | None:
+        return native_descent
 
     def sampler(self, data: DataConfig, layout: Layout) -> Sampler | None:
         return NativeSampler(data, layout, self.threads)

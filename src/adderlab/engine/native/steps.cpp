@@ -10,12 +10,13 @@
 #include <vector>
 
 #include "adamw.hpp"
+#include "denormals.hpp"
 #include "pool.hpp"
 #include "request.hpp"
 #include "sampling.hpp"
 
 struct Steps {
-    int32_t seeds, count, threads;
+    int32_t seeds, count, settings, threads;
     int32_t size, params, tables;  // N; pieces of the flat parameters; tables of the form
     int64_t first;                 // number of the first step
     const int64_t* param_offset;   // (params) where each piece begins
@@ -24,14 +25,14 @@ struct Steps {
     const int64_t* seed;           // (S)
     const int32_t* max_digits;     // (count)
     const uint64_t* threshold;     // (count)
-    const float *lr, *correction, *scale;  // (count)
-    const float* weight_decay;             // (S)
-    float clip;
-    float* loss;  // (S), of the last step
+    const int32_t* setting;       // (S), which settings are the seed's
+    const Rates* rates;           // (count, settings)
+    const Constants* constants;   // (settings)
+    const float* lr_scale;        // (settings, N), or null
+    float* loss;                  // (S), of the last step
     Sampling sampling;
     Request request;
-    AdamW adamw;  // params, mean, square (S, N)
-    Running running;  // slow, average (S, N)
+    AdamW adamw;  // its tensors of S rows; what a seed is given at a step is filled in there
 
     void (*sample)(const Sampling*, int64_t);
     uint64_t (*train_key)(uint64_t, uint64_t);
@@ -41,7 +42,7 @@ struct Steps {
     int (*train_threads)(const Request*);  // one seed, its batch spread over threads
     void* (*new_workspace)();
     void (*delete_workspace)(void*);
-    void (*adamw_seed)(const AdamW*, const Running*, float*, float*);
+    void (*descend_seed)(const AdamW*, float*);
 };
 
 namespace {
@@ -80,16 +81,14 @@ class Worker {
     // All steps of one seed; false if some token was outside the vocabulary.
     bool run(int seed) {
         const int64_t offset = int64_t(seed) * s_.size;
+        const int setting = s_.setting[seed];
         AdamW adamw = s_.adamw;
-        adamw.params += offset;
-        adamw.mean += offset;
-        adamw.square += offset;
+        for (float** each : {&adamw.params, &adamw.mean, &adamw.square, &adamw.slow, &adamw.average})
+            if (*each) *each += offset;
         adamw.grad = grad_.data();
-        adamw.weight_decay = s_.weight_decay + seed;
-        adamw.clip = &s_.clip;
-        Running running = s_.running;
-        if (running.slow) running.slow += offset;
-        if (running.average) running.average += offset;
+        adamw.constants = s_.constants + setting;
+        adamw.weight_decay += seed;
+        adamw.lr_scale = s_.lr_scale ? s_.lr_scale + int64_t(setting) * s_.size : nullptr;
         for (int i = 0; i < s_.params; i++) inputs_[i] = adamw.params + s_.param_offset[i];
         for (int i = 0; i < s_.count; i++) {
             key_ = s_.train_key(s_.seed[seed], s_.first + i);
@@ -100,10 +99,8 @@ class Worker {
             int status = workspace_ ? s_.train_seed(&request_, workspace_.get()) : s_.train_threads(&request_);
             if (status) return false;
             s_.pull_back(inputs_.data(), grads_.data());
-            adamw.lr = s_.lr + i;
-            adamw.correction = s_.correction[i];
-            adamw.scale = s_.scale[i];
-            s_.adamw_seed(&adamw, &running, grad_.data(), work_.data());
+            adamw.rates = s_.rates + int64_t(i) * s_.settings + setting;
+            s_.descend_seed(&adamw, work_.data());
         }
         s_.loss[seed] = loss_;
         return true;
@@ -125,6 +122,7 @@ class Worker {
 bool run(const Steps& s) {
     // Fewer seeds than threads: one after another, each batch spread over the threads.
     if (s.seeds < s.threads) {
+        FlushDenormals flush;  // as the pool's threads do: what runs between two calls of the kernel
         Worker worker(s, true);
         for (int seed = 0; seed < s.seeds; seed++)
             if (!worker.run(seed)) return false;

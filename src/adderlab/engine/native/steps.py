@@ -14,12 +14,12 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from adderlab.engine.base import Stretch
-from adderlab.engine.native.adamw import AdamWRequest, adamw_library
+from adderlab.engine.native.adamw import AdamWRequest, adamw_library, point
 from adderlab.engine.native.build import FOLDER, NativeUnavailable, load_library
 from adderlab.engine.native.program import Program
 from adderlab.engine.native.request import TABLE_NAMES, Request
 from adderlab.engine.native.sampler import NativeSampler, SamplingRequest, sampler_library
+from adderlab.engine.stretch import Stretch
 from adderlab.models.tables import Tables
 
 _FUNCTIONS = (
@@ -31,37 +31,23 @@ _FUNCTIONS = (
     "train_threads",
     "new_workspace",
     "delete_workspace",
-    "adamw_seed",
+    "descend_seed",
 )
-
-
-class _Running(ctypes.Structure):
-    """Mirrors ``Running`` in adamw.hpp."""
-
-    _fields_ = [
-        ("slow", ctypes.c_void_p),
-        *[(name, ctypes.c_float) for name in ("slow_keep", "slow_rest", "strength")],
-        ("average", ctypes.c_void_p),
-        ("average_rest", ctypes.c_float),
-    ]
 
 
 class _Steps(ctypes.Structure):
     """Mirrors ``Steps`` in steps.cpp."""
 
     _fields_ = [
-        *[(name, ctypes.c_int32) for name in ("seeds", "count", "threads")],
+        *[(name, ctypes.c_int32) for name in ("seeds", "count", "settings", "threads")],
         *[(name, ctypes.c_int32) for name in ("size", "params", "tables")],
         ("first", ctypes.c_int64),
         *[(name, ctypes.c_void_p) for name in ("param_offset", "table_size", "table_index", "seed")],
         *[(name, ctypes.c_void_p) for name in ("max_digits", "threshold")],
-        *[(name, ctypes.c_void_p) for name in ("lr", "correction", "scale", "weight_decay")],
-        ("clip", ctypes.c_float),
-        ("loss", ctypes.c_void_p),
+        *[(name, ctypes.c_void_p) for name in ("setting", "rates", "constants", "lr_scale", "loss")],
         ("sampling", SamplingRequest),
         ("request", Request),
         ("adamw", AdamWRequest),
-        ("running", _Running),
         *[(name, ctypes.c_void_p) for name in _FUNCTIONS],
     ]
 
@@ -89,7 +75,7 @@ class NativeSteps:
         self._keep = {
             "param_offset": _longs([sum(params[:i]) for i in range(len(params))]),
             "table_size": _longs(sizes),
-            "table_index": torch.tensor([TABLE_NAMES.index(n) for n in names], dtype=torch.int32),
+            "table_index": _ints([TABLE_NAMES.index(n) for n in names]),
         }
         self._request = _Steps(size=self._size, params=len(params), tables=len(sizes))
         self._request.threads = self._threads
@@ -105,7 +91,7 @@ class NativeSteps:
             kernel.adderlab_loss_and_grad,
             kernel.adderlab_new_workspace,
             kernel.adderlab_delete_workspace,
-            adamw.adderlab_adamw_seed,
+            adamw.adderlab_descend_seed,
         )
         for name, function in zip(_FUNCTIONS, functions, strict=True):
             setattr(self._request, name, ctypes.cast(function, ctypes.c_void_p).value)
@@ -113,7 +99,7 @@ class NativeSteps:
 
     def __call__(self, stretch: Stretch) -> Tensor:
         """Take the steps; loss_S before the last one. Raises ``MemoryError``."""
-        S, N, C, B = *stretch.params_SN.shape, len(stretch.lr), stretch.batch_size
+        (S, N), C, B = stretch.params_SN.shape, stretch.count, stretch.batch_size
         assert self._size == N, (self._size, N)
         request, sampler = self._request, self._sampler
         data, layout = sampler.data, sampler.layout
@@ -122,36 +108,25 @@ class NativeSteps:
         arrays = {
             **self._keep,
             "seed": stretch.seeds_S.contiguous(),
-            "max_digits": torch.tensor(
-                [data.curriculum.max_digits(step) for step in steps], dtype=torch.int32
-            ),
+            "max_digits": _ints([data.curriculum.max_digits(step) for step in steps]),
             "threshold": _longs([sampler.threshold(step) for step in steps]),
-            "lr": torch.tensor(stretch.lr),
-            "correction": torch.tensor(stretch.correction),
-            "scale": torch.tensor(stretch.scale),
-            "weight_decay": stretch.weight_decay_S,
+            "setting": stretch.setting_S,
+            "rates": stretch.rates_CGR(),
+            "constants": stretch.constants_GX(),
+            "lr_scale": stretch.lr_scale_GN(),
             "loss": loss_S,
         }
         for name, tensor in arrays.items():
-            assert tensor.is_contiguous(), name
-            setattr(request, name, tensor.data_ptr())
-        request.seeds, request.count, request.first, request.clip = S, C, stretch.first, stretch.clip
+            assert tensor is None or tensor.is_contiguous(), name
+            setattr(request, name, None if tensor is None else tensor.data_ptr())
+        assert stretch.setting_S.shape == (S,) and stretch.setting_S.dtype == torch.int32
+        request.seeds, request.count, request.first = S, C, stretch.first
+        request.settings = len(stretch.settings)
         request.sampling = sampler.request(1, B)
         request.request.seeds, request.request.batch, request.request.threads = 1, B, self._threads
         request.request.token_row, request.request.target_row = layout.num_positions, layout.num_answers
-        request.adamw = AdamWRequest(
-            seeds=1,
-            size=N,
-            beta1_rest=1.0 - stretch.beta1,
-            beta2=stretch.beta2,
-            beta2_rest=1.0 - stretch.beta2,
-            eps=stretch.eps,
-            params=_floats(stretch.params_SN, (S, N)),
-            mean=_floats(stretch.mean_SN, (S, N)),
-            square=_floats(stretch.square_SN, (S, N)),
-            lr_scale=None if stretch.lr_scale_N is None else _floats(stretch.lr_scale_N, (N,)),
-        )
-        request.running = _running(stretch, (S, N))
+        request.adamw = AdamWRequest(seeds=1, size=N)
+        point(request.adamw, stretch, (S, N))
         status = _library().adderlab_steps(ctypes.byref(request))
         if status == 2:
             raise MemoryError("the native engine ran out of memory; use a smaller batch")
@@ -159,24 +134,9 @@ class NativeSteps:
         return loss_S
 
 
-def _running(stretch: Stretch, shape: tuple[int, int]) -> _Running:
-    running = _Running()
-    if stretch.slow:
-        mean_SN, alpha, strength = stretch.slow
-        running.slow, running.strength = _floats(mean_SN, shape), strength
-        running.slow_keep, running.slow_rest = alpha, 1.0 - alpha
-    if stretch.average:
-        mean_SN, decay = stretch.average
-        running.average, running.average_rest = _floats(mean_SN, shape), 1.0 - decay
-    return running
+def _ints(values: Sequence[int]) -> Tensor:
+    return torch.tensor(values, dtype=torch.int32)
 
 
 def _longs(values: Sequence[int]) -> Tensor:
     return torch.tensor(values, dtype=torch.int64)
-
-
-def _floats(tensor: Tensor, shape: tuple[int, ...]) -> int:
-    """Where its numbers lie."""
-    assert tensor.shape == shape and tensor.is_contiguous(), (tensor.shape, shape)
-    assert tensor.dtype == torch.float32 and tensor.device.type == "cpu", (tensor.dtype, tensor.device)
-    return tensor.data_ptr()

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adderlab.engine.base import AdamWStep, Compiled, Function, Sampler, Stepper
+from adderlab.engine.base import Compiled, Descent, Function, Sampler, Stepper
 from adderlab.engine.device_steps import DeviceStepper, Eager
 from adderlab.engine.triton.attention import attend, key_gradient, query_gradient
 from adderlab.engine.triton.head import head
@@ -55,7 +55,7 @@ class TritonEngine:
     ) -> Compiled | None:
         return Eager(function, examples)
 
-    def adamw(self) -> AdamWStep | None:
+    def descent(self) -> Descent | None:
         return None
 
     def sampler(self, data: DataConfig, layout: Layout) -> Sampler | None:

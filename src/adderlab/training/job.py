@@ -1,0 +1,64 @@
+"""What a run is asked for, and how it ended."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from adderlab import schema
+from adderlab.errors import UsageError
+from adderlab.models.config import ModelConfig
+from adderlab.runs.checkpoints import Checkpoint
+from adderlab.runs.folder import Status, read_config
+from adderlab.runs.run_config import Keep
+from adderlab.training.ledger import Ledger
+from adderlab.training.recipe import Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What to train and where to write it."""
+
+    config: ModelConfig
+    recipe: Recipe
+    seeds: tuple[int, ...]
+    folder: Path
+    run_name: str = ""
+    """Empty: the folder's name."""
+    overwrite: bool = False
+    """Delete a run that is there already."""
+    keep: Keep = "grokked"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a run ended."""
+
+    status: Status
+    ledger: Ledger
+    best: Checkpoint
+    folder: Path
+
+
+def read_job(folder: Path) -> Job:
+    """The job of a run folder, to resume it. Raises ``UsageError`` if there is none."""
+    if not (folder / "config.json").is_file():
+        raise UsageError(f"there is no run in {folder} (no config.json); check the name")
+    stored = read_config(folder)
+    recipe = schema.from_dict(Recipe, stored.recipe, f"{folder / 'config.json'}: recipe")
+    return Job(
+        config=stored.model,
+        recipe=recipe,
+        seeds=stored.seeds,
+        folder=folder,
+        run_name=stored.run_name,
+        keep=stored.keep,
+    )
+
+
+def fingerprint(job: Job) -> str:
+    """SHA-256 over what decides a run's numbers: model, recipe and seeds."""
+    settings = [schema.to_dict(job.config), schema.to_dict(job.recipe), list(job.seeds)]
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
