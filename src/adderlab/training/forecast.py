@@ -129,7 +129,7 @@ def measure_speed(
         job = Job(config=config, recipe=long, seeds=population.seeds, folder=Path(place) / "run")
         settings = RunConfig(model=config, recipe={}, seeds=job.seeds)
         with RunFolder.create(job.folder, settings, {}) as folder:
-            writer = Writer(job, folder, population, Ledger(job.seeds, population.flat_SN.cpu()))
+            writer = Writer(job, folder, population, Ledger(job.seeds, population.first_SN.cpu()))
             writer.take(evaluation)
             started = time.perf_counter()
             writer.take(evaluation)

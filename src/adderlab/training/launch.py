@@ -76,10 +76,10 @@ def advance(populations: Sequence[Population], most: int) -> list[Tensor]:
         take = lead.stepper if lead.takes_many else None
         loss_S = take(together) if take else _one_step(populations, together)
         hand_back(together, stretches)
-        losses = list(loss_S.split([len(each.seeds) for each in populations]))
-    spent, seeds = time.perf_counter() - started, sum(len(each.seeds) for each in populations)
+        losses = list(loss_S.split([each.num_rows for each in populations]))
+    spent, rows = time.perf_counter() - started, sum(each.num_rows for each in populations)
     for each in populations:
-        each.took(steps, spent * len(each.seeds) / seeds)
+        each.took(steps, spent * each.num_rows / rows)
     return losses
 
 

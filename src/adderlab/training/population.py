@@ -27,6 +27,7 @@ from adderlab.task.sampling import sample_pairs
 from adderlab.training.average import WeightAverage
 from adderlab.training.checks import check_fits
 from adderlab.training.decay import DecayFactors
+from adderlab.training.draws import leaders
 from adderlab.training.finish import polish
 from adderlab.training.freeze import LearningRates
 from adderlab.training.grokfast import SlowGradients
@@ -57,14 +58,19 @@ class Population:
         self.layout = get_layout(config.layout)
         self.all_seeds = seeds
         self.seeds = seeds
+        """Those still training. Each has a row of everything below; with ``recipe.draws`` one for every
+        draw that is left, its first draw's first."""
+        draws = recipe.draws.count if recipe.draws else 1
+        self._of_row = [seed for seed in seeds for _ in range(draws)]
         stacked = start(config, recipe, seeds)
         self.shapes = {name: tensor.shape[1:] for name, tensor in stacked.items()}
         self.flat_SN = flatten(stacked.values()).to(device)
         self.next_step = 0
         self.seconds = 0.0
         """Time spent in steps and evaluations, over all resumes."""
-        self._best = Best(self.flat_SN)
-        self._decay = DecayFactors(recipe.adaptive_decay, len(seeds)) if recipe.adaptive_decay else None
+        self._best = Best(self.first_SN)
+        rule = recipe.adaptive_decay
+        self._decay = DecayFactors(rule, self.num_rows) if rule else None
         sizes = {name: shape.numel() for name, shape in self.shapes.items()}
         self._rates = LearningRates(recipe.freeze, sizes, recipe.steps, self.flat_SN)
         self._failing: FailingPairs | None = None
@@ -75,7 +81,9 @@ class Population:
         recipe = self.recipe
         holdouts = [holdout(seed, recipe.val_size, recipe.test_size) for seed in self.seeds]
         self._validation = Validation(self.layout, holdouts, self.device)
-        self._seeds_S = torch.tensor(self.seeds, dtype=torch.int64, device=self.device)
+        if self.num_rows > len(self.seeds):
+            self._validation.keep(torch.tensor([self.seeds.index(seed) for seed in self._of_row]))
+        self._seeds_S = torch.tensor(self._of_row, dtype=torch.int64, device=self.device)
         self._replays: list[R456Sampler] = []
         if recipe.sampler == "r456":
             self._replays = [
@@ -124,6 +132,16 @@ class Population:
         sizes = [shape.numel() for shape in self.shapes.values()]
         columns = zip(self.shapes.items(), flat_SN.split(sizes, 1), strict=True)
         return {name: part.reshape(len(part), *shape) for (name, shape), part in columns}
+
+    @property
+    def num_rows(self) -> int:
+        """Models in training: a seed's draws, or one of each seed."""
+        return len(self._of_row)
+
+    @property
+    def first_SN(self) -> Tensor:
+        """The first row of every active seed."""
+        return self.flat_SN[[self._of_row.index(seed) for seed in self.seeds]]
 
     @property
     def num_parameters(self) -> int:
@@ -209,7 +227,7 @@ class Population:
             square_SN=optimizer.square_SN,
             weight_decay_S=self._weight_decay_S(),
             settings=(settings,),
-            setting_S=torch.zeros(len(self.seeds), dtype=torch.int32, device=self.device),
+            setting_S=torch.zeros(self.num_rows, dtype=torch.int32, device=self.device),
             slow_SN=slow.mean_SN if slow else None,
             average_SN=average.mean_SN if average else None,
         )
@@ -222,7 +240,7 @@ class Population:
         self.seconds += seconds
 
     def _weight_decay_S(self) -> Tensor:
-        decay_S = self.flat_SN.new_full((len(self.seeds),), self._stage.weight_decay or 0.0)
+        decay_S = self.flat_SN.new_full((self.num_rows,), self._stage.weight_decay or 0.0)
         if self._decay and self._part == 0:
             decay_S = decay_S * decay_S.new_tensor(self._decay.factors())
         return decay_S
@@ -232,7 +250,7 @@ class Population:
         settings, data, losses = self._stage.polish, self._stage.data, []
         assert settings is not None and data is not None
         params = self.params()
-        for s in range(len(self.seeds)):
+        for s in range(self.num_rows):
             own_seed_S = self._seeds_S[s : s + 1]
             a_SBJ, b_SBJ = sample_pairs(data, own_seed_S, self.next_step, settings.examples)
             own = {name: tensor[s] for name, tensor in params.items()}
@@ -260,46 +278,57 @@ class Population:
         """Validation of every active seed after the step just taken; see the module's head."""
         started = time.perf_counter()
         measured = self._validation.measure(self.objective, self.params())
-        weights_SN, averaged_S = self.flat_SN.clone(), torch.zeros(len(self.seeds), dtype=torch.bool)
+        weights_SN, averaged_S = self.flat_SN.clone(), torch.zeros(self.num_rows, dtype=torch.bool)
         if self._average:
             mean_SN = self._average.mean_SN
             other = self._validation.measure(self.objective, self.params(mean_SN))
             measured, averaged_S = better(measured, other)
             weights_SN = torch.where(averaged_S.to(self.device)[:, None], mean_SN, weights_SN)
-        step = self.next_step - 1
+        if self._decay:
+            self._decay.heed(measured.val_exact_S.tolist(), measured.val_token_acc_S.tolist())
+        scores, step = measured.scores(), self.next_step - 1
+        best = torch.tensor(leaders(self._of_row, scores, 1), dtype=torch.int64)
         evaluation = Evaluation(
             step=step,
             lr=learning_rate(self.recipe, step),
             seeds=self.seeds,
-            train_loss_S=train_loss_S.cpu(),
-            weights_SN=weights_SN,
-            averaged_S=averaged_S,
-            **{field.name: getattr(measured, field.name) for field in dataclasses.fields(measured)},
+            train_loss_S=train_loss_S.cpu()[best],
+            weights_SN=weights_SN[best.to(self.device)],
+            averaged_S=averaged_S[best],
+            **{
+                field.name: getattr(measured, field.name)[best] for field in dataclasses.fields(measured)
+            },
         )
         self._best.take(evaluation)
-        if self._decay:
-            self._decay.heed(measured.val_exact_S.tolist(), measured.val_token_acc_S.tolist())
+        if self.recipe.draws and self.num_rows > len(self.seeds):
+            left = self.recipe.draws.left_after(step)
+            self._keep_rows(leaders(self._of_row, scores, left))
         self.seconds += time.perf_counter() - started
         return evaluation
 
     def keep(self, rows: list[int]) -> None:
-        """Go on with the seeds in ``rows`` only."""
+        """Go on with the seeds in ``rows`` of ``seeds`` only."""
+        kept = [self.seeds[row] for row in rows]
+        if self._failing:
+            self._failing = self._failing.keep(rows) if rows else None
+        self._replays = [self._replays[row] for row in rows] if self._replays else []
+        self._best.keep(rows)
+        self._keep_rows([row for seed in kept for row, own in enumerate(self._of_row) if own == seed])
+        self.seeds = tuple(kept)
+
+    def _keep_rows(self, rows: list[int]) -> None:
         index = torch.tensor(rows, dtype=torch.int64, device=self.device)
-        self.seeds = tuple(self.seeds[row] for row in rows)
+        self._of_row = [self._of_row[row] for row in rows]
         self.flat_SN = self.flat_SN[index].clone()
         self.optimizer.keep(index)
         self._validation.keep(index)
-        self._best.keep(rows)
         if self._grokfast:
             self._grokfast.keep(index)
         if self._average:
             self._average.keep(index)
         if self._decay:
             self._decay.keep(rows)
-        if self._failing:
-            self._failing = self._failing.keep(rows) if rows else None
         self._seeds_S = self._seeds_S[index]
-        self._replays = [self._replays[row] for row in rows] if self._replays else []
 
     def state(self) -> dict[str, Any]:
         """Everything a resume needs, as plain tensors and numbers."""
@@ -307,6 +336,7 @@ class Population:
             "next_step": self.next_step,
             "seconds": self.seconds,
             "seeds": list(self.seeds),
+            "rows": list(self._of_row),
             "part": self._part,
             "params": self.flat_SN,
             "optimizer": self.optimizer.state(),
@@ -323,6 +353,9 @@ class Population:
         """Go on from ``state()`` of a population of the same config, recipe and seeds."""
         if list(self.seeds) != state["seeds"]:
             self.keep([self.seeds.index(seed) for seed in state["seeds"]])
+        if self._of_row != state["rows"]:
+            left = len(state["rows"]) // len(self.seeds)
+            self._keep_rows(leaders(self._of_row, [()] * self.num_rows, left))
         self.next_step, self.seconds = state["next_step"], state["seconds"]
         self.flat_SN.copy_(state["params"])
         self._enter_part(state["part"])

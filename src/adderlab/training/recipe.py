@@ -16,6 +16,7 @@ from adderlab.training.aim import Aim
 from adderlab.training.average import Average
 from adderlab.training.circle import Circle
 from adderlab.training.decay import AdaptiveDecay
+from adderlab.training.draws import Draws
 from adderlab.training.finish import Polish
 from adderlab.training.freeze import Freeze
 from adderlab.training.grokfast import Grokfast
@@ -91,6 +92,8 @@ class Recipe:
     """Where learned positions start; None: as the model draws them."""
     aim: Aim | None = None
     """Where attention starts, after ``circle``; None: as the model draws it."""
+    draws: Draws | None = None
+    """How many starts a seed has, and when the worse are dropped; None: one."""
     freeze: tuple[Freeze, ...] = ()
     data: DataConfig = R456_DATA
     sampler: Literal["counter", "r456"] = "counter"
@@ -135,6 +138,11 @@ class Recipe:
                     raise UsageError(f"recipe.{name} must lie in [0, 1), not {beta}")
         if self.sampler == "r456" and any(stage.data for stage in self.stages):
             raise UsageError("sampler r456 draws the recipe's own data: leave data out of the stages")
+        if self.draws and (self.sampler == "r456" or self.draws.halvings[-1] >= self.steps):
+            raise UsageError(
+                "recipe.draws goes with sampler counter, and its last halving must come before step "
+                f"{self.steps}"
+            )
         if len(self.stages) > MAX_ROUNDS - 1:
             raise UsageError(f"a recipe has at most {MAX_ROUNDS - 1} stages, not {len(self.stages)}")
 

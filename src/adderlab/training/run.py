@@ -37,7 +37,7 @@ class Listener(Protocol):
     """Whoever watches a run."""
 
     def stepped(self, step: int, active: int) -> None:
-        """``step`` steps are done; ``active`` seeds are training."""
+        """``step`` steps are done; ``active`` models are training: every seed's, or all its draws."""
         ...
 
     def evaluated(self, evaluation: Evaluation) -> None: ...
@@ -133,7 +133,7 @@ class _Run:
         self.order = order
         self.last = job.recipe.total_steps if until is None else until
         self.population = Population(job.config, job.recipe, job.seeds, objective, device)
-        ledger = Ledger(job.seeds, self.population.flat_SN.cpu())
+        ledger = Ledger(job.seeds, self.population.first_SN.cpu())
         self._writer = Writer(job, folder, self.population, ledger)
         if order.resume and (job.folder / STATE_FILE).exists():
             _restore(job, self.population, ledger)
@@ -151,7 +151,7 @@ class _Run:
         """What follows a stretch of steps."""
         population, order = self.population, self.order
         step = population.next_step - 1
-        order.listener.stepped(step + 1, len(population.seeds))
+        order.listener.stepped(step + 1, population.num_rows)
         if order.job.recipe.looks_at(step):
             evaluation = population.evaluate(loss_S)
             order.listener.evaluated(evaluation)

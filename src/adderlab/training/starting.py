@@ -8,20 +8,21 @@ from adderlab.models.mapping import stack_parameters
 from adderlab.models.transformer import build_model
 from adderlab.training.aim import aimed
 from adderlab.training.circle import on_circle
+from adderlab.training.draws import draw_seeds
 from adderlab.training.recipe import UNIFORM_PAIRS, Recipe
 
 
 def start(config: ModelConfig, recipe: Recipe, seeds: tuple[int, ...]) -> dict[str, Tensor]:
-    """Parameters at step 0, stacked over the seeds; a seed's do not depend on the others."""
-    stacked = stack_parameters([build_model(config, seed) for seed in seeds])
+    """Parameters at step 0, stacked over all draws of the first seed, then of the next; a seed's do not
+    depend on the others."""
+    drawn = [(seed, own) for seed in seeds for own in draw_seeds(recipe.draws, seed)]
+    stacked = stack_parameters([build_model(config, own) for _, own in drawn])
     if recipe.circle:
         stacked = on_circle(recipe.circle, config, stacked)
     if recipe.aim is None:
         return stacked
-    each = [
-        aimed(
-            recipe.aim, config, UNIFORM_PAIRS, seed, {name: t[s : s + 1] for name, t in stacked.items()}
-        )
-        for s, seed in enumerate(seeds)
-    ]
+    each = []
+    for row, (seed, _) in enumerate(drawn):
+        params = {name: tensor[row : row + 1] for name, tensor in stacked.items()}
+        each.append(aimed(recipe.aim, config, UNIFORM_PAIRS, seed, params))
     return {name: torch.cat([params[name] for params in each]) for name in stacked}
