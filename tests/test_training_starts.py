@@ -13,7 +13,7 @@ from adderlab.models.mapping import stack_parameters
 from adderlab.models.presets import get_preset
 from adderlab.models.transformer import build_model
 from adderlab.task.sampling import sample_pairs
-from adderlab.training.aim import Aim, _log_attention, aimed, picture
+from adderlab.training.aim import Aim, aimed, log_attention, picture
 from adderlab.training.checks import check_fits
 from adderlab.training.draws import Draws, leaders
 from adderlab.training.job import Job
@@ -44,10 +44,8 @@ def own_column(params: dict[str, Tensor], seed: int) -> float:
     layout = CONFIG.token_layout
     tokens_SBP, _ = layout.encode(*sample_pairs(UNIFORM_PAIRS, torch.tensor([seed]), 99_999, 200))
     with torch.no_grad():
-        weight_BAHP = _log_attention(CONFIG, layout, params, tokens_SBP[0].long()).exp()
-    own = [
-        weight_BAHP[:, i, 0, [layout.a_positions[i], layout.b_positions[i]]].sum(-1) for i in range(10)
-    ]
+        weight_BAP = log_attention(CONFIG, params, tokens_SBP[0].long()).exp()[0, :, :, 0]
+    own = [weight_BAP[:, i, [layout.a_positions[i], layout.b_positions[i]]].sum(-1) for i in range(10)]
     return float(torch.stack(own).mean())
 
 

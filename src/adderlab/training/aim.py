@@ -7,7 +7,8 @@ step i looks at, ``1 - below`` goes to a_i and b_i, ``below`` to a_(i-1) and b_(
 comes from. The fit is plain Adam on the cross-entropy of that picture; nothing comes from a trained
 model, values and the rest of the network stay as drawn.
 
-Shapes: B pairs, A = 11 answer steps, P positions, V tokens, H heads, K width of a key.
+Shapes: R draws of one seed, B pairs, A = 11 answer steps, P positions, V tokens, H heads, K width of a
+key.
 """
 
 from collections.abc import Mapping
@@ -21,7 +22,6 @@ from adderlab.models.config import ModelConfig
 from adderlab.models.mapping import tables, why_no_tables
 from adderlab.task.curriculum import DataConfig
 from adderlab.task.digits import OPERAND_DIGITS, SUM_DIGITS
-from adderlab.task.layouts import Layout
 from adderlab.task.sampling import sample_pairs
 
 
@@ -33,9 +33,9 @@ class Aim:
     """Beginnings of the names of the parameters that are fitted."""
     below: float = 0.1
     """Share of the attention for the column below."""
-    steps: int = 200
-    lr: float = 0.02
-    pairs: int = 32
+    steps: int = 40
+    lr: float = 0.1
+    pairs: int = 8
     """Drawn afresh for every step of the fit, as training pairs are."""
 
     def __post_init__(self) -> None:
@@ -84,7 +84,7 @@ def picture(config: ModelConfig, below: float) -> Tensor:
 def aimed(
     aim: Aim, config: ModelConfig, data: DataConfig, seed: int, params: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """One seed's parameters (1, ...) with the named ones fitted; on the CPU."""
+    """One seed's draws (R, ...) with the named parameters fitted; on the CPU."""
     check_aim(aim, config, list(params))
     wanted_AP = picture(config, aim.below)
     values = {name: tensor.detach().clone() for name, tensor in params.items()}
@@ -96,24 +96,23 @@ def aimed(
     for step in range(aim.steps):
         a_SBJ, b_SBJ = sample_pairs(data, torch.tensor([seed]), step, aim.pairs)
         tokens_SBP, _ = layout.encode(a_SBJ, b_SBJ)
-        log_BAHP = _log_attention(config, layout, values, tokens_SBP[0].long())
-        loss = -(log_BAHP.mean(2) * wanted_AP).sum(-1).mean()
+        log_RBAHP = log_attention(config, values, tokens_SBP[0].long())
+        # The sum over draws: each has the gradient of its own mean.
+        loss = -(log_RBAHP.mean(3) * wanted_AP).sum(-1).mean((1, 2)).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     return {name: tensor.detach() for name, tensor in values.items()}
 
 
-def _log_attention(
-    config: ModelConfig, layout: Layout, params: Mapping[str, Tensor], tokens_BP: Tensor
-) -> Tensor:
-    """Log of the attention weights of one model, log_BAHP. Positions not yet written are at -80: a
+def log_attention(config: ModelConfig, params: Mapping[str, Tensor], tokens_BP: Tensor) -> Tensor:
+    """Log of the attention weights of R models, log_RBAHP. Positions not yet written are at -80: a
     finite number, for zero times infinity is none."""
-    built = tables(config, params)
-    asked = layout.query_positions[:SUM_DIGITS]
-    query_BAHK = torch.stack([built.query[0, i, tokens_BP[:, p]] for i, p in enumerate(asked)], 1)
-    key_BPHK = torch.stack([built.key[0, p, tokens_BP[:, p]] for p in range(layout.num_positions)], 1)
-    score_BAHP = (query_BAHK[:, :, None] * key_BPHK[:, None]).sum(-1).transpose(2, 3)
+    built, layout = tables(config, params), config.token_layout
+    asked, places = layout.query_positions[:SUM_DIGITS], range(layout.num_positions)
+    query_RBAHK = torch.stack([built.query[:, i, tokens_BP[:, p]] for i, p in enumerate(asked)], 2)
+    key_RBPHK = torch.stack([built.key[:, p, tokens_BP[:, p]] for p in places], 2)
+    score_RBAHP = (query_RBAHK[:, :, :, None] * key_RBPHK[:, :, None]).sum(-1).transpose(3, 4)
     written_AP = torch.arange(layout.num_positions) <= torch.tensor(asked)[:, None]
-    score_BAHP = score_BAHP.masked_fill(~written_AP[None, :, None], -1e4)
-    return score_BAHP.log_softmax(-1).clamp(min=-80.0)
+    score_RBAHP = score_RBAHP.masked_fill(~written_AP[:, None], -1e4)
+    return score_RBAHP.log_softmax(-1).clamp(min=-80.0)

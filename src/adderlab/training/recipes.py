@@ -38,7 +38,7 @@ def _aimed(steps: int) -> Recipe:
     what the digits' phases were for is there already."""
     return dataclasses.replace(
         _circle(steps, 0.2),
-        aim=Aim(parameters=("blocks.0.attn.qkv_Bq",)),
+        aim=Aim(parameters=("blocks.0.attn.qkv_Bq",), steps=200, lr=0.02, pairs=32),
         data=UNIFORM_LENGTHS,
         warmup_steps=700,
         min_lr_ratio=0.0,
@@ -86,7 +86,9 @@ _OWN = (
     ),
     NamedRecipe(
         name="aimed-13k",
-        recipe=dataclasses.replace(_aimed(13_500), min_lr_ratio=0.1),
+        recipe=dataclasses.replace(
+            _aimed(13_500), min_lr_ratio=0.1, aim=Aim(parameters=("blocks.0.attn.qkv_Bq",))
+        ),
         source="adderlab (docs/why-runs-fail.md)",
         notes="aimed in fewer steps: the first proof comes sooner",
     ),

@@ -21,8 +21,9 @@ def start(config: ModelConfig, recipe: Recipe, seeds: tuple[int, ...]) -> dict[s
         stacked = on_circle(recipe.circle, config, stacked)
     if recipe.aim is None:
         return stacked
+    count = recipe.draws.count if recipe.draws else 1
     each = []
-    for row, (seed, _) in enumerate(drawn):
-        params = {name: tensor[row : row + 1] for name, tensor in stacked.items()}
+    for first, seed in zip(range(0, len(drawn), count), seeds, strict=True):
+        params = {name: tensor[first : first + count] for name, tensor in stacked.items()}
         each.append(aimed(recipe.aim, config, UNIFORM_PAIRS, seed, params))
     return {name: torch.cat([params[name] for params in each]) for name in stacked}
