@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from adderlab.evaluation.intervals import percent
 from adderlab.report.wording import typed
 from adderlab.runs.rates import RateRecord, Share
+from adderlab.training.draws import Draws
 
 COLUMNS = (
     "preset",
@@ -34,7 +35,7 @@ def cells(record: RateRecord) -> list[str]:
         record.preset,
         record.recipe + (" (published)" if record.published else ""),
         f"{record.seeds} ({record.n})",
-        f"{record.steps:,}",
+        _steps(record),
         share(record.pure),
         share(record.assisted),
         f"{record.exact_at_end.count}/{record.n}",
@@ -45,6 +46,15 @@ def cells(record: RateRecord) -> list[str]:
         seconds(record.median_proving_core_seconds),
         duration(record.expected_seconds_on_2_cores),
     ]
+
+
+def _steps(record: RateRecord) -> str:
+    """``54,000``, or ``40,000 (32 draws, 242,000 in all)``."""
+    settings = (record.recipe_settings or {}).get("draws")
+    if settings is None:
+        return f"{record.steps:,}"
+    draws = Draws(halvings=tuple(settings["halvings"]))
+    return f"{record.steps:,} ({draws.count} draws, {draws.seed_steps(record.steps):,} in all)"
 
 
 def share(value: Share | None) -> str:
@@ -111,6 +121,8 @@ def as_markdown(records: Sequence[RateRecord]) -> str:
         "- **proved**: right on all 10^20 pairs as trained (last weights, else the best by validation),",
         "  with the 95% Wilson interval of the rate. **with repair**: those, and seeds proved after",
         "  `adderlab repair`'s method was tried on the near misses.",
+        "- **steps**: of the model that a seed ends with. With *draws* a seed begins with several",
+        "  starts and goes on with the best: a choice, made on the seed's own validation pairs.",
         "- **99% at end**, **99% ever**: exact match on the seed's own validation pairs.",
         "- **0 of 100,000**: no error on the ten published test sets, which choose nothing.",
         "- **steps to 99%**: median step from which a seed stays at 99%, over those that do.",

@@ -46,6 +46,9 @@ def _aimed(steps: int) -> Recipe:
     )
 
 
+_THIRTY_TWO = Draws(halvings=(4000, 7000, 10_000, 13_000, 16_000))
+
+
 def _drawn(steps: int) -> Recipe:
     """Queries and keys of the positions fitted to their columns, and the best of many draws."""
     return Recipe(
@@ -55,8 +58,19 @@ def _drawn(steps: int) -> Recipe:
         min_lr_ratio=0.0,
         data=UNIFORM_LENGTHS,
         aim=Aim(parameters=("pos_emb", "blocks.0.attn.qk_shared", "blocks.0.attn.query")),
-        draws=Draws(halvings=(4000, 7000, 10_000, 13_000, 16_000)),
+        draws=_THIRTY_TWO,
     )
+
+
+_ROTARY = Recipe(
+    steps=60_000,
+    batch_size=128,
+    lr=0.01,
+    warmup_steps=0,
+    min_lr_ratio=0.0,
+    data=UNIFORM_LENGTHS,
+    draws=_THIRTY_TWO,
+)
 
 
 def _quick_circle() -> Recipe:
@@ -91,6 +105,26 @@ _OWN = (
         ),
         source="adderlab (docs/why-runs-fail.md)",
         notes="aimed in fewer steps: the first proof comes sooner",
+    ),
+    NamedRecipe(
+        name="aimed-two",
+        recipe=dataclasses.replace(_aimed(36_000), draws=Draws(halvings=(18_000,))),
+        source="adderlab (docs/why-runs-fail.md)",
+        notes="aimed, from two draws a seed, of which the better goes on at half of the run: 54,000 "
+        "steps in all",
+    ),
+    NamedRecipe(
+        name="drawn-122",
+        recipe=_ROTARY,
+        source="adderlab (docs/why-runs-fail.md)",
+        notes="for the rotary line: its first stage, with pairs of all lengths and the best of 32 draws",
+    ),
+    NamedRecipe(
+        name="drawn-rotary",
+        recipe=dataclasses.replace(_ROTARY, aim=Aim(parameters=("blocks.0.attn.q", "blocks.0.attn.k"))),
+        source="adderlab (docs/why-runs-fail.md)",
+        notes="for the rotary line below 122 parameters: drawn-122 with attention fitted to look at its "
+        "column",
     ),
     NamedRecipe(
         name="drawn-67",
