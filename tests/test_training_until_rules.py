@@ -45,6 +45,7 @@ def test_the_last_change_of_a_recipe() -> None:
     assert open_from(PUBLISHED_456) == 7000
     assert open_from(get_recipe("circle")) == 18_900
     assert open_from(get_recipe("circle-27k")) == 13_500
+    assert open_from(get_recipe("drawn-67")) == 16_000
     never = dataclasses.replace(RECIPE, freeze=(Freeze(prefix="x", until=0.9, then=0.0),))
     assert open_from(never) == 7000
 
@@ -80,6 +81,12 @@ def test_one_stuck_step_waits_for_another_that_still_rises() -> None:
     assert hopeless(flat, RECIPE)
     rising = [at(5000 * k, s3=0.1, s4=0.1 * k) for k in range(7)]
     assert not hopeless(rising, RECIPE)
+
+
+def test_a_stuck_step_is_waited_for_while_others_are_being_learned() -> None:
+    history = [at(5000 * k, s3=0.1, s4=0.95 if k >= 6 else 0.1) for k in range(12)]
+    dropped = [m.step for k, m in enumerate(history) if hopeless(history[: k + 1], RECIPE)]
+    assert dropped == [50_000, 55_000]  # s4 came at 30,000
 
 
 def test_no_seed_is_given_up_at_the_end_or_in_the_restarts() -> None:

@@ -33,20 +33,22 @@ def worth_a_proof(history: Sequence[Metrics]) -> bool:
 
 
 def open_from(recipe: Recipe) -> int:
-    """The first step at which all the data and all the parameters take part in the training."""
+    """The first step at which all the data and all the parameters take part in the training, of one
+    draw."""
     ends = [phase.until or 0 for phase in recipe.data.curriculum.phases]
     releases = [round(freeze.until * recipe.steps) for freeze in recipe.freeze if freeze.then]
-    return max([0, *ends, *releases])
+    return max([0, *ends, *releases, *(recipe.draws.halvings if recipe.draws else ())])
 
 
 def hopeless(history: Sequence[Metrics], recipe: Recipe) -> bool:
     """Whether the seed's learning has come to rest with an answer step missing.
 
-    So it has if some answer step is stuck, that is, has never been 90% accurate, and no stuck step
-    is on the way: at the pace at which its best accuracy rose over the last fifth of the run, none
-    comes to 90% by the end (or within another fifth). Judged from a fifth of the run after the last
-    change of data or release of parameters (``open_from``) on; never in the restarts after
-    ``recipe.steps``, which exist for such seeds. A seed whose loss is no number is hopeless at once.
+    So it has if some answer step is stuck, that is, has never been 90% accurate, if none has come
+    to 90% in the last fifth of the run (steps are learned one after another), and if no stuck step is
+    on the way: at the pace at which its best accuracy rose over that fifth, none comes to 90% by the
+    end (or within another fifth). Judged from a fifth of the run after the last change of data or
+    release of parameters (``open_from``) on; never in the restarts after ``recipe.steps``, which exist
+    for such seeds. A seed whose loss is no number is hopeless at once.
     """
     if not history:
         return False
@@ -58,8 +60,10 @@ def hopeless(history: Sequence[Metrics], recipe: Recipe) -> bool:
         return False
     before = [metrics for metrics in history if metrics.step <= now.step - wait]
     stuck = [i for i in range(SUM_DIGITS) if _best(history, i) < STUCK_BELOW]
+    if not stuck or any(_best(before, i) < STUCK_BELOW for i in range(SUM_DIGITS) if i not in stuck):
+        return False
     time = max(1.0, (recipe.steps - now.step) / wait)
-    return bool(stuck) and not any(_in(time, history, before, i) >= STUCK_BELOW for i in stuck)
+    return not any(_in(time, history, before, i) >= STUCK_BELOW for i in stuck)
 
 
 def _in(time: float, history: Sequence[Metrics], before: Sequence[Metrics], i: int) -> float:
