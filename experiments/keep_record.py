@@ -1,0 +1,124 @@
+"""Keep the best model of a measured rate: checkpoint, certificate, and how it came about.
+
+    python experiments/keep_record.py results/rates/456p_aimed_5000-5095 [FOLDER...]
+
+reads a finished measurement (``adderlab rate``), takes the seed whose smallest margin over all pairs is
+provably largest, among those proved as trained, proves it anew and writes
+
+    records/best/456p/model.pt, model.cert.json.gz, about.json
+
+unless a record with a larger margin is there. ``records/best/README.md`` lists them all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from adderlab.errors import Failure, UsageError
+from adderlab.proof.certificate import certificate, write_certificate
+from adderlab.proof.of_checkpoint import prove_checkpoint
+from adderlab.runs.atomic import make_folder, read_json, write_json, write_text
+from adderlab.runs.checkpoints import load_checkpoint, save_checkpoint
+from adderlab.runs.environment import now
+from adderlab.runs.rates import SeedOutcome, seeds_text
+from adderlab.training.campaign import Campaign, read_plan
+
+RECORDS = Path("records/best")
+
+
+def keep(folder: Path, records: Path) -> str:
+    """Keep the best model of the measurement in ``folder``; what was done, in a line."""
+    campaign = Campaign(plan=read_plan(folder), folder=folder)
+    plan, outcomes = campaign.plan, list(campaign.judged())
+    proved = [each for each in outcomes if each.proved and each.margin_bound is not None]
+    if not proved:
+        return f"{plan.preset}: none of {len(outcomes)} seeds is proved"
+    best = max(proved, key=lambda each: (each.margin_bound or 0.0, -each.seed))
+    target = records / plan.preset
+    before = read_json(target / "about.json") if (target / "about.json").is_file() else None
+    if before and before["margin_bound"] >= best.margin_bound:
+        return f"{plan.preset}: the record's margin {before['margin_bound']:.4g} stands"
+    population = next(each for each in campaign.populations() if best.seed in each.seeds)
+    checkpoint = load_checkpoint(population.checkpoints(best.seed) / f"{best.weights}.pt")
+    proof, tables = prove_checkpoint(checkpoint)
+    if proof.verdict.verdict != "proved":
+        raise Failure(f"{plan.preset} seed {best.seed}: the proof did not go through again")
+    make_folder(target)
+    save_checkpoint(target / "model.pt", checkpoint)
+    content = certificate(proof, tables, checkpoint.weights_sha256)
+    write_certificate(target / "model.cert.json.gz", content)
+    environment = read_json(population.folder / "environment.json")
+    write_json(target / "about.json", _about(plan, best, proof, checkpoint, len(outcomes), environment))
+    return f"{plan.preset}: seed {best.seed}, margin at least {best.margin_bound:.4g}"
+
+
+def _about(plan: Any, best: SeedOutcome, proof: Any, checkpoint: Any, n: int, machine: Any) -> Any:
+    margin = proof.verdict.margin
+    names = ("cpu", "cpu_count", "adderlab", "python", "torch", "numpy", "git_revision")
+    return {
+        "preset": plan.preset,
+        "parameters": sum(tensor.numel() for tensor in checkpoint.params.values()),
+        "recipe": plan.recipe_name,
+        "command": shlex.join(plan.command),
+        "seed": best.seed,
+        "weights": best.weights,
+        "weights_sha256": checkpoint.weights_sha256,
+        "step": checkpoint.step,
+        "chosen_among": f"{n} seeds ({seeds_text(plan.seeds)}), for the largest smallest margin",
+        "verdict": "proved on all 10^20 pairs, as trained",
+        "margin_bound": margin.bound,
+        "margin_witness": margin.witness,
+        "weakest_pair": list(margin.pair),
+        "published_errors": best.published_errors,
+        "date": now(),
+        "trained_on": {name: machine[name] for name in names},
+    }
+
+
+def index(records: Path) -> str:
+    """README.md of the folder: a row a record."""
+    lines = [
+        "# Proved models",
+        "",
+        "The best model of each preset: trained from its own seed, with no repair, and right on all",
+        "10^20 pairs. Written by `python experiments/keep_record.py`; each folder has the checkpoint,",
+        "its certificate and about.json. To check one:",
+        "`adderlab check records/best/456p/model.cert.json.gz records/best/456p/model.pt`.",
+        "",
+        "| preset | recipe | seed | smallest margin, logits | weakest pair | trained by |",
+        "|---|---|---|---|---|---|",
+    ]
+    found = [read_json(path) for path in records.glob("*/about.json")]
+    for about in sorted(found, key=lambda each: -each["parameters"]):
+        a, b = about["weakest_pair"]
+        lines.append(
+            f"| {about['preset']} | {about['recipe']} | {about['seed']} | "
+            f"{about['margin_bound']:.4g} to {about['margin_witness']:.4g} | {a} + {b} | "
+            f"`{about['command']}` |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
+    parser.add_argument("-o", "--output", type=Path, default=RECORDS)
+    args = parser.parse_args(argv)
+    try:
+        for folder in args.folders:
+            print(keep(folder, args.output))
+        if args.output.is_dir():
+            write_text(args.output / "README.md", index(args.output))
+    except (UsageError, Failure) as error:
+        print(f"keep_record: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
