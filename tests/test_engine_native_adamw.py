@@ -57,3 +57,14 @@ def test_a_gradient_that_is_no_number_stays_visible() -> None:
     grad_SN[1, 2] = float("nan")
     native_descent(state, grad_SN, *numbers(state, [settings(1, lr=1.0, clip=1.0)] * 2))
     assert bool(state.params_SN[0].isfinite().all()) and bool(state.params_SN[1].isnan().all())
+
+
+def test_numbers_that_lack_precision_are_zero_inside_and_left_alone_outside() -> None:
+    """A processor takes a hundred cycles for each of them: engine/native/denormals.hpp."""
+    state = state_of(torch.ones(1, 5), [0.0])
+    state.mean_SN.fill_(1e-39)
+    state.square_SN.fill_(1e-40)
+    assert bool((state.mean_SN * 0.5 != 0).all()), "PyTorch keeps such numbers unless told otherwise"
+    native_descent(state, torch.zeros(1, 5), *numbers(state, [settings(1)]))
+    assert not bool(state.mean_SN.any()) and not bool(state.square_SN.any())
+    assert bool((torch.full((5,), 1e-39) * 0.5 != 0).all()), "the caller's arithmetic has changed"
