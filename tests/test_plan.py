@@ -15,6 +15,7 @@ from adderlab.errors import UsageError
 from adderlab.models.presets import get_preset
 from adderlab.runs import rates
 from adderlab.training.average import Average
+from adderlab.training.draws import Draws
 from adderlab.training.finish import Polish
 from adderlab.training.forecast import (
     Speed,
@@ -63,6 +64,16 @@ def test_restarts_cost_by_their_batch_and_a_polish_is_not_counted() -> None:
     assert found.steps == 1501
     assert found.training_seconds == pytest.approx((1000 + 2 * 500) / 200)
     assert len(found.not_counted) == 2
+
+
+def test_draws_cost_what_seeds_cost_until_they_are_dropped() -> None:
+    """4 draws to step 200, 2 to step 600, then 1: of 3 seeds 12, 6 and 3 models, two at a time."""
+    recipe = dataclasses.replace(RECIPE, draws=Draws(halvings=(200, 600)))
+    found = forecast(SPEED, recipe, 3, 1)
+    assert found.training_seconds == pytest.approx((200 * 6 + 400 * 3 + 400 * 2) / 200)
+    # Evaluated at 0, 100 and 200; 300 to 600; 700, 800, 900 and 999.
+    models = 3 * (3 * 4 + 4 * 2 + 4 * 1)
+    assert found.evaluating_seconds == pytest.approx(models * 0.25 + 11 * 0.5)
 
 
 @pytest.mark.parametrize("interval", [1, 3, 7, 1000])

@@ -6,6 +6,7 @@ Shapes: S seeds side by side.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import tempfile
 import time
@@ -107,8 +108,9 @@ def measure_speed(
     """Train for ``seconds``, evaluate and write once. Nothing is kept. Raises ``Failure`` if the
     temporary disk refuses."""
     S = min(seeds_per_node, _most_seeds(config, device))
-    # The first part of the recipe, made long enough to measure; its speed does not depend on the step.
-    long = dataclasses.replace(recipe, steps=max(recipe.steps, 1_000_000), stages=())
+    # The first part of the recipe, made long enough to measure; its speed does not depend on the step,
+    # and draws cost what seeds cost.
+    long = dataclasses.replace(recipe, steps=max(recipe.steps, 1_000_000), stages=(), draws=None)
     population = Population(config, long, tuple(range(S)), objective, device)
     population.advance()  # the first step and evaluation allocate and compile
     loss_S = population.advance()
@@ -162,12 +164,17 @@ def forecast(speed: Speed, recipe: Recipe, seeds: int, nodes: int) -> Forecast:
             raise UsageError(f"{name} must be at least 1, not {value}")
     nodes = min(nodes, seeds)
     per_node = -(-seeds // nodes)
-    # A step costs in proportion to its batch.
-    parts = [stage for _, stage in recipe.parts if not stage.polish]
-    work = sum(stage.steps * (stage.batch_size or 0) for stage in parts) / recipe.batch_size
+    # A step costs in proportion to its batch; a seed's draws are so many seeds.
+    parts = [stage for _, stage in recipe.parts[1:] if not stage.polish]
+    restarts = sum(stage.steps * (stage.batch_size or 0) for stage in parts) / recipe.batch_size
+    training = restarts * _seconds_per_step(speed, per_node)
+    halvings = recipe.draws.halvings if recipe.draws else ()
+    for first, last in itertools.pairwise((0, *halvings, recipe.steps)):
+        rows = per_node * _models_at(recipe, first)
+        training += (last - first) * _seconds_per_step(speed, rows)
     evaluations = num_evaluations(recipe)
-    each = per_node * speed.evaluation_seconds + speed.writing_seconds
-    not_counted = ["its L-BFGS polish"] if len(parts) < len(recipe.parts) else []
+    measured = sum(_models_at(recipe, step - 1) for step in _looks(recipe))
+    not_counted = ["its L-BFGS polish"] if any(each.polish for _, each in recipe.parts) else []
     if recipe.stop_after_perfect or recipe.stop_perfect_steps:
         not_counted.append("seeds that stop early once they are perfect")
     return Forecast(
@@ -176,8 +183,9 @@ def forecast(speed: Speed, recipe: Recipe, seeds: int, nodes: int) -> Forecast:
         seeds_per_node=per_node,
         steps=recipe.total_steps,
         evaluations=evaluations,
-        training_seconds=work * _seconds_per_step(speed, per_node),
-        evaluating_seconds=evaluations * each,
+        training_seconds=training,
+        evaluating_seconds=measured * per_node * speed.evaluation_seconds
+        + evaluations * speed.writing_seconds,
         not_counted=tuple(not_counted),
     )
 
@@ -188,10 +196,20 @@ def _seconds_per_step(speed: Speed, seeds: int) -> float:
     return measured * -(-seeds // speed.width) / -(-speed.seeds // speed.width)
 
 
+def _models_at(recipe: Recipe, step: int) -> int:
+    """Draws of a seed that are left after a step."""
+    return recipe.draws.left_after(step) if recipe.draws else 1
+
+
 def num_evaluations(recipe: Recipe) -> int:
     """Of one seed that trains to the end."""
+    return len(_looks(recipe))
+
+
+def _looks(recipe: Recipe) -> set[int]:
+    """The steps after which a seed that trains to the end is evaluated."""
     regular = set(range(0, recipe.total_steps, recipe.eval_interval))
-    return len(regular | {first + stage.steps - 1 for first, stage in recipe.parts})
+    return regular | {first + stage.steps - 1 for first, stage in recipe.parts}
 
 
 def chance(rate: float, seeds: int) -> float:
