@@ -353,8 +353,9 @@ class Population:
         """Go on from ``state()`` of a population of the same config, recipe and seeds."""
         if list(self.seeds) != state["seeds"]:
             self.keep([self.seeds.index(seed) for seed in state["seeds"]])
-        if self._of_row != state["rows"]:
-            left = len(state["rows"]) // len(self.seeds)
+        rows = state.get("rows", state["seeds"])  # states from before there were draws have no rows
+        if self._of_row != rows:
+            left = len(rows) // len(self.seeds)
             self._keep_rows(leaders(self._of_row, [()] * self.num_rows, left))
         self.next_step, self.seconds = state["next_step"], state["seconds"]
         self.flat_SN.copy_(state["params"])
