@@ -51,10 +51,17 @@ def draw_seeds(draws: Draws | None, seed: int) -> list[int]:
     return [seed + i * _APART for i in range(draws.count if draws else 1)]
 
 
+def rows_of(of_row: Sequence[int]) -> dict[int, list[int]]:
+    """The rows of every seed, in their order. ``of_row``: which seed each row is of."""
+    rows: dict[int, list[int]] = {}
+    for row, seed in enumerate(of_row):
+        rows.setdefault(seed, []).append(row)
+    return rows
+
+
 def leaders(of_row: Sequence[int], scores: Sequence[tuple[float, ...]], count: int) -> list[int]:
-    """The ``count`` best rows of every seed, in their order. ``of_row``: which seed each row is of."""
+    """The ``count`` best rows of every seed, in their order."""
     chosen: list[int] = []
-    for seed in dict.fromkeys(of_row):
-        rows = [row for row, own in enumerate(of_row) if own == seed]
+    for rows in rows_of(of_row).values():
         chosen += sorted(sorted(rows, key=lambda row: scores[row], reverse=True)[:count])
     return chosen

@@ -27,7 +27,7 @@ from adderlab.task.sampling import sample_pairs
 from adderlab.training.average import WeightAverage
 from adderlab.training.checks import check_fits
 from adderlab.training.decay import DecayFactors
-from adderlab.training.draws import leaders
+from adderlab.training.draws import leaders, rows_of
 from adderlab.training.finish import polish
 from adderlab.training.freeze import LearningRates
 from adderlab.training.grokfast import SlowGradients
@@ -82,7 +82,8 @@ class Population:
         holdouts = [holdout(seed, recipe.val_size, recipe.test_size) for seed in self.seeds]
         self._validation = Validation(self.layout, holdouts, self.device)
         if self.num_rows > len(self.seeds):
-            self._validation.keep(torch.tensor([self.seeds.index(seed) for seed in self._of_row]))
+            draws = self.num_rows // len(self.seeds)
+            self._validation.keep(torch.arange(len(self.seeds)).repeat_interleave(draws))
         self._seeds_S = torch.tensor(self._of_row, dtype=torch.int64, device=self.device)
         self._replays: list[R456Sampler] = []
         if recipe.sampler == "r456":
@@ -141,7 +142,7 @@ class Population:
     @property
     def first_SN(self) -> Tensor:
         """The first row of every active seed."""
-        return self.flat_SN[[self._of_row.index(seed) for seed in self.seeds]]
+        return self.flat_SN[[rows[0] for rows in rows_of(self._of_row).values()]]
 
     @property
     def num_parameters(self) -> int:
@@ -313,7 +314,8 @@ class Population:
             self._failing = self._failing.keep(rows) if rows else None
         self._replays = [self._replays[row] for row in rows] if self._replays else []
         self._best.keep(rows)
-        self._keep_rows([row for seed in kept for row, own in enumerate(self._of_row) if own == seed])
+        rows_of_seed = rows_of(self._of_row)
+        self._keep_rows([row for seed in kept for row in rows_of_seed[seed]])
         self.seeds = tuple(kept)
 
     def _keep_rows(self, rows: list[int]) -> None:
