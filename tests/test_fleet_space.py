@@ -121,7 +121,7 @@ def test_axes_reach_both_ends() -> None:
             "twice",
         ),
         ('preset = "456p"\n[halving]\nrungs = [2000, 1000]', "ascending"),
-        ('preset = "456p"\n[halving]\nrungs = [1500]', "eval_interval"),
+        ('preset = "456p"\n[halving]\nrungs = [1250]', "eval_interval"),
         ('preset = "456p"\n[halving]\nrungs = [1000]\nkeep = 1.0', "keep"),
         ('preset = "456p"\n[halving]\nrung = [1000]', "rung"),
         ('preset = "456p"\nsteps = 2026-01-01', "steps"),

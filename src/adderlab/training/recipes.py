@@ -193,24 +193,28 @@ def published_name(preset: Preset) -> str:
     return _OF_SIZE.get(preset.name) or preset.recipe or "r456-54k"
 
 
+_BEST = {"456p": "aimed", "122p": "drawn-122", "67p": "drawn-67"}
+"""Measured best (docs/rates.md)."""
+
+
 def best_name(preset: Preset) -> str:
-    """Name of the recipe that is known to train the preset best, or the published one."""
-    return _first_that_fits(preset, "aimed", "circle", "drawn-67")
+    """Name of the recipe that is known to train the preset best; where none was measured to be, the
+    circle for learned positions of low rank, and otherwise the published recipe."""
+    return _BEST.get(preset.name) or _circle_or_published(preset, "circle")
 
 
 def quick_name(preset: Preset) -> str:
     """Name of the recipe with which fresh seeds come soonest to a proved model, failures included."""
-    return _first_that_fits(preset, "aimed-13k", "circle-13k", "drawn-67")
+    quick = {**_BEST, "456p": "aimed-13k"}
+    return quick.get(preset.name) or _circle_or_published(preset, "circle-13k")
 
 
-def _first_that_fits(preset: Preset, *names: str) -> str:
-    for name in names:
-        try:
-            check_start(preset.config, RECIPES[name].recipe)
-        except UsageError:
-            continue
-        return name
-    return published_name(preset)
+def _circle_or_published(preset: Preset, circle: str) -> str:
+    try:
+        check_start(preset.config, RECIPES[circle].recipe)
+    except UsageError:
+        return published_name(preset)
+    return circle
 
 
 def recipe_for(preset: Preset, name: str = "published") -> Recipe:
