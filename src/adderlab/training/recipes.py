@@ -193,7 +193,7 @@ def published_name(preset: Preset) -> str:
     return _OF_SIZE.get(preset.name) or preset.recipe or "r456-54k"
 
 
-_BEST = {"456p": "aimed", "122p": "drawn-122", "67p": "drawn-67"}
+_BEST = {"456p": "aimed", "122p": "drawn-122", "67p": "drawn-67", "57p": "drawn-67"}
 """Measured best (docs/rates.md)."""
 
 
