@@ -22,11 +22,12 @@ from typing import Any
 from adderlab.errors import Failure, UsageError
 from adderlab.proof.certificate import certificate, write_certificate
 from adderlab.proof.of_checkpoint import prove_checkpoint
+from adderlab.proof.prove import Proof
 from adderlab.runs.atomic import make_folder, read_json, write_json, write_text
-from adderlab.runs.checkpoints import load_checkpoint, save_checkpoint
+from adderlab.runs.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from adderlab.runs.environment import now
 from adderlab.runs.rates import SeedOutcome, seeds_text
-from adderlab.training.campaign import Campaign, read_plan
+from adderlab.training.campaign import Campaign, Plan, read_plan
 
 RECORDS = Path("records/best")
 
@@ -53,23 +54,26 @@ def keep(folder: Path, records: Path) -> str:
     content = certificate(proof, tables, checkpoint.weights_sha256)
     write_certificate(target / "model.cert.json.gz", content)
     environment = read_json(population.folder / "environment.json")
-    write_json(target / "about.json", _about(plan, best, proof, checkpoint, len(outcomes), environment))
+    write_json(target / "about.json", _about(plan, best, proof, checkpoint, environment))
     return f"{plan.preset}: seed {best.seed}, margin at least {best.margin_bound:.4g}"
 
 
-def _about(plan: Any, best: SeedOutcome, proof: Any, checkpoint: Any, n: int, machine: Any) -> Any:
+def _about(
+    plan: Plan, best: SeedOutcome, proof: Proof, checkpoint: Checkpoint, machine: dict[str, Any]
+) -> dict[str, Any]:
     margin = proof.verdict.margin
     names = ("cpu", "cpu_count", "adderlab", "python", "torch", "numpy", "git_revision")
     return {
         "preset": plan.preset,
-        "parameters": sum(tensor.numel() for tensor in checkpoint.params.values()),
+        "parameters": checkpoint.num_parameters,
         "recipe": plan.recipe_name,
         "command": shlex.join(plan.command),
         "seed": best.seed,
         "weights": best.weights,
         "weights_sha256": checkpoint.weights_sha256,
         "step": checkpoint.step,
-        "chosen_among": f"{n} seeds ({seeds_text(plan.seeds)}), for the largest smallest margin",
+        "chosen_among": f"{len(plan.seeds)} seeds ({seeds_text(plan.seeds)}), for the largest smallest "
+        "margin",
         "verdict": "proved on all 10^20 pairs, as trained",
         "margin_bound": margin.bound,
         "margin_witness": margin.witness,

@@ -36,6 +36,15 @@ import pytest
 from adderlab.engine.native.build import NativeUnavailable, find_compiler
 
 SOURCE = Path(__file__).with_name("faults.cpp")
+# Two cells of one seed, three steps long.
+SWEEP = """
+preset = "456p"
+recipe = "published"
+seeds = "0"
+steps = 3
+set.recipe = {batch_size = 2, val_size = 4, test_size = 2, eval_interval = 2}
+grid.recipe.lr = [0.01, 0.02]
+"""
 KINDS = {"writes": 1, "reads": 2}
 ACTIONS = {"once": 0, "forever": 1, "half": 2, "kill": 3, "half, kill": 4}
 

@@ -12,23 +12,13 @@ import pytest
 from adderlab.models.presets import get_preset
 from adderlab.models.transformer import build_model
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
-from nursery import Ended, Fault, nursery, spread
+from nursery import SWEEP, Ended, Fault, nursery, spread
 from outcomes import files, results
 
 SMALL = "recipe.batch_size=16 recipe.val_size=20 recipe.test_size=20 recipe.eval_interval=5"
 QUICK = f"--recipe published --evaluate none --quiet --device cpu --threads 1 --set {SMALL}"
 RUN = "results/runs/it"
 SWEPT = "--device cpu --engine torch --threads 1"
-SWEEP = """
-preset = "456p"
-recipe = "published"
-seeds = "0"
-steps = 3
-set.recipe = {batch_size = 2, val_size = 4, test_size = 2, eval_interval = 2}
-grid.recipe.lr = [0.01, 0.02]
-"""
-
-
 REPLAYED = ("records/", "series.md", "scores2.json")
 
 

@@ -24,7 +24,7 @@ from adderlab.training.measure import Evaluation
 from adderlab.training.objective import objective_for
 from adderlab.training.recipe import Recipe
 from adderlab.training.run import run
-from nursery import NO_FAULT, Ended, Fault, nursery, spread
+from nursery import NO_FAULT, SWEEP, Ended, Fault, nursery, spread
 from outcomes import files, results
 
 CPU = torch.device("cpu")
@@ -102,16 +102,6 @@ def test_killed_at_200_random_moments(tmp_path: Path, whole: Whole) -> None:
 
 def test_killed_while_writing(tmp_path: Path, whole: Whole) -> None:
     kill_at_calls(tmp_path, whole, spread(4, whole.calls))
-
-
-SWEEP = """
-preset = "456p"
-recipe = "published"
-seeds = "0"
-steps = 3
-set.recipe = {batch_size = 2, val_size = 4, test_size = 2, eval_interval = 2}
-grid.recipe.lr = [0.01, 0.02]
-"""
 
 
 def test_a_sweep_killed_while_it_writes_cells_that_train_side_by_side(tmp_path: Path) -> None:

@@ -46,9 +46,9 @@ class Draws:
         return steps + sum(halving * (self.count >> i) // 2 for i, halving in enumerate(self.halvings))
 
 
-def draw_seeds(draws: Draws | None, seed: int) -> list[int]:
-    """The number that each draw of a seed's parameters is made from."""
-    return [seed + i * _APART for i in range(draws.count if draws else 1)]
+def draw_seeds(seed: int, count: int) -> list[int]:
+    """The numbers that ``count`` draws of a seed's parameters are made from."""
+    return [seed + i * _APART for i in range(count)]
 
 
 def rows_of(of_row: Sequence[int]) -> dict[int, list[int]]:

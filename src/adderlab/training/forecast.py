@@ -170,10 +170,10 @@ def forecast(speed: Speed, recipe: Recipe, seeds: int, nodes: int) -> Forecast:
     training = restarts * _seconds_per_step(speed, per_node)
     halvings = recipe.draws.halvings if recipe.draws else ()
     for first, last in itertools.pairwise((0, *halvings, recipe.steps)):
-        rows = per_node * _models_at(recipe, first)
+        rows = per_node * recipe.draws_after(first)
         training += (last - first) * _seconds_per_step(speed, rows)
     evaluations = num_evaluations(recipe)
-    measured = sum(_models_at(recipe, step - 1) for step in _looks(recipe))
+    measured = sum(recipe.draws_after(step - 1) for step in _looks(recipe))
     not_counted = ["its L-BFGS polish"] if any(each.polish for _, each in recipe.parts) else []
     if recipe.stop_after_perfect or recipe.stop_perfect_steps:
         not_counted.append("seeds that stop early once they are perfect")
@@ -194,11 +194,6 @@ def _seconds_per_step(speed: Speed, seeds: int) -> float:
     """One step of so many seeds: the machine takes ``width`` of them at a time."""
     measured = speed.seeds / speed.seed_steps_per_second
     return measured * -(-seeds // speed.width) / -(-speed.seeds // speed.width)
-
-
-def _models_at(recipe: Recipe, step: int) -> int:
-    """Draws of a seed that are left after a step."""
-    return recipe.draws.left_after(step) if recipe.draws else 1
 
 
 def num_evaluations(recipe: Recipe) -> int:

@@ -6,7 +6,7 @@ Shapes: S seeds still training, N parameters of one model, B pairs, I = 11 colum
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -58,6 +58,17 @@ class Evaluation(Measured):
     """The weights that were measured."""
     averaged_S: Tensor
     """Whether these are the running average."""
+
+    def of(self, seeds: tuple[int, ...], rows: list[int]) -> Evaluation:
+        """What the rows say, one for each of ``seeds``."""
+        index = torch.tensor(rows, dtype=torch.int64)
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        chosen = {
+            name: value[index.to(value.device)]
+            for name, value in values.items()
+            if isinstance(value, Tensor)
+        }
+        return replace(self, seeds=seeds, **chosen)
 
 
 def check_validation(val_size: int, seeds: Sequence[int]) -> None:

@@ -60,8 +60,7 @@ class Population:
         self.seeds = seeds
         """Those still training. Each has a row of everything below; with ``recipe.draws`` one for every
         draw that is left, its first draw's first."""
-        draws = recipe.draws.count if recipe.draws else 1
-        self._of_row = [seed for seed in seeds for _ in range(draws)]
+        self._of_row = [seed for seed in seeds for _ in range(recipe.draws_after(-1))]
         stacked = start(config, recipe, seeds)
         self.shapes = {name: tensor.shape[1:] for name, tensor in stacked.items()}
         self.flat_SN = flatten(stacked.values()).to(device)
@@ -287,25 +286,29 @@ class Population:
             weights_SN = torch.where(averaged_S.to(self.device)[:, None], mean_SN, weights_SN)
         if self._decay:
             self._decay.heed(measured.val_exact_S.tolist(), measured.val_token_acc_S.tolist())
-        scores, step = measured.scores(), self.next_step - 1
-        best = torch.tensor(leaders(self._of_row, scores, 1), dtype=torch.int64)
+        step = self.next_step - 1
         evaluation = Evaluation(
             step=step,
             lr=learning_rate(self.recipe, step),
-            seeds=self.seeds,
-            train_loss_S=train_loss_S.cpu()[best],
-            weights_SN=weights_SN[best.to(self.device)],
-            averaged_S=averaged_S[best],
-            **{
-                field.name: getattr(measured, field.name)[best] for field in dataclasses.fields(measured)
-            },
+            seeds=tuple(self._of_row),
+            train_loss_S=train_loss_S.cpu(),
+            weights_SN=weights_SN,
+            averaged_S=averaged_S,
+            **{field.name: getattr(measured, field.name) for field in dataclasses.fields(measured)},
         )
+        if self.num_rows > len(self.seeds):
+            evaluation = self._among_draws(evaluation)
         self._best.take(evaluation)
-        if self.recipe.draws and self.num_rows > len(self.seeds):
-            left = self.recipe.draws.left_after(step)
-            self._keep_rows(leaders(self._of_row, scores, left))
         self.seconds += time.perf_counter() - started
         return evaluation
+
+    def _among_draws(self, of_rows: Evaluation) -> Evaluation:
+        """The best draw of every seed speaks for it; the worse are dropped where the recipe says so."""
+        scores, of_row = of_rows.scores(), self._of_row
+        left = self.recipe.draws_after(of_rows.step)
+        if left * len(self.seeds) < self.num_rows:
+            self._keep_rows(leaders(of_row, scores, left))
+        return of_rows.of(self.seeds, leaders(of_row, scores, 1))
 
     def keep(self, rows: list[int]) -> None:
         """Go on with the seeds in ``rows`` of ``seeds`` only."""
@@ -338,7 +341,6 @@ class Population:
             "next_step": self.next_step,
             "seconds": self.seconds,
             "seeds": list(self.seeds),
-            "rows": list(self._of_row),
             "part": self._part,
             "params": self.flat_SN,
             "optimizer": self.optimizer.state(),
@@ -355,9 +357,8 @@ class Population:
         """Go on from ``state()`` of a population of the same config, recipe and seeds."""
         if list(self.seeds) != state["seeds"]:
             self.keep([self.seeds.index(seed) for seed in state["seeds"]])
-        rows = state.get("rows", state["seeds"])  # states from before there were draws have no rows
-        if self._of_row != rows:
-            left = len(rows) // len(self.seeds)
+        if len(state["params"]) < self.num_rows:
+            left = len(state["params"]) // len(self.seeds)
             self._keep_rows(leaders(self._of_row, [()] * self.num_rows, left))
         self.next_step, self.seconds = state["next_step"], state["seconds"]
         self.flat_SN.copy_(state["params"])

@@ -146,6 +146,10 @@ class Recipe:
         if len(self.stages) > MAX_ROUNDS - 1:
             raise UsageError(f"a recipe has at most {MAX_ROUNDS - 1} stages, not {len(self.stages)}")
 
+    def draws_after(self, step: int) -> int:
+        """Draws of a seed that go on after the evaluation at ``step``; at -1: those it begins with."""
+        return self.draws.left_after(step) if self.draws else 1
+
     @property
     def total_steps(self) -> int:
         """Optimiser steps of one seed, all stages included."""

@@ -49,19 +49,15 @@ def _aimed(steps: int) -> Recipe:
 _THIRTY_TWO = Draws(halvings=(4000, 7000, 10_000, 13_000, 16_000))
 
 
-def _drawn(steps: int) -> Recipe:
-    """Queries and keys of the positions fitted to their columns, and the best of many draws."""
-    return Recipe(
-        steps=steps,
-        batch_size=256,
-        warmup_steps=1000,
-        min_lr_ratio=0.0,
-        data=UNIFORM_LENGTHS,
-        aim=Aim(parameters=("pos_emb", "blocks.0.attn.qk_shared", "blocks.0.attn.query")),
-        draws=_THIRTY_TWO,
-    )
-
-
+_DRAWN_67 = Recipe(
+    steps=40_000,
+    batch_size=256,
+    warmup_steps=1000,
+    min_lr_ratio=0.0,
+    data=UNIFORM_LENGTHS,
+    aim=Aim(parameters=("pos_emb", "blocks.0.attn.qk_shared", "blocks.0.attn.query")),
+    draws=_THIRTY_TWO,
+)
 _ROTARY = Recipe(
     steps=60_000,
     batch_size=128,
@@ -128,7 +124,7 @@ _OWN = (
     ),
     NamedRecipe(
         name="drawn-67",
-        recipe=_drawn(40_000),
+        recipe=_DRAWN_67,
         source="adderlab (docs/why-runs-fail.md)",
         notes="for MicroAdder's line: 32 draws a seed, of which the best half goes on at 4,000, 7,000, "
         "10,000, 13,000 and 16,000 steps; attention fitted to look at its column; pairs of all lengths",

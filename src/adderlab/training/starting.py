@@ -15,13 +15,13 @@ from adderlab.training.recipe import UNIFORM_PAIRS, Recipe
 def start(config: ModelConfig, recipe: Recipe, seeds: tuple[int, ...]) -> dict[str, Tensor]:
     """Parameters at step 0, stacked over all draws of the first seed, then of the next; a seed's do not
     depend on the others."""
-    drawn = [(seed, own) for seed in seeds for own in draw_seeds(recipe.draws, seed)]
-    stacked = stack_parameters([build_model(config, own) for _, own in drawn])
+    count = recipe.draws_after(-1)
+    drawn = [own for seed in seeds for own in draw_seeds(seed, count)]
+    stacked = stack_parameters([build_model(config, own) for own in drawn])
     if recipe.circle:
         stacked = on_circle(recipe.circle, config, stacked)
     if recipe.aim is None:
         return stacked
-    count = recipe.draws.count if recipe.draws else 1
     each = []
     for first, seed in zip(range(0, len(drawn), count), seeds, strict=True):
         params = {name: tensor[first : first + count] for name, tensor in stacked.items()}
