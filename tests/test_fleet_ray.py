@@ -24,7 +24,7 @@ pytest.importorskip("ray", reason="Ray is not installed (pip install 'adderlab[c
 
 pytestmark = pytest.mark.slow
 
-STEPS = 241
+STEPS = 1441
 RUN = [
     *("train", "456p", "--recipe", "published", "--seeds", "0-5", "--steps", str(STEPS)),
     *("--engine", "torch", "--evaluate", "none", "--no-prove", "--keep", "all"),
