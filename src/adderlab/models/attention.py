@@ -22,8 +22,10 @@ from adderlab.models.components import (
     linear,
     low_rank_factor,
     scope,
+    widened,
 )
 from adderlab.models.config import ModelConfig
+from adderlab.models.frugal import OneChannel, Same, Turn
 from adderlab.models.heads import (
     Factors,
     by_head_columns,
@@ -97,8 +99,11 @@ class Attention(nn.Module):
                 setattr(self, name, low_rank_factor(D, r))
             for name in dict.fromkeys(second for _, second in factors):
                 setattr(self, name, low_rank_factor(r, D))
-        if config.attn_out == "map":
-            self.proj: Map = linear(H * E, D, config.attn_out_rank, bias=bias)
+        if config.attn_out == "last_token":
+            W = config.token_width
+            self.proj: Map = OneChannel(H * E, W - 1, config.content_width - W)
+        elif config.attn_out == "map":
+            self.proj = linear(H * E, config.content_width, config.attn_out_rank, bias=bias)
         else:
             tail = config.attn_out == "query_transpose_tail"
             query = getattr(self, SHARED_MAPS[tie][0])
@@ -120,6 +125,12 @@ class Attention(nn.Module):
                 setattr(self, name, Transposed(cast(Map, head)))
             elif name == key and config.key_rows == "last_scales_first":
                 setattr(self, name, LastScalesFirst(len(channels), sizes[name]))
+            elif (name == key and config.keys == "input") or (
+                name == value and config.values == "input"
+            ):
+                setattr(self, name, Same(len(channels)))
+            elif name == query and config.query_map == "turn":
+                setattr(self, name, Turn(len(channels)))
             else:
                 setattr(self, name, linear(len(channels), sizes[name], config.qkv_rank))
         if config.query_rotation:
@@ -149,7 +160,8 @@ class Attention(nn.Module):
         score_BHTT = q_BHTK @ k_BHTK.transpose(-2, -1) / math.sqrt(config.key_width)
         causal_TT = torch.ones(T, T, dtype=torch.bool, device=x_BTD.device).tril()
         weight_BHTT = score_BHTT.masked_fill(~causal_TT, float("-inf")).softmax(-1)
-        return self.proj((weight_BHTT @ v_BHTE).transpose(1, 2).reshape(B, T, -1))
+        out_BTC = self.proj((weight_BHTT @ v_BHTE).transpose(1, 2).reshape(B, T, -1))
+        return nn.functional.pad(out_BTC, (0, config.d_model - out_BTC.shape[-1]))
 
     def _project(self, x_BTD: Tensor) -> tuple[Tensor, ...]:
         tie = self.config.tie_qkv
@@ -196,7 +208,7 @@ class Attention(nn.Module):
             query_SHDK=self._widen(query_SHDK, self.qk_channels),
             key_SHDK=self._widen(key_SHDK, self.qk_channels),
             value_SHDE=self._widen(value_SHDE, self.value_channels),
-            out_SHED=out_SHED,
+            out_SHED=widened(out_SHED, 3, config.d_model - config.content_width),
             **self._dense_biases(params),
         )
 
@@ -253,17 +265,22 @@ class Attention(nn.Module):
         tie, D = self.config.tie_qkv, self.config.d_model
         if tie in SHARED_FACTORS:
             return tuple(Factors(params[A], params[B]) for A, B in SHARED_FACTORS[tie])
+        S = len(next(iter(params.values())))
         if self.map_names is not None:
             maps = {
-                name: Factors.of(getattr(self, name), scope(params, name))
+                name: Factors.of(getattr(self, name), scope(params, name), S)
                 for name in dict.fromkeys(self.map_names)
             }
             return tuple(maps[name] for name in self.map_names)
-        fused = Factors.of(self.qkv, scope(params, "qkv"))
+        fused = Factors.of(self.qkv, scope(params, "qkv"), S)
         return tuple(Factors(fused.first_or_none, second) for second in fused.second.split(D, 2))
 
 
 def _channels(config: ModelConfig, which: str) -> range:
+    if which == "rest":
+        return range(config.content_width, config.d_model)
+    if which == "last_token":
+        return range(config.token_width - 1, config.token_width)
     if which == "tokens":
         return range(config.token_width)
     return range(config.token_width, config.d_model) if which == "positions" else range(config.d_model)

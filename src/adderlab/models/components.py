@@ -29,6 +29,15 @@ def scope(params: Stacked, prefix: str) -> dict[str, Tensor]:
     return {name[len(head) :]: tensor for name, tensor in params.items() if name.startswith(head)}
 
 
+def widened(x: Tensor, dim: int, by: int) -> Tensor:
+    """``x`` with ``by`` zeros more at the end of an axis."""
+    if not by:
+        return x
+    shape = list(x.shape)
+    shape[dim] = by
+    return torch.cat([x, x.new_zeros(shape)], dim)
+
+
 class Linear(nn.Linear):
     """x @ weight^T (+ bias); the weight is stored (out, in) as in PyTorch."""
 
@@ -131,7 +140,7 @@ class Transposed(nn.Module):
 
 
 class Map(Protocol):
-    """Any linear map: the classes here and in models/sparse.py."""
+    """Any linear map: the classes here, in models/sparse.py and in models/frugal.py."""
 
     def __call__(self, x: Tensor) -> Tensor: ...
 

@@ -16,6 +16,7 @@ def check(config: ModelConfig) -> None:
     _sizes(config)
     _embedding(config)
     _attention(config)
+    _unmapped(config)
     _ties(config)
     _mlp(config)
 
@@ -34,13 +35,15 @@ def _sizes(config: ModelConfig) -> None:
     for name in ("pos_rank", "qkv_rank", "attn_out_rank", "ffn_rank"):
         rank = getattr(config, name)
         _need(rank >= 0, f"{name} must be 0 (full) or a positive rank, not {rank}")
+    scale = config.logit_scale
+    _need(scale > 0, f"logit_scale must be positive, not {scale}")
     eps = config.norm_eps
     _need(eps is None or eps > 0, f"norm_eps must be positive, not {eps}")
 
 
 def _embedding(config: ModelConfig) -> None:
     layout = get_layout(config.layout)
-    rows, columns = config.position_rows, config.positions in ("columns", "spiral", "fixed_spiral")
+    rows, columns = config.position_rows, config.positions not in ("learned", "none")
     _need(
         rows is None or rows >= layout.num_positions,
         f"position_rows {rows} is less than the {layout.num_positions} positions of layout "
@@ -68,12 +71,21 @@ def _embedding(config: ModelConfig) -> None:
         f"init spiral places columns in 3 channels, not {config.position_width}: set d_model to 6",
     )
     _need(
-        not columns or len(layout.separators) == 2,
+        not columns or config.positions == "fixed_circle" or len(layout.separators) == 2,
         f"positions {config.positions} need a layout with two separators, not {config.layout}",
     )
     _need(
         config.positions not in ("spiral", "fixed_spiral") or config.position_width == 3,
         f"a spiral has 3 position channels, not {config.position_width}: set token_dim to d_model - 3",
+    )
+    _need(
+        config.positions != "fixed_circle" or (config.position_width in (2, 3)),
+        f"a circle has 2 position channels, or 3 with its height, not {config.position_width}: set "
+        "token_dim to d_model - 2 or d_model - 3",
+    )
+    _need(
+        config.positions != "fixed_circle" or not config.learned_specials,
+        "fixed_circle has a place for the separators: set learned_specials to none",
     )
     _need(
         len(set(config.learned_specials)) == len(config.learned_specials),
@@ -97,18 +109,58 @@ def _attention(config: ModelConfig) -> None:
             getattr(config, name) != "tokens" or config.token_dim is not None,
             f"{name} tokens needs channels of their own: set token_dim",
         )
+    content = config.content
+    _need(
+        content is None or config.token_width <= content < D,
+        f"content {content} must hold the {config.token_width} token channels and leave some of the {D}",
+    )
+    _need(
+        content is None or (config.attn_out in ("map", "last_token") and config.bias == "none"),
+        "content needs a map of its own for attention to write, and no biases: set attn_out to map or "
+        "last_token and bias to none",
+    )
+    _need(
+        config.qk_input != "rest" or content is not None,
+        "qk_input rest is the channels after the content: set content",
+    )
     theta, width = config.rope_theta, config.key_width
     _need(theta is None or theta > 0, f"rope_theta must be positive, not {theta}")
     _need(theta is None or width % 2 == 0, f"rope_theta turns pairs: head_dim must be even, not {width}")
     _need(
-        config.values == "map" or config.head == "projected",
+        config.values != "head" or config.head == "projected",
         "values head reads the output head's map: set head to projected",
     )
     heads_width = H * config.value_width
     _need(
-        config.values == "map" or (heads_width == D and config.value_input == "tokens"),
+        config.values != "head" or (heads_width == D and config.value_input == "tokens"),
         f"values head maps the token channels to d_model {D}: set value_input to tokens and "
         f"value_dim so that n_head x value_dim is {D}, not {heads_width}",
+    )
+
+
+def _unmapped(config: ModelConfig) -> None:
+    """Queries, keys and values that are the channels they read."""
+    read = {"all": config.d_model, "tokens": config.token_width, "positions": config.position_width}
+    read["rest"] = config.d_model - config.content_width
+    qk, values = read[config.qk_input], (read | {"last_token": 1})[config.value_input]
+    for name, plain, width, channels in (
+        ("query_map", "map", config.key_width, qk),
+        ("keys", "map", config.key_width, qk),
+        ("values", "map", config.value_width, values),
+    ):
+        chosen = getattr(config, name)
+        _need(
+            chosen in (plain, "head") or (width == channels and config.n_head == 1),
+            f"{name} {chosen} needs one head as wide as the {channels} channels read, not {width}",
+        )
+    _need(
+        config.query_map == config.keys == "map"
+        or (config.tie_qkv == "separate" and config.qkv_rank == 0),
+        "query_map turn and keys input need maps of their own: set tie_qkv to separate, qkv_rank to 0",
+    )
+    _need(
+        config.query_map == "map" or "query" not in config.attn_out,
+        f"query_map turn has no map to transpose: set attn_out to map, not {config.attn_out}",
     )
 
 
@@ -141,7 +193,7 @@ def _ties(config: ModelConfig) -> None:
     )
     _need(
         config.values == "map" or tie in ("separate", "qk"),
-        f"values head leaves no value map to tie: set tie_qkv to separate or qk, not {tie}",
+        f"values {config.values} leaves no value map to tie: set tie_qkv to separate or qk, not {tie}",
     )
     transformed = config.query_rotation or config.key_transform != "none"
     _need(
@@ -196,6 +248,18 @@ def _mlp(config: ModelConfig) -> None:
     _need(
         config.gate != "sparse" or (config.ffn_rank == 0 and config.d_ff >= 2 and config.d_model >= 2),
         "gate sparse is a full map of two units or more: set ffn_rank to 0 and d_ff to 2 or more",
+    )
+    _need(
+        config.mirror == "none"
+        or (
+            config.d_ff % 2 == 0
+            and config.activation != "swiglu"
+            and config.fc2 == "map"
+            and config.ffn_rank == 0
+            and config.bias == "none"
+        ),
+        "mirror pairs the units of a full MLP without biases: set d_ff to an even number, activation to "
+        "gelu or relu, fc2 to map, ffn_rank to 0 and bias to none",
     )
     _need(
         config.fc2 != "up_transpose_carry" or config.gate == "sparse",

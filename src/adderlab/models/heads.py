@@ -17,11 +17,11 @@ class Factors:
         self.first_or_none, self.second = first, second
 
     @classmethod
-    def of(cls, module: Map, params: Stacked) -> "Factors":
+    def of(cls, module: Map, params: Stacked, S: int) -> "Factors":
         """The factors of a low-rank map; any other map as one dense factor."""
         if isinstance(module, LowRankLinear):
             return cls(params["A"], params["B"])
-        return cls(None, module.dense(params))
+        return cls(None, module.dense(params).expand(S, -1, -1))
 
     @property
     def rank(self) -> int:

@@ -16,7 +16,7 @@ from torch import Tensor
 from adderlab.errors import UsageError
 from adderlab.models import ordered
 from adderlab.models.attention import AttentionWeights
-from adderlab.models.components import scope
+from adderlab.models.components import scope, widened
 from adderlab.models.config import ModelConfig
 from adderlab.models.norms import project_normed, stream
 from adderlab.models.tables import NormForm, TableForm, Tables
@@ -52,7 +52,7 @@ def tables(config: ModelConfig, params: Mapping[str, Tensor]) -> Tables:
     query, key, value = _project(config, params, token_SVD, position_SPD, attention, asked)
     asked_SAD = None if position_SPD is None else position_SPD[:, asked]
     residual = _add_everywhere(_rows(stream(token_SVD, asked_SAD), A), attention.out_bias_SD)
-    norm2, norm_f = scope(params, "blocks.0.ln2"), scope(params, "ln_f")
+    norm2, norm_f = (_norm(config, params, name, token_SVD) for name in ("blocks.0.ln2", "ln_f"))
     return Tables(
         form=_form(config, attention.key_SHDK.shape[3], attention.value_SHDE.shape[3]),
         query=block.attn.finish_query(attention_params, query, list(layout.query_positions)),
@@ -86,12 +86,22 @@ def _project(
         for rows, w in zip((asked, everywhere, everywhere), weights, strict=True)
     ]
     side_by_side_SDN = torch.cat([w.transpose(1, 2).flatten(2) for w in weights], 2)
-    norm1 = scope(params, "blocks.0.ln1")
+    norm1 = _norm(config, params, "blocks.0.ln1", token_SVD)
     results = project_normed(config, norm1, token_SVD, position_SPD, side_by_side_SDN, pieces)
     return tuple(
         _add_everywhere(y_SRVM.unflatten(3, (config.n_head, -1)), bias)
         for y_SRVM, bias in zip(results, biases, strict=True)
     )
+
+
+def _norm(
+    config: ModelConfig, params: Mapping[str, Tensor], name: str, like: Tensor
+) -> dict[str, Tensor]:
+    """The norm's parameters; without, its weight is 1: written as a function of the parameters, for
+    what learns from the tables asks each of them for its derivative."""
+    if config.norm_weight:
+        return scope(params, name)
+    return {"weight": like[:, 0] * 0.0 + 1.0}
 
 
 def _add_everywhere(x_SRV: Tensor, bias_S: Tensor | None) -> Tensor:
@@ -108,9 +118,9 @@ def _embeddings(
     a concatenation being one of padded parts."""
     model, P = skeleton(config), config.token_layout.num_positions
     token_SVW = model.token_emb.dense(scope(params, "token_emb"))
-    S, V, W = token_SVW.shape
+    S, _, W = token_SVW.shape
     rest = config.d_model - W
-    token_SVD = torch.cat([token_SVW, token_SVW.new_zeros(S, V, rest)], 2) if rest else token_SVW
+    token_SVD = widened(token_SVW, 2, rest)
     if model.pos_emb is None:
         return token_SVW, token_SVD, None
     position_SPW = model.pos_emb.dense(scope(params, "pos_emb"), P).to(token_SVW).expand(S, -1, -1)
@@ -121,12 +131,14 @@ def _embeddings(
 
 def _unembed(config: ModelConfig, params: Mapping[str, Tensor], token_SVW: Tensor) -> Tensor:
     """(S, D, V)."""
-    table_SWV = token_SVW.transpose(1, 2)
-    if config.head == "projected":
-        return ordered.matmul(params["head_proj.weight"].transpose(1, 2), table_SWV)
-    rest = config.d_model - config.token_width
-    S, _, V = table_SWV.shape
-    return torch.cat([table_SWV, table_SWV.new_zeros(S, rest, V)], 1) if rest else table_SWV
+    read_SCV = token_SVW.transpose(1, 2)
+    if config.logit_scale != 1.0:
+        read_SCV = read_SCV * config.logit_scale
+    head = skeleton(config).head_proj
+    if head is not None:
+        head_SCW = head.dense(scope(params, "head_proj")).to(token_SVW)
+        read_SCV = ordered.matmul(head_SCW.expand(len(token_SVW), -1, -1), read_SCV)
+    return widened(read_SCV, 1, config.d_model - read_SCV.shape[1])
 
 
 def _rows(x: Tensor, count: int) -> Tensor:

@@ -16,8 +16,10 @@ from adderlab.models.components import (
     Transposed,
     linear,
     scope,
+    widened,
 )
 from adderlab.models.config import ModelConfig
+from adderlab.models.frugal import MirroredDown, MirroredUp
 from adderlab.models.sparse import CarryDown, SparseGate
 
 DOWN_ANGLE = 0.1
@@ -30,13 +32,20 @@ class MLP(nn.Module):
     def __init__(self, config: ModelConfig, head: Map | None) -> None:
         """``head``: the output head's map where the model has one."""
         super().__init__()
-        D, F, r, bias = config.d_model, config.d_ff, config.ffn_rank, config.bias != "none"
+        D, F, r, bias = config.content_width, config.d_ff, config.ffn_rank, config.bias != "none"
         self.activation = config.activation
-        self.fc1 = linear(D, F, r, bias=bias)
+        self.content, self.rest = D, config.d_model - D
+        self.fc1: Map
+        if config.mirror == "none":
+            self.fc1 = linear(D, F, r, bias=bias)
+        else:
+            self.fc1 = MirroredUp(D, F, unit=config.mirror != "pairs")
         if config.activation == "swiglu":
             self.gate = _gate(config, self.fc1)
-        if config.fc2 == "map":
-            self.fc2: Map = linear(F, D, r, bias=bias)
+        if config.mirror != "none":
+            self.fc2: Map = MirroredDown(F, D, even=config.mirror == "even_pairs")
+        elif config.fc2 == "map":
+            self.fc2 = linear(F, D, r, bias=bias)
         elif config.fc2 == "head":
             self.fc2 = Transposed(cast(Linear, head))
         elif config.fc2 == "up_transpose":
@@ -47,6 +56,9 @@ class MLP(nn.Module):
             self.fc2 = CarryDown(cast(Linear, self.fc1), cast(SparseGate, self.gate))
 
     def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.pad(self._of_content(x[..., : self.content]), (0, self.rest))
+
+    def _of_content(self, x: Tensor) -> Tensor:
         if self.activation == "swiglu":
             return self.fc2(nn.functional.silu(self.gate(x)) * self.fc1(x))
         act = nn.functional.gelu if self.activation == "gelu" else nn.functional.relu
@@ -55,11 +67,11 @@ class MLP(nn.Module):
     def dense(self, params: Stacked) -> dict[str, Tensor]:
         """The tables fc1_SDF, fc2_SFD and, where the model has them, gate_SDF and the biases."""
         result = {
-            "fc1": self.fc1.dense(scope(params, "fc1")),
-            "fc2": self.fc2.dense(scope(params, "fc2")),
+            "fc1": widened(self.fc1.dense(scope(params, "fc1")), 1, self.rest),
+            "fc2": widened(self.fc2.dense(scope(params, "fc2")), 2, self.rest),
         }
         if self.activation == "swiglu":
-            result["gate"] = self.gate.dense(scope(params, "gate"))
+            result["gate"] = widened(self.gate.dense(scope(params, "gate")), 1, self.rest)
         for name in ("fc1", "fc2"):
             if f"{name}.bias" in params:
                 result[f"{name}_bias"] = params[f"{name}.bias"]
@@ -70,5 +82,5 @@ def _gate(config: ModelConfig, up: Map) -> Map:
     if config.gate == "scaled_up":
         return Scaled(up)
     if config.gate == "sparse":
-        return SparseGate(config.d_model, config.d_ff)
-    return linear(config.d_model, config.d_ff, config.ffn_rank)
+        return SparseGate(config.content_width, config.d_ff)
+    return linear(config.content_width, config.d_ff, config.ffn_rank)

@@ -32,8 +32,21 @@ class RMSNorm(nn.Module):
         return params["weight"]
 
 
-def norm(config: ModelConfig) -> RMSNorm | nn.LayerNorm:
+class PlainRMSNorm(nn.Module):
+    """x / sqrt(mean(x^2) + eps): no parameters."""
+
+    def __init__(self, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x / torch.sqrt(x.pow(2).mean(-1, keepdim=True) + self.eps)
+
+
+def norm(config: ModelConfig) -> RMSNorm | PlainRMSNorm | nn.LayerNorm:
     """A norm of the whole width."""
+    if not config.norm_weight:
+        return PlainRMSNorm(config.eps)
     if config.norm == "rms":
         return RMSNorm(config.d_model, config.eps)
     return nn.LayerNorm(config.d_model, eps=config.eps)

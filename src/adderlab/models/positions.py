@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from adderlab.models import ordered
 from adderlab.models.components import Stacked
 from adderlab.models.config import SPECIALS, ModelConfig
-from adderlab.task.digits import OPERAND_DIGITS
+from adderlab.models.rotation import circle
+from adderlab.task.digits import OPERAND_DIGITS, SUM_DIGITS
 from adderlab.task.layouts import Layout
 
 
@@ -90,14 +91,48 @@ class SpiralColumns(nn.Module):
         return torch.cat([circle_SC2, height_SC[:, :, None]], 2)
 
 
+class CircleColumns(nn.Module):
+    """Place j at ([slope j + offset,] amplitude cos(2 pi j / 12 + phase), amplitude sin(...)): eleven
+    columns, and a twelfth place that the separators share. No parameters.
+
+    The query that asks for column j stands one place before it, and the last separator before column 0:
+    to turn by one place is what every query needs.
+    """
+
+    PLACES = SUM_DIGITS + 1
+
+    def __init__(self, start: tuple[float, float, float, float], width: int) -> None:
+        super().__init__()
+        amplitude, phase, slope, offset = start
+        points = circle(self.PLACES, amplitude, phase)
+        self.places = [(slope * j + offset, *point)[-width:] for j, point in enumerate(points)]
+
+    def rows(self) -> Tensor:
+        """(C, W)."""
+        return torch.tensor(self.places[:OPERAND_DIGITS], dtype=torch.float64)
+
+    def dense(self, params: Stacked) -> Tensor:
+        """(1, C, W)."""
+        return self.rows()[None]
+
+    def specials(self) -> Tensor:
+        """Rows in the order of SPECIALS: s_10 is a column, the others are separators (4, W)."""
+        top, separator = self.places[OPERAND_DIGITS:]
+        rows = [top if name == "top" else separator for name in SPECIALS]
+        return torch.tensor(rows, dtype=torch.float64)
+
+
 class ColumnPositions(nn.Module):
-    """One row for a_j, b_j and s_j; special positions have their own learned row, or zero."""
+    """One row for a_j, b_j and s_j; special positions have their own learned row, or a fixed one."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width = config.position_width
+        self.columns: LearnedColumns | SpiralColumns | CircleColumns
         if config.positions == "columns":
-            self.columns: LearnedColumns | SpiralColumns = LearnedColumns(width)
+            self.columns = LearnedColumns(width)
+        elif config.positions == "fixed_circle":
+            self.columns = CircleColumns(config.spiral, width)
         else:
             self.columns = SpiralColumns(config.spiral, learned=config.positions == "spiral")
         self.width, self.learned_specials = width, config.learned_specials
@@ -123,8 +158,10 @@ class ColumnPositions(nn.Module):
     def _assemble(self, columns: Tensor, special: Tensor | None) -> Tensor:
         """(..., 14, W): ten columns, then the specials in the order of SPECIALS."""
         if special is None:
-            zero = columns.new_zeros((*columns.shape[:-2], 1, self.width))
-            return torch.cat([columns, *[zero] * len(SPECIALS)], -2)
+            rest = columns.new_zeros((*columns.shape[:-2], len(SPECIALS), self.width))
+            if isinstance(self.columns, CircleColumns):
+                rest = self.columns.specials().to(rest).expand_as(rest)
+            return torch.cat([columns, rest], -2)
         columns = columns.to(special).expand(*special.shape[:-2], -1, -1)
         zero = torch.zeros_like(special[..., :1, :])
         rows = [
@@ -140,10 +177,11 @@ def _rows_of_positions(layout: Layout) -> tuple[int, ...]:
     """Position -> row of ``ColumnPositions._assemble``, the end position included."""
     row = {p: j for columns in (layout.a_positions, layout.b_positions) for j, p in enumerate(columns)}
     row |= {p: j for j, p in enumerate(layout.sum_positions[:OPERAND_DIGITS])}
-    (plus, _), (equals, _) = layout.separators
+    *others, (equals, _) = layout.separators
     top = layout.sum_positions[OPERAND_DIGITS]
-    special = dict(zip(SPECIALS, (plus, equals, top, top + 1), strict=True))
-    row |= {p: OPERAND_DIGITS + i for i, p in enumerate(special.values())}
+    special = {p: "plus" for p, _ in others} | {equals: "equals", top: "top", top + 1: "end"}
+    special |= dict.fromkeys(layout.top_zeros, "top")
+    row |= {p: OPERAND_DIGITS + SPECIALS.index(name) for p, name in special.items()}
     return tuple(row[p] for p in range(len(row)))
 
 

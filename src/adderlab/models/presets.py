@@ -10,10 +10,11 @@ from adderlab.models.preset import Preset
 from adderlab.models.zoo_columns import COLUMNS
 from adderlab.models.zoo_low_rank import LOW_RANK_LINE
 from adderlab.models.zoo_rotary import ROTARY
+from adderlab.models.zoo_smallest import SMALLEST
 
 PRESETS: dict[str, Preset] = {
     preset.name: preset
-    for preset in sorted((*LOW_RANK_LINE, *COLUMNS, *ROTARY), key=lambda p: -p.parameters)
+    for preset in sorted((*LOW_RANK_LINE, *COLUMNS, *ROTARY, *SMALLEST), key=lambda p: -p.parameters)
 }
 """By name, the largest first."""
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from adderlab.models.attention import Attention
 from adderlab.models.components import Linear, Map
 from adderlab.models.config import ModelConfig
+from adderlab.models.frugal import Negated, ScaledChannels
 from adderlab.models.mlp import MLP
 from adderlab.models.norms import norm
 from adderlab.models.positions import position_embedding
@@ -47,10 +48,10 @@ class Transformer(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        D, W = config.d_model, config.token_width
+        W = config.token_width
         self.token_emb = token_embedding(config)
         self.pos_emb = position_embedding(config)
-        self.head_proj = Linear(D, W) if config.head == "projected" else None
+        self.head_proj = _head(config)
         shared_norm = norm(config) if config.share_norms == "all" else None
         self.blocks = nn.ModuleList(
             [Block(config, self.head_proj, shared_norm) for _ in range(config.n_layer)]
@@ -78,9 +79,9 @@ class Transformer(nn.Module):
         if self.config.repeat_mix:
             x_BTD = x_BTD + self.repeat_gain * (self._through_blocks(x_BTD) - x_BTD)
         x_BTD = self.ln_f(x_BTD)
-        W = self.config.token_width
-        x_BTW = x_BTD[..., :W] if self.head_proj is None else self.head_proj(x_BTD)
-        return nn.functional.linear(x_BTW, self.token_emb.table())
+        read = self.config.content_width if self.config.head == "projected" else self.config.token_width
+        x_BTW = x_BTD[..., :read] if self.head_proj is None else self.head_proj(x_BTD[..., :read])
+        return nn.functional.linear(x_BTW, self.token_emb.table()) * self.config.logit_scale
 
     def _through_blocks(self, x_BTD: Tensor) -> Tensor:
         for block in self.blocks:
@@ -114,6 +115,16 @@ class Transformer(nn.Module):
         for _ in range(self.layout.num_answers):
             tokens = torch.cat([tokens, self(tokens)[:, -1].argmax(-1, keepdim=True)], 1)
         return tokens[:, prompt_BT.shape[1] :].to(torch.uint8)
+
+
+def _head(config: ModelConfig) -> Linear | ScaledChannels | Negated | None:
+    """What happens to the stream before it is compared with the token table."""
+    W = config.token_width
+    if config.head == "projected":
+        return Linear(config.content_width, W)
+    if config.head == "negated":
+        return Negated(W)
+    return None if config.head == "tied" else ScaledChannels(W, once=config.head == "scaled_once")
 
 
 def build_model(config: ModelConfig, seed: int) -> Transformer:

@@ -35,6 +35,8 @@ class Layout:
     """(position, token) of every prompt position that holds no digit of a or b."""
     end_token: int | None
     """Token predicted after the eleventh answer digit, or None if the sequence ends there."""
+    top_zeros: tuple[int, ...] = ()
+    """Separators that are column 10 of a and b: operands written with a leading zero."""
     pairs: bool = False
     """One token for both digits of a column, 10 + 10 a_j + b_j; a and b share their positions."""
 
@@ -119,9 +121,9 @@ def _operands_msd(name: str, source: str, vocabulary: tuple[str, ...]) -> Layout
 
 
 def _operands_lsd(
-    name: str, source: str, vocabulary: tuple[str, ...], plus: int, equals: int, end: int
+    name: str, source: str, vocabulary: tuple[str, ...], plus: int, equals: int, end: int | None
 ) -> Layout:
-    """X0..X9 PLUS Y0..Y9 EQ Z0..Z10 EOS, everything units first."""
+    """X0..X9 PLUS Y0..Y9 EQ Z0..Z10 [EOS], everything units first."""
     return Layout(
         name=name,
         source=source,
@@ -154,6 +156,19 @@ LAYOUTS: dict[str, Layout] = {
             end_token=None,
         ),
         _operands_lsd("M", "evindor/MicroAdder: every special is token 0", DIGIT_TOKENS, 0, 0, 0),
+        _operands_lsd("M11", "layout M without EOS: eleven digits are all", DIGIT_TOKENS, 0, 0, None),
+        Layout(
+            name="C",
+            source="adderlab: digits only, units first, operands of eleven digits as their sum is, "
+            "each between zeros",
+            vocabulary=DIGIT_TOKENS,
+            a_positions=tuple(1 + j for j in _UP),
+            b_positions=tuple(13 + j for j in _UP),
+            num_prompt=25,
+            separators=((0, 0), (11, 0), (12, 0), (23, 0), (24, 0)),
+            end_token=None,
+            top_zeros=(11, 23),
+        ),
         _operands_lsd(
             "M14",
             "JackCai (234p, 242p, 260p)",

@@ -65,12 +65,13 @@ def check_aim(aim: Aim, config: ModelConfig, names: list[str]) -> None:
 def picture(config: ModelConfig, below: float) -> Tensor:
     """The wanted attention, (A, P); every row sums to 1.
 
-    Where a column does not exist, its share goes to the other. Rotary positions know only distances,
-    and the places beside a number's digits hold zeros: there they stand for columns -1 and 10.
+    Where a column does not exist, its share goes to the other. Rotary and circular positions know only
+    distances, and the places beside a number's digits hold zeros: there they stand for columns -1 and
+    10.
     """
     layout = config.token_layout
     wanted_AP = torch.zeros(SUM_DIGITS, layout.num_positions)
-    beyond = config.rope_theta is not None
+    beyond = config.rope_theta is not None or config.positions == "fixed_circle"
     for positions in (layout.a_positions, layout.b_positions):
         stride = positions[1] - positions[0]
         for i in range(SUM_DIGITS):

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from adderlab.errors import UsageError
-from adderlab.models.config import ModelConfig
-from adderlab.models.tokens import ARC_START, ARC_STRIDE
+from adderlab.models.config import PUBLISHED_ARC, ModelConfig
 from adderlab.task.digits import OPERAND_DIGITS, SUM_DIGITS
 
 DRAWN_STD = 0.02
@@ -62,9 +61,10 @@ def on_circle(circle: Circle, config: ModelConfig, params: dict[str, Tensor]) ->
     moved["pos_emb.B"] = params["pos_emb.B"] * (circle.spread / DRAWN_STD)
     if circle.digit_radius:
         table_SVW = params["token_emb.weight"]
+        _, start, stride = PUBLISHED_ARC
         centre_VW = torch.zeros_like(table_SVW[0])
         for d in range(10):
-            angle = ARC_START + d * ARC_STRIDE
+            angle = start + d * stride
             centre_VW[d, 0] = circle.digit_radius * math.cos(angle)
             centre_VW[d, 1] = circle.digit_radius * math.sin(angle)
         moved["token_emb.weight"] = table_SVW + centre_VW

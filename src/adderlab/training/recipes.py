@@ -18,7 +18,7 @@ from adderlab.training.checks import check_start
 from adderlab.training.circle import Circle
 from adderlab.training.draws import Draws
 from adderlab.training.freeze import Freeze
-from adderlab.training.recipe import PUBLISHED_456, UNIFORM_LENGTHS, NamedRecipe, Recipe
+from adderlab.training.recipe import PUBLISHED_456, UNIFORM_LENGTHS, UNIFORM_PAIRS, NamedRecipe, Recipe
 from adderlab.training.recipes_columns import LOW_RANK_LINE, MICROADDER_LINE, SPLIT_LINE
 from adderlab.training.recipes_rotary import M10S_LINE, MLX_LINE
 
@@ -66,6 +66,19 @@ _ROTARY = Recipe(
     min_lr_ratio=0.0,
     data=UNIFORM_LENGTHS,
     draws=_THIRTY_TWO,
+)
+
+
+_DRAWN_7 = Recipe(
+    steps=40_000,
+    batch_size=256,
+    lr=0.04,
+    warmup_steps=1000,
+    min_lr_ratio=0.0,
+    weight_decay=0.0,
+    data=UNIFORM_PAIRS,
+    aim=Aim(parameters=("blocks.0.attn.q_proj",), steps=200, lr=0.2),
+    draws=Draws(halvings=(2000, 3000, 4000, 6000, 8000)),
 )
 
 
@@ -130,6 +143,13 @@ _OWN = (
         "10,000, 13,000 and 16,000 steps; attention fitted to look at its column; pairs of all lengths",
     ),
     NamedRecipe(
+        name="drawn-7",
+        recipe=_DRAWN_7,
+        source="adderlab (docs/smallest.md)",
+        notes="for our own line of 11 parameters and fewer: uniform pairs from the first step, queries "
+        "fitted to look at their column, the best of 32 draws",
+    ),
+    NamedRecipe(
         name="circle",
         recipe=_circle(54_000, 0.35),
         source="adderlab (docs/why-runs-fail.md)",
@@ -189,7 +209,9 @@ def published_name(preset: Preset) -> str:
     return _OF_SIZE.get(preset.name) or preset.recipe or "r456-54k"
 
 
-_BEST = {"456p": "aimed", "122p": "drawn-122", "67p": "drawn-67", "57p": "drawn-67"}
+_BEST = {"456p": "aimed", "122p": "drawn-122", "67p": "drawn-67", "57p": "drawn-67"} | {
+    name: "drawn-7" for name in ("11p", "8p", "7p")
+}
 """Measured best (docs/rates.md)."""
 
 
