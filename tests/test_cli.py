@@ -48,6 +48,15 @@ def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -
     assert "usage:" in capsys.readouterr().out
 
 
+def test_set_may_be_given_again(capsys: pytest.CaptureFixture[str]) -> None:
+    """Not the last alone: a setting that is silently lost would be measured as if it were there."""
+    argv = ["plan", "7p", "--seeds", "1", "--steps", "10000", "--set", "recipe.batch_size=0"]
+    assert main([*argv, "--set", "recipe.val_size=20", "--json"]) == 2
+    assert "batch_size" in capsys.readouterr().err
+    assert main([*argv[:-1], "recipe.val_size=20", "--json", "--set=recipe.batch_size=0"]) == 2
+    assert "batch_size" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("argv", "words"),
     [

@@ -15,6 +15,15 @@ from adderlab.models.components import (
     Scaled,
     Transposed,
 )
+from adderlab.models.frugal import (
+    MirroredDown,
+    MirroredUp,
+    Negated,
+    OneChannel,
+    Same,
+    ScaledChannels,
+    Turn,
+)
 from adderlab.models.rotation import join_pairs, rotary, split_pairs, turn, turn_neighbours
 from adderlab.models.sparse import (
     CarryDown,
@@ -51,6 +60,17 @@ MAPS: dict[str, tuple[int, Map]] = {
     "query transpose tail": (4, QueryTransposeTail(Linear(5, 4))),
     "sparse gate": (5, SparseGate(5, 4)),
     "carry down": (4, CarryDown(UP, GATE)),
+    "same": (5, Same(5)),
+    "negated": (5, Negated(5)),
+    "turn": (4, Turn(4)),
+    "turn all but last": (5, Turn(5)),
+    "mirrored up": (5, MirroredUp(5, 4, unit=False)),
+    "mirrored up by one": (5, MirroredUp(5, 4, unit=True)),
+    "mirrored down": (4, MirroredDown(4, 5, even=False)),
+    "mirrored down, even": (4, MirroredDown(4, 5, even=True)),
+    "one channel": (5, OneChannel(5, 1, 2)),
+    "scaled channels": (5, ScaledChannels(5, once=False)),
+    "channels scaled once": (5, ScaledChannels(5, once=True)),
 }
 
 
@@ -60,7 +80,7 @@ def test_forward_is_the_dense_weight(name: str) -> None:
     assert isinstance(map_, nn.Module)
     _stirred(map_)
     x = torch.randn(7, inputs, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    torch.testing.assert_close(map_(x), x @ map_.dense(_stacked(map_))[0], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(map_(x), x @ map_.dense(_stacked(map_))[0].to(x), rtol=1e-12, atol=1e-12)
 
 
 def test_rotated_turns_pairs_by_its_angle() -> None:

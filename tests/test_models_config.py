@@ -16,7 +16,7 @@ from test_models_mapping import (
 )
 
 CHOICES: dict[str, list[Any]] = {
-    "layout": ["P", "P13", "S", "M", "M14", "B"],
+    "layout": ["P", "P13", "S", "M", "M14", "B", "C"],
     "d_model": [3, 4, 5, 6],
     "n_head": [1, 1, 2],
     "d_ff": [1, 2, 4, 5],
@@ -34,6 +34,10 @@ CHOICES: dict[str, list[Any]] = {
     "norm_eps": [None, 1e-3],
     "position_rows": [None, None, 40],
     "query_rotation": [False, True],
+    "content": [None, None, 2, 3],
+    "norm_weight": [True, True, False],
+    "logit_scale": [1.0, 1.0, 3.0],
+    "arc": [(2.5, -1.2, 0.29), (1.0, 0.2, 0.1)],
 }
 """Values tried per field; fields with a fixed list of words are tried with every word."""
 
@@ -102,6 +106,22 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"rope_theta": 3.0}, "head_dim must be even, not 7"),
     ({"rope_theta": -1.0}, "rope_theta must be positive"),
     ({"values": "head", "tie_qkv": "qk"}, "set head to projected"),
+    ({"norm_weight": False}, "set norm to rms"),
+    ({"logit_scale": 0.0}, "logit_scale must be positive, not 0.0"),
+    ({"content": 7}, "content 7 must hold the 7 token channels and leave some of the 7"),
+    ({"content": 3, "token_dim": 2, "bias": "mlp"}, "bias to none"),
+    ({"qk_input": "rest", "tie_qkv": "separate"}, "set content"),
+    ({"layout": "M", "token_dim": 3, "positions": "fixed_circle"}, "a circle has 2 position channels"),
+    ({"layout": "M", "token_dim": 5, "positions": "fixed_circle"}, "set learned_specials to none"),
+    ({"keys": "input", "tie_qkv": "separate", "head_dim": 3}, "as wide as the 7 channels read, not 3"),
+    ({"keys": "input"}, "maps of their own"),
+    ({"values": "input", "tie_qkv": "separate", "value_input": "last_token"}, "1 channels read, not 7"),
+    (
+        {"query_map": "turn", "tie_qkv": "separate", "attn_out": "query_transpose"},
+        "query_map turn has no map to transpose",
+    ),
+    ({"mirror": "pairs", "d_ff": 3}, "d_ff to an even number"),
+    ({"mirror": "pairs", "fc2": "up_transpose"}, "fc2 to map"),
     ({"values": "head", "tie_qkv": "qk", "head": "projected"}, "set value_input to tokens"),
     ({"tie_qkv": "shareA"}, "qkv_rank must be 1 or more"),
     ({"head_dim": 4}, "set tie_qkv to separate"),

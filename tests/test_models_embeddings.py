@@ -118,6 +118,7 @@ def test_normal_start_has_no_biases() -> None:
         ("44p", ["Q = K = V", "O = Q^T"]),
         ("36p", ["Q = W, K = rotation of W, V = W", "down = up^T after a rotation of hidden pairs"]),
         ("58p", ["Q = W, K = alpha * W", "gate = alpha * up"]),
+        ("7p", ["K = what it reads", "V = the last token channel", "norms have no weight"]),
         ("137p", ["each K and V head serves 2 Q heads"]),
     ],
 )

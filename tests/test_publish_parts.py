@@ -15,7 +15,16 @@ from adderlab.models.components import (
     Scaled,
     Transposed,
 )
-from adderlab.models.norms import RMSNorm
+from adderlab.models.frugal import (
+    MirroredDown,
+    MirroredUp,
+    Negated,
+    OneChannel,
+    Same,
+    ScaledChannels,
+    Turn,
+)
+from adderlab.models.norms import PlainRMSNorm, RMSNorm
 from adderlab.models.sparse import (
     CarryDown,
     LastScalesFirst,
@@ -61,6 +70,18 @@ def parts() -> list[tuple[nn.Module, int]]:
         (CarryDown(up, gate), 4),
         (RMSNorm(3, 1e-5), 3),
         (QuarterNorm(1e-5), 4),
+        (PlainRMSNorm(1e-5), 3),
+        (Same(3), 3),
+        (Negated(3), 3),
+        (Turn(4), 4),
+        (Turn(3), 3),
+        (MirroredUp(3, 4, unit=False), 3),
+        (MirroredUp(3, 4, unit=True), 3),
+        (MirroredDown(4, 3, even=False), 4),
+        (MirroredDown(4, 3, even=True), 4),
+        (OneChannel(3, 1, 2), 3),
+        (ScaledChannels(3, once=False), 3),
+        (ScaledChannels(3, once=True), 3),
         (nn.LayerNorm(3), 3),
         (nn.LayerNorm(3, eps=1e-3), 3),
     ]

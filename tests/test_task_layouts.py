@@ -54,6 +54,10 @@ def test_sequences_as_the_sources_write_them() -> None:
         written(get_layout("M"), 1234567890, 42)
         == "0987654321" + "0" + "2400000000" + "0" + "23976543210" + "0"
     )
+    assert (
+        written(get_layout("C"), 1234567890, 42)
+        == "0" + "09876543210" + "0" + "24000000000" + "0" + "23976543210"
+    )
     assert written(get_layout("M14"), 1234567890, 42) == "0987654321+2400000000=23976543210<EOS>"
 
 

@@ -103,11 +103,29 @@ def parse(kind: type, argv: list[str], prog: str, description: str | None) -> An
     captured = io.StringIO()
     try:
         with contextlib.redirect_stderr(captured):
-            return tyro.cli(kind, args=argv, prog=prog, description=description)
+            return tyro.cli(kind, args=_joined(argv), prog=prog, description=description)
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
         raise UsageError(f"{_plain(captured.getvalue())} (see {prog} --help)") from None
+
+
+def _joined(argv: list[str]) -> list[str]:
+    """The arguments with the settings of every ``--set`` in one: tyro would keep the last alone."""
+    rest: list[str] = []
+    settings: list[str] = []
+    place: int | None = None
+    inside = False
+    for argument in argv:
+        if argument == "--set" or argument.startswith("--set="):
+            place, inside = len(rest) if place is None else place, True
+            settings += [argument[6:]] if argument != "--set" else []
+        elif inside and not argument.startswith("--"):
+            settings.append(argument)
+        else:
+            inside = False
+            rest.append(argument)
+    return rest if place is None else [*rest[:place], "--set", *settings, *rest[place:]]
 
 
 def _plain(boxed: str) -> str:

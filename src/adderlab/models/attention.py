@@ -160,8 +160,12 @@ class Attention(nn.Module):
         score_BHTT = q_BHTK @ k_BHTK.transpose(-2, -1) / math.sqrt(config.key_width)
         causal_TT = torch.ones(T, T, dtype=torch.bool, device=x_BTD.device).tril()
         weight_BHTT = score_BHTT.masked_fill(~causal_TT, float("-inf")).softmax(-1)
-        out_BTC = self.proj((weight_BHTT @ v_BHTE).transpose(1, 2).reshape(B, T, -1))
-        return nn.functional.pad(out_BTC, (0, config.d_model - out_BTC.shape[-1]))
+        return self.written((weight_BHTT @ v_BHTE).transpose(1, 2).reshape(B, T, -1))
+
+    def written(self, mixed: Tensor) -> Tensor:
+        """What is added to the stream: (..., H * E) -> (..., D)."""
+        rest = self.config.d_model - self.config.content_width
+        return widened(self.proj(mixed), mixed.ndim - 1, rest)
 
     def _project(self, x_BTD: Tensor) -> tuple[Tensor, ...]:
         tie = self.config.tie_qkv
@@ -265,14 +269,14 @@ class Attention(nn.Module):
         tie, D = self.config.tie_qkv, self.config.d_model
         if tie in SHARED_FACTORS:
             return tuple(Factors(params[A], params[B]) for A, B in SHARED_FACTORS[tie])
-        S = len(next(iter(params.values())))
+        like = next(iter(params.values()))
         if self.map_names is not None:
             maps = {
-                name: Factors.of(getattr(self, name), scope(params, name), S)
+                name: Factors.of(getattr(self, name), scope(params, name), like)
                 for name in dict.fromkeys(self.map_names)
             }
             return tuple(maps[name] for name in self.map_names)
-        fused = Factors.of(self.qkv, scope(params, "qkv"), S)
+        fused = Factors.of(self.qkv, scope(params, "qkv"), like)
         return tuple(Factors(fused.first_or_none, second) for second in fused.second.split(D, 2))
 
 

@@ -37,6 +37,9 @@ def _sizes(config: ModelConfig) -> None:
         _need(rank >= 0, f"{name} must be 0 (full) or a positive rank, not {rank}")
     scale = config.logit_scale
     _need(scale > 0, f"logit_scale must be positive, not {scale}")
+    _need(
+        config.norm_weight or config.norm == "rms", "norm_weight false is for RMS norm: set norm to rms"
+    )
     eps = config.norm_eps
     _need(eps is None or eps > 0, f"norm_eps must be positive, not {eps}")
 

@@ -8,6 +8,7 @@ _COLUMNS = {
     "columns": "learned",
     "spiral": "on a learned spiral",
     "fixed_spiral": "on a fixed spiral",
+    "fixed_circle": "on a fixed circle",
 }
 
 
@@ -22,8 +23,15 @@ def _embedding(config: ModelConfig) -> list[str]:
         lines.append("token d = radius * (cos, sin)(start + d * stride)")
     if config.tokens == "ellipse":
         lines.append("token d = (radius * cos, sine_radius * sin)(start + d * stride)")
-    if config.positions in ("columns", "spiral", "fixed_spiral"):
+    if config.tokens == "centred_arc":
+        lines.append("token d = radius * (cos, sin)((d - 4.5) * stride)")
+    if config.tokens == "unit_arc":
+        lines.append("token d = (cos, sin)((d - 4.5) * stride)")
+    if config.positions in _COLUMNS:
         lines.append(f"position of a_j = that of b_j = that of s_j, {_COLUMNS[config.positions]}")
+    if config.positions == "fixed_circle":
+        lines.append("the separators share one place of the circle, one before column 0")
+    elif config.positions in _COLUMNS:
         learned = ", ".join(config.learned_specials) or "none"
         rest = "; the others are zero" if set(config.learned_specials) != set(SPECIALS) else ""
         lines.append(f"special positions learned: {learned}{rest}")
@@ -34,9 +42,23 @@ def _embedding(config: ModelConfig) -> list[str]:
 
 def _maps(config: ModelConfig) -> list[str]:
     lines = []
-    if config.qk_input != "all":
+    if config.content is not None:
+        lines.append(
+            f"attention writes, and MLP and head read and write, the first {config.content} channels; "
+            "the others hold the position"
+        )
+    if config.qk_input == "rest":
+        lines.append("Q and K read those others")
+    elif config.qk_input != "all":
         lines.append(f"Q and K read the {config.qk_input}' channels")
-    if config.value_input != "all":
+    if config.query_map == "turn":
+        lines.append("Q = scale * rotation of what it reads")
+    if config.keys == "input":
+        lines.append("K = what it reads")
+    if config.values == "input":
+        channels = "last token channel" if config.value_input == "last_token" else "channels it reads"
+        lines.append(f"V = the {channels}")
+    elif config.value_input != "all":
         lines.append("V reads the tokens' channels")
     tie = config.tie_qkv
     if tie in SHARED_FACTORS:
@@ -78,6 +100,14 @@ def _after(config: ModelConfig) -> list[str]:
             config.attn_out == "query_transpose_tail",
             "O = Q^T, last channel from Q's last column, scaled",
         ),
+        (config.attn_out == "last_token", "O writes the last token channel alone"),
+        (
+            config.mirror != "none",
+            "hidden units are pairs: the second reads and writes the last channel with its sign turned",
+        ),
+        (config.mirror in ("unit_pairs", "even_pairs"), "the first of a pair reads it with weight 1"),
+        (config.mirror == "even_pairs", "and writes the same number to every channel"),
+        (not config.norm_weight, "norms have no weight"),
         (config.gate == "scaled_up", "gate = alpha * up"),
         (config.gate == "sparse", "gate: the last unit does not read the last channel"),
         (config.fc2 == "head", "fc2 = head^T"),
@@ -85,9 +115,20 @@ def _after(config: ModelConfig) -> list[str]:
         (config.fc2 == "rotated_up_transpose", "down = up^T after a rotation of hidden pairs"),
         (config.fc2 == "up_transpose_carry", "down = scaled up^T + last unit along its row of the gate"),
         (config.repeat_mix, "the block is applied twice; one learned number mixes the second pass in"),
-        (config.share_norms == "block", "norm before attention = norm before MLP"),
-        (config.share_norms == "all", "norm before attention = norm before MLP = final norm"),
+        (
+            config.norm_weight and config.share_norms == "block",
+            "norm before attention = norm before MLP",
+        ),
+        (
+            config.norm_weight and config.share_norms == "all",
+            "norm before attention = norm before MLP = final norm",
+        ),
         (config.head == "tied", "logits: token channels . token table"),
+        (config.head == "scaled", "logits: token channels, each scaled, . token table"),
+        (config.head == "scaled_once", "logits: alpha * token channels . token table"),
+        (config.head == "negated", "logits: -token channels . token table"),
         (config.head == "projected", "logits: head . token table"),
     )
-    return [text for holds, text in chosen if holds]
+    scale = config.logit_scale
+    scaled = [] if scale == 1.0 else [f"logits are multiplied by {scale:g}: no answer depends on it"]
+    return [text for holds, text in chosen if holds] + scaled

@@ -57,16 +57,17 @@ class MirroredUp(nn.Module):
         self.pairs = Linear(channels - unit, units // 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.linear(x, self._both(self.pairs.weight[None].transpose(1, 2))[0].T)
+        return nn.functional.linear(x, self._both(self.pairs.weight))
 
     def dense(self, params: Stacked) -> Tensor:
         """(S, in, out)."""
-        return self._both(self.pairs.dense(scope(params, "pairs")))
+        return self._both(params["pairs.weight"]).transpose(1, 2)
 
-    def _both(self, first_SCN: Tensor) -> Tensor:
+    def _both(self, first_NC: Tensor) -> Tensor:
         if self.unit:
-            first_SCN = torch.cat([first_SCN, torch.ones_like(first_SCN[:, :1])], 1)
-        return torch.cat([first_SCN, mirrored(first_SCN)], 2)
+            first_NC = torch.cat([first_NC, torch.ones_like(first_NC[..., :1])], -1)
+        second_NC = torch.cat([first_NC[..., :-1], -first_NC[..., -1:]], -1)
+        return torch.cat([first_NC, second_NC], -2)
 
 
 class MirroredDown(nn.Module):
@@ -75,25 +76,21 @@ class MirroredDown(nn.Module):
 
     def __init__(self, units: int, channels: int, *, even: bool) -> None:
         super().__init__()
-        self.channels = channels
+        self.channels, self.even = channels, even
         self.pairs = Linear(units // 2, 1 if even else channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.linear(x, self._both(self.pairs.weight[None])[0])
+        return nn.functional.linear(x, self._both(self.pairs.weight))
 
     def dense(self, params: Stacked) -> Tensor:
         """(S, in, out)."""
-        return self._both(self.pairs.dense(scope(params, "pairs")).transpose(1, 2)).transpose(1, 2)
+        return self._both(params["pairs.weight"]).transpose(1, 2)
 
-    def _both(self, first_SCN: Tensor) -> Tensor:
-        if first_SCN.shape[1] < self.channels:
-            first_SCN = ordered.expand(first_SCN[:, 0], 1, self.channels)
-        return torch.cat([first_SCN, mirrored(first_SCN)], 2)
-
-
-def mirrored(x_SCN: Tensor) -> Tensor:
-    """The last channel with the opposite sign."""
-    return torch.cat([x_SCN[:, :-1], -x_SCN[:, -1:]], 1)
+    def _both(self, first_CN: Tensor) -> Tensor:
+        if self.even:
+            first_CN = torch.cat([first_CN] * self.channels, -2)
+        second_CN = torch.cat([first_CN[..., :-1, :], -first_CN[..., -1:, :]], -2)
+        return torch.cat([first_CN, second_CN], -1)
 
 
 class OneChannel(nn.Module):
@@ -102,16 +99,18 @@ class OneChannel(nn.Module):
     def __init__(self, inputs: int, before: int, after: int) -> None:
         super().__init__()
         self.column = Linear(inputs, 1)
-        self.pad = (before, after)
+        self.around = (before, after)
 
     def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.pad(self.column(x), self.pad)
+        return self._padded(self.column(x))
 
     def dense(self, params: Stacked) -> Tensor:
         """(S, in, out)."""
-        weight_SI1 = self.column.dense(scope(params, "column"))
-        before, after = (weight_SI1.new_zeros(*weight_SI1.shape[:2], n) for n in self.pad)
-        return torch.cat([before, weight_SI1, after], 2)
+        return self._padded(self.column.dense(scope(params, "column")))
+
+    def _padded(self, x: Tensor) -> Tensor:
+        before, after = (x.new_zeros(*x.shape[:-1], n) for n in self.around)
+        return torch.cat([before, x, after], -1)
 
 
 class ScaledChannels(nn.Module):

@@ -17,11 +17,12 @@ class Factors:
         self.first_or_none, self.second = first, second
 
     @classmethod
-    def of(cls, module: Map, params: Stacked, S: int) -> "Factors":
-        """The factors of a low-rank map; any other map as one dense factor."""
+    def of(cls, module: Map, params: Stacked, like: Tensor) -> "Factors":
+        """The factors of a low-rank map; any other map as one dense factor. ``like``: a parameter of the
+        same seeds, for maps that have none."""
         if isinstance(module, LowRankLinear):
             return cls(params["A"], params["B"])
-        return cls(None, module.dense(params).expand(S, -1, -1))
+        return cls(None, module.dense(params).to(like).expand(len(like), -1, -1))
 
     @property
     def rank(self) -> int:

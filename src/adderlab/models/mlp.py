@@ -56,7 +56,7 @@ class MLP(nn.Module):
             self.fc2 = CarryDown(cast(Linear, self.fc1), cast(SparseGate, self.gate))
 
     def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.pad(self._of_content(x[..., : self.content]), (0, self.rest))
+        return widened(self._of_content(x[..., : self.content]), x.ndim - 1, self.rest)
 
     def _of_content(self, x: Tensor) -> Tensor:
         if self.activation == "swiglu":

@@ -103,6 +103,7 @@ class CircleColumns(nn.Module):
 
     def __init__(self, start: tuple[float, float, float, float], width: int) -> None:
         super().__init__()
+        self.start, self.width = start, width
         amplitude, phase, slope, offset = start
         points = circle(self.PLACES, amplitude, phase)
         self.places = [(slope * j + offset, *point)[-width:] for j, point in enumerate(points)]

@@ -78,10 +78,16 @@ class Transformer(nn.Module):
         x_BTD = self._through_blocks(x_BTD)
         if self.config.repeat_mix:
             x_BTD = x_BTD + self.repeat_gain * (self._through_blocks(x_BTD) - x_BTD)
-        x_BTD = self.ln_f(x_BTD)
-        read = self.config.content_width if self.config.head == "projected" else self.config.token_width
-        x_BTW = x_BTD[..., :read] if self.head_proj is None else self.head_proj(x_BTD[..., :read])
-        return nn.functional.linear(x_BTW, self.token_emb.table()) * self.config.logit_scale
+        return self.read_out(x_BTD)
+
+    def read_out(self, x_BTD: Tensor) -> Tensor:
+        """Logits of the stream after the last block: (..., D) -> (..., V)."""
+        config, x_BTD = self.config, self.ln_f(x_BTD)
+        read = config.content_width if config.head == "projected" else config.token_width
+        x_BTC = x_BTD[..., :read]
+        x_BTW = x_BTC if self.head_proj is None else self.head_proj(x_BTC)
+        logits_BTV = nn.functional.linear(x_BTW, self.token_emb.table())
+        return logits_BTV if config.logit_scale == 1.0 else logits_BTV * config.logit_scale
 
     def _through_blocks(self, x_BTD: Tensor) -> Tensor:
         for block in self.blocks:

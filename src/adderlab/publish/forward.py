@@ -14,6 +14,7 @@ from adderlab.models.attention import SHARED_FACTORS, Attention
 from adderlab.models.config import SPECIALS
 from adderlab.models.mlp import MLP
 from adderlab.models.positions import (
+    CircleColumns,
     ColumnPositions,
     LearnedColumns,
     LowRankPositionTable,
@@ -80,11 +81,13 @@ def _forward(model: Transformer, code: Code) -> tuple[str, list[str]]:
     else:
         lines += _blocks(model, code, "x")
     lines.append(f"x = {applied(model.ln_f, 'x', code)}")
+    width = config.content_width if config.head == "projected" else config.token_width
+    read = _read(range(width), config.d_model)
     if model.head_proj is not None:
-        read = applied(model.head_proj, "x", code)
-    else:
-        read = "x" if config.token_dim is None else f"x[..., :{config.token_width}]"
-    lines.append(f"return {code.function('linear')}({read}, {_token_table(model, code)})")
+        read = applied(model.head_proj, read, code)
+    logits = f"{code.function('linear')}({read}, {_token_table(model, code)})"
+    scale = "" if config.logit_scale == 1.0 else f" * {config.logit_scale!r}"
+    lines.append(f"return {logits}{scale}")
     vocabulary = config.token_layout.vocab_size
     return f"Tokens (batch, length) -> logits (batch, length, {vocabulary}).", lines
 
@@ -137,19 +140,30 @@ def _tables(model: Transformer, code: Code) -> list[list[str]]:
     methods = []
     if isinstance(model.token_emb, TokenArc):
         part = model.token_emb
-        radius = code.weight(part.radius)
-        sine = radius if part.sine_radius is None else code.weight(part.sine_radius)
-        lines = [
-            f"token = torch.arange({part.vocab_size})",
-            f"angle = {code.weight(part.start)} + token * {code.weight(part.stride)}",
-            "cos, sin = angle.cos(), angle.sin()",
-            f"return torch.stack([{radius} * cos, {sine} * sin], 1)",
-        ]
-        methods.append(_method("token_table(self)", "Token t at start + t * stride on an arc.", lines))
+        methods.append(_token_arc(part, code))
     if isinstance(model.pos_emb, ColumnPositions):
         docstring = "The same row for column j of both numbers and of the sum."
         methods.append(_method("position_table(self)", docstring, _column_table(model.pos_emb, code)))
     return methods
+
+
+def _token_arc(part: TokenArc, code: Code) -> list[str]:
+    stride, middle = code.weight(part.stride), (part.vocab_size - 1) / 2
+    if part.start is None:
+        docstring = f"Token t at (t - {middle}) * stride on an arc."
+        lines = [f"token = torch.arange({part.vocab_size}) - {middle}", f"angle = token * {stride}"]
+    else:
+        docstring = "Token t at start + t * stride on an arc."
+        angle = f"angle = {code.weight(part.start)} + token * {stride}"
+        lines = [f"token = torch.arange({part.vocab_size})", angle]
+    lines.append("cos, sin = angle.cos(), angle.sin()")
+    if part.radius is None:
+        lines.append("return torch.stack([cos, sin], 1)")
+    else:
+        radius = code.weight(part.radius)
+        sine = radius if part.sine_radius is None else code.weight(part.sine_radius)
+        lines.append(f"return torch.stack([{radius} * cos, {sine} * sin], 1)")
+    return _method("token_table(self)", docstring, lines)
 
 
 def _column_table(part: ColumnPositions, code: Code) -> list[str]:
@@ -167,9 +181,17 @@ def _column_table(part: ColumnPositions, code: Code) -> list[str]:
             rows = rows[OPERAND_DIGITS:]
             continue
         special = SPECIALS[rows.pop(0) - OPERAND_DIGITS]
-        pieces.append(special if special in part.learned_specials else "zero")
+        if isinstance(part.columns, CircleColumns):
+            pieces.append("top" if special == "top" else "separator")
+        else:
+            pieces.append(special if special in part.learned_specials else "zero")
     if "zero" in pieces:
         lines.append(f"zero = torch.zeros(1, {part.width})")
+    if pieces[-1] == "separator":
+        # Of the circle: the end, which is never read, after three equal runs.
+        run = pieces[: len(pieces) // 3]
+        assert pieces[:-1] == run * 3, pieces
+        return [*lines, f"return torch.cat([{', '.join(run)}]).repeat(3, 1)"]
     return [*lines, f"return torch.cat([{', '.join(pieces)}])"]
 
 
@@ -177,6 +199,8 @@ def _columns(part: ColumnPositions, code: Code) -> list[str]:
     columns = part.columns
     if isinstance(columns, LearnedColumns):
         return [f"columns = {code.weight(columns.weight)}"]
+    if isinstance(columns, CircleColumns):
+        return _circle(columns, code)
     if columns.learned:
         values = [code.weight(getattr(columns, name)) for name in columns.NAMES]
         kind, end = "", ""
@@ -194,6 +218,23 @@ def _columns(part: ColumnPositions, code: Code) -> list[str]:
         f"angle = {angle}",
         f"circle = {scale}angle.cos(), {scale}angle.sin()",
         f"columns = torch.stack([*circle, {height}], 1){end}",
+    ]
+
+
+def _circle(columns: CircleColumns, code: Code) -> list[str]:
+    """Ten columns, the top one and the separators' place."""
+    amplitude, phase, slope, offset = columns.start
+    code.needs_math = True
+    angle = f"2 * math.pi * place / {columns.PLACES}" + (f" + {phase!r}" if phase else "")
+    scale = "" if amplitude == 1.0 else f"{amplitude!r} * "
+    parts = [f"{scale}angle.cos()", f"{scale}angle.sin()"]
+    if columns.width == 3:
+        parts = [f"{slope!r} * place + {offset!r}", *parts]
+    return [
+        f"place = torch.arange({columns.PLACES}, dtype=torch.float64)",
+        f"angle = {angle}",
+        f"places = torch.stack([{', '.join(parts)}], 1).float()",
+        f"columns, top, separator = places.split([{OPERAND_DIGITS}, 1, 1])",
     ]
 
 
@@ -227,6 +268,9 @@ def _attention(part: Attention, code: Code) -> list[str]:
     ]
     mixed = "weight @ value" if H == 1 else "(weight @ value).transpose(1, 2).flatten(2)"
     result = applied(part.proj, mixed, code)
+    rest = config.d_model - config.content_width
+    if rest:
+        result = f"{code.function('pad')}({result}, (0, {rest}))"
     return [*lines, *code.take_lines(), f"return {result}"]
 
 
@@ -276,12 +320,15 @@ def _rotary(theta: float, width: int, pairs: str) -> str:
 
 
 def _mlp(part: MLP, code: Code) -> list[str]:
-    up = applied(part.fc1, "x", code)
+    read = _read(range(part.content), part.content + part.rest)
+    up = applied(part.fc1, read, code)
     if part.activation == "swiglu":
         assert isinstance(part.gate, nn.Module)
-        gate = applied(part.gate, "x", code)
+        gate = applied(part.gate, read, code)
         hidden = code.let("hidden", f"{code.function('silu')}({gate}) * {operand(up)}")
     else:
         hidden = f"{code.function(part.activation)}({up})"
     result = applied(part.fc2, hidden, code)
+    if part.rest:
+        result = f"{code.function('pad')}({result}, (0, {part.rest}))"
     return [*code.take_lines(), f"return {result}"]

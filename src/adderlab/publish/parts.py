@@ -21,7 +21,16 @@ from adderlab.models.components import (
     Scaled,
     Transposed,
 )
-from adderlab.models.norms import RMSNorm
+from adderlab.models.frugal import (
+    MirroredDown,
+    MirroredUp,
+    Negated,
+    OneChannel,
+    Same,
+    ScaledChannels,
+    Turn,
+)
+from adderlab.models.norms import PlainRMSNorm, RMSNorm
 from adderlab.models.sparse import (
     CarryDown,
     LastScalesFirst,
@@ -34,6 +43,12 @@ RMS_NORM = '''
 def rms_norm(x, weight):
     """RMS norm (arXiv 1910.07467)."""
     return x / torch.sqrt(x.pow(2).mean(-1, keepdim=True) + {eps}) * weight
+'''
+
+PLAIN_RMS_NORM = '''
+def rms_norm(x):
+    """RMS norm (arXiv 1910.07467) without a weight."""
+    return x / torch.sqrt(x.pow(2).mean(-1, keepdim=True) + {eps})
 '''
 
 TURN = '''
@@ -183,6 +198,57 @@ def _(part: CarryDown, x: str, code: Code) -> str:
 def _sparse_gate(part: SparseGate, code: Code) -> str:
     last = f"{code.function('pad')}({code.weight(part.last)}, (0, 1))"
     return code.let("gate", f"torch.cat([{code.weight(part.rows)}, {last}[None]])")
+
+
+@applied.register
+def _(part: Same, x: str, code: Code) -> str:
+    return x
+
+
+@applied.register
+def _(part: Negated, x: str, code: Code) -> str:
+    return f"-{operand(x)}"
+
+
+@applied.register
+def _(part: ScaledChannels, x: str, code: Code) -> str:
+    return f"{operand(x)} * {code.weight(part.scale)}"
+
+
+@applied.register
+def _(part: Turn, x: str, code: Code) -> str:
+    turn = _turn(code, part.channels)
+    return f"{code.weight(part.scale)} * {turn}({x}, {code.weight(part.angle)})"
+
+
+@applied.register
+def _(part: MirroredUp, x: str, code: Code) -> str:
+    weight = code.weight(part.pairs.weight)
+    if part.unit:
+        weight = code.let("up", f"torch.cat([{weight}, torch.ones_like({weight}[:, :1])], 1)")
+    mirrored = code.let("mirrored_up", f"torch.cat([{weight}[:, :-1], -{weight}[:, -1:]], 1)")
+    both = code.let("up_pairs", f"torch.cat([{weight}, {mirrored}])")
+    return f"{code.function('linear')}({x}, {both})"
+
+
+@applied.register
+def _(part: MirroredDown, x: str, code: Code) -> str:
+    weight = code.weight(part.pairs.weight)
+    if part.even:
+        weight = code.let("down", f"torch.cat([{weight}] * {part.channels})")
+    mirrored = code.let("mirrored_down", f"torch.cat([{weight}[:-1], -{weight}[-1:]])")
+    both = code.let("down_pairs", f"torch.cat([{weight}, {mirrored}], 1)")
+    return f"{code.function('linear')}({x}, {both})"
+
+
+@applied.register
+def _(part: OneChannel, x: str, code: Code) -> str:
+    return f"{code.function('pad')}({applied(part.column, x, code)}, {part.around})"
+
+
+@applied.register
+def _(part: PlainRMSNorm, x: str, code: Code) -> str:
+    return f"{code.helper('rms_norm', PLAIN_RMS_NORM.format(eps=repr(part.eps)))}({x})"
 
 
 @applied.register

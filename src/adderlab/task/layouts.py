@@ -121,9 +121,9 @@ def _operands_msd(name: str, source: str, vocabulary: tuple[str, ...]) -> Layout
 
 
 def _operands_lsd(
-    name: str, source: str, vocabulary: tuple[str, ...], plus: int, equals: int, end: int | None
+    name: str, source: str, vocabulary: tuple[str, ...], plus: int, equals: int, end: int
 ) -> Layout:
-    """X0..X9 PLUS Y0..Y9 EQ Z0..Z10 [EOS], everything units first."""
+    """X0..X9 PLUS Y0..Y9 EQ Z0..Z10 EOS, everything units first."""
     return Layout(
         name=name,
         source=source,
@@ -156,7 +156,6 @@ LAYOUTS: dict[str, Layout] = {
             end_token=None,
         ),
         _operands_lsd("M", "evindor/MicroAdder: every special is token 0", DIGIT_TOKENS, 0, 0, 0),
-        _operands_lsd("M11", "layout M without EOS: eleven digits are all", DIGIT_TOKENS, 0, 0, None),
         Layout(
             name="C",
             source="adderlab: digits only, units first, operands of eleven digits as their sum is, "

@@ -64,10 +64,7 @@ def logits_after_attention(module: Transformer, x_ND: Rounded) -> Rounded:
     with torch.no_grad(), Tracing():
         x: Tensor = Noisy(x_ND)
         x = x + block.mlp(block.ln2(x))
-        x = module.ln_f(x)
-        width = module.config.token_width
-        x = x[..., :width] if module.head_proj is None else module.head_proj(x)
-        logits = torch.nn.functional.linear(x, module.token_emb.table())
+        logits = module.read_out(x)
     assert isinstance(logits, Noisy)
     return logits.value
 

@@ -52,7 +52,7 @@ class StepError:
         (N, D). What is wrong before the projection can be drawn back through it."""
         mixed, start = (_rows(x, z_N) for x in (self.mixed, self.start))
         with torch.no_grad(), Tracing():
-            after = _value(Noisy(start) + module.block(0).attn.proj(Noisy(mixed)))
+            after = _value(Noisy(start) + module.block(0).attn.written(Noisy(mixed)))
         return Rounded(real, after.err, after.format, True, after.local, after.parents)
 
 

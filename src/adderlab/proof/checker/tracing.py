@@ -122,12 +122,13 @@ _WHOLE = {
 
 def _interpret(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if func in _WHOLE:
-        plain = [x.new_empty(x.shape) if isinstance(x, Noisy) else x for x in args]
+        plain = [torch.empty(tuple(x.shape)) if isinstance(x, Noisy) else x for x in args]
         return func(*plain, **kwargs)
     if func is aten.lift_fresh.default:
         return _lifted(args[0])
-    if func in (aten.zeros_like.default,):
-        return torch.zeros(tuple(args[0].shape), dtype=args[0].dtype)
+    if func in (aten.zeros_like.default, aten.ones_like.default):
+        value = 0.0 if func is aten.zeros_like.default else 1.0
+        return torch.full(tuple(args[0].shape), value, dtype=args[0].dtype)
     if func in _BINARY and set(kwargs) <= {"alpha"} and kwargs.get("alpha", 1) == 1:
         return Noisy(_BINARY[func](*_both(*args[:2])))
     if func in _UNARY:
