@@ -1,4 +1,4 @@
-"""The published trained architectures, with their exact parameter counts."""
+"""The trained architectures, published ones and our own, with their exact parameter counts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the zoo says about one published model."""
+"""What the zoo says about one model."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ NO_RATE = "none published"
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """One published model."""
+    """One model, published or our own."""
 
     name: str
     config: ModelConfig
