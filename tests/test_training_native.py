@@ -2,6 +2,7 @@
 many threads, with or without a stop; and the same training as on the PyTorch backend."""
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -135,3 +136,14 @@ def assert_same(got: object, want: object) -> None:
             assert_same(got[key], value)
     else:
         assert got == want
+
+
+def test_populations_in_two_threads_do_not_meet() -> None:
+    """As a search has them: engines of one thread each, in threads of one process."""
+    want, apart = ([population("67p", (s, s + 1, s + 2), NativeEngine(1)) for s in (1, 4)] for _ in "ab")
+    for each in want:
+        each.advance(40)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda each: each.advance(40), apart))
+    for one, other in zip(want, apart, strict=True):
+        assert torch.equal(one.flat_SN, other.flat_SN)

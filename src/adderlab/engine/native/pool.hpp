@@ -31,10 +31,17 @@ class Pool {
     }
 
     // Calls work(item, worker) for every item in 0 ... items - 1, on up to ``threads`` threads,
-    // the calling one (worker 0) included.
+    // the calling one (worker 0) included. Several threads of the process may call: who wants no
+    // helpers meets nobody, the others wait for their turn.
     void run(int threads, int64_t items, const std::function<void(int64_t, int)>& work) {
         int helpers = int(std::min<int64_t>(threads, items)) - 1;
-        helpers = helpers > 0 ? start(helpers) : 0;
+        if (helpers <= 0) {
+            FlushDenormals flush;
+            for (int64_t item = 0; item < items; item++) work(item, 0);
+            return;
+        }
+        std::lock_guard<std::mutex> turn(turn_);
+        helpers = start(helpers);
         std::unique_lock<std::mutex> lock(mutex_);
         work_ = &work;
         items_ = items;
@@ -51,7 +58,7 @@ class Pool {
     }
 
    private:
-    std::mutex mutex_;
+    std::mutex turn_, mutex_;
     std::condition_variable wake_, done_;
     const std::function<void(int64_t, int)>* work_ = nullptr;
     std::atomic<int64_t> next_{0};
