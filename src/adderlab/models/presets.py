@@ -1,4 +1,4 @@
-"""The zoo: published trained adders and our own, each with its exact configuration and what was reported.
+"""The zoo: published trained adders and our own, each with its exact configuration.
 
 Every count is tested. ``notes`` says what about a model could not be confirmed.
 """

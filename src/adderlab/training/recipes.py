@@ -152,8 +152,8 @@ _OWN = (
             draws=Draws(halvings=(250, 500, 750, 1000, 1250, 1500, 2000)),
         ),
         source="adderlab (docs/smallest.md)",
-        notes="drawn-7 for the 7p, which learns within some hundred steps or never: 128 draws, a fifth of "
-        "the steps",
+        notes="drawn-7 for the 7p, which learns within some hundred steps or never: 128 draws, a "
+        "fifth of the steps",
     ),
     NamedRecipe(
         name="drawn-7",
