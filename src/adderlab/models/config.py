@@ -78,7 +78,8 @@ class ModelConfig:
     learned_specials: tuple[Special, ...] = ("plus", "equals", "top", "end")
     """With shared columns: special positions with a learned row; the others are fixed at zero."""
     spiral: tuple[float, float, float, float] = (3.5, 0.0, 0.15, 0.0)
-    """(amplitude, phase, slope, offset) of the fixed spiral, or where the learned one starts."""
+    """(amplitude, phase, slope, offset) of the fixed spiral, or where the learned one starts; a circle
+    has the first two."""
 
     n_kv_head: int | None = None
     """Key and value heads, each serving n_head / n_kv_head query heads; None is one per head."""

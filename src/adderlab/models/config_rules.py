@@ -82,9 +82,8 @@ def _embedding(config: ModelConfig) -> None:
         f"a spiral has 3 position channels, not {config.position_width}: set token_dim to d_model - 3",
     )
     _need(
-        config.positions != "fixed_circle" or (config.position_width in (2, 3)),
-        f"a circle has 2 position channels, or 3 with its height, not {config.position_width}: set "
-        "token_dim to d_model - 2 or d_model - 3",
+        config.positions != "fixed_circle" or config.position_width == 2,
+        f"a circle has 2 position channels, not {config.position_width}: set token_dim to d_model - 2",
     )
     _need(
         config.positions != "fixed_circle" or not config.learned_specials,

@@ -44,7 +44,7 @@ def _maps(config: ModelConfig) -> list[str]:
     lines = []
     if config.content is not None:
         lines.append(
-            f"attention writes, and MLP and head read and write, the first {config.content} channels; "
+            f"attention writes, and MLP and head use, the first {config.content} channels; "
             "the others hold the position"
         )
     if config.qk_input == "rest":

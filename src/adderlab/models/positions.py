@@ -92,8 +92,8 @@ class SpiralColumns(nn.Module):
 
 
 class CircleColumns(nn.Module):
-    """Place j at ([slope j + offset,] amplitude cos(2 pi j / 12 + phase), amplitude sin(...)): eleven
-    columns, and a twelfth place that the separators share. No parameters.
+    """Place j at (amplitude cos(2 pi j / 12 + phase), amplitude sin(...)): eleven columns, and a twelfth
+    place that the separators share. No parameters.
 
     The query that asks for column j stands one place before it, and the last separator before column 0:
     to turn by one place is what every query needs.
@@ -101,12 +101,10 @@ class CircleColumns(nn.Module):
 
     PLACES = SUM_DIGITS + 1
 
-    def __init__(self, start: tuple[float, float, float, float], width: int) -> None:
+    def __init__(self, amplitude: float, phase: float) -> None:
         super().__init__()
-        self.start, self.width = start, width
-        amplitude, phase, slope, offset = start
-        points = circle(self.PLACES, amplitude, phase)
-        self.places = [(slope * j + offset, *point)[-width:] for j, point in enumerate(points)]
+        self.amplitude, self.phase = amplitude, phase
+        self.places = circle(self.PLACES, amplitude, phase)
 
     def rows(self) -> Tensor:
         """(C, W)."""
@@ -133,7 +131,7 @@ class ColumnPositions(nn.Module):
         if config.positions == "columns":
             self.columns = LearnedColumns(width)
         elif config.positions == "fixed_circle":
-            self.columns = CircleColumns(config.spiral, width)
+            self.columns = CircleColumns(*config.spiral[:2])
         else:
             self.columns = SpiralColumns(config.spiral, learned=config.positions == "spiral")
         self.width, self.learned_specials = width, config.learned_specials

@@ -223,17 +223,13 @@ def _columns(part: ColumnPositions, code: Code) -> list[str]:
 
 def _circle(columns: CircleColumns, code: Code) -> list[str]:
     """Ten columns, the top one and the separators' place."""
-    amplitude, phase, slope, offset = columns.start
     code.needs_math = True
-    angle = f"2 * math.pi * place / {columns.PLACES}" + (f" + {phase!r}" if phase else "")
-    scale = "" if amplitude == 1.0 else f"{amplitude!r} * "
-    parts = [f"{scale}angle.cos()", f"{scale}angle.sin()"]
-    if columns.width == 3:
-        parts = [f"{slope!r} * place + {offset!r}", *parts]
+    phase = f" + {columns.phase!r}" if columns.phase else ""
+    scale = "" if columns.amplitude == 1.0 else f"{columns.amplitude!r} * "
     return [
         f"place = torch.arange({columns.PLACES}, dtype=torch.float64)",
-        f"angle = {angle}",
-        f"places = torch.stack([{', '.join(parts)}], 1).float()",
+        f"angle = 2 * math.pi * place / {columns.PLACES}{phase}",
+        f"places = torch.stack([{scale}angle.cos(), {scale}angle.sin()], 1).float()",
         f"columns, top, separator = places.split([{OPERAND_DIGITS}, 1, 1])",
     ]
 
