@@ -149,6 +149,7 @@ _OWN = (
             steps=8000,
             warmup_steps=250,
             eval_interval=250,
+            aim=Aim(parameters=("blocks.0.attn.q_proj",), steps=60, lr=0.5, pairs=2),
             draws=Draws(halvings=(250, 500, 750, 1000, 1250, 1500, 2000)),
         ),
         source="adderlab (docs/smallest.md)",
