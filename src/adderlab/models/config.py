@@ -26,7 +26,7 @@ TieQKV = Literal[
 ]
 TIE_MODES: tuple[TieQKV, ...] = get_args(TieQKV)
 
-Positions = Literal["learned", "columns", "spiral", "fixed_spiral", "fixed_circle", "none"]
+PositionKind = Literal["learned", "columns", "spiral", "fixed_spiral", "fixed_circle", "none"]
 
 Special = Literal["plus", "equals", "top", "end"]
 """Positions that hold no operand or sum column below 10^10: the two separators, s_10, the end."""
@@ -69,12 +69,10 @@ class ModelConfig:
     token_dim: int | None = None
     """Channels of the token embedding, the first ones; None is all. With positions, these take the
     other channels (a concatenation); without, the other channels start at zero."""
-    positions: Literal["learned", "columns", "spiral", "fixed_spiral", "fixed_circle", "none"] = (
-        "learned"
-    )
+    positions: PositionKind = "learned"
     """"learned": one row per position. The others give a_j, b_j and s_j the same row: "columns"
     learned rows, "spiral" four learned numbers, "fixed_spiral" no parameters, "fixed_circle" none
-    either: twelve places a turn: eleven columns, and one for all separators."""
+    either (twelve places a turn: eleven columns, and one for all separators)."""
     learned_specials: tuple[Special, ...] = ("plus", "equals", "top", "end")
     """With shared columns: special positions with a learned row; the others are fixed at zero."""
     spiral: tuple[float, float, float, float] = (3.5, 0.0, 0.15, 0.0)
@@ -117,8 +115,8 @@ class ModelConfig:
     """Coordinates turned together: (0,1), (2,3), ... or (0,K/2), (1,K/2+1), ..."""
     attn_out: Literal["map", "last_token", "query_transpose", "query_transpose_tail"] = "map"
     """Output map of attention: its own, one that writes the last token channel alone, or the query
-    map's transposed. A query map that reads the
-    token channels gives those; "_tail" adds the last one from its last column, scaled."""
+    map's transposed. A query map that reads the token channels gives those; "_tail" adds the last one
+    from its last column, scaled."""
 
     gate: Literal["map", "scaled_up", "sparse"] = "map"
     """SwiGLU's gate: its own map, one learned number times the first map, or a map whose last unit
