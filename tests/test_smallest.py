@@ -10,6 +10,7 @@ import torch
 
 from adderlab.models.presets import get_preset
 from adderlab.models.transformer import build_model
+from adderlab.proof.checker import check_file
 from adderlab.proof.of_checkpoint import prove_checkpoint
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint
 from adderlab.task.digits import pairs_from_ints
@@ -106,3 +107,10 @@ def test_the_anatomy_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert told.splitlines()[-20:][0].startswith(" 0") and told.splitlines()[-1].startswith("19")
     assert anatomy.main([str(ROOT / "records/best/57p/model.pt")]) == 2
     assert "give a 11p, 8p or 7p" in capsys.readouterr().err
+
+
+def test_the_independent_checker_accepts_the_7p() -> None:
+    folder = ROOT / "records" / "best" / "7p"
+    report = check_file(folder / "model.cert.json.gz", record("7p"))
+    assert report.accepted
+    assert report.fp32 is not None and report.fp32.covered
