@@ -1,5 +1,7 @@
 """The readable model starts where the published program starts and reads its checkpoints."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -50,3 +52,13 @@ def test_published_checkpoints_load_and_add(preset: str, file: str) -> None:
     _, targets_BA = model.layout.encode(a_BJ, b_BJ)
     answers_BA = model.generate(model.layout.encode_prompt(a_BJ, b_BJ))
     assert torch.equal(answers_BA, targets_BA)
+
+
+def test_models_drawn_in_several_threads_are_those_drawn_alone() -> None:
+    """As a search draws them, one seed on each core: PyTorch has one generator for all threads."""
+    config = get_preset("67p").config
+    want = [build_model(config, seed).state_dict() for seed in range(40)]
+    with ThreadPoolExecutor(4) as pool:
+        got = pool.map(lambda seed: build_model(config, seed).state_dict(), range(40))
+        for one, other in zip(want, got, strict=True):
+            assert all(torch.equal(one[name], other[name]) for name in one)

@@ -5,6 +5,7 @@ Shapes: B batch, T positions, D width, W token channels, V vocabulary.
 
 from __future__ import annotations
 
+import threading
 from functools import cache
 from typing import cast
 
@@ -21,6 +22,9 @@ from adderlab.models.positions import position_embedding
 from adderlab.models.start import draw
 from adderlab.models.tokens import token_embedding
 from adderlab.task.layouts import Layout
+
+_DRAWING = threading.Lock()
+"""PyTorch's generator is one for all threads of the process."""
 
 
 class Block(nn.Module):
@@ -135,7 +139,7 @@ def _head(config: ModelConfig) -> Linear | ScaledChannels | Negated | None:
 
 def build_model(config: ModelConfig, seed: int) -> Transformer:
     """A freshly initialised model; a pure function of (config, seed)."""
-    with torch.random.fork_rng(devices=[]):
+    with _DRAWING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Transformer(config)
 
