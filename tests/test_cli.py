@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from adderlab.cli.main import COMMANDS, main
+from adderlab.cli import rate
+from adderlab.cli.main import COMMANDS, main, parse
 from adderlab.cli.options import parse_seeds
 from adderlab.errors import UsageError
 from disk import tmpfs
@@ -46,6 +47,13 @@ def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -
         main([name, "--help"])
     assert stop.value.code == 0
     assert "usage:" in capsys.readouterr().out
+
+
+def test_settings_end_at_the_next_option() -> None:
+    argv = ["456p", "--set", "recipe.lr=0.1", "-o", "folder", "--set=recipe.steps=5", "model.d_ff=3"]
+    args = parse(rate.Args, argv, "adderlab rate", None)
+    assert args.set == ("recipe.lr=0.1", "recipe.steps=5", "model.d_ff=3")
+    assert (args.preset, args.output) == ("456p", Path("folder"))
 
 
 def test_set_may_be_given_again(capsys: pytest.CaptureFixture[str]) -> None:

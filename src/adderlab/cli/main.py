@@ -114,18 +114,17 @@ def _joined(argv: list[str]) -> list[str]:
     """The arguments with the settings of every ``--set`` in one: tyro would keep the last alone."""
     rest: list[str] = []
     settings: list[str] = []
-    place: int | None = None
-    inside = False
+    given = inside = False
     for argument in argv:
-        if argument == "--set" or argument.startswith("--set="):
-            place, inside = len(rest) if place is None else place, True
-            settings += [argument[6:]] if argument != "--set" else []
-        elif inside and not argument.startswith("--"):
-            settings.append(argument)
+        if argument == "--set":
+            given = inside = True
+        elif argument.startswith("--set="):
+            given = inside = True
+            settings.append(argument.removeprefix("--set="))
         else:
-            inside = False
-            rest.append(argument)
-    return rest if place is None else [*rest[:place], "--set", *settings, *rest[place:]]
+            inside = inside and not argument.startswith("-")
+            (settings if inside else rest).append(argument)
+    return [*rest, "--set", *settings] if given else rest
 
 
 def _plain(boxed: str) -> str:
