@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from adderlab.errors import Failure, UsageError
-from adderlab.proof.certificate import certificate, write_certificate
+from adderlab.proof.certificate import certificate, write_beside
 from adderlab.proof.of_checkpoint import prove_checkpoint
 from adderlab.proof.prove import Proof
 from adderlab.runs.atomic import make_folder, read_json, write_json, write_text
@@ -51,8 +51,7 @@ def keep(folder: Path, records: Path) -> str:
         raise Failure(f"{plan.preset} seed {best.seed}: the proof did not go through again")
     make_folder(target)
     save_checkpoint(target / "model.pt", checkpoint)
-    content = certificate(proof, tables, checkpoint.weights_sha256)
-    write_certificate(target / "model.cert.json.gz", content)
+    write_beside(target / "model.pt", certificate(proof, tables, checkpoint.weights_sha256))
     environment = read_json(population.folder / "environment.json")
     write_json(target / "about.json", _about(plan, best, proof, checkpoint, environment))
     return f"{plan.preset}: seed {best.seed}, margin at least {best.margin_bound:.4g}"

@@ -41,10 +41,9 @@ def digit_of_angle(model: Transformer, x_BTD: Tensor) -> Tensor:
     """The digit, as a real number, whose token has the angle that the head reads (B, A)."""
     arc = model.token_emb
     assert isinstance(arc, TokenArc) and arc.start is None
-    asked = list(model.layout.query_positions)
-    read = model.ln_f(x_BTD)[:, asked, : model.config.token_width]
-    read = read if model.head_proj is None else model.head_proj(read)
-    return torch.atan2(read[..., 1], read[..., 0]) / arc.stride + (arc.vocab_size - 1) / 2
+    read_BAW = model.read(x_BTD[:, list(model.layout.query_positions)])
+    angle_BA = torch.atan2(read_BAW[..., 1], read_BAW[..., 0])
+    return angle_BA / arc.stride + (arc.vocab_size - 1) / 2
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from adderlab.cli.prove import as_json, in_words
 from adderlab.evaluation.intervals import wilson
 from adderlab.evaluation.predict import predict
 from adderlab.models.mapping import why_no_tables
-from adderlab.proof.certificate import certificate, write_certificate
+from adderlab.proof.certificate import certificate, write_beside
 from adderlab.proof.of_checkpoint import prove_checkpoint
 from adderlab.proof.search import Limits
 from adderlab.runs.atomic import write_json
@@ -51,8 +51,7 @@ def prove_outcome(
         proofs[seed] = as_json(proof.verdict)
         told(seed, proof.verdict.verdict)
         if proof.verdict.verdict == "proved":
-            content = certificate(proof, tables, checkpoint.weights_sha256)
-            write_certificate(path.with_suffix(".cert.json.gz"), content)
+            write_beside(path, certificate(proof, tables, checkpoint.weights_sha256))
         if seed == best:
             say(f"All 10^20 pairs, for the best checkpoint ({path}):")
             for line in in_words(proof.verdict):

@@ -21,8 +21,8 @@ from adderlab.models.components import (
     Transposed,
     linear,
     low_rank_factor,
+    padded,
     scope,
-    widened,
 )
 from adderlab.models.config import ModelConfig
 from adderlab.models.frugal import OneChannel, Same, Turn
@@ -86,8 +86,8 @@ class Attention(nn.Module):
         self.config = config
         D, H, r, tie = config.d_model, config.n_head, config.qkv_rank, config.tie_qkv
         K, E, bias = config.key_width, config.value_width, config.bias == "all"
-        self.qk_channels = _channels(config, config.qk_input)
-        self.value_channels = _channels(config, config.value_input)
+        self.qk_channels = config.channels(config.qk_input)
+        self.value_channels = config.channels(config.value_input)
         self.map_names: tuple[str, str, str] | None = None
         if tie == "none":
             self.qkv = linear(D, 3 * D, r, bias=bias)
@@ -165,7 +165,7 @@ class Attention(nn.Module):
     def written(self, mixed: Tensor) -> Tensor:
         """What is added to the stream: (..., H * E) -> (..., D)."""
         rest = self.config.d_model - self.config.content_width
-        return widened(self.proj(mixed), mixed.ndim - 1, rest)
+        return padded(self.proj(mixed), -1, after=rest)
 
     def _project(self, x_BTD: Tensor) -> tuple[Tensor, ...]:
         tie = self.config.tie_qkv
@@ -212,7 +212,7 @@ class Attention(nn.Module):
             query_SHDK=self._widen(query_SHDK, self.qk_channels),
             key_SHDK=self._widen(key_SHDK, self.qk_channels),
             value_SHDE=self._widen(value_SHDE, self.value_channels),
-            out_SHED=widened(out_SHED, 3, config.d_model - config.content_width),
+            out_SHED=padded(out_SHED, 3, after=config.d_model - config.content_width),
             **self._dense_biases(params),
         )
 
@@ -258,12 +258,8 @@ class Attention(nn.Module):
 
     def _widen(self, w_SHCN: Tensor, channels: range) -> Tensor:
         """Rows of the channels read -> rows of all D channels, zero elsewhere."""
-        S, H, C, N = w_SHCN.shape
-        if self.config.d_model == C:
-            return w_SHCN
-        before = w_SHCN.new_zeros(S, H, channels.start, N)
-        after = w_SHCN.new_zeros(S, H, self.config.d_model - channels.stop, N)
-        return torch.cat([before, w_SHCN, after], 2)
+        after = self.config.d_model - channels.stop
+        return padded(w_SHCN, 2, before=channels.start, after=after)
 
     def _dense_factors(self, params: Stacked) -> tuple[Factors, ...]:
         tie, D = self.config.tie_qkv, self.config.d_model
@@ -278,16 +274,6 @@ class Attention(nn.Module):
             return tuple(maps[name] for name in self.map_names)
         fused = Factors.of(self.qkv, scope(params, "qkv"), like)
         return tuple(Factors(fused.first_or_none, second) for second in fused.second.split(D, 2))
-
-
-def _channels(config: ModelConfig, which: str) -> range:
-    if which == "rest":
-        return range(config.content_width, config.d_model)
-    if which == "last_token":
-        return range(config.token_width - 1, config.token_width)
-    if which == "tokens":
-        return range(config.token_width)
-    return range(config.token_width, config.d_model) if which == "positions" else range(config.d_model)
 
 
 def _take(x_BTD: Tensor, channels: range) -> Tensor:

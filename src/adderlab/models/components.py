@@ -29,13 +29,17 @@ def scope(params: Stacked, prefix: str) -> dict[str, Tensor]:
     return {name[len(head) :]: tensor for name, tensor in params.items() if name.startswith(head)}
 
 
-def widened(x: Tensor, dim: int, by: int) -> Tensor:
-    """``x`` with ``by`` zeros more at the end of an axis."""
-    if not by:
+def padded(x: Tensor, dim: int, *, before: int = 0, after: int = 0) -> Tensor:
+    """``x`` with so many zeros around it on one axis."""
+    if not before and not after:
         return x
-    shape = list(x.shape)
-    shape[dim] = by
-    return torch.cat([x, x.new_zeros(shape)], dim)
+
+    def zeros(count: int) -> list[Tensor]:
+        shape = list(x.shape)
+        shape[dim] = count
+        return [x.new_zeros(shape)] if count else []
+
+    return torch.cat([*zeros(before), x, *zeros(after)], dim)
 
 
 class Linear(nn.Linear):

@@ -186,6 +186,18 @@ class ModelConfig:
         """Channels that attention writes, and MLP and head read and write."""
         return self.d_model if self.content is None else self.content
 
+    def channels(self, which: str) -> range:
+        """The channels that a value of ``qk_input`` or ``value_input`` names."""
+        W, D = self.token_width, self.d_model
+        named = {
+            "all": range(D),
+            "tokens": range(W),
+            "last_token": range(W - 1, W),
+            "positions": range(W, D),
+            "rest": range(self.content_width, D),
+        }
+        return named[which]
+
     @property
     def eps(self) -> float:
         """Of every norm."""

@@ -142,17 +142,14 @@ def _attention(config: ModelConfig) -> None:
 
 def _unmapped(config: ModelConfig) -> None:
     """Queries, keys and values that are the channels they read."""
-    read = {"all": config.d_model, "tokens": config.token_width, "positions": config.position_width}
-    read["rest"] = config.d_model - config.content_width
-    qk, values = read[config.qk_input], (read | {"last_token": 1})[config.value_input]
-    for name, plain, width, channels in (
-        ("query_map", "map", config.key_width, qk),
-        ("keys", "map", config.key_width, qk),
-        ("values", "map", config.value_width, values),
+    for name, width, read in (
+        ("query_map", config.key_width, config.qk_input),
+        ("keys", config.key_width, config.qk_input),
+        ("values", config.value_width, config.value_input),
     ):
-        chosen = getattr(config, name)
+        chosen, channels = getattr(config, name), len(config.channels(read))
         _need(
-            chosen in (plain, "head") or (width == channels and config.n_head == 1),
+            chosen in ("map", "head") or (width == channels and config.n_head == 1),
             f"{name} {chosen} needs one head as wide as the {channels} channels read, not {width}",
         )
     _need(

@@ -128,7 +128,9 @@ def _after(config: ModelConfig) -> list[str]:
         (config.head == "scaled_once", "logits: alpha * token channels . token table"),
         (config.head == "negated", "logits: -token channels . token table"),
         (config.head == "projected", "logits: head . token table"),
+        (
+            config.logit_scale != 1.0,
+            f"logits are multiplied by {config.logit_scale:g}: no answer depends on it",
+        ),
     )
-    scale = config.logit_scale
-    scaled = [] if scale == 1.0 else [f"logits are multiplied by {scale:g}: no answer depends on it"]
-    return [text for holds, text in chosen if holds] + scaled
+    return [text for holds, text in chosen if holds]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from adderlab.models import ordered
-from adderlab.models.components import Linear, Stacked, scope
+from adderlab.models.components import Linear, Stacked, padded, scope
 from adderlab.models.rotation import turn_by, turn_neighbours
 
 
@@ -99,18 +99,15 @@ class OneChannel(nn.Module):
     def __init__(self, inputs: int, before: int, after: int) -> None:
         super().__init__()
         self.column = Linear(inputs, 1)
-        self.around = (before, after)
+        self.before, self.after = before, after
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._padded(self.column(x))
+        return padded(self.column(x), -1, before=self.before, after=self.after)
 
     def dense(self, params: Stacked) -> Tensor:
         """(S, in, out)."""
-        return self._padded(self.column.dense(scope(params, "column")))
-
-    def _padded(self, x: Tensor) -> Tensor:
-        before, after = (x.new_zeros(*x.shape[:-1], n) for n in self.around)
-        return torch.cat([before, x, after], -1)
+        weight_SI1 = self.column.dense(scope(params, "column"))
+        return padded(weight_SI1, -1, before=self.before, after=self.after)
 
 
 class ScaledChannels(nn.Module):

@@ -16,7 +16,7 @@ from torch import Tensor
 from adderlab.errors import UsageError
 from adderlab.models import ordered
 from adderlab.models.attention import AttentionWeights
-from adderlab.models.components import scope, widened
+from adderlab.models.components import padded, scope
 from adderlab.models.config import ModelConfig
 from adderlab.models.norms import project_normed, stream
 from adderlab.models.tables import NormForm, TableForm, Tables
@@ -120,12 +120,12 @@ def _embeddings(
     token_SVW = model.token_emb.dense(scope(params, "token_emb"))
     S, _, W = token_SVW.shape
     rest = config.d_model - W
-    token_SVD = widened(token_SVW, 2, rest)
+    token_SVD = padded(token_SVW, 2, after=rest)
     if model.pos_emb is None:
         return token_SVW, token_SVD, None
     position_SPW = model.pos_emb.dense(scope(params, "pos_emb"), P).to(token_SVW).expand(S, -1, -1)
     if rest:
-        position_SPW = torch.cat([token_SVW.new_zeros(S, P, W), position_SPW], 2)
+        position_SPW = padded(position_SPW, 2, before=W)
     return token_SVW, token_SVD, position_SPW
 
 
@@ -138,7 +138,7 @@ def _unembed(config: ModelConfig, params: Mapping[str, Tensor], token_SVW: Tenso
     if head is not None:
         head_SCW = head.dense(scope(params, "head_proj")).to(token_SVW)
         read_SCV = ordered.matmul(head_SCW.expand(len(token_SVW), -1, -1), read_SCV)
-    return widened(read_SCV, 1, config.d_model - read_SCV.shape[1])
+    return padded(read_SCV, 1, after=config.d_model - read_SCV.shape[1])
 
 
 def _rows(x: Tensor, count: int) -> Tensor:

@@ -15,8 +15,8 @@ from adderlab.models.components import (
     Stacked,
     Transposed,
     linear,
+    padded,
     scope,
-    widened,
 )
 from adderlab.models.config import ModelConfig
 from adderlab.models.frugal import MirroredDown, MirroredUp
@@ -56,7 +56,7 @@ class MLP(nn.Module):
             self.fc2 = CarryDown(cast(Linear, self.fc1), cast(SparseGate, self.gate))
 
     def forward(self, x: Tensor) -> Tensor:
-        return widened(self._of_content(x[..., : self.content]), x.ndim - 1, self.rest)
+        return padded(self._of_content(x[..., : self.content]), -1, after=self.rest)
 
     def _of_content(self, x: Tensor) -> Tensor:
         if self.activation == "swiglu":
@@ -67,11 +67,11 @@ class MLP(nn.Module):
     def dense(self, params: Stacked) -> dict[str, Tensor]:
         """The tables fc1_SDF, fc2_SFD and, where the model has them, gate_SDF and the biases."""
         result = {
-            "fc1": widened(self.fc1.dense(scope(params, "fc1")), 1, self.rest),
-            "fc2": widened(self.fc2.dense(scope(params, "fc2")), 2, self.rest),
+            "fc1": padded(self.fc1.dense(scope(params, "fc1")), 1, after=self.rest),
+            "fc2": padded(self.fc2.dense(scope(params, "fc2")), 2, after=self.rest),
         }
         if self.activation == "swiglu":
-            result["gate"] = widened(self.gate.dense(scope(params, "gate")), 1, self.rest)
+            result["gate"] = padded(self.gate.dense(scope(params, "gate")), 1, after=self.rest)
         for name in ("fc1", "fc2"):
             if f"{name}.bias" in params:
                 result[f"{name}_bias"] = params[f"{name}.bias"]

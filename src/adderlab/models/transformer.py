@@ -86,12 +86,16 @@ class Transformer(nn.Module):
 
     def read_out(self, x_BTD: Tensor) -> Tensor:
         """Logits of the stream after the last block: (..., D) -> (..., V)."""
-        config, x_BTD = self.config, self.ln_f(x_BTD)
-        read = config.content_width if config.head == "projected" else config.token_width
-        x_BTC = x_BTD[..., :read]
-        x_BTW = x_BTC if self.head_proj is None else self.head_proj(x_BTC)
-        logits_BTV = nn.functional.linear(x_BTW, self.token_emb.table())
-        return logits_BTV if config.logit_scale == 1.0 else logits_BTV * config.logit_scale
+        logits_BTV = nn.functional.linear(self.read(x_BTD), self.token_emb.table())
+        scale = self.config.logit_scale
+        return logits_BTV if scale == 1.0 else logits_BTV * scale
+
+    def read(self, x_BTD: Tensor) -> Tensor:
+        """What is compared with the tokens: (..., D) -> (..., W)."""
+        config = self.config
+        width = config.content_width if config.head == "projected" else config.token_width
+        x_BTC = self.ln_f(x_BTD)[..., :width]
+        return x_BTC if self.head_proj is None else self.head_proj(x_BTC)
 
     def _through_blocks(self, x_BTD: Tensor) -> Tensor:
         for block in self.blocks:

@@ -69,6 +69,13 @@ def write_certificate(path: Path, content: dict[str, Any]) -> None:
     write_bytes(path, data)
 
 
+def write_beside(checkpoint: Path, content: dict[str, Any]) -> Path:
+    """Write the certificate of a checkpoint beside it, as NAME.cert.json.gz; its path."""
+    path = checkpoint.with_suffix(".cert.json.gz")
+    write_certificate(path, content)
+    return path
+
+
 def encode_array(array: NDArray, dtype: str) -> dict[str, Any]:
     data = np.ascontiguousarray(array, dtype=dtype)
     return {

@@ -108,7 +108,7 @@ def _embedded(model: Transformer, code: Code) -> list[str]:
     config, tokens = model.config, f"{_token_table(model, code)}[tokens]"
     rest = config.d_model - config.token_width
     if model.pos_emb is None:
-        return [f"x = {code.function('pad')}({tokens}, (0, {rest}))" if rest else f"x = {tokens}"]
+        return [f"x = {_padded(tokens, rest, code)}"]
     positions = _positions(model, code)
     if config.token_dim is None:
         return [f"x = {tokens} + {positions}"]
@@ -116,6 +116,11 @@ def _embedded(model: Transformer, code: Code) -> list[str]:
         f"positions = {operand(positions)}.expand(tokens.shape[0], -1, -1)",
         f"x = torch.cat([{tokens}, positions], -1)",
     ]
+
+
+def _padded(source: str, rest: int, code: Code) -> str:
+    """The expression with so many zero channels after its own."""
+    return f"{code.function('pad')}({source}, (0, {rest}))" if rest else source
 
 
 def _token_table(model: Transformer, code: Code) -> str:
@@ -263,10 +268,8 @@ def _attention(part: Attention, code: Code) -> list[str]:
         'weight = score.masked_fill(future, float("-inf")).softmax(-1)',
     ]
     mixed = "weight @ value" if H == 1 else "(weight @ value).transpose(1, 2).flatten(2)"
-    result = applied(part.proj, mixed, code)
     rest = config.d_model - config.content_width
-    if rest:
-        result = f"{code.function('pad')}({result}, (0, {rest}))"
+    result = _padded(applied(part.proj, mixed, code), rest, code)
     return [*lines, *code.take_lines(), f"return {result}"]
 
 
@@ -324,7 +327,5 @@ def _mlp(part: MLP, code: Code) -> list[str]:
         hidden = code.let("hidden", f"{code.function('silu')}({gate}) * {operand(up)}")
     else:
         hidden = f"{code.function(part.activation)}({up})"
-    result = applied(part.fc2, hidden, code)
-    if part.rest:
-        result = f"{code.function('pad')}({result}, (0, {part.rest}))"
+    result = _padded(applied(part.fc2, hidden, code), part.rest, code)
     return [*code.take_lines(), f"return {result}"]

@@ -243,7 +243,7 @@ def _(part: MirroredDown, x: str, code: Code) -> str:
 
 @applied.register
 def _(part: OneChannel, x: str, code: Code) -> str:
-    return f"{code.function('pad')}({applied(part.column, x, code)}, {part.around})"
+    return f"{code.function('pad')}({applied(part.column, x, code)}, ({part.before}, {part.after}))"
 
 
 @applied.register

@@ -22,7 +22,7 @@ from torch import Tensor
 from adderlab import schema
 from adderlab.models.config import ModelConfig
 from adderlab.models.tables import Tables
-from adderlab.proof.certificate import certificate, write_certificate
+from adderlab.proof.certificate import certificate, write_beside
 from adderlab.proof.of_checkpoint import exact_tables, prove_checkpoint
 from adderlab.proof.prove import Progress, Proof
 from adderlab.proof.search import Limits
@@ -182,10 +182,9 @@ class Judge:
         seed, verdict = self._seed(checkpoint), proof.verdict
         if verdict.verdict == "proved":
             path = self.folder / f"seed_{seed:04d}.pt"
-            certified = path.with_suffix(".cert.json.gz")
             make_folder(self.folder)
             save_checkpoint(path, checkpoint)
-            write_certificate(certified, certificate(proof, tables, checkpoint.weights_sha256))
+            certified = write_beside(path, certificate(proof, tables, checkpoint.weights_sha256))
             self._change(
                 seed,
                 state="proved",
