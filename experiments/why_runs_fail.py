@@ -135,7 +135,13 @@ def film(found: Study, seed: int, drawn: dict[str, str]) -> dict[str, Any]:
     if place is None or seed not in job.seeds:
         raise UsageError(f"--film {seed}: the first run has no such seed")
     engine = select_engine("auto", job.config, cpu, threads=1, say=lambda line: None)
-    population = Population(job.config, job.recipe, (seed,), objective_for(job.config, engine, cpu), cpu)
+    population = Population(
+        job.config,
+        job.recipe,
+        (seed,),
+        objective_for(job.recipe.seen_by_loss(job.config), engine, cpu),
+        cpu,
+    )
     steps, accuracy, weights = [], [], []
     while not population.done:
         loss_S = population.advance(job.recipe.eval_interval)

@@ -23,6 +23,7 @@ from adderlab.fleet.sharded import ShardedRun, is_sharded
 from adderlab.fleet.shards import Means, prepared
 from adderlab.fleet.space import Cell, Halving, Sweep
 from adderlab.fleet.table import Measured, Row, State, measure, write_table
+from adderlab.models.config import ModelConfig
 from adderlab.runs.atomic import make_folder, read_json, write_json
 from adderlab.runs.lock import RunLock
 from adderlab.runs.resume import STATE_FILE
@@ -236,7 +237,7 @@ class HereTrainer:
     stop: threading.Event
 
     def train(self, sweep: OpenSweep, cells: Sequence[Cell], until: int | None) -> None:
-        groups: dict[Hashable, list[Cell]] = {}
+        groups: dict[tuple[ModelConfig, Hashable], list[Cell]] = {}
         for cell in cells:
             sweep.begin(cell)
             if is_sharded(sweep.place(cell)):
@@ -246,15 +247,18 @@ class HereTrainer:
             if sweep.reached(cell, until):
                 sweep.trained(cell, until)
             else:
-                groups.setdefault((cell.config, launch_shape(cell.recipe)), []).append(cell)
-        for group in groups.values():
-            self._train(sweep, group, until)
+                seen = cell.recipe.seen_by_loss(cell.config)
+                groups.setdefault((seen, launch_shape(cell.recipe)), []).append(cell)
+        for (seen, _), group in groups.items():
+            self._train(sweep, seen, group, until)
         if self.stop.is_set():
             raise Stopped
 
-    def _train(self, sweep: OpenSweep, group: Sequence[Cell], until: int | None) -> None:
-        """Cells of one shape."""
-        _, objective, device = prepared(group[0].config, self.means, sweep.watcher.say)
+    def _train(
+        self, sweep: OpenSweep, seen: ModelConfig, group: Sequence[Cell], until: int | None
+    ) -> None:
+        """Cells of one shape, whose losses see one model."""
+        _, objective, device = prepared(seen, self.means, sweep.watcher.say)
         on_cpu = device.type == "cpu"
         seeds = SEEDS_PER_THREAD * self.means.threads if on_cpu else SEEDS_ON_A_DEVICE
         width = min(MOST_CELLS, max(1, seeds // len(sweep.sweep.seeds)))

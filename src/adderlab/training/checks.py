@@ -9,14 +9,17 @@ from adderlab.training.circle import check_circle
 from adderlab.training.freeze import check_names
 from adderlab.training.measure import check_validation
 from adderlab.training.recipe import Recipe
+from adderlab.training.spread import check_spread
 
 
 def check_start(config: ModelConfig, recipe: Recipe) -> None:
     """Raises ``UsageError`` for an ingredient of the start, or of frozen parameters, that the model
     has nothing for."""
+    names = [name for name, _ in skeleton(config).named_parameters()]
+    if recipe.spread:
+        check_spread(recipe.spread, config, names)
     if recipe.circle:
         check_circle(recipe.circle, config)
-    names = [name for name, _ in skeleton(config).named_parameters()]
     if recipe.aim:
         check_aim(recipe.aim, config, names)
     check_names(recipe.freeze, names)

@@ -32,7 +32,7 @@ class Measured:
     step_acc_SI: Tensor
     """Accuracy of each answer step, given the right earlier digits."""
     margin_S: Tensor
-    """Smallest teacher-forced margin over the validation pairs, in logits."""
+    """Smallest teacher-forced margin over the validation pairs, in logits as the loss sees them."""
 
     def score(self, row: int) -> tuple[float, float, float]:
         """What makes a checkpoint better: exact match, then steps, then the smallest margin."""

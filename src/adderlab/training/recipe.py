@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Literal
 
 from adderlab.errors import UsageError
+from adderlab.models.config import ModelConfig
 from adderlab.task.curriculum import R456_CURRICULUM, Curriculum, DataConfig, Phase
 from adderlab.training.aim import Aim
 from adderlab.training.average import Average
@@ -20,6 +21,7 @@ from adderlab.training.draws import Draws
 from adderlab.training.finish import Polish
 from adderlab.training.freeze import Freeze
 from adderlab.training.grokfast import Grokfast
+from adderlab.training.spread import Spread
 from adderlab.training.targeted import MAX_ROUNDS, Targeting
 
 R456_DATA = DataConfig(curriculum=R456_CURRICULUM)
@@ -86,8 +88,13 @@ class Recipe:
     """Lowers weight decay of a seed that begins to answer right; before the first restart only."""
     grad_clip: float = 1.0
     """Largest gradient norm of one seed; 0 never clips."""
+    logit_scale: float = 1.0
+    """The loss sees logits times this, so that it tells close answers apart before weights are large.
+    No answer depends on it, and the model does not keep it."""
     grokfast: Grokfast | None = None
     average: Average | None = None
+    spread: Spread | None = None
+    """How starts are drawn; None: as the model draws them."""
     circle: Circle | None = None
     """Where learned positions start; None: as the model draws them."""
     aim: Aim | None = None
@@ -120,7 +127,7 @@ class Recipe:
             "weight_decay",
             "grad_clip",
         )
-        _check(self, "recipe", at_least_0=at_least_0, above_0=("lr", "eps"))
+        _check(self, "recipe", at_least_0=at_least_0, above_0=("lr", "eps", "logit_scale"))
         for _, stage in self.parts:
             assert stage.batch_size is not None and stage.weight_decay is not None
             if stage.batch_size < 1 or stage.weight_decay < 0:
@@ -149,6 +156,10 @@ class Recipe:
     def draws_after(self, step: int) -> int:
         """Draws of a seed that go on after the evaluation at ``step``; at -1: those it begins with."""
         return self.draws.left_after(step) if self.draws else 1
+
+    def seen_by_loss(self, config: ModelConfig) -> ModelConfig:
+        """The model as the loss sees it: its logits times ``logit_scale``."""
+        return replace(config, logit_scale=config.logit_scale * self.logit_scale)
 
     @property
     def total_steps(self) -> int:

@@ -40,9 +40,10 @@ class RepairSettings:
     lr: float = 1e-3
     """Adam's, falling linearly to 0 over a round."""
     target_margin: float = 1.5
-    """Logits by which the right digit should lead; the loss is what is missing, on average."""
+    """Logits, as the loss of the model's training saw them (``recipe.logit_scale``), by which the right
+    digit should lead; the loss is what is missing, on average."""
     witness_below: float = 1.0
-    """Witnesses with a smaller margin than this are trained on."""
+    """Witnesses with a smaller margin than this, in the same logits, are trained on."""
     seed: int = 0
     """Of the fresh pairs."""
 
@@ -94,10 +95,11 @@ def repair(
     reason = why_no_tables(checkpoint.config)
     if reason:
         raise UsageError(f"this model cannot be proved, so not repaired: {reason}")
+    scale = _logit_scale(checkpoint)
     rounds: list[Round] = []
     while True:
         proof, _ = prove_checkpoint(checkpoint, limits=limits, progress=progress)
-        worst = [w for w in proof.witnesses if w.margin < settings.witness_below]
+        worst = [w for w in proof.witnesses if w.margin * scale < settings.witness_below]
         stop = proof.verdict.verdict == "proved" or len(rounds) == settings.rounds or not worst
         rounds.append(Round(verdict=proof.verdict, witnesses=0 if stop else len(worst)))
         if told:
@@ -108,11 +110,21 @@ def repair(
         checkpoint = _train(checkpoint, pairs, settings, len(rounds))
 
 
+def _logit_scale(checkpoint: Checkpoint) -> float:
+    """What the training's loss multiplied logits by; 1 where the checkpoint does not say."""
+    scale = checkpoint.recipe.get("logit_scale", 1.0)
+    if not isinstance(scale, int | float) or not scale > 0:
+        raise UsageError(
+            f"the checkpoint's recipe has logit_scale {scale!r}: it must be a number above 0"
+        )
+    return float(scale)
+
+
 def _train(
     checkpoint: Checkpoint, pairs: list[tuple[int, int]], settings: RepairSettings, round_number: int
 ) -> Checkpoint:
     """The checkpoint after one round on the given pairs."""
-    model = checkpoint.model()
+    model, scale = checkpoint.model(), _logit_scale(checkpoint)
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0 - step / settings.steps)
     witness_a, witness_b = pairs_from_ints(pairs)
@@ -127,7 +139,7 @@ def _train(
         a_BJ = torch.cat([witness_a[chosen], fresh_a[fresh]])
         b_BJ = torch.cat([witness_b[chosen], fresh_b[fresh]])
         optimizer.zero_grad()
-        _margin_loss(model, a_BJ, b_BJ, settings.target_margin).backward()
+        _margin_loss(model, a_BJ, b_BJ, settings.target_margin / scale).mul(scale).backward()
         optimizer.step()
         schedule.step()
     params = {name: parameter.detach() for name, parameter in model.named_parameters()}

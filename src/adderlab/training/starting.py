@@ -10,6 +10,7 @@ from adderlab.training.aim import aimed
 from adderlab.training.circle import on_circle
 from adderlab.training.draws import draw_seeds
 from adderlab.training.recipe import UNIFORM_PAIRS, Recipe
+from adderlab.training.spread import drawn_as, with_signs
 
 
 def start(config: ModelConfig, recipe: Recipe, seeds: tuple[int, ...]) -> dict[str, Tensor]:
@@ -17,7 +18,11 @@ def start(config: ModelConfig, recipe: Recipe, seeds: tuple[int, ...]) -> dict[s
     depend on the others."""
     count = recipe.draws_after(-1)
     drawn = [own for seed in seeds for own in draw_seeds(seed, count)]
-    stacked = stack_parameters([build_model(config, own) for own in drawn])
+    spread = recipe.spread
+    as_drawn = drawn_as(spread, config) if spread else config
+    stacked = stack_parameters([build_model(as_drawn, own) for own in drawn])
+    if spread and spread.signs:
+        stacked = with_signs(stacked, drawn)
     if recipe.circle:
         stacked = on_circle(recipe.circle, config, stacked)
     if recipe.aim is None:
