@@ -11,7 +11,14 @@ from adderlab.training.aim import Aim
 from adderlab.training.circle import Circle
 from adderlab.training.draws import Draws
 from adderlab.training.freeze import Freeze
-from adderlab.training.recipe import PUBLISHED_456, UNIFORM_LENGTHS, UNIFORM_PAIRS, NamedRecipe, Recipe
+from adderlab.training.recipe import (
+    PUBLISHED_456,
+    UNIFORM_LENGTHS,
+    UNIFORM_PAIRS,
+    NamedRecipe,
+    Recipe,
+    Stage,
+)
 from adderlab.training.spread import Spread
 
 
@@ -75,6 +82,17 @@ _SPREAD_ROTARY = Recipe(
     eval_interval=500,
 )
 _SHORT_ARC = Spread(arc=(2.0, -0.45, 0.1))
+_SPREAD_44 = dataclasses.replace(
+    _SPREAD_ROTARY,
+    steps=80_000,
+    batch_size=64,
+    lr=0.01,
+    logit_scale=200.0,
+    spread=_SHORT_ARC,
+    aim=Aim(parameters=("blocks.0.attn.q_norm", "blocks.0.attn.k"), steps=60, lr=0.3),
+    draws=Draws(halvings=(1000, 2000, 4000, 10_000, 20_000)),
+    stages=(Stage(lr=0.004, steps=60_000, min_lr_ratio=0.0, batch_size=256),),
+)
 
 
 _DRAWN_7 = Recipe(
@@ -162,6 +180,13 @@ OWN_LINE = (
         recipe=dataclasses.replace(_SPREAD_ROTARY, steps=60_000, lr=0.03, spread=_SHORT_ARC),
         source="adderlab (docs/why-runs-fail.md)",
         notes="spread-89 for digits on an arc, which starts short",
+    ),
+    NamedRecipe(
+        name="spread-44",
+        recipe=_SPREAD_44,
+        source="adderlab (docs/why-runs-fail.md)",
+        notes="for one map for query, key and value: the loss sees logits times 200; only the norms of "
+        "query and key are fitted, as the map has to carry digits; a second stage with larger batches",
     ),
     NamedRecipe(
         name="drawn-67",
