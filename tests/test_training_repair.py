@@ -2,9 +2,11 @@
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from adderlab.cli import check as check_command
 from adderlab.cli import repair as repair_command
@@ -46,6 +48,24 @@ def test_rounds_alternate_and_end_at_the_limit() -> None:
     assert result.checkpoint.step == checkpoint.step + 1
     moved = [(result.checkpoint.params[k] - v).abs().max() for k, v in checkpoint.params.items()]
     assert 0 < max(moved) <= 1.01 * settings.lr
+
+
+def test_margins_are_those_that_the_loss_of_the_training_saw() -> None:
+    """A factor on the logits counts alike, be it the model's or that of the recipe it was trained with."""
+    plain = load_checkpoint(reference_checkpoint("lowrank_512p_s42.pt"))
+    inside = replace(plain, config=replace(plain.config, logit_scale=4.0), recipe={})
+    outside = replace(plain, recipe={"logit_scale": 4})
+    settings = RepairSettings(rounds=1, steps=3, batch_size=8)
+    limits = Limits(cells=0, union_seconds=0.1)
+    results = [repair(each, settings, limits=limits) for each in (inside, outside, plain)]
+    assert all(result.trainings == 1 for result in results)
+    one, other, unscaled = (result.checkpoint.params for result in results)
+    for name, tensor in one.items():
+        torch.testing.assert_close(other[name], tensor, rtol=1e-5, atol=1e-6)
+    assert any((unscaled[name] - tensor).abs().max() > 1e-5 for name, tensor in one.items())
+    for wrong in ("wide", 0, -1.0, None):
+        with pytest.raises(UsageError, match="logit_scale"):
+            repair(replace(plain, recipe={"logit_scale": wrong}), settings, limits=limits)
 
 
 def test_what_cannot_be_repaired_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -57,9 +57,14 @@ def published_name(preset: Preset) -> str:
 
 _BEST = {
     "456p": "aimed",
+    "311p": "aimed-sharp",
+    "262p": "aimed-sharp",
     "122p": "drawn-122",
+    "89p": "spread-89",
     "67p": "drawn-67",
+    "62p": "spread-62",
     "57p": "drawn-67",
+    "44p": "spread-44",
     "11p": "drawn-7",
     "8p": "drawn-7",
     "7p": "quick-7",
