@@ -51,7 +51,7 @@ def test_rounds_alternate_and_end_at_the_limit() -> None:
 
 
 def test_margins_are_those_that_the_loss_of_the_training_saw() -> None:
-    """A factor on the logits counts alike, be it the model's or that of the recipe it was trained with."""
+    """A factor on the logits counts alike, the model's own or its recipe's."""
     plain = load_checkpoint(reference_checkpoint("lowrank_512p_s42.pt"))
     inside = replace(plain, config=replace(plain.config, logit_scale=4.0), recipe={})
     outside = replace(plain, recipe={"logit_scale": 4})
