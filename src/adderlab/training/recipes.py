@@ -57,14 +57,15 @@ def published_name(preset: Preset) -> str:
 
 _BEST = {
     "456p": "aimed",
-    "311p": "aimed-sharp",
-    "262p": "aimed-sharp",
+    "311p": "aimed-sharper",
+    "262p": "aimed-sharper",
     "122p": "drawn-122",
     "89p": "spread-89",
     "67p": "drawn-67",
-    "62p": "spread-62",
+    "62p": "spread-62-long",
     "57p": "drawn-67",
     "44p": "spread-44",
+    "36p": "spread-36",
     "11p": "drawn-7",
     "8p": "drawn-7",
     "7p": "quick-7",

@@ -82,17 +82,22 @@ _SPREAD_ROTARY = Recipe(
     eval_interval=500,
 )
 _SHORT_ARC = Spread(arc=(2.0, -0.45, 0.1))
-_SPREAD_44 = dataclasses.replace(
+_TWO_STAGES = dataclasses.replace(
     _SPREAD_ROTARY,
     steps=80_000,
     batch_size=64,
     lr=0.01,
     logit_scale=200.0,
     spread=_SHORT_ARC,
-    aim=Aim(parameters=("blocks.0.attn.q_norm", "blocks.0.attn.k"), steps=60, lr=0.3),
     draws=Draws(halvings=(1000, 2000, 4000, 10_000, 20_000)),
     stages=(Stage(lr=0.004, steps=60_000, min_lr_ratio=0.0, batch_size=256),),
 )
+
+
+def _fitted(*names: str) -> Aim:
+    """Only what values do not share: a map that serves values too would be fitted to be the same for
+    all digits, and carry nothing."""
+    return Aim(parameters=tuple(f"blocks.0.attn.{name}" for name in names), steps=60, lr=0.3)
 
 
 _DRAWN_7 = Recipe(
@@ -156,6 +161,18 @@ OWN_LINE = (
         "draws, more steps",
     ),
     NamedRecipe(
+        name="aimed-sharper",
+        recipe=dataclasses.replace(
+            _aimed(54_000),
+            lr=0.03,
+            weight_decay=0.0,
+            logit_scale=100.0,
+            draws=Draws(halvings=(3000, 6000)),
+        ),
+        source="adderlab (docs/why-runs-fail.md)",
+        notes="aimed-sharp with logits times 100, a higher rate and no weight decay",
+    ),
+    NamedRecipe(
         name="drawn-122",
         recipe=_ROTARY,
         source="adderlab (docs/why-runs-fail.md)",
@@ -182,11 +199,34 @@ OWN_LINE = (
         notes="spread-89 for digits on an arc, which starts short",
     ),
     NamedRecipe(
+        name="spread-62-long",
+        recipe=dataclasses.replace(
+            _TWO_STAGES, logit_scale=100.0, aim=_fitted("q_proj", "q_norm", "k_norm")
+        ),
+        source="adderlab (docs/why-runs-fail.md)",
+        notes="spread-62 with logits times 100, smaller batches at a lower rate and a second stage",
+    ),
+    NamedRecipe(
         name="spread-44",
-        recipe=_SPREAD_44,
+        recipe=dataclasses.replace(_TWO_STAGES, aim=_fitted("q_norm", "k_norm")),
         source="adderlab (docs/why-runs-fail.md)",
         notes="for one map for query, key and value: the loss sees logits times 200; only the norms of "
         "query and key are fitted, as the map has to carry digits; a second stage with larger batches",
+    ),
+    NamedRecipe(
+        name="spread-36",
+        recipe=dataclasses.replace(
+            _TWO_STAGES,
+            logit_scale=500.0,
+            aim=_fitted("q_norm", "key.angle"),
+            draws=Draws(halvings=(1000, 2000, 4000, 8000, 16_000, 30_000)),
+            stages=(
+                *_TWO_STAGES.stages,
+                Stage(lr=0.004, steps=30_000, min_lr_ratio=0.0, batch_size=1024, beta2=0.99),
+            ),
+        ),
+        source="adderlab (docs/why-runs-fail.md)",
+        notes="spread-44 for keys that are turned queries: logits times 500, 64 draws, a third stage",
     ),
     NamedRecipe(
         name="drawn-67",
