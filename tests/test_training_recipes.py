@@ -17,7 +17,8 @@ from adderlab.training.recipes import RECIPES, get_recipe, published_name, recip
 def test_every_preset_has_a_recipe_that_fits(name: str) -> None:
     preset = get_preset(name)
     assert preset.recipe is None or preset.recipe in RECIPES
-    check_fits(preset.config, recipe_for(preset), (0, 41))
+    for route in ("published", "best", "quick"):
+        check_fits(preset.config, recipe_for(preset, route), (0, 41))
 
 
 def test_every_recipe_says_where_it_comes_from() -> None:
