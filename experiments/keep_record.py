@@ -3,7 +3,8 @@
     python experiments/keep_record.py results/rates/456p_aimed_5000-5095 [FOLDER...]
 
 reads a finished measurement (``adderlab rate``), takes the seed whose smallest margin over all pairs is
-provably largest, among those proved as trained, proves it anew and writes
+provably largest, among those proved as trained (of a preset without one: after repair), proves it anew
+and writes
 
     records/best/456p/model.pt, model.cert.json.gz, about.json
 
@@ -16,6 +17,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from adderlab.runs.checkpoints import Checkpoint, load_checkpoint, save_checkpoi
 from adderlab.runs.environment import now
 from adderlab.runs.rates import SeedOutcome, seeds_text
 from adderlab.training.campaign import Campaign, Plan, read_plan
+from adderlab.training.verdicts import REPAIRED_FILE
 
 RECORDS = Path("records/best")
 
@@ -36,48 +39,76 @@ def keep(folder: Path, records: Path) -> str:
     """Keep the best model of the measurement in ``folder``; what was done, in a line."""
     campaign = Campaign(plan=read_plan(folder), folder=folder)
     plan, outcomes = campaign.plan, list(campaign.judged())
-    proved = [each for each in outcomes if each.proved and each.margin_bound is not None]
-    if not proved:
+    found = [each for each in map(_of, outcomes) if each is not None]
+    if not found:
         return f"{plan.preset}: none of {len(outcomes)} seeds is proved"
-    best = max(proved, key=lambda each: (each.margin_bound or 0.0, -each.seed))
+    best = max(found, key=lambda each: (each.rank, -each.outcome.seed))
     target = records / plan.preset
     before = read_json(target / "about.json") if (target / "about.json").is_file() else None
-    if before and before["margin_bound"] >= best.margin_bound:
+    if before and (before["trainings_of_repair"] == 0, before["margin_bound"]) >= best.rank:
         return f"{plan.preset}: the record's margin {before['margin_bound']:.4g} stands"
-    population = next(each for each in campaign.populations() if best.seed in each.seeds)
-    checkpoint = load_checkpoint(population.checkpoints(best.seed) / f"{best.weights}.pt")
+    seed = best.outcome.seed
+    population = next(each for each in campaign.populations() if seed in each.seeds)
+    checkpoint = load_checkpoint(population.checkpoints(seed) / best.file)
     proof, tables = prove_checkpoint(checkpoint)
     if proof.verdict.verdict != "proved":
-        raise Failure(f"{plan.preset} seed {best.seed}: the proof did not go through again")
+        raise Failure(f"{plan.preset} seed {seed}: the proof did not go through again")
     make_folder(target)
     save_checkpoint(target / "model.pt", checkpoint)
     write_beside(target / "model.pt", certificate(proof, tables, checkpoint.weights_sha256))
     environment = read_json(population.folder / "environment.json")
     write_json(target / "about.json", _about(plan, best, proof, checkpoint, environment))
-    return f"{plan.preset}: seed {best.seed}, margin at least {best.margin_bound:.4g}"
+    return f"{plan.preset}: seed {seed}, margin at least {best.margin_bound:.4g}"
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A seed with a proved model."""
+
+    outcome: SeedOutcome
+    file: str
+    margin_bound: float
+    trainings: int
+    """Of repair; 0: proved as trained."""
+
+    @property
+    def rank(self) -> tuple[bool, float]:
+        return self.trainings == 0, self.margin_bound
+
+
+def _of(outcome: SeedOutcome) -> _Candidate | None:
+    if outcome.proved and outcome.margin_bound is not None:
+        return _Candidate(outcome, f"{outcome.weights}.pt", outcome.margin_bound, 0)
+    mended = outcome.repair
+    if mended and mended.verdict == "proved" and mended.margin_bound is not None:
+        return _Candidate(outcome, REPAIRED_FILE, mended.margin_bound, mended.trainings)
+    return None
 
 
 def _about(
-    plan: Plan, best: SeedOutcome, proof: Proof, checkpoint: Checkpoint, machine: dict[str, Any]
+    plan: Plan, best: _Candidate, proof: Proof, checkpoint: Checkpoint, machine: dict[str, Any]
 ) -> dict[str, Any]:
     margin = proof.verdict.margin
+    mended = best.outcome.repair if best.trainings else None
     names = ("cpu", "cpu_count", "adderlab", "python", "torch", "numpy", "git_revision")
     return {
         "preset": plan.preset,
         "parameters": checkpoint.num_parameters,
         "recipe": plan.recipe_name,
         "command": shlex.join(plan.command),
-        "seed": best.seed,
-        "weights": best.weights,
+        "seed": best.outcome.seed,
+        "weights": best.file.removesuffix(".pt"),
         "weights_sha256": checkpoint.weights_sha256,
         "step": checkpoint.step,
         "chosen_among": f"{len(plan.seeds)} seeds ({seeds_text(plan.seeds)}), for the largest smallest "
         "margin",
-        "verdict": "proved on all 10^20 pairs, as trained",
+        "verdict": "proved on all 10^20 pairs, "
+        + (f"after {best.trainings} trainings on its worst pairs" if mended else "as trained"),
+        "trainings_of_repair": best.trainings,
         "margin_bound": margin.bound,
         "margin_witness": margin.witness,
         "weakest_pair": list(margin.pair),
-        "published_errors": best.published_errors,
+        "published_errors": (mended or best.outcome).published_errors,
         "date": now(),
         "trained_on": {name: machine[name] for name in names},
     }
@@ -88,21 +119,21 @@ def index(records: Path) -> str:
     lines = [
         "# Proved models",
         "",
-        "The best model of each preset: trained from its own seed, with no repair, and right on all",
-        "10^20 pairs. Written by `python experiments/keep_record.py`; each folder has the checkpoint,",
-        "its certificate and about.json. To check one:",
+        "The best model of each preset: trained from its own seed and right on all 10^20 pairs, with no",
+        "repair where that succeeded. Written by `python experiments/keep_record.py`; each folder has",
+        "the checkpoint, its certificate and about.json. To check one:",
         "`adderlab check records/best/456p/model.cert.json.gz records/best/456p/model.pt`.",
         "",
-        "| preset | recipe | seed | smallest margin, logits | weakest pair | trained by |",
-        "|---|---|---|---|---|---|",
+        "| preset | recipe | seed | repair | smallest margin, logits | weakest pair | trained by |",
+        "|---|---|---|---|---|---|---|",
     ]
     found = [read_json(path) for path in records.glob("*/about.json")]
     for about in sorted(found, key=lambda each: -each["parameters"]):
         a, b = about["weakest_pair"]
         lines.append(
             f"| {about['preset']} | {about['recipe']} | {about['seed']} | "
-            f"{about['margin_bound']:.4g} to {about['margin_witness']:.4g} | {a} + {b} | "
-            f"`{about['command']}` |"
+            f"{about['trainings_of_repair'] or 'none'} | {about['margin_bound']:.4g} to "
+            f"{about['margin_witness']:.4g} | {a} + {b} | `{about['command']}` |"
         )
     return "\n".join(lines) + "\n"
 

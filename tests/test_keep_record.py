@@ -1,5 +1,6 @@
 """Records: every kept model is what its files say, and the command that keeps them chooses well."""
 
+import dataclasses
 import gzip
 import json
 import shutil
@@ -11,7 +12,7 @@ import pytest
 from adderlab.models.presets import get_preset
 from adderlab.proof.of_checkpoint import prove_checkpoint
 from adderlab.runs.checkpoints import load_checkpoint
-from adderlab.runs.rates import ProverLimits, SeedOutcome
+from adderlab.runs.rates import ProverLimits, Repaired, SeedOutcome
 from adderlab.training.campaign import Campaign, Plan, write_plan
 from adderlab.training.recipes import get_recipe
 
@@ -92,6 +93,29 @@ def test_the_largest_margin_is_kept_and_only_a_larger_one_replaces_it(tmp_path: 
     none = measurement(tmp_path / "none", {5: None})
     assert keep_record.main([str(none.folder), "-o", str(records)]) == 0
     assert "| 456p | aimed | 7 |" in (records / "README.md").read_text()
+
+
+def test_a_repaired_model_is_kept_until_one_is_proved_as_trained(tmp_path: Path) -> None:
+    records = tmp_path / "records"
+    mended = measurement(tmp_path / "mended", {3: None, 4: None})
+    outcome, _ = mended.judged()
+    repair = Repaired(
+        verdict="proved", margin_bound=9.0, trainings=2, published_errors=1, core_seconds=1.0
+    )
+    mended.note(dataclasses.replace(outcome, repair=repair))
+    (population,) = mended.populations()
+    shutil.copy(BEST / "456p" / "model.pt", population.checkpoints(3) / "repaired.pt")
+    assert "seed 3" in keep_record.keep(mended.folder, records)
+    about = json.loads((records / "456p" / "about.json").read_text())
+    assert (about["weights"], about["trainings_of_repair"], about["published_errors"]) == (
+        "repaired",
+        2,
+        1,
+    )
+    assert "after 2 trainings" in about["verdict"]
+    trained = measurement(tmp_path / "trained", {9: 2.0})
+    assert "seed 9" in keep_record.keep(trained.folder, records)
+    assert "stands" in keep_record.keep(mended.folder, records)
 
 
 def test_what_is_no_measurement_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
