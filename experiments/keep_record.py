@@ -8,12 +8,17 @@ and writes
 
     records/best/456p/model.pt, model.cert.json.gz, about.json
 
-unless a record with a larger margin is there. ``records/best/README.md`` lists them all.
+unless a record with a larger margin is there. ``records/best/README.md`` lists them all. A preset of
+which no seed is proved in a measurement may have one mended by hand with ``adderlab repair``:
+
+    python experiments/keep_record.py results/rates/36p_spread-36_9200-9231 --mended FILE \
+        --seed 9230 --trainings 2 --command "adderlab repair ..."
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import shlex
 import sys
 from collections.abc import Sequence
@@ -21,24 +26,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from adderlab.engine.select import select_engine
 from adderlab.errors import Failure, UsageError
+from adderlab.evaluation.decoders import decoder_for
+from adderlab.evaluation.exact import evaluate
+from adderlab.evaluation.suites import published
 from adderlab.proof.certificate import certificate, write_beside
 from adderlab.proof.of_checkpoint import prove_checkpoint
 from adderlab.proof.prove import Proof
 from adderlab.runs.atomic import make_folder, read_json, write_json, write_text
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from adderlab.runs.environment import now
-from adderlab.runs.rates import SeedOutcome, seeds_text
+from adderlab.runs.rates import Repaired, SeedOutcome, seeds_text
 from adderlab.training.campaign import Campaign, Plan, read_plan
 from adderlab.training.verdicts import REPAIRED_FILE
 
 RECORDS = Path("records/best")
 
 
-def keep(folder: Path, records: Path) -> str:
+def keep(folder: Path, records: Path, mended: Mended | None = None) -> str:
     """Keep the best model of the measurement in ``folder``; what was done, in a line."""
     campaign = Campaign(plan=read_plan(folder), folder=folder)
     plan, outcomes = campaign.plan, list(campaign.judged())
+    if mended:
+        outcomes = [_by_hand(each, mended) for each in outcomes if each.seed == mended.seed]
+        plan = dataclasses.replace(plan, command=(*plan.command, "&&", *shlex.split(mended.command)))
     found = [each for each in map(_of, outcomes) if each is not None]
     if not found:
         return f"{plan.preset}: none of {len(outcomes)} seeds is proved"
@@ -49,7 +63,8 @@ def keep(folder: Path, records: Path) -> str:
         return f"{plan.preset}: the record's margin {before['margin_bound']:.4g} stands"
     seed = best.outcome.seed
     population = next(each for each in campaign.populations() if seed in each.seeds)
-    checkpoint = load_checkpoint(population.checkpoints(seed) / best.file)
+    place = population.checkpoints(seed) / best.file
+    checkpoint = load_checkpoint(mended.file if mended else place)
     proof, tables = prove_checkpoint(checkpoint)
     if proof.verdict.verdict != "proved":
         raise Failure(f"{plan.preset} seed {seed}: the proof did not go through again")
@@ -59,6 +74,33 @@ def keep(folder: Path, records: Path) -> str:
     environment = read_json(population.folder / "environment.json")
     write_json(target / "about.json", _about(plan, best, proof, checkpoint, environment))
     return f"{plan.preset}: seed {seed}, margin at least {best.margin_bound:.4g}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mended:
+    """A seed's model after ``adderlab repair``, run by hand."""
+
+    file: Path
+    seed: int
+    trainings: int
+    command: str
+
+
+def _by_hand(outcome: SeedOutcome, mended: Mended) -> SeedOutcome:
+    """The outcome as if the measurement had repaired it so."""
+    checkpoint = load_checkpoint(mended.file)
+    verdict = prove_checkpoint(checkpoint)[0].verdict
+    engine = select_engine("torch", checkpoint.config, torch.device("cpu"), threads=1, say=print)
+    decoder = decoder_for(checkpoint.config, checkpoint.stacked(), engine)
+    errors = evaluate(decoder, checkpoint.config.token_layout, published()).total.errors
+    repaired = Repaired(
+        verdict=verdict.verdict,
+        margin_bound=verdict.margin.bound,
+        trainings=mended.trainings,
+        published_errors=errors,
+        core_seconds=0.0,
+    )
+    return dataclasses.replace(outcome, repair=repaired)
 
 
 @dataclass(frozen=True)
@@ -95,7 +137,7 @@ def _about(
         "preset": plan.preset,
         "parameters": checkpoint.num_parameters,
         "recipe": plan.recipe_name,
-        "command": shlex.join(plan.command),
+        "command": shlex.join(plan.command).replace("'&&'", "&&"),
         "seed": best.outcome.seed,
         "weights": best.file.removesuffix(".pt"),
         "weights_sha256": checkpoint.weights_sha256,
@@ -142,10 +184,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
     parser.add_argument("-o", "--output", type=Path, default=RECORDS)
+    parser.add_argument("--mended", type=Path, metavar="FILE", help="a model of --seed after repair")
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--trainings", type=int)
+    parser.add_argument("--command", help="that repaired it")
     args = parser.parse_args(argv)
+    mended = None
+    if args.mended:
+        if None in (args.seed, args.trainings, args.command) or len(args.folders) != 1:
+            parser.error("--mended goes with one FOLDER, --seed, --trainings and --command")
+        mended = Mended(file=args.mended, seed=args.seed, trainings=args.trainings, command=args.command)
     try:
         for folder in args.folders:
-            print(keep(folder, args.output))
+            print(keep(folder, args.output, mended))
         if args.output.is_dir():
             write_text(args.output / "README.md", index(args.output))
     except (UsageError, Failure) as error:
