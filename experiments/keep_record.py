@@ -12,7 +12,7 @@ unless a record with a larger margin is there. ``records/best/README.md`` lists 
 which no seed is proved in a measurement may have one mended by hand with ``adderlab repair``:
 
     python experiments/keep_record.py results/rates/36p_spread-36_9200-9231 --mended FILE \
-        --seed 9230 --trainings 2 --command "adderlab repair ..."
+        --trainings 2 --command "adderlab repair ..."
 """
 
 from __future__ import annotations
@@ -30,8 +30,6 @@ import torch
 
 from adderlab.engine.select import select_engine
 from adderlab.errors import Failure, UsageError
-from adderlab.evaluation.decoders import decoder_for
-from adderlab.evaluation.exact import evaluate
 from adderlab.evaluation.suites import published
 from adderlab.proof.certificate import certificate, write_beside
 from adderlab.proof.of_checkpoint import prove_checkpoint
@@ -41,7 +39,7 @@ from adderlab.runs.checkpoints import Checkpoint, load_checkpoint, save_checkpoi
 from adderlab.runs.environment import now
 from adderlab.runs.rates import Repaired, SeedOutcome, seeds_text
 from adderlab.training.campaign import Campaign, Plan, read_plan
-from adderlab.training.verdicts import REPAIRED_FILE
+from adderlab.training.verdicts import REPAIRED_FILE, published_errors
 
 RECORDS = Path("records/best")
 
@@ -50,9 +48,10 @@ def keep(folder: Path, records: Path, mended: Mended | None = None) -> str:
     """Keep the best model of the measurement in ``folder``; what was done, in a line."""
     campaign = Campaign(plan=read_plan(folder), folder=folder)
     plan, outcomes = campaign.plan, list(campaign.judged())
+    command = shlex.join(plan.command)
     if mended:
-        outcomes = [_by_hand(each, mended) for each in outcomes if each.seed == mended.seed]
-        plan = dataclasses.replace(plan, command=(*plan.command, "&&", *shlex.split(mended.command)))
+        outcomes = [_by_hand(mended, outcomes)]
+        command = f"{command} && {mended.command}"
     found = [each for each in map(_of, outcomes) if each is not None]
     if not found:
         return f"{plan.preset}: none of {len(outcomes)} seeds is proved"
@@ -72,7 +71,7 @@ def keep(folder: Path, records: Path, mended: Mended | None = None) -> str:
     save_checkpoint(target / "model.pt", checkpoint)
     write_beside(target / "model.pt", certificate(proof, tables, checkpoint.weights_sha256))
     environment = read_json(population.folder / "environment.json")
-    write_json(target / "about.json", _about(plan, best, proof, checkpoint, environment))
+    write_json(target / "about.json", _about(plan, command, best, proof, checkpoint, environment))
     return f"{plan.preset}: seed {seed}, margin at least {best.margin_bound:.4g}"
 
 
@@ -81,23 +80,23 @@ class Mended:
     """A seed's model after ``adderlab repair``, run by hand."""
 
     file: Path
-    seed: int
     trainings: int
     command: str
 
 
-def _by_hand(outcome: SeedOutcome, mended: Mended) -> SeedOutcome:
-    """The outcome as if the measurement had repaired it so."""
+def _by_hand(mended: Mended, outcomes: Sequence[SeedOutcome]) -> SeedOutcome:
+    """The outcome of the model's seed as if the measurement had repaired it so."""
     checkpoint = load_checkpoint(mended.file)
+    outcome = next((each for each in outcomes if each.seed == checkpoint.seed), None)
+    if outcome is None:
+        raise UsageError(f"{mended.file} is of seed {checkpoint.seed}, which was not measured there")
     verdict = prove_checkpoint(checkpoint)[0].verdict
     engine = select_engine("torch", checkpoint.config, torch.device("cpu"), threads=1, say=print)
-    decoder = decoder_for(checkpoint.config, checkpoint.stacked(), engine)
-    errors = evaluate(decoder, checkpoint.config.token_layout, published()).total.errors
     repaired = Repaired(
         verdict=verdict.verdict,
         margin_bound=verdict.margin.bound,
         trainings=mended.trainings,
-        published_errors=errors,
+        published_errors=published_errors(checkpoint, engine, published()),
         core_seconds=0.0,
     )
     return dataclasses.replace(outcome, repair=repaired)
@@ -128,7 +127,12 @@ def _of(outcome: SeedOutcome) -> _Candidate | None:
 
 
 def _about(
-    plan: Plan, best: _Candidate, proof: Proof, checkpoint: Checkpoint, machine: dict[str, Any]
+    plan: Plan,
+    command: str,
+    best: _Candidate,
+    proof: Proof,
+    checkpoint: Checkpoint,
+    machine: dict[str, Any],
 ) -> dict[str, Any]:
     margin = proof.verdict.margin
     mended = best.outcome.repair if best.trainings else None
@@ -137,7 +141,7 @@ def _about(
         "preset": plan.preset,
         "parameters": checkpoint.num_parameters,
         "recipe": plan.recipe_name,
-        "command": shlex.join(plan.command).replace("'&&'", "&&"),
+        "command": command,
         "seed": best.outcome.seed,
         "weights": best.file.removesuffix(".pt"),
         "weights_sha256": checkpoint.weights_sha256,
@@ -184,16 +188,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
     parser.add_argument("-o", "--output", type=Path, default=RECORDS)
-    parser.add_argument("--mended", type=Path, metavar="FILE", help="a model of --seed after repair")
-    parser.add_argument("--seed", type=int)
+    parser.add_argument("--mended", type=Path, metavar="FILE", help="a seed's model after repair")
     parser.add_argument("--trainings", type=int)
     parser.add_argument("--command", help="that repaired it")
     args = parser.parse_args(argv)
     mended = None
     if args.mended:
-        if None in (args.seed, args.trainings, args.command) or len(args.folders) != 1:
-            parser.error("--mended goes with one FOLDER, --seed, --trainings and --command")
-        mended = Mended(file=args.mended, seed=args.seed, trainings=args.trainings, command=args.command)
+        if None in (args.trainings, args.command) or len(args.folders) != 1:
+            parser.error("--mended goes with one FOLDER, --trainings and --command")
+        mended = Mended(file=args.mended, trainings=args.trainings, command=args.command)
     try:
         for folder in args.folders:
             print(keep(folder, args.output, mended))

@@ -9,6 +9,7 @@ from pathlib import Path
 import keep_record
 import pytest
 
+from adderlab.errors import UsageError
 from adderlab.models.presets import get_preset
 from adderlab.proof.of_checkpoint import prove_checkpoint
 from adderlab.runs.checkpoints import load_checkpoint
@@ -116,6 +117,21 @@ def test_a_repaired_model_is_kept_until_one_is_proved_as_trained(tmp_path: Path)
     trained = measurement(tmp_path / "trained", {9: 2.0})
     assert "seed 9" in keep_record.keep(trained.folder, records)
     assert "stands" in keep_record.keep(mended.folder, records)
+
+
+def test_a_model_repaired_by_hand_is_its_seeds(tmp_path: Path) -> None:
+    file, records = BEST / "456p" / "model.pt", tmp_path / "records"
+    seed = load_checkpoint(file).seed
+    assert seed is not None
+    mended = keep_record.Mended(file=file, trainings=3, command="adderlab repair x.pt -o y.pt")
+    measured = measurement(tmp_path / "measured", {3: None, seed: None})
+    assert f"seed {seed}" in keep_record.keep(measured.folder, records, mended)
+    about = json.loads((records / "456p" / "about.json").read_text())
+    assert about["command"] == "adderlab rate 456p && adderlab repair x.pt -o y.pt"
+    assert (about["trainings_of_repair"], about["published_errors"]) == (3, 0)
+    other = measurement(tmp_path / "other", {3: None})
+    with pytest.raises(UsageError, match=f"seed {seed}"):
+        keep_record.keep(other.folder, records, mended)
 
 
 def test_what_is_no_measurement_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

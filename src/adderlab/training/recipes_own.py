@@ -45,6 +45,7 @@ def _aimed(steps: int) -> Recipe:
     )
 
 
+_SHARP = dataclasses.replace(_aimed(54_000), logit_scale=20.0, draws=Draws(halvings=(3000, 6000)))
 _THIRTY_TWO = Draws(halvings=(4000, 7000, 10_000, 13_000, 16_000))
 
 
@@ -155,20 +156,14 @@ OWN_LINE = (
     ),
     NamedRecipe(
         name="aimed-sharp",
-        recipe=dataclasses.replace(_aimed(54_000), logit_scale=20.0, draws=Draws(halvings=(3000, 6000))),
+        recipe=_SHARP,
         source="adderlab (docs/why-runs-fail.md)",
         notes="aimed for narrower models (311p, 262p): the loss sees logits times 20, the best of four "
         "draws, more steps",
     ),
     NamedRecipe(
         name="aimed-sharper",
-        recipe=dataclasses.replace(
-            _aimed(54_000),
-            lr=0.03,
-            weight_decay=0.0,
-            logit_scale=100.0,
-            draws=Draws(halvings=(3000, 6000)),
-        ),
+        recipe=dataclasses.replace(_SHARP, lr=0.03, weight_decay=0.0, logit_scale=100.0),
         source="adderlab (docs/why-runs-fail.md)",
         notes="aimed-sharp with logits times 100, a higher rate and no weight decay",
     ),

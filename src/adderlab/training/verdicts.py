@@ -61,7 +61,7 @@ def judge(
         weights=weights,
         margin_bound=found.margin.bound if found and proved else None,
         margin_witness=_finite(found.margin.witness) if found else None,
-        published_errors=_published_errors(
+        published_errors=published_errors(
             load_checkpoint(population.checkpoints(seed) / f"{weights if proved else 'best'}.pt"),
             engine,
             published,
@@ -133,7 +133,7 @@ def with_repair(
             verdict=found.verdict,
             margin_bound=found.margin.bound if found.verdict == "proved" else None,
             trainings=result.trainings,
-            published_errors=_published_errors(result.checkpoint, engine, published),
+            published_errors=published_errors(result.checkpoint, engine, published),
             core_seconds=seconds,
         ),
     )
@@ -150,7 +150,8 @@ def grokked_at(curve: list[Metrics]) -> int | None:
     return since
 
 
-def _published_errors(checkpoint: Checkpoint, engine: Engine, suite: Suite) -> int:
+def published_errors(checkpoint: Checkpoint, engine: Engine, suite: Suite) -> int:
+    """Pairs of the published test sets that a model gets wrong."""
     decoder = decoder_for(checkpoint.config, checkpoint.stacked(), engine)
     return evaluate(decoder, get_layout(checkpoint.config.layout), suite).total.errors
 
