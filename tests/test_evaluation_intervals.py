@@ -5,7 +5,7 @@ import math
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binom
+from scipy.stats import binom, binomtest
 
 from adderlab.evaluation.intervals import clopper_pearson, percent, wilson
 
@@ -32,6 +32,15 @@ def test_wilson_solves_its_equation(count: tuple[int, int]) -> None:
     rate = wilson(k, n)
     for p in (rate.low, rate.high):
         assert abs(k / n - p) == pytest.approx(1.959964 * math.sqrt(p * (1 - p) / n), rel=1e-5, abs=1e-9)
+
+
+@settings(deadline=None)
+@given(counts)
+def test_both_equal_scipy_s(count: tuple[int, int]) -> None:
+    test = binomtest(*count)
+    for rate, method in ((wilson(*count), "wilson"), (clopper_pearson(*count), "exact")):
+        theirs = test.proportion_ci(0.95, method=method)
+        assert (rate.low, rate.high) == pytest.approx((theirs.low, theirs.high), rel=1e-9, abs=1e-12)
 
 
 def test_text() -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.optim.adam import adam
 
 from adderlab.errors import UsageError
 from adderlab.models.config import ModelConfig
@@ -92,7 +93,8 @@ def aimed(
     fitted = [
         tensor.requires_grad_() for name, tensor in values.items() if name.startswith(aim.parameters)
     ]
-    optimizer = torch.optim.Adam(fitted, lr=aim.lr, foreach=False)
+    means, squares = ([torch.zeros_like(each) for each in fitted] for _ in range(2))
+    counts = [torch.zeros(()) for _ in fitted]
     layout = config.token_layout
     for step in range(aim.steps):
         a_SBJ, b_SBJ = sample_pairs(data, torch.tensor([seed]), step, aim.pairs)
@@ -100,9 +102,25 @@ def aimed(
         log_RBAHP = log_attention(config, values, tokens_SBP[0].long())
         # The sum over draws: each has the gradient of its own mean.
         loss = -(log_RBAHP.mean(3) * wanted_AP).sum(-1).mean((1, 2)).sum()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        gradients = list(torch.autograd.grad(loss, fitted))
+        with torch.no_grad():
+            # The function, not the class: to build one of those loads torch's compiler, for a second.
+            adam(
+                fitted,
+                gradients,
+                means,
+                squares,
+                max_exp_avg_sqs=[],
+                state_steps=counts,
+                foreach=False,
+                amsgrad=False,
+                beta1=0.9,
+                beta2=0.999,
+                lr=aim.lr,
+                weight_decay=0.0,
+                eps=1e-8,
+                maximize=False,
+            )
     return {name: tensor.detach() for name, tensor in values.items()}
 
 
