@@ -139,7 +139,7 @@ def film(found: Study, seed: int, drawn: dict[str, str]) -> dict[str, Any]:
         job.config,
         job.recipe,
         (seed,),
-        objective_for(job.recipe.seen_by_loss(job.config), engine, cpu),
+        objective_for(job.config, engine, cpu),
         cpu,
     )
     steps, accuracy, weights = [], [], []

@@ -55,13 +55,16 @@ def test_margins_are_those_that_the_loss_of_the_training_saw() -> None:
     plain = load_checkpoint(reference_checkpoint("lowrank_512p_s42.pt"))
     inside = replace(plain, config=replace(plain.config, logit_scale=4.0), recipe={})
     outside = replace(plain, recipe={"logit_scale": 4})
+    stages = [{"logit_scale": None}, {"logit_scale": 4.0}, {}]
+    staged = replace(plain, recipe={"logit_scale": 2.0, "stages": stages})
     settings = RepairSettings(rounds=1, steps=3, batch_size=8)
     limits = Limits(cells=0, union_seconds=0.1)
-    results = [repair(each, settings, limits=limits) for each in (inside, outside, plain)]
+    results = [repair(each, settings, limits=limits) for each in (inside, outside, staged, plain)]
     assert all(result.trainings == 1 for result in results)
-    one, other, unscaled = (result.checkpoint.params for result in results)
+    one, other, last, unscaled = (result.checkpoint.params for result in results)
     for name, tensor in one.items():
         torch.testing.assert_close(other[name], tensor, rtol=1e-5, atol=1e-6)
+        assert torch.equal(last[name], other[name])
     assert any((unscaled[name] - tensor).abs().max() > 1e-5 for name, tensor in one.items())
     for wrong in ("wide", 0, -1.0, None):
         with pytest.raises(UsageError, match="logit_scale"):

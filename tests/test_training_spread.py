@@ -16,7 +16,7 @@ from adderlab.training.checks import check_fits
 from adderlab.training.draws import Draws
 from adderlab.training.objective import objective_for
 from adderlab.training.population import Population
-from adderlab.training.recipe import UNIFORM_PAIRS, Recipe
+from adderlab.training.recipe import UNIFORM_PAIRS, Recipe, Stage
 from adderlab.training.spread import Spread
 from adderlab.training.starting import start
 
@@ -82,12 +82,11 @@ def test_what_cannot_be_spread_is_told() -> None:
 @pytest.mark.parametrize("name", ["44p", "311p", "7p", "1644p"])
 def test_the_loss_and_nothing_else_sees_the_factor(name: str) -> None:
     config, factor = get_preset(name).config, 20.0
-    recipe = dataclasses.replace(RECIPE, logit_scale=factor)
     params = stack_parameters([build_model(dataclasses.replace(config, init="xavier"), 5)])
     pairs = sample_pairs(UNIFORM_PAIRS, torch.tensor([5]), 0, 16)
     tokens, targets = config.token_layout.encode(*pairs)
     plain = objective_for(config, TorchEngine(), CPU)
-    scaled = objective_for(recipe.seen_by_loss(config), TorchEngine(), CPU)
+    scaled = plain.sharpened(factor)
 
     model = build_model(config, 5)
     model.load_state_dict({name: tensor[0] for name, tensor in params.items()}, strict=False)
@@ -103,14 +102,43 @@ def test_the_loss_and_nothing_else_sees_the_factor(name: str) -> None:
 
 def test_the_native_engine_sees_it_too() -> None:
     recipe = dataclasses.replace(SPREAD, logit_scale=30.0)
-    seen, seeds = recipe.seen_by_loss(CONFIG), (4, 9)
-    native = Population(CONFIG, recipe, seeds, objective_for(seen, NativeEngine(1), CPU), CPU)
-    slow = Population(CONFIG, recipe, seeds, objective_for(seen, TorchEngine(), CPU), CPU)
+    native, slow = (
+        Population(CONFIG, recipe, (4, 9), objective_for(CONFIG, engine, CPU), CPU)
+        for engine in (NativeEngine(1), TorchEngine())
+    )
     torch.testing.assert_close(native.advance(), slow.advance(), rtol=1e-5, atol=1e-6)
     assert native.config.logit_scale == 1.0
+
+
+def test_a_stage_may_have_a_factor_of_its_own() -> None:
+    sharper = Stage(steps=4, lr=1e-3, logit_scale=90.0)
+    recipe = dataclasses.replace(RECIPE, logit_scale=30.0, stages=(sharper, Stage(steps=4)))
+    objective = objective_for(CONFIG, TorchEngine(), CPU)
+    population = Population(CONFIG, recipe, (4, 9), objective, CPU)
+    seen = set[float]()
+    while not population.done:
+        population.prepare()
+        scale = 90.0 if 20 <= population.next_step < 24 else 30.0
+        assert population.objective is objective.sharpened(scale)
+        params, step = population.params(population.flat_SN.clone()), population.next_step
+        loss_S = population.advance(1)
+        tokens, targets = population.sample(torch.tensor([4, 9]), step, recipe.batch_size)
+        wanted_S, _ = objective.sharpened(scale).loss_and_grad(params, tokens, targets)
+        torch.testing.assert_close(loss_S, wanted_S)
+        seen.add(scale)
+        if recipe.looks_at(population.next_step - 1):
+            population.evaluate(loss_S)
+    assert seen == {30.0, 90.0}
+
+
+def test_a_factor_of_one_is_the_model_itself() -> None:
+    objective = objective_for(CONFIG, TorchEngine(), CPU)
+    assert objective.sharpened(1.0) is objective
 
 
 def test_a_factor_must_be_positive() -> None:
     for wrong in (0.0, -1.0, float("nan")):
         with pytest.raises(UsageError, match="logit_scale"):
             dataclasses.replace(RECIPE, logit_scale=wrong)
+        with pytest.raises(UsageError, match="stage's logit_scale"):
+            dataclasses.replace(RECIPE, stages=(Stage(logit_scale=wrong),))

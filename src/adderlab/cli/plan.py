@@ -73,7 +73,7 @@ def run(args: Args) -> int:
     )
     per_node = -(-args.seeds // min(args.nodes, args.seeds))
     busy = _load()
-    objective = objective_for(recipe.seen_by_loss(config), chosen, where)
+    objective = objective_for(config, chosen, where)
     speed = measure_speed(config, recipe, per_node, objective, where, threads=threads)
     predicted = forecast(speed, recipe, args.seeds, args.nodes)
     machine = f"{where} ({why}), engine {chosen.name}, {threads} thread{'s' if threads > 1 else ''}"

@@ -65,7 +65,7 @@ def measure(
         write_plan(folder, plan)
         campaign = Campaign(plan=plan, folder=folder)
         chosen = select_engine(engine, plan.config, where, threads=threads, say=say)
-        objective = objective_for(plan.recipe.seen_by_loss(plan.config), chosen, where)
+        objective = objective_for(plan.config, chosen, where)
         if not _train(campaign, objective, where, say, quiet):
             tell(f"Stopped. To go on: {again}")
             return None

@@ -17,7 +17,7 @@ class Args:
     """Where to write the repaired checkpoint (.pt)."""
     rounds: int = 5
     """Trainings at most; a proof follows each."""
-    steps: int = 250
+    steps: int = 1000
     """Steps of one training."""
     lr: float = 1e-3
     """Learning rate, falling linearly to 0 over a round."""

@@ -69,7 +69,7 @@ def search_in_terminal(
         f"time, {settings.recipe.total_steps} steps each -> {settings.folder}"
     )
     # One for all lanes: it holds no state of a run, and compiling it takes a second.
-    objective = objective_for(settings.recipe.seen_by_loss(settings.config), chosen, where)
+    objective = objective_for(settings.config, chosen, where)
     with view:
         summary = until_proved(
             plan,

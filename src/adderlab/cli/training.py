@@ -73,7 +73,7 @@ def run_in_terminal(
     again = resume_command(job.folder, _same_machine(device, engine, prove))
     tell = (lambda line: print(line, file=sys.stderr)) if quiet and events is None else view.say
     started = time.monotonic()
-    objective = objective_for(job.recipe.seen_by_loss(job.config), chosen, where)
+    objective = objective_for(job.config, chosen, where)
     try:
         with view:
             outcome = run(job, objective, where, audience, resume=resume)

@@ -136,7 +136,7 @@ class _Work:
     def do(self) -> dict[str, Any]:
         task = self.task
         step = restore(self.store, task, self.folder)
-        engine, objective, device = _prepared(task.recipe.seen_by_loss(task.config), task.means)
+        engine, objective, device = _prepared(task.config, task.means)
         machine = _machine(engine, device, step)
         if self.store.read(task.final(task.until)) is None:
             job = Job(config=task.config, recipe=task.recipe, seeds=task.seeds, folder=self.folder)

@@ -247,18 +247,15 @@ class HereTrainer:
             if sweep.reached(cell, until):
                 sweep.trained(cell, until)
             else:
-                seen = cell.recipe.seen_by_loss(cell.config)
-                groups.setdefault((seen, launch_shape(cell.recipe)), []).append(cell)
-        for (seen, _), group in groups.items():
-            self._train(sweep, seen, group, until)
+                groups.setdefault((cell.config, launch_shape(cell.recipe)), []).append(cell)
+        for group in groups.values():
+            self._train(sweep, group, until)
         if self.stop.is_set():
             raise Stopped
 
-    def _train(
-        self, sweep: OpenSweep, seen: ModelConfig, group: Sequence[Cell], until: int | None
-    ) -> None:
-        """Cells of one shape, whose losses see one model."""
-        _, objective, device = prepared(seen, self.means, sweep.watcher.say)
+    def _train(self, sweep: OpenSweep, group: Sequence[Cell], until: int | None) -> None:
+        """Cells of one model and one launch shape."""
+        _, objective, device = prepared(group[0].config, self.means, sweep.watcher.say)
         on_cpu = device.type == "cpu"
         seeds = SEEDS_PER_THREAD * self.means.threads if on_cpu else SEEDS_ON_A_DEVICE
         width = min(MOST_CELLS, max(1, seeds // len(sweep.sweep.seeds)))

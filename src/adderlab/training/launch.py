@@ -30,7 +30,7 @@ def launch_shape(recipe: Recipe) -> Hashable:
     moments at which their parts begin and end at different steps."""
     parts = tuple(
         (
-            *(stage.batch_size, stage.data, stage.polish is not None),
+            *(stage.batch_size, stage.data, stage.logit_scale, stage.polish is not None),
             *(stage.grokfast is None, stage.average is None),
         )
         for _, stage in recipe.parts

@@ -3,7 +3,9 @@
 Shapes: S seeds, B pairs, P input positions, A answer steps.
 """
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -28,6 +30,10 @@ def torch_sampler(data: DataConfig, layout: Layout) -> Sampler:
 
 class Objective(Protocol):
     """What a population needs to know of its model: gradients, margins, answers."""
+
+    def sharpened(self, factor: float) -> "Objective":
+        """Of the model whose logits are ``factor`` times as large; one object for each factor."""
+        ...
 
     def loss_and_grad(
         self, params: Params, tokens_SBP: Tensor, targets_SBA: Tensor
@@ -56,11 +62,29 @@ class Objective(Protocol):
         ...
 
 
+class _Sharpened:
+    """The objectives of one model that differ in the size of its logits, each built once; threads
+    share them."""
+
+    def __init__(self, build: Callable[[ModelConfig], Objective]) -> None:
+        self._build, self._built, self._lock = build, dict[float, Objective](), threading.Lock()
+
+    def of(self, plain: Objective, config: ModelConfig, factor: float) -> Objective:
+        if factor == 1.0:
+            return plain
+        with self._lock:
+            if factor not in self._built:
+                scaled = dataclasses.replace(config, logit_scale=config.logit_scale * factor)
+                self._built[factor] = self._build(scaled)
+            return self._built[factor]
+
+
 class TableObjective:
     """Parameters -> tables -> engine, and the gradient back: compiled where the engine can."""
 
     def __init__(self, config: ModelConfig, engine: Engine) -> None:
         self.config, self.engine = config, engine
+        self._sharpened = _Sharpened(lambda config: TableObjective(config, engine))
         example = stack_parameters([build_model(config, 0)])
         self._names = tuple(example)
         with torch.no_grad():
@@ -73,6 +97,9 @@ class TableObjective:
             [*examples, *pulls],
             f"derivative of the tables of {config}",
         )
+
+    def sharpened(self, factor: float) -> Objective:
+        return self._sharpened.of(self, self.config, factor)
 
     def _table_tuple(self, *values: Tensor) -> tuple[Tensor, ...]:
         built = tables(self.config, dict(zip(self._names, values, strict=True)))
@@ -131,6 +158,10 @@ class OracleObjective:
     def __init__(self, config: ModelConfig, device: torch.device) -> None:
         self.model = Transformer(config).to(device)
         self.config = config
+        self._sharpened = _Sharpened(lambda config: OracleObjective(config, device))
+
+    def sharpened(self, factor: float) -> Objective:
+        return self._sharpened.of(self, self.config, factor)
 
     def _with(self, params: Params, s: int) -> Transformer:
         with torch.no_grad():

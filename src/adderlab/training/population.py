@@ -54,7 +54,8 @@ class Population:
     ) -> None:
         """Raises ``UsageError`` if the recipe does not fit the model."""
         check_fits(config, recipe, seeds)
-        self.config, self.recipe, self.objective, self.device = config, recipe, objective, device
+        self.config, self.recipe, self.device = config, recipe, device
+        self._plain = objective
         self.layout = get_layout(config.layout)
         self.all_seeds = seeds
         self.seeds = seeds
@@ -96,10 +97,13 @@ class Population:
         return self.recipe.parts[self._part][1]
 
     def _enter_part(self, part: int) -> None:
-        """A fresh optimiser for the part's settings."""
+        """A fresh optimiser, and everything else that follows from the part's settings."""
         self._part = part
         recipe, stage = self.recipe, self._stage
         assert stage.beta2 is not None and stage.batch_size is not None
+        assert stage.logit_scale is not None
+        self.objective = self._plain.sharpened(stage.logit_scale)
+        """Of the model as the part's loss sees it."""
         self.optimizer = AdamW(
             self.flat_SN,
             beta1=recipe.beta1,
@@ -169,7 +173,8 @@ class Population:
         """Prepared populations of one objective that are equal in this can share their next launch."""
         stage = self._stage
         return (
-            *(self.next_step, stage.batch_size, stage.data, stage.polish is not None),
+            *(self.next_step, stage.batch_size, stage.data, stage.logit_scale),
+            stage.polish is not None,
             *(self.takes_many, self.draws_its_own),
             *(self._grokfast is None, self._average is None),
         )
@@ -247,9 +252,10 @@ class Population:
 
     def polish(self) -> Tensor:
         """L-BFGS on every seed, one after another; the loss before, loss_S."""
-        settings, data, losses = self._stage.polish, self._stage.data, []
-        seen = self.recipe.seen_by_loss(self.config)
-        assert settings is not None and data is not None
+        settings, data, scale = self._stage.polish, self._stage.data, self._stage.logit_scale
+        assert settings is not None and data is not None and scale is not None
+        seen = dataclasses.replace(self.config, logit_scale=self.config.logit_scale * scale)
+        losses = []
         params = self.params()
         for s in range(self.num_rows):
             own_seed_S = self._seeds_S[s : s + 1]

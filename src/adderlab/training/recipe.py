@@ -11,7 +11,6 @@ from functools import cached_property
 from typing import Literal
 
 from adderlab.errors import UsageError
-from adderlab.models.config import ModelConfig
 from adderlab.task.curriculum import R456_CURRICULUM, Curriculum, DataConfig, Phase
 from adderlab.training.aim import Aim
 from adderlab.training.average import Average
@@ -48,6 +47,7 @@ class Stage:
     batch_size: int | None = None
     weight_decay: float | None = None
     beta2: float | None = None
+    logit_scale: float | None = None
     data: DataConfig | None = None
     grokfast: Grokfast | None = None
     average: Average | None = None
@@ -130,6 +130,9 @@ class Recipe:
         _check(self, "recipe", at_least_0=at_least_0, above_0=("lr", "eps", "logit_scale"))
         for _, stage in self.parts:
             assert stage.batch_size is not None and stage.weight_decay is not None
+            assert stage.logit_scale is not None
+            if not stage.logit_scale > 0:
+                raise UsageError(f"a stage's logit_scale must be above 0, not {stage.logit_scale}")
             if stage.batch_size < 1 or stage.weight_decay < 0:
                 raise UsageError(
                     "a stage's batch_size must be at least 1 and its weight_decay at least 0, not "
@@ -156,10 +159,6 @@ class Recipe:
     def draws_after(self, step: int) -> int:
         """Draws of a seed that go on after the evaluation at ``step``; at -1: those it begins with."""
         return self.draws.left_after(step) if self.draws else 1
-
-    def seen_by_loss(self, config: ModelConfig) -> ModelConfig:
-        """The model as the loss sees it: its logits times ``logit_scale``."""
-        return replace(config, logit_scale=config.logit_scale * self.logit_scale)
 
     @property
     def total_steps(self) -> int:
@@ -199,13 +198,14 @@ class Recipe:
             batch_size=self.batch_size,
             weight_decay=self.weight_decay,
             beta2=self.beta2,
+            logit_scale=self.logit_scale,
             data=self.data,
             grokfast=self.grokfast,
             average=self.average,
         )
 
     def _filled(self, stage: Stage) -> Stage:
-        names = ("batch_size", "weight_decay", "beta2", "data")
+        names = ("batch_size", "weight_decay", "beta2", "logit_scale", "data")
         return replace(
             stage, **{name: getattr(self, name) for name in names if getattr(stage, name) is None}
         )

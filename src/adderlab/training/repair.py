@@ -34,7 +34,7 @@ class RepairSettings:
 
     rounds: int = 5
     """Trainings at most; a proof follows each."""
-    steps: int = 250
+    steps: int = 1000
     batch_size: int = 256
     """Half witnesses, half fresh uniform pairs."""
     lr: float = 1e-3
@@ -111,8 +111,12 @@ def repair(
 
 
 def _logit_scale(checkpoint: Checkpoint) -> float:
-    """What the training's loss multiplied logits by; 1 where the checkpoint does not say."""
+    """What the training's loss multiplied logits by in the end; 1 where the checkpoint does not say."""
     scale = checkpoint.recipe.get("logit_scale", 1.0)
+    stages = checkpoint.recipe.get("stages")
+    for stage in stages if isinstance(stages, list | tuple) else ():
+        if isinstance(stage, dict) and stage.get("logit_scale") is not None:
+            scale = stage["logit_scale"]
     if not isinstance(scale, int | float) or not scale > 0:
         raise UsageError(
             f"the checkpoint's recipe has logit_scale {scale!r}: it must be a number above 0"
