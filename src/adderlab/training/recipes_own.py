@@ -95,6 +95,15 @@ _TWO_STAGES = dataclasses.replace(
 )
 
 
+_FINISH = Stage(lr=0.002, steps=4000, min_lr_ratio=0.0, logit_scale=10.0)
+"""Where a model answers 99% right, what is left are margins that a loss of plain logits hardly sees."""
+
+
+def _finished(recipe: Recipe, finish: Stage = _FINISH) -> Recipe:
+    """The recipe and one more stage, whose loss sees the logits larger than before."""
+    return dataclasses.replace(recipe, stages=(*recipe.stages, finish))
+
+
 def _fitted(*names: str) -> Aim:
     """Only what values do not share: a map that serves values too would be fitted to be the same for
     all digits, and carry nothing."""
@@ -153,6 +162,16 @@ OWN_LINE = (
         source="adderlab (docs/why-runs-fail.md)",
         notes="aimed, from two draws a seed, of which the better goes on at half of the run: 54,000 "
         "steps in all",
+    ),
+    NamedRecipe(
+        name="aimed-two-sharp",
+        recipe=_finished(
+            dataclasses.replace(_aimed(34_000), draws=Draws(halvings=(17_000,))),
+            dataclasses.replace(_FINISH, steps=3000),
+        ),
+        source="adderlab (docs/why-runs-fail.md)",
+        notes="aimed-two with a sharp finish, 54,000 steps in all: the loss of the last 3,000 sees "
+        "logits times 10",
     ),
     NamedRecipe(
         name="aimed-sharp",
@@ -229,6 +248,12 @@ OWN_LINE = (
         source="adderlab (docs/why-runs-fail.md)",
         notes="for MicroAdder's line: 32 draws a seed, of which the best half goes on at 4,000, 7,000, "
         "10,000, 13,000 and 16,000 steps; attention fitted to look at its column; pairs of all lengths",
+    ),
+    NamedRecipe(
+        name="drawn-67-sharp",
+        recipe=_finished(_DRAWN_67),
+        source="adderlab (docs/why-runs-fail.md)",
+        notes="drawn-67 with a sharp finish: the loss of 4,000 steps more sees logits times 10",
     ),
     NamedRecipe(
         name="quick-7",
