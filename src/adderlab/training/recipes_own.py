@@ -5,6 +5,7 @@ picture that knows no digits, starts drawn wide and chosen among, a factor on th
 """
 
 import dataclasses
+from typing import Any
 
 from adderlab.task.curriculum import Phase
 from adderlab.training.aim import Aim
@@ -95,12 +96,11 @@ _TWO_STAGES = dataclasses.replace(
 )
 
 
-_FINISH = Stage(lr=0.002, steps=4000, min_lr_ratio=0.0, logit_scale=10.0)
-"""Where a model answers 99% right, what is left are margins that a loss of plain logits hardly sees."""
-
-
-def _finished(recipe: Recipe, finish: Stage = _FINISH) -> Recipe:
-    """The recipe and one more stage, whose loss sees the logits larger than before."""
+def _finished(recipe: Recipe, steps: int, logit_scale: float, **changes: Any) -> Recipe:
+    """The recipe and one more stage, whose loss sees larger logits than before: where a model is nearly
+    right, what is left to gain are small margins that the loss hardly sees."""
+    changes = {"lr": 0.002, "min_lr_ratio": 0.0, **changes}
+    finish = Stage(steps=steps, logit_scale=logit_scale, **changes)
     return dataclasses.replace(recipe, stages=(*recipe.stages, finish))
 
 
@@ -110,6 +110,18 @@ def _fitted(*names: str) -> Aim:
     return Aim(parameters=tuple(f"blocks.0.attn.{name}" for name in names), steps=60, lr=0.3)
 
 
+_LONG_62 = dataclasses.replace(_TWO_STAGES, logit_scale=100.0, aim=_fitted("q_proj", "q_norm", "k_norm"))
+_SPREAD_44 = dataclasses.replace(_TWO_STAGES, aim=_fitted("q_norm", "k_norm"))
+_SPREAD_36 = dataclasses.replace(
+    _TWO_STAGES,
+    logit_scale=500.0,
+    aim=_fitted("q_norm", "key.angle"),
+    draws=Draws(halvings=(1000, 2000, 4000, 8000, 16_000, 30_000)),
+    stages=(
+        *_TWO_STAGES.stages,
+        Stage(lr=0.004, steps=30_000, min_lr_ratio=0.0, batch_size=1024, beta2=0.99),
+    ),
+)
 _DRAWN_7 = Recipe(
     steps=40_000,
     batch_size=256,
@@ -164,14 +176,12 @@ OWN_LINE = (
         "steps in all",
     ),
     NamedRecipe(
-        name="aimed-two-sharp",
+        name="aimed-two-finish",
         recipe=_finished(
-            dataclasses.replace(_aimed(34_000), draws=Draws(halvings=(17_000,))),
-            dataclasses.replace(_FINISH, steps=3000),
+            dataclasses.replace(_aimed(34_000), draws=Draws(halvings=(17_000,))), 3000, 10.0
         ),
         source="adderlab (docs/why-runs-fail.md)",
-        notes="aimed-two with a sharp finish, 54,000 steps in all: the loss of the last 3,000 sees "
-        "logits times 10",
+        notes="aimed-two, 54,000 steps in all, the last 3,000 a finish with logits times 10",
     ),
     NamedRecipe(
         name="aimed-sharp",
@@ -185,6 +195,12 @@ OWN_LINE = (
         recipe=dataclasses.replace(_SHARP, lr=0.03, weight_decay=0.0, logit_scale=100.0),
         source="adderlab (docs/why-runs-fail.md)",
         notes="aimed-sharp with logits times 100, a higher rate and no weight decay",
+    ),
+    NamedRecipe(
+        name="aimed-sharp-finish",
+        recipe=_finished(_SHARP, 8000, 200.0, weight_decay=0.0),
+        source="adderlab (docs/why-runs-fail.md)",
+        notes="aimed-sharp with a finish of 8,000 steps, logits times 200 and no weight decay",
     ),
     NamedRecipe(
         name="drawn-122",
@@ -214,33 +230,40 @@ OWN_LINE = (
     ),
     NamedRecipe(
         name="spread-62-long",
-        recipe=dataclasses.replace(
-            _TWO_STAGES, logit_scale=100.0, aim=_fitted("q_proj", "q_norm", "k_norm")
-        ),
+        recipe=_LONG_62,
         source="adderlab (docs/why-runs-fail.md)",
         notes="spread-62 with logits times 100, smaller batches at a lower rate and a second stage",
     ),
     NamedRecipe(
         name="spread-44",
-        recipe=dataclasses.replace(_TWO_STAGES, aim=_fitted("q_norm", "k_norm")),
+        recipe=_SPREAD_44,
         source="adderlab (docs/why-runs-fail.md)",
         notes="for one map for query, key and value: the loss sees logits times 200; only the norms of "
         "query and key are fitted, as the map has to carry digits; a second stage with larger batches",
     ),
     NamedRecipe(
         name="spread-36",
-        recipe=dataclasses.replace(
-            _TWO_STAGES,
-            logit_scale=500.0,
-            aim=_fitted("q_norm", "key.angle"),
-            draws=Draws(halvings=(1000, 2000, 4000, 8000, 16_000, 30_000)),
-            stages=(
-                *_TWO_STAGES.stages,
-                Stage(lr=0.004, steps=30_000, min_lr_ratio=0.0, batch_size=1024, beta2=0.99),
-            ),
-        ),
+        recipe=_SPREAD_36,
         source="adderlab (docs/why-runs-fail.md)",
         notes="spread-44 for keys that are turned queries: logits times 500, 64 draws, a third stage",
+    ),
+    NamedRecipe(
+        name="spread-62-finish",
+        recipe=_finished(_LONG_62, 10_000, 2000.0, lr=0.001),
+        source="adderlab (docs/why-runs-fail.md)",
+        notes="spread-62-long with a finish of 10,000 steps, logits times 2,000",
+    ),
+    NamedRecipe(
+        name="spread-44-finish",
+        recipe=_finished(_SPREAD_44, 20_000, 5000.0, lr=0.001),
+        source="adderlab (docs/why-runs-fail.md)",
+        notes="spread-44 with a finish of 20,000 steps, logits times 5,000",
+    ),
+    NamedRecipe(
+        name="spread-36-finish",
+        recipe=_finished(_SPREAD_36, 40_000, 5000.0, lr=0.001, batch_size=1024, beta2=0.99),
+        source="adderlab (docs/why-runs-fail.md)",
+        notes="spread-36 with a finish of 40,000 steps, logits times 5,000",
     ),
     NamedRecipe(
         name="drawn-67",
@@ -250,10 +273,10 @@ OWN_LINE = (
         "10,000, 13,000 and 16,000 steps; attention fitted to look at its column; pairs of all lengths",
     ),
     NamedRecipe(
-        name="drawn-67-sharp",
-        recipe=_finished(_DRAWN_67),
+        name="drawn-67-finish",
+        recipe=_finished(_DRAWN_67, 4000, 10.0),
         source="adderlab (docs/why-runs-fail.md)",
-        notes="drawn-67 with a sharp finish: the loss of 4,000 steps more sees logits times 10",
+        notes="drawn-67 with a finish of 4,000 steps, logits times 10",
     ),
     NamedRecipe(
         name="quick-7",
