@@ -62,7 +62,7 @@ def test_the_page_tells_how_to_measure_again() -> None:
     page = as_markdown([with_repair()])
     assert "adderlab rate 456p --recipe circle" in page
     assert "commit 0123456789" in page and "A Processor, 2 cores" in page
-    assert "Repair was tried on 1 seed;" in page
+    assert "Repair, at most 5 rounds of 1,000 steps, was tried on 1 seed;" in page
     assert "No rate has been measured" in as_markdown([])
 
 

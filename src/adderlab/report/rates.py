@@ -156,7 +156,11 @@ def _about(record: RateRecord) -> list[str]:
         tried = sum(each.repair is not None for each in record.results)
         expected = duration(record.expected_assisted_seconds_on_2_cores)
         seeds = "1 seed" if tried == 1 else f"{tried} seeds"
-        lines[-1] += f" Repair was tried on {seeds}; expected time with it: {expected}."
+        rounds, steps = (record.repair_settings[name] for name in ("rounds", "steps"))
+        lines[-1] += (
+            f" Repair, at most {rounds} rounds of {steps:,} steps, was tried on {seeds}; expected time "
+            f"with it: {expected}."
+        )
     return [*lines, "", "```sh", typed(shlex.join(record.command)), "```"]
 
 
