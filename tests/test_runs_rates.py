@@ -100,7 +100,9 @@ def with_repair() -> RateRecord:
     )
     first, second = record().results
     near = outcome(second.seed, 0.995, "refuted", repair=repaired)
-    return record(results=(first, near), assisted=share(2, 2), repair_settings={"rounds": 5, "steps": 1000})
+    return record(
+        results=(first, near), assisted=share(2, 2), repair_settings={"rounds": 5, "steps": 1000}
+    )
 
 
 @pytest.mark.parametrize("row", [record(), with_repair(), record(proved=0), record(pure=None)])
