@@ -179,8 +179,8 @@ OWN_LINE = (
         name="aimed-four",
         recipe=dataclasses.replace(_aimed(32_000), draws=Draws(halvings=(5000, 12_000))),
         source="adderlab (docs/why-runs-fail.md)",
-        notes="aimed, from four draws a seed, of which two go on at 5,000 steps and one at 12,000: 54,000 "
-        "steps in all",
+        notes="aimed, from four draws a seed, of which two go on at 5,000 steps and one at 12,000: "
+        "54,000 steps in all",
     ),
     NamedRecipe(
         name="aimed-sharp",
