@@ -186,7 +186,8 @@ STAGED = [
         grokfast=Grokfast(),
         stages=(
             Stage(steps=3, lr=lr / 2, beta2=0.9, average=Average()),
-            Stage(polish=Polish(examples=20, iterations=2)),
+            Stage(polish=Polish(examples=20, iterations=2), logit_scale=3.0),
+            Stage(steps=3, logit_scale=2.0),
             Stage(steps=3, targeting=Targeting(fresh=10, per_stratum=0, most=most)),
         ),
     )
@@ -251,11 +252,12 @@ def test_populations_at_different_steps_catch_up_and_go_on_together() -> None:
 
 
 def test_what_a_launch_has_only_once_keeps_populations_apart() -> None:
-    """Batches of another size, other data, another ingredient."""
+    """Batches of another size, other data, another factor on the logits, another ingredient."""
     mix = dataclasses.replace(BASE.data, carry_mix=CarryMix(share=0.5, fade_start=2, fade_end=8))
     others = [
         dataclasses.replace(BASE, batch_size=8),
         dataclasses.replace(BASE, data=mix),
+        dataclasses.replace(BASE, logit_scale=2.0),
         dataclasses.replace(BASE, grokfast=Grokfast()),
         dataclasses.replace(BASE, average=Average()),
         dataclasses.replace(BASE, stages=(Stage(),)),
@@ -264,7 +266,7 @@ def test_what_a_launch_has_only_once_keeps_populations_apart() -> None:
     shapes = [launch_shape(recipe) for recipe in (BASE, *others)]
     assert len(set(shapes)) == len(shapes)
     assert {launch_shape(recipe) for recipe in RECIPES} == {launch_shape(BASE)}
-    assert_alike([BASE, *others[:4]], NativeEngine(1), NativeEngine(1))
+    assert_alike([BASE, *others[:5]], NativeEngine(1), NativeEngine(1))
 
 
 def test_seconds_of_a_launch_are_divided_among_its_seeds() -> None:
