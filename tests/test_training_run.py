@@ -36,7 +36,7 @@ STAGED = dataclasses.replace(
     grokfast=Grokfast(),
     adaptive_decay=MICROADDER_DECAY,
     stages=(
-        Stage(steps=3, average=Average()),
+        Stage(steps=3, average=Average(), logit_scale=2.0),
         Stage(steps=3, targeting=Targeting(fresh=10, per_stratum=0, most=5)),
     ),
 )
