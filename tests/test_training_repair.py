@@ -71,13 +71,34 @@ def test_margins_are_those_that_the_loss_of_the_training_saw() -> None:
             repair(replace(plain, recipe={"logit_scale": wrong}), settings, limits=limits)
 
 
+def test_later_rounds_take_smaller_steps() -> None:
+    """Adam's first step is as long as the rate, whatever the gradient."""
+    checkpoint = load_checkpoint(reference_checkpoint("lowrank_512p_s42.pt"))
+    limits = Limits(cells=0, union_seconds=0.1)
+
+    def moved(rounds: int, decay: float) -> dict[str, torch.Tensor]:
+        settings = RepairSettings(rounds=rounds, steps=1, batch_size=8, lr_decay=decay)
+        return repair(checkpoint, settings, limits=limits).checkpoint.params
+
+    one, two, even = moved(1, 0.25), moved(2, 0.25), moved(2, 1.0)
+    for later, factor in ((two, 0.25), (even, 1.0)):
+        largest = max((later[name] - tensor).abs().max() for name, tensor in one.items())
+        assert largest == pytest.approx(factor * RepairSettings().lr, rel=0.01)
+
+
 def test_what_cannot_be_repaired_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = ModelConfig(n_layer=2)
     params = {name: p.detach() for name, p in build_model(config, seed=0).named_parameters()}
     two = Checkpoint(config=config, params=params, recipe={}, step=0, val_exact=0.0)
     with pytest.raises(UsageError, match="2 layers"):
         repair(two)
-    for name, value in (("rounds", 0), ("steps", 0), ("lr", 0.0), ("target_margin", float("nan"))):
+    for name, value in (
+        ("rounds", 0),
+        ("steps", 0),
+        ("lr", 0.0),
+        ("target_margin", float("nan")),
+        ("lr_decay", 1.5),
+    ):
         with pytest.raises(UsageError, match=name):
             RepairSettings(**{name: value})  # type: ignore[arg-type]
     argv = ["missing.pt", "-o", str(tmp_path / "out.pt")]

@@ -20,7 +20,9 @@ class Args:
     steps: int = 1000
     """Steps of one training."""
     lr: float = 1e-3
-    """Learning rate, falling linearly to 0 over a round."""
+    """Learning rate of the first round, falling linearly to 0 over it."""
+    lr_decay: float = 0.5
+    """Factor on the rate from round to round."""
     target_margin: float = 1.5
     """Logits by which the right digit should lead."""
     seed: int = 0
@@ -42,6 +44,7 @@ def run(args: Args) -> int:
         rounds=args.rounds,
         steps=args.steps,
         lr=args.lr,
+        lr_decay=args.lr_decay,
         target_margin=args.target_margin,
         seed=args.seed,
     )

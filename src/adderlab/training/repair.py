@@ -38,7 +38,10 @@ class RepairSettings:
     batch_size: int = 256
     """Half witnesses, half fresh uniform pairs."""
     lr: float = 1e-3
-    """Adam's, falling linearly to 0 over a round."""
+    """Adam's in the first round, falling linearly to 0 over it."""
+    lr_decay: float = 0.5
+    """Factor on the rate from round to round: what a first round does not mend is mended or spoilt by
+    smaller changes than those."""
     target_margin: float = 1.5
     """Logits, as the loss of the model's training saw them (``recipe.logit_scale``), by which the right
     digit should lead; the loss is what is missing, on average."""
@@ -54,6 +57,8 @@ class RepairSettings:
         for name in ("lr", "target_margin"):
             if not getattr(self, name) > 0:
                 raise UsageError(f"{name} must be above 0, not {getattr(self, name)}")
+        if not 0 < self.lr_decay <= 1:
+            raise UsageError(f"lr_decay must be above 0 and at most 1, not {self.lr_decay}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +134,8 @@ def _train(
 ) -> Checkpoint:
     """The checkpoint after one round on the given pairs."""
     model, scale = checkpoint.model(), _logit_scale(checkpoint)
-    optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr)
+    rate = settings.lr * settings.lr_decay ** (round_number - 1)
+    optimizer = torch.optim.Adam(model.parameters(), lr=rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0 - step / settings.steps)
     witness_a, witness_b = pairs_from_ints(pairs)
     generator = torch.Generator().manual_seed(settings.seed + round_number)
