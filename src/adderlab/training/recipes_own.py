@@ -110,7 +110,6 @@ def _fitted(*names: str) -> Aim:
     return Aim(parameters=tuple(f"blocks.0.attn.{name}" for name in names), steps=60, lr=0.3)
 
 
-_LONG_62 = dataclasses.replace(_TWO_STAGES, logit_scale=100.0, aim=_fitted("q_proj", "q_norm", "k_norm"))
 _SPREAD_44 = dataclasses.replace(_TWO_STAGES, aim=_fitted("q_norm", "k_norm"))
 _SPREAD_36 = dataclasses.replace(
     _TWO_STAGES,
@@ -176,13 +175,6 @@ OWN_LINE = (
         "steps in all",
     ),
     NamedRecipe(
-        name="aimed-four",
-        recipe=dataclasses.replace(_aimed(32_000), draws=Draws(halvings=(5000, 12_000))),
-        source="adderlab (docs/why-runs-fail.md)",
-        notes="aimed, from four draws a seed, of which two go on at 5,000 steps and one at 12,000: "
-        "54,000 steps in all",
-    ),
-    NamedRecipe(
         name="aimed-sharp",
         recipe=_SHARP,
         source="adderlab (docs/why-runs-fail.md)",
@@ -229,7 +221,9 @@ OWN_LINE = (
     ),
     NamedRecipe(
         name="spread-62-long",
-        recipe=_LONG_62,
+        recipe=dataclasses.replace(
+            _TWO_STAGES, logit_scale=100.0, aim=_fitted("q_proj", "q_norm", "k_norm")
+        ),
         source="adderlab (docs/why-runs-fail.md)",
         notes="spread-62 with logits times 100, smaller batches at a lower rate and a second stage",
     ),
@@ -245,12 +239,6 @@ OWN_LINE = (
         recipe=_SPREAD_36,
         source="adderlab (docs/why-runs-fail.md)",
         notes="spread-44 for keys that are turned queries: logits times 500, 64 draws, a third stage",
-    ),
-    NamedRecipe(
-        name="spread-62-finish",
-        recipe=_finished(_LONG_62, 10_000, 2000.0, lr=0.001),
-        source="adderlab (docs/why-runs-fail.md)",
-        notes="spread-62-long with a finish of 10,000 steps, logits times 2,000",
     ),
     NamedRecipe(
         name="spread-44-finish",
