@@ -85,6 +85,15 @@ def test_where_a_seed_starts_does_not_depend_on_its_neighbours() -> None:
         assert torch.equal(together[name][1:2], tensor), name
 
 
+def test_what_attention_does_not_depend_on_stays_as_drawn() -> None:
+    """A beginning of names that takes in the whole block: the fit has no gradient for the rest."""
+    drawn = stack_parameters([build_model(CONFIG, 0)])
+    fitted = aimed(Aim(parameters=("blocks.0",), steps=2), CONFIG, UNIFORM_PAIRS, 0, drawn)
+    moved = {name for name, tensor in drawn.items() if not torch.equal(fitted[name], tensor)}
+    assert QUERY in moved
+    assert all(name.startswith(("blocks.0.attn", "blocks.0.ln1")) for name in moved), moved
+
+
 def test_what_cannot_be_aimed_is_told() -> None:
     with pytest.raises(UsageError, match="no parameter's name begins with 'query'"):
         check_fits(CONFIG, dataclasses.replace(AIMED, aim=Aim(parameters=("query",))), (0,))

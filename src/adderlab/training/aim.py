@@ -102,12 +102,12 @@ def aimed(
         log_RBAHP = log_attention(config, values, tokens_SBP[0].long())
         # The sum over draws: each has the gradient of its own mean.
         loss = -(log_RBAHP.mean(3) * wanted_AP).sum(-1).mean((1, 2)).sum()
-        gradients = list(torch.autograd.grad(loss, fitted))
+        gradients = torch.autograd.grad(loss, fitted, allow_unused=True, materialize_grads=True)
         with torch.no_grad():
             # The function, not the class: to build one of those loads torch's compiler, for a second.
             adam(
                 fitted,
-                gradients,
+                list(gradients),
                 means,
                 squares,
                 max_exp_avg_sqs=[],

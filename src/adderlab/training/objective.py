@@ -31,6 +31,8 @@ def torch_sampler(data: DataConfig, layout: Layout) -> Sampler:
 class Objective(Protocol):
     """What a population needs to know of its model: gradients, margins, answers."""
 
+    config: ModelConfig
+
     def sharpened(self, factor: float) -> "Objective":
         """Of the model whose logits are ``factor`` times as large; one object for each factor."""
         ...

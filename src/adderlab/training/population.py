@@ -252,16 +252,14 @@ class Population:
 
     def polish(self) -> Tensor:
         """L-BFGS on every seed, one after another; the loss before, loss_S."""
-        settings, data, scale = self._stage.polish, self._stage.data, self._stage.logit_scale
-        assert settings is not None and data is not None and scale is not None
-        seen = dataclasses.replace(self.config, logit_scale=self.config.logit_scale * scale)
-        losses = []
+        settings, data, losses = self._stage.polish, self._stage.data, []
+        assert settings is not None and data is not None
         params = self.params()
         for s in range(self.num_rows):
             own_seed_S = self._seeds_S[s : s + 1]
             a_SBJ, b_SBJ = sample_pairs(data, own_seed_S, self.next_step, settings.examples)
             own = {name: tensor[s] for name, tensor in params.items()}
-            polished = polish(seen, own, a_SBJ[0], b_SBJ[0], settings)
+            polished = polish(self.objective.config, own, a_SBJ[0], b_SBJ[0], settings)
             self.flat_SN[s] = torch.cat([each.flatten() for each in polished.params.values()])
             losses.append(polished.loss_before)
         return self.flat_SN.new_tensor(losses)

@@ -40,8 +40,8 @@ class RepairSettings:
     lr: float = 1e-3
     """Adam's in the first round, falling linearly to 0 over it."""
     lr_decay: float = 0.5
-    """Factor on the rate from round to round: what a first round does not mend is mended or spoilt by
-    smaller changes than those."""
+    """Factor on the rate from round to round: later rounds change less, and spoil less of what is
+    mended."""
     target_margin: float = 1.5
     """Logits, as the loss of the model's training saw them (``recipe.logit_scale``), by which the right
     digit should lead; the loss is what is missing, on average."""
