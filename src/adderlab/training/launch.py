@@ -19,23 +19,24 @@ from torch import Tensor
 
 from adderlab.engine.descent import descend
 from adderlab.engine.stretch import Stretch, hand_back, joined
-from adderlab.training.recipe import Recipe
+from adderlab.training.recipe import Recipe, Stage
 
 if TYPE_CHECKING:
     from adderlab.training.population import Population
 
 
+def part_shape(stage: Stage) -> Hashable:
+    """What a launch has only once: populations in parts that are equal in this can share theirs."""
+    return (
+        *(stage.batch_size, stage.data, stage.logit_scale, stage.polish is not None),
+        *(stage.grokfast is None, stage.average is None),
+    )
+
+
 def launch_shape(recipe: Recipe) -> Hashable:
     """Populations of one model whose recipes are equal in this share their launches, but for the
     moments at which their parts begin and end at different steps."""
-    parts = tuple(
-        (
-            *(stage.batch_size, stage.data, stage.logit_scale, stage.polish is not None),
-            *(stage.grokfast is None, stage.average is None),
-        )
-        for _, stage in recipe.parts
-    )
-    return recipe.sampler, parts
+    return recipe.sampler, tuple(part_shape(stage) for _, stage in recipe.parts)
 
 
 def furthest_behind(populations: Sequence[Population]) -> tuple[list[Population], int | None]:

@@ -68,16 +68,15 @@ class _Sharpened:
     """The objectives of one model that differ in the size of its logits, each built once; threads
     share them."""
 
-    def __init__(self, build: Callable[[ModelConfig], Objective]) -> None:
-        self._build, self._built, self._lock = build, dict[float, Objective](), threading.Lock()
+    def __init__(self, plain: Objective, build: Callable[[ModelConfig], Objective]) -> None:
+        self._config, self._build, self._lock = plain.config, build, threading.Lock()
+        self._built = {1.0: plain}
 
-    def of(self, plain: Objective, config: ModelConfig, factor: float) -> Objective:
-        if factor == 1.0:
-            return plain
+    def of(self, factor: float) -> Objective:
         with self._lock:
             if factor not in self._built:
-                scaled = dataclasses.replace(config, logit_scale=config.logit_scale * factor)
-                self._built[factor] = self._build(scaled)
+                scale = self._config.logit_scale * factor
+                self._built[factor] = self._build(dataclasses.replace(self._config, logit_scale=scale))
             return self._built[factor]
 
 
@@ -86,7 +85,7 @@ class TableObjective:
 
     def __init__(self, config: ModelConfig, engine: Engine) -> None:
         self.config, self.engine = config, engine
-        self._sharpened = _Sharpened(lambda config: TableObjective(config, engine))
+        self._sharpened = _Sharpened(self, lambda config: TableObjective(config, engine))
         example = stack_parameters([build_model(config, 0)])
         self._names = tuple(example)
         with torch.no_grad():
@@ -101,7 +100,7 @@ class TableObjective:
         )
 
     def sharpened(self, factor: float) -> Objective:
-        return self._sharpened.of(self, self.config, factor)
+        return self._sharpened.of(factor)
 
     def _table_tuple(self, *values: Tensor) -> tuple[Tensor, ...]:
         built = tables(self.config, dict(zip(self._names, values, strict=True)))
@@ -160,10 +159,10 @@ class OracleObjective:
     def __init__(self, config: ModelConfig, device: torch.device) -> None:
         self.model = Transformer(config).to(device)
         self.config = config
-        self._sharpened = _Sharpened(lambda config: OracleObjective(config, device))
+        self._sharpened = _Sharpened(self, lambda config: OracleObjective(config, device))
 
     def sharpened(self, factor: float) -> Objective:
-        return self._sharpened.of(self, self.config, factor)
+        return self._sharpened.of(factor)
 
     def _with(self, params: Params, s: int) -> Transformer:
         with torch.no_grad():

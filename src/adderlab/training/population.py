@@ -31,7 +31,7 @@ from adderlab.training.draws import leaders, rows_of
 from adderlab.training.finish import polish
 from adderlab.training.freeze import LearningRates
 from adderlab.training.grokfast import SlowGradients
-from adderlab.training.launch import advance, flatten
+from adderlab.training.launch import advance, flatten, part_shape
 from adderlab.training.measure import Best, Evaluation, Validation, better
 from adderlab.training.objective import Objective
 from adderlab.training.optimizer import AdamW
@@ -171,13 +171,7 @@ class Population:
     @property
     def kind(self) -> Hashable:
         """Prepared populations of one objective that are equal in this can share their next launch."""
-        stage = self._stage
-        return (
-            *(self.next_step, stage.batch_size, stage.data, stage.logit_scale),
-            stage.polish is not None,
-            *(self.takes_many, self.draws_its_own),
-            *(self._grokfast is None, self._average is None),
-        )
+        return self.next_step, part_shape(self._stage), self.takes_many, self.draws_its_own
 
     @property
     def polishes(self) -> bool:
