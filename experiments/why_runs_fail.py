@@ -1,11 +1,12 @@
-"""Why runs fail: the numbers and figures of docs/why-runs-fail.md, from run folders.
+"""Why runs fail: the numbers and figures of docs/why-runs-fail.md and docs/lab-notebook.md.
 
     python experiments/why_runs_fail.py RUN [RUN...] -o docs/figures/
 
 reads populations of one preset and one recipe (trained with --keep all, so that every seed's last
 weights are there) and writes why-runs-fail.json and its figures. ``--film SEED`` trains a seed of
-the first run once more, bit by bit as it was, and watches where its answer steps look meanwhile.
-``--document docs/why-runs-fail.md`` writes the measured part of that page anew.
+the first run again, to the same bits, and records where its answer steps attend along the way.
+``--document FILE`` rewrites the generated sections of a page: docs/why-runs-fail.md has the summary,
+docs/lab-notebook.md the full tables and figures.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import numpy as np
 import torch
 import why_runs_fail_figures as figures
 import why_runs_fail_measures as measures
-import why_runs_fail_text as words
+import why_runs_fail_text as text
 
 from adderlab.engine.select import select_engine
 from adderlab.errors import Failure, UsageError
@@ -39,6 +40,7 @@ from adderlab.training.population import Population
 from adderlab.training.recipe import Recipe
 
 PREFIX = "why-runs-fail"
+ROOT = Path(__file__).resolve().parents[1]
 
 
 class Study:
@@ -82,15 +84,26 @@ def _last_weights(run: RunEvidence, job: Job, story: Story) -> dict[str, torch.T
     return load_checkpoint(path).params
 
 
-def study(folders: Sequence[Path], output: Path, films: Sequence[int]) -> dict[str, Any]:
-    """Measure, draw, write; what stands in the JSON."""
+def from_root(argument: str | Path) -> str:
+    """An absolute path as seen from the repository, or its last part where it lies outside: what is
+    written must not name the folders of one machine. Anything else is returned unchanged."""
+    path = Path(argument)
+    if not path.is_absolute():
+        return str(argument)
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
+
+
+def study(
+    folders: Sequence[Path], output: Path, films: Sequence[int], command: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Measure, draw, write; returns what is in the JSON. ``command``: the arguments of the program."""
     found = Study(folders)
     stories, recipe = found.stories, found.recipe
     form = found.form()
     attention_SIJ, margin_SJ = measures.attention(form), measures.margins(form)
     numbers: dict[str, Any] = {
-        "runs": [str(folder) for folder in folders],
-        "command": shlex.join(["python", *sys.argv]),
+        "runs": [from_root(folder) for folder in folders],
+        "command": shlex.join(["python", from_root(Path(__file__).resolve()), *map(from_root, command)]),
         "parameters": sum(tensor.numel() for tensor in found.weights[0].values()),
         "steps": recipe.total_steps,
         "outcome": measures.outcome(stories),
@@ -194,7 +207,7 @@ def _rounded(map_IJ: np.ndarray) -> list[list[float | None]]:
     return [[None if np.isnan(v) else round(float(v), 4) for v in row] for row in map_IJ]
 
 
-def in_words(numbers: dict[str, Any]) -> list[str]:
+def summary(numbers: dict[str, Any]) -> list[str]:
     """The main findings."""
     outcome, geometry = numbers["outcome"], numbers["geometry"]
     low, high = outcome["success"]["wilson_95"]
@@ -216,17 +229,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     parser.add_argument("-o", "--output", type=Path, default=Path("docs/figures"))
     parser.add_argument("--film", type=int, action="append", default=[], metavar="SEED")
-    parser.add_argument("--document", type=Path, metavar="FILE")
-    args = parser.parse_args(argv)
+    parser.add_argument("--document", type=Path, action="append", default=[], metavar="FILE")
+    command = list(sys.argv[1:] if argv is None else argv)
+    args = parser.parse_args(command)
     torch.set_num_threads(1)
     try:
-        numbers = study(args.runs, args.output, args.film)
-        if args.document:
-            words.fill(args.document, numbers, args.output)
+        numbers = study(args.runs, args.output, args.film, command)
+        for document in args.document:
+            text.fill(document, numbers, args.output)
     except (UsageError, Failure) as error:
         print(f"why_runs_fail: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
-    for line in in_words(numbers):
+    for line in summary(numbers):
         print(line)
     print(f"written to {args.output}/")
     return 0

@@ -1,4 +1,4 @@
-"""The figures of docs/why-runs-fail.md, drawn with the report's own pens as single SVG files.
+"""The figures of the failure study: single SVG files, drawn by the report's plotting code.
 
 Shapes: S seeds, I = 11 answer steps, J = 10 columns.
 """
@@ -56,7 +56,7 @@ def steps_learned(counts: Sequence[int]) -> str:
 
 
 def per_step(rows: Sequence[dict[str, Any]], seeds: int) -> str:
-    """Of each answer step: share of seeds that end stuck at chance, stuck above it."""
+    """Of each answer step: share of seeds that end stuck at chance and stuck above it."""
     plot = Plot(x=(-0.6, SUM_DIGITS - 0.4), y=(0.0, 1.0), width=700, right=160)
     plot.axes(
         x_label="answer step (units first)",
@@ -69,7 +69,7 @@ def per_step(rows: Sequence[dict[str, Any]], seeds: int) -> str:
         chance, stuck = row["at_chance"] / seeds, row["stuck"] / seeds
         _bar(plot, i, 0.0, chance, "chance")
         _bar(plot, i, chance, stuck, "stuck")
-    for k, (name, words) in enumerate((("chance", "guesses"), ("stuck", "wrong, not by chance"))):
+    for k, (name, words) in enumerate((("chance", "at chance"), ("stuck", "above chance, below 90%"))):
         plot.parts.append(
             tag("rect", class_=name, x=plot.width - 152, y=20 + 22 * k, width=12, height=12)
         )
@@ -97,7 +97,7 @@ def learned_when(stories: Sequence[Story]) -> str:
 def prediction(rows: Sequence[dict[str, Any]], total_steps: int) -> str:
     """AUC of early figures over the training step at which they are taken."""
     plot = Plot(x=(0.0, float(total_steps)), y=(0.0, 1.0), width=700, right=240)
-    plot.axes(x_label="training step of the look", y_label="AUC for success at the end")
+    plot.axes(x_label="training step", y_label="AUC for success at the end")
     for k, name in enumerate(dict.fromkeys(row["of"] for row in rows)):
         own = [row for row in rows if row["of"] == name and row["auc"] is not None]
         if not own:
@@ -146,7 +146,7 @@ def margins(learned: Sequence[float], stuck: Sequence[float]) -> str:
 
 
 def attention(map_IJ: np.ndarray, described: str) -> str:
-    """Where answer steps look: columns of the operands, and the rest."""
+    """Where answer steps attend: columns of the operands, and the rest."""
     return as_file(
         cells(
             np.nan_to_num(map_IJ).tolist(),

@@ -1,4 +1,7 @@
-"""The measured part of docs/why-runs-fail.md, written from the numbers, so that none is typed."""
+"""The generated sections of the failure study's pages, written from its numbers, so that none is typed.
+
+docs/why-runs-fail.md has the summary, docs/lab-notebook.md every table and figure.
+"""
 
 from __future__ import annotations
 
@@ -12,26 +15,76 @@ from adderlab.errors import UsageError
 from adderlab.evaluation.intervals import percent, wilson
 from adderlab.runs.atomic import write_text
 
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 SHOWN_AT = (5000, 10_000, 20_000)
-"""Training steps whose predictions stand in the table."""
+"""Training steps whose predictions are in the table."""
 
 
 def fill(document: Path, numbers: Mapping[str, Any], figures: Path) -> None:
-    """Replace what stands between the two marks of ``document``. Raises ``UsageError`` without them."""
+    """Rewrite the generated sections of ``document``: what lies between ``<!-- NAME: begin -->`` and
+    ``<!-- NAME: end -->`` for each name in ``SECTIONS``. Raises ``UsageError`` if it has none."""
     text = document.read_text(encoding="utf-8") if document.is_file() else ""
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise UsageError(f"{document} must have the lines {BEGIN} and {END} once each")
     folder = os.path.relpath(figures, document.parent)
-    part = f"{BEGIN}\n{measured(numbers, folder)}\n{END}"
-    pattern = f"{re.escape(BEGIN)}.*{re.escape(END)}"
-    write_text(document, re.sub(pattern, lambda _: part, text, flags=re.DOTALL))
+    found = 0
+    for name, write in SECTIONS.items():
+        begin, end = marks(name)
+        counts = text.count(begin), text.count(end)
+        if counts == (0, 0):
+            continue
+        if counts != (1, 1):
+            raise UsageError(f"{document} must have the lines {begin} and {end} once each")
+        part = f"{begin}\n{write(numbers, folder)}\n{end}"
+        text = re.sub(
+            f"{re.escape(begin)}.*{re.escape(end)}", lambda _, part=part: part, text, flags=re.DOTALL
+        )
+        found += 1
+    if not found:
+        wanted = " or ".join(marks(name)[0] for name in SECTIONS)
+        raise UsageError(f"{document} has no section to write: no line {wanted}")
+    write_text(document, text)
+
+
+def marks(name: str) -> tuple[str, str]:
+    """The lines around a generated section."""
+    return f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+
+
+def summary(numbers: Mapping[str, Any], folder: str) -> str:
+    """The main figures. ``folder``: of the figures, as seen from the document."""
+    geometry = numbers["geometry"]
+    rows = [
+        "| answer steps 0-9 at the end | n | attention on their own column | convex-position margin |",
+        "|---|---|---|---|",
+    ]
+    for name, words in _STATES.items():
+        own = geometry[name]
+        rows.append(
+            f"| {words} | {own['answer_steps']} | {_range(own, 'own_column_attention')} | "
+            f"{_range(own, 'margin')} |"
+        )
+    parts = [
+        _outcome(numbers, folder),
+        "\n".join(rows),
+        _figure(folder, "margins", "distribution of the convex-position margins"),
+    ]
+    return "\n\n".join(parts)
 
 
 def measured(numbers: Mapping[str, Any], folder: str) -> str:
-    """The section: tables and figures. ``folder``: of the figures, as seen from the document."""
-    sections = (_about, _outcome, _steps, _prediction, _giving_up, _attention, _geometry, _films)
-    return "\n\n".join(part for part in (each(numbers, folder) for each in sections) if part)
+    """Every table and figure. ``folder``: of the figures, as seen from the document."""
+    outcome = "### How many succeed, and how close the others come\n\n" + _outcome(numbers, folder)
+    sections = (_steps, _prediction, _giving_up, _attention, _geometry, _films)
+    parts = [_about(numbers, folder), outcome, *(each(numbers, folder) for each in sections)]
+    return "\n\n".join(part for part in parts if part)
+
+
+SECTIONS = {"summary": summary, "measured": measured}
+
+_STATES = {
+    "learned": "learned (99% or more)",
+    "unsettled": "in between",
+    "stuck": "stuck (below 90%)",
+    "the_only_stuck_step": "stuck, and the only stuck step of their seed",
+}
 
 
 def _figure(folder: str, name: str, words: str) -> str:
@@ -41,7 +94,7 @@ def _figure(folder: str, name: str, words: str) -> str:
 def _about(numbers: Mapping[str, Any], folder: str) -> str:
     return (
         f"{numbers['outcome']['seeds']} seeds of {numbers['parameters']} parameters, "
-        f"{numbers['steps']:,} steps each. Written by `{numbers['command']}`; all numbers: "
+        f"{numbers['steps']:,} steps each. All numbers, and the command that computed them: "
         f"[why-runs-fail.json]({folder}/why-runs-fail.json)."
     )
 
@@ -51,28 +104,26 @@ def _outcome(numbers: Mapping[str, Any], folder: str) -> str:
     n, success, ever = outcome["seeds"], outcome["success"], outcome["ever_at_99"]
     failed = n - success["count"]
     lines = [
-        "### How many succeed, and how far the others come",
-        "",
-        f"- End at 99% exact match or more: {wilson(success['count'], n)}; reach it at some time: "
-        f"{wilson(ever['count'], n)}.",
+        f"- {wilson(success['count'], n)} end at 99% exact match or more; "
+        f"{wilson(ever['count'], n)} reach it at some point.",
     ]
     if failed:
         near, known = outcome["failed_missing_one_or_two"], outcome["median_steps_learned_of_failed"]
         lines.append(
-            f"- Of the {failed} that fail, {near} miss one or two of the eleven answer steps; they know "
-            f"{known:g} (median)."
+            f"- Of the {failed} that fail, {near} miss only one or two of the eleven answer steps; the "
+            f"median failure has learned {known:g}."
         )
     if outcome["median_grokked_at"]:
-        lines.append(f"- Median step at which 99% is first seen: {outcome['median_grokked_at']:,.0f}.")
+        lines.append(f"- 99% is first seen at step {outcome['median_grokked_at']:,.0f} (median).")
     return "\n".join([*lines, "", _figure(folder, "steps-learned", "answer steps learned at the end")])
 
 
 def _steps(numbers: Mapping[str, Any], folder: str) -> str:
     rows = [
-        "### Which answer steps stick, and when the others are learned",
+        "### Which answer steps get stuck, and when the others are learned",
         "",
-        "| answer step | learned at the end | stuck (below 90%) | of these guessing | ever learned, "
-        "then lost | median step first learned |",
+        "| answer step | learned at the end | stuck (below 90%) | of these, at chance | learned once, "
+        "then lost | first learned at step (median) |",
         "|---|---|---|---|---|---|",
     ]
     for i, row in enumerate(numbers["outcome"]["per_answer_step"]):
@@ -83,7 +134,7 @@ def _steps(numbers: Mapping[str, Any], folder: str) -> str:
         )
     drawn = [
         _figure(folder, "stuck-steps", "stuck answer steps"),
-        _figure(folder, "learned-when", "share of seeds that know each answer step, over time"),
+        _figure(folder, "learned-when", "share of seeds that have learned each answer step, over time"),
         _figure(folder, "learning", "answer steps learned over time"),
     ]
     return "\n".join([*rows, "", "\n\n".join(drawn)])
@@ -92,43 +143,45 @@ def _steps(numbers: Mapping[str, Any], folder: str) -> str:
 def _prediction(numbers: Mapping[str, Any], folder: str) -> str:
     shown = [row for row in numbers["prediction"] if row["step"] in SHOWN_AT and row["auc"] is not None]
     rows = [
-        "### Does the early state predict the end?",
+        "### Does the early state predict the outcome?",
         "",
-        "AUC: the probability that a seed that succeeds is ahead of one that fails at that step (0.5 is "
-        "a coin), with its 95% bootstrap interval.",
+        "AUC: the probability that a seed that will succeed ranks above one that will fail (0.5 is "
+        "chance), with a 95% bootstrap interval over seeds.",
         "",
-        "| at step | by | AUC |",
+        "| at step | ranked by | AUC |",
         "|---|---|---|",
     ]
     rows += [
         f"| {row['step']:,} | {row['of']} | {row['auc']:.2f} [{row['low']:.2f}, {row['high']:.2f}] |"
         for row in shown
     ]
-    return "\n".join([*rows, "", _figure(folder, "prediction", "AUC over the step of the look")])
+    return "\n".join([*rows, "", _figure(folder, "prediction", "AUC over the training step")])
 
 
 def _giving_up(numbers: Mapping[str, Any], folder: str) -> str:
     rule, n = numbers["giving_up"], numbers["outcome"]["seeds"]
     return (
-        f"The rule by which `--until proved` gives seeds up (below) would have dropped "
-        f"{rule['dropped']} of the {n}, {rule['dropped_that_succeed']} of which succeed in the end, and "
-        f"saved {percent(rule['seed_steps_saved'])} of the seed-steps."
+        f"The early-stopping rule of `--until proved` would have dropped {rule['dropped']} of the {n} "
+        f"seeds, {rule['dropped_that_succeed']} of which succeed in the end, and saved "
+        f"{percent(rule['seed_steps_saved'])} of the seed-steps."
     )
 
 
 def _attention(numbers: Mapping[str, Any], folder: str) -> str:
     geometry = numbers["geometry"]
-    rows = ["### Where attention looks", "", "| answer steps 0-9 | n | attention to the own column |"]
+    rows = ["### Where attention goes", "", "| answer steps 0-9 | n | attention on their own column |"]
     rows.append("|---|---|---|")
     for name in ("learned", "unsettled", "stuck"):
         own = geometry[name]
-        rows.append(f"| {name} | {own['answer_steps']} | {_range(own, 'own_column_attention')} |")
+        rows.append(
+            f"| {_STATES[name]} | {own['answer_steps']} | {_range(own, 'own_column_attention')} |"
+        )
     return "\n".join(
         [
             *rows,
             "",
-            "Mean over all learned answer steps, and over all stuck ones (row: answer step; column: the "
-            "column of both operands that it reads):",
+            "The mean over all learned answer steps, and over all stuck ones (row: answer step; column: "
+            "the column of the two operands that it attends to):",
             "",
             _figure(folder, "attention-learned", "attention of learned answer steps"),
             "",
@@ -140,15 +193,12 @@ def _attention(numbers: Mapping[str, Any], folder: str) -> str:
 def _geometry(numbers: Mapping[str, Any], folder: str) -> str:
     geometry = numbers["geometry"]
     rows = [
-        "### Can the column be reached at all?",
+        "### Can a query single the column out at all?",
         "",
         "| answer steps 0-9 | n | convex-position margin, median [middle 80%] | inside the hull |",
         "|---|---|---|---|",
     ]
-    names = {name: name for name in ("learned", "unsettled", "stuck")} | {
-        "the_only_stuck_step": "stuck, the only one of its seed"
-    }
-    for name, words in names.items():
+    for name, words in _STATES.items():
         own = geometry[name]
         rows.append(
             f"| {words} | {own['answer_steps']} | {_range(own, 'margin')} | {own['in_the_hull']} |"
@@ -167,14 +217,14 @@ def _films(numbers: Mapping[str, Any], folder: str) -> str:
             "the same bits" if film["ends_in_the_same_bits"] else "other bits: another engine or machine"
         )
         parts.append(
-            f"Seed {seed}, trained again ({same} at the end). Answer step {i} at step {t0:,}: "
-            f"{a0:.1%} right, {w0:.1%} of its attention on its column, margin {m0:.2f}; at step {t1:,}: "
-            f"{a1:.1%}, {w1:.1%}, {m1:.2f}.\n\n"
+            f"Seed {seed}, trained again (ending in {same}). Answer step {i} at step {t0:,}: "
+            f"accuracy {a0:.1%}, {w0:.1%} of its attention on its own column, margin {m0:.2f}; at step "
+            f"{t1:,}: {a1:.1%}, {w1:.1%}, {m1:.2f}.\n\n"
             + "\n\n".join(
                 _figure(folder, f"film-{seed}-{name}", words)
                 for name, words in (
                     ("accuracy", f"accuracy of each answer step of seed {seed} over time"),
-                    ("attention", f"attention of each answer step to its column, seed {seed}"),
+                    ("attention", f"attention of each answer step to its own column, seed {seed}"),
                     ("before", f"attention of seed {seed} at step {t0}"),
                     ("after", f"attention of seed {seed} at step {t1}"),
                 )
@@ -184,7 +234,7 @@ def _films(numbers: Mapping[str, Any], folder: str) -> str:
 
 
 def _range(values: Mapping[str, Any], name: str) -> str:
-    if values[f"{name}_median"] is None:
+    if values.get(f"{name}_median") is None:  # nothing in this state, or not measured for it
         return "-"
     low, high = values[f"{name}_middle_80"]
     return f"{values[f'{name}_median']:.2f} [{low:.2f}, {high:.2f}]"

@@ -10,9 +10,10 @@ import pytest
 import torch
 import why_runs_fail
 import why_runs_fail_measures as measures
-import why_runs_fail_text as words
+import why_runs_fail_text as text
 
 from adderlab.engine.torch_tables import TorchEngine
+from adderlab.errors import UsageError
 from adderlab.models.mapping import stack_parameters, tables
 from adderlab.models.presets import get_preset
 from adderlab.models.transformer import build_model
@@ -23,6 +24,7 @@ from adderlab.training.objective import objective_for
 from adderlab.training.recipe import Recipe
 from adderlab.training.run import run
 
+ROOT = Path(why_runs_fail.__file__).resolve().parents[1]
 CONFIG = get_preset("456p").config
 
 
@@ -146,9 +148,12 @@ def test_numbers_and_figures_of_a_run(population: Path, tmp_path: Path, monkeypa
     monkeypatch.setattr(
         why_runs_fail, "select_engine", lambda *_, **__: TorchEngine()
     )  # the run's own engine: the film ends in its bits
-    page = tmp_path / "page.md"
-    page.write_text(f"before\n{words.BEGIN}\nold\n{words.END}\nafter\n")
-    options = ["-o", str(tmp_path / "figures"), "--film", "6", "--document", str(page)]
+    findings, notebook = tmp_path / "findings.md", tmp_path / "notebook.md"
+    pages = {findings: text.marks("summary"), notebook: text.marks("measured")}
+    for page, (begin, end) in pages.items():
+        page.write_text(f"before\n{begin}\nold\n{end}\nafter\n")
+    options = ["-o", str(tmp_path / "figures"), "--film", "6"]
+    options += [option for page in pages for option in ("--document", str(page))]
     assert why_runs_fail.main([str(population), *options]) == 0
     assert "0 of 3 seeds succeed" in capsys.readouterr().out
     numbers = json.loads((tmp_path / "figures/why-runs-fail.json").read_text())
@@ -161,11 +166,35 @@ def test_numbers_and_figures_of_a_run(population: Path, tmp_path: Path, monkeypa
     for name in drawn:
         svg = (tmp_path / "figures" / name).read_text()
         assert svg.startswith('<svg xmlns="http://www.w3.org/2000/svg"') and "nan" not in svg
-    text = page.read_text()
-    assert text.startswith(f"before\n{words.BEGIN}\n3 seeds of 456 parameters") and "old" not in text
-    assert text.endswith(f"{words.END}\nafter\n") and "0/3 = 0.0% [0.0%, 56.1%]" in text
-    shown = re.findall(r"\((figures/[^)]+)\)", text)
-    assert len(shown) == 13 and all((tmp_path / path).is_file() for path in shown)
+    expected = {findings: ("- 0/3 = 0.0%", 2), notebook: ("3 seeds of 456 parameters", 13)}
+    for page, (begin, end) in pages.items():
+        written, (opening, links) = page.read_text(), expected[page]
+        assert written.startswith(f"before\n{begin}\n{opening}") and "old" not in written
+        assert written.endswith(f"{end}\nafter\n") and "0/3 = 0.0% [0.0%, 56.1%]" in written
+        shown = re.findall(r"\((figures/[^)]+)\)", written)
+        assert len(shown) == links and all((tmp_path / path).is_file() for path in shown)
+
+
+def test_no_output_names_a_folder_of_this_machine(population: Path, tmp_path: Path) -> None:
+    assert why_runs_fail.main([str(population), "-o", str(tmp_path)]) == 0
+    numbers = json.loads((tmp_path / "why-runs-fail.json").read_text())
+    assert numbers["runs"] == ["run"]
+    assert numbers["command"] == f"python experiments/why_runs_fail.py run -o {tmp_path.name}"
+    inside = ROOT / "results" / "runs" / "one"
+    assert why_runs_fail.from_root(inside) == "results/runs/one"
+    assert why_runs_fail.from_root("2001") == "2001"
+
+
+def test_the_committed_pages_are_written_from_the_committed_numbers(tmp_path: Path) -> None:
+    docs = ROOT / "docs"
+    numbers = json.loads((docs / "figures" / "why-runs-fail.json").read_text())
+    for name in ("why-runs-fail.md", "lab-notebook.md"):
+        committed = (docs / name).read_text()
+        (tmp_path / name).write_text(committed)
+        text.fill(tmp_path / name, numbers, tmp_path / "figures")
+        assert (tmp_path / name).read_text() == committed
+        for path in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", committed):
+            assert (docs / path).exists(), f"{name}: {path}"
 
 
 def test_runs_that_do_not_fit_are_refused(population: Path, tmp_path: Path, capsys) -> None:
@@ -181,4 +210,7 @@ def test_runs_that_do_not_fit_are_refused(population: Path, tmp_path: Path, caps
     assert "no such seed" in capsys.readouterr().err
     without = ["--document", str(tmp_path / "none.md")]
     assert why_runs_fail.main([str(population), "-o", str(tmp_path), *without]) == 2
-    assert "measured: begin" in capsys.readouterr().err
+    assert "no section to write" in capsys.readouterr().err
+    (tmp_path / "twice.md").write_text("<!-- summary: begin -->\n<!-- summary: begin -->\n")
+    with pytest.raises(UsageError, match="once each"):
+        text.fill(tmp_path / "twice.md", {}, tmp_path)
