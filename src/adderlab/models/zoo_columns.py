@@ -1,7 +1,6 @@
 """The zoo, part 2: tokens and positions in channels of their own, one position for X, Y and Z.
 
-Facts: architectures.md sections 3.1, 3.8 and 3.9 of the project's research note, and the
-repositories.
+Facts: the repositories named as the ``source`` of each entry.
 """
 
 import dataclasses

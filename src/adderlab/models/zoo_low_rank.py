@@ -1,6 +1,6 @@
 """The zoo, part 1: layouts of operands written most significant digit first, and pair tokens.
 
-Facts: architectures.md sections 3.9 to 3.11 of the project's research note, and the repositories.
+Facts: the repositories named as the ``source`` of each entry.
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
 """The zoo, part 3: one Qwen3-style layer, positions by rotary angles of base 3, digits only.
 
-Facts: architectures.md sections 3.2 to 3.7 of the project's research note, and the repositories.
+Facts: the repositories named as the ``source`` of each entry.
 """
 
 import dataclasses

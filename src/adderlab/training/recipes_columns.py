@@ -1,7 +1,6 @@
 """Published recipes, part 1: the low-rank line, split channels, MicroAdder.
 
-Facts: architectures.md sections 3.1 and 3.8 to 3.11 of the project's research note, and the
-repositories.
+Facts: the repositories named as the ``source`` of each entry.
 """
 
 import dataclasses

@@ -1,7 +1,6 @@
 """Published recipes, part 2: the rotary line (MLX runs, M10S, and what descends from them).
 
-Facts: architectures.md sections 3.2, 3.3, 3.6 and 3.7 of the project's research note, and the
-repositories.
+Facts: the repositories named as the ``source`` of each entry.
 """
 
 import dataclasses

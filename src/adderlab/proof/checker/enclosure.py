@@ -5,7 +5,8 @@ tensors that carry an interval for every number: each PyTorch operation it perfo
 and done on the intervals, rounded outward. An operation that is not listed is refused, so nothing
 inexact can slip through. Constants of the program are enclosed as written and as rounded to float64.
 
-This is the only file of the checker that uses PyTorch or the rest of the program.
+PyTorch and the modules of ``adderlab.models`` are used here and in ``tracing``, ``mixing``, ``floating``
+and ``checkpoint``, nowhere else in the checker.
 """
 
 from __future__ import annotations
