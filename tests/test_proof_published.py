@@ -57,7 +57,7 @@ def test_right_on_every_pair(name, pair, margin, share) -> None:
 def test_the_512p_file_fails_on_a_known_number_of_pairs() -> None:
     checkpoint, verdict = decided("lowrank_512p_s42.pt")
     assert verdict.verdict == "refuted" and verdict.reason == ""
-    # Steps 8 and 10 agree to the last digit with an independent search, an earlier sketch, not kept here.
+    # Steps 8 and 10 agree to the last digit with an independent search that is not kept here.
     by_step = verdict.failing_by_step
     assert [i for i, count in enumerate(by_step) if count] == [1, 2, 3, 8, 10]
     assert by_step[1:4] == (2 * 10**15, 1755 * 10**12, 1188 * 10**12)
