@@ -19,7 +19,7 @@ import torch
 
 from adderlab.engine.select import select_engine
 from adderlab.errors import UsageError
-from adderlab.models.presets import get_preset
+from adderlab.models.zoo import get_preset
 from adderlab.training.objective import objective_for
 from adderlab.training.population import Population
 from adderlab.training.recipe import Recipe

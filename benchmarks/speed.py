@@ -21,8 +21,8 @@ import torch
 
 from adderlab.engine.select import select_engine
 from adderlab.models.mapping import tables
-from adderlab.models.presets import get_preset
 from adderlab.models.transformer import build_model
+from adderlab.models.zoo import get_preset
 from adderlab.runs.environment import cpu_model
 from adderlab.task.digits import to_digits
 from adderlab.task.layouts import get_layout

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from adderlab.runs.atomic import write_text
+from adderlab.files.atomic import write_text
 from adderlab.runs.environment import collect_environment
 
 SCHEMA_VERSION = 1

@@ -31,23 +31,27 @@ import torch
 from adderlab.engine.select import select_engine
 from adderlab.errors import Failure, UsageError
 from adderlab.evaluation.suites import published
+from adderlab.files.atomic import (
+    make_folder,
+    read_json,
+    write_json,
+    write_text,
+)
 from adderlab.proof.certificate import certificate, write_beside
-from adderlab.proof.of_checkpoint import prove_checkpoint
-from adderlab.proof.prove import Proof
-from adderlab.runs.atomic import make_folder, read_json, write_json, write_text
+from adderlab.proof.prove import Proof, prove_checkpoint
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from adderlab.runs.environment import now
 from adderlab.runs.rates import Repaired, SeedOutcome, seeds_text
-from adderlab.training.campaign import Campaign, Plan, read_plan
-from adderlab.training.verdicts import REPAIRED_FILE, published_errors
+from adderlab.study.rate import Plan, RateExperiment, read_plan
+from adderlab.study.verifier import REPAIRED_FILE, published_errors
 
 RECORDS = Path("records/best")
 
 
 def keep(folder: Path, records: Path, mended: Mended | None = None) -> str:
     """Keep the best model of the measurement in ``folder``; what was done, in a line."""
-    campaign = Campaign(plan=read_plan(folder), folder=folder)
-    plan, outcomes = campaign.plan, list(campaign.judged())
+    experiment = RateExperiment(plan=read_plan(folder), folder=folder)
+    plan, outcomes = experiment.plan, list(experiment.judged())
     command = shlex.join(plan.command)
     if mended:
         outcomes = [_by_hand(mended, outcomes)]
@@ -61,7 +65,7 @@ def keep(folder: Path, records: Path, mended: Mended | None = None) -> str:
     if before and (before["trainings_of_repair"] == 0, before["margin_bound"]) >= best.rank:
         return f"{plan.preset}: the record's margin {before['margin_bound']:.4g} stands"
     seed = best.outcome.seed
-    population = next(each for each in campaign.populations() if seed in each.seeds)
+    population = next(each for each in experiment.populations() if seed in each.seeds)
     place = population.checkpoints(seed) / best.file
     checkpoint = load_checkpoint(mended.file if mended else place)
     proof, tables = prove_checkpoint(checkpoint)

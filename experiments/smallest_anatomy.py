@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from adderlab.errors import UsageError
+from adderlab.models.embeddings import TokenArc
 from adderlab.models.mapping import stack_parameters
-from adderlab.models.tokens import TokenArc
 from adderlab.models.transformer import Transformer
 from adderlab.runs.checkpoints import load_checkpoint
 from adderlab.task.digits import OPERAND_DIGITS
-from adderlab.training.aim import log_attention
+from adderlab.training.initialise import log_attention
 
 PAIRS = 20_000
 

@@ -27,10 +27,10 @@ import why_runs_fail_text as text
 
 from adderlab.engine.select import select_engine
 from adderlab.errors import Failure, UsageError
+from adderlab.files.atomic import make_folder, write_json, write_text
 from adderlab.models.mapping import tables, why_no_tables
 from adderlab.models.tables import Tables
-from adderlab.report.evidence import RunEvidence, Story, read_run
-from adderlab.runs.atomic import make_folder, write_json, write_text
+from adderlab.report.history import RunEvidence, SeedHistory, read_run
 from adderlab.runs.checkpoints import load_checkpoint
 from adderlab.runs.folder import seed_folder
 from adderlab.task.digits import OPERAND_DIGITS
@@ -44,7 +44,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class Study:
-    """The runs, as one population; seeds in the order of ``stories``."""
+    """The runs, as one population; seeds in the order of ``histories``."""
 
     def __init__(self, folders: Sequence[Path]) -> None:
         runs = [read_run(folder) for folder in folders]
@@ -56,13 +56,13 @@ class Study:
         reason = why_no_tables(first.config)
         if reason:
             raise UsageError(f"attention and keys are read from the tables: {reason}")
-        self.stories: list[Story] = []
+        self.histories: list[SeedHistory] = []
         self.weights: list[dict[str, torch.Tensor]] = []
         for run, job in zip(runs, self.jobs, strict=True):
-            for story in run.stories:
-                self.stories.append(story)
-                self.weights.append(_last_weights(run, job, story))
-        seeds = [story.seed for story in self.stories]
+            for history in run.histories:
+                self.histories.append(history)
+                self.weights.append(_last_weights(run, job, history))
+        seeds = [history.seed for history in self.histories]
         if len(set(seeds)) < len(seeds):
             raise UsageError("a seed is in two of these runs; name each population once")
 
@@ -76,11 +76,11 @@ class Study:
             return tables(self.jobs[0].config, measures.stack(weights or self.weights))
 
 
-def _last_weights(run: RunEvidence, job: Job, story: Story) -> dict[str, torch.Tensor]:
-    folder = seed_folder(run.path, story.seed) if len(job.seeds) > 1 else run.path
+def _last_weights(run: RunEvidence, job: Job, history: SeedHistory) -> dict[str, torch.Tensor]:
+    folder = seed_folder(run.path, history.seed) if len(job.seeds) > 1 else run.path
     path = folder / "checkpoints" / "last.pt"
     if not path.is_file():
-        raise UsageError(f"seed {story.seed} has no {path}: train with --keep all")
+        raise UsageError(f"seed {history.seed} has no {path}: train with --keep all")
     return load_checkpoint(path).params
 
 
@@ -98,7 +98,7 @@ def study(
 ) -> dict[str, Any]:
     """Measure, draw, write; returns what is in the JSON. ``command``: the arguments of the program."""
     found = Study(folders)
-    stories, recipe = found.stories, found.recipe
+    histories, recipe = found.histories, found.recipe
     form = found.form()
     attention_SIJ, margin_SJ = measures.attention(form), measures.margins(form)
     numbers: dict[str, Any] = {
@@ -106,20 +106,22 @@ def study(
         "command": shlex.join(["python", from_root(Path(__file__).resolve()), *map(from_root, command)]),
         "parameters": sum(tensor.numel() for tensor in found.weights[0].values()),
         "steps": recipe.total_steps,
-        "outcome": measures.outcome(stories),
-        "prediction": measures.prediction(stories, recipe.total_steps),
-        "giving_up": measures.giving_up(stories, recipe),
-        "geometry": measures.by_state(stories, attention_SIJ, margin_SJ),
+        "outcome": measures.outcome(histories),
+        "prediction": measures.prediction(histories, recipe.total_steps),
+        "giving_up": measures.giving_up(histories, recipe),
+        "geometry": measures.by_state(histories, attention_SIJ, margin_SJ),
     }
     drawn = {
         "steps-learned": figures.steps_learned(numbers["outcome"]["steps_learned_at_end"]),
-        "stuck-steps": figures.per_step(numbers["outcome"]["per_answer_step"], len(stories)),
-        "learning": figures.learning(stories),
-        "learned-when": figures.learned_when(stories),
+        "stuck-steps": figures.per_step(numbers["outcome"]["per_answer_step"], len(histories)),
+        "learning": figures.learning(histories),
+        "learned-when": figures.learned_when(histories),
         "prediction": figures.prediction(numbers["prediction"], recipe.total_steps),
-        "margins": figures.margins(*(_margins_of(stories, margin_SJ, s) for s in ("learned", "stuck"))),
+        "margins": figures.margins(
+            *(_margins_of(histories, margin_SJ, s) for s in ("learned", "stuck"))
+        ),
     }
-    for name, map_IJ in measures.mean_maps(stories, attention_SIJ).items():
+    for name, map_IJ in measures.mean_maps(histories, attention_SIJ).items():
         drawn[f"attention-{name}"] = figures.attention(map_IJ, f"attention of {name} answer steps")
         numbers[f"attention_{name}"] = _rounded(map_IJ)
     for seed in films:
@@ -131,12 +133,12 @@ def study(
     return numbers
 
 
-def _margins_of(stories: Sequence[Story], margin_SJ: np.ndarray, name: str) -> list[float]:
+def _margins_of(histories: Sequence[SeedHistory], margin_SJ: np.ndarray, name: str) -> list[float]:
     return [
         float(margin_SJ[s, i])
-        for s, story in enumerate(stories)
+        for s, history in enumerate(histories)
         for i in range(OPERAND_DIGITS)
-        if measures.state(story.last.step_acc[i]) == name
+        if measures.state(history.last.step_acc[i]) == name
     ]
 
 
@@ -144,7 +146,7 @@ def film(found: Study, seed: int, drawn: dict[str, str]) -> dict[str, Any]:
     """Train ``seed`` of the first run again; attention and margins at every evaluation, maps before
     and after the step that is learned last (or, in a seed that fails, of its first stuck step)."""
     job, cpu = found.jobs[0], torch.device("cpu")
-    place = next((s for s, story in enumerate(found.stories) if story.seed == seed), None)
+    place = next((s for s, history in enumerate(found.histories) if history.seed == seed), None)
     if place is None or seed not in job.seeds:
         raise UsageError(f"--film {seed}: the first run has no such seed")
     engine = select_engine("auto", job.config, cpu, threads=1, say=lambda line: None)

@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from adderlab.report import charts
-from adderlab.report.evidence import Story
-from adderlab.report.style import STYLE
-from adderlab.report.svg import Plot, cells, tag
+from adderlab.report import figures as charts
+from adderlab.report.history import SeedHistory
+from adderlab.report.svg import STYLE, Plot, cells, tag
 from adderlab.task.digits import OPERAND_DIGITS, SUM_DIGITS
 
 STEP_NAMES = [f"s_{i}" for i in range(SUM_DIGITS)]
@@ -84,14 +83,14 @@ def _bar(plot: Plot, x: float, low: float, high: float, class_: str) -> None:
     )
 
 
-def learning(stories: Sequence[Story]) -> str:
+def learning(histories: Sequence[SeedHistory]) -> str:
     """Number of answer steps learned over time: middle 80% of the seeds and their median."""
-    return as_file(charts.learned(stories, None))
+    return as_file(charts.learned(histories, None))
 
 
-def learned_when(stories: Sequence[Story]) -> str:
+def learned_when(histories: Sequence[SeedHistory]) -> str:
     """Share of seeds that know each answer step, over time."""
-    return as_file(charts.learned_heat(stories))
+    return as_file(charts.learned_heat(histories))
 
 
 def prediction(rows: Sequence[dict[str, Any]], total_steps: int) -> str:

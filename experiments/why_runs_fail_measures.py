@@ -20,11 +20,11 @@ from torch import Tensor
 from adderlab.evaluation.intervals import wilson
 from adderlab.evaluation.suites import fresh
 from adderlab.models.tables import Tables
-from adderlab.report.evidence import Story
+from adderlab.report.history import SeedHistory
 from adderlab.runs.metrics import LEARNED, Metrics
+from adderlab.study.search_verifier import STUCK_BELOW, hopeless
 from adderlab.task.digits import OPERAND_DIGITS, SUM_DIGITS
 from adderlab.training.recipe import Recipe
-from adderlab.training.until_rules import STUCK_BELOW, hopeless
 
 CHANCE_BELOW = 0.2
 """An answer step below this accuracy guesses: one digit in ten is right by luck."""
@@ -39,9 +39,9 @@ def state(accuracy: float) -> str:
     return "learned" if accuracy >= LEARNED else "stuck" if accuracy < STUCK_BELOW else "unsettled"
 
 
-def at(story: Story, step: int) -> Metrics | None:
+def at(history: SeedHistory, step: int) -> Metrics | None:
     """The seed's last evaluation up to a training step."""
-    known = [each for each in story.evaluations if each.step <= step]
+    known = [each for each in history.evaluations if each.step <= step]
     return known[-1] if known else None
 
 
@@ -49,17 +49,17 @@ def count_learned(metrics: Metrics) -> int:
     return sum(accuracy >= LEARNED for accuracy in metrics.step_acc)
 
 
-def outcome(stories: Sequence[Story]) -> dict[str, Any]:
+def outcome(histories: Sequence[SeedHistory]) -> dict[str, Any]:
     """Success rate, how many answer steps each seed ends with, which are missing and how."""
-    rate = wilson(sum(story.succeeded for story in stories), len(stories))
-    ever = wilson(sum(story.grokked_at is not None for story in stories), len(stories))
-    failed = [story for story in stories if not story.succeeded]
-    final = Counter(count_learned(story.last) for story in stories)
-    near = sum(1 <= SUM_DIGITS - count_learned(story.last) <= 2 for story in failed)
+    rate = wilson(sum(history.succeeded for history in histories), len(histories))
+    ever = wilson(sum(history.grokked_at is not None for history in histories), len(histories))
+    failed = [history for history in histories if not history.succeeded]
+    final = Counter(count_learned(history.last) for history in histories)
+    near = sum(1 <= SUM_DIGITS - count_learned(history.last) <= 2 for history in failed)
     per_step = []
     for i in range(SUM_DIGITS):
-        last = [story.last.step_acc[i] for story in stories]
-        first = [_first_learned(story, i) for story in stories]
+        last = [history.last.step_acc[i] for history in histories]
+        first = [_first_learned(history, i) for history in histories]
         when = [step for step in first if step is not None]
         per_step.append(
             {
@@ -74,7 +74,7 @@ def outcome(stories: Sequence[Story]) -> dict[str, Any]:
             }
         )
     return {
-        "seeds": len(stories),
+        "seeds": len(histories),
         "success": {"count": rate.count, "n": rate.n, "wilson_95": [rate.low, rate.high]},
         "ever_at_99": {"count": ever.count, "n": ever.n, "wilson_95": [ever.low, ever.high]},
         "steps_learned_at_end": [final.get(k, 0) for k in range(SUM_DIGITS + 1)],
@@ -83,22 +83,22 @@ def outcome(stories: Sequence[Story]) -> dict[str, Any]:
         if failed
         else None,
         "per_answer_step": per_step,
-        "median_grokked_at": median([s.grokked_at for s in stories if s.grokked_at is not None] or [0])
+        "median_grokked_at": median([s.grokked_at for s in histories if s.grokked_at is not None] or [0])
         or None,
     }
 
 
-def _first_learned(story: Story, i: int) -> int | None:
-    return next((each.step for each in story.evaluations if each.step_acc[i] >= LEARNED), None)
+def _first_learned(history: SeedHistory, i: int) -> int | None:
+    return next((each.step for each in history.evaluations if each.step_acc[i] >= LEARNED), None)
 
 
-def prediction(stories: Sequence[Story], total_steps: int) -> list[dict[str, Any]]:
+def prediction(histories: Sequence[SeedHistory], total_steps: int) -> list[dict[str, Any]]:
     """How well early figures tell seeds that succeed from those that fail: the probability that the
     one is ahead of the other (AUC), with a bootstrap interval over seeds. 0.5 is a coin."""
-    success_S = np.array([story.succeeded for story in stories])
+    success_S = np.array([history.succeeded for history in histories])
     found = []
     for step in [s for s in PREDICT_AT if s < total_steps]:
-        known = [at(story, step) for story in stories]
+        known = [at(history, step) for history in histories]
         assert all(known)
         values = {
             "answer steps learned": [count_learned(m) for m in known if m],
@@ -126,19 +126,19 @@ def auc(value_S: np.ndarray, success_S: np.ndarray, seed: int = 0) -> dict[str, 
     return {"auc": float(ahead.mean()), "low": float(low), "high": float(high)}
 
 
-def giving_up(stories: Sequence[Story], recipe: Recipe) -> dict[str, Any]:
+def giving_up(histories: Sequence[SeedHistory], recipe: Recipe) -> dict[str, Any]:
     """What ``--until proved`` would have dropped of these seeds, and what that saves."""
     dropped, wrongly, spent = 0, 0, 0
-    for story in stories:
-        history = list(story.evaluations)
-        end = next((k for k in range(len(history)) if hopeless(history[: k + 1], recipe)), None)
-        spent += recipe.total_steps if end is None else history[end].step + 1
+    for history in histories:
+        seen = history.evaluations
+        end = next((k for k in range(len(seen)) if hopeless(seen[: k + 1], recipe)), None)
+        spent += recipe.total_steps if end is None else seen[end].step + 1
         dropped += end is not None
-        wrongly += end is not None and story.succeeded
+        wrongly += end is not None and history.succeeded
     return {
         "dropped": dropped,
         "dropped_that_succeed": wrongly,
-        "seed_steps_saved": 1 - spent / (recipe.total_steps * len(stories)),
+        "seed_steps_saved": 1 - spent / (recipe.total_steps * len(histories)),
     }
 
 
@@ -218,7 +218,7 @@ def own_column(i: int) -> int:
 
 
 def by_state(
-    stories: Sequence[Story], attention_SIJ: np.ndarray, margin_SJ: np.ndarray
+    histories: Sequence[SeedHistory], attention_SIJ: np.ndarray, margin_SJ: np.ndarray
 ) -> dict[str, Any]:
     """Margins, and attention to the own column, of learned and of stuck answer steps.
 
@@ -228,9 +228,9 @@ def by_state(
     for name in ("learned", "unsettled", "stuck"):
         places = [
             (s, i)
-            for s, story in enumerate(stories)
+            for s, history in enumerate(histories)
             for i in range(OPERAND_DIGITS)
-            if state(story.last.step_acc[i]) == name
+            if state(history.last.step_acc[i]) == name
         ]
         found[name] = {
             "answer_steps": len(places),
@@ -240,10 +240,10 @@ def by_state(
         }
     single = [
         margin_SJ[s, i]
-        for s, story in enumerate(stories)
-        if sum(a < LEARNED for a in story.last.step_acc) == 1
+        for s, history in enumerate(histories)
+        if sum(a < LEARNED for a in history.last.step_acc) == 1
         for i in range(OPERAND_DIGITS)
-        if story.last.step_acc[i] < STUCK_BELOW
+        if history.last.step_acc[i] < STUCK_BELOW
     ]
     found["the_only_stuck_step"] = {
         "answer_steps": len(single),
@@ -261,13 +261,13 @@ def _spread(name: str, values: Sequence[float]) -> dict[str, Any]:
     return {f"{name}_median": middle, f"{name}_middle_80": [low, high]}
 
 
-def mean_maps(stories: Sequence[Story], attention_SIJ: np.ndarray) -> dict[str, np.ndarray]:
+def mean_maps(histories: Sequence[SeedHistory], attention_SIJ: np.ndarray) -> dict[str, np.ndarray]:
     """Mean attention of learned and of stuck answer steps, (I, J + 1); NaN where there are none."""
     maps = {}
     for name in ("learned", "stuck"):
         rows = []
         for i in range(SUM_DIGITS):
-            own = [s for s, story in enumerate(stories) if state(story.last.step_acc[i]) == name]
+            own = [s for s, history in enumerate(histories) if state(history.last.step_acc[i]) == name]
             empty = np.full(attention_SIJ.shape[2], np.nan)
             rows.append(attention_SIJ[own, i].mean(0) if own else empty)
         maps[name] = np.array(rows)

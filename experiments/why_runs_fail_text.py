@@ -13,7 +13,7 @@ from typing import Any
 
 from adderlab.errors import UsageError
 from adderlab.evaluation.intervals import percent, wilson
-from adderlab.runs.atomic import write_text
+from adderlab.files.atomic import write_text
 
 SHOWN_AT = (5000, 10_000, 20_000)
 """Training steps whose predictions are in the table."""

@@ -12,8 +12,13 @@ import math
 import numpy as np
 
 from adderlab.models.tables import NormForm
-from adderlab.proof.leaves import Leaves
-from adderlab.proof.problem import Geometry, Head, Problem, Step
+from adderlab.proof.carries import Leaves
+from adderlab.proof.problem import (
+    Geometry,
+    Head,
+    Problem,
+    Step,
+)
 
 
 def geometry(columns: int, style: str) -> Geometry:

@@ -5,7 +5,13 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-from adderlab.models.tables import Activation, NormForm, NormKind, TableForm, Tables
+from adderlab.models.tables import (
+    Activation,
+    NormForm,
+    NormKind,
+    TableForm,
+    Tables,
+)
 from adderlab.task.digits import OPERAND_LIMIT, to_digits
 
 BIASES = ("norm2_bias", "fc1_bias", "fc2_bias", "norm_f_bias")

@@ -6,7 +6,7 @@ pairs, and R456's sampler as one ``torch.randint`` call a number.
 
 import torch
 
-from adderlab.task.curriculum import Curriculum, DataConfig
+from adderlab.task.sampling import Curriculum, DataConfig
 
 UINT64 = (1 << 64) - 1
 GOLDEN = 0x9E3779B97F4A7C15

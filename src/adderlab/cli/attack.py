@@ -38,8 +38,8 @@ def run(args: Args) -> int:
     from adderlab.evaluation.suites import strata
     from adderlab.models.mapping import why_no_tables
     from adderlab.proof.attack import attack
-    from adderlab.proof.of_checkpoint import exact_tables
     from adderlab.proof.problem import problem_from_tables
+    from adderlab.proof.prove import exact_tables
     from adderlab.runs.checkpoints import load_checkpoint
 
     for name in ("pairs", "starts"):

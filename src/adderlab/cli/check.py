@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 if TYPE_CHECKING:
-    from adderlab.proof.checker import FloatReport, Report
+    from adderlab.checker import FloatReport, Report
 
 NOT_COVERED = ("fp16", "bf16", "TF32", "fast-math kernels", "quantised weights")
 
@@ -36,7 +36,7 @@ def run(args: Args) -> int:
     from adderlab.runs.checkpoints import load_checkpoint
 
     try:
-        from adderlab.proof.checker import check_file
+        from adderlab.checker import check_file
     except ModuleNotFoundError as error:
         if error.name != "flint":
             raise

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from adderlab.errors import UsageError
-from adderlab.fleet.cluster import RayFleet, Stopped, connect
-from adderlab.fleet.sharded import differing_machines, is_sharded, train_sharded
+from adderlab.study.cluster.merge import differing_machines, is_sharded, train_sharded
+from adderlab.study.cluster.ray import RayFleet, Stopped, connect
 from adderlab.training.job import Job, Outcome
 from adderlab.training.run import stop_requests
 
@@ -46,8 +46,8 @@ def train_on_cluster(
 ) -> Outcome | None:
     """Train ``job`` in shards, say what came of it; None if the user stopped it."""
     from adderlab.cli.proving import prove_outcome
-    from adderlab.report.events import write_event
-    from adderlab.report.outcome import describe
+    from adderlab.report.describe import describe
+    from adderlab.report.live import write_event
 
     def say(line: str) -> None:
         if json_lines:
@@ -73,7 +73,7 @@ def train_on_cluster(
     if prove:
         prove_outcome(outcome, say=verdicts.append)
     if json_lines:
-        rate = outcome.ledger.successes()
+        rate = outcome.tracker.successes()
         success = {"count": rate.count, "n": rate.n, "wilson_95": [rate.low, rate.high]}
         write_event(sys.stdout, "end", status=outcome.status, run=str(job.folder), success=success)
     for line in (*describe(outcome), *verdicts):

@@ -29,7 +29,7 @@ def run(args: Args) -> int:
     from adderlab.cli.options import emit_json
     from adderlab.errors import Failure, UsageError
     from adderlab.report.comparison import compare
-    from adderlab.report.evidence import read_run
+    from adderlab.report.history import read_run
 
     if len(args.runs) < 2:
         raise UsageError("name at least two run folders to compare")

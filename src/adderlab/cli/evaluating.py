@@ -9,10 +9,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from adderlab.engine.device import choose_device
+from adderlab.engine.base import choose_device
 from adderlab.engine.select import select_engine
-from adderlab.evaluation.decoders import decoder_for
-from adderlab.evaluation.exact import SuiteReport, evaluate
+from adderlab.evaluation.exact import SuiteReport, decoder_for, evaluate
 from adderlab.evaluation.intervals import percent
 from adderlab.evaluation.suites import Suite
 from adderlab.runs.checkpoints import Checkpoint

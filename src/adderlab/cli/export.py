@@ -75,7 +75,13 @@ def run(args: Args) -> int:
 def _evidence(args: Args, checkpoint: "Checkpoint") -> "Evidence":
     from adderlab.engine.torch_tables import TorchEngine
     from adderlab.models.mapping import why_no_tables
-    from adderlab.publish.evidence import Evidence, measure, proved, read_certificate, success_rate
+    from adderlab.publish.evidence import (
+        Evidence,
+        measure,
+        proved,
+        read_certificate,
+        success_rate,
+    )
 
     certificate, proof, reason = None, None, "the prover was not asked"
     if args.certificate is not None:

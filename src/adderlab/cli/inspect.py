@@ -24,11 +24,11 @@ class Args:
 
 def run(args: Args) -> int:
     """Print the parameter table and, for a checkpoint, where it comes from."""
-    from adderlab import schema
     from adderlab.cli.options import emit_json
-    from adderlab.models.count import count_parameters, parameter_table
+    from adderlab.files import schema
+    from adderlab.models.describe import count_parameters, parameter_table
     from adderlab.models.mapping import why_no_tables
-    from adderlab.models.presets import get_preset
+    from adderlab.models.zoo import get_preset
     from adderlab.runs.checkpoints import load_checkpoint
 
     origin: dict = {}
@@ -69,7 +69,7 @@ def print_parameters(config: ModelConfig) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from adderlab.models.count import count_parameters, parameter_table
+    from adderlab.models.describe import count_parameters, parameter_table
 
     table = Table(box=None, pad_edge=False)
     for column in ("parameter", "shape", "numbers", "tied to", "counted"):

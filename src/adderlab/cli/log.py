@@ -38,9 +38,9 @@ def run(args: Args) -> int:
 
 def write(paths: tuple[Path, ...], output: Path, command: str) -> None:
     """The log of everything below ``paths``, all or nothing. Raises ``Failure``."""
-    from adderlab.report.collecting import collect
+    from adderlab.files.atomic import write_text
+    from adderlab.report.history import collect
     from adderlab.report.log import log_text
-    from adderlab.runs.atomic import write_text
 
     write_text(output, log_text(collect(paths), command))
 

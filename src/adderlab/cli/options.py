@@ -42,6 +42,6 @@ def emit_json(value: Any, output: Path | None) -> None:
     if output is None:
         print(text)
     else:
-        from adderlab.runs.atomic import write_text
+        from adderlab.files.atomic import write_text
 
         write_text(output, text + "\n")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 if TYPE_CHECKING:
-    from adderlab.training.forecast import Forecast, KnownRate, Speed
+    from adderlab.study.forecast import Forecast, KnownRate, Speed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +49,17 @@ def run(args: Args) -> int:
 
     from adderlab.cli.options import emit_json
     from adderlab.cli.training import usable_cores
-    from adderlab.engine.device import choose_device
+    from adderlab.engine.base import choose_device
     from adderlab.engine.select import select_engine
     from adderlab.errors import UsageError
-    from adderlab.training.checks import check_fits
-    from adderlab.training.forecast import forecast, given_rate, measure_speed, seeds_needed
+    from adderlab.study.forecast import (
+        forecast,
+        given_rate,
+        measure_speed,
+        seeds_needed,
+    )
     from adderlab.training.objective import objective_for
+    from adderlab.training.start import check_fits
 
     if args.price_per_hour is not None and not args.price_per_hour >= 0:
         raise UsageError(f"--price-per-hour must be 0 or more, not {args.price_per_hour}")
@@ -106,9 +111,9 @@ def _load() -> str:
 def _settings(args: Args):  # type: ignore[no-untyped-def]
     """(model, recipe), changed as asked for."""
     from adderlab.cli.options import parse_settings
-    from adderlab.models.presets import get_preset
-    from adderlab.schema import with_setting
-    from adderlab.training.recipes import recipe_for
+    from adderlab.files.schema import with_setting
+    from adderlab.models.zoo import get_preset
+    from adderlab.recipes import recipe_for
 
     preset = get_preset(args.preset)
     config, recipe = preset.config, recipe_for(preset, args.recipe)
@@ -124,10 +129,10 @@ def _settings(args: Args):  # type: ignore[no-untyped-def]
 
 def _recorded(args: Args) -> KnownRate | None:
     """The rate measured for these settings; changed ones have none."""
-    from adderlab.models.presets import get_preset
+    from adderlab.models.zoo import get_preset
+    from adderlab.recipes import best_name, published_name
     from adderlab.runs.rates import default_folder, read_rates
-    from adderlab.training.forecast import recorded_rate
-    from adderlab.training.recipes import best_name, published_name
+    from adderlab.study.forecast import recorded_rate
 
     preset, folder = get_preset(args.preset), default_folder()
     if args.set or folder is None:
@@ -160,7 +165,7 @@ def _in_words(args: Args, machine: str, speed: Speed, predicted: Forecast) -> li
 
 
 def _success_in_words(args: Args, known: KnownRate | None, enough: Forecast | None) -> list[str]:
-    from adderlab.training.forecast import CONFIDENCE, chance, seeds_needed
+    from adderlab.study.forecast import CONFIDENCE, chance, seeds_needed
 
     if known is None:
         return [
@@ -196,7 +201,7 @@ def _as_json(
 ) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from adderlab.training.forecast import chance, seeds_needed
+    from adderlab.study.forecast import chance, seeds_needed
 
     price = args.price_per_hour
     success = None

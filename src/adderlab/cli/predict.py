@@ -24,7 +24,7 @@ class Args:
 def run(args: Args) -> int:
     """Answer; the exit code is 0 whether the answer is right or not."""
     from adderlab.cli.options import emit_json
-    from adderlab.evaluation.predict import predict
+    from adderlab.evaluation.exact import predict
     from adderlab.runs.checkpoints import load_checkpoint
 
     answer = predict(load_checkpoint(args.checkpoint).model(), args.a, args.b)

@@ -37,7 +37,7 @@ def run(args: Args) -> int:
     from adderlab.cli.options import emit_json
     from adderlab.errors import UsageError
     from adderlab.proof.certificate import certificate, write_certificate
-    from adderlab.proof.of_checkpoint import prove_checkpoint
+    from adderlab.proof.prove import prove_checkpoint
     from adderlab.proof.search import Limits
     from adderlab.runs.checkpoints import load_checkpoint
 

@@ -6,19 +6,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 from adderlab.cli.prove import as_json, in_words
+from adderlab.evaluation.exact import predict
 from adderlab.evaluation.intervals import wilson
-from adderlab.evaluation.predict import predict
+from adderlab.files.atomic import write_json
 from adderlab.models.mapping import why_no_tables
 from adderlab.proof.certificate import certificate, write_beside
-from adderlab.proof.of_checkpoint import prove_checkpoint
+from adderlab.proof.prove import prove_checkpoint
 from adderlab.proof.search import Limits
-from adderlab.runs.atomic import write_json
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint
 from adderlab.runs.folder import seed_folder
 from adderlab.task.digits import from_digits
 from adderlab.task.sampling import uniform_pairs
 from adderlab.training.job import Outcome
-from adderlab.training.ledger import SUCCESS
+from adderlab.training.tracker import SUCCESS
 
 LIMITS = Limits(seconds=30.0)
 WORTH_COUNTING = 0.9
@@ -37,9 +37,9 @@ def prove_outcome(
     if reason:
         say(f"No proof: {reason}.")
         return
-    rows = outcome.ledger.rows
+    rows = outcome.tracker.rows
     grokked = [seed for seed, row in rows.items() if row.final_val_exact >= SUCCESS]
-    best = outcome.ledger.best_seed
+    best = outcome.tracker.best_seed
     if rows[best].best_val_exact < WORTH_COUNTING:
         say(_refutation(outcome.best))
         return
@@ -76,6 +76,6 @@ def _refutation(checkpoint: Checkpoint) -> str:
 
 def _checkpoint_path(outcome: Outcome, seed: int) -> Path:
     """A kept seed's best checkpoint; that of a single seed lies in the run's own folder."""
-    alone = len(outcome.ledger.rows) == 1
+    alone = len(outcome.tracker.rows) == 1
     folder = outcome.folder if alone else seed_folder(outcome.folder, seed)
     return folder / "checkpoints" / "best.pt"

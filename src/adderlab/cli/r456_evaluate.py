@@ -26,7 +26,7 @@ def run(args: Args) -> int:
     from adderlab.cli.evaluating import evaluate_checkpoint
     from adderlab.cli.options import emit_json
     from adderlab.evaluation.suites import published
-    from adderlab.runs.atomic import make_folder
+    from adderlab.files.atomic import make_folder
     from adderlab.runs.checkpoints import load_checkpoint
 
     checkpoint = load_checkpoint(args.checkpoint)

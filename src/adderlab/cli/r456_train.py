@@ -70,8 +70,7 @@ def run(args: Args) -> int:
     from adderlab.cli.training import run_in_terminal
     from adderlab.errors import UsageError
     from adderlab.models.config import ModelConfig
-    from adderlab.runs.folder import read_summary
-    from adderlab.runs.splits import save_split
+    from adderlab.runs.folder import read_summary, save_split
     from adderlab.training.job import Job
     from adderlab.training.recipe import Recipe
 

@@ -10,7 +10,7 @@ import tyro
 
 if TYPE_CHECKING:
     from adderlab.runs.rates import RateRecord
-    from adderlab.training.campaign import Plan
+    from adderlab.study.rate import Plan
 
 Switch = tyro.conf.FlagCreatePairsOff
 
@@ -72,9 +72,9 @@ def run(args: Args) -> int:
     from adderlab.cli.main import INTERRUPTED
     from adderlab.cli.options import emit_json
     from adderlab.errors import UsageError
+    from adderlab.files.schema import to_dict
     from adderlab.report.rates import summary
     from adderlab.runs.rates import FOLDER, write_rate
-    from adderlab.schema import to_dict
 
     measures = args.preset is not None or args.resume is not None
     if args.table or args.markdown or not measures:
@@ -116,11 +116,11 @@ def _plan(args: Args) -> tuple[Plan, Path]:
 
     from adderlab.cli.options import parse_seeds
     from adderlab.errors import UsageError
-    from adderlab.models.presets import get_preset
-    from adderlab.report.wording import as_typed
+    from adderlab.models.zoo import get_preset
+    from adderlab.recipes import best_name, published_name
+    from adderlab.report.describe import as_typed
     from adderlab.runs.rates import ProverLimits, file_name, seeds_text
-    from adderlab.training.campaign import Assistance, Plan, read_plan
-    from adderlab.training.recipes import best_name, published_name
+    from adderlab.study.rate import Assistance, Plan, read_plan
 
     assistance = Assistance(
         exact=args.repair_from, missing=args.repair_missing, rounds=args.repair_rounds
@@ -175,9 +175,9 @@ def _again(args: Args, work: Path) -> str:
 def _settings(args: Args):  # type: ignore[no-untyped-def]
     """Model, recipe and what was changed by hand, for example ["lr=0.01"]."""
     from adderlab.cli.options import parse_settings
-    from adderlab.models.presets import get_preset
-    from adderlab.schema import with_setting
-    from adderlab.training.recipes import recipe_for
+    from adderlab.files.schema import with_setting
+    from adderlab.models.zoo import get_preset
+    from adderlab.recipes import recipe_for
 
     preset = get_preset(str(args.preset))
     config, recipe, changes = preset.config, recipe_for(preset, args.recipe), []
@@ -206,9 +206,9 @@ def _show(args: Args) -> int:
     """All rows: a table, docs/rates.md, or JSON."""
     from adderlab.cli.options import emit_json
     from adderlab.errors import UsageError
+    from adderlab.files.schema import to_dict
     from adderlab.report.rates import as_markdown
     from adderlab.runs.rates import default_folder, read_rates
-    from adderlab.schema import to_dict
 
     if not (args.table or args.markdown or args.json):
         raise UsageError("name a preset to measure, for example 456p, or pass --table")

@@ -11,20 +11,24 @@ import torch
 from rich.console import Console
 
 from adderlab.cli.training import usable_cores
-from adderlab.engine.base import Engine
-from adderlab.engine.device import choose_device
+from adderlab.engine.base import Engine, choose_device
 from adderlab.engine.select import select_engine
 from adderlab.errors import Failure, UsageError
 from adderlab.evaluation.suites import published
+from adderlab.files.atomic import disk_failure, make_folder
+from adderlab.files.lock import RunLock
 from adderlab.report.live import TrainingView
-from adderlab.runs.atomic import disk_failure, make_folder
-from adderlab.runs.lock import RunLock
 from adderlab.runs.rates import RateRecord, SeedOutcome
-from adderlab.training.campaign import PLAN_FILE, Campaign, Plan, write_plan
+from adderlab.study.rate import (
+    PLAN_FILE,
+    Plan,
+    RateExperiment,
+    record_of,
+    write_plan,
+)
+from adderlab.study.verifier import judge, with_repair, worth_repair
 from adderlab.training.objective import Objective, objective_for
-from adderlab.training.rate import record_of
 from adderlab.training.run import RunFailed
-from adderlab.training.verdicts import judge, with_repair, worth_repair
 
 Say = Callable[[str], None]
 
@@ -63,16 +67,16 @@ def measure(
     try:
         _prepare(folder, resume=resume, overwrite=overwrite)
         write_plan(folder, plan)
-        campaign = Campaign(plan=plan, folder=folder)
+        experiment = RateExperiment(plan=plan, folder=folder)
         chosen = select_engine(engine, plan.config, where, threads=threads, say=say)
         objective = objective_for(plan.config, chosen, where)
-        if not _train(campaign, objective, where, say, quiet):
+        if not _train(experiment, objective, where, say, quiet):
             tell(f"Stopped. To go on: {again}")
             return None
         # Proofs and the published pairs are one model at a time: on the CPU, whatever trained them.
         on_cpu = select_engine("auto", plan.config, torch.device("cpu"), threads=1, say=say)
-        _judge(campaign, on_cpu, say)
-        return record_of(campaign, engine=chosen.name, threads=threads)
+        _judge(experiment, on_cpu, say)
+        return record_of(experiment, engine=chosen.name, threads=threads)
     except RunFailed as error:
         raise Failure(f"{error}; then go on: {again}") from error
     except KeyboardInterrupt:
@@ -101,10 +105,10 @@ def _prepare(folder: Path, *, resume: bool, overwrite: bool) -> None:
 
 
 def _train(
-    campaign: Campaign, objective: Objective, device: torch.device, say: Say, quiet: bool
+    experiment: RateExperiment, objective: Objective, device: torch.device, say: Say, quiet: bool
 ) -> bool:
     """Whether every population is trained to the end."""
-    populations = campaign.populations()
+    populations = experiment.populations()
     for i, population in enumerate(populations, start=1):
         label = f"population {i} of {len(populations)}, {len(population.seeds)} seeds"
         if population.done:
@@ -113,37 +117,37 @@ def _train(
         say(f"{label} -> {population.folder}")
         view = TrainingView(
             Console(quiet=quiet),
-            steps=campaign.plan.recipe.total_steps,
+            steps=experiment.plan.recipe.total_steps,
             num_seeds=len(population.seeds),
             quiet=quiet,
         )
         with view:
-            outcome = campaign.train(population, objective, device, view)
+            outcome = experiment.train(population, objective, device, view)
         if outcome.status != "done":
             return False
     return True
 
 
-def _judge(campaign: Campaign, engine: Engine, say: Say) -> None:
+def _judge(experiment: RateExperiment, engine: Engine, say: Say) -> None:
     """Verdicts of all seeds that have none yet, then repairs."""
     suite = published()
-    for population in campaign.populations():
+    for population in experiment.populations():
         for seed in population.seeds:
-            if campaign.outcome(seed) is None:
-                outcome = judge(campaign, population, seed, engine, suite)
-                campaign.note(outcome)
+            if experiment.outcome(seed) is None:
+                outcome = judge(experiment, population, seed, engine, suite)
+                experiment.note(outcome)
                 if outcome.verdict != "missed":
                     say(_in_words(outcome))
-    assistance = campaign.plan.assistance
+    assistance = experiment.plan.assistance
     if assistance is None:
         return
-    for population in campaign.populations():
+    for population in experiment.populations():
         for seed in population.seeds:
-            outcome = campaign.outcome(seed)
+            outcome = experiment.outcome(seed)
             assert outcome is not None
             if outcome.repair is None and worth_repair(outcome, assistance):
-                outcome = with_repair(campaign, population, outcome, engine, suite)
-                campaign.note(outcome)
+                outcome = with_repair(experiment, population, outcome, engine, suite)
+                experiment.note(outcome)
                 say(_in_words(outcome))
 
 

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 if TYPE_CHECKING:
-    from adderlab.report.journal import Record, StepStatus
-    from adderlab.report.series import Experiment, SeriesStep
+    from adderlab.report.series import Experiment, Record, SeriesStep, StepStatus
 
 Switch = tyro.conf.FlagCreatePairsOff
 
@@ -38,8 +37,7 @@ def run(args: Args) -> int:
     """0 if everything ran and met its expectations, 1 if not, 130 if interrupted."""
     from adderlab.cli import log as log_command
     from adderlab.cli.main import FAILURE, INTERRUPTED
-    from adderlab.report.journal import find_record, new_record
-    from adderlab.report.series import read_series
+    from adderlab.report.series import find_record, new_record, read_series
     from adderlab.runs.environment import now
 
     series = read_series(args.file)
@@ -93,7 +91,7 @@ def _run_experiment(record: Record, experiment: Experiment) -> StepStatus:
 def _run_step(record: Record, experiment: Experiment, number: int, step: SeriesStep) -> StepStatus:
     import time
 
-    from adderlab.report.journal import Entry
+    from adderlab.report.series import Entry
     from adderlab.runs.environment import collect_environment, now
 
     started, clock = now(), time.monotonic()
@@ -202,8 +200,7 @@ def _status_of(run: Path) -> str | None:
 def _is_stopped(run: Path, argv: list[str]) -> bool:
     """Whether the folder holds a run of this very command that was stopped or killed."""
     from adderlab.errors import Failure
-    from adderlab.runs.folder import read_config
-    from adderlab.runs.resume import STATE_FILE
+    from adderlab.runs.folder import STATE_FILE, read_config
 
     if _status_of(run) not in ("running", "stopped") or not (run / STATE_FILE).is_file():
         return False
@@ -225,7 +222,7 @@ def _resume(args: Any, run: Path) -> int:
 
 
 def _device(step: SeriesStep) -> str:
-    from adderlab.engine.device import choose_device
+    from adderlab.engine.base import choose_device
 
     _, args, _ = _parsed(step.command)
     return str(choose_device(getattr(args, "device", "cpu"))[0])

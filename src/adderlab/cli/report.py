@@ -22,11 +22,10 @@ def run(args: Args) -> int:
     import torch
 
     from adderlab.errors import UsageError
+    from adderlab.files.atomic import write_text
     from adderlab.report.anatomy import dissect
-    from adderlab.report.evidence import read_run
-    from adderlab.report.page import report_html
-    from adderlab.report.page_parts import Subject
-    from adderlab.runs.atomic import write_text
+    from adderlab.report.history import read_run
+    from adderlab.report.page import Subject, report_html
 
     if not args.runs:
         raise UsageError("name at least one run folder, for example results/runs/main")

@@ -11,14 +11,19 @@ from rich.console import Console
 
 from adderlab.cli.options import parse_seeds
 from adderlab.cli.training import usable_cores
-from adderlab.engine.device import choose_device
+from adderlab.engine.base import choose_device
 from adderlab.engine.select import select_engine
 from adderlab.errors import Failure, UsageError
-from adderlab.report.events import write_event
-from adderlab.report.searching import SearchView
+from adderlab.report.live import write_event
+from adderlab.report.search_view import SearchView
+from adderlab.study.search import until_proved
+from adderlab.study.search_files import (
+    SUMMARY_FILE,
+    Plan,
+    Summary,
+    reopen,
+)
 from adderlab.training.objective import objective_for
-from adderlab.training.until import until_proved
-from adderlab.training.until_files import SUMMARY_FILE, Plan, Summary, reopen
 
 SEEDS_ON_A_GPU = 32
 """Seeds of one try where they run side by side."""

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 if TYPE_CHECKING:
-    from adderlab.fleet.space import Cell, Sweep
-    from adderlab.fleet.sweep import OpenSweep
-    from adderlab.fleet.table import Row
+    from adderlab.study.space import Cell, Sweep
+    from adderlab.study.sweep import OpenSweep, Row
 
 Switch = tyro.conf.FlagCreatePairsOff
 
@@ -48,9 +47,8 @@ def run(args: Args) -> int:
     """Train every cell, print the table."""
     from adderlab.cli.main import INTERRUPTED
     from adderlab.errors import UsageError
-    from adderlab.fleet.cluster import Stopped
-    from adderlab.fleet.guided import check_guided
-    from adderlab.fleet.sweep import OpenSweep
+    from adderlab.study.cluster.ray import Stopped
+    from adderlab.study.sweep import OpenSweep, check_guided
 
     if args.store and not args.cluster:
         raise UsageError("--store goes with --cluster")
@@ -79,8 +77,8 @@ def _read(path: Path) -> Sweep:
 
     from adderlab.cli.options import parse_seeds
     from adderlab.errors import UsageError
-    from adderlab.fleet.space import read_sweep
-    from adderlab.runs.atomic import disk_failure
+    from adderlab.files.atomic import disk_failure
+    from adderlab.study.space import read_sweep
 
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -108,9 +106,8 @@ def _train(opened: OpenSweep, watcher: _Watcher, args: Args) -> list[Row]:
     from adderlab.cli.clustering import fleet_at, warnings
     from adderlab.cli.training import usable_cores
     from adderlab.errors import UsageError
-    from adderlab.fleet.guided import run_guided
-    from adderlab.fleet.shards import Means
-    from adderlab.fleet.sweep import FleetTrainer, HereTrainer, run_cells
+    from adderlab.study.cluster.shards import Means
+    from adderlab.study.sweep import FleetTrainer, HereTrainer, run_cells, run_guided
     from adderlab.training.run import stop_requests
 
     go = run_guided if args.optuna else run_cells
@@ -171,7 +168,7 @@ class _Watcher:
         self._bar.update(self._task, description=self._text, completed=step, total=total, visible=True)
 
     def measured(self, row: Row) -> None:
-        from adderlab.fleet.table import in_words
+        from adderlab.study.sweep import in_words
 
         self.say(in_words(row))
 

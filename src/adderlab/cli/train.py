@@ -139,7 +139,7 @@ def _refuse_shards(job, args: Args) -> None:  # type: ignore[no-untyped-def]
         raise UsageError("--store and --shards go with --cluster")
     if args.resume is None:
         return
-    from adderlab.fleet.sharded import is_sharded
+    from adderlab.study.cluster.merge import is_sharded
 
     if is_sharded(job.folder):
         raise UsageError(
@@ -154,7 +154,7 @@ def _search(args: Args) -> int:
     from adderlab.errors import UsageError
     from adderlab.evaluation.suites import parse_suite
     from adderlab.runs.checkpoints import load_checkpoint
-    from adderlab.training.until_files import Plan, is_search
+    from adderlab.study.search_files import Plan, is_search
 
     if args.sink or args.keep or not args.prove or args.cluster:
         raise UsageError("--sink, --keep, --no-prove and --cluster do not go with --until proved")
@@ -202,8 +202,8 @@ def _evaluate(checkpoint, suite, args: Args, target: Path) -> None:  # type: ign
     from rich.console import Console
 
     from adderlab.cli.evaluating import evaluate_checkpoint, print_report, report_entry
-    from adderlab.report.events import write_event
-    from adderlab.runs.atomic import write_json
+    from adderlab.files.atomic import write_json
+    from adderlab.report.live import write_event
 
     report = evaluate_checkpoint(
         checkpoint, suite, device=args.device, engine=args.engine, say=lambda line: None
@@ -220,8 +220,8 @@ def _job(args: Args):  # type: ignore[no-untyped-def]
 
     from adderlab.cli.options import parse_seeds
     from adderlab.errors import UsageError
+    from adderlab.study.search_files import is_search
     from adderlab.training.job import Job, read_job
-    from adderlab.training.until_files import is_search
 
     if args.resume is not None:
         _refuse_new_settings(args)
@@ -244,9 +244,9 @@ def _preset(args: Args):  # type: ignore[no-untyped-def]
     """(preset, model config, recipe), changed as asked for."""
     from adderlab.cli.options import parse_settings
     from adderlab.errors import UsageError
-    from adderlab.models.presets import get_preset
-    from adderlab.schema import with_setting
-    from adderlab.training.recipes import recipe_for
+    from adderlab.files.schema import with_setting
+    from adderlab.models.zoo import get_preset
+    from adderlab.recipes import recipe_for
 
     if args.preset is None:
         raise UsageError("name a preset to train, for example 456p (adderlab zoo lists them)")

@@ -11,17 +11,16 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from adderlab import schema
 from adderlab.cli.proving import prove_outcome
-from adderlab.engine.device import choose_device
+from adderlab.engine.base import choose_device
 from adderlab.engine.select import select_engine
 from adderlab.errors import Failure, UsageError
+from adderlab.files import schema
 from adderlab.models.mapping import why_no_tables
-from adderlab.report.events import write_event
-from adderlab.report.live import TrainingView
-from adderlab.report.outcome import describe
+from adderlab.report.describe import describe
+from adderlab.report.live import TrainingView, write_event
 from adderlab.report.sinks import Audience, open_sinks
-from adderlab.runs.resume import resume_command
+from adderlab.runs.folder import resume_command
 from adderlab.training.job import Job, Outcome
 from adderlab.training.objective import objective_for
 from adderlab.training.run import RunFailed, run
@@ -92,7 +91,7 @@ def run_in_terminal(
     finally:
         audience.close()
     if events is not None:
-        rate = outcome.ledger.successes()
+        rate = outcome.tracker.successes()
         success = {"count": rate.count, "n": rate.n, "wilson_95": [rate.low, rate.high]}
         write_event(events, "end", status=outcome.status, run=str(job.folder), success=success)
     view.say(f"{outcome.status} after {seconds:.1f} s")

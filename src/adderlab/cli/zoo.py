@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 if TYPE_CHECKING:
-    from adderlab.models.preset import Preset
+    from adderlab.models.zoo import Preset
     from adderlab.runs.rates import RateRecord
 
 
@@ -31,7 +31,7 @@ class Args:
 def run(args: Args) -> int:
     """Print the table, or one preset."""
     from adderlab.cli.options import emit_json
-    from adderlab.models.presets import PRESETS, get_preset
+    from adderlab.models.zoo import PRESETS, get_preset
 
     chosen = list(PRESETS.values()) if args.name is None else [get_preset(args.name)]
     measured = _measured(args.records)
@@ -56,9 +56,9 @@ def _measured(folder: Path | None) -> list[RateRecord]:
 
 def _entry(preset: Preset, measured: Sequence[RateRecord]) -> dict[str, Any]:
     """A preset as JSON. ``rate`` and ``proved`` are null until a rate is measured."""
+    from adderlab.files.schema import to_dict
     from adderlab.models.mapping import why_no_tables
     from adderlab.runs.rates import best_of
-    from adderlab.schema import to_dict
 
     best = best_of(measured, preset.name)
     share = best.pure if best else None

@@ -7,13 +7,14 @@ have S = 1 in front: then every seed sees the same pairs.
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
-from adderlab.engine.descent import Descending
-from adderlab.engine.stretch import Stretch
+from adderlab.engine.step_batch import Descending, StepBatch
+from adderlab.errors import UsageError
 from adderlab.models.tables import Tables
-from adderlab.task.curriculum import DataConfig
 from adderlab.task.layouts import Layout
+from adderlab.task.sampling import DataConfig
 
 Function = Callable[..., tuple[Tensor, ...]]
 Compiled = Callable[[Sequence[Tensor]], list[Tensor]]
@@ -26,7 +27,7 @@ Sampler = Callable[[Tensor, int, int], tuple[Tensor, Tensor]]
 Descent = Callable[[Descending, Tensor, Tensor, Tensor, Tensor | None], None]
 """See ``engine.descent.descend``."""
 
-Stepper = Callable[[Stretch], Tensor]
+Stepper = Callable[[StepBatch], Tensor]
 """Takes the steps; loss_S before the last one."""
 
 
@@ -76,3 +77,29 @@ class Engine(Protocol):
     def decode(self, tables: Tables, prompt_SBT: Tensor) -> Tensor:
         """Greedy decoding; ties go to the lowest token. answers_SBA, uint8."""
         ...
+
+
+# Which device to compute on, and why.
+
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def choose_device(name: str) -> tuple[torch.device, str]:
+    """The device for ``--device name`` and the reason in a few words.
+
+    Raises ``UsageError`` for an unknown name or a device this machine does not have.
+    """
+    if name not in DEVICES:
+        raise UsageError(f"no device {name!r}; there are {', '.join(DEVICES)}")
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda"), f"a CUDA GPU is here ({torch.cuda.get_device_name()})"
+        # Apple's backend has no 64-bit integer shifts worth the name and no bit-stable sums;
+        # models this small are faster on its CPU anyway.
+        return torch.device("cpu"), "no CUDA GPU is here"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: this machine has no CUDA GPU; use --device cpu or auto")
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise UsageError("--device mps: this machine has no Apple GPU; use --device cpu or auto")
+    return torch.device(name), "you asked for it"

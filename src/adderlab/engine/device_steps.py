@@ -16,19 +16,63 @@ Shapes: S seeds, N parameters of one model, flat; C steps of a call.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from adderlab.engine.base import Compiled, Engine, Function
-from adderlab.engine.descent import descend
-from adderlab.engine.device_sampler import sample, step_numbers
-from adderlab.engine.stretch import CONSTANTS, RATES, Stretch
+from adderlab.engine.step_batch import CONSTANTS, RATES, StepBatch, descend
 from adderlab.engine.trace import Run, trace
 from adderlab.models.tables import Tables
-from adderlab.task.curriculum import DataConfig
+from adderlab.task import counter
+from adderlab.task.counter import Stream
 from adderlab.task.layouts import Layout
+from adderlab.task.sampling import DataConfig, carry_pairs, columns, pick
+
+# Training pairs drawn where the seeds are, from a step that the device knows only as numbers in its
+# memory: equal bit for bit to ``task.sampling``, but the host need not name the step, so the same
+# recorded kernels draw every step.
+#
+# Shapes: C steps, S seeds, B pairs, J = 10 columns, units first; o = 2 operands; P input positions,
+# A answer steps. The three numbers of a step: its site (``task.counter``), the longest operand, and the
+# word below which a row is a carry pattern.
+
+
+def step_numbers(data: DataConfig, steps: Iterable[int]) -> Tensor:
+    """number_C3 of the steps, int64 on the CPU."""
+    mix = data.carry_mix
+    rows = [
+        (
+            counter.site(Stream.TRAIN, step),
+            data.curriculum.max_digits(step),
+            int((mix.share_at(step) if mix else 0.0) * (1 << counter.WORD_BITS)),
+        )
+        for step in steps
+    ]
+    return torch.tensor(rows, dtype=torch.int64)
+
+
+def sample(
+    data: DataConfig, layout: Layout, seeds_S: Tensor, number_3: Tensor, batch_size: int
+) -> tuple[Tensor, Tensor]:
+    """(tokens_SBP, targets_SBA), uint8, of the step with these numbers."""
+    mix, uniform_lengths = data.carry_mix, data.curriculum.lengths == "uniform"
+    site, max_digits, threshold = number_3.unbind()
+    key_S = counter.keys_at(seeds_S, site)
+    word_NSB = counter.words(key_S, batch_size, 5 if mix else 3 if uniform_lengths else 2)
+    digit_JoSB = counter.digits(word_NSB[:2])
+    length_SB = max_digits.expand(word_NSB.shape[1:])
+    if uniform_lengths:
+        length_SB = counter.take(word_NSB[2], max_digits)[0] + 1
+    digit_oJSB = (digit_JoSB * (columns(length_SB) < length_SB)[:, None]).transpose(0, 1)
+    if mix:
+        patterned_oJSB = carry_pairs(mix.patterns, digit_JoSB, word_NSB[4], max_digits)
+        mixed_SB = (word_NSB[3] < threshold).to(torch.uint8)
+        digit_oJSB = pick(mixed_SB, patterned_oJSB, digit_oJSB)
+    a_SBJ, b_SBJ = digit_oJSB.movedim(1, -1).contiguous()
+    return layout.encode(a_SBJ, b_SBJ)
+
 
 MOST_STEPS = 1024
 """Steps whose numbers are on the device at a time."""
@@ -51,18 +95,18 @@ class Eager:
 class _Buffers:
     """All that a step reads and writes, at addresses that stay."""
 
-    def __init__(self, stretch: Stretch) -> None:
-        device, params_SN = stretch.params_SN.device, stretch.params_SN
-        self.batch_size = stretch.batch_size
-        S, settings = len(params_SN), len(stretch.settings)
-        self.seeds_S = torch.empty_like(stretch.seeds_S)
+    def __init__(self, step_batch: StepBatch) -> None:
+        device, params_SN = step_batch.params_SN.device, step_batch.params_SN
+        self.batch_size = step_batch.batch_size
+        S, settings = len(params_SN), len(step_batch.settings)
+        self.seeds_S = torch.empty_like(step_batch.seeds_S)
         self.setting_S = torch.zeros(S, dtype=torch.int32, device=device)
         self.params_SN = torch.empty_like(params_SN)
         self.mean_SN, self.square_SN = torch.empty_like(params_SN), torch.empty_like(params_SN)
-        self.slow_SN = None if stretch.slow_SN is None else torch.empty_like(params_SN)
-        self.average_SN = None if stretch.average_SN is None else torch.empty_like(params_SN)
-        self.weight_decay_S = torch.empty_like(stretch.weight_decay_S)
-        self.lr_scale_SN = None if stretch.lr_scale_GN() is None else torch.empty_like(params_SN)
+        self.slow_SN = None if step_batch.slow_SN is None else torch.empty_like(params_SN)
+        self.average_SN = None if step_batch.average_SN is None else torch.empty_like(params_SN)
+        self.weight_decay_S = torch.empty_like(step_batch.weight_decay_S)
+        self.lr_scale_SN = None if step_batch.lr_scale_GN() is None else torch.empty_like(params_SN)
         self.constants_SX = params_SN.new_ones(S, len(CONSTANTS))
         self.loss_S = params_SN.new_zeros(S)
         self.cursor = torch.zeros(1, dtype=torch.int64, device=device)
@@ -70,28 +114,30 @@ class _Buffers:
         self.number_C3 = torch.ones(MOST_STEPS, 3, dtype=torch.int64, device=device)
         """See ``device_sampler``."""
 
-    def exchange(self, stretch: Stretch, copy: Callable[[Tensor, Tensor], Tensor]) -> None:
-        """copy(of the buffers, of the stretch) for everything a step changes."""
-        copy(self.params_SN, stretch.params_SN)
-        copy(self.mean_SN, stretch.mean_SN)
-        copy(self.square_SN, stretch.square_SN)
-        if self.slow_SN is not None and stretch.slow_SN is not None:
-            copy(self.slow_SN, stretch.slow_SN)
-        if self.average_SN is not None and stretch.average_SN is not None:
-            copy(self.average_SN, stretch.average_SN)
+    def exchange(self, step_batch: StepBatch, copy: Callable[[Tensor, Tensor], Tensor]) -> None:
+        """copy(of the buffers, of the step_batch) for everything a step changes."""
+        copy(self.params_SN, step_batch.params_SN)
+        copy(self.mean_SN, step_batch.mean_SN)
+        copy(self.square_SN, step_batch.square_SN)
+        if self.slow_SN is not None and step_batch.slow_SN is not None:
+            copy(self.slow_SN, step_batch.slow_SN)
+        if self.average_SN is not None and step_batch.average_SN is not None:
+            copy(self.average_SN, step_batch.average_SN)
 
-    def load(self, stretch: Stretch) -> None:
-        self.exchange(stretch, Tensor.copy_)
-        self.seeds_S.copy_(stretch.seeds_S)
-        self.weight_decay_S.copy_(stretch.weight_decay_S)
-        self.setting_S.copy_(stretch.setting_S)
-        self.constants_SX.copy_(stretch.constants_GX().to(self.setting_S.device)[stretch.setting_S])
-        scale_GN = stretch.lr_scale_GN()
+    def load(self, step_batch: StepBatch) -> None:
+        self.exchange(step_batch, Tensor.copy_)
+        self.seeds_S.copy_(step_batch.seeds_S)
+        self.weight_decay_S.copy_(step_batch.weight_decay_S)
+        self.setting_S.copy_(step_batch.setting_S)
+        self.constants_SX.copy_(
+            step_batch.constants_GX().to(self.setting_S.device)[step_batch.setting_S]
+        )
+        scale_GN = step_batch.lr_scale_GN()
         if self.lr_scale_SN is not None and scale_GN is not None:
-            self.lr_scale_SN.copy_(scale_GN[stretch.setting_S])
+            self.lr_scale_SN.copy_(scale_GN[step_batch.setting_S])
 
-    def store(self, stretch: Stretch) -> None:
-        self.exchange(stretch, lambda own, given: given.copy_(own))
+    def store(self, step_batch: StepBatch) -> None:
+        self.exchange(step_batch, lambda own, given: given.copy_(own))
 
 
 class DeviceStepper:
@@ -114,14 +160,14 @@ class DeviceStepper:
         self._buffers: _Buffers | None = None
         self._graph: torch.cuda.CUDAGraph | None = None
 
-    def __call__(self, stretch: Stretch) -> Tensor:
+    def __call__(self, step_batch: StepBatch) -> Tensor:
         """Take the steps; loss_S before the last one."""
-        buffers = self._ready(stretch)
-        buffers.load(stretch)
-        first, C = stretch.first, stretch.count
+        buffers = self._ready(step_batch)
+        buffers.load(step_batch)
+        first, C = step_batch.first, step_batch.count
         for start in range(0, C, MOST_STEPS):
             stop = min(C, start + MOST_STEPS)
-            buffers.rates_CGR[: stop - start].copy_(stretch.rates_CGR(start, stop))
+            buffers.rates_CGR[: stop - start].copy_(step_batch.rates_CGR(start, stop))
             numbers = step_numbers(self._data, range(first + start, first + stop))
             buffers.number_C3[: stop - start].copy_(numbers)
             buffers.cursor.zero_()
@@ -130,22 +176,22 @@ class DeviceStepper:
                     self._graph.replay()
                 else:
                     self.step(buffers)
-        buffers.store(stretch)
+        buffers.store(step_batch)
         return buffers.loss_S.clone()
 
-    def _ready(self, stretch: Stretch) -> _Buffers:
+    def _ready(self, step_batch: StepBatch) -> _Buffers:
         """Buffers for steps of this kind, with a recorded graph where the device has such."""
         kind = (
-            *(stretch.params_SN.shape, stretch.batch_size, len(stretch.settings)),
-            stretch.lr_scale_GN() is None,
-            *(stretch.slow_SN is None, stretch.average_SN is None),
+            *(step_batch.params_SN.shape, step_batch.batch_size, len(step_batch.settings)),
+            step_batch.lr_scale_GN() is None,
+            *(step_batch.slow_SN is None, step_batch.average_SN is None),
         )
         if self._buffers is None or kind != self._kind:
             self._graph = None  # first: its memory is free for the next one
-            self._kind, self._buffers = kind, _Buffers(stretch)
-            self.prepare(len(stretch.params_SN), stretch.params_SN.device)
-            if stretch.params_SN.is_cuda:
-                self._buffers.load(stretch)
+            self._kind, self._buffers = kind, _Buffers(step_batch)
+            self.prepare(len(step_batch.params_SN), step_batch.params_SN.device)
+            if step_batch.params_SN.is_cuda:
+                self._buffers.load(step_batch)
                 self._graph = self._record(self._buffers)
         return self._buffers
 

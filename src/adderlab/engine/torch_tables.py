@@ -22,11 +22,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from adderlab.engine.base import Compiled, Descent, Function, Sampler, Stepper
+from adderlab.engine.base import (
+    Compiled,
+    Descent,
+    Function,
+    Sampler,
+    Stepper,
+)
 from adderlab.engine.device_steps import DeviceStepper, Eager
 from adderlab.models.tables import NormForm, Tables
-from adderlab.task.curriculum import DataConfig
 from adderlab.task.layouts import Layout
+from adderlab.task.sampling import DataConfig
 
 T = TypeVar("T")
 

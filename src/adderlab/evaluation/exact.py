@@ -6,17 +6,22 @@ Shapes: B pairs, J = 10 operand columns, I = 11 sum columns, A answer steps.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from adderlab.engine.base import Engine
+from adderlab.errors import UsageError
 from adderlab.evaluation.intervals import Rate, clopper_pearson
 from adderlab.evaluation.suites import Suite
-from adderlab.task.digits import SUM_DIGITS, add, from_digits
-from adderlab.task.layouts import Layout
+from adderlab.models.config import ModelConfig
+from adderlab.models.mapping import tables, why_no_tables
+from adderlab.models.transformer import Transformer, build_model
+from adderlab.task.digits import OPERAND_LIMIT, SUM_DIGITS, add, from_digits, pairs_from_ints
+from adderlab.task.layouts import Layout, get_layout
 
 SCHEMA_VERSION = 1
 _CHUNK = 1 << 16
@@ -156,4 +161,99 @@ def evaluate(
         groups=tuple(scores),
         failures=tuple(misses),
         seconds=time.perf_counter() - started,
+    )
+
+
+# How a model answers pairs: through an engine where it has tables, else through the full model.
+#
+# Shapes: B pairs, J = 10 operand columns, A answer steps.
+
+
+ORACLE_CHUNK = 4096
+"""Pairs the full model takes at once: it holds logits and scores of every position."""
+
+
+def decoder_for(config: ModelConfig, params: Mapping[str, Tensor], engine: Engine | None) -> Decoder:
+    """The fastest decoder for one model: ``params`` with a seed axis of length 1 in front.
+
+    Without an engine, or for a model outside the table form, the full model decodes.
+    """
+    assert all(tensor.shape[0] == 1 for tensor in params.values())
+    if engine is None or why_no_tables(config):
+        return oracle_decoder(model_of(config, params))
+    layout = get_layout(config.layout)
+    with torch.no_grad():
+        form = tables(config, params)
+
+    def decode(a_BJ: Tensor, b_BJ: Tensor) -> Tensor:
+        prompt_BT = layout.encode_prompt(a_BJ, b_BJ).to(form.query.device)
+        return engine.decode(form, prompt_BT[None])[0].cpu()
+
+    return decode
+
+
+def oracle_decoder(model: Transformer) -> Decoder:
+    """Greedy decoding by the full model over the whole sequence; slow, and right by inspection."""
+    device = next(model.parameters()).device
+
+    def decode(a_BJ: Tensor, b_BJ: Tensor) -> Tensor:
+        prompt_BT = model.layout.encode_prompt(a_BJ, b_BJ).to(device)
+        return torch.cat([model.generate(chunk) for chunk in prompt_BT.split(ORACLE_CHUNK)]).cpu()
+
+    return decode
+
+
+def model_of(config: ModelConfig, params: Mapping[str, Tensor]) -> Transformer:
+    """The readable model with these weights (a seed axis of 1 in front), of their type and device."""
+    like = next(iter(params.values()))
+    model = build_model(config, seed=0).to(device=like.device, dtype=like.dtype)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(params[name][0])
+    return model.eval()
+
+
+# One addition by the full model, with how sure it is of every digit.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """A greedy answer. Digits and confidences go from s_0 (units) to s_10."""
+
+    a: int
+    b: int
+    answer: str
+    """Most significant digit first, eleven places; a token that is no digit shows as its name."""
+    tokens: tuple[int, ...]
+    confidences: tuple[float, ...]
+    """Softmax probability of each answered token, given the digits answered before it."""
+    right_sum: int
+
+    @property
+    def right(self) -> bool:
+        return self.answer == f"{self.right_sum:0{SUM_DIGITS}d}"
+
+
+@torch.no_grad()
+def predict(model: Transformer, a: int, b: int) -> Prediction:
+    """Answer a + b. Raises ``UsageError`` for operands outside 0 .. 9999999999."""
+    for operand in (a, b):
+        if not 0 <= operand < OPERAND_LIMIT:
+            raise UsageError(f"an operand must be 0 to {OPERAND_LIMIT - 1}, not {operand}")
+    device = next(model.parameters()).device
+    tokens_1T = model.layout.encode_prompt(*pairs_from_ints([(a, b)])).long().to(device)
+    confidences = []
+    for _ in range(SUM_DIGITS):
+        probability_1V = model(tokens_1T)[:, -1].softmax(-1)
+        best, token = probability_1V.max(-1, keepdim=True)
+        tokens_1T = torch.cat([tokens_1T, token], 1)
+        confidences.append(float(best))
+    answer = tokens_1T[0, -SUM_DIGITS:]
+    return Prediction(
+        a=a,
+        b=b,
+        answer=model.layout.answer_text(answer),
+        tokens=tuple(answer.tolist()),
+        confidences=tuple(confidences),
+        right_sum=a + b,
     )

@@ -4,15 +4,212 @@ Shapes: B pairs, J = 10 columns, units first.
 """
 
 import random
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from adderlab.errors import UsageError
-from adderlab.evaluation.strata import strata_groups
-from adderlab.task.digits import OPERAND_LIMIT, pairs_from_ints
+from adderlab.task import counter
+from adderlab.task.counter import Stream
+from adderlab.task.digits import (
+    OPERAND_DIGITS,
+    OPERAND_LIMIT,
+    from_digits,
+    pairs_from_ints,
+    to_digits,
+)
 from adderlab.task.holdout import holdout
-from adderlab.task.sampling import uniform_pairs
+from adderlab.task.sampling import columns, pick, uniform_pairs
+
+# Pairs by kind, for faults that uniform pairs do not show.
+#
+# A model can be right on 100,000 uniform pairs and wrong on 9999999999 + 9999999999; a group of
+# nine-heavy pairs finds such a fault in one batch (docs/proof.md). Every group is a pure function of
+# (seed, group, row): twenty uniform digits for the operands, and further digits for choices.
+#
+# Shapes: J = 10 columns, units first, in front; then B rows; C further words a row.
+
+
+CHAIN_LENGTHS = (1, 2, 4, 7, 10)
+_WORDS = 7
+"""Per row: a, b and five further ones."""
+
+Pair = tuple[Tensor, Tensor]
+Builder = Callable[["_Rows"], Pair]
+
+_GENERATING = torch.tensor(
+    [(a, b) for a in range(10) for b in range(10) if a + b >= 10], dtype=torch.uint8
+)
+_ENDING = torch.tensor([(a, b) for a in range(10) for b in range(10) if a + b <= 8], dtype=torch.uint8)
+"""Digits of a column that no carry leaves, whatever enters it. 45 pairs, as of the others."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Rows:
+    """What a group is built from: uniform digits of a and b, and words for choices."""
+
+    a_JB: Tensor
+    b_JB: Tensor
+    word_CB: Tensor
+
+    @property
+    def column_J1(self) -> Tensor:
+        return columns(self.word_CB[0])
+
+    def below(self, *limits: int) -> tuple[Tensor, ...]:
+        """A uniform number below each limit (at most 15) for each row, uint8."""
+        numbers, word_B = [], self.word_CB[0]
+        for limit in limits:
+            number, word_B = counter.take(word_B, limit)
+            numbers.append(number.to(torch.uint8))
+        return tuple(numbers)
+
+    def columns_below(self, c: int, limit: int) -> Tensor:
+        """A uniform number below the limit (at most 15) for each column, uint8, from word c."""
+        return counter.digits(self.word_CB[c], limit)
+
+    def columns_of(self, table_N2: Tensor, c: int) -> Pair:
+        """One of 45 digit pairs for each column, all equally likely, from words c and c + 1."""
+        index_JB = self.columns_below(c, 15).long() * 3 + self.columns_below(c + 1, 3)
+        return table_N2[index_JB, 0], table_N2[index_JB, 1]
+
+
+def strata_groups(n: int, seed: int) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """(name, a_BJ, b_BJ) of every group, ``n`` pairs each."""
+    seeds_S = torch.tensor([seed])
+    for index, (name, build) in enumerate(_BUILDERS.items()):
+        word_NB = counter.words(counter.keys(seeds_S, Stream.STRATA, index), n, _WORDS)[:, 0]
+        a_JB, b_JB = counter.digits(word_NB[0]), counter.digits(word_NB[1])
+        a_JB, b_JB = build(_Rows(a_JB=a_JB, b_JB=b_JB, word_CB=word_NB[2:]))
+        yield name, a_JB.T.contiguous(), b_JB.T.contiguous()
+
+
+def _uniform(rows: _Rows) -> Pair:
+    return rows.a_JB, rows.b_JB
+
+
+def _chain(length: int, generate: bool) -> Builder:
+    """A run of exactly ``length`` columns at any place.
+
+    With ``generate`` the lowest column sums to 10 or more and the others to 9: ``length`` carries in
+    a row. Without, all sum to 9 and no carry enters. The columns next to the run sum to 8 or less.
+    """
+
+    def build(rows: _Rows) -> Pair:
+        (start_B,) = rows.below(OPERAND_DIGITS - length + 1)
+        column_J1 = rows.column_J1
+        run_JB = ((column_J1 >= start_B) & (column_J1 < start_B + length)).to(torch.uint8)
+        next_to_JB = ((column_J1 + 1 == start_B) | (column_J1 == start_B + length)).to(torch.uint8)
+        lowest_JB = (column_J1 == start_B).to(torch.uint8) * int(generate)
+        a_JB, b_JB = rows.a_JB, pick(run_JB, 9 - rows.a_JB, rows.b_JB)
+        for mask_JB, (x_JB, y_JB) in (
+            (next_to_JB, rows.columns_of(_ENDING, 1)),
+            (lowest_JB, rows.columns_of(_GENERATING, 3)),
+        ):
+            a_JB, b_JB = pick(mask_JB, x_JB, a_JB), pick(mask_JB, y_JB, b_JB)
+        return a_JB, b_JB
+
+    return build
+
+
+def _repdigits(rows: _Rows) -> Pair:
+    """One digit repeated, each operand of its own digit and length."""
+    digit_a, digit_b, length_a, length_b = rows.below(10, 10, OPERAND_DIGITS, OPERAND_DIGITS)
+    column_J1 = rows.column_J1
+    return digit_a * (column_J1 <= length_a), digit_b * (column_J1 <= length_b)
+
+
+def _zeros_and_nines(rows: _Rows) -> Pair:
+    return rows.a_JB % 2 * 9, rows.b_JB % 2 * 9
+
+
+def _fours_and_fives(rows: _Rows) -> Pair:
+    return 4 + rows.a_JB % 2, 4 + rows.b_JB % 2
+
+
+def _sparse(rows: _Rows) -> Pair:
+    """A column of an operand is kept with probability 1/5, else 0."""
+    return rows.a_JB * (rows.columns_below(1, 5) == 0), rows.b_JB * (rows.columns_below(2, 5) == 0)
+
+
+def _nines(tenths: int) -> Builder:
+    """Each digit is 9 with probability ``tenths`` / 10, else 0 to 8."""
+
+    def build(rows: _Rows) -> Pair:
+        nine_JB = torch.full_like(rows.a_JB, 9)
+
+        def operand(c: int) -> Tensor:
+            is_nine_JB = (rows.columns_below(c, 10) < tenths).to(torch.uint8)
+            return pick(is_nine_JB, nine_JB, rows.columns_below(c + 1, 9))
+
+        return operand(1), operand(3)
+
+    return build
+
+
+def _complements(rows: _Rows) -> Pair:
+    """a + b = 9999999999: ten columns that sum to 9, no carry."""
+    return rows.a_JB, 9 - rows.a_JB
+
+
+def _complements_to_the_power(rows: _Rows) -> Pair:
+    """a + b = 10^10 (a = 0 gives 0 + 0)."""
+    value_B = from_digits(rows.a_JB.T)
+    return rows.a_JB, to_digits((OPERAND_LIMIT - value_B) % OPERAND_LIMIT).T
+
+
+def _doubled(rows: _Rows) -> Pair:
+    return rows.a_JB, rows.a_JB
+
+
+def _plus_zero(rows: _Rows) -> Pair:
+    """a + 0 or 0 + a."""
+    (side_B,) = rows.below(2)
+    return rows.a_JB * side_B, rows.a_JB * (1 - side_B)
+
+
+def _alternating_carries(rows: _Rows) -> Pair:
+    """Every second column generates a carry, the ones between end it."""
+    (phase_B,) = rows.below(2)
+    generating_JB = (rows.column_J1 + phase_B) % 2
+    high_a, high_b = rows.columns_of(_GENERATING, 1)
+    low_a, low_b = rows.columns_of(_ENDING, 3)
+    return pick(generating_JB, high_a, low_a), pick(generating_JB, high_b, low_b)
+
+
+def _length(n: int) -> Builder:
+    """Both operands of exactly n digits; 0 counts as a one-digit number."""
+
+    def build(rows: _Rows) -> Pair:
+        inside_J1 = rows.column_J1 < n
+        a_JB, b_JB = rows.a_JB * inside_J1, rows.b_JB * inside_J1
+        if n > 1:
+            a_JB[n - 1], b_JB[n - 1] = (digit_B + 1 for digit_B in rows.below(9, 9))
+        return a_JB, b_JB
+
+    return build
+
+
+_BUILDERS: dict[str, Builder] = {
+    "uniform": _uniform,
+    **{f"chain {length} with carry": _chain(length, True) for length in CHAIN_LENGTHS},
+    **{f"chain {length} without carry": _chain(length, False) for length in CHAIN_LENGTHS},
+    "repdigits": _repdigits,
+    "digits 0 and 9": _zeros_and_nines,
+    "digits 4 and 5": _fours_and_fives,
+    "sparse": _sparse,
+    "nines 70%": _nines(7),
+    "nines 90%": _nines(9),
+    "complements to 9999999999": _complements,
+    "complements to 10000000000": _complements_to_the_power,
+    "a = b": _doubled,
+    "plus zero": _plus_zero,
+    "alternating carries": _alternating_carries,
+    **{f"length {n}": _length(n) for n in range(1, OPERAND_DIGITS + 1)},
+}
+
 
 PUBLISHED_SEEDS = (41, 100, 200, 300, 400, 500, 999, 1234, 7777, 31415)
 ADDERBOARD_SEED = 2025
@@ -94,7 +291,7 @@ def fresh(n: int, seed: int = FRESH_SEED) -> Suite:
 
 
 def strata(n_per_stratum: int = STRATA_PAIRS, seed: int = FRESH_SEED) -> Suite:
-    """Groups by carry chain, digit pattern and operand length (``adderlab.evaluation.strata``)."""
+    """Groups by carry chain, digit pattern and operand length (``adderlab.evaluation.suites``)."""
     groups = strata_groups(n_per_stratum, seed)
     return Suite(name="strata", groups=tuple(Group(name=n, a_BJ=a, b_BJ=b) for n, a, b in groups))
 

@@ -16,9 +16,9 @@ from torch import Tensor
 from adderlab.errors import UsageError
 from adderlab.models import ordered
 from adderlab.models.attention import AttentionWeights
-from adderlab.models.components import padded, scope
 from adderlab.models.config import ModelConfig
-from adderlab.models.norms import project_normed, stream
+from adderlab.models.layers import project_normed, stream
+from adderlab.models.maps import padded, scope
 from adderlab.models.tables import NormForm, TableForm, Tables
 from adderlab.models.transformer import Transformer, skeleton
 

@@ -17,10 +17,9 @@ from torch import Tensor
 
 from adderlab.evaluation.suites import Suite
 from adderlab.models.transformer import Transformer
-from adderlab.proof.extremes import to_ints
 from adderlab.proof.problem import RADIX, Problem
-from adderlab.proof.search import Limits
-from adderlab.proof.steps import Witness, decide_leaves, witnesses
+from adderlab.proof.ranges import to_ints
+from adderlab.proof.search import Limits, Witness, decide_leaves, witnesses
 from adderlab.task.digits import OPERAND_DIGITS, SUM_DIGITS, pairs_from_ints
 
 CHUNK = 4096

@@ -16,14 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 import adderlab
+from adderlab.files.atomic import write_bytes
+from adderlab.files.schema import to_dict
 from adderlab.models.tables import Tables
-from adderlab.proof.boxes import OPEN, RIGHT
-from adderlab.proof.groups import Group
+from adderlab.proof.head import OPEN, RIGHT
 from adderlab.proof.problem import RADIX, tables_sha256
 from adderlab.proof.prove import Count, Proof
-from adderlab.proof.steps import StepResult
-from adderlab.runs.atomic import write_bytes
-from adderlab.schema import to_dict
+from adderlab.proof.search import Group, StepResult
 
 FORMAT, VERSION = "adderlab-certificate", 1
 TERMINAL, EMPTY = -1, -2

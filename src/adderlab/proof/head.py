@@ -13,22 +13,111 @@ Shapes: N boxes, K functionals (heads times bottleneck), D width, F hidden, T co
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from adderlab.proof.intervals import (
-    Interval,
-    gelu,
-    gelu_slope_range,
-    relu_slope_range,
-    silu,
-    silu_range,
-    silu_slope_range,
-)
 from adderlab.proof.problem import RADIX, Array, Head
+
+# Intervals as (middle, radius) arrays, and the exact ranges of the activations over intervals.
+
+
+SQRT2 = math.sqrt(2.0)
+SILU_LEAST = -1.2784645427610738
+"""Where silu is smallest: 1 + x (1 - sigmoid(x)) = 0."""
+SILU_BEND = 2.3993572805154676
+"""Where silu' is largest, and at the negative smallest: x tanh(x / 2) = 2."""
+
+
+class Interval(NamedTuple):
+    """All numbers within ``radius`` of ``middle``, elementwise; float64, not rounded outward."""
+
+    middle: Array
+    radius: Array
+
+    @classmethod
+    def between(cls, low: Array, high: Array) -> Interval:
+        return cls(0.5 * (low + high), 0.5 * (high - low))
+
+    def axis(self, *axes: int) -> Interval:
+        """With new axes of length 1."""
+        return Interval(np.expand_dims(self.middle, axes), np.expand_dims(self.radius, axes))
+
+    def times(self, other: Interval) -> Interval:
+        return Interval(
+            self.middle * other.middle,
+            np.abs(self.middle) * other.radius + self.radius * (np.abs(other.middle) + other.radius),
+        )
+
+    def plus(self, other: Interval) -> Interval:
+        return Interval(self.middle + other.middle, self.radius + other.radius)
+
+    def most(self) -> Array:
+        """Largest absolute value."""
+        return np.abs(self.middle) + self.radius
+
+
+def _erf(x: Array) -> Array:
+    return torch.erf(torch.from_numpy(np.ascontiguousarray(x))).numpy()
+
+
+def _sigmoid(x: Array) -> Array:
+    return torch.sigmoid(torch.from_numpy(np.ascontiguousarray(x))).numpy()
+
+
+def gelu(x: Array) -> Array:
+    """x Phi(x), the exact form."""
+    return x * (0.5 + 0.5 * _erf(x / SQRT2))
+
+
+def gelu_slope(x: Array) -> Array:
+    """Phi(x) + x phi(x)."""
+    return 0.5 + 0.5 * _erf(x / SQRT2) + x * np.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
+
+
+def silu(x: Array) -> Array:
+    return x * _sigmoid(x)
+
+
+def silu_slope(x: Array) -> Array:
+    s = _sigmoid(x)
+    return s * (1.0 + x * (1.0 - s))
+
+
+def gelu_slope_range(low: Array, high: Array) -> Interval:
+    """GELU'' = (2 - x^2) phi(x): the slope is least at -sqrt 2 and greatest at sqrt 2."""
+    return _range(low, high, gelu_slope, -SQRT2, SQRT2)
+
+
+def silu_range(low: Array, high: Array) -> Interval:
+    return _range(low, high, silu, SILU_LEAST, None)
+
+
+def silu_slope_range(low: Array, high: Array) -> Interval:
+    return _range(low, high, silu_slope, -SILU_BEND, SILU_BEND)
+
+
+def relu_slope_range(low: Array, high: Array) -> Interval:
+    return Interval.between((low > 0).astype(np.float64), (high > 0).astype(np.float64))
+
+
+def _range(
+    low: Array, high: Array, function: Callable[[Array], Array], least: float, greatest: float | None
+) -> Interval:
+    """Exact range of a function that falls to ``least``, rises to ``greatest`` and falls again."""
+    at_low, at_high = function(low), function(high)
+    bottom, top = np.minimum(at_low, at_high), np.maximum(at_low, at_high)
+    bottom = np.where((low < least) & (least < high), function(np.array([least])), bottom)
+    if greatest is not None:
+        top = np.where((low < greatest) & (greatest < high), function(np.array([greatest])), top)
+    return Interval.between(bottom, top)
+
 
 SLACK = 1e-11
 """Bounds are moved by this times the sum of absolute terms, thousands of times their rounding."""
@@ -244,3 +333,149 @@ def margins_at(
     point = margin_bounds(head, residual_ND, out_NKD, y_NK, y_NK, target_N)
     scale_N = 0.5 * (point.scale_low_N + point.scale_high_N)
     return point.middle_NT / scale_N[:, None]
+
+
+# Right, wrong or open: the head's verdict on rods, cut into parts where that helps.
+#
+# A rod long enough for the mean-value bound to be weak is cut along its pivot into 4, 16, 64 parts,
+# unless two parts already lie on different sides of the decision: then only digits can decide.
+#
+# Shapes: N boxes, K = H * E functionals, H heads, P parts, T competing tokens, D width.
+
+
+Ints = NDArray[np.int64]
+RIGHT, WRONG, OPEN = 0, 1, 2
+PART_STEPS = (1, 4, 16, 64)
+PART_BUDGET = 1 << 16
+"""Boxes that a step may be cut into; with more open leaves than that, cutting is no help."""
+MAX_BATCH = 1 << 14
+
+
+@dataclass(frozen=True, kw_only=True)
+class Boxes:
+    """N boxes low <= u <= high with the stream x = residual + u @ out and the right token of each.
+
+    Rows of ``residual`` and ``out`` are picked by ``row_N``: many boxes share them.
+    """
+
+    low_NK: Array
+    high_NK: Array
+    residual_RD: Array
+    out_RKD: Array
+    pivot_RH: Ints
+    """Which of the K functionals is the pivot of each head."""
+    row_N: Ints
+    target_N: Ints
+
+    def take(self, rows: NDArray) -> Boxes:
+        return Boxes(
+            low_NK=self.low_NK[rows],
+            high_NK=self.high_NK[rows],
+            residual_RD=self.residual_RD,
+            out_RKD=self.out_RKD,
+            pivot_RH=self.pivot_RH,
+            row_N=self.row_N[rows],
+            target_N=self.target_N[rows],
+        )
+
+    def margins(self, head: Head) -> MarginBounds:
+        return margin_bounds(
+            head,
+            self.residual_RD[self.row_N],
+            self.out_RKD[self.row_N],
+            self.low_NK,
+            self.high_NK,
+            self.target_N,
+        )
+
+    def cut(self, parts: int) -> Boxes:
+        """Every box cut into ``parts`` equal parts along each head's pivot: N * parts^H boxes."""
+        N, H = len(self.low_NK), self.pivot_RH.shape[1]
+        cuts = np.array(list(itertools.product(range(parts), repeat=H)))
+        rows = np.repeat(np.arange(N), len(cuts))
+        part = np.tile(cuts, (N, 1))
+        low, high = self.low_NK[rows], self.high_NK[rows]
+        each = np.arange(len(rows))
+        for h in range(H):
+            pivot = self.pivot_RH[self.row_N[rows], h]
+            start, size = low[each, pivot], high[each, pivot] - low[each, pivot]
+            low[each, pivot] = start + size * part[:, h] / parts
+            last = part[:, h] == parts - 1
+            high[each, pivot] = np.where(
+                last, high[each, pivot], start + size * (part[:, h] + 1) / parts
+            )
+        return Boxes(
+            low_NK=low,
+            high_NK=high,
+            residual_RD=self.residual_RD,
+            out_RKD=self.out_RKD,
+            pivot_RH=self.pivot_RH,
+            row_N=self.row_N[rows],
+            target_N=self.target_N[rows],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """Verdict per box, its smallest true margin (a lower bound), and the parts it was cut into."""
+
+    status_N: NDArray[np.int8]
+    margin_N: Array
+    parts_N: Ints
+
+
+def classify(bounds: MarginBounds) -> NDArray[np.int8]:
+    """RIGHT where every margin is positive, WRONG where one is negative everywhere, else OPEN."""
+    status = np.full(len(bounds.low_NT), OPEN, dtype=np.int8)
+    status[(bounds.low_NT > 0).all(1)] = RIGHT
+    status[(bounds.high_NT < 0).any(1)] = WRONG
+    return status
+
+
+def decide(head: Head, boxes: Boxes, max_parts: int = PART_STEPS[-1]) -> Decision:
+    """Verdicts of N boxes; ``max_parts`` limits the cuts along each pivot."""
+    N, H = len(boxes.low_NK), boxes.pivot_RH.shape[1]
+    status_N = np.full(N, OPEN, dtype=np.int8)
+    margin_N = np.full(N, -np.inf)
+    parts_N = np.ones(N, dtype=np.int64)
+    rows = np.arange(N)
+    for parts in PART_STEPS:
+        if not len(rows) or parts > max_parts:
+            break
+        if parts > 1 and (parts**H > PART_STEPS[-1] or len(rows) * parts**H > PART_BUDGET):
+            break
+        mixed = np.zeros(len(rows), dtype=bool)
+        step = max(1, MAX_BATCH // parts**H)
+        for start in range(0, len(rows), step):
+            some = rows[start : start + step]
+            bounds = (boxes.take(some) if parts == 1 else boxes.take(some).cut(parts)).margins(head)
+            shape = (len(some), parts**H)
+            each = classify(bounds).reshape(shape)
+            right_at = (bounds.middle_NT > 0).all(1).reshape(shape)
+            status_N[some] = np.where(
+                (each == RIGHT).all(1), RIGHT, np.where((each == WRONG).all(1), WRONG, OPEN)
+            )
+            margin_N[some] = np.maximum(margin_N[some], bounds.true_low_N().reshape(shape).min(1))
+            parts_N[some] = parts
+            mixed[start : start + step] = np.any(right_at, 1) & ~np.all(right_at, 1)
+        rows = rows[(status_N[rows] == OPEN) & ~mixed]
+    return Decision(status_N=status_N, margin_N=margin_N, parts_N=parts_N)
+
+
+def raise_margins(head: Head, boxes: Boxes, decision: Decision, goal: float) -> Decision:
+    """Cut boxes whose margin bound is below ``goal`` into more parts, for a sharper bound."""
+    margin_N, parts_N = decision.margin_N.copy(), decision.parts_N.copy()
+    H = boxes.pivot_RH.shape[1]
+    for parts in PART_STEPS[1:]:
+        rows = np.flatnonzero((margin_N < goal) & (parts_N < parts))
+        if not len(rows) or parts**H > PART_STEPS[-1] or len(rows) * parts**H > PART_BUDGET:
+            break
+        step = max(1, MAX_BATCH // parts**H)
+        for start in range(0, len(rows), step):
+            some = rows[start : start + step]
+            low_N = boxes.take(some).cut(parts).margins(head).true_low_N()
+            new_N = low_N.reshape(len(some), -1).min(1)
+            better = new_N > margin_N[some]
+            margin_N[some] = np.where(better, new_N, margin_N[some])
+            parts_N[some] = np.where(better, parts, parts_N[some])
+    return Decision(status_N=decision.status_N, margin_N=margin_N, parts_N=parts_N)

@@ -13,15 +13,33 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import torch
 
+from adderlab.errors import UsageError
+from adderlab.evaluation.exact import predict
+from adderlab.models.mapping import tables, why_no_tables
 from adderlab.models.tables import Tables
-from adderlab.proof import union
-from adderlab.proof.boxes import OPEN, RIGHT, WRONG, raise_margins
-from adderlab.proof.extremes import pair_margins, to_digits
-from adderlab.proof.groups import Group
+from adderlab.models.transformer import Transformer
+from adderlab.proof import count as union
+from adderlab.proof.head import (
+    OPEN,
+    RIGHT,
+    WRONG,
+    raise_margins,
+)
 from adderlab.proof.problem import Problem, problem_from_tables
-from adderlab.proof.search import Limits, search
-from adderlab.proof.steps import StepResult, Witness, decide_leaves, open_groups, witnesses
+from adderlab.proof.ranges import pair_margins, to_digits
+from adderlab.proof.search import (
+    Group,
+    Limits,
+    StepResult,
+    Witness,
+    decide_leaves,
+    open_groups,
+    search,
+    witnesses,
+)
+from adderlab.runs.checkpoints import Checkpoint
 
 Count = int | tuple[int, int]
 """An exact number, or (low, high)."""
@@ -286,3 +304,45 @@ def _counterexample(
         None,
         "The real model answers every witness tried rightly: the failures are within its rounding.",
     )
+
+
+# Proofs about checkpoints: tables in float64 from the stored weights, answers by the real model.
+
+
+def exact_tables(checkpoint: Checkpoint) -> Tables:
+    """The tables of the stored fp32 weights, worked out in float64.
+
+    Raises ``UsageError`` for models outside the table form.
+    """
+    reason = why_no_tables(checkpoint.config)
+    if reason:
+        raise UsageError(f"this model cannot be proved: {reason}; adderlab attack can test it")
+    with torch.no_grad():
+        return tables(checkpoint.config, {n: t.double() for n, t in checkpoint.stacked().items()})
+
+
+def greedy_answer(model: Transformer) -> Callable[[int, int], int]:
+    """The model's own answer to a + b as a number; -1 where it is no number."""
+
+    def answer(a: int, b: int) -> int:
+        text = predict(model, a, b).answer
+        return int(text) if text.isdigit() else -1
+
+    return answer
+
+
+def prove_checkpoint(
+    checkpoint: Checkpoint,
+    *,
+    limits: Limits | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> tuple[Proof, Tables]:
+    """Decide all pairs for a checkpoint; a counterexample is run through the real model in fp32.
+
+    Returns the proof and the tables it is about (for the certificate). Raises ``UsageError`` for
+    models outside the table form.
+    """
+    form = exact_tables(checkpoint)
+    confirm = greedy_answer(checkpoint.model())
+    proof = prove_problem(problem_from_tables(form), limits=limits, progress=progress, confirm=confirm)
+    return proof, form

@@ -15,10 +15,95 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from adderlab.proof.columns import Rest, maximum
-from adderlab.proof.frames import Frame
-from adderlab.proof.leaves import Leaves, fixed_parts
-from adderlab.proof.problem import Array, Step
+from adderlab.proof.carries import (
+    NO,
+    Leaves,
+    Rest,
+    fixed_parts,
+    maximum,
+    run_maximum,
+    tied_children,
+)
+from adderlab.proof.head import margins_at
+from adderlab.proof.problem import (
+    RADIX,
+    Array,
+    Problem,
+    Step,
+)
+
+# Frames: coordinates of the attention output in which a leaf's box is a thin rod.
+#
+# What a leaf leaves free moves y nearly along one line, because the values of the ten digits lie
+# nearly on a curve. A frame keeps all functionals but one constant along that line.
+#
+# Shapes: Z query tokens, H heads, E bottleneck, D width, L slots, T digits.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """For every query token and head, E functionals that are narrow across one direction.
+
+    With p the pivot and shear[p] = 1: f_p.y = y_p, and f_k.y = y_k - shear[k] y_p otherwise. Points
+    spread along ``shear`` differ in f_p only. The inverse is exact: y_p = u_p, y_k = u_k + shear[k] u_p.
+    """
+
+    pivot_ZH: NDArray[np.int64]
+    shear_ZHE: Array
+
+    @classmethod
+    def axes(cls, Z: int, H: int, E: int) -> Frame:
+        shear_ZHE = np.zeros((Z, H, E))
+        shear_ZHE[:, :, 0] = 1.0
+        return cls(pivot_ZH=np.zeros((Z, H), dtype=np.int64), shear_ZHE=shear_ZHE)
+
+    @classmethod
+    def along(cls, direction_ZHE: Array) -> Frame:
+        """The frame of a given direction; its largest coordinate is the pivot."""
+        pivot_ZH = np.abs(direction_ZHE).argmax(2)
+        largest_ZH1 = np.take_along_axis(direction_ZHE, pivot_ZH[..., None], 2)
+        largest_ZH1 = np.where(largest_ZH1 == 0, 1.0, largest_ZH1)
+        shear_ZHE = direction_ZHE / largest_ZH1
+        np.put_along_axis(shear_ZHE, pivot_ZH[..., None], 1.0, 2)
+        return cls(pivot_ZH=pivot_ZH, shear_ZHE=shear_ZHE)
+
+    def functionals(self) -> Array:
+        """Rows f_k: (Z, H, E, E)."""
+        Z, H, E = self.shear_ZHE.shape
+        rows = np.broadcast_to(np.eye(E), (Z, H, E, E)).copy()
+        pivot = self.pivot_ZH[:, :, None]
+        column = -self.shear_ZHE
+        np.put_along_axis(column, pivot, 1.0, 2)
+        np.put_along_axis(rows, pivot[..., None], column[..., None], 3)
+        return rows
+
+    def attn_out(self, attn_out_HED: Array) -> Array:
+        """The output projection in the coordinates u: (Z, H, E, D)."""
+        Z = len(self.pivot_ZH)
+        out_ZHED = np.broadcast_to(attn_out_HED, (Z, *attn_out_HED.shape)).copy()
+        along_ZHD = np.einsum("zhe,hed->zhd", self.shear_ZHE, attn_out_HED)
+        np.put_along_axis(out_ZHED, self.pivot_ZH[:, :, None, None], along_ZHD[:, :, None], 2)
+        return out_ZHED
+
+
+def rod_frame(step: Step, rest: Rest) -> Frame:
+    """The frame along the main direction in which the rest moves y, for every query token.
+
+    A slot that holds digit t with weight W and value U moves y by about W (U - y) / D. The frame is
+    a guess that makes boxes small; bounds are sound in any frame.
+    """
+    total_ZH = step.weight_ZH + step.weight_ZHLT.mean(-1).sum(-1)
+    y_ZHE = (step.mass_ZHE + step.mass_ZHLTE.mean(3).sum(2)) / total_ZH[..., None]
+    slots = list(rest.slots())
+    weight_ZHST = step.weight_ZHLT[:, :, slots]
+    move_ZHSTE = step.mass_ZHLTE[:, :, slots] - weight_ZHST[..., None] * y_ZHE[:, :, None, None]
+    move_ZHSTE = move_ZHSTE - move_ZHSTE.mean(3, keepdims=True)
+    spread_ZHEE = np.einsum("zhste,zhstf->zhef", move_ZHSTE, move_ZHSTE)
+    # A scale keeps the directions of very small moves meaningful.
+    size_ZH11 = np.abs(spread_ZHEE).max((2, 3), keepdims=True)
+    spread_ZHEE = spread_ZHEE / np.where(size_ZH11 > 0, size_ZH11, 1.0)
+    return Frame.along(np.linalg.eigh(spread_ZHEE)[1][..., -1])
+
 
 SLACK = 1e-9
 """Relative widening of every bound, far above float64 rounding, for an outward-rounding checker."""
@@ -164,3 +249,138 @@ def _to_float32(bounds_NHE2: Array, slack_NHE: Array) -> Array:
     low = np.nextafter((bounds_NHE2[..., 0] - slack_NHE).astype(np.float32), -infinity)
     high = np.nextafter((bounds_NHE2[..., 1] + slack_NHE).astype(np.float32), infinity)
     return np.stack([low, high], -1).astype(np.float64)
+
+
+# Exact extremes of linear functionals of the attention output on leaves, with inputs that attain them.
+#
+# Dinkelbach's iteration: for a trial value tau the best digits for sum_p W (f.U - tau) are found by
+# the carry programme; the ratio they give is the next tau. It rises strictly until no digits do
+# better, so the last tau is the exact maximum and its digits are a real input (W. Dinkelbach, On
+# nonlinear fractional programming, 1967).
+#
+# Shapes: B items, n columns, J = n digits of an operand, H heads, E bottleneck, L slots, T digits.
+
+
+Ints = NDArray[np.int64]
+MAX_ITERATIONS = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extremes:
+    """Largest value of each functional and a pair that attains it, digits units first."""
+
+    value_B: Array
+    a_BJ: Ints
+    b_BJ: Ints
+
+
+def carries_of(a_BJ: Ints, b_BJ: Ints) -> Ints:
+    """Carry into every column, and out of the last: (B, n + 1)."""
+    carry = np.zeros_like(a_BJ[:, 0])
+    into = [carry]
+    for j in range(a_BJ.shape[1]):
+        carry = (a_BJ[:, j] + b_BJ[:, j] + carry) // RADIX
+        into.append(carry)
+    return np.stack(into, 1)
+
+
+def sums_of(a_BJ: Ints, b_BJ: Ints) -> Ints:
+    """Digits of a + b: (B, n + 1)."""
+    carry = carries_of(a_BJ, b_BJ)
+    return np.concatenate([(a_BJ + b_BJ + carry[:, :-1]) % RADIX, carry[:, -1:]], 1)
+
+
+def _best_digits(gain_LTB: Array, rest: Rest, carry_B: Ints, a_BJ: Ints, b_BJ: Ints) -> None:
+    """Write the best free and tied digits into a_BJ and b_BJ."""
+    n = rest.columns
+    for slot in rest.free:
+        (a_BJ if slot < n else b_BJ)[:, slot % n] = gain_LTB[slot].argmax(0)
+    tied = len(rest.tied)
+    states = [run_maximum(gain_LTB, n, (0, j), 1)[0] for j in range(tied)]
+    a_O, b_O, s_O, in_O, out_O = tied_children().T
+    for j in reversed(range(tied)):
+        value_OB = states[j][in_O] + gain_LTB[j][a_O] + gain_LTB[n + j][b_O] + gain_LTB[2 * n + j][s_O]
+        value_OB[out_O[:, None] != carry_B] = NO
+        choice_B = value_OB.argmax(0)
+        a_BJ[:, j], b_BJ[:, j], carry_B = a_O[choice_B], b_O[choice_B], in_O[choice_B]
+
+
+def attention(step: Step, row_B: Ints, a_BJ: Ints, b_BJ: Ints) -> tuple[Array, Array]:
+    """Total weight and mass of real inputs, teacher-forced: (weight_BH, mass_BHE)."""
+    n, i = step.columns, step.index
+    digits_BL = np.concatenate([a_BJ, b_BJ, sums_of(a_BJ, b_BJ)[:, :n]], 1)
+    slots = [*range(2 * n), *(2 * n + j for j in range(max(i - 1, 0)))]
+    weight_BH, mass_BHE = step.weight_ZH[row_B], step.mass_ZHE[row_B]
+    for slot in slots:
+        weight_BH = weight_BH + step.weight_ZHLT[row_B, :, slot, digits_BL[:, slot]]
+        mass_BHE = mass_BHE + step.mass_ZHLTE[row_B, :, slot, digits_BL[:, slot]]
+    return weight_BH, mass_BHE
+
+
+def extremes(step: Step, leaf: Leaves, rows_B: Ints, head: int, functional_BE: Array) -> Extremes:
+    """The largest value of functional . y of one head on leaves ``rows_B``, and where it is attained.
+
+    For the smallest value, turn the functional's sign.
+    """
+    n, i = step.columns, step.index
+    rest = Rest.of_leaf(i, n)
+    row_B, carry_B = leaf.row_N[rows_B], leaf.carry_N[rows_B]
+    a_BJ, b_BJ = _some_input(step, leaf, rows_B)
+    weight_LTB = step.weight_ZHLT[row_B, head].transpose(1, 2, 0)
+    mass_LTB = np.einsum("blte,be->ltb", step.mass_ZHLTE[row_B, head], functional_BE)
+
+    def value(a: Ints, b: Ints) -> Array:
+        weight_BH, mass_BHE = attention(step, row_B, a, b)
+        return (mass_BHE[:, head] * functional_BE).sum(1) / weight_BH[:, head]
+
+    value_B = value(a_BJ, b_BJ)
+    for _ in range(MAX_ITERATIONS):
+        new_a, new_b = a_BJ.copy(), b_BJ.copy()
+        _best_digits(mass_LTB - value_B * weight_LTB, rest, carry_B, new_a, new_b)
+        new_value_B = value(new_a, new_b)
+        better_B = new_value_B > value_B + 1e-14 * np.abs(value_B)
+        if not better_B.any():
+            break
+        a_BJ = np.where(better_B[:, None], new_a, a_BJ)
+        b_BJ = np.where(better_B[:, None], new_b, b_BJ)
+        value_B = np.where(better_B, new_value_B, value_B)
+    return Extremes(value_B=value_B, a_BJ=a_BJ, b_BJ=b_BJ)
+
+
+def _some_input(step: Step, leaf: Leaves, rows_B: Ints) -> tuple[Ints, Ints]:
+    """Any input of each leaf: zeros, and a 5 + 5 below column i - 1 where a carry is needed."""
+    n, i = step.columns, step.index
+    a_BJ = np.zeros((len(rows_B), n), dtype=np.int64)
+    b_BJ = np.zeros_like(a_BJ)
+    if i > 1:
+        a_BJ[:, i - 2] = b_BJ[:, i - 2] = 5 * leaf.carry_N[rows_B]
+    if i > 0:
+        a_BJ[:, i - 1], b_BJ[:, i - 1] = leaf.a_before_N[rows_B], leaf.b_before_N[rows_B]
+    if i < n:
+        a_BJ[:, i], b_BJ[:, i] = leaf.a_N[rows_B], leaf.b_N[rows_B]
+    return a_BJ, b_BJ
+
+
+def pair_margins(problem: Problem, step: Step, a_BJ: Ints, b_BJ: Ints) -> Array:
+    """Smallest margin, in true logits, of real pairs at one teacher-forced step: (B,)."""
+    sums = sums_of(a_BJ, b_BJ)
+    i = step.index
+    row_B = sums[:, i - 1] if i else np.zeros(len(sums), dtype=np.int64)
+    weight_BH, mass_BHE = attention(step, row_B, a_BJ, b_BJ)
+    y_BK = (mass_BHE / weight_BH[..., None]).reshape(len(sums), -1)
+    out_KD = problem.attn_out_HED.reshape(y_BK.shape[1], -1)
+    out_BKD = np.broadcast_to(out_KD, (len(sums), *out_KD.shape))
+    return margins_at(problem.head, step.residual_ZD[row_B], out_BKD, y_BK, sums[:, i]).min(1)
+
+
+def to_ints(digits_BJ: Ints) -> list[int]:
+    """Digits, units first, as Python integers."""
+    powers = [RADIX**j for j in range(digits_BJ.shape[1])]
+    return [sum(int(d) * p for d, p in zip(row, powers, strict=True)) for row in digits_BJ.tolist()]
+
+
+def to_digits(values: list[int], columns: int) -> Ints:
+    """Python integers as digits, units first."""
+    return np.array(
+        [[value // RADIX**j % RADIX for j in range(columns)] for value in values], dtype=np.int64
+    )

@@ -8,16 +8,276 @@ Shapes: N cells, K functionals.
 
 from __future__ import annotations
 
+import dataclasses
 import heapq
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
-from adderlab.proof.boxes import OPEN, PART_STEPS, RIGHT, WRONG, decide
-from adderlab.proof.groups import Cells, Decided, Group
-from adderlab.proof.ranges import FINE_NODES
+from adderlab.proof.carries import Leaves, Rest, fixed_digits, fixed_parts, leaves, tied_children
+from adderlab.proof.head import (
+    OPEN,
+    PART_STEPS,
+    RIGHT,
+    WRONG,
+    Boxes,
+    Decision,
+    decide,
+)
+from adderlab.proof.problem import (
+    RADIX,
+    Array,
+    Problem,
+    Step,
+)
+from adderlab.proof.ranges import (
+    CELL_NODES,
+    FINE_NODES,
+    Frame,
+    Ranges,
+    chord_bounds,
+    even_nodes,
+    extremes,
+    functionals,
+    pair_margins,
+    programmes,
+    rod_frame,
+    sweep,
+    to_ints,
+)
+
+# Groups of open leaves and their cells: how a leaf is split digit by digit.
+#
+# All open leaves of one step and query token form a group and fix their digits in one order, the most
+# influential first, so that a few carry programmes per level serve every cell of the group. A tied
+# column is fixed together with its carry in (up to 200 children), a free digit alone (10 children).
+#
+# Shapes: N cells, G leaves of a group, H heads, E functionals per head, K = H * E, M nodes, n columns,
+# O options of a move.
+
+
+Ints = NDArray[np.int64]
+Bytes = NDArray[np.int8]
+MAX_RUNS = 3
+FRAME_LEVEL = 3
+FREE = -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cells:
+    """Cells of one group at one level; digits and carries are FREE (-1) where they are not fixed."""
+
+    leaf_N: Ints
+    """Index among the group's leaves."""
+    weight_NH: Array
+    mass_NHE: Array
+    """Weight times functional, of the fixed keys."""
+    digits_NS: Bytes
+    """Slots a_0 .. a_(n-1), b_0 .. b_(n-1)."""
+    carry_NC: Bytes
+    """Carries into columns 0 .. n - 1, where known."""
+
+    def take(self, rows: NDArray | slice) -> Cells:
+        return Cells(**{name: value[rows] for name, value in vars(self).items()})
+
+    def codes(self, rest: Rest) -> Ints:
+        """The carries in and out of each run as one binary number (columns.maximum)."""
+        code_N = np.zeros(len(self.leaf_N), dtype=np.int64)
+        for boundary in (edge for run in rest.runs for edge in run):
+            code_N = 2 * code_N + self.carry_NC[:, boundary]
+        return code_N
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decided:
+    """Terminal cells of one level: which, what they are, and the box and parts that show it."""
+
+    level: int
+    status: int
+    cells: Cells
+    bounds_NK2: Array
+    margin_N: Array
+    parts_N: Ints
+
+
+@dataclass(kw_only=True)
+class Group:
+    """The open leaves of one step and query token, and how they are split.
+
+    ``step`` and ``leaves`` hold this query token and these leaves only.
+    """
+
+    problem: Problem
+    step: Step
+    leaves: Leaves
+    leaf_rows: Ints
+    """Where the leaves stand in the canonical order of the step."""
+    frame: Frame
+    nodes: Array
+    """(G, H, E, 2, M): nodes between the bounds of each leaf."""
+    moves: list[int]
+    """Slots in the order they are fixed; a tied column j is named by slot j."""
+    rests: list[Rest]
+    """What is left before each move, and after the last."""
+    decided: list[Decided] = field(default_factory=list)
+    inputs: list[int] = field(default_factory=lambda: [0, 0, 0])
+    """Inputs found right, wrong and left open."""
+
+    def __post_init__(self) -> None:
+        self._table = functionals(self.step, self.frame)
+        self._best: dict[int, Array] = {}
+        H, E, D = self.problem.attn_out_HED.shape
+        self._out_KD = self.frame.attn_out(self.problem.attn_out_HED)[0].reshape(H * E, D)
+        self._pivots = self.frame.pivot_ZH[0] + E * np.arange(H)
+
+    @classmethod
+    def open(cls, problem: Problem, step: Step, leaves: Leaves, row: int, leaf_rows: Ints) -> Group:
+        """A group of the leaves ``leaf_rows`` of a step, which share the query token ``row``."""
+        step, leaves = step.only(row), leaves.take(leaf_rows)
+        leaves = dataclasses.replace(leaves, row_N=np.zeros_like(leaves.row_N))
+        whole = rod_frame(step, Rest.of_leaf(step.index, step.columns))
+        moves, rests = _order(step, whole, sweep(step, leaves, whole).bounds_NHE2.mean((0, -1)))
+        # Most cells lie a few levels down: take the frame that is thin for them.
+        frame = rod_frame(step, rests[min(FRAME_LEVEL, len(moves) - 1)]) if moves else whole
+        bounds = sweep(step, leaves, frame).bounds_NHE2
+        slack = functionals(step, frame).slack_ZHE[0]
+        ends = np.stack([bounds[..., 0] - slack, bounds[..., 1] + slack], -1)
+        return cls(
+            problem=problem,
+            step=step,
+            leaves=leaves,
+            leaf_rows=leaf_rows,
+            frame=frame,
+            nodes=even_nodes(ends, CELL_NODES),
+            moves=moves,
+            rests=rests,
+        )
+
+    @property
+    def total(self) -> int:
+        """Inputs of all leaves of the group."""
+        return sum(self.leaves.inputs_N.tolist())
+
+    def roots(self) -> Cells:
+        """The leaves themselves, as the cells of level 0."""
+        weight_NH, mass_NHE = fixed_parts(self.step, self.leaves)
+        digits_NS, carry_NC = fixed_digits(self.step, self.leaves)
+        return Cells(
+            leaf_N=np.arange(len(self.leaf_rows)),
+            weight_NH=weight_NH,
+            mass_NHE=np.einsum("nhe,hke->nhk", mass_NHE, self._table.rows_ZHEE[0]),
+            digits_NS=digits_NS,
+            carry_NC=carry_NC,
+        )
+
+    def children(self, cells: Cells, level: int) -> Cells:
+        """All children of cells of ``level``: the next digit, or tied column, takes every value."""
+        n, slot = self.step.columns, self.moves[level]
+        weight_HLT, mass_HELT = self.step.weight_ZHLT[0], self._table.mass_ZHELT[0]
+        a_O, b_O, s_O, in_O, out_O = tied_children().T
+        free = slot in self.rests[level].free
+        if free:
+            parent_N, option_N = np.indices((len(cells.leaf_N), RADIX)).reshape(2, -1)
+            keys = [(slot, np.arange(RADIX))]
+        else:
+            keys = [(slot, a_O), (n + slot, b_O), (2 * n + slot, s_O)]
+            known_in, known_out = cells.carry_NC[:, [slot]], cells.carry_NC[:, [slot + 1]]
+            fits = (known_in == FREE) | (known_in == in_O)
+            fits &= (known_out == FREE) | (known_out == out_O)
+            parent_N, option_N = np.nonzero(fits)
+        weight_OH = np.sum([weight_HLT[:, key, digit_O].T for key, digit_O in keys], 0)
+        mass_OHE = np.sum([mass_HELT[:, :, key, digit_O].transpose(2, 0, 1) for key, digit_O in keys], 0)
+        digits_NS, carry_NC = cells.digits_NS[parent_N], cells.carry_NC[parent_N]
+        for key, digit_O in keys[:2]:
+            digits_NS[:, key] = digit_O[option_N]
+        if not free:
+            carry_NC[:, slot], carry_NC[:, slot + 1] = in_O[option_N], out_O[option_N]
+        return Cells(
+            leaf_N=cells.leaf_N[parent_N],
+            weight_NH=cells.weight_NH[parent_N] + weight_OH[option_N],
+            mass_NHE=cells.mass_NHE[parent_N] + mass_OHE[option_N],
+            digits_NS=digits_NS,
+            carry_NC=carry_NC,
+        )
+
+    def box(self, cells: Cells, level: int) -> Array:
+        """Sound bounds of every functional on cells of ``level``: (N, K, 2)."""
+        rest = self.rests[level]
+        if level not in self._best:
+            row_G = np.zeros(len(self.leaf_rows), dtype=np.int64)
+            mass = self._table.mass_ZHELT[row_G]
+            self._best[level] = programmes(self.step, rest, mass, row_G, self.nodes)
+        bounds = chord_bounds(
+            self._best[level],
+            self.nodes,
+            cells.leaf_N,
+            cells.codes(rest),
+            cells.weight_NH,
+            cells.mass_NHE,
+        )
+        slack = self._table.slack_ZHE[0]
+        bounds[..., 0] -= slack
+        bounds[..., 1] += slack
+        return bounds.reshape(len(bounds), -1, 2)
+
+    def boxes(self, cells: Cells, bounds_NK2: Array) -> Boxes:
+        return Boxes(
+            low_NK=bounds_NK2[..., 0],
+            high_NK=bounds_NK2[..., 1],
+            residual_RD=self.step.residual_ZD,
+            out_RKD=self._out_KD[None],
+            pivot_RH=self._pivots[None],
+            row_N=np.zeros(len(bounds_NK2), dtype=np.int64),
+            target_N=self.leaves.target_N[cells.leaf_N],
+        )
+
+    def inputs_of(self, cells: Cells, level: int) -> int:
+        """Exact number of inputs in the cells."""
+        rest = self.rests[level]
+        digits = 2 * len(rest.runs)
+        total = 0
+        for code, number in enumerate(np.bincount(cells.codes(rest), minlength=rest.codes).tolist()):
+            if number:
+                carries = tuple(code >> (digits - 1 - d) & 1 for d in range(digits))
+                total += number * rest.ways(carries)
+        return total
+
+    def worth(self, cells: Cells, level: int) -> float:
+        """Open inputs per child that splitting the cells would make."""
+        if level == len(self.moves):
+            return 1.0
+        fan = RADIX if self.moves[level] in self.rests[level].free else RADIX**2
+        return self.inputs_of(cells, level) / (len(cells.leaf_N) * fan)
+
+
+def _order(step: Step, frame: Frame, tau_HE: Array) -> tuple[list[int], list[Rest]]:
+    """Moves by falling influence on the pivot functional, and what is left before each."""
+    n = step.columns
+    pivot_H = frame.pivot_ZH[0]
+    heads = np.arange(len(pivot_H))
+    mass_HLT = functionals(step, frame).mass_ZHELT[0, heads, pivot_H]
+    gain = mass_HLT - tau_HE[heads, pivot_H][:, None, None] * step.weight_ZHLT[0]
+    influence_L = (gain.max(2) - gain.min(2)).sum(0)
+    rest = Rest.of_leaf(step.index, n)
+    moves, rests = [], [rest]
+
+    def influence(slot: int) -> float:
+        if slot in rest.free:
+            return influence_L[slot]
+        if len(rest.without(slot).runs) > MAX_RUNS:
+            return -1.0
+        # A tied column is one move of two digits and their answer.
+        return influence_L[[slot, n + slot, 2 * n + slot]].sum() / 2
+
+    while rest.runs or rest.free:
+        moves.append(max((*rest.free, *rest.tied), key=influence))
+        rest = rest.without(moves[-1])
+        rests.append(rest)
+    return moves, rests
+
 
 CHUNK_PARENTS = 256
 CELL_PARTS = 4
@@ -119,3 +379,91 @@ def _leave_open(group: Group, cells: Cells, level: int) -> None:
             parts_N=np.zeros(N, dtype=np.int64),
         )
     )
+
+
+# One step, all leaves: frame, ranges, verdicts, and the pairs that come closest to failing.
+#
+# Shapes: N leaves in canonical order, Z query tokens, H heads, E bottleneck, K = H * E, n columns.
+
+
+GROUP_LEAVES = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Witness:
+    """A real pair and its smallest margin, in true logits, at one teacher-forced step."""
+
+    margin: float
+    step: int
+    a: int
+    b: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """What the leaf pass found out about a step."""
+
+    step: Step
+    leaves: Leaves
+    frame: Frame
+    ranges: Ranges
+    boxes: Boxes
+    decision: Decision
+
+    def inputs(self, status: int) -> int:
+        """Number of inputs in leaves of this status."""
+        return sum(self.leaves.inputs_N[self.decision.status_N == status].tolist())
+
+
+def decide_leaves(problem: Problem, step: Step, limits: Limits) -> StepResult:
+    """Ranges and verdicts of all leaves of a step."""
+    leaf, frame = leaves(step), rod_frame(step, Rest.of_leaf(step.index, step.columns))
+    ranges = sweep(step, leaf, frame, limits.nodes)
+    H, E, D = problem.attn_out_HED.shape
+    K, Z = H * E, len(step.tokens)
+    bounds_NK2 = ranges.bounds_NHE2.reshape(-1, K, 2)
+    boxes = Boxes(
+        low_NK=bounds_NK2[..., 0],
+        high_NK=bounds_NK2[..., 1],
+        residual_RD=step.residual_ZD,
+        out_RKD=frame.attn_out(problem.attn_out_HED).reshape(Z, K, D),
+        pivot_RH=frame.pivot_ZH + E * np.arange(H),
+        row_N=leaf.row_N,
+        target_N=leaf.target_N,
+    )
+    decision = decide(problem.head, boxes, limits.parts)
+    return StepResult(step=step, leaves=leaf, frame=frame, ranges=ranges, boxes=boxes, decision=decision)
+
+
+def open_groups(problem: Problem, result: StepResult) -> Iterator[Group]:
+    """The open leaves of a step, by query token, ready for branch and bound."""
+    open_N = result.decision.status_N == OPEN
+    for z in range(len(result.step.tokens)):
+        rows = np.flatnonzero(open_N & (result.leaves.row_N == z))
+        for start in range(0, len(rows), GROUP_LEAVES):
+            some = rows[start : start + GROUP_LEAVES]
+            yield Group.open(problem, result.step, result.leaves, z, some)
+
+
+def witnesses(problem: Problem, result: StepResult, count: int) -> list[Witness]:
+    """Real inputs from the ends of the ``count`` weakest rods of a step, smallest margin first.
+
+    A rod's ends along its pivot are attained by real inputs, and a margin that is nearly linear
+    along a thin rod is smallest at one of them.
+    """
+    rows = np.argsort(result.decision.margin_N, kind="stable")[:count]
+    functional_ZHEE = result.frame.functionals()
+    found = []
+    for h in range(problem.heads):
+        pivot_B = result.frame.pivot_ZH[result.leaves.row_N[rows], h]
+        functional_BE = functional_ZHEE[result.leaves.row_N[rows], h, pivot_B]
+        for sign in (-1.0, 1.0):
+            ends = extremes(result.step, result.leaves, rows, h, sign * functional_BE)
+            margin_B = pair_margins(problem, result.step, ends.a_BJ, ends.b_BJ)
+            found += [
+                Witness(margin=margin, step=result.step.index, a=a, b=b)
+                for margin, a, b in zip(
+                    margin_B.tolist(), to_ints(ends.a_BJ), to_ints(ends.b_BJ), strict=True
+                )
+            ]
+    return sorted(found, key=lambda w: (w.margin, w.a, w.b))

@@ -10,14 +10,13 @@ from typing import Any
 
 from adderlab.engine.base import Engine
 from adderlab.errors import Failure, UsageError
-from adderlab.evaluation.decoders import decoder_for
-from adderlab.evaluation.exact import SuiteReport, evaluate
+from adderlab.evaluation.exact import SuiteReport, decoder_for, evaluate
 from adderlab.evaluation.intervals import percent, wilson
 from adderlab.evaluation.suites import parse_suite
+from adderlab.files.atomic import disk_failure
 from adderlab.models.mapping import why_no_tables
 from adderlab.proof.certificate import FORMAT, digest
 from adderlab.proof.search import Limits
-from adderlab.runs.atomic import disk_failure
 from adderlab.runs.checkpoints import Checkpoint
 from adderlab.runs.summary import read_summary
 from adderlab.task.layouts import get_layout
@@ -82,7 +81,7 @@ def measure(
 
 def proved(checkpoint: Checkpoint, seconds: float = PROOF_SECONDS) -> ProofStatement:
     """Ask the prover. The model must have a table form."""
-    from adderlab.proof.of_checkpoint import prove_checkpoint
+    from adderlab.proof.prove import prove_checkpoint
 
     assert why_no_tables(checkpoint.config) is None
     limits = Limits(seconds=seconds, union_seconds=min(15.0, seconds))

@@ -15,11 +15,16 @@ from typing import Literal, get_args
 import torch
 
 from adderlab.errors import Failure, UsageError
-from adderlab.evaluation.decoders import oracle_decoder
+from adderlab.evaluation.exact import oracle_decoder
+from adderlab.files.atomic import (
+    make_folder,
+    write_bytes,
+    write_json,
+    write_text,
+)
 from adderlab.publish.evidence import Evidence
 from adderlab.publish.submission import Credits, submission_source
 from adderlab.publish.texts import config_json, issue_form, model_card
-from adderlab.runs.atomic import make_folder, write_bytes, write_json, write_text
 from adderlab.runs.checkpoints import Checkpoint, save_safetensors
 from adderlab.task.digits import SUM_DIGITS, from_digits
 from adderlab.task.sampling import uniform_pairs

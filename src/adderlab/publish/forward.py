@@ -12,15 +12,15 @@ from torch import nn
 
 from adderlab.models.attention import SHARED_FACTORS, Attention
 from adderlab.models.config import SPECIALS
-from adderlab.models.mlp import MLP
-from adderlab.models.positions import (
+from adderlab.models.embeddings import (
     CircleColumns,
     ColumnPositions,
     LearnedColumns,
     LowRankPositionTable,
     PositionTable,
+    TokenArc,
 )
-from adderlab.models.tokens import TokenArc
+from adderlab.models.layers import MLP
 from adderlab.models.transformer import Block, Transformer
 from adderlab.publish.naming import expressions
 from adderlab.publish.parts import Code, applied, operand

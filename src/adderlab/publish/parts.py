@@ -13,30 +13,26 @@ from typing import Any
 from torch import Tensor, nn
 
 from adderlab.errors import UsageError
-from adderlab.models.components import (
+from adderlab.models.layers import PlainRMSNorm, RMSNorm
+from adderlab.models.maps import (
+    CarryDown,
+    Identity,
     InputRotated,
+    LastScalesFirst,
     Linear,
     LowRankLinear,
-    Rotated,
-    Scaled,
-    Transposed,
-)
-from adderlab.models.frugal import (
     MirroredDown,
     MirroredUp,
     Negated,
     OneChannel,
-    Same,
-    ScaledChannels,
-    Turn,
-)
-from adderlab.models.norms import PlainRMSNorm, RMSNorm
-from adderlab.models.sparse import (
-    CarryDown,
-    LastScalesFirst,
     QuarterNorm,
     QueryTransposeTail,
+    Rotated,
+    Scaled,
+    ScaledChannels,
+    ScaledRotation,
     SparseGate,
+    Transposed,
 )
 
 RMS_NORM = '''
@@ -201,7 +197,7 @@ def _sparse_gate(part: SparseGate, code: Code) -> str:
 
 
 @applied.register
-def _(part: Same, x: str, code: Code) -> str:
+def _(part: Identity, x: str, code: Code) -> str:
     return x
 
 
@@ -216,7 +212,7 @@ def _(part: ScaledChannels, x: str, code: Code) -> str:
 
 
 @applied.register
-def _(part: Turn, x: str, code: Code) -> str:
+def _(part: ScaledRotation, x: str, code: Code) -> str:
     turn = _turn(code, part.channels)
     return f"{code.weight(part.scale)} * {turn}({x}, {code.weight(part.angle)})"
 

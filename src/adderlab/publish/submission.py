@@ -18,16 +18,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adderlab import __version__, schema
+from adderlab import __version__
 from adderlab.errors import Failure, UsageError
+from adderlab.files import schema
 from adderlab.models.config import ModelConfig
 from adderlab.models.transformer import skeleton
 from adderlab.publish.forward import adder_class
 from adderlab.publish.naming import Place, places
 from adderlab.publish.parts import Code
 from adderlab.publish.words import architecture, tricks
-from adderlab.runs.checkpoints import Checkpoint
-from adderlab.runs.fitting import parameter_shapes
+from adderlab.runs.checkpoints import Checkpoint, parameter_shapes
 from adderlab.task.digits import OPERAND_DIGITS, SUM_DIGITS
 from adderlab.task.layouts import DIGIT_TOKENS, Layout
 

@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from adderlab import __version__, schema
-from adderlab.models.count import parameter_table
-from adderlab.models.presets import PRESETS
+from adderlab import __version__
+from adderlab.files import schema
+from adderlab.models.describe import parameter_table
+from adderlab.models.zoo import PRESETS
 from adderlab.publish.evidence import Evidence, accuracy_line
 from adderlab.publish.submission import Credits
-from adderlab.publish.words import architecture, preset_of, recipe, tricks
+from adderlab.publish.words import (
+    architecture,
+    preset_of,
+    recipe,
+    tricks,
+)
 from adderlab.runs.checkpoints import Checkpoint
 
 BOARD = "https://github.com/anadim/AdderBoard"

@@ -17,14 +17,32 @@ from typing import Any, Literal
 from adderlab.errors import Failure, UsageError
 from adderlab.evaluation.exact import SuiteReport
 from adderlab.evaluation.suites import adderboard, strata
+from adderlab.files.atomic import disk_failure
 from adderlab.models.mapping import why_no_tables
-from adderlab.publish.counting import Counts, Literals, beyond, count, judge_claim
-from adderlab.publish.driving import Pair, Reading, find_prompt, find_reading
+from adderlab.publish.counting import (
+    Counts,
+    Literals,
+    beyond,
+    count,
+    judge_claim,
+)
+from adderlab.publish.driving import (
+    Pair,
+    Reading,
+    find_prompt,
+    find_reading,
+)
 from adderlab.publish.evidence import ProofStatement, proved
-from adderlab.publish.sandbox import Ended, Limits, Mode, Sandbox, best_mode, describe
+from adderlab.publish.sandbox import (
+    Ended,
+    Limits,
+    Mode,
+    Sandbox,
+    best_mode,
+    describe,
+)
 from adderlab.publish.scoring import Answerer, Progress, evaluate
 from adderlab.publish.submission import Submission, read_submission
-from adderlab.runs.atomic import disk_failure
 from adderlab.task.digits import OPERAND_LIMIT, SUM_DIGITS
 
 BAR = 0.99

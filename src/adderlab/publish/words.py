@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from adderlab.models.config import ModelConfig
-from adderlab.models.count import count_parameters
-from adderlab.models.describe import ties
-from adderlab.models.presets import PRESETS
+from adderlab.models.describe import count_parameters, ties
+from adderlab.models.zoo import PRESETS
 from adderlab.runs.checkpoints import Checkpoint
 
 _ACTIVATION = {"gelu": "GELU", "relu": "ReLU", "swiglu": "SwiGLU"}

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from adderlab.engine.torch_tables import TorchEngine
-from adderlab.evaluation.predict import Prediction, predict
+from adderlab.evaluation.exact import Prediction, predict
 from adderlab.evaluation.suites import fresh, strata
 from adderlab.models.mapping import tables, why_no_tables
 from adderlab.models.tables import Tables

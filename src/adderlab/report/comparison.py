@@ -14,8 +14,8 @@ import numpy as np
 
 from adderlab.errors import Failure
 from adderlab.evaluation.intervals import Rate, wilson
-from adderlab.report.evidence import RunEvidence, flat_settings
-from adderlab.report.findings import success_rate
+from adderlab.report.history import RunEvidence, flat_settings
+from adderlab.report.log import success_rate
 
 ENVIRONMENT = ("device", "device_name", "cpu", "torch", "adderlab", "engine")
 """Entries of environment.json that may change a result."""
@@ -82,7 +82,7 @@ def compare(runs: Sequence[RunEvidence]) -> Comparison:
     """Compare at least two runs. Raises ``Failure`` for one without evaluations."""
     assert len(runs) >= 2
     for run in runs:
-        if not run.stories:
+        if not run.histories:
             why = run.problems[0] if run.problems else "it has no evaluation"
             raise Failure(f"{run.path} cannot be compared: {why}")
     rates = [_rate(run) for run in runs]
@@ -127,8 +127,8 @@ def unique_names(runs: Sequence[RunEvidence]) -> list[str]:
 
 def steps_to_grok(run: RunEvidence) -> Grokking:
     """When each seed first reached 99%, or how long it was watched in vain."""
-    reached = sorted(story.grokked_at for story in run.stories if story.grokked_at is not None)
-    censored = sorted(story.last.step for story in run.stories if story.grokked_at is None)
+    reached = sorted(history.grokked_at for history in run.histories if history.grokked_at is not None)
+    censored = sorted(history.last.step for history in run.histories if history.grokked_at is None)
     return Grokking(reached=tuple(reached), censored=tuple(censored))
 
 

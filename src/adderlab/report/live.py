@@ -6,6 +6,7 @@ Shapes: S seeds that are training, I = 11 answer steps.
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import time
 from collections import deque
@@ -19,13 +20,35 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from adderlab.report.events import write_event
 from adderlab.runs.metrics import LEARNED
 from adderlab.task.digits import SUM_DIGITS
-from adderlab.training.ledger import SUCCESS
+from adderlab.training.tracker import SUCCESS
 
 if TYPE_CHECKING:
     from adderlab.training.measure import Evaluation
+
+
+# A run as one JSON object a line, for programs that watch: ``--json-lines``.
+#
+# Every object has ``event``: start, evaluation, proof, note, result, end. Numbers that are not finite
+# are null.
+
+
+def write_event(stream: TextIO, event: str, **values: Any) -> None:
+    """One line, flushed, so that a reader sees it at once."""
+    stream.write(json.dumps({"event": event, **_finite(values)}, allow_nan=False) + "\n")
+    stream.flush()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(inner) for inner in value]
+    return value
+
 
 CELLS = " ▁▂▃▄▅▆▇█"
 CHANCE = 0.1

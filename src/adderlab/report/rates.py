@@ -6,9 +6,9 @@ import shlex
 from collections.abc import Sequence
 
 from adderlab.evaluation.intervals import percent
-from adderlab.report.wording import typed
+from adderlab.report.describe import typed
 from adderlab.runs.rates import RateRecord, Share
-from adderlab.training.draws import Draws
+from adderlab.training.initialise import Restarts
 
 COLUMNS = (
     "preset",
@@ -49,12 +49,12 @@ def cells(record: RateRecord) -> list[str]:
 
 
 def _steps(record: RateRecord) -> str:
-    """``54,000``, or ``40,000 (32 draws, 242,000 in all)``."""
-    settings = (record.recipe_settings or {}).get("draws")
+    """``54,000``, or ``40,000 (32 restarts, 242,000 in all)``."""
+    settings = (record.recipe_settings or {}).get("restarts")
     if settings is None:
         return f"{record.steps:,}"
-    draws = Draws(halvings=tuple(settings["halvings"]))
-    return f"{record.steps:,} ({draws.count} draws, {draws.seed_steps(record.steps):,} in all)"
+    restarts = Restarts(halve_at=tuple(settings["halve_at"]))
+    return f"{record.steps:,} ({restarts.count} restarts, {restarts.seed_steps(record.steps):,} in all)"
 
 
 def share(value: Share | None) -> str:
@@ -121,7 +121,7 @@ def as_markdown(records: Sequence[RateRecord]) -> str:
         "- **proved**: right on all 10^20 pairs as trained (last weights, else the best by validation),",
         "  with the 95% Wilson interval of the rate. **with repair**: those, and seeds proved after",
         "  `adderlab repair`'s method was tried on the near misses.",
-        "- **steps**: of the model that a seed ends with. With *draws* a seed begins with several",
+        "- **steps**: of the model that a seed ends with. With *restarts* a seed begins with several",
         "  starts and goes on with the best: a choice, made on the seed's own validation pairs.",
         "- **99% at end**, **99% ever**: exact match on the seed's own validation pairs.",
         "- **0 of 100,000**: no error on the ten published test sets, which choose nothing.",

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from adderlab.errors import Failure, UsageError
+from adderlab.files.lock import lock_owner
 from adderlab.runs.folder import RUN_FILES
-from adderlab.runs.lock import lock_owner
-from adderlab.runs.run_config import read_config
-from adderlab.runs.summary import read_summary
+from adderlab.runs.summary import read_config, read_summary
 
 
 @dataclass(frozen=True, kw_only=True)

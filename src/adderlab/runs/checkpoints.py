@@ -7,6 +7,7 @@ its names, the tied head included; ours beside them under ``adderlab``), and ``.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -18,21 +19,113 @@ from typing import Any
 import safetensors.torch
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
-from adderlab import __version__, schema
+from adderlab import __version__
 from adderlab.errors import Failure, UsageError
-from adderlab.models.config import ModelConfig
-from adderlab.models.transformer import Transformer, build_model
-from adderlab.runs import r456
-from adderlab.runs.atomic import write_bytes, write_torch
-from adderlab.runs.fitting import check_parameters, parameter_shapes, untied
-from adderlab.runs.weights import (
+from adderlab.files import schema
+from adderlab.files.aliases import upgraded_recipe
+from adderlab.files.atomic import write_bytes, write_torch
+from adderlab.files.weights import (
     check_npz,
     container_of,
     read_safetensors,
     read_torch,
     read_weight_file,
 )
+from adderlab.models.config import ModelConfig
+from adderlab.models.transformer import Transformer, build_model
+from adderlab.runs import r456
+
+# Whether the weights in a file are those its settings ask for, to the last name and number.
+
+
+def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every parameter, tied ones once, in the module's order."""
+    return {name: tuple(p.shape) for name, p in _skeleton(config).named_parameters()}
+
+
+def check_parameters(config: ModelConfig, params: Mapping[str, Any], path: Path) -> None:
+    """Raises ``Failure`` unless ``params`` has exactly the config's parameters, all finite."""
+    _not_too_deep(config, params, path)
+    shapes = parameter_shapes(config)
+    _same_names(params, tuple(shapes), path)
+    for name, shape in shapes.items():
+        _check_tensor(name, params[name], shape, path)
+
+
+def untied(config: ModelConfig, state: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
+    """A module's state -> its parameters, once each; the copies of tied ones must agree."""
+    _not_too_deep(config, state, path)
+    aliases, shapes = _state_names(config), parameter_shapes(config)
+    _same_names(state, tuple(aliases), path)
+    for name, parameter in aliases.items():
+        if parameter is not None:
+            _check_tensor(name, state[name], shapes[parameter], path)
+            if not torch.equal(state[name].float(), state[parameter].float()):
+                raise Failure(f"{path}: {name} and {parameter} must be the same tensor, but differ")
+    return {name: state[name] for name in shapes}
+
+
+def _not_too_deep(config: ModelConfig, found: Mapping[str, Any], path: Path) -> None:
+    """Before the model is built from settings that a file made up."""
+    if config.n_layer > len(found):
+        raise Failure(
+            f"{path} has {len(found)} weights, too few for the {config.n_layer} layers of its settings"
+        )
+
+
+def _same_names(found: Mapping[str, Any], wanted: tuple[str, ...], path: Path) -> None:
+    missing = [name for name in wanted if name not in found]
+    unknown = [name for name in found if name not in wanted]
+    if missing or unknown:
+        what = f"lacks the weight {missing[0]}" if missing else f"has an unknown weight {unknown[0]}"
+        raise Failure(f"{path} {what} for a model of its settings; fetch or save it again")
+
+
+def _check_tensor(name: str, tensor: Any, shape: tuple[int, ...], path: Path) -> None:
+    if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_quantized:
+        raise Failure(f"{path}: {name} is not a plain tensor; fetch or save it again")
+    if tuple(tensor.shape) != shape:
+        raise Failure(
+            f"{path}: {name} has the shape {tuple(tensor.shape)}, its settings ask for {shape}; "
+            "fetch or save it again"
+        )
+    if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        exact = tensor.dtype == torch.float64 and torch.equal(tensor.float().double(), tensor)
+        if not exact:
+            raise Failure(f"{path}: {name} is {tensor.dtype}, not float32; save it again as float32")
+    if not torch.isfinite(tensor).all():
+        raise Failure(
+            f"{path}: the weight {name} is not finite (the training diverged, or the file is damaged); "
+            "use another checkpoint"
+        )
+
+
+class _Undrawn(TorchFunctionMode):
+    """Draws no starting values: on the meta device that would load torch's compiler, for seconds."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in ("normal_", "uniform_", "kaiming_uniform_"):
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
+@functools.lru_cache(maxsize=64)
+def _skeleton(config: ModelConfig) -> Transformer:
+    with torch.device("meta"), _Undrawn():
+        return Transformer(config)
+
+
+def _state_names(config: ModelConfig) -> dict[str, str | None]:
+    """Every name of the module's state -> the parameter it is; None for a constant."""
+    skeleton = _skeleton(config)
+    names = {id(parameter): name for name, parameter in skeleton.named_parameters()}
+    return {name: names.get(id(t)) for name, t in skeleton.state_dict(keep_vars=True).items()}
+
 
 SCHEMA_VERSION = 1
 
@@ -219,7 +312,7 @@ def _load_safetensors(data: bytes, path: Path) -> Checkpoint:
 
 
 def _load_microadder(payload: dict[str, Any], path: Path) -> Checkpoint:
-    from adderlab.runs.microadder import read_microadder
+    from adderlab.runs.foreign import read_microadder
 
     try:
         config, params = read_microadder(path)
@@ -238,7 +331,7 @@ def _load_microadder(payload: dict[str, Any], path: Path) -> Checkpoint:
 
 
 def _load_mlx(path: Path) -> Checkpoint:
-    from adderlab.runs.mlx import read_mlx
+    from adderlab.runs.foreign import read_mlx
 
     config, params = read_mlx(path)
     about = _About(config=config, recipe={}, seed=None, origin="mlx")
@@ -270,7 +363,7 @@ def _read_our_entry(entry: Mapping[str, Any], path: Path, also: tuple[str, ...] 
         raise Failure(f"{path}: adderlab has no entry {unknown[0]!r}; fetch or save it again")
     return _About(
         config=schema.from_dict(ModelConfig, entry["config"], "adderlab.config"),
-        recipe=_typed(entry, "recipe", dict, path),
+        recipe=upgraded_recipe(_typed(entry, "recipe", dict, path)),
         seed=None if entry["seed"] is None else _typed(entry, "seed", int, path),
         origin=_typed(entry, "origin", str, path),
         weights_sha256=_typed(entry, "weights_sha256", str, path),

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from adderlab.errors import Failure
-from adderlab.runs.atomic import disk_failure
+from adderlab.files.atomic import disk_failure
 from adderlab.task.digits import SUM_DIGITS
 
 R456_COLUMNS = ("step", "train_loss", "val_exact", "val_token_acc", "lr", "elapsed_sec")

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-from adderlab import schema
 from adderlab.errors import UsageError
+from adderlab.files import schema
 from adderlab.models.config import ModelConfig
 from adderlab.task.layouts import get_layout
 

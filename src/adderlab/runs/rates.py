@@ -12,9 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from adderlab import schema
 from adderlab.errors import Failure, UsageError
-from adderlab.runs.atomic import disk_failure, make_folder, read_json, write_json
+from adderlab.files import schema
+from adderlab.files.aliases import upgraded_recipe
+from adderlab.files.atomic import (
+    disk_failure,
+    make_folder,
+    read_json,
+    write_json,
+)
 
 SCHEMA_VERSION = 1
 FOLDER = Path("records") / "rates"
@@ -190,6 +196,8 @@ def read_rate(path: Path | str) -> RateRecord:
             f"{path} was written by a newer adderlab (schema {version}, this one reads up to "
             f"{SCHEMA_VERSION}); upgrade with pip install -U adderlab"
         )
+    if isinstance(data.get("recipe_settings"), dict):
+        data = data | {"recipe_settings": upgraded_recipe(data["recipe_settings"])}
     try:
         record = schema.from_dict(RateRecord, data, str(path))
     except UsageError as error:

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adderlab.task.curriculum import Phase
 from adderlab.task.digits import OPERAND_DIGITS, to_digits
 from adderlab.task.holdout import Holdout
+from adderlab.task.sampling import Phase
 
 SEED_OFFSET = 1337
 TWO_OUTPUTS_FROM = 1 << 28

@@ -6,19 +6,272 @@ A row's pair depends on (seed, step, row) and the data configuration alone. It u
     0, 1   ten digits of a, ten digits of b
     2      n - 1, n uniform in 1 .. max_digits (used when lengths are "uniform")
     3      the row is a carry pattern if this word < floor(share * 2^59)
-    4      what else a carry pattern needs (``adderlab.task.patterns``)
+    4      what else a carry pattern needs (``adderlab.task.sampling``)
 
 Shapes: S seeds, B rows, J = 10 columns, units first; o = 2 operands.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor
 
+from adderlab.errors import UsageError
 from adderlab.task import counter
 from adderlab.task.counter import Stream
-from adderlab.task.curriculum import DataConfig
 from adderlab.task.digits import OPERAND_DIGITS
-from adderlab.task.patterns import carry_pairs, columns, pick
+
+# What pairs a run is trained on, as data: digit lengths by step and a share of carry-heavy pairs.
+#
+# Sources: yinglunz/A-456-Parameter-Transformer-Solves-10-Digit-Addition (R456) and evindor/MicroAdder.
+
+
+Lengths = Literal["uniform", "full"]
+Pattern = Literal["single", "chain", "place", "boundary", "propagate"]
+PATTERNS: tuple[Pattern, ...] = get_args(Pattern)
+MICROADDER_PATTERNS: tuple[Pattern, ...] = ("single", "chain", "place", "boundary")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """Operands of up to ``max_digits`` digits before step ``until`` (None: to the end)."""
+
+    until: int | None
+    max_digits: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_digits <= OPERAND_DIGITS:
+            raise UsageError(f"max_digits must be 1 to {OPERAND_DIGITS}, not {self.max_digits}")
+        if self.until is not None and self.until < 1:
+            raise UsageError(f"a phase must end at step 1 or later, not {self.until}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curriculum:
+    """Phases in order of their ends; the last one has ``until`` None.
+
+    ``lengths`` "uniform": one length n per pair, uniform from 1 to max_digits, and both operands
+    uniform below 10^n, so that only one late pair in ten has ten digits (R456). "full": each operand
+    uniform below 10^max_digits (MicroAdder).
+    """
+
+    phases: tuple[Phase, ...]
+    lengths: Lengths
+
+    def __post_init__(self) -> None:
+        if not self.phases or self.phases[-1].until is not None:
+            raise UsageError("the last phase of a curriculum must have until = null: it runs to the end")
+        ends = [phase.until for phase in self.phases[:-1]]
+        for i, end in enumerate(ends):
+            if end is None:
+                raise UsageError("only the last phase of a curriculum may have until = null")
+            before = ends[i - 1] if i else 0
+            assert before is not None
+            if end <= before:
+                raise UsageError(f"phases must end in ascending order: {end} comes after {before}")
+
+    def max_digits(self, step: int) -> int:
+        """Longest operand at that step."""
+        for phase in self.phases:
+            if phase.until is None or step < phase.until:
+                return phase.max_digits
+        raise AssertionError("the last phase has no end")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CarryMix:
+    """A share of the rows drawn from carry patterns, constant at first, then faded out linearly.
+
+    With n uniform from 1 to the phase's max_digits, columns above n zero, pattern uniform:
+
+    single      one column with both digits 5-9, all others 0-4
+    chain       a = 10^n - 1, b uniform in 1 .. 10^min(n, 3)
+    place       a uniform with exactly n digits, b one nonzero digit in a column below n
+    boundary    a = 10^n - r with r uniform in 1 .. 10, b uniform in 1 .. 20
+    propagate   a generating column g (digits sum to 10 or more), then columns g+1 .. e whose digits
+                sum to 9 and pass the carry on; g uniform below n, e uniform in g .. n-1, all other
+                columns below n uniform
+
+    The first four are MicroAdder's. As there, b of ``chain`` and ``boundary`` may have one digit more
+    than n.
+    """
+
+    share: float
+    fade_start: int
+    fade_end: int
+    patterns: tuple[Pattern, ...] = MICROADDER_PATTERNS
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.share <= 1.0:
+            raise UsageError(f"the carry mix's share must be 0 to 1, not {self.share}")
+        if not 0 <= self.fade_start <= self.fade_end:
+            raise UsageError(
+                f"the carry mix must fade from a step to a later one, not {self.fade_start} "
+                f"to {self.fade_end}"
+            )
+        if not self.patterns or len(set(self.patterns)) < len(self.patterns):
+            raise UsageError(
+                f"the carry mix needs different patterns of {', '.join(PATTERNS)}, not "
+                f"{list(self.patterns)}"
+            )
+
+    def share_at(self, step: int) -> float:
+        """Expected share of carry-pattern rows at that step."""
+        if step < self.fade_start:
+            return self.share
+        if step >= self.fade_end:
+            return 0.0
+        return self.share * (self.fade_end - step) / (self.fade_end - self.fade_start)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Everything that decides a run's training pairs, but for the seed and the batch size."""
+
+    curriculum: Curriculum
+    carry_mix: CarryMix | None = None
+
+
+_GROWING = (
+    Phase(until=2000, max_digits=3),
+    Phase(until=7000, max_digits=6),
+    Phase(until=None, max_digits=10),
+)
+R456_CURRICULUM = Curriculum(phases=_GROWING, lengths="uniform")
+MICROADDER_CURRICULUM = Curriculum(phases=_GROWING, lengths="full")
+MICROADDER_MIX = CarryMix(share=0.8, fade_start=15_000, fade_end=45_000)
+"""The mix of the 57p and 67p recipes."""
+
+
+# Carry patterns: pairs whose sums carry often or far, built from uniform digits and one word.
+#
+# ``curriculum.CarryMix`` says what each pattern is. The word serves, in this order: n - 1 below
+# max_digits, the pattern below the number of patterns, ``column`` below n, ``first`` below 9,
+# ``second`` below first + 1, ``run`` below n - column, ``third`` below 9.
+#
+# Shapes: J = 10 columns, units first; o = 2 operands; columns in front, then any further dimensions.
+
+
+Pair = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Parts:
+    """What a pattern is built from; numbers are uint8, one per row. Masks are 0 or 1, uint8."""
+
+    a_J: Tensor
+    b_J: Tensor
+    column_J: Tensor
+    inside_J: Tensor
+    here_J: Tensor
+    length: Tensor
+    column: Tensor
+    first: Tensor
+    second: Tensor
+    run: Tensor
+    third: Tensor
+
+
+def carry_pairs(
+    patterns: tuple[Pattern, ...], digit_Jo: Tensor, word: Tensor, max_digits: int | Tensor
+) -> Tensor:
+    """A pattern for every row: digits digit_oJ (2, J, ...), uint8.
+
+    ``digit_Jo`` (J, 2, ...): twenty uniform digits a row; ``word`` (...): one 59-bit word a row.
+    """
+    length, word = counter.take(word, max_digits)
+    length = length + 1
+    which, word = counter.take(word, len(patterns))
+    column, word = counter.take(word, length)
+    first, word = counter.take(word, 9)
+    second, word = counter.take(word, first + 1)
+    run, word = counter.take(word, length - column)
+    third, word = counter.take(word, 9)
+    column_J, length, column = columns(word), _digit(length), _digit(column)
+    parts = _Parts(
+        a_J=digit_Jo[:, 0],
+        b_J=digit_Jo[:, 1],
+        column_J=column_J,
+        inside_J=_mask(column_J < length),
+        here_J=_mask(column_J == column),
+        length=length,
+        column=column,
+        first=_digit(first),
+        second=_digit(second),
+        run=_digit(run),
+        third=_digit(third),
+    )
+    built_oJ = torch.stack(_BUILDERS[patterns[0]](parts))
+    for index, name in enumerate(patterns[1:], 1):
+        built_oJ = pick(_mask(which == index), torch.stack(_BUILDERS[name](parts)), built_oJ)
+    return built_oJ
+
+
+def pick(mask: Tensor, chosen: Tensor, other: Tensor) -> Tensor:
+    """``chosen`` where the mask is 1, all uint8. PyTorch's ``where`` is ten times slower on bytes."""
+    return other + mask * (chosen - other)
+
+
+def columns(like: Tensor) -> Tensor:
+    """0 .. 9 as uint8 (J, 1, ...), to stand against a tensor (...) of rows."""
+    column_J = torch.arange(OPERAND_DIGITS, dtype=torch.uint8, device=like.device)
+    return column_J.reshape(OPERAND_DIGITS, *[1] * like.ndim)
+
+
+def _digit(number: Tensor) -> Tensor:
+    return number.to(torch.uint8)
+
+
+def _mask(condition: Tensor) -> Tensor:
+    return condition.to(torch.uint8)
+
+
+def _single(p: _Parts) -> Pair:
+    lift_J = p.here_J * 5
+    return (p.a_J % 5 + lift_J) * p.inside_J, (p.b_J % 5 + lift_J) * p.inside_J
+
+
+def _chain(p: _Parts) -> Pair:
+    k = p.length.clamp(max=3)
+    small_J = p.b_J * _mask(p.column_J < k)
+    # No digit at all stands for 10^k, so that b is uniform from 1 to 10^k.
+    none = _mask((small_J[0] + small_J[1] + small_J[2]) == 0)
+    return p.inside_J * 9, small_J + none * _mask(p.column_J == k)
+
+
+def _place(p: _Parts) -> Pair:
+    leading_J = _mask(p.column_J + 1 == p.length)
+    return pick(leading_J, p.first + 1, p.a_J * p.inside_J), (p.third + 1) * p.here_J
+
+
+def _boundary(p: _Parts) -> Pair:
+    # 10^n - r: the units digit is 10 - r, any digit; r = 10 leaves the nines above as they are.
+    a_J = p.inside_J * 9
+    a_J[0] = p.a_J[0]
+    small = 1 + p.b_J[0] + 10 * (p.b_J[1] % 2)
+    b_J = torch.zeros_like(a_J)
+    b_J[0], b_J[1] = small % 10, small // 10
+    return a_J, b_J
+
+
+def _propagate(p: _Parts) -> Pair:
+    passing_J = _mask(p.column_J > p.column) * _mask(p.column_J <= p.column + p.run)
+    a_J = pick(p.here_J, p.first + 1, p.a_J)
+    # 9 - second is at least 10 - (first + 1): the column's digits sum to 10 or more.
+    b_J = pick(p.here_J, 9 - p.second, pick(passing_J, 9 - p.a_J, p.b_J))
+    return a_J * p.inside_J, b_J * p.inside_J
+
+
+_BUILDERS: dict[Pattern, Callable[[_Parts], Pair]] = {
+    "single": _single,
+    "chain": _chain,
+    "place": _place,
+    "boundary": _boundary,
+    "propagate": _propagate,
+}
+
 
 _CHUNK = 1 << 18
 

@@ -7,14 +7,14 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from adderlab import schema
 from adderlab.errors import UsageError
+from adderlab.files import schema
 from adderlab.models.config import ModelConfig
 from adderlab.runs.checkpoints import Checkpoint
 from adderlab.runs.folder import Status, read_config
-from adderlab.runs.run_config import Keep
-from adderlab.training.ledger import Ledger
+from adderlab.runs.summary import Keep
 from adderlab.training.recipe import Recipe
+from adderlab.training.tracker import SeedTracker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class Outcome:
     """How a run ended."""
 
     status: Status
-    ledger: Ledger
+    tracker: SeedTracker
     best: Checkpoint
     folder: Path
 
@@ -58,7 +58,11 @@ def read_job(folder: Path) -> Job:
     )
 
 
-def fingerprint(job: Job) -> str:
-    """SHA-256 over what decides a run's numbers: model, recipe and seeds."""
-    settings = [schema.to_dict(job.config), schema.to_dict(job.recipe), list(job.seeds)]
+def fingerprint(job: Job, *, old_names: bool = False) -> str:
+    """SHA-256 over what decides a run's numbers: model, recipe and seeds.
+
+    ``old_names``: as version 0.1 hashed them, under the settings' names of its time.
+    """
+    model, recipe = (schema.to_dict(each, old_names=old_names) for each in (job.config, job.recipe))
+    settings = [model, recipe, list(job.seeds)]
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()

@@ -11,14 +11,23 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from adderlab.engine.base import Descent, Engine, Sampler, Stepper
+from adderlab.engine.base import (
+    Descent,
+    Engine,
+    Sampler,
+    Stepper,
+)
 from adderlab.models.config import ModelConfig
-from adderlab.models.mapping import derivative, stack_parameters, tables, why_no_tables
+from adderlab.models.mapping import (
+    derivative,
+    stack_parameters,
+    tables,
+    why_no_tables,
+)
 from adderlab.models.tables import Tables
 from adderlab.models.transformer import Transformer, build_model
-from adderlab.task.curriculum import DataConfig
 from adderlab.task.layouts import Layout
-from adderlab.task.sampling import sample_pairs
+from adderlab.task.sampling import DataConfig, sample_pairs
 
 Params = Mapping[str, Tensor]
 

@@ -12,33 +12,126 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from adderlab.engine.stretch import Settings, Stretch
+from adderlab.engine.step_batch import Settings, StepBatch, descend, joined, scatter
 from adderlab.models.config import ModelConfig
 from adderlab.task.holdout import holdout
 from adderlab.task.layouts import get_layout
 from adderlab.task.r456 import R456Sampler
 from adderlab.task.sampling import sample_pairs
-from adderlab.training.average import WeightAverage
-from adderlab.training.checks import check_fits
-from adderlab.training.decay import DecayFactors
-from adderlab.training.draws import leaders, rows_of
-from adderlab.training.finish import polish
-from adderlab.training.freeze import LearningRates
-from adderlab.training.grokfast import SlowGradients
-from adderlab.training.launch import advance, flatten, part_shape
-from adderlab.training.measure import Best, Evaluation, Validation, better
+from adderlab.training.finetune import FailingPairs, find_failures, polish
+from adderlab.training.initialise import leaders, rows_of
+from adderlab.training.measure import (
+    Best,
+    Evaluation,
+    Validation,
+    better,
+)
 from adderlab.training.objective import Objective
-from adderlab.training.optimizer import AdamW
-from adderlab.training.recipe import Recipe, Stage
-from adderlab.training.schedule import learning_rate, learning_rates
-from adderlab.training.starting import start
-from adderlab.training.targeted import FailingPairs, find_failures
+from adderlab.training.optimiser import AdamW, DecayFactors, LearningRates, SlowGradients, WeightAverage
+from adderlab.training.recipe import Recipe, Stage, learning_rate, learning_rates
+from adderlab.training.start import check_fits, start
+
+# Steps of several populations in one launch: each ends in the bits that it would reach alone.
+#
+# Populations of one model share the launches of their engine as long as their next steps have the same
+# number, batches of one size from the same data, and the same ingredients; rates, decay, betas,
+# clipping and the like are numbers of each seed (``engine.step_batch``). Everything else, from
+# evaluations to run folders, stays each population's own.
+#
+# Shapes: S seeds of all populations of a launch, N parameters of one model, flat; B pairs.
+
+
+def part_shape(stage: Stage) -> Hashable:
+    """What a launch has only once: populations in parts that are equal in this can share theirs."""
+    return (
+        *(stage.batch_size, stage.data, stage.logit_scale, stage.lbfgs is not None),
+        *(stage.grokfast is None, stage.average is None),
+    )
+
+
+def launch_shape(recipe: Recipe) -> Hashable:
+    """Populations of one model whose recipes are equal in this share their launches, but for the
+    moments at which their parts begin and end at different steps."""
+    return recipe.sampler, tuple(part_shape(stage) for _, stage in recipe.parts)
+
+
+def furthest_behind(populations: Sequence[Population]) -> tuple[list[Population], int | None]:
+    """(those to advance next, in one launch; the step before which to stop).
+
+    Populations that were stopped at different steps catch up with one another first: the step is the
+    one that the next of the others has reached, None where no other is ahead.
+    """
+    step = min(each.next_step for each in populations)
+    behind = [each for each in populations if each.next_step == step]
+    for each in behind:
+        each.prepare()
+    together = [each for each in behind if each.kind == behind[0].kind]
+    ahead = min((each.next_step for each in populations if each.next_step > step), default=None)
+    return together, ahead
+
+
+def advance(populations: Sequence[Population], most: int) -> list[Tensor]:
+    """From 1 to ``most`` steps of every active seed, the same number in all populations, in one call
+    where the engine can, and never past one after which some population is evaluated. The loss before
+    the last of them, loss_S of each.
+
+    The populations have one objective and, once prepared, one ``kind``.
+    """
+    for each in populations:
+        each.prepare()
+    lead = populations[0]
+    assert all(each.kind == lead.kind for each in populations)
+    assert all(each.objective is lead.objective for each in populations)
+    started, steps = time.perf_counter(), 1
+    if lead.takes_lbfgs:
+        losses = [each.polish() for each in populations]
+    else:
+        if lead.takes_many:
+            steps = min(each.uniform_steps(most) for each in populations)
+        step_batches = [each.step_batch(steps) for each in populations]
+        together = joined(step_batches)
+        take = lead.stepper if lead.takes_many else None
+        loss_S = take(together) if take else _one_step(populations, together)
+        scatter(together, step_batches)
+        losses = list(loss_S.split([each.num_rows for each in populations]))
+    spent, rows = time.perf_counter() - started, sum(each.num_rows for each in populations)
+    for each in populations:
+        each.took(steps, spent * each.num_rows / rows)
+    return losses
+
+
+def _one_step(populations: Sequence[Population], step_batch: StepBatch) -> Tensor:
+    lead = populations[0]
+    if lead.draws_its_own:
+        tokens, targets = zip(*(each.own_batch() for each in populations), strict=True)
+        tokens_SBP, targets_SBA = torch.cat(tokens), torch.cat(targets)
+    else:
+        tokens_SBP, targets_SBA = lead.sample(
+            step_batch.seeds_S, step_batch.first, step_batch.batch_size
+        )
+    params = lead.params(step_batch.params_SN)
+    loss_S, grads = lead.objective.loss_and_grad(params, tokens_SBP, targets_SBA)
+    step, device = lead.objective.descent() or descend, step_batch.params_SN.device
+    scale_GN = step_batch.lr_scale_GN()
+    step(
+        step_batch,
+        flatten(grads[name] for name in params),
+        step_batch.rates_CGR()[0].to(device)[step_batch.setting_S],
+        step_batch.constants_GX().to(device)[step_batch.setting_S],
+        None if scale_GN is None else scale_GN[step_batch.setting_S],
+    )
+    return loss_S
+
+
+def flatten(stacked: Iterable[Tensor]) -> Tensor:
+    """Parameters (S, ...) side by side -> (S, N)."""
+    return torch.cat([tensor.reshape(len(tensor), -1) for tensor in stacked], 1)
 
 
 class Population:
@@ -59,9 +152,9 @@ class Population:
         self.layout = get_layout(config.layout)
         self.all_seeds = seeds
         self.seeds = seeds
-        """Those still training. Each has a row of everything below; with ``recipe.draws`` one for every
-        draw that is left, its first draw's first."""
-        self._of_row = [seed for seed in seeds for _ in range(recipe.draws_after(-1))]
+        """Those still training. Each has a row of everything below; with ``recipe.restarts`` one for
+        every restart that is left, the first restart's first."""
+        self._of_row = [seed for seed in seeds for _ in range(recipe.restarts_after(-1))]
         stacked = start(config, recipe, seeds)
         self.shapes = {name: tensor.shape[1:] for name, tensor in stacked.items()}
         self.flat_SN = flatten(stacked.values()).to(device)
@@ -174,8 +267,8 @@ class Population:
         return self.next_step, part_shape(self._stage), self.takes_many, self.draws_its_own
 
     @property
-    def polishes(self) -> bool:
-        return self._stage.polish is not None
+    def takes_lbfgs(self) -> bool:
+        return self._stage.lbfgs is not None
 
     @property
     def draws_its_own(self) -> bool:
@@ -185,7 +278,7 @@ class Population:
     @property
     def takes_many(self) -> bool:
         """Whether the engine can take many of these steps in one call."""
-        return self.stepper is not None and not self.draws_its_own and not self.polishes
+        return self.stepper is not None and not self.draws_its_own and not self.takes_lbfgs
 
     def uniform_steps(self, most: int) -> int:
         """How many of the next steps differ in nothing but number, rates and pairs."""
@@ -199,7 +292,7 @@ class Population:
         change = self._rates.same_until(step)
         return min(ends if change is None else [*ends, change]) - step
 
-    def stretch(self, steps: int) -> Stretch:
+    def step_batch(self, steps: int) -> StepBatch:
         """The next steps, as a call."""
         recipe, optimizer, first = self.recipe, self.optimizer, self.next_step
         assert self._stage.batch_size is not None
@@ -217,7 +310,7 @@ class Population:
             slow=(slow.settings.alpha, slow.settings.strength) if slow else (0.0, 0.0),
             average=average.settings.decay if average else 0.0,
         )
-        return Stretch(
+        return StepBatch(
             seeds_S=self._seeds_S,
             first=first,
             batch_size=self._stage.batch_size,
@@ -232,8 +325,8 @@ class Population:
         )
 
     def took(self, steps: int, seconds: float) -> None:
-        """Note that the steps of ``stretch``, or of ``polish``, were taken."""
-        if not self.polishes:
+        """Note that the steps of ``step_batch``, or of ``polish``, were taken."""
+        if not self.takes_lbfgs:
             self.optimizer.steps += steps
         self.next_step += steps
         self.seconds += seconds
@@ -246,7 +339,7 @@ class Population:
 
     def polish(self) -> Tensor:
         """L-BFGS on every seed, one after another; the loss before, loss_S."""
-        settings, data, losses = self._stage.polish, self._stage.data, []
+        settings, data, losses = self._stage.lbfgs, self._stage.data, []
         assert settings is not None and data is not None
         params = self.params()
         for s in range(self.num_rows):
@@ -296,15 +389,15 @@ class Population:
             **{field.name: getattr(measured, field.name) for field in dataclasses.fields(measured)},
         )
         if self.num_rows > len(self.seeds):
-            evaluation = self._among_draws(evaluation)
+            evaluation = self._among_restarts(evaluation)
         self._best.take(evaluation)
         self.seconds += time.perf_counter() - started
         return evaluation
 
-    def _among_draws(self, of_rows: Evaluation) -> Evaluation:
+    def _among_restarts(self, of_rows: Evaluation) -> Evaluation:
         """The best draw of every seed speaks for it; the worse are dropped where the recipe says so."""
         scores, of_row = of_rows.scores(), self._of_row
-        left = self.recipe.draws_after(of_rows.step)
+        left = self.recipe.restarts_after(of_rows.step)
         if left * len(self.seeds) < self.num_rows:
             self._keep_rows(leaders(of_row, scores, left))
         return of_rows.of(self.seeds, leaders(of_row, scores, 1))

@@ -6,22 +6,21 @@ has the method.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
 from adderlab.errors import UsageError
-from adderlab.task.curriculum import R456_CURRICULUM, Curriculum, DataConfig, Phase
-from adderlab.training.aim import Aim
-from adderlab.training.average import Average
-from adderlab.training.circle import Circle
-from adderlab.training.decay import AdaptiveDecay
-from adderlab.training.draws import Draws
-from adderlab.training.finish import Polish
-from adderlab.training.freeze import Freeze
-from adderlab.training.grokfast import Grokfast
-from adderlab.training.spread import Spread
-from adderlab.training.targeted import MAX_ROUNDS, Targeting
+from adderlab.task.sampling import (
+    R456_CURRICULUM,
+    Curriculum,
+    DataConfig,
+    Phase,
+)
+from adderlab.training.finetune import LBFGS, MAX_ROUNDS, Targeting
+from adderlab.training.initialise import AttentionPrefit, Circle, Restarts, WideInit
+from adderlab.training.optimiser import AdaptiveDecay, Average, Freeze, Grokfast
 
 R456_DATA = DataConfig(curriculum=R456_CURRICULUM)
 _TEN_DIGITS = (Phase(until=None, max_digits=10),)
@@ -51,7 +50,7 @@ class Stage:
     data: DataConfig | None = None
     grokfast: Grokfast | None = None
     average: Average | None = None
-    polish: Polish | None = None
+    lbfgs: LBFGS | None = None
     """L-BFGS instead of AdamW; it is one step, however long."""
     targeting: Targeting | None = None
     """Train on failures of the weights that the stage starts from, looked for at its first step."""
@@ -59,7 +58,7 @@ class Stage:
     def __post_init__(self) -> None:
         _check(self, "stage", at_least_1=("steps",), at_least_0=("warmup_steps", "min_lr_ratio"))
         _check(self, "stage", above_0=("lr",))
-        if self.polish and (self.steps != 1 or self.targeting or self.average or self.grokfast):
+        if self.lbfgs and (self.steps != 1 or self.targeting or self.average or self.grokfast):
             raise UsageError(
                 "a stage with polish has steps 1 and no targeting, average or grokfast: put those "
                 "into a stage of their own"
@@ -93,13 +92,13 @@ class Recipe:
     No answer depends on it, and the model does not keep it."""
     grokfast: Grokfast | None = None
     average: Average | None = None
-    spread: Spread | None = None
+    wide_init: WideInit | None = None
     """How starts are drawn; None: as the model draws them."""
     circle: Circle | None = None
     """Where learned positions start; None: as the model draws them."""
-    aim: Aim | None = None
+    prefit: AttentionPrefit | None = None
     """Where attention starts, after ``circle``; None: as the model draws it."""
-    draws: Draws | None = None
+    restarts: Restarts | None = None
     """How many starts a seed has, and when the worse are dropped; None: one."""
     freeze: tuple[Freeze, ...] = ()
     data: DataConfig = R456_DATA
@@ -148,17 +147,17 @@ class Recipe:
                     raise UsageError(f"recipe.{name} must lie in [0, 1), not {beta}")
         if self.sampler == "r456" and any(stage.data for stage in self.stages):
             raise UsageError("sampler r456 draws the recipe's own data: leave data out of the stages")
-        if self.draws and (self.sampler == "r456" or self.draws.halvings[-1] >= self.steps):
+        if self.restarts and (self.sampler == "r456" or self.restarts.halve_at[-1] >= self.steps):
             raise UsageError(
-                "recipe.draws goes with sampler counter, and its last halving must come before step "
+                "recipe.restarts goes with sampler counter, and its last halving must come before step "
                 f"{self.steps}"
             )
         if len(self.stages) > MAX_ROUNDS - 1:
             raise UsageError(f"a recipe has at most {MAX_ROUNDS - 1} stages, not {len(self.stages)}")
 
-    def draws_after(self, step: int) -> int:
-        """Draws of a seed that go on after the evaluation at ``step``; at -1: those it begins with."""
-        return self.draws.left_after(step) if self.draws else 1
+    def restarts_after(self, step: int) -> int:
+        """Restarts of a seed that go on after the evaluation at ``step``; at -1: all it begins with."""
+        return self.restarts.left_after(step) if self.restarts else 1
 
     @property
     def total_steps(self) -> int:
@@ -242,3 +241,30 @@ class NamedRecipe:
     recipe: Recipe
     source: str
     notes: str = ""
+
+
+# The learning rate of a step: linear warm-up, then a cosine to a fraction of the peak, or constant.
+#
+# Source: the published 456p program (docs/reproducing.md); cosine decay after Loshchilov and Hutter,
+# arXiv 1608.03983.
+
+
+def learning_rate(recipe: Recipe, step: int) -> float:
+    """Steps count from 0; the peak is reached at step ``warmup_steps - 1`` of each part."""
+    return learning_rates(recipe, range(step, step + 1))[0]
+
+
+def learning_rates(recipe: Recipe, steps: range) -> list[float]:
+    """Of consecutive steps within one part."""
+    first, stage = recipe.part_at(steps.start)
+    return [_at(stage, step - first) for step in steps]
+
+
+def _at(stage: Stage, step: int) -> float:
+    if step < stage.warmup_steps:
+        return stage.lr * (step + 1) / stage.warmup_steps
+    if stage.schedule == "constant":
+        return stage.lr
+    progress = min(1.0, (step - stage.warmup_steps) / max(1, stage.steps - stage.warmup_steps))
+    low = stage.lr * stage.min_lr_ratio
+    return low + (stage.lr - low) * 0.5 * (1.0 + math.cos(math.pi * progress))

@@ -20,8 +20,7 @@ from torch import Tensor
 from adderlab.errors import UsageError
 from adderlab.models.mapping import why_no_tables
 from adderlab.models.transformer import Transformer
-from adderlab.proof.of_checkpoint import prove_checkpoint
-from adderlab.proof.prove import Progress, Proof, Verdict
+from adderlab.proof.prove import Progress, Proof, Verdict, prove_checkpoint
 from adderlab.proof.search import Limits
 from adderlab.runs.checkpoints import Checkpoint
 from adderlab.task.digits import SUM_DIGITS, pairs_from_ints

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 import threading
 import time
@@ -9,24 +10,157 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from adderlab import schema
 from adderlab.errors import Failure
+from adderlab.files import schema
+from adderlab.runs.checkpoints import Checkpoint
 from adderlab.runs.environment import collect_environment
-from adderlab.runs.folder import RunConfig, RunFolder
-from adderlab.runs.resume import STATE_FILE, drop_rows_after, load_state
-from adderlab.training.checks import check_fits
+from adderlab.runs.folder import (
+    STATE_FILE,
+    RunConfig,
+    RunFolder,
+    Status,
+    drop_rows_after,
+    load_state,
+    save_state,
+)
 from adderlab.training.job import Job, Outcome, fingerprint
-from adderlab.training.launch import advance, furthest_behind
-from adderlab.training.ledger import Ledger
 from adderlab.training.measure import Evaluation
 from adderlab.training.objective import Objective
-from adderlab.training.population import Population
-from adderlab.training.writer import Writer
+from adderlab.training.population import Population, advance, furthest_behind
+from adderlab.training.start import check_fits
+from adderlab.training.tracker import SUCCESS, SeedTracker
+
+# Evaluations and the final state of a population, into its run folder.
+#
+# Shapes: S seeds, N parameters of one model, flat.
+
+
+class Trained(Protocol):
+    """What the writer needs to know of a population."""
+
+    seeds: tuple[int, ...]
+    """Those still training."""
+    next_step: int
+    seconds: float
+
+    @property
+    def num_parameters(self) -> int: ...
+
+    def params(self, flat_SN: Tensor) -> dict[str, Tensor]: ...
+
+    def keep(self, rows: list[int]) -> None: ...
+
+    def state(self) -> dict[str, Any]: ...
+
+
+class Writer:
+    """Puts evaluations and the final state into the run folder."""
+
+    def __init__(self, job: Job, folder: RunFolder, population: Trained, tracker: SeedTracker) -> None:
+        self.job, self.folder, self.population, self.tracker = job, folder, population, tracker
+
+    def begin(self) -> None:
+        """A state to go on from before there is any result."""
+        self._save_state()
+
+    def take(self, evaluation: Evaluation, retired: Mapping[int, str] | None = None) -> None:
+        """Tables first, then checkpoints, and the state that knows of them last. ``retired``: seeds
+        that end here, each with its status."""
+        population, tracker = self.population, self.tracker
+        self.folder.check()
+        self.folder.record(tracker.take(evaluation, population.seconds))
+        perfect = tracker.finished(evaluation, self.job.recipe)
+        ending = {evaluation.seeds[row]: "perfect" for row in perfect} | dict(retired or {})
+        if ending:
+            for seed, status in ending.items():
+                tracker.set_status((seed,), status)
+            population.keep([row for row, seed in enumerate(evaluation.seeds) if seed not in ending])
+        self._write("running")
+        self._save_state()
+
+    def finish(self, status: Status) -> Outcome:
+        """The closing files. A stopped run keeps its state at the very step it stopped at."""
+        tracker, population = self.tracker, self.population
+        self.folder.check()
+        if status == "done":
+            tracker.set_status(population.seeds, "done")
+        self._write(status)
+        self._save_state()
+        if self.folder.is_population and status == "done":
+            kept = {seed: self._checkpoints(seed) for seed in self._kept_seeds()}
+            rows = list(tracker.rows.values())
+            self.folder.keep_seeds(kept, rows, status=status, step=population.next_step - 1)
+        best, _ = self._checkpoints(tracker.best_seed)
+        path = self.job.folder / "checkpoints" / "best.pt"
+        best = dataclasses.replace(best, path=path)
+        return Outcome(status=status, tracker=tracker, best=best, folder=self.job.folder)
+
+    def _write(self, status: Status) -> None:
+        tracker, rows = self.tracker, list(self.tracker.rows.values())
+        rate = tracker.successes()
+        best, last = self._checkpoints(tracker.best_seed)
+        self.folder.save_best(best)
+        self.folder.save_last(last)
+        self.folder.write_seeds(rows)
+        self.folder.write_summary(
+            rows,
+            status=status,
+            step=self.population.next_step - 1,
+            elapsed_sec=self.population.seconds,
+            params=self.population.num_parameters,
+            success={
+                "criterion": f"final val_exact >= {SUCCESS}",
+                "successes": rate.count,
+                "seeds": rate.n,
+                "rate": rate.count / rate.n,
+                "wilson_95": [rate.low, rate.high],
+            },
+        )
+
+    def _save_state(self) -> None:
+        save_state(
+            self.job.folder,
+            {
+                "run": fingerprint(self.job),
+                "population": self.population.state(),
+                "ledger": self.tracker.state(),
+            },
+        )
+
+    def _kept_seeds(self) -> list[int]:
+        rows = self.tracker.rows.values()
+        if self.job.keep == "all":
+            return [row.seed for row in rows]
+        return [
+            row.seed
+            for row in rows
+            if row.seed == self.tracker.best_seed or row.final_val_exact >= SUCCESS
+        ]
+
+    def _checkpoints(self, seed: int) -> tuple[Checkpoint, Checkpoint]:
+        """(best, last) of a seed."""
+        best_N, row = self.tracker.best_weights(seed)
+        last_N, last_step = self.tracker.last_weights(seed)
+        return (
+            self._checkpoint(seed, best_N, row.best_step, row.best_val_exact),
+            self._checkpoint(seed, last_N, max(last_step, 0), row.final_val_exact),
+        )
+
+    def _checkpoint(self, seed: int, flat_N: Tensor, step: int, val_exact: float) -> Checkpoint:
+        params = self.population.params(flat_N[None])
+        return Checkpoint(
+            config=self.job.config,
+            params={name: tensor[0] for name, tensor in params.items()},
+            recipe=schema.to_dict(self.job.recipe),
+            seed=seed,
+            step=step,
+            val_exact=val_exact,
+        )
 
 
 class RunFailed(Failure):
@@ -133,10 +267,10 @@ class _Run:
         self.order = order
         self.last = job.recipe.total_steps if until is None else until
         self.population = Population(job.config, job.recipe, job.seeds, objective, device)
-        ledger = Ledger(job.seeds, self.population.first_SN.cpu())
-        self._writer = Writer(job, folder, self.population, ledger)
+        tracker = SeedTracker(job.seeds, self.population.first_SN.cpu())
+        self._writer = Writer(job, folder, self.population, tracker)
         if order.resume and (job.folder / STATE_FILE).exists():
-            _restore(job, self.population, ledger)
+            _restore(job, self.population, tracker)
             folder.begin_missing_tables()
         else:
             if order.resume:
@@ -175,17 +309,18 @@ def _advance(training: Sequence[_Run], pace: Pace) -> None:
         each.stepped(loss_S)
 
 
-def _restore(job: Job, population: Population, ledger: Ledger) -> None:
+def _restore(job: Job, population: Population, tracker: SeedTracker) -> None:
     """Where the run was when it last wrote its state; the tables end there too."""
     state, path = load_state(job.folder), job.folder / STATE_FILE
-    if state.get("run", fingerprint(job)) != fingerprint(job):
+    own = {fingerprint(job), fingerprint(job, old_names=True)}
+    if state.get("run", fingerprint(job)) not in own:
         raise Failure(
             f"{path} belongs to other settings than {job.folder / 'config.json'}: one of them was "
             "changed; restore it from a copy, or train the run anew"
         )
     try:
         population.load_state(state["population"])
-        ledger.load_state(state["ledger"])
+        tracker.load_state(state["ledger"])
         last_steps = dict(state["ledger"]["last_step"])
     except (KeyError, TypeError, ValueError, IndexError, RuntimeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:100]
@@ -203,7 +338,7 @@ class Pace:
         self._most = 1
 
     def advance(self, populations: Sequence[Population], last: int) -> list[Tensor]:
-        """``launch.advance`` by a stretch that does not pass step ``last``."""
+        """``launch.advance`` by a step_batch that does not pass step ``last``."""
         before, started = populations[0].next_step, time.perf_counter()
         losses = advance(populations, min(self._most, last - before))
         steps, seconds = populations[0].next_step - before, time.perf_counter() - started

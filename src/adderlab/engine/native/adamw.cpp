@@ -1,4 +1,4 @@
-// One descent step of every seed: the operations of adderlab.engine.descent in the same order, each
+// One descent step of every seed: the operations of adderlab.engine.step_batch in the same order, each
 // rounded on its own (compiled without contraction into fused operations).
 
 #include <cmath>

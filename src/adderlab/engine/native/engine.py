@@ -14,17 +14,33 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adderlab.engine.base import Compiled, Descent, Function, Sampler, Stepper
-from adderlab.engine.native.adamw import native_descent
-from adderlab.engine.native.build import NativeUnavailable, Say, isa_flags, load_library, to_stderr
+from adderlab.engine.base import (
+    Compiled,
+    Descent,
+    Function,
+    Sampler,
+    Stepper,
+)
+from adderlab.engine.native.build import (
+    NativeUnavailable,
+    Say,
+    isa_flags,
+    load_library,
+    to_stderr,
+)
 from adderlab.engine.native.program import Program
-from adderlab.engine.native.request import TABLE_NAMES, Pointers, Request
-from adderlab.engine.native.sampler import NativeSampler
-from adderlab.engine.native.steps import NativeSteps
+from adderlab.engine.native.steps import (
+    TABLE_NAMES,
+    NativeSampler,
+    NativeSteps,
+    Pointers,
+    Request,
+    native_descent,
+)
 from adderlab.errors import UsageError
 from adderlab.models.tables import TableForm, Tables
-from adderlab.task.curriculum import DataConfig
 from adderlab.task.layouts import Layout
+from adderlab.task.sampling import DataConfig
 
 OPTIONAL = ("norm2_bias", "fc1_bias", "fc2_bias", "norm_f_bias")
 """Tables whose presence is compiled in."""

@@ -22,8 +22,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adderlab.engine.native.build import FOLDER, Say, cache_folder, load_library, to_stderr
-from adderlab.runs.atomic import write_text
+from adderlab.engine.native.build import (
+    FOLDER,
+    Say,
+    cache_folder,
+    load_library,
+    to_stderr,
+)
+from adderlab.files.atomic import write_text
 
 Function = Callable[..., tuple[Tensor, ...]]
 

@@ -36,7 +36,7 @@ inline void ten_digits(uint64_t word, uint8_t* digit) {
     for (int j = 0; j < J; j++) digit[j] = uint8_t(take(word, 10));
 }
 
-// Replaces the uniform digits a and b by a carry pattern built from them (adderlab.task.patterns).
+// Replaces the uniform digits a and b by a carry pattern built from them (adderlab.task.sampling).
 void carry_pattern(const int32_t* patterns, int count, uint64_t word, int max_digits, uint8_t* a, uint8_t* b) {
     int length = std::min(take(word, max_digits) + 1, J);
     int which = take(word, count);

@@ -7,20 +7,199 @@ A answer steps.
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import math
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, float32
 
-from adderlab.engine.native.adamw import AdamWRequest, adamw_library, point
 from adderlab.engine.native.build import FOLDER, NativeUnavailable, load_library
 from adderlab.engine.native.program import Program
-from adderlab.engine.native.request import TABLE_NAMES, Request
-from adderlab.engine.native.sampler import NativeSampler, SamplingRequest, sampler_library
-from adderlab.engine.stretch import Stretch
+from adderlab.engine.step_batch import CONSTANTS, RATES, Descending, StepBatch
 from adderlab.models.tables import Tables
+from adderlab.task import counter
+from adderlab.task.counter import Stream
+from adderlab.task.layouts import Layout
+from adderlab.task.sampling import PATTERNS, DataConfig
+
+# What the C++ kernel is asked for: the structure of request.hpp.
+
+
+TABLE_NAMES = tuple(field.name for field in dataclasses.fields(Tables) if field.name != "form")
+"""In the order of ``enum Table``."""
+
+Pointers = ctypes.c_void_p * len(TABLE_NAMES)
+
+
+class Request(ctypes.Structure):
+    """Mirrors ``Request`` in request.hpp."""
+
+    _fields_ = [
+        ("seeds", ctypes.c_int32),
+        ("batch", ctypes.c_int32),
+        ("threads", ctypes.c_int32),
+        ("eps2", ctypes.c_float),
+        ("epsf", ctypes.c_float),
+        ("tokens", ctypes.c_void_p),
+        ("targets", ctypes.c_void_p),
+        ("token_seed", ctypes.c_int64),
+        ("target_seed", ctypes.c_int64),
+        ("token_row", ctypes.c_int64),
+        ("target_row", ctypes.c_int64),
+        ("table", Pointers),
+        ("grad", Pointers),
+        ("loss", ctypes.c_void_p),
+        ("margins", ctypes.c_void_p),
+        ("answers", ctypes.c_void_p),
+    ]
+
+
+# A descent step of a population in one call: a few hundred parameters a seed are a microsecond of work,
+# but twenty PyTorch operations are a hundred.
+#
+# Shapes: S seeds, N parameters of one model, flat; X and R as in ``engine.step_batch``.
+
+
+ADAMW_SOURCE = Path(__file__).with_name("adamw.cpp")
+FLAGS = ("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-ftree-vectorize")
+
+
+class AdamWRequest(ctypes.Structure):
+    """Mirrors ``AdamW`` in adamw.hpp."""
+
+    _fields_ = [
+        *[(name, ctypes.c_int32) for name in ("seeds", "size")],
+        *[(name, ctypes.c_void_p) for name in ("params", "mean", "square", "slow", "average", "grad")],
+        *[(name, ctypes.c_void_p) for name in ("rates", "constants", "weight_decay", "lr_scale")],
+    ]
+
+
+@cache
+def adamw_library() -> ctypes.CDLL:
+    library = load_library(ADAMW_SOURCE, optimise="-O2", extra=FLAGS)
+    if library.adderlab_adamw_size() != ctypes.sizeof(AdamWRequest):
+        raise NativeUnavailable("its sources changed while this program was running; start it again")
+    return library
+
+
+def native_descent(
+    state: Descending,
+    grad_SN: Tensor,
+    rates_SR: Tensor,
+    constants_SX: Tensor,
+    lr_scale_SN: Tensor | None = None,
+) -> None:
+    """``engine.descent.descend`` on contiguous float32 tensors on the CPU; overwrites ``grad_SN``.
+
+    The same operations in the same order. The results may differ from its in the last bit: PyTorch's
+    square root is that of MKL, which is not always correctly rounded. Raises ``NativeUnavailable``.
+    """
+    S, N = state.params_SN.shape
+    request = AdamWRequest(seeds=S, size=N)
+    point(request, state, (S, N))
+    request.grad = floats(grad_SN, (S, N))
+    request.rates = floats(rates_SR, (S, len(RATES)))
+    request.constants = floats(constants_SX, (S, len(CONSTANTS)))
+    request.lr_scale = None if lr_scale_SN is None else floats(lr_scale_SN, (S, N))
+    adamw_library().adderlab_descend(ctypes.byref(request))
+
+
+def point(request: AdamWRequest, state: Descending, shape: tuple[int, int]) -> None:
+    """Let a request point at the tensors that a step updates, and at the weight decay."""
+    for name in ("params", "mean", "square", "slow", "average"):
+        tensor = getattr(state, f"{name}_SN")
+        setattr(request, name, None if tensor is None else floats(tensor, shape))
+    request.weight_decay = floats(state.weight_decay_S, shape[:1])
+
+
+def floats(tensor: Tensor, shape: tuple[int, ...]) -> int:
+    """Where its numbers lie."""
+    assert tensor.shape == shape and tensor.is_contiguous(), (tensor.shape, shape)
+    assert tensor.dtype == float32 and tensor.device.type == "cpu", (tensor.dtype, tensor.device)
+    return tensor.data_ptr()
+
+
+# Training pairs as tokens, drawn in C++: the twin of ``task.sampling``, equal bit for bit.
+#
+# Shapes: S seeds, B pairs, P input positions, A answer steps.
+
+
+SAMPLER_SOURCE = Path(__file__).with_name("sampler.cpp")
+
+
+class SamplingRequest(ctypes.Structure):
+    """Mirrors ``Sampling`` in sampling.hpp."""
+
+    _fields_ = [
+        *[(name, ctypes.c_int32) for name in ("seeds", "batch", "max_digits")],
+        *[(name, ctypes.c_int32) for name in ("uniform_lengths", "threads")],
+        *[(name, ctypes.c_int32) for name in ("positions", "prompt", "answers", "end_token")],
+        ("threshold", ctypes.c_uint64),
+        ("pattern_count", ctypes.c_int32),
+        ("patterns", ctypes.c_int32 * 5),
+        ("a_position", ctypes.c_int32 * 10),
+        ("b_position", ctypes.c_int32 * 10),
+        *[(name, ctypes.c_void_p) for name in ("key", "blank", "tokens", "targets")],
+    ]
+
+
+@cache
+def sampler_library() -> ctypes.CDLL:
+    return load_library(SAMPLER_SOURCE)
+
+
+class NativeSampler:
+    """The training pairs of one data configuration and layout, as tokens: equal bit for bit to
+    ``layout.encode(*sample_pairs(...))``."""
+
+    def __init__(self, data: DataConfig, layout: Layout, threads: int = 1) -> None:
+        self.data, self.layout, self.threads = data, layout, threads
+        zeros = torch.zeros(1, 10, dtype=torch.uint8)
+        self._blank = layout.encode_prompt(zeros, zeros)[0].contiguous()
+        self._request = SamplingRequest(
+            uniform_lengths=data.curriculum.lengths == "uniform",
+            threads=threads,
+            positions=layout.num_positions,
+            prompt=layout.num_prompt,
+            answers=layout.num_answers,
+            end_token=-1 if layout.end_token is None else layout.end_token,
+            a_position=(ctypes.c_int32 * 10)(*layout.a_positions),
+            b_position=(ctypes.c_int32 * 10)(*layout.b_positions),
+            blank=self._blank.data_ptr(),
+        )
+        if data.carry_mix is not None:
+            names = data.carry_mix.patterns
+            self._request.pattern_count = len(names)
+            self._request.patterns[: len(names)] = [PATTERNS.index(name) for name in names]
+
+    def threshold(self, step: int) -> int:
+        """Rows whose word is smaller are carry patterns."""
+        mix = self.data.carry_mix
+        return int((mix.share_at(step) if mix else 0.0) * (1 << counter.WORD_BITS))
+
+    def request(self, seeds: int, batch_size: int) -> SamplingRequest:
+        """What does not change from step to step."""
+        request = SamplingRequest.from_buffer_copy(self._request)
+        request.seeds, request.batch = seeds, batch_size
+        return request
+
+    def __call__(self, seeds_S: Tensor, step: int, batch_size: int) -> tuple[Tensor, Tensor]:
+        """(tokens_SBP, targets_SBA), uint8, of one step."""
+        S, layout = len(seeds_S), self.layout
+        tokens_SBP = torch.empty((S, batch_size, layout.num_positions), dtype=torch.uint8)
+        targets_SBA = torch.empty((S, batch_size, layout.num_answers), dtype=torch.uint8)
+        key_S = counter.keys(seeds_S, Stream.TRAIN, step)
+        request = self.request(S, batch_size)
+        request.max_digits = self.data.curriculum.max_digits(step)
+        request.threshold = self.threshold(step)
+        request.key = key_S.data_ptr()
+        request.tokens, request.targets = tokens_SBP.data_ptr(), targets_SBA.data_ptr()
+        sampler_library().adderlab_sample(ctypes.byref(request))
+        return tokens_SBP, targets_SBA
+
 
 _FUNCTIONS = (
     "sample",
@@ -97,36 +276,36 @@ class NativeSteps:
             setattr(self._request, name, ctypes.cast(function, ctypes.c_void_p).value)
         self._libraries = (map, pull_back, kernel)
 
-    def __call__(self, stretch: Stretch) -> Tensor:
+    def __call__(self, step_batch: StepBatch) -> Tensor:
         """Take the steps; loss_S before the last one. Raises ``MemoryError``."""
-        (S, N), C, B = stretch.params_SN.shape, stretch.count, stretch.batch_size
+        (S, N), C, B = step_batch.params_SN.shape, step_batch.count, step_batch.batch_size
         assert self._size == N, (self._size, N)
         request, sampler = self._request, self._sampler
         data, layout = sampler.data, sampler.layout
-        steps = range(stretch.first, stretch.first + C)
+        steps = range(step_batch.first, step_batch.first + C)
         loss_S = torch.empty(S)
         arrays = {
             **self._keep,
-            "seed": stretch.seeds_S.contiguous(),
+            "seed": step_batch.seeds_S.contiguous(),
             "max_digits": _ints([data.curriculum.max_digits(step) for step in steps]),
             "threshold": _longs([sampler.threshold(step) for step in steps]),
-            "setting": stretch.setting_S,
-            "rates": stretch.rates_CGR(),
-            "constants": stretch.constants_GX(),
-            "lr_scale": stretch.lr_scale_GN(),
+            "setting": step_batch.setting_S,
+            "rates": step_batch.rates_CGR(),
+            "constants": step_batch.constants_GX(),
+            "lr_scale": step_batch.lr_scale_GN(),
             "loss": loss_S,
         }
         for name, tensor in arrays.items():
             assert tensor is None or tensor.is_contiguous(), name
             setattr(request, name, None if tensor is None else tensor.data_ptr())
-        assert stretch.setting_S.shape == (S,) and stretch.setting_S.dtype == torch.int32
-        request.seeds, request.count, request.first = S, C, stretch.first
-        request.settings = len(stretch.settings)
+        assert step_batch.setting_S.shape == (S,) and step_batch.setting_S.dtype == torch.int32
+        request.seeds, request.count, request.first = S, C, step_batch.first
+        request.settings = len(step_batch.settings)
         request.sampling = sampler.request(1, B)
         request.request.seeds, request.request.batch, request.request.threads = 1, B, self._threads
         request.request.token_row, request.request.target_row = layout.num_positions, layout.num_answers
         request.adamw = AdamWRequest(seeds=1, size=N)
-        point(request.adamw, stretch, (S, N))
+        point(request.adamw, step_batch, (S, N))
         status = _library().adderlab_steps(ctypes.byref(request))
         if status == 2:
             raise MemoryError("the native engine ran out of memory; use a smaller batch")

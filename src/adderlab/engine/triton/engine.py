@@ -13,13 +13,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adderlab.engine.base import Compiled, Descent, Function, Sampler, Stepper
+from adderlab.engine.base import (
+    Compiled,
+    Descent,
+    Function,
+    Sampler,
+    Stepper,
+)
 from adderlab.engine.device_steps import DeviceStepper, Eager
 from adderlab.engine.triton.attention import attend, key_gradient, query_gradient
 from adderlab.engine.triton.head import head
 from adderlab.models.tables import Tables
-from adderlab.task.curriculum import DataConfig
 from adderlab.task.layouts import Layout
+from adderlab.task.sampling import DataConfig
 
 BLOCK = 128
 """Pairs of one program, one to a thread."""

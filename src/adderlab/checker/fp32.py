@@ -1,0 +1,479 @@
+"""The floating-point question: is greedy decoding right as run in fp32?
+
+Rounding moves the fp32 logits of the readable model (``adderlab.models.transformer``) away from the
+real ones. Here that is bounded on every box of a certificate, and compared with the margin that the
+checker has proved there. Assumptions and what is not covered: docs/proof.md, "Floating point".
+
+The attention's error is bounded once for each step and query token, over all keys; the head's on each
+box: first by adding errors up forwards, and where that is too much, backwards (``sensitivity``).
+
+Shapes: N boxes, V vocabulary, P positions, H heads, G key and value heads, K key width, E value width,
+D width, M keys (position and token) that can occur at a step, Z query tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from adderlab.checker import rounding
+from adderlab.checker.head import BOXES_AT_ONCE, margins, residual_stream
+from adderlab.checker.intervals import (
+    Array,
+    Interval,
+    above,
+    concatenate,
+    down,
+    matmul,
+    up,
+)
+from adderlab.checker.model import RADIX, Model
+from adderlab.checker.ranges import own_slots
+from adderlab.checker.rounding import EXP_ULPS, FP32, Rounded, moved_by_rounding
+from adderlab.checker.slopes import Real
+from adderlab.checker.steps import Batch
+from adderlab.checker.tracing import Noisy, Tracing
+from adderlab.errors import Failure
+from adderlab.models.maps import rotary, turn
+from adderlab.models.transformer import Transformer
+
+# What fp32 does to the attention: once for every query and key, then for every leaf.
+#
+# Two effects are kept apart. Wrong weights: fp32 mixes the values with weights w_p (1 + eta_p). Such a
+# mix is again an average of values, only another one, so it moves u by at most
+#
+#     sum w_p |eta_p| |f.U_p - u| / (1 - max |eta|),
+#
+# which is small because the keys with weight have values near the mix: the box is widened by it.
+# Everything else (wrong values, the sums, the output projection) is an error of the stream after it.
+#
+# Shapes: V vocabulary, P positions, H heads, G key and value heads, K key width, E value width, D width,
+# M keys (position and token) of a step, Z query tokens, L slots, T digits, C constant keys, N boxes.
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepError:
+    """Of one step: relative errors of the weights, and what else fp32 does before the projection."""
+
+    eta_ZHLT: Array
+    eta_ZHC: Array
+    mixed: Rounded
+    """The average of values that each query token sees, all heads side by side: (Z, H * E)."""
+    start: Rounded
+    """The stream of the query before the attention: (Z, D)."""
+
+    def stream(self, module: Transformer, z_N: NDArray[np.intp], real: Real) -> Rounded:
+        """The stream after the attention, one row for each of ``z_N``, whose real values are known:
+        (N, D). What is wrong before the projection can be drawn back through it."""
+        mixed, start = (_rows(x, z_N) for x in (self.mixed, self.start))
+        with torch.no_grad(), Tracing():
+            after = _value(Noisy(start) + module.block(0).attn.written(Noisy(mixed)))
+        return Rounded(real, after.err, after.format, True, after.local, after.parents)
+
+
+def _rows(x: Rounded, z_N: NDArray[np.intp]) -> Rounded:
+    err = x.err[z_N]
+    return Rounded(x.known[z_N], err, x.format, True, err)
+
+
+@dataclass(frozen=True)
+class _Projected:
+    """Of B rows (token, position): what ``Attention.forward`` computes before the scores."""
+
+    query: Rounded
+    key: Rounded
+    value: Rounded
+    stream: Rounded
+    """(B, H, 1, K), (B, H, 1, K), (B, H, 1, E) and (B, 1, D), with the way they came."""
+
+
+def _value(x: Tensor) -> Rounded:
+    return x.value if isinstance(x, Noisy) else rounding.exact(x.double().numpy())
+
+
+def _projected(module: Transformer, rows: Sequence[tuple[int, int]]) -> _Projected:
+    """``rows`` are (position, token)."""
+    config, attention, layout = module.config, module.block(0).attn, module.layout
+    V, P, H, G = layout.vocab_size, layout.num_positions, config.n_head, config.kv_heads
+    B = len(rows)
+    positions, tokens = (list(part) for part in zip(*rows, strict=True))
+    tokens_VP = torch.arange(V)[:, None].expand(V, P).contiguous()
+    shared = torch.arange(H) // (H // G)
+    with torch.no_grad(), Tracing():
+        embedded = module._embed(tokens_VP)
+    every, index = _value(embedded), (tokens, positions, np.newaxis)
+    stream = Rounded(every.known[index], every.err[index], every.format, True, every.err[index])
+    with torch.no_grad(), Tracing():
+        x_B1D = Noisy(stream)
+        query, key, value = attention._project(module.block(0).ln1(x_B1D))
+        q = query.view(B, 1, H, -1).transpose(1, 2)
+        k, v = (y.view(B, 1, G, -1).transpose(1, 2) for y in (key, value))
+        if config.qk_norm != "none":
+            q, k = attention.q_norm(q), attention.k_norm(k)
+        if config.rope_theta is not None:
+            angles = rotary(positions, config.key_width, config.rope_theta)
+            cos, sin = (t.to(x_B1D.dtype)[:, None, None] for t in angles)
+            q, k = (turn(y, cos, sin, config.rope_pairs) for y in (q, k))
+        k, v = k[:, shared], v[:, shared]
+    return _Projected(_value(q), _value(k), _value(v), stream)
+
+
+def _score_errors(query: Rounded, key: Rounded) -> Array:
+    """How far the roundings behind queries and keys move q . k: (H, queries, keys).
+
+    (q + dq) . (k + dk) - q . k = dq . (k + dk) + q . dk, each drawn back through the operations.
+    """
+    (A, H, _, K), B = query.shape, key.shape[0]
+    moved = np.zeros((2, H, A, B))
+    for h in range(H):
+        for a in range(A):
+            moved[0, h, a] = moved_by_rounding(key, _seed(query.known[a, h, 0], (B, H, 1, K), h))
+        for b in range(B):
+            moved[1, h, :, b] = moved_by_rounding(query, _seed(key.range[b, h, 0], (A, H, 1, K), h))
+    return up(moved[0] + moved[1])
+
+
+def _seed(direction_K: Interval, shape: tuple[int, ...], h: int) -> Interval:
+    low, high = np.zeros(shape), np.zeros(shape)
+    low[:, h, 0], high[:, h, 0] = direction_K.low, direction_K.high
+    return Interval(low, high)
+
+
+def weight_error(score_HM: Rounded) -> Array:
+    """Bound of |eta| for exp(score - largest score), before normalising: (H, M)."""
+    u = FP32.unit
+    spread_H1 = up(score_HM.range.high.max(1) - score_HM.range.low.min(1))[:, None]
+    exponent = up(up(score_HM.err + 2 * u * spread_H1) + FP32.flush)
+    # |e^x - 1| <= x + x^2 for 0 <= x <= 1; beyond, the weights are lost.
+    grown = np.where(exponent <= 0.1, up(exponent * up(1.0 + exponent)), np.inf)
+    rho = 2.0 * EXP_ULPS * u
+    return up(up(grown * (1.0 + 2 * rho)) + rho)
+
+
+def mix_error(value: Rounded, chosen: np.ndarray, terms: int) -> tuple[Interval, Array]:
+    """softmax(score) @ value in fp32, apart from wrong weights: a range of the result, and a bound of
+    the error, (H, E). ``terms`` is the number of keys mixed, one for each position; those behind the
+    query have weight zero and add nothing, exactly. A weight below 2^-126 may be lost; the largest
+    before normalising is 1."""
+    u = FP32.unit
+    size, worst = value.range[chosen, :, 0].magnitude().max(0), value.err[chosen, :, 0].max(0)
+    # The sum of the weights, the division and the sum of the products: 2 terms + 6 roundings.
+    kappa = (2 * terms + 6) * u * (1.0 + 4.0 * terms * u)
+    lost = 8 * terms * FP32.flush
+    error = up(up(worst * (1.0 + kappa)) + up(up(size * (kappa + lost)) + lost))
+    real = value.known[chosen, :, 0]
+    return Interval(real.low.min(0), real.high.max(0)), error
+
+
+def attention_errors(module: Transformer, model: Model) -> list[StepError]:
+    """For every step of the model that ``module`` computes in fp32."""
+    geometry, n, H = model.geometry, model.columns, module.config.n_head
+    fixed, digits = dict(geometry.separators), range(RADIX)
+    slot_of = {p: s for s, p in enumerate((*geometry.a_positions, *geometry.b_positions))}
+    slot_of |= {p: 2 * n + j for j, p in enumerate(geometry.sum_positions)}
+    asked = [
+        (at, z) for at in geometry.query_positions for z in ([fixed[at]] if at in fixed else digits)
+    ]
+    last = geometry.query_positions[-1]
+    known = [(p, t) for p in range(last + 1) for t in ([fixed[p]] if p in fixed else digits)]
+    queries, keys = _projected(module, asked), _projected(module, known)
+    key_of = {row: number for number, row in enumerate(known)}
+    projection_HAB = _score_errors(queries.query, keys.key)
+
+    found = []
+    for step in model.steps:
+        at = geometry.query_positions[step.index]
+        constant = [(p, t) for p, t in geometry.separators if p < at]
+        seen = [row for row in known if row[0] < at and row[0] not in fixed]
+        slots = np.array([slot_of[p] for p, _ in seen], dtype=np.intp)
+        places = np.array([t for _, t in seen], dtype=np.intp)
+        eta_ZHLT = np.zeros((len(step.tokens), H, 3 * n, RADIX))
+        eta_ZHC = np.zeros((len(step.tokens), H, len(constant) + 1))
+        ranges, errors, asking = [], [], []
+        for row, z in enumerate(step.tokens):
+            a = asked.index((at, z))
+            chosen = np.array([key_of[each] for each in (*seen, *constant, (at, z))])
+            eta_HM = weight_error(_scores(module, queries, keys, projection_HAB, a, chosen))
+            eta_ZHLT[row, :, slots, places] = eta_HM[:, : len(seen)].T
+            eta_ZHC[row] = eta_HM[:, len(seen) :]
+            real, error = mix_error(keys.value, chosen, at + 1)
+            ranges.append(Interval(real.low.reshape(1, -1), real.high.reshape(1, -1)))
+            errors.append(error.reshape(1, -1))
+            asking.append(a)
+        mixed = Rounded(concatenate(ranges), np.concatenate(errors))
+        start = Rounded(queries.stream.known[asking, 0], queries.stream.err[asking, 0])
+        found.append(StepError(eta_ZHLT=eta_ZHLT, eta_ZHC=eta_ZHC, mixed=mixed, start=start))
+    return found
+
+
+def _scores(
+    module: Transformer,
+    queries: _Projected,
+    keys: _Projected,
+    projection_HAB: Array,
+    a: int,
+    chosen: np.ndarray,
+) -> Rounded:
+    """q . k / sqrt(K) of query row a and the chosen keys: (H, M)."""
+
+    def product(q_HK: Array, k_MHK: Array) -> Array:
+        return np.einsum("hk,mhk->hm", q_HK, k_MHK)
+
+    query, key = queries.query, keys.key
+    K = query.shape[3]
+    key_HKM = key.known[chosen, :, 0].transpose(1, 2, 0)
+    real = matmul(query.known[a, :, 0][:, None], key_HKM)[:, 0]
+    size = above(product(query.range[a, :, 0].magnitude(), key.range[chosen, :, 0].magnitude()), K)
+    own = up(K * FP32.unit * (1.0 + 2.0 * K * FP32.unit) * size + K * FP32.flush)
+    dot = Rounded(real, up(projection_HAB[:, a, chosen] + own))
+    return rounding.divide(dot, rounding.constant(math.sqrt(module.config.key_width), FP32))
+
+
+def drift(batch: Batch, error: StepError) -> Array:
+    """How far wrong weights move u on each box: (N, K). Infinite where the weights are lost.
+
+    The average of eta |f.U - u| is at most the sum with all free digits at their worst over the least
+    sum of weights, and at most the largest single term.
+    """
+    step, parts, leaf = batch.step, batch.parts, batch.leaves
+    row, z = batch.directions[1], batch.residual[1]
+    N, H, E = len(row), *parts.projected_RHELT.shape[1:3]
+    low_NHE, high_NHE = batch.low_NK.reshape(N, H, E), batch.high_NK.reshape(N, H, E)
+    moved, most, least = np.zeros((N, H, E)), np.zeros((N, H, E)), np.zeros((N, H))
+    most_eta = np.maximum(error.eta_ZHLT.max((2, 3)), error.eta_ZHC.max(2))[z]
+
+    def include(weight: Interval, eta: Array, projected: Interval) -> None:
+        nonlocal moved, most, least
+        distance = np.maximum(up(projected.high - low_NHE), up(high_NHE - projected.low))
+        each = up(eta[:, :, None] * np.maximum(distance, 0.0))
+        moved, most = up(moved + up(weight.high[:, :, None] * each)), np.maximum(most, each)
+        least = down(least + weight.low)
+
+    own = own_slots(step, leaf)
+    for slot, digit in own:
+        include(
+            parts.weight_RHLT[row, :, slot, digit],
+            error.eta_ZHLT[z, :, slot, digit],
+            parts.projected_RHELT[row, :, :, slot, digit],
+        )
+    for c in range(parts.constant_RHC.shape[-1]):
+        include(parts.constant_RHC[row, :, c], error.eta_ZHC[z, :, c], parts.constant_RHEC[row, :, :, c])
+    free_RHE, most_RHE, least_RH = _free_part(batch, error, {slot for slot, _ in own})
+    moved, least = up(moved + free_RHE[row]), down(least + least_RH[row])
+    most = np.maximum(most, most_RHE[row])
+    share = np.fmin(np.where(least[:, :, None] > 0, up(moved / least[:, :, None]), np.inf), most)
+    drifted = up(share / down(1.0 - most_eta)[:, :, None])
+    lost = ~(most_eta < 0.5)[:, :, None] | ~(drifted >= 0)
+    return np.where(lost, np.inf, drifted).reshape(N, H * E)
+
+
+def _free_part(batch: Batch, error: StepError, own: set[int]) -> tuple[Array, Array, Array]:
+    """Of the slots that a leaf leaves free, for each row: the sum with each digit at its worst, the
+    largest eta |f.U - u|, and the least sum of weights. u is an average of f.U, so it is no further
+    from one of them than they are from each other."""
+    step, parts = batch.step, batch.parts
+    i, n = step.index, step.columns
+    free = [s for s in range(2 * n) if s not in own] + [2 * n + j for j in range(max(i - 1, 0))]
+    z_R = _row_tokens(batch.directions[1], batch.residual[1], parts.constant_RHC.shape[0])
+    weight, projected = parts.weight_RHLT[:, :, free], parts.projected_RHELT[:, :, :, free]
+    seen = [*free, *own]
+    highest = parts.projected_RHELT.high[:, :, :, seen].max((3, 4))
+    lowest = parts.projected_RHELT.low[:, :, :, seen].min((3, 4))
+    highest = np.maximum(highest, parts.constant_RHEC.high.max(3))[..., None, None]
+    lowest = np.minimum(lowest, parts.constant_RHEC.low.min(3))[..., None, None]
+    distance = np.maximum(up(projected.high - lowest), up(highest - projected.low))
+    each = up(error.eta_ZHLT[z_R][:, :, free][:, :, None] * distance)
+    worst = up(weight.high[:, :, None] * each).max(4)
+    R, H, E = worst.shape[:3]
+    moved, least = np.zeros((R, H, E)), np.zeros((R, H))
+    for s in range(len(free)):
+        moved = up(moved + worst[..., s])
+        least = down(least + weight.low[:, :, s].min(2))
+    return moved, each.max((3, 4), initial=0.0), np.maximum(least, 0.0)
+
+
+def _row_tokens(row_N: NDArray[np.intp], z_N: NDArray[np.intp], rows: int) -> NDArray[np.intp]:
+    """The query token of each row of the frame."""
+    out = np.zeros(rows, dtype=np.intp)
+    out[row_N] = z_N
+    return out
+
+
+MOST_HALVINGS = 8
+ROWS_AT_ONCE = 512
+EFFORT = 100_000
+"""Halves of boxes examined in all before the question is given up: some 25 seconds."""
+GOOD_SHARE = 0.5
+"""Errors are drawn backwards where adding them forwards leaves less than this share of the margin
+that the certificate claims for the step; so the fp32 margin reported means something."""
+CLOSER_HALVINGS = 2
+"""As often a box is halved also where a small part of that margin is left, for the same reason."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FloatReport:
+    """What is proved about greedy decoding by the readable model in fp32."""
+
+    covered: bool
+    """Whether every one of the pairs is added right in fp32 too."""
+    left: int
+    """Leaves and cells for which that could not be shown."""
+    margin: float | None
+    """Where covered: no fp32 margin is smaller, in logits."""
+    reason: str | None = None
+    """Why the question could not be asked at all."""
+
+
+def logits_after_attention(module: Transformer, x_ND: Rounded) -> Rounded:
+    """What ``Transformer.forward`` does to the stream after attention: logits (N, V)."""
+    block = module.block(0)
+    with torch.no_grad(), Tracing():
+        x: Tensor = Noisy(x_ND)
+        x = x + block.mlp(block.ln2(x))
+        logits = module.read_out(x)
+    assert isinstance(logits, Noisy)
+    return logits.value
+
+
+Boxes = tuple[NDArray[np.intp], Array, Array]
+"""Rows of a batch, and the ends (N, K) of a box for each."""
+
+
+@dataclass(kw_only=True)
+class FloatCheck:
+    """Collects batches of proved boxes and finds out whether fp32 decides them alike."""
+
+    module: Transformer
+    errors: list[StepError]
+    effort: int = EFFORT
+    halves: int = 0
+    left: set[tuple[int, bool, int]] = field(default_factory=set)
+    margin: float = math.inf
+    reason: str | None = None
+
+    @classmethod
+    def of(cls, module: Transformer, model: Model) -> FloatCheck:
+        """``model`` is what ``module`` computes, in real arithmetic."""
+        try:
+            with np.errstate(all="ignore"):
+                return cls(module=module, errors=attention_errors(module, model))
+        except (Failure, ArithmeticError) as error:
+            return cls(module=module, errors=[], reason=str(error))
+
+    def take(self, batch: Batch) -> None:
+        """Decide the boxes of one batch."""
+        if self.reason is None:
+            try:
+                with np.errstate(all="ignore"):
+                    self._take(batch)
+            except Failure as error:
+                self.reason = str(error)
+
+    def _take(self, batch: Batch) -> None:
+        # Wrong weights are another average of values: they widen the box.
+        drift_NK = drift(batch, self.errors[batch.step.index])
+        low_NK, high_NK = down(batch.low_NK - drift_NK), up(batch.high_NK + drift_NK)
+        bounded_N = np.isfinite(drift_NK).all(1)
+        self._leave(batch, np.flatnonzero(~bounded_N))
+        asked, good = np.flatnonzero(bounded_N), GOOD_SHARE * GOOD_SHARE * max(batch.claimed, 0.0)
+        for start in range(0, len(asked), BOXES_AT_ONCE):
+            part = asked[start : start + BOXES_AT_ONCE]
+            boxes = (part, low_NK[part], high_NK[part])
+            for halving in range(MOST_HALVINGS + 1):
+                after_N, axis_N = self._try(batch, boxes)
+                enough = good if halving < CLOSER_HALVINGS else 0.0
+                open_N = ~(after_N > enough)
+                self.margin = min(self.margin, float(after_N[~open_N].min(initial=np.inf)))
+                boxes = (boxes[0][open_N], boxes[1][open_N], boxes[2][open_N])
+                if not open_N.any() or halving == MOST_HALVINGS:
+                    break
+                boxes = _halved(boxes, axis_N[open_N])
+                self._spend(len(boxes[0]), batch)
+            self._leave(batch, boxes[0])
+
+    def _leave(self, batch: Batch, rows: NDArray[np.intp]) -> None:
+        for owner in np.unique(batch.owner_N[rows]):
+            self.left.add((batch.step.index, batch.cells, int(owner)))
+
+    def _spend(self, boxes: int, batch: Batch) -> None:
+        self.halves += boxes
+        if self.halves > self.effort:
+            raise Failure(
+                f"rounding may matter on so many boxes that the effort of {self.effort:,} halves was "
+                f"used up at step {batch.step.index} of {batch.step.columns}"
+            )
+
+    def _try(self, batch: Batch, boxes: Boxes) -> tuple[Array, NDArray[np.intp]]:
+        """For each box a lower bound of the fp32 margin (not a number where there is none), and the
+        coordinate to halve it in. A box on which the arithmetic breaks down harms no other."""
+        try:
+            return self._decide(batch, boxes)
+        except ArithmeticError:
+            rows, low_NK, high_NK = boxes
+            if len(rows) == 1:
+                return np.array([np.nan]), (high_NK - low_NK).argmax(1)
+            self._spend(len(rows), batch)
+            halves = (slice(None, len(rows) // 2), slice(len(rows) // 2, None))
+            tried = [self._try(batch, (rows[h], low_NK[h], high_NK[h])) for h in halves]
+            after_N, axis_N = (np.concatenate(each) for each in zip(*tried, strict=True))
+            return after_N, axis_N
+
+    def _decide(self, batch: Batch, boxes: Boxes) -> tuple[Array, NDArray[np.intp]]:
+        rows, low_NK, high_NK = boxes
+        (residual, z), (directions, r), right = batch.residual, batch.directions, batch.right
+        z_N, x0_ND, R_NKD = z[rows], residual[z[rows]], directions[r[rows]]
+        found = margins(batch.head, right, x0_ND, R_NKD, low_NK, high_NK)
+        margin_NQ = found.each_low_NQ()
+        others = np.array([t for t in range(batch.head.unembed.shape[1]) if t != right])
+
+        def logits(chosen: Any) -> Rounded:
+            stream = residual_stream(x0_ND[chosen], R_NKD[chosen], low_NK[chosen], high_NK[chosen])
+            error = self.errors[batch.step.index]
+            return logits_after_attention(self.module, error.stream(self.module, z_N[chosen], stream))
+
+        forward = logits(slice(None)).err
+        error_NQ = up(forward[:, [right]] + forward[:, others])
+        wanted = GOOD_SHARE * max(batch.claimed, 0.0)
+        unsure_NQ = ~(down(margin_NQ - error_NQ) > wanted)
+        unsure = np.flatnonzero(unsure_NQ.any(1))
+        for start in range(0, len(unsure), ROWS_AT_ONCE):
+            n = unsure[start : start + ROWS_AT_ONCE]
+            again = logits(n)
+            for q in np.flatnonzero(unsure_NQ[n].any(0)):
+                direction = np.zeros(again.shape)
+                direction[:, right], direction[:, others[q]] = 1.0, -1.0
+                moved = moved_by_rounding(again, Interval(direction))
+                error_NQ[n, q] = np.fmin(moved, error_NQ[n, q])
+        after_N = down(margin_NQ - error_NQ).min(1)
+        spread_NK = np.where(np.isfinite(found.spread_NK), found.spread_NK, high_NK - low_NK)
+        return after_N, spread_NK.argmax(1)
+
+    def report(self) -> FloatReport:
+        """After all batches of an accepted certificate."""
+        covered = not self.left and self.reason is None
+        return FloatReport(
+            covered=covered,
+            left=len(self.left),
+            margin=self.margin if covered else None,
+            reason=self.reason,
+        )
+
+
+def _halved(boxes: Boxes, axis_N: NDArray[np.intp]) -> Boxes:
+    rows, low_NK, high_NK = boxes
+    each = np.arange(len(rows))
+    cut = low_NK[each, axis_N] + 0.5 * (high_NK[each, axis_N] - low_NK[each, axis_N])
+    left_high, right_low = high_NK.copy(), low_NK.copy()
+    left_high[each, axis_N] = right_low[each, axis_N] = cut
+    return (
+        np.concatenate([rows, rows]),
+        np.concatenate([low_NK, right_low]),
+        np.concatenate([left_high, high_NK]),
+    )

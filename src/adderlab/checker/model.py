@@ -1,0 +1,269 @@
+"""One model as the checker sees it: where the digits stand, and its tables as intervals.
+
+Shapes: n columns, A steps, P positions, V vocabulary, H heads, K key dimension, E bottleneck, D width,
+F hidden, Z query tokens of a step, L = 3n slots (a_0.., b_0.., s_0..), T = 10 digits, C constant keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adderlab.checker import functions, intervals
+from adderlab.checker.intervals import (
+    Interval,
+    concatenate,
+    matmul,
+    stack,
+)
+from adderlab.errors import Failure
+
+RADIX = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Geometry:
+    """Positions of the digits, units first, and of everything else."""
+
+    a_positions: tuple[int, ...]
+    b_positions: tuple[int, ...]
+    sum_positions: tuple[int, ...]
+    query_positions: tuple[int, ...]
+    """Of the n + 1 digit steps; step i reads the keys up to and including this position."""
+    separators: tuple[tuple[int, int], ...]
+
+    @property
+    def columns(self) -> int:
+        return len(self.a_positions)
+
+    def __post_init__(self) -> None:
+        """Refuses a layout for which the leaves below would not describe what a step sees."""
+        n = self.columns
+        fixed = dict(self.separators)
+        right = len(self.b_positions) == n and len(self.query_positions) == n + 1
+        right = right and self.query_positions[1:] == self.sum_positions[:n]
+        right = right and len(fixed) == len(self.separators)
+        prompt = sorted((*self.a_positions, *self.b_positions, *fixed))
+        right = right and prompt == list(range(self.query_positions[0] + 1))
+        right = right and self.query_positions[0] in fixed
+        first = self.query_positions[0]
+        right = right and self.query_positions == tuple(range(first, first + n + 1))
+        if not right:
+            raise Failure("the checker does not know this kind of token layout")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """What follows the attention. An absent weight is one, an absent bias zero."""
+
+    norm2: str
+    norm2_eps: Interval
+    norm2_weight: Interval
+    norm2_bias: Interval
+    activation: str
+    fc1: Interval
+    fc1_bias: Interval
+    gate: Interval | None
+    fc2: Interval
+    fc2_bias: Interval
+    norm_f: str
+    norm_f_eps: Interval
+    norm_f_weight: Interval
+    norm_f_bias: Interval
+    unembed: Interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """Everything step i needs. Weights are exp(score - shift) with one shift for each (z, h)."""
+
+    index: int
+    columns: int
+    tokens: tuple[int, ...]
+    weight_ZHLT: Interval
+    """Of digits; the slots s_(i-1).. n - 1 are not keys of this step and hold zeros."""
+    value_LTHE: Interval
+    constant_weight_ZHC: Interval
+    constant_value_ZCHE: Interval
+    """Separators and the query token itself."""
+    residual_ZD: Interval
+
+    @property
+    def leaf_shape(self) -> tuple[int, ...]:
+        """Choices of (c_(i-1), a_(i-1), b_(i-1), a_i, b_i)."""
+        i, n = self.index, self.columns
+        before = (1, 1, 1) if i == 0 else (1 if i == 1 else 2, RADIX, RADIX)
+        return (*before, *((1, 1) if i == n else (RADIX, RADIX)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leaves:
+    """The leaves of one step in canonical order. Absent columns count as digit 0."""
+
+    carry: NDArray[np.intp]
+    """c_(i-1), the carry into column i - 1."""
+    a_before: NDArray[np.intp]
+    b_before: NDArray[np.intp]
+    a: NDArray[np.intp]
+    b: NDArray[np.intp]
+    row: NDArray[np.intp]
+    """Index of the query token."""
+    right: NDArray[np.intp]
+    """The digit that this step has to produce."""
+
+    def __len__(self) -> int:
+        return len(self.carry)
+
+
+def leaves_of(step: Step) -> Leaves:
+    carry, a_before, b_before, a, b = (
+        axis.reshape(-1) for axis in np.indices(step.leaf_shape).astype(np.intp)
+    )
+    total = a_before + b_before + carry
+    carry_here = total // RADIX
+    return Leaves(
+        carry=carry,
+        a_before=a_before,
+        b_before=b_before,
+        a=a,
+        b=b,
+        row=total % RADIX if step.index else np.zeros_like(total),
+        right=(a + b + carry_here) % RADIX,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    geometry: Geometry
+    query_AVHK: Interval
+    key_PVHK: Interval
+    value_PVHE: Interval
+    residual_AVD: Interval
+    out_HED: Interval
+    head: Head
+
+    @property
+    def columns(self) -> int:
+        return self.geometry.columns
+
+    @property
+    def heads(self) -> int:
+        return self.out_HED.shape[0]
+
+    @property
+    def bottleneck(self) -> int:
+        return self.out_HED.shape[1]
+
+    @cached_property
+    def steps(self) -> tuple[Step, ...]:
+        return tuple(self._step(i) for i in range(self.columns + 1))
+
+    def _step(self, i: int) -> Step:
+        geometry, n, H, E = self.geometry, self.columns, self.heads, self.bottleneck
+        at = geometry.query_positions[i]
+        constant = [(p, token) for p, token in geometry.separators if p < at]
+        tokens = (dict(geometry.separators)[at],) if i == 0 else tuple(range(RADIX))
+        seen = (*geometry.a_positions, *geometry.b_positions, *geometry.sum_positions[: max(i - 1, 0)])
+        if sorted((*seen, *(p for p, _ in constant), at)) != list(range(at + 1)):
+            raise Failure(f"step {i} of this layout reads positions the checker cannot place")
+        Z = len(tokens)
+
+        score = [self._scores(i, z, at) for z in tokens]  # each (H, P, V)
+        digits = [s[:, list(seen), :RADIX] for s in score]
+        others = [
+            stack([s[:, p, token] for p, token in constant] + [s[:, at, z]], 1)
+            for s, z in zip(score, tokens, strict=True)
+        ]
+        weight_ZHLT = np.zeros((2, Z, H, 3 * n, RADIX))
+        constant_ZHC = np.zeros((2, Z, H, len(constant) + 1))
+        for z in range(Z):
+            peak_H = np.maximum(digits[z].high.max((1, 2)), others[z].high.max(1))
+            for target, part in ((weight_ZHLT, digits[z]), (constant_ZHC, others[z])):
+                shift = peak_H.reshape(-1, *[1] * (part.ndim - 1))
+                weight = functions.exp(part - shift)
+                for end, numbers in enumerate((weight.low, weight.high)):
+                    target[(end, z, slice(None), slice(0, part.shape[1]))] = numbers
+        value_LTHE = self.value_PVHE[list(seen), :RADIX]
+        hidden = 3 * n - len(seen)
+        value_LTHE = concatenate([value_LTHE, Interval(np.zeros((hidden, RADIX, H, E)))])
+        return Step(
+            index=i,
+            columns=n,
+            tokens=tokens,
+            weight_ZHLT=Interval(*weight_ZHLT),
+            value_LTHE=value_LTHE,
+            constant_weight_ZHC=Interval(*constant_ZHC),
+            constant_value_ZCHE=stack(
+                [stack([self.value_PVHE[p, token] for p, token in (*constant, (at, z))]) for z in tokens]
+            ),
+            residual_ZD=self.residual_AVD[i, list(tokens)],
+        )
+
+    def _scores(self, i: int, token: int, at: int) -> Interval:
+        """query . key of every position up to ``at``: (H, P, V)."""
+        query_HK1 = self.query_AVHK[i, token].reshape(self.heads, -1, 1)
+        P, V = at + 1, self.key_PVHK.shape[1]
+        key_HMK = self.key_PVHK[:P].reshape(P * V, self.heads, -1).transpose(1, 0, 2)
+        return matmul(key_HMK, query_HK1).reshape(self.heads, P, V)
+
+
+def model_from_tables(form: Any, tables: Mapping[str, Interval]) -> Model:
+    """From enclosed tables and their ``TableForm``.
+
+    A value dimension above the width is folded into the output projection (docs/proof.md, 4.1).
+    """
+    layout, n = form.layout, len(form.layout.a_positions)
+    width, hidden = form.width, form.hidden
+    ones, zeros = Interval(np.ones(width)), Interval(np.zeros(width))
+    value, out = tables["value"], tables["attn_out"]
+    if form.value_dim > width:
+        P, V, H, E = value.shape
+        flat = matmul(value.reshape(P * V, H, E).transpose(1, 0, 2), out)
+        value = flat.transpose(1, 0, 2).reshape(P, V, H, width)
+        out = Interval(np.broadcast_to(np.eye(width), (H, width, width)).copy())
+    norms: dict[str, Any] = {}
+    for name, norm in (("norm2", form.norm2), ("norm_f", form.norm_f)):
+        if norm.kind not in ("none", "rms", "layer"):
+            raise Failure(f"the checker does not know the norm {norm.kind!r}")
+        norms[name] = norm.kind
+        norms[f"{name}_eps"] = intervals.widened(norm.eps)
+        norms[f"{name}_weight"] = tables.get(f"{name}_weight", ones)
+        norms[f"{name}_bias"] = tables.get(f"{name}_bias", zeros)
+    if form.activation not in ("gelu", "relu", "swiglu"):
+        raise Failure(f"the checker does not know the activation {form.activation!r}")
+    if (form.activation == "swiglu") != ("gate" in tables):
+        raise Failure("a gate belongs to SwiGLU and to nothing else")
+    return Model(
+        geometry=Geometry(
+            a_positions=tuple(layout.a_positions),
+            b_positions=tuple(layout.b_positions),
+            sum_positions=tuple(layout.sum_positions),
+            query_positions=tuple(layout.query_positions)[: n + 1],
+            separators=tuple(layout.separators),
+        ),
+        query_AVHK=tables["query"],
+        key_PVHK=tables["key"],
+        value_PVHE=value,
+        residual_AVD=tables["residual"],
+        out_HED=out,
+        head=Head(
+            activation=form.activation,
+            fc1=tables["fc1"],
+            fc1_bias=tables.get("fc1_bias", Interval(np.zeros(hidden))),
+            gate=tables.get("gate"),
+            fc2=tables["fc2"],
+            fc2_bias=tables.get("fc2_bias", zeros),
+            unembed=tables["unembed"],
+            **norms,
+        ),
+    )
+
+
+def digits_of(number: int, count: int) -> list[int]:
+    """Units first."""
+    return [number // RADIX**j % RADIX for j in range(count)]

@@ -1,0 +1,312 @@
+"""The claims low <= f.y <= high, proved by one maximum each (docs/proof.md, section 1).
+
+f.y <= tau on a leaf or cell if and only if the largest value there of
+sum_p W[p, t_p] (f.U[p, t_p] - tau) is not positive. What is computed is an upper bound of that
+largest value, so a claim that passes is true; the claimed numbers themselves are not trusted.
+
+Sides: 0 proves low (all signs turned), 1 proves high.
+Shapes: Z query tokens, H heads, E functionals per head, M nodes, L slots, T digits, C constant keys,
+N leaves or cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adderlab.checker.head import margins
+from adderlab.checker.intervals import (
+    Array,
+    Interval,
+    matmul,
+    up,
+)
+from adderlab.checker.model import RADIX, Leaves, Model, Step, digits_of
+
+# Programmes over the carry: upper bounds of maxima, and exact counts, over all free digits.
+#
+# Columns below i - 1 are tied together by the carries, because their answer digits are keys too; the
+# columns above i are free. Maxima are for a batch of independent instances, the batch last.
+#
+# Shapes: n columns, L = 3n slots (a_0.., b_0.., s_0..), T = 10 digits, B batch.
+
+
+FREE = -1
+"""Stands for a digit or carry that is not fixed."""
+NEVER = -1e300
+"""The gain of what is forbidden: far below all real gains, and sums of it stay finite."""
+
+
+def _pair_maxima(a_TB: Array, b_TB: Array) -> Array:
+    """For q = 0 .. 18: at least max over a + b = q of a_TB[a] + b_TB[b]."""
+    best_QB = np.full((2 * RADIX - 1, a_TB.shape[1]), NEVER)
+    for a in range(RADIX):
+        window = best_QB[a : a + RADIX]
+        np.maximum(window, a_TB[a] + b_TB, out=window)
+    # A step up is monotone, so one after the maximum rounds up every sum before it.
+    return up(best_QB)
+
+
+def maximum(
+    gain_LTB: Array, i: int, n: int, carry_allowed_JCB: NDArray[np.bool_] | None = None
+) -> tuple[Array, Array]:
+    """Upper bounds, for carry 0 and for carry 1 into column i - 1, of the largest sum of gains over
+    the digits of all columns but i and i - 1 (for step 0: but column 0, with no carry).
+
+    A gain of NEVER forbids a digit, ``carry_allowed_JCB[j, c]`` a carry c into column j.
+    """
+    B = gain_LTB.shape[-1]
+    state = [np.zeros(B), np.full(B, NEVER)]
+    for j in range(i - 1):
+        if carry_allowed_JCB is not None:
+            state = [np.where(carry_allowed_JCB[j, c], state[c], NEVER) for c in (0, 1)]
+        pair_QB = _pair_maxima(gain_LTB[j], gain_LTB[n + j])
+        answer_TB = gain_LTB[2 * n + j]
+        out = [np.full(B, NEVER), np.full(B, NEVER)]
+        for carry in (0, 1):
+            first_over = RADIX - carry  # the smallest a + b that carries
+            for into, sums, answers in (
+                (0, pair_QB[:first_over], answer_TB[carry:]),
+                (1, pair_QB[first_over:], answer_TB[: RADIX - 1 + carry]),
+            ):
+                column_B = up((sums + answers).max(0))
+                out[into] = np.maximum(out[into], up(state[carry] + column_B))
+        state = out
+    for j in range(i + 1, n):
+        for slot in (j, n + j):
+            best_B = gain_LTB[slot].max(0)
+            state = [up(each + best_B) for each in state]
+    return state[0], state[1]
+
+
+def _carrying_pairs() -> list[list[list[int]]]:
+    """[a][b][c]: number of digit pairs with a + b + c >= 10; the last index of a and b means free."""
+    choices = [[digit] for digit in range(RADIX)] + [list(range(RADIX))]
+    return [
+        [[sum(a + b + c >= RADIX for a in some_a for b in some_b) for c in (0, 1)] for some_b in choices]
+        for some_a in choices
+    ]
+
+
+_CARRYING = _carrying_pairs()
+
+
+def count(a: Sequence[int], b: Sequence[int], carry: Sequence[int], i: int) -> tuple[int, int]:
+    """Exact numbers of digit choices of all columns but i and i - 1, for carry 0 and 1 into i - 1.
+
+    ``a``, ``b`` and ``carry`` (into column j) give the fixed values, FREE elsewhere; entries of
+    columns i and i - 1 are not read. Python integers: nothing can overflow.
+    """
+    n = len(a)
+    ways = [1, 0]
+    for j in range(i - 1):
+        if carry[j] != FREE:
+            ways[1 - carry[j]] = 0
+        size = (1 if a[j] != FREE else RADIX) * (1 if b[j] != FREE else RADIX)
+        over0, over1 = _CARRYING[a[j]][b[j]]
+        ways = [
+            ways[0] * (size - over0) + ways[1] * (size - over1),
+            ways[0] * over0 + ways[1] * over1,
+        ]
+    free = 1
+    for j in range(i + 1, n):
+        free *= (1 if a[j] != FREE else RADIX) * (1 if b[j] != FREE else RADIX)
+    return ways[0] * free, ways[1] * free
+
+
+CELLS_AT_ONCE = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Projected:
+    """Weights and f.U for R rows of functionals; a row is a query token, or one split leaf.
+
+    ``weight_RHLT``, ``projected_RHELT``; constant keys ``constant_RHC``, ``constant_RHEC``.
+    """
+
+    weight_RHLT: Interval
+    projected_RHELT: Interval
+    constant_RHC: Interval
+    constant_RHEC: Interval
+
+
+def project(step: Step, rows: NDArray[np.intp], functional_RHEE: Interval) -> Projected:
+    """f_k.U for each row's functionals f_k = functional[r, h, k]; ``rows`` are query token indices."""
+    L, T, H, E = step.value_LTHE.shape
+    value_HEM = step.value_LTHE.reshape(L * T, H, E).transpose(1, 2, 0)
+    projected = matmul(functional_RHEE, value_HEM).reshape(len(rows), H, E, L, T)
+    constant_RHEC = step.constant_value_ZCHE[rows].transpose(0, 2, 3, 1)
+    return Projected(
+        weight_RHLT=step.weight_ZHLT[rows],
+        projected_RHELT=projected,
+        constant_RHC=step.constant_weight_ZHC[rows],
+        constant_RHEC=matmul(functional_RHEE, constant_RHEC),
+    )
+
+
+def gain(weight: Interval, projected: Interval, tau: Array, side: int) -> Array:
+    """Upper bound of W (f.U - tau) for side 1, of W (tau - f.U) for side 0."""
+    inner = up(projected.high - tau) if side else up(tau - projected.low)
+    return up(np.where(inner > 0, weight.high, weight.low) * inner)
+
+
+def own_slots(step: Step, leaf: Leaves) -> list[tuple[int, NDArray[np.intp]]]:
+    """(slot, its digit on every leaf) of columns i and i - 1."""
+    i, n = step.index, step.columns
+    here = [(i, leaf.a), (n + i, leaf.b)] if i < n else []
+    before = [(i - 1, leaf.a_before), (n + i - 1, leaf.b_before)] if i > 0 else []
+    return here + before
+
+
+def _own_part(
+    parts: Projected, leaf: Leaves, step: Step, row: NDArray[np.intp], tau_NHE: Array, side: int
+) -> Array:
+    """Upper bound of what columns i, i - 1 and the constant keys add on each leaf: (N, H, E)."""
+    total = np.zeros_like(tau_NHE)
+    for slot, digit in own_slots(step, leaf):
+        weight = parts.weight_RHLT[row, :, slot, digit][:, :, None]
+        total = up(total + gain(weight, parts.projected_RHELT[row, :, :, slot, digit], tau_NHE, side))
+    for constant in range(parts.constant_RHC.shape[-1]):
+        weight = parts.constant_RHC[row, :, constant][:, :, None]
+        total = up(total + gain(weight, parts.constant_RHEC[row, :, :, constant], tau_NHE, side))
+    return total
+
+
+def _chord(nodes_M: Array, value_M: Array, tau_N: Array) -> Array:
+    """Upper bound at ``tau_N`` of a convex function that is at most ``value_M`` at the nodes.
+
+    Plus infinity outside the nodes.
+    """
+    last = len(nodes_M) - 1
+    m_N = np.clip(np.searchsorted(nodes_M, tau_N, side="right") - 1, 0, last - 1)
+    left, right = Interval(nodes_M[m_N]), Interval(nodes_M[m_N + 1])
+    share = (tau_N - left) / (right - left)
+    share = Interval(np.clip(share.low, 0.0, 1.0), np.clip(share.high, 0.0, 1.0))
+    at_left, at_right = Interval(value_M[m_N]), Interval(value_M[m_N + 1])
+    bound_N = (at_left + share * (at_right - at_left)).high
+    return np.where((nodes_M[0] <= tau_N) & (tau_N <= nodes_M[-1]), bound_N, np.inf)
+
+
+def leaf_excess(
+    step: Step, leaf: Leaves, parts: Projected, nodes_ZHE2M: Array, bounds_NHE2: Array
+) -> Array:
+    """Upper bound of S(tau) for every claim of every leaf: (N, H, E, 2). Proved where <= 0."""
+    i, n = step.index, step.columns
+    Z, H, E, _, M = nodes_ZHE2M.shape
+    L, T = parts.weight_RHLT.shape[2:]
+    weight = parts.weight_RHLT.transpose(2, 3, 0, 1).reshape(L, T, Z, H, 1, 1)
+    projected = parts.projected_RHELT.transpose(3, 4, 0, 1, 2).reshape(L, T, Z, H, E, 1)
+    excess = np.empty(bounds_NHE2.shape)
+    order = [np.flatnonzero(leaf.row == z) for z in range(Z)]
+    for side in (0, 1):
+        gains = gain(weight, projected, nodes_ZHE2M[:, :, :, side], side)
+        best = [part.reshape(Z, H, E, M) for part in maximum(gains.reshape(L, T, -1), i, n)]
+        excess[..., side] = _own_part(parts, leaf, step, leaf.row, bounds_NHE2[..., side], side)
+        for z, rows in enumerate(order):
+            for h, k in np.ndindex(H, E):
+                nodes_M, tau_N = nodes_ZHE2M[z, h, k, side], bounds_NHE2[rows, h, k, side]
+                free = np.where(
+                    leaf.carry[rows] == 0,
+                    _chord(nodes_M, best[0][z, h, k], tau_N),
+                    _chord(nodes_M, best[1][z, h, k], tau_N) if i > 1 else np.inf,
+                )
+                excess[rows, h, k, side] = up(excess[rows, h, k, side] + free)
+    return excess
+
+
+def cell_excess(
+    step: Step,
+    leaf: Leaves,
+    parts: Projected,
+    row_N: NDArray[np.intp],
+    digits_NL: NDArray[np.int8],
+    carries_NJ: NDArray[np.int8],
+    bounds_NHE2: Array,
+) -> Array:
+    """The same for cells, each with its own maximum over what its digits and carries leave free.
+
+    ``leaf`` has one entry per cell; ``row_N`` is the cell's row in ``parts``; -1 means free in
+    ``digits_NL`` (a and b) and ``carries_NJ``.
+    """
+    i, n = step.index, step.columns
+    excess = np.empty(bounds_NHE2.shape)
+    for start in range(0, len(row_N), CELLS_AT_ONCE):
+        part = slice(start, start + CELLS_AT_ONCE)
+        row = row_N[part]
+        cells, H, E, _ = bounds_NHE2[part].shape
+        weight = parts.weight_RHLT[row].transpose(2, 3, 0, 1)[..., None]
+        projected = parts.projected_RHELT[row].transpose(3, 4, 0, 1, 2)
+        choice_TN = np.arange(10)[:, None] == digits_NL[part].T[:, None]
+        allowed_LTN = choice_TN | (digits_NL[part].T[:, None] < 0)
+        carry_JCN = (carries_NJ[part].T[:, None] < 0) | (
+            carries_NJ[part].T[:, None] == np.arange(2)[:, None]
+        )
+        carry_JCB = np.repeat(carry_JCN, H * E, axis=2)
+        own_leaf = Leaves(**{name: getattr(leaf, name)[part] for name in leaf.__dataclass_fields__})
+        for side in (0, 1):
+            tau_NHE = bounds_NHE2[part, ..., side]
+            gains = gain(weight, projected, tau_NHE, side)
+            gains[: 2 * n][~allowed_LTN] = NEVER
+            best = maximum(gains.reshape(*gains.shape[:2], -1), i, n, carry_JCB)
+            carry = own_leaf.carry[:, None, None]
+            free = np.where(carry == 0, *(each.reshape(cells, H, E) for each in best))
+            own = _own_part(parts, own_leaf, step, row, tau_NHE, side)
+            excess[part, ..., side] = up(own + free)
+    return excess
+
+
+# The margins at one pair of numbers, enclosed: for witnesses and counterexamples.
+#
+# Shapes: H heads, E bottleneck, D width.
+
+
+def mix_at(model: Model, step: Step, a: int, b: int) -> tuple[int, int, Interval]:
+    """At one pair: row of the query token, right digit, and y (H, E), enclosed."""
+    n, i = model.columns, step.index
+    answer = digits_of(a + b, n + 1)
+    row = answer[i - 1] if i else 0
+    seen = [(j, digit) for j, digit in enumerate(digits_of(a, n))]
+    seen += [(n + j, digit) for j, digit in enumerate(digits_of(b, n))]
+    seen += [(2 * n + j, answer[j]) for j in range(i - 1)]
+    slots, digits = (list(part) for part in zip(*seen, strict=True))
+    weight_HP = step.weight_ZHLT[row][:, slots, digits]
+    value_HPE = step.value_LTHE[slots, digits].transpose(1, 0, 2)
+    constant_HC = step.constant_weight_ZHC[row]
+    constant_HCE = step.constant_value_ZCHE[row].transpose(1, 0, 2)
+    total_H = weight_HP.sum(1) + constant_HC.sum(1)
+    sum_HE = (_last(weight_HP) * value_HPE).sum(1) + (_last(constant_HC) * constant_HCE).sum(1)
+    return row, answer[i], sum_HE / _last(total_H)
+
+
+def margin_by_step(model: Model, a: int, b: int) -> list[tuple[float, float]]:
+    """[low, high] of the margin, in logits, of the right digit at each of the n + 1 steps.
+
+    Teacher-forced: every step reads the right digits before it. Below zero at some step means that
+    greedy decoding fails on the pair, because the first such step reads only right digits.
+    """
+    out, (H, E, D) = [], model.out_HED.shape
+    for step in model.steps:
+        row, right, y_HE = mix_at(model, step, a, b)
+        found = margins(
+            model.head,
+            right,
+            step.residual_ZD[[row]],
+            model.out_HED.reshape(1, H * E, D),
+            y_HE.low.reshape(1, H * E),
+            y_HE.high.reshape(1, H * E),
+        )
+        out.append((float(found.true_low_N()[0]), float(found.true_high_N()[0])))
+    return out
+
+
+def smallest_margin(model: Model, a: int, b: int) -> tuple[float, float]:
+    """[low, high] of the smallest margin over the steps."""
+    by_step = margin_by_step(model, a, b)
+    return min(low for low, _ in by_step), min(high for _, high in by_step)
+
+
+def _last(x: Interval) -> Interval:
+    return Interval(x.low[..., None], x.high[..., None])

@@ -1,0 +1,437 @@
+"""What fp32 arithmetic can do to a quantity: the real value enclosed, and a bound of the difference.
+
+A ``Rounded`` stands for a number of a program that should be ``real`` and comes out as something
+within ``err`` of it. Every operation below says how errors of its operands arrive at its result
+(propagation) and how much its own rounding adds (local). The assumptions are those of
+docs/proof.md, "Floating point": IEEE rounding to nearest with unit u, sums and products of
+matrices in any order and with or without fused multiply-add (gamma_n), results below 2^-126 flushed
+or not, and the stated accuracy of exp, erf, sine and cosine.
+
+Each result also remembers how a small change of it would change what depends on it, so that the
+bound can be drawn backwards from the end (``sensitivity.py``), which loses much less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adderlab.checker import functions, intervals, slopes
+from adderlab.checker.intervals import (
+    Array,
+    Interval,
+    above,
+    down,
+    up,
+)
+from adderlab.checker.slopes import Real, Sloped
+
+
+@dataclass(frozen=True)
+class Format:
+    """A floating-point format: unit roundoff, and what may be lost below the normal range."""
+
+    unit: float
+    flush: float
+
+
+FP32, FP64 = Format(2.0**-24, 2.0**-126), Format(2.0**-53, 2.0**-1022)
+
+EXP_ULPS = 32.0
+"""Assumed accuracy of exp in units of the last place (PyTorch's softmax on the CPU states 20)."""
+ERF_ERROR = 2.0**-20
+"""Assumed absolute accuracy of erf in fp32: 8 ulps of 1 (oneDNN's polynomial is the least exact)."""
+CIRCLE_ULPS = 4.0
+"""Assumed accuracy of sine and cosine in ulps of 1."""
+
+Pull = Callable[[Interval], Interval]
+"""From the derivative with respect to a result to that with respect to an operand."""
+
+
+@dataclass(eq=False)
+class Rounded:
+    """An array of numbers of one format. ``varies`` is False for what depends on weights only."""
+
+    real: Real
+    err: Array
+    format: Format = FP32
+    varies: bool = False
+    local: Array = field(default_factory=lambda: np.zeros(()))
+    """The part of ``err`` that arises here: own rounding, and errors of operands that do not vary."""
+    parents: list[tuple[Rounded, Pull]] = field(default_factory=list)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.real.shape
+
+    @property
+    def known(self) -> Interval:
+        """The real value of what does not depend on a box."""
+        assert isinstance(self.real, Interval)
+        return self.real
+
+    @property
+    def range(self) -> Interval:
+        """Everything between the real value and what may be computed."""
+        box = self.real.box if isinstance(self.real, Sloped) else self.real
+        return box + Interval(-self.err, self.err)
+
+    def moved(self, move: Callable[[np.ndarray], np.ndarray]) -> Rounded:
+        """The same numbers in another arrangement (a view, a selection, a repetition)."""
+        real = slopes.mapped(self.real, lambda x: Interval(move(x.low), move(x.high)))
+        out = Rounded(real, move(self.err), self.format, self.varies, np.zeros(real.shape))
+        if self.varies:
+            numbers = move(np.arange(self.err.size).reshape(self.shape)).reshape(-1).astype(np.int64)
+            out.parents = [(self, lambda g: _scatter(g, numbers, self.shape))]
+        return out
+
+
+def exact(x: Array | Interval, format: Format = FP32) -> Rounded:
+    """Numbers that every run has exactly: stored weights."""
+    real = intervals.of(x)
+    return Rounded(real, np.zeros(real.shape), format)
+
+
+def constant(x: float, format: Format) -> Rounded:
+    """A number written in the program, which an operation in ``format`` rounds first."""
+    real = intervals.widened(x)
+    representable = format is FP64 or float(np.float32(x)) == x
+    return Rounded(real, np.asarray(0.0 if representable else 2 * format.unit * abs(x)), format)
+
+
+def _scatter(g: Interval, numbers: np.ndarray, shape: tuple[int, ...]) -> Interval:
+    """Derivatives added up where an entry was used more than once."""
+    size = int(np.prod(shape))
+    uses = np.bincount(numbers, minlength=size).max(initial=0)
+    low, high = np.zeros(size), np.zeros(size)
+    if uses <= 1:
+        low[numbers], high[numbers] = g.low.reshape(-1), g.high.reshape(-1)
+        return Interval(low.reshape(shape), high.reshape(shape))
+    np.add.at(low, numbers, g.low.reshape(-1))
+    np.add.at(high, numbers, g.high.reshape(-1))
+    size_sum = np.zeros(size)
+    np.add.at(size_sum, numbers, g.magnitude().reshape(-1))
+    slack = above(size_sum * intervals.gamma(int(uses)), int(uses))
+    return Interval(down(low - slack).reshape(shape), up(high + slack).reshape(shape))
+
+
+def _unbroadcast(g: Interval, shape: tuple[int, ...]) -> Interval:
+    """Sum over the axes along which an operand of ``shape`` was repeated."""
+    while g.ndim > len(shape):
+        g = g.sum(0)
+    for axis, size in enumerate(shape):
+        if size == 1 and g.shape[axis] != 1:
+            total = g.sum(axis)
+            g = Interval(np.expand_dims(total.low, axis), np.expand_dims(total.high, axis))
+    return g
+
+
+def _result(
+    real: Real, own: Array, operands: Sequence[tuple[Rounded, Array, Pull]], format: Format
+) -> Rounded:
+    """``own``: local rounding; for each operand what its error contributes, and its pull."""
+    local, err = np.broadcast_to(own, real.shape), np.broadcast_to(own, real.shape)
+    parents = []
+    for operand, contribution, pull in operands:
+        err = up(err + contribution)
+        if operand.varies:
+            parents.append((operand, pull))
+        else:
+            local = up(local + contribution)
+    varies = any(operand.varies for operand, _, _ in operands)
+    return Rounded(real, err, format, varies, local, parents)
+
+
+def _one_rounding(real: Real, passed_on: Array, format: Format) -> Array:
+    """Of a result whose exact value, from the operands as they are, is within ``passed_on`` of real."""
+    return up(format.unit * up(real.magnitude() + passed_on) + format.flush)
+
+
+def _binary(
+    real: Real, a: Rounded, from_a: Array, pull_a: Pull, b: Rounded, from_b: Array, pull_b: Pull
+) -> Rounded:
+    format = _wider(a, b)
+    own = _one_rounding(real, up(from_a + from_b), format)
+    return _result(
+        real,
+        own,
+        [
+            (a, from_a, lambda g: _unbroadcast(pull_a(g), a.shape)),
+            (b, from_b, lambda g: _unbroadcast(pull_b(g), b.shape)),
+        ],
+        format,
+    )
+
+
+def _wider(*operands: Rounded) -> Format:
+    """Number formats mix as in PyTorch: single numbers (no axes) do not widen arrays."""
+    arrays = [x for x in operands if x.real.ndim] or list(operands)
+    return FP64 if any(x.format is FP64 for x in arrays) else FP32
+
+
+def add(a: Rounded, b: Rounded) -> Rounded:
+    real = slopes.add(a.real, b.real)
+    return _binary(real, a, a.err, lambda g: g, b, b.err, lambda g: g)
+
+
+def subtract(a: Rounded, b: Rounded) -> Rounded:
+    real = slopes.subtract(a.real, b.real)
+    return _binary(real, a, a.err, lambda g: g, b, b.err, lambda g: -g)
+
+
+def multiply(a: Rounded, b: Rounded) -> Rounded:
+    real, a_range, b_range = slopes.multiply(a.real, b.real), a.range, b.range
+    from_a = up(a.err * b_range.magnitude())
+    from_b = up(a.real.magnitude() * b.err)
+    return _binary(real, a, from_a, lambda g: g * b_range, b, from_b, lambda g: g * a_range)
+
+
+def _without(lost: NDArray[np.bool_], x: Interval) -> Interval:
+    """1 in place of the lost numbers, so that the arithmetic goes on; their error is to be infinite,
+    and from there on everything that depends on them says nothing."""
+    return Interval(np.where(lost, 1.0, x.low), np.where(lost, 1.0, x.high))
+
+
+def _holds_zero(b: Rounded) -> NDArray[np.bool_]:
+    return ~((b.range.low > 0) | (b.range.high < 0))
+
+
+def divide(a: Rounded, b: Rounded) -> Rounded:
+    """Where the divisor might come out as zero, the error is infinite."""
+    lost = _holds_zero(b)
+    real = slopes.divide(a.real, slopes.mapped(b.real, lambda x: _without(lost, x)))
+    inverse = _without(lost, b.range).reciprocal()
+    least = inverse.magnitude()
+    from_a = up(a.err * least)
+    from_b = np.where(lost, np.inf, up(up(real.magnitude() * b.err) * least))
+    ratio = a.range * inverse
+    # An infinite contribution makes the own rounding infinite too, which no drawing back can mend.
+    return _binary(real, a, from_a, lambda g: g * inverse, b, from_b, lambda g: -(g * ratio * inverse))
+
+
+def negate(a: Rounded) -> Rounded:
+    return _result(slopes.negate(a.real), np.zeros(a.shape), [(a, a.err, lambda g: -g)], a.format)
+
+
+def square(a: Rounded) -> Rounded:
+    real, a_range = a.real.square(), a.range
+    from_a = up(a.err * up(a.real.magnitude() + a_range.magnitude()))
+    own = _one_rounding(real, from_a, a.format)
+    return _result(real, own, [(a, from_a, lambda g: g * a_range * 2.0)], a.format)
+
+
+def root(a: Rounded) -> Rounded:
+    """Square root. Where the operand might come out as zero or less, the error is infinite."""
+    lost = ~(a.range.low > 0)
+    real = slopes.mapped(a.real, lambda x: _without(lost, x)).sqrt()
+    # |sqrt x - sqrt y| = |x - y| / (sqrt x + sqrt y).
+    slope = (_without(lost, a.range).sqrt() * 2.0).reciprocal()
+    from_a = up(a.err * slope.magnitude())
+    own = np.where(lost, np.inf, _one_rounding(real, from_a, a.format))
+    return _result(real, own, [(a, from_a, lambda g: g * slope)], a.format)
+
+
+def total(a: Rounded, axes: tuple[int, ...], keep: bool, divisor: int = 1) -> Rounded:
+    """Sum or mean, in any order."""
+    count = int(np.prod([a.shape[axis] for axis in axes]))
+    real, size, passed = a.real, a.range.magnitude(), a.err
+    for axis in sorted((axis % a.real.ndim for axis in axes), reverse=True):
+        real = real.sum(axis)
+        size, passed = above(size.sum(axis), count), above(passed.sum(axis), count)
+        if keep:
+            real = slopes.mapped(real, lambda x, axis=axis: _with_axis(x, axis))
+            size, passed = np.expand_dims(size, axis), np.expand_dims(passed, axis)
+    if divisor != 1:
+        real = slopes.divide(real, intervals.of(float(divisor)))
+        size, passed = up(size / divisor), up(passed / divisor)
+    # One more for the division.
+    own = up(_gamma(count + 1, a.format) * size + (count + 1) * a.format.flush)
+    positive = {axis % a.real.ndim for axis in axes}
+
+    def pull(g: Interval) -> Interval:
+        low, high = g.low, g.high
+        if not keep:
+            for axis in sorted(positive):
+                low, high = np.expand_dims(low, axis), np.expand_dims(high, axis)
+        g = Interval(np.broadcast_to(low, a.shape), np.broadcast_to(high, a.shape))
+        return g / float(divisor) if divisor != 1 else g
+
+    return _result(real, own, [(a, passed, pull)], a.format)
+
+
+def _with_axis(x: Interval, axis: int) -> Interval:
+    return Interval(np.expand_dims(x.low, axis), np.expand_dims(x.high, axis))
+
+
+def _gamma(terms: int, format: Format) -> float:
+    """n u / (1 - n u), rounded up."""
+    return terms * format.unit * (1.0 + 2.0 * terms * format.unit)
+
+
+def product(a: Rounded, b: Rounded) -> Rounded:
+    """Matrix product (..., M, K) @ (..., K, N), in any order of summation."""
+    terms, format = a.shape[-1], _wider(a, b)
+    real, a_range, b_range = slopes.matmul(a.real, b.real), a.range, b.range
+    from_a = above(a.err @ b_range.magnitude(), terms)
+    from_b = above(a.real.magnitude() @ b.err, terms)
+    size = above(a_range.magnitude() @ b_range.magnitude(), terms)
+    own = up(_gamma(terms, format) * size + terms * format.flush)
+
+    def turned(x: Interval) -> Interval:
+        return Interval(np.swapaxes(x.low, -1, -2), np.swapaxes(x.high, -1, -2))
+
+    return _result(
+        real,
+        own,
+        [
+            (a, from_a, lambda g: _unbroadcast(intervals.matmul(g, turned(b_range)), a.shape)),
+            (b, from_b, lambda g: _unbroadcast(intervals.matmul(turned(a_range), g), b.shape)),
+        ],
+        format,
+    )
+
+
+def _smooth(a: Rounded, real: Real, slope: Interval, own: Array) -> Rounded:
+    """A function of one number with derivatives ``slope`` between the real and the computed operand."""
+    return _result(real, own, [(a, up(a.err * slope.magnitude()), lambda g: g * slope)], a.format)
+
+
+def gelu(a: Rounded) -> Rounded:
+    """x / 2 (1 + erf(x / sqrt 2)), the factors in any order.
+
+    Rounding the argument of erf moves erf by at most max |z erf'(z)| < 1/2 times two units; the sum is
+    at most 2; three more roundings are relative.
+    """
+    real = slopes.smooth(a.real, functions.gelu, functions.gelu_slope)
+    size, u = a.range.magnitude(), a.format.unit
+    own = up(size * (0.5 * ERF_ERROR + 6.0 * u) + 4.0 * a.format.flush)
+    return _smooth(a, real, functions.gelu_slope(a.range), own)
+
+
+def silu(a: Rounded) -> Rounded:
+    """x / (1 + e^-x), or x times its sigmoid."""
+    real, u = slopes.smooth(a.real, functions.silu, functions.silu_slope), a.format.unit
+    size = up(functions.silu(a.range).magnitude())
+    own = up(size * ((2.0 * EXP_ULPS + 6.0) * u) + up(a.range.magnitude() + 4.0) * a.format.flush)
+    return _smooth(a, real, functions.silu_slope(a.range), own)
+
+
+def relu(a: Rounded) -> Rounded:
+    real = slopes.smooth(a.real, functions.relu, functions.relu_slope)
+    return _smooth(a, real, functions.relu_slope(a.range), np.zeros(a.shape))
+
+
+def circle(a: Rounded, real: Interval) -> Rounded:
+    """Sine or cosine, whose enclosure is given; the derivative is at most 1."""
+    one = Interval(-np.ones(a.shape), np.ones(a.shape))
+    own = np.full(a.shape, CIRCLE_ULPS * 2 * a.format.unit)
+    return _smooth(a, real, one, own)
+
+
+def narrowed(a: Rounded, format: Format) -> Rounded:
+    """A conversion to another format."""
+    if format is a.format or format is FP64:
+        return Rounded(a.real, a.err, format, a.varies, a.local, a.parents)
+    own = _one_rounding(a.real, a.err, format)
+    return _result(a.real, own, [(a, a.err, lambda g: g)], format)
+
+
+def join(parts: Sequence[Rounded], put: Callable[[list[Array]], Array]) -> Rounded:
+    """Concatenation or stacking, done by ``put`` on plain arrays."""
+    real = slopes.join([p.real for p in parts], put)
+    out = Rounded(real, put([p.err for p in parts]), _wider(*parts), local=np.zeros(real.shape))
+    out.varies = any(part.varies for part in parts)
+    for number, part in enumerate(parts):
+        marks = [np.full(p.shape, -1) for p in parts]
+        marks[number] = np.arange(part.err.size).reshape(part.shape)
+        where = put([mark.astype(np.float64) for mark in marks]).astype(np.int64)
+        mine = np.flatnonzero(where.reshape(-1) >= 0)
+        if part.varies:
+            out.parents.append((part, _chooser(mine, where.reshape(-1)[mine], part.shape)))
+        else:
+            local = np.zeros(real.shape).reshape(-1)
+            local[mine] = part.err.reshape(-1)[where.reshape(-1)[mine]]
+            out.local = up(out.local + local.reshape(real.shape))
+    return out
+
+
+def _chooser(mine: np.ndarray, numbers: np.ndarray, shape: tuple[int, ...]) -> Pull:
+    def pull(g: Interval) -> Interval:
+        return _scatter(Interval(g.low.reshape(-1)[mine], g.high.reshape(-1)[mine]), numbers, shape)
+
+    return pull
+
+
+def layer_norm(x: Rounded, weight: Rounded | None, bias: Rounded | None, eps: float) -> Rounded:
+    """LayerNorm over the last axis, whether variance comes from deviations (in one pass or two) or
+    from squares, and whether x - mean is formed before or after the division."""
+    n, axis, u = x.shape[-1], (x.real.ndim - 1,), x.format.unit
+    mean = total(x, axis, True, n)
+    deviation = subtract(x, mean)
+    variance = total(square(deviation), axis, True, n)
+    size = x.range.magnitude()
+    squares = above((size * size).sum(-1, keepdims=True), n)
+    variance = _noisier(variance, up(_gamma(4 * n + 8, x.format) * squares / n))
+    sigma = root(add(variance, constant(eps, x.format)))
+    inverse = _without(_holds_zero(sigma), sigma.range).reciprocal()
+    spread = up(up(size + mean.range.magnitude()) * inverse.magnitude())
+    out = _noisier(divide(deviation, sigma), up(6.0 * u * spread))
+    if weight is not None:
+        out = multiply(out, weight)
+    return out if bias is None else add(out, bias)
+
+
+def _noisier(a: Rounded, extra: Array) -> Rounded:
+    """The same number with more local error."""
+    return Rounded(a.real, up(a.err + extra), a.format, a.varies, up(a.local + extra), a.parents)
+
+
+# Rounding errors drawn back from the end: how much all of them together can move the last number.
+#
+# Let every operation's own rounding be an unknown delta_j with |delta_j| <= eps_j. The computed result
+# is a function M of all of them, the real one is M(0), and by the mean value theorem
+#
+#     |M(delta) - M(0)| <= sum_j eps_j sup |dM / d delta_j|,
+#
+# with the supremum over everything between the real and the computed values. The derivatives are
+# enclosed by going through the operations backwards in interval arithmetic. Adding errors forwards
+# instead loses the cancellation between a rounding's ways to the result, which is most of it.
+
+
+def _order(end: Rounded) -> list[Rounded]:
+    """Everything that varies and leads to ``end``, each after what depends on it."""
+    order: list[Rounded] = []
+    seen: set[int] = set()
+    stack = [(end, False)]
+    while stack:
+        node, done = stack.pop()
+        if done:
+            order.append(node)
+        elif id(node) not in seen:
+            seen.add(id(node))
+            stack.append((node, True))
+            stack += [(parent, False) for parent, _ in node.parents]
+    return order[::-1]
+
+
+def moved_by_rounding(end: Rounded, direction: Interval) -> Array:
+    """Upper bound, for each row, of how far rounding moves ``direction . end``: (N,).
+
+    The first axis of everything that varies is the row.
+    """
+    pulls: dict[int, Interval] = {id(end): direction}
+    bound_N = np.zeros(end.shape[0])
+    for node in _order(end):
+        g = pulls.pop(id(node), None)
+        if g is None:
+            continue
+        rows = up(g.magnitude() * node.local).reshape(len(bound_N), -1)
+        bound_N = up(bound_N + above(rows.sum(1), rows.shape[1]))
+        for parent, pull in node.parents:
+            share = pull(g)
+            before = pulls.get(id(parent))
+            pulls[id(parent)] = share if before is None else before + share
+    return bound_N

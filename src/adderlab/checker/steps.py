@@ -1,0 +1,390 @@
+"""The claims about one step: bounds, head, split trees and the number of pairs.
+
+Shapes: N leaves, cells or boxes, Z query tokens, R rows of frames, H heads, E bottleneck, K = H * E,
+D width, S split leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adderlab.checker.document import Frame, Rejected, StepClaims
+from adderlab.checker.head import Rows, proved_margins
+from adderlab.checker.intervals import Array, Interval, stack
+from adderlab.checker.model import (
+    RADIX,
+    Head,
+    Leaves,
+    Model,
+    Step,
+    leaves_of,
+)
+from adderlab.checker.ranges import (
+    FREE,
+    Projected,
+    cell_excess,
+    count,
+    leaf_excess,
+    project,
+)
+
+# Split leaves: a tree of fixed digits and carries, read in pre-order, with every pair accounted for.
+#
+# Shapes: N terminal cells, n columns, slots a_0 .. a_(n-1), b_0 .. b_(n-1).
+
+
+TERMINAL, EMPTY = -1, -2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cells:
+    """Terminal cells of one leaf in pre-order; FREE where nothing is fixed."""
+
+    digits_NS: NDArray[np.int8]
+    carries_NJ: NDArray[np.int8]
+
+    def __len__(self) -> int:
+        return len(self.digits_NS)
+
+
+def _walk(codes: Sequence[int], i: int, n: int) -> Iterator[tuple[int, list[int], list[int]]]:
+    """(code, digits, carries) of every end of the tree, in pre-order; ``Rejected`` if it is no tree."""
+    digits, carries = [FREE] * (2 * n), [FREE] * n
+    fixed = {i, i - 1}
+    position = 0
+    # A frame is (variable, next value to visit); visiting a value descends into that child.
+    path: list[list[int]] = []
+    while True:
+        if position == len(codes):
+            raise Rejected("a tree of splits ends before its cells do")
+        code = codes[position]
+        position += 1
+        if code in (TERMINAL, EMPTY):
+            yield code, digits, carries
+            while path:
+                variable, value = path[-1]
+                target, slot, values = _variable(variable, digits, carries, n)
+                if value < values:
+                    target[slot] = value
+                    path[-1][1] += 1
+                    break
+                target[slot] = FREE
+                path.pop()
+            if not path:
+                break
+        else:
+            column = code % n
+            if not 0 <= code < 3 * n:
+                raise Rejected(f"a tree of splits has the unknown code {code}")
+            if code < 2 * n and column in fixed:
+                raise Rejected(f"a tree of splits fixes column {column}, which the leaf fixes already")
+            if code >= 2 * n and not 1 <= column <= i - 2:
+                raise Rejected(f"a tree of splits fixes the carry into column {column} of step {i}")
+            target, slot, _ = _variable(code, digits, carries, n)
+            if target[slot] != FREE:
+                raise Rejected("a tree of splits fixes a digit or carry twice on one path")
+            target[slot] = 0
+            path.append([code, 1])
+    if position != len(codes):
+        raise Rejected("a tree of splits goes on after its last cell")
+
+
+def _variable(code: int, digits: list[int], carries: list[int], n: int) -> tuple[list[int], int, int]:
+    """Where the value of a variable stands, and how many values it has."""
+    return (digits, code, RADIX) if code < 2 * n else (carries, code - 2 * n, 2)
+
+
+def read_tree(codes: Sequence[int], i: int, n: int, carry: int) -> tuple[Cells, int]:
+    """The terminal cells of a leaf with carry ``carry`` into column i - 1, and their exact number of
+    pairs. ``Rejected`` if the tree is malformed or an empty cell is not empty."""
+    digits: list[list[int]] = []
+    carries: list[list[int]] = []
+    pairs = 0
+    for code, cell_digits, cell_carries in _walk(codes, i, n):
+        inside = count(cell_digits[:n], cell_digits[n:], cell_carries, i)[carry]
+        if code == EMPTY:
+            if inside:
+                raise Rejected(f"a cell is called empty and holds {inside} pairs")
+            continue
+        pairs += inside
+        digits.append(list(cell_digits))
+        carries.append(list(cell_carries))
+    cells = Cells(
+        digits_NS=np.array(digits, dtype=np.int8).reshape(-1, 2 * n),
+        carries_NJ=np.array(carries, dtype=np.int8).reshape(-1, n),
+    )
+    return cells, pairs
+
+
+LEAST = 2.0**-1000
+"""A margin has to be at least this to count as positive."""
+MOST_PARTS = 4096
+MOST_BOXES = 20_000_000
+"""A step that is cut into more boxes than this is refused, for the sake of memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Boxes of one step and right digit on which the head's claim has been proved."""
+
+    step: Step
+    cells: bool
+    """Whether these are cells of split leaves."""
+    owner_N: NDArray[np.intp]
+    """Number of the leaf, or cell, that each box belongs to."""
+    head: Head
+    right: int
+    leaves: Leaves
+    """One entry for each box."""
+    parts: Projected
+    residual: Rows
+    directions: Rows
+    """Its rows are those of ``parts``."""
+    low_NK: Array
+    high_NK: Array
+    claimed: float
+    """The margin bound that the certificate claims for the step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watch:
+    """Told what is going on: how many leaves and cells are done, and the boxes proved."""
+
+    advance: Callable[[int], None]
+    boxes: Callable[[Batch], None] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Claimed:
+    """Leaves or cells with their claims; ``row_N`` is the row of the frame and the directions."""
+
+    cells: bool
+    number_N: NDArray[np.intp]
+    leaves: Leaves
+    parts: Projected
+    directions_RKD: Interval
+    row_N: NDArray[np.intp]
+    frame: Frame
+    bounds_NHE2: Array
+    parts_NH: np.ndarray
+
+
+def functionals(frame: Frame) -> Interval:
+    """f_p.y = y_p at the pivot p, f_k.y = y_k - shear[k] y_p elsewhere: exact numbers, (R, H, E, E)."""
+    R, H, E = frame.shear_RHE.shape
+    rows = np.zeros((R, H, E, E))
+    rows[..., np.arange(E), np.arange(E)] = 1.0
+    for r, h in np.ndindex(R, H):
+        p = frame.pivot_RH[r, h]
+        rows[r, h, :, p] = -frame.shear_RHE[r, h]
+        rows[r, h, p, p] = 1.0
+    return Interval(rows)
+
+
+def _directions(frame: Frame, model: Model) -> Interval:
+    """d x / d u_k: attn_out[h, k], and the sum of shear[k] attn_out[h, k] for the pivot: (R, K, D)."""
+    R, H, E = frame.shear_RHE.shape
+    D = model.out_HED.shape[2]
+    rows = []
+    for r in range(R):
+        for h in range(H):
+            along_D = (model.out_HED[h] * frame.shear_RHE[r, h][:, None]).sum(0)
+            rows += [along_D if k == frame.pivot_RH[r, h] else model.out_HED[h, k] for k in range(E)]
+    return stack(rows).reshape(R, H * E, D)
+
+
+def take(leaves: Leaves, index: NDArray[np.intp]) -> Leaves:
+    return Leaves(**{name: getattr(leaves, name)[index] for name in leaves.__dataclass_fields__})
+
+
+def check_step(model: Model, step: Step, claim: StepClaims, watch: Watch) -> float:
+    """Prove all claims of a step; the smallest margin proved. Raises ``Rejected``."""
+    leaves, i = leaves_of(step), step.index
+    split_rows = [split.leaf for split in claim.splits]
+    if any(first >= second for first, second in pairwise(split_rows)):
+        raise Rejected(f"step {i}: the split leaves do not ascend")
+    whole = np.ones(len(leaves), dtype=bool)
+    whole[split_rows] = False
+    _check_parts(claim.parts_NH, whole, f"step {i}")
+
+    free = [FREE] * model.columns
+    by_carry = count(free, free, free, i)
+    inputs = sum(
+        by_carry[carry] * int(number)
+        for carry, number in enumerate(np.bincount(leaves.carry, minlength=2))
+    )
+    if inputs != 100**model.columns or claim.inputs != inputs:
+        raise Rejected(
+            f"step {i}: the leaves hold {inputs} pairs, the certificate says {claim.inputs}, "
+            f"and there are {100**model.columns}"
+        )
+
+    rows = np.arange(len(step.tokens), dtype=np.intp)
+    parts = project(step, rows, functionals(claim.frame))
+    excess = leaf_excess(step, leaves, parts, claim.nodes_ZHE2M, claim.bounds_NHE2)
+    _require(excess <= 0, f"step {i}: the bound of leaf")
+
+    directions = _directions(claim.frame, model)
+    keep = np.flatnonzero(whole)
+    claimed = _Claimed(
+        cells=False,
+        number_N=keep,
+        leaves=take(leaves, keep),
+        parts=parts,
+        directions_RKD=directions,
+        row_N=leaves.row[keep],
+        frame=claim.frame,
+        bounds_NHE2=claim.bounds_NHE2[keep],
+        parts_NH=claim.parts_NH[keep],
+    )
+    margin = _check_head(model, step, claimed, claim.margin_bound, watch)
+    watch.advance(len(leaves) - len(keep))
+    if claim.splits:
+        margin = min(margin, _check_splits(model, step, leaves, claim, by_carry, watch))
+    if not claim.margin_bound <= margin:
+        raise Rejected(f"step {i}: claims the margin {claim.margin_bound}; proved is {margin}")
+    return margin
+
+
+def _check_parts(parts_NH: np.ndarray, whole: NDArray[np.bool_], what: str) -> None:
+    good = (parts_NH >= 1) & (parts_NH <= MOST_PARTS)
+    if not good[whole].all() or parts_NH[~whole].any():
+        raise Rejected(f"{what}: parts have to be at least 1, and 0 for a split leaf")
+
+
+def _require(good: NDArray[np.bool_], what: str) -> None:
+    bad = np.flatnonzero(~good.reshape(len(good), -1).all(1))
+    if len(bad):
+        raise Rejected(f"{what} {bad[0]} is not proved ({len(bad)} such in all)")
+
+
+def _check_splits(
+    model: Model,
+    step: Step,
+    leaves: Leaves,
+    claim: StepClaims,
+    by_carry: tuple[int, int],
+    watch: Watch,
+) -> float:
+    i, n, splits = step.index, model.columns, claim.splits
+    digits, carries, owner = [], [], []
+    for number, split in enumerate(splits):
+        carry = int(leaves.carry[split.leaf])
+        cells, pairs = read_tree(split.tree, i, n, carry)
+        if pairs != by_carry[carry]:
+            raise Rejected(
+                f"step {i}: the cells of leaf {split.leaf} hold {pairs} pairs, not {by_carry[carry]}"
+            )
+        if len(cells) != len(split.bounds_NHE2):
+            raise Rejected(
+                f"step {i}: leaf {split.leaf} has {len(cells)} cells and {len(split.bounds_NHE2)} boxes"
+            )
+        digits.append(cells.digits_NS)
+        carries.append(cells.carries_NJ)
+        owner.append(np.full(len(cells), number, dtype=np.intp))
+    owner_N = np.concatenate(owner)
+    leaf_N = np.array([split.leaf for split in splits], dtype=np.intp)
+    frame = _joined([split.frame for split in splits])
+    bounds_NHE2 = np.concatenate([split.bounds_NHE2 for split in splits])
+    parts_NH = np.concatenate([split.parts_NH for split in splits])
+    _check_parts(parts_NH, np.ones(len(parts_NH), dtype=bool), f"step {i}, cells")
+    own_leaves = take(leaves, leaf_N[owner_N])
+    parts = project(step, leaves.row[leaf_N], functionals(frame))
+    excess = cell_excess(
+        step,
+        own_leaves,
+        parts,
+        owner_N,
+        np.concatenate(digits),
+        np.concatenate(carries),
+        bounds_NHE2,
+    )
+    _require(excess <= 0, f"step {i}: the bound of cell")
+    claimed = _Claimed(
+        cells=True,
+        number_N=np.arange(len(owner_N)),
+        leaves=own_leaves,
+        parts=parts,
+        directions_RKD=_directions(frame, model),
+        row_N=owner_N,
+        frame=frame,
+        bounds_NHE2=bounds_NHE2,
+        parts_NH=parts_NH,
+    )
+    return _check_head(model, step, claimed, claim.margin_bound, watch)
+
+
+def _joined(frames: list[Frame]) -> Frame:
+    return Frame(
+        pivot_RH=np.concatenate([frame.pivot_RH for frame in frames]),
+        shear_RHE=np.concatenate([frame.shear_RHE for frame in frames]),
+    )
+
+
+def _check_head(model: Model, step: Step, claimed: _Claimed, margin_bound: float, watch: Watch) -> float:
+    """Prove that the right digit wins on every box; the smallest margin proved."""
+    if claimed.parts_NH.prod(1).sum() > MOST_BOXES:
+        raise Rejected(f"step {step.index}: more than {MOST_BOXES} boxes")
+    wanted, smallest = max(margin_bound, LEAST), np.inf
+    for right in range(RADIX):
+        mine = np.flatnonzero(claimed.leaves.right == right)
+        if not len(mine):
+            continue
+        row_N = claimed.row_N[mine]
+        owner, low_NK, high_NK = _cut(
+            claimed.bounds_NHE2[mine], claimed.parts_NH[mine], claimed.frame.pivot_RH[row_N]
+        )
+        batch = Batch(
+            step=step,
+            cells=claimed.cells,
+            owner_N=claimed.number_N[mine[owner]],
+            head=model.head,
+            right=right,
+            leaves=take(claimed.leaves, mine[owner]),
+            parts=claimed.parts,
+            residual=(step.residual_ZD, claimed.leaves.row[mine[owner]]),
+            directions=(claimed.directions_RKD, row_N[owner]),
+            low_NK=low_NK,
+            high_NK=high_NK,
+            claimed=margin_bound,
+        )
+        proved_N = proved_margins(
+            batch.head, right, batch.residual, batch.directions, low_NK, high_NK, wanted
+        )
+        bad = ~(proved_N >= wanted)
+        if bad.any():
+            raise Rejected(
+                f"step {step.index}: on {bad.sum()} boxes the margin of {margin_bound} that the "
+                "certificate claims is not proved"
+            )
+        smallest = min(smallest, float(proved_N.min()))
+        if watch.boxes is not None:
+            watch.boxes(batch)
+        watch.advance(len(mine))
+    return smallest
+
+
+def _cut(bounds_NHE2: Array, parts_NH: np.ndarray, pivot_NH: np.ndarray):
+    """Boxes of leaves cut along each head's pivot: (leaf of each box, low_NK, high_NK).
+
+    The inner edges may be any numbers, as long as neighbours share them.
+    """
+    N, H, E, _ = bounds_NHE2.shape
+    low, high = bounds_NHE2[..., 0].reshape(N, H * E), bounds_NHE2[..., 1].reshape(N, H * E)
+    owner = np.arange(N)
+    for h in range(H):
+        parts = parts_NH[owner, h]
+        repeat = np.repeat(np.arange(len(owner)), parts)
+        number = np.arange(len(repeat)) - np.repeat(np.cumsum(parts) - parts, parts)
+        owner, low, high, parts = owner[repeat], low[repeat].copy(), high[repeat].copy(), parts[repeat]
+        rows, k = np.arange(len(owner)), h * E + pivot_NH[owner, h]
+        start, width = low[rows, k], high[rows, k] - low[rows, k]
+        left, right = start + width * (number / parts), start + width * ((number + 1) / parts)
+        low[rows, k] = np.where(number == 0, start, left)
+        high[rows, k] = np.where(number + 1 == parts, high[rows, k], right)
+    return owner, low, high

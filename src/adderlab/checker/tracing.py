@@ -1,0 +1,208 @@
+"""The readable PyTorch module run with rounding errors instead of rounded numbers.
+
+The code of ``adderlab.models`` runs on tensors that carry a ``Rounded`` array; every PyTorch operation
+it performs is looked up below. One that is not listed is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from adderlab.checker import rounding
+from adderlab.checker.enclosure import COSINE, SINE, written
+from adderlab.checker.intervals import Array
+from adderlab.checker.rounding import (
+    FP32,
+    FP64,
+    Format,
+    Rounded,
+)
+from adderlab.errors import Failure
+
+aten = torch.ops.aten
+_DTYPES = {torch.float32: FP32, torch.float64: FP64}
+
+
+class Noisy(Tensor):
+    """A tensor that stands for everything fp32 arithmetic may make of it."""
+
+    value: Rounded
+
+    @staticmethod
+    def __new__(cls, value: Rounded) -> Noisy:
+        return Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+            cls,
+            value.shape,
+            dtype=torch.float32 if value.format is FP32 else torch.float64,
+            device=torch.device("cpu"),
+        )
+
+    def __init__(self, value: Rounded) -> None:
+        self.value = value
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        raise AssertionError(f"{func} on a noisy tensor outside the scope of Tracing")
+
+
+class Tracing(TorchDispatchMode):
+    """Every operation in its scope is done with its rounding error, or refused."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _interpret(func, args, kwargs or {})
+
+
+def _rounded(x: Any, format: Format = FP32) -> Rounded:
+    if isinstance(x, Noisy):
+        return x.value
+    if isinstance(x, Tensor):
+        if x.dtype not in _DTYPES:
+            return rounding.exact(x.to(torch.float64).numpy(), format)
+        return rounding.exact(x.detach().to(torch.float64).numpy(), _DTYPES[x.dtype])
+    return rounding.constant(float(x), format)
+
+
+def _both(a: Any, b: Any) -> tuple[Rounded, Rounded]:
+    """Two operands; a plain number takes the format of the other."""
+    formats = [_DTYPES.get(x.dtype) for x in (a, b) if isinstance(x, Tensor)]
+    format = next((each for each in formats if each is not None), FP32)
+    return _rounded(a, format), _rounded(b, format)
+
+
+_BINARY: dict[Any, Callable[[Rounded, Rounded], Rounded]] = {
+    aten.add.Tensor: rounding.add,
+    aten.sub.Tensor: rounding.subtract,
+    aten.rsub.Scalar: lambda a, b: rounding.subtract(b, a),
+    aten.mul.Tensor: rounding.multiply,
+    aten.div.Tensor: rounding.divide,
+    aten.mm.default: rounding.product,
+    aten.bmm.default: rounding.product,
+}
+_UNARY: dict[Any, Callable[[Rounded], Rounded]] = {
+    aten.neg.default: rounding.negate,
+    aten.sqrt.default: rounding.root,
+    aten.gelu.default: rounding.gelu,
+    aten.silu.default: rounding.silu,
+    aten.relu.default: rounding.relu,
+    aten.cos.default: lambda a: rounding.circle(a, COSINE(a.known)),
+    aten.sin.default: lambda a: rounding.circle(a, SINE(a.known)),
+}
+_MOVES = {
+    aten.view.default,
+    aten._unsafe_view.default,
+    aten.transpose.int,
+    aten.permute.default,
+    aten.t.default,
+    aten.expand.default,
+    aten.unsqueeze.default,
+    aten.squeeze.dim,
+    aten.slice.Tensor,
+    aten.select.int,
+    aten.clone.default,
+    aten.detach.default,
+    aten.alias.default,
+    aten.index.Tensor,
+    aten.embedding.default,
+    aten.narrow.default,
+    aten.constant_pad_nd.default,
+}
+_SPLITS = {aten.split.Tensor, aten.split_with_sizes.default, aten.unbind.int}
+_WHOLE = {
+    aten.arange.default,
+    aten.arange.start,
+    aten.arange.start_step,
+    aten.zeros.default,
+    aten.ones.default,
+    aten.new_zeros.default,
+}
+
+
+def _interpret(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if func in _WHOLE:
+        plain = [torch.empty(tuple(x.shape)) if isinstance(x, Noisy) else x for x in args]
+        return func(*plain, **kwargs)
+    if func is aten.lift_fresh.default:
+        return _lifted(args[0])
+    if func in (aten.zeros_like.default, aten.ones_like.default):
+        value = 0.0 if func is aten.zeros_like.default else 1.0
+        return torch.full(tuple(args[0].shape), value, dtype=args[0].dtype)
+    if func in _BINARY and set(kwargs) <= {"alpha"} and kwargs.get("alpha", 1) == 1:
+        return Noisy(_BINARY[func](*_both(*args[:2])))
+    if func in _UNARY:
+        if kwargs.get("approximate", "none") != "none":
+            raise Failure("the checker knows the rounding of the exact GELU only")
+        return Noisy(_UNARY[func](_rounded(args[0])))
+    if func in _MOVES:
+        return _move(func, args, kwargs)
+    if func in _SPLITS:
+        count = len(func(_numbers(args[0]), *args[1:], **kwargs))
+        return [
+            _apply_move(args[0], lambda x, i=i: func(x, *args[1:], **kwargs)[i]) for i in range(count)
+        ]
+    if func in (aten.cat.default, aten.stack.default):
+        dim = args[1] if len(args) > 1 else kwargs.get("dim", 0)
+        numpy_put = np.concatenate if func is aten.cat.default else np.stack
+        return Noisy(rounding.join([_rounded(x) for x in args[0]], lambda xs: numpy_put(xs, dim)))
+    if func is aten.pow.Tensor_Scalar and args[1] == 2:
+        return Noisy(rounding.square(_rounded(args[0])))
+    if func in (aten.mean.dim, aten.sum.dim_IntList):
+        x, axes = _rounded(args[0]), tuple(args[1])
+        count = int(np.prod([x.shape[axis] for axis in axes])) if func is aten.mean.dim else 1
+        return Noisy(rounding.total(x, axes, bool(args[2]) if len(args) > 2 else False, count))
+    if func is aten.addmm.default and not kwargs:
+        bias, a, b = (_rounded(x) for x in args)
+        return Noisy(rounding.add(bias, rounding.product(a, b)))
+    if func is aten.native_layer_norm.default:
+        x, shape, weight, bias, eps = args
+        assert len(shape) == 1
+        weight, bias = (None if each is None else _rounded(each) for each in (weight, bias))
+        out = Noisy(rounding.layer_norm(_rounded(x), weight, bias, eps))
+        return out, None, None
+    if func in (aten._to_copy.default, aten.to.dtype):
+        target = kwargs.get("dtype") or next((a for a in args[1:] if isinstance(a, torch.dtype)), None)
+        if not isinstance(args[0], Noisy) and not args[0].dtype.is_floating_point:
+            return func(*args, **kwargs)
+        if target in _DTYPES or target is None:
+            x = _rounded(args[0])
+            return Noisy(rounding.narrowed(x, x.format if target is None else _DTYPES[target]))
+    raise Failure(f"the checker does not know how {func} rounds; fp32 is not covered for this model")
+
+
+def _numbers(x: Tensor) -> Tensor:
+    """As many distinct numbers in the same shape, to follow a move with."""
+    return torch.arange(x.numel(), dtype=torch.float64).reshape(tuple(x.shape))
+
+
+def _move(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if not any(isinstance(x, Noisy) for x in args):
+        return func(*args, **kwargs)
+    padding = func is aten.constant_pad_nd.default
+    if any(isinstance(x, Noisy) for x in args[1:]) or (padding and args[0].value.varies):
+        raise Failure(f"the checker does not know how {func} rounds; fp32 is not covered for this model")
+    if func in (aten.view.default, aten._unsafe_view.default):
+        func = aten.reshape.default  # arrays here need not lie in memory as PyTorch's would
+    return _apply_move(args[0], lambda x: func(x, *args[1:], **kwargs))
+
+
+def _apply_move(x: Tensor, move: Callable[[Tensor], Tensor]) -> Noisy:
+    def on_arrays(array: Array) -> Array:
+        moved = move(torch.from_numpy(np.ascontiguousarray(array, dtype=np.float64)))
+        return moved.contiguous().numpy()
+
+    return Noisy(_rounded(x).moved(on_arrays))
+
+
+def _lifted(x: Tensor) -> Tensor:
+    """Numbers written down, or computed in plain Python."""
+    if not x.dtype.is_floating_point:
+        return x
+    error = np.abs(x.to(torch.float64).numpy()) * 2.0**-48  # twice what ``written`` allows
+    return Noisy(Rounded(written(x), error, _DTYPES[x.dtype]))

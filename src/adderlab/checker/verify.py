@@ -1,0 +1,311 @@
+"""The verdict on a certificate: every claim is proved again, reported as unchecked, or refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import struct
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from adderlab.checker.document import (
+    Rejected,
+    check_outline,
+    is_count,
+    is_real,
+    read_document,
+    read_step,
+    same_keys,
+)
+from adderlab.checker.enclosure import enclose_tables, float64_tables
+from adderlab.checker.fp32 import FloatCheck, FloatReport
+from adderlab.checker.intervals import Array, arithmetic_is_ieee
+from adderlab.checker.model import Model, model_from_tables
+from adderlab.checker.ranges import smallest_margin
+from adderlab.checker.steps import Watch, check_step
+from adderlab.errors import Failure
+from adderlab.models.config import ModelConfig
+from adderlab.models.transformer import Transformer, build_model
+
+WITNESS_TOLERANCE = 1e-6
+"""A claimed witness margin may differ by this much, relative, from the enclosed one."""
+
+Progress = Callable[[int, int], None]
+"""Called with the number of leaves and cells checked so far, and of all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What the checker found. ``accepted`` means proved in real arithmetic for the stored weights."""
+
+    accepted: bool
+    verdict: str
+    """The verdict that the certificate claims."""
+    reason: str | None
+    """Why it is not accepted: one sentence."""
+    margin: float | None = None
+    """Proved by the checker: no input has a smaller margin, in logits."""
+    witness: tuple[float, float] | None = None
+    """Enclosure of the margin at the claimed witness or counterexample."""
+    counterexample_confirmed: bool | None = None
+    """For a refutation: whether the pair certainly fails, in real arithmetic."""
+    leaves: int = 0
+    cells: int = 0
+    pairs_per_step: int = 0
+    unchecked: tuple[str, ...] = ()
+    """What the certificate says beyond what was checked."""
+    fp32: FloatReport | None = None
+    """For an accepted certificate: whether fp32 adds every pair right too (None: not asked)."""
+    seconds: float = 0.0
+
+
+@dataclass(kw_only=True)
+class _Found:
+    margin: float = np.inf
+    leaves: int = 0
+    cells: int = 0
+    witness: tuple[float, float] | None = None
+    confirmed: bool | None = None
+    unchecked: list[str] = field(default_factory=list)
+
+
+def check(
+    document: Mapping[str, Any],
+    model: Model,
+    *,
+    form: Any,
+    weights_sha256: str,
+    tables_sha256: str | None,
+    progress: Progress | None = None,
+    floating: FloatCheck | None = None,
+) -> Report:
+    """Check a certificate against one model.
+
+    ``form`` is the model's form as plain JSON; ``tables_sha256`` the hash of its float64 tables, or
+    None where they may differ between machines; with ``floating``, fp32 is examined too. Raises
+    ``Failure`` if this machine's arithmetic cannot be trusted.
+    """
+    if not arithmetic_is_ieee():
+        raise Failure(
+            "this process does not compute as IEEE 754 asks (rounding mode or flushed subnormal "
+            "numbers): run the check in a fresh process"
+        )
+    started = time.monotonic()
+    found, reason = _Found(), None
+    verdict = str(document.get("verdict"))[:20]
+    try:
+        with np.errstate(all="ignore"):
+            _check(dict(document), model, form, weights_sha256, tables_sha256, found, progress, floating)
+    except Rejected as rejected:
+        reason = str(rejected)
+    except ArithmeticError as error:
+        reason = f"its numbers lead to a {error}, so nothing is proved"
+    return Report(
+        accepted=reason is None,
+        verdict=verdict,
+        reason=reason,
+        margin=float(found.margin) if reason is None else None,
+        witness=found.witness,
+        counterexample_confirmed=found.confirmed,
+        leaves=found.leaves,
+        cells=found.cells,
+        pairs_per_step=100**model.columns if reason is None else 0,
+        unchecked=tuple(found.unchecked),
+        fp32=floating.report() if floating is not None and reason is None else None,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _check(
+    document: dict[str, Any],
+    model: Model,
+    form: Any,
+    weights_sha256: str,
+    tables_sha256: str | None,
+    found: _Found,
+    progress: Progress | None,
+    floating: FloatCheck | None,
+) -> None:
+    check_outline(document)
+    if document["weights_sha256"] != weights_sha256:
+        raise Rejected("the certificate is about other weights than this checkpoint's")
+    if document["form"] != form:
+        raise Rejected("the certificate is about another form of model than this checkpoint's")
+    if tables_sha256 is None:
+        found.unchecked.append(
+            "tables_sha256 (these tables may differ between machines in the last bit)"
+        )
+    elif document["tables_sha256"] != tables_sha256:
+        raise Rejected("the certificate was made from other tables than this checkpoint's")
+    if document["bottleneck"] != model.bottleneck or isinstance(document["bottleneck"], bool):
+        raise Rejected(
+            f"the certificate says bottleneck {document['bottleneck']}, not {model.bottleneck}"
+        )
+    if not isinstance(document["adderlab"], str):
+        raise Rejected("the certificate does not say which version wrote it")
+    found.unchecked.append("adderlab (the version that wrote it)")
+    margin = document["margin"]
+    same_keys(margin, {"bound", "witness", "pair"}, "margin")
+    if document["verdict"] == "refuted":
+        _check_refuted(document, model, found)
+    if document["verdict"] != "proved":
+        raise Rejected("the certificate does not claim that the model is proved")
+    _check_summary(document, model)
+    steps = document["steps"]
+    if not isinstance(steps, list) or len(steps) != model.columns + 1:
+        raise Rejected(f"the certificate has no list of {model.columns + 1} steps")
+
+    sizes = [int(np.prod(step.leaf_shape)) for step in model.steps]
+    claims = [
+        read_step(value, i, len(step.tokens), model.heads, model.bottleneck, size)
+        for i, (value, step, size) in enumerate(zip(steps, model.steps, sizes, strict=True))
+    ]
+    found.leaves = sum(sizes)
+    found.cells = sum(len(split.bounds_NHE2) for claim in claims for split in claim.splits)
+    if document["leaves"] != found.leaves or document["cells"] != found.cells:
+        raise Rejected(
+            f"the certificate says {document['leaves']} leaves and {document['cells']} cells; "
+            f"it has {found.leaves} and {found.cells}"
+        )
+    total, done = found.leaves + found.cells, 0
+
+    def advance(amount: int) -> None:
+        nonlocal done
+        done += amount
+        if progress is not None:
+            progress(done, total)
+
+    watch = Watch(advance=advance, boxes=None if floating is None else floating.take)
+    for step, claim in zip(model.steps, claims, strict=True):
+        found.margin = min(found.margin, check_step(model, step, claim, watch))
+    if not is_real(margin["bound"]) or not margin["bound"] <= found.margin:
+        raise Rejected(
+            f"the certificate claims a smallest margin of at least {margin['bound']}; "
+            f"proved is {found.margin}"
+        )
+    _check_witness(margin, model, found)
+
+
+def _check_summary(document: dict[str, Any], model: Model) -> None:
+    zero = [0] * (model.columns + 1)
+    if not is_count(document["failing_pairs"]) or document["failing_pairs"] != 0:
+        raise Rejected("a proved model has no failing pairs; the certificate counts some")
+    by_step = document["failing_by_step"]
+    if not isinstance(by_step, list) or not all(map(is_count, by_step)) or by_step != zero:
+        raise Rejected("a proved model fails at no step; the certificate counts failures")
+    if document["counterexample"] is not None:
+        raise Rejected("a proved model has no counterexample; the certificate names one")
+    if not is_count(document["leaves"]) or not is_count(document["cells"]):
+        raise Rejected("leaves and cells have to be numbers")
+
+
+def _pair(value: Any, model: Model, what: str) -> tuple[int, int]:
+    limit = 10**model.columns
+    if not isinstance(value, list) or len(value) != 2 or not all(map(is_count, value)):
+        raise Rejected(f"{what} is not a pair of numbers")
+    if max(value) >= limit:
+        raise Rejected(f"{what} is not a pair of numbers below {limit}")
+    return value[0], value[1]
+
+
+def _check_witness(margin: dict[str, Any], model: Model, found: _Found) -> None:
+    low, high = smallest_margin(model, *_pair(margin["pair"], model, "margin.pair"))
+    found.witness = (low, high)
+    claimed = margin["witness"]
+    if not is_real(claimed):
+        raise Rejected("margin.witness is not a number")
+    slack = WITNESS_TOLERANCE * (1.0 + abs(claimed))
+    if not low - slack <= claimed <= high + slack:
+        raise Rejected(
+            f"the certificate claims the margin {claimed} at {margin['pair']}; "
+            f"it is between {low} and {high}"
+        )
+
+
+def _check_refuted(document: dict[str, Any], model: Model, found: _Found) -> None:
+    """Always raises: a refutation is never accepted as a proof, but its counterexample is tried."""
+    pair = _pair(document["counterexample"], model, "counterexample")
+    found.witness = smallest_margin(model, *pair)
+    found.confirmed = found.witness[1] < 0
+    found.unchecked += ["failing_pairs", "failing_by_step", "margin", "leaves", "cells"]
+    if found.confirmed:
+        raise Rejected(
+            f"the model is not correct: it certainly fails on {pair[0]} + {pair[1]} "
+            "(checked in real arithmetic); the count of failing pairs is not checked"
+        )
+    raise Rejected(f"the counterexample {pair[0]} + {pair[1]} does not certainly fail")
+
+
+# A checkpoint as the checker's model: enclosed tables, form, and the hashes a certificate names.
+
+
+class Weights(Protocol):
+    """What the checker needs of a checkpoint: ``adderlab.runs.checkpoints.Checkpoint`` has it."""
+
+    @property
+    def config(self) -> ModelConfig: ...
+
+    @property
+    def params(self) -> Mapping[str, Tensor]: ...
+
+    @property
+    def weights_sha256(self) -> str: ...
+
+
+def tables_sha256(tables: Mapping[str, Array]) -> str:
+    """Hash of float64 tables in the order given (docs/proof.md, 3.1)."""
+    digest = hashlib.sha256()
+    for name, table in tables.items():
+        digest.update(name.encode("ascii") + b"\0")
+        digest.update(struct.pack(f"<{table.ndim + 1}q", table.ndim, *table.shape))
+        digest.update(np.ascontiguousarray(table, dtype="<f8").tobytes())
+    return digest.hexdigest()
+
+
+def read_model(weights: Weights) -> tuple[Model, dict[str, Any], str | None]:
+    """The model with enclosed tables, its form as JSON, and the hash of its float64 tables (None
+    where a transcendental function makes them depend on the machine).
+
+    Raises ``UsageError`` for models without tables, ``Failure`` for those it cannot enclose.
+    """
+    form, tables, transcendental = enclose_tables(weights.config, weights.params)
+    rounded = None if transcendental else tables_sha256(float64_tables(weights.config, weights.params))
+    return model_from_tables(form, tables), dataclasses.asdict(form), rounded
+
+
+def fp32_module(weights: Weights) -> Transformer:
+    """The readable model with the stored weights."""
+    module = build_model(weights.config, seed=0)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            parameter.copy_(weights.params[name])
+    return module.eval()
+
+
+def check_file(
+    path: Path | str, weights: Weights, progress: Progress | None = None, *, fp32: bool = True
+) -> Report:
+    """Check the certificate at ``path`` against a checkpoint; with ``fp32``, ask too whether greedy
+    decoding in fp32 adds every pair right.
+
+    Raises ``UsageError`` for a missing file or a model without tables, ``Failure`` for a file that is
+    no certificate.
+    """
+    document = read_document(path)
+    model, form, tables_hash = read_model(weights)
+    return check(
+        document,
+        model,
+        form=form,
+        weights_sha256=weights.weights_sha256,
+        tables_sha256=tables_hash,
+        progress=progress,
+        floating=FloatCheck.of(fp32_module(weights), model) if fp32 else None,
+    )

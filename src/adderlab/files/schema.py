@@ -1,0 +1,132 @@
+"""Frozen configuration dataclasses to and from JSON, strictly.
+
+A file with an unknown key, a missing version or a value of the wrong type is refused with one line
+that names the place: a silently ignored setting is how published commands stopped working.
+"""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+from adderlab.errors import UsageError
+from adderlab.files import aliases
+
+T = TypeVar("T")
+
+
+def to_dict(config: Any, *, old_names: bool = False) -> dict[str, Any]:
+    """A (nested) dataclass as plain JSON values; tuples become lists.
+
+    ``old_names``: under the names that version 0.1 wrote, to recognise what it hashed.
+    """
+    assert dataclasses.is_dataclass(config)
+    kind = type(config).__name__
+    return {
+        aliases.old_setting(kind, field.name) if old_names else field.name: _plain(
+            getattr(config, field.name), old_names
+        )
+        for field in dataclasses.fields(config)
+    }
+
+
+def _plain(value: Any, old_names: bool) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return to_dict(value, old_names=old_names)
+    if isinstance(value, tuple):
+        return [_plain(item, old_names) for item in value]
+    return value
+
+
+def from_dict(kind: type[T], data: Any, where: str = "") -> T:
+    """Build dataclass ``kind`` from JSON values; fields left out take their defaults.
+
+    Raises ``UsageError`` naming the key for unknown keys, missing required keys and wrong types.
+    """
+    where = where or kind.__name__
+    if not isinstance(data, Mapping):
+        raise UsageError(f"{where} must be a table of settings, not {data!r}")
+    data = {aliases.setting(kind.__name__, key): value for key, value in data.items()}
+    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    unknown = [key for key in data if key not in fields]
+    if unknown:
+        raise UsageError(f"{where} has no setting {unknown[0]!r}; it has {', '.join(fields)}")
+    hints = typing.get_type_hints(kind)
+    values = {key: _convert(hints[key], value, f"{where}.{key}") for key, value in data.items()}
+    required = [
+        name
+        for name, field in fields.items()
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    ]
+    missing = [name for name in required if name not in values]
+    if missing:
+        raise UsageError(f"{where} lacks the setting {missing[0]!r}")
+    return kind(**values)
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        (inner,) = [arg for arg in args if arg is not type(None)]
+        return _convert(inner, value, where)
+    if origin is Literal:
+        if value not in args:
+            raise UsageError(f"{where} must be one of {', '.join(map(str, args))}, not {value!r}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise UsageError(f"{where} must be a list, not {value!r}")
+        kinds = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
+        if len(kinds) != len(value):
+            raise UsageError(f"{where} must have {len(kinds)} entries, not {len(value)}")
+        return tuple(
+            _convert(kind, item, f"{where}[{i}]")
+            for i, (kind, item) in enumerate(zip(kinds, value, strict=True))
+        )
+    if dataclasses.is_dataclass(hint):
+        return from_dict(typing.cast(type, hint), value, where)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise UsageError(f"{where} must be {hint.__name__}, not {value!r}")
+    return value
+
+
+def with_setting(config: T, path: str, text: str) -> T:
+    """``config`` with the setting at dotted ``path`` replaced by ``text`` read as JSON or a word.
+
+    ``with_setting(recipe, "lr", "0.01")``. Raises ``UsageError`` naming the unknown key.
+    """
+    import json
+
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        value = text
+    data = to_dict(config)
+    node = data
+    *parents, leaf = _new_names(type(config), path.split("."))
+    for key in parents:
+        if not isinstance(node.get(key), dict):
+            raise UsageError(
+                f"{type(config).__name__} has no settings {key!r}; it has {', '.join(node)}"
+            )
+        node = node[key]
+    if leaf not in node:
+        raise UsageError(f"{type(config).__name__} has no setting {path!r}; it has {', '.join(node)}")
+    node[leaf] = value
+    return from_dict(type(config), data)
+
+
+def _new_names(kind: Any, path: list[str]) -> list[str]:
+    """``["aim", "below"]`` of a recipe -> ``["prefit", "below"]``."""
+    names = []
+    for name in path:
+        name = aliases.setting(getattr(kind, "__name__", ""), name)
+        names.append(name)
+        hint = typing.get_type_hints(kind).get(name) if dataclasses.is_dataclass(kind) else None
+        kind = next((arg for arg in (hint, *get_args(hint)) if dataclasses.is_dataclass(arg)), None)
+    return names

@@ -1,0 +1,221 @@
+"""The carry programme: maxima and counts over all digits that a leaf or cell leaves free.
+
+A separable sum over slots is given as ``gain_LTB``: the gain of slot l holding digit t, for B
+independent instances at once (the batch is the last axis, so every operation runs over it).
+Columns above i are free one by one; columns below i - 1 are tied by the carries, because their
+answer digits are keys too. Fixing a tied column with its carry breaks a run of tied columns in two.
+
+Shapes: n columns, L = 3n slots (a, b, s), T = 10 digits, B batch, Q = 19 digit sums, C = 2 carries.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adderlab.proof.problem import RADIX, Array, Step
+
+NO = -np.inf
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rest:
+    """What is left to choose: runs of tied columns, each between known carries, and free slots."""
+
+    columns: int
+    runs: tuple[tuple[int, int], ...]
+    """Tied columns lo .. hi - 1; the carries into columns lo and hi are known."""
+    free: tuple[int, ...]
+
+    @classmethod
+    def of_leaf(cls, i: int, n: int) -> Rest:
+        """A leaf of step i leaves all columns but i and i - 1."""
+        above = range(i + 1, n)
+        return cls(
+            columns=n,
+            runs=((0, i - 1),) if i > 1 else (),
+            free=(*above, *(n + j for j in above)),
+        )
+
+    @property
+    def tied(self) -> tuple[int, ...]:
+        return tuple(j for lo, hi in self.runs for j in range(lo, hi))
+
+    @property
+    def codes(self) -> int:
+        """Number of carry codes: the carries in and out of all runs as one binary number."""
+        return 4 ** len(self.runs)
+
+    def slots(self) -> tuple[int, ...]:
+        """Every slot that is left, the answer digits of tied columns included."""
+        return (*self.free, *(k * self.columns + j for k in range(3) for j in self.tied))
+
+    def without(self, slot: int) -> Rest:
+        """After fixing a tied column (with its carry) or a free slot."""
+        if slot in self.free:
+            free = tuple(s for s in self.free if s != slot)
+            return Rest(columns=self.columns, runs=self.runs, free=free)
+        runs = []
+        for lo, hi in self.runs:
+            pieces = ((lo, slot), (slot + 1, hi)) if lo <= slot < hi else ((lo, hi),)
+            runs += [piece for piece in pieces if piece[0] < piece[1]]
+        return Rest(columns=self.columns, runs=tuple(runs), free=self.free)
+
+    def ways(self, carries: tuple[int, ...]) -> int:
+        """Number of choices; ``carries`` holds the carry in and out of each run in turn."""
+        total = RADIX ** len(self.free)
+        for (lo, hi), first, last in zip(self.runs, carries[::2], carries[1::2], strict=True):
+            # No carry enters the units column.
+            state = [1 - first, first if lo else 0]
+            for _ in range(lo, hi):
+                # Of the 100 digit pairs, 55 (45 with a carry in) make no carry.
+                state = [55 * state[0] + 45 * state[1], 45 * state[0] + 55 * state[1]]
+            total *= state[last]
+        return total
+
+
+def pair_maximum(gain_a_TB: Array, gain_b_TB: Array) -> Array:
+    """max over a + b = q of gain_a[a] + gain_b[b], for q = 0 .. 18: (Q, B)."""
+    best_QB = np.full((2 * RADIX - 1, gain_a_TB.shape[1]), NO)
+    for a in range(RADIX):
+        np.maximum(best_QB[a : a + RADIX], gain_a_TB[a] + gain_b_TB, out=best_QB[a : a + RADIX])
+    return best_QB
+
+
+def column_table(gain_a_TB: Array, gain_b_TB: Array, gain_s_TB: Array) -> Array:
+    """Best total of one column for each carry in and out: (C in, C out, B)."""
+    best_QB = pair_maximum(gain_a_TB, gain_b_TB)
+    table = np.empty((2, 2, gain_a_TB.shape[1]))
+    for carry in (0, 1):
+        table[carry, 0] = (best_QB[: RADIX - carry] + gain_s_TB[carry:]).max(0)
+        table[carry, 1] = (best_QB[RADIX - carry :] + gain_s_TB[: RADIX - 1 + carry]).max(0)
+    return table
+
+
+def run_maximum(gain_LTB: Array, n: int, run: tuple[int, int], first_carries: int = 2) -> Array:
+    """Best total of a run of tied columns for each carry in and out: (C in, C out, B).
+
+    With ``first_carries`` 1 only carry in 0 is worked out (carry in 1 is minus infinity).
+    """
+    states = np.full((first_carries, 2, gain_LTB.shape[-1]), NO)
+    for carry in range(first_carries):
+        states[carry, carry] = 0.0
+    for j in range(*run):
+        table = column_table(gain_LTB[j], gain_LTB[n + j], gain_LTB[2 * n + j])
+        states = np.maximum(states[:, :1] + table[0], states[:, 1:] + table[1])
+    if first_carries == 1:
+        states = np.concatenate([states, np.full_like(states, NO)])
+    return states
+
+
+def maximum(gain_LTB: Array, rest: Rest) -> Array:
+    """Best total over all that is left, for every carry in and out of the runs: (C^(2 runs), B).
+
+    The first axis reads the carries as one binary number: in and out of the first run first.
+    """
+    batch = gain_LTB.shape[-1]
+    total = np.zeros((1, batch))
+    for run in rest.runs:
+        table = run_maximum(gain_LTB, rest.columns, run, 1 if run[0] == 0 else 2).reshape(4, batch)
+        total = (total[:, None] + table).reshape(-1, batch)
+    for slot in rest.free:
+        total = total + gain_LTB[slot].max(0)
+    return total
+
+
+def tied_children() -> np.ndarray:
+    """All (a, b, s, carry in, carry out) of a column: (200, 5)."""
+    rows = [
+        (a, b, (a + b + carry) % RADIX, carry, (a + b + carry) // RADIX)
+        for carry in (0, 1)
+        for a in range(RADIX)
+        for b in range(RADIX)
+    ]
+    return np.array(rows)
+
+
+# Leaves: the partition of all pairs that each step starts from, in canonical order.
+#
+# A leaf of step i fixes (c, a', b', a, b): the carry into column i - 1, the digits of column i - 1 and
+# those of column i. That fixes the query token z = s_(i-1) and the right digit s_i.
+#
+# Shapes: N leaves in canonical order (lexicographic in c, a', b', a, b), Z query tokens, H heads,
+# E bottleneck, D width.
+
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leaves:
+    """All leaves of a step: fixed digits, query row, right digit and multiplicity."""
+
+    carry_N: Ints
+    """Carry into column i - 1."""
+    a_before_N: Ints
+    b_before_N: Ints
+    a_N: Ints
+    b_N: Ints
+    row_N: Ints
+    """Index of the query token among the step's Z."""
+    target_N: Ints
+    inputs_N: Ints
+
+    def take(self, rows: Ints) -> Leaves:
+        return Leaves(**{name: value[rows] for name, value in vars(self).items()})
+
+
+def leaves(step: Step) -> Leaves:
+    """The leaves of a step. Digits of columns that do not exist read 0."""
+    shape = step.leaf_shape
+    carry_N, a_before_N, b_before_N, a_N, b_N = (grid.reshape(-1) for grid in np.indices(shape))
+    before_N = a_before_N + b_before_N + carry_N
+    carry_here_N = before_N // RADIX
+    row_N = before_N % RADIX if step.index else np.zeros_like(before_N)
+    target_N = (a_N + b_N + carry_here_N) % RADIX
+    rest = Rest.of_leaf(step.index, step.columns)
+    ways_C = np.array([rest.ways((0, c) if rest.runs else ()) for c in (0, 1)], dtype=np.int64)
+    return Leaves(
+        carry_N=carry_N,
+        a_before_N=a_before_N,
+        b_before_N=b_before_N,
+        a_N=a_N,
+        b_N=b_N,
+        row_N=row_N,
+        target_N=target_N,
+        inputs_N=ways_C[carry_N],
+    )
+
+
+def fixed_digits(step: Step, leaf: Leaves) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
+    """The digits (N, 2n) and carries (N, n) that leaves fix; -1 where nothing is fixed."""
+    n, i = step.columns, step.index
+    N = len(leaf.row_N)
+    digits = np.full((N, 2 * n), -1, dtype=np.int8)
+    carries = np.full((N, n), -1, dtype=np.int8)
+    carries[:, 0] = 0
+    if i > 0:
+        carries[:, i - 1] = leaf.carry_N
+        digits[:, i - 1], digits[:, n + i - 1] = leaf.a_before_N, leaf.b_before_N
+    if i < n:
+        digits[:, i], digits[:, n + i] = leaf.a_N, leaf.b_N
+    return digits, carries
+
+
+def fixed_parts(step: Step, leaf: Leaves) -> tuple[Array, Array]:
+    """What a leaf's fixed keys weigh: (weight_NH, mass_NHE)."""
+    i, n = step.index, step.columns
+    z = leaf.row_N
+    weight_NH = step.weight_ZH[z]
+    mass_NHE = step.mass_ZHE[z]
+    slots: list[tuple[int, Ints]] = []
+    if i > 0:
+        slots += [(i - 1, leaf.a_before_N), (n + i - 1, leaf.b_before_N)]
+    if i < n:
+        slots += [(i, leaf.a_N), (n + i, leaf.b_N)]
+    for slot, digit_N in slots:
+        weight_NH = weight_NH + step.weight_ZHLT[z, :, slot, digit_N]
+        mass_NHE = mass_NHE + step.mass_ZHLTE[z, :, slot, digit_N]
+    return weight_NH, mass_NHE

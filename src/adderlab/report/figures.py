@@ -1,0 +1,355 @@
+"""The report's figures: what a run's evidence looks like, one function a figure.
+
+A seed that has stopped keeps its last value: it is not trained any further.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from adderlab.evaluation.intervals import percent, wilson
+from adderlab.report.anatomy import Anatomy, Cloud
+from adderlab.report.history import SeedHistory
+from adderlab.report.svg import (
+    Plot,
+    cells,
+    tag,
+    text,
+    thousands,
+)
+from adderlab.runs.metrics import LEARNED, Metrics
+from adderlab.task.digits import SUM_DIGITS
+from adderlab.training.tracker import SUCCESS
+
+MOST_LINES = 64
+"""Single seeds are drawn up to this many."""
+MOST_COLUMNS = 110
+"""Evaluations in a heat map; more are thinned out."""
+
+Value = Callable[[Metrics], float]
+
+
+def steps_of(histories: Sequence[SeedHistory]) -> list[int]:
+    """All steps at which some seed was evaluated."""
+    return sorted({each.step for history in histories for each in history.evaluations})
+
+
+def held(history: SeedHistory, steps: Sequence[int], value: Value) -> list[float]:
+    """A seed's value at every step, its last one kept; NaN before its first."""
+    own = [each.step for each in history.evaluations]
+    places = [bisect_right(own, step) - 1 for step in steps]
+    return [math.nan if k < 0 else value(history.evaluations[k]) for k in places]
+
+
+def _span(steps: Sequence[int]) -> tuple[float, float]:
+    # The last step of N is N - 1: end the axis at N.
+    return float(steps[0]), float(steps[-1] + 1)
+
+
+def percent_tick(value: float) -> str:
+    return f"{100 * value:.0f}%"
+
+
+def grokking(histories: Sequence[SeedHistory], best: SeedHistory | None) -> str:
+    """Exact match of every seed over time, with the middle 80% of the population and its median."""
+    return _curves(
+        histories, best, lambda m: m.val_exact, "exact match", y=(0.0, 1.0), shown=percent_tick
+    )
+
+
+def losses(histories: Sequence[SeedHistory], best: SeedHistory | None) -> str:
+    """Training loss over time."""
+    return _curves(histories, best, lambda m: m.train_loss, "training loss")
+
+
+def _curves(
+    histories: Sequence[SeedHistory],
+    best: SeedHistory | None,
+    value: Value,
+    name: str,
+    *,
+    y: tuple[float, float] | None = None,
+    shown: Callable[[float], str] = lambda v: f"{v:g}",
+    y_ticks: Sequence[float] | None = None,
+) -> str:
+    """Every seed, the middle 80%, the median, the best. Without a range ``y`` the scale is
+    logarithmic and fits the values."""
+    steps = steps_of(histories)
+    rows_SN = np.array([held(history, steps, value) for history in histories])
+    plot = Plot(x=_span(steps), y=y or _decades(rows_SN), log_y=y is None)
+    plot.axes(x_label="training step", y_label=name, y_text=shown, y_ticks=y_ticks)
+    edges = [_quantiles(column) for column in rows_SN.T]
+    if len(histories) > 1:
+        plot.band([(s, e[0], e[2]) for s, e in zip(steps, edges, strict=True)], "band")
+    if len(histories) <= MOST_LINES:
+        for history, row in zip(histories, rows_SN, strict=True):
+            plot.line(zip(steps, row, strict=True), "seed", f"seed {history.seed}")
+    if len(histories) > 1:
+        plot.line([(s, e[1]) for s, e in zip(steps, edges, strict=True)], "median", "median")
+    if best is not None:
+        row = held(best, steps, value)
+        plot.line(zip(steps, row, strict=True), "best", f"best: seed {best.seed}")
+    return plot.svg(f"{name} over training steps, {len(histories)} seeds")
+
+
+def _decades(values: np.ndarray) -> tuple[float, float]:
+    """Whole powers of ten around the positive values."""
+    positive = values[np.isfinite(values) & (values > 0)]
+    if not len(positive):
+        return 0.1, 1.0
+    low, high = math.floor(math.log10(positive.min())), math.ceil(math.log10(positive.max()))
+    return 10.0**low, 10.0 ** max(high, low + 1)
+
+
+def _quantiles(column: np.ndarray) -> tuple[float, float, float]:
+    known = column[np.isfinite(column)]
+    if not len(known):
+        return math.nan, math.nan, math.nan
+    low, middle, high = np.quantile(known, (0.1, 0.5, 0.9))
+    return float(low), float(middle), float(high)
+
+
+def success(histories: Sequence[SeedHistory]) -> str:
+    """Share of seeds at 99% exact match over time, with its 95% Wilson interval."""
+    steps, n = steps_of(histories), len(histories)
+    rows_SN = np.array([held(history, steps, lambda m: m.val_exact) for history in histories])
+    rates = [wilson(int(count), n) for count in (rows_SN >= SUCCESS).sum(0)]
+    plot = Plot(x=_span(steps), y=(0.0, 1.0), right=84)
+    plot.axes(x_label="training step", y_label="seeds at 99% or more", y_text=percent_tick)
+    plot.band([(s, r.low, r.high) for s, r in zip(steps, rates, strict=True)], "band")
+    plot.line([(s, r.value) for s, r in zip(steps, rates, strict=True)], "best", "success rate")
+    last = rates[-1]
+    plot.dot(steps[-1], last.value, "best-dot", title=str(last))
+    end = {"dx": 10, "class_": "strong"}
+    plot.note(steps[-1], last.value, f"{last.count} of {n}", dy=_clear(last.value), **end)
+    return plot.svg(f"success rate over training steps, at the end {last}")
+
+
+def _clear(share: float) -> int:
+    """Pixels by which a note at the end of a curve moves to stay inside the drawing."""
+    return 14 if share > 0.95 else -4 if share < 0.05 else 5
+
+
+def learned(histories: Sequence[SeedHistory], best: SeedHistory | None) -> str:
+    """Number of answer steps learned over time."""
+
+    def count(metrics: Metrics) -> float:
+        known = metrics.step_acc
+        return float(sum(accuracy >= LEARNED for accuracy in known)) if known else math.nan
+
+    whole = range(0, SUM_DIGITS + 1, 2)
+    return _curves(histories, best, count, "answer steps learned", y=(0.0, 11.0), y_ticks=whole)
+
+
+def step_heat(history: SeedHistory) -> str:
+    """Accuracy of each answer step of one seed over time."""
+    return _heat(
+        [history],
+        lambda column, i: float(column[0][i]),
+        f"accuracy of answer steps of seed {history.seed} over training steps",
+        lambda share: f"{percent(share)} right",
+    )
+
+
+def learned_heat(histories: Sequence[SeedHistory]) -> str:
+    """Share of the seeds that have learned each answer step, over time."""
+    return _heat(
+        histories,
+        lambda column, i: float(np.mean([acc[i] >= LEARNED for acc in column])),
+        "share of seeds that have learned each answer step over training steps",
+        lambda share: f"learned by {percent(share)} of the seeds",
+    )
+
+
+def _heat(
+    histories: Sequence[SeedHistory],
+    share: Callable[[list[tuple[float, ...]], int], float],
+    described: str,
+    told: Callable[[float], str],
+) -> str:
+    steps = steps_of(histories)
+    steps = [steps[k] for k in _spread(len(steps), MOST_COLUMNS)]
+    columns = [
+        [history.evaluations[max(0, _last_at(history, step))].step_acc for history in histories]
+        for step in steps
+    ]
+    rows = range(SUM_DIGITS)
+    grid = [[share(column, i) for column in columns] for i in rows]
+    wide = 560 / len(steps)
+    marked = set(_spread(len(steps), 6)) if len(steps) > 6 else set(range(len(steps)))
+    return cells(
+        grid,
+        row_names=[_step_name(i) for i in rows],
+        column_names=[thousands(step) if k in marked else "" for k, step in enumerate(steps)],
+        titles=lambda r, c: f"s_{rows[r]} at step {steps[c]}: {told(grid[r][c])}",
+        x_label="training step",
+        cell=(wide, 20.0),
+        left=64,
+        described=described,
+    )
+
+
+def _last_at(history: SeedHistory, step: int) -> int:
+    return bisect_right([each.step for each in history.evaluations], step) - 1
+
+
+def _spread(n: int, most: int) -> list[int]:
+    """At most ``most`` of n places, evenly, both ends among them."""
+    if n <= most:
+        return list(range(n))
+    return sorted({round(k * (n - 1) / (most - 1)) for k in range(most)})
+
+
+def _step_name(i: int) -> str:
+    return {0: "s_0 units", SUM_DIGITS - 1: f"s_{i} top"}.get(i, f"s_{i}")
+
+
+def final_heat(histories: Sequence[SeedHistory]) -> str:
+    """Where every seed ended: accuracy of each answer step, best seeds first."""
+    ranked = sorted(histories, key=lambda s: (s.last.val_exact, sum(s.last.step_acc)), reverse=True)
+    shown = ranked[:MOST_LINES]
+    rows = range(SUM_DIGITS)
+    grid = [[history.last.step_acc[i] for history in shown] for i in rows]
+    wide = min(28.0, 560 / len(shown))
+    longest = max(len(str(history.seed)) for history in shown)
+    every = math.ceil((7.5 * longest + 4) / wide)
+    of_all = f" ({len(shown)} of {len(ranked)})" if len(shown) < len(ranked) else ""
+    return cells(
+        grid,
+        row_names=[_step_name(i) for i in rows],
+        column_names=[str(s.seed) if k % every == 0 else "" for k, s in enumerate(shown)],
+        titles=lambda r, c: f"seed {shown[c].seed}, s_{rows[r]}: {percent(grid[r][c])} right",
+        x_label=f"seed, best first{of_all}",
+        cell=(wide, 20.0),
+        left=64,
+        described="accuracy of each answer step at the end, by seed",
+    )
+
+
+def attention(anatomy: Anatomy, head: int) -> str:
+    """Mean attention of one head: which positions each answer step reads."""
+    grid = anatomy.attention_HIP[head]
+    names = anatomy.position_names
+    return cells(
+        grid,
+        row_names=[_step_name(i) for i in range(SUM_DIGITS)],
+        column_names=names,
+        titles=lambda r, c: f"s_{r} reads {names[c] or c}: {percent(grid[r][c])} of its attention",
+        x_label="position read, in the order of the sequence",
+        cell=(20.0, 20.0),
+        left=64,
+        described=f"mean attention of head {head} by answer step and position",
+    )
+
+
+def scatter(cloud: Cloud, kinds: Sequence[str] = ()) -> str:
+    """Points with their names; points of one kind are joined column by column.
+
+    Each axis has its own scale: the second component is often far smaller than the first.
+    """
+    spans = [_padded([point[k] for point in cloud.points]) for k in (0, 1)]
+    plot = Plot(x=spans[0], y=spans[1], width=640, height=460, left=66)
+    shares = [f"{100 * share:.0f}% of the variance" for share in cloud.shares]
+    plot.axes(
+        x_label=f"first component, {shares[0]}",
+        y_label=f"second component, {shares[1]}",
+        x_text=lambda v: f"{v:g}",
+    )
+    for kind in dict.fromkeys(kinds) if kinds else ("",):
+        rows = [k for k in range(len(cloud.points)) if not kinds or kinds[k] == kind]
+        # Layouts write some operands top digit first: join by column, not by place.
+        rows.sort(key=lambda k: _column(cloud.names[k]))
+        if kind or not kinds:
+            plot.line([cloud.points[k] for k in rows], f"join {kind}".strip())
+        for k in rows:
+            plot.dot(*cloud.points[k], f"dot {kind}".strip(), 4.0, cloud.names[k])
+    for name, place in zip(cloud.names, name_places(plot, cloud), strict=True):
+        if place is not None:
+            plot.parts.append(text(*place, name, class_="num"))
+    return plot.svg("first two principal components")
+
+
+def _padded(values: Sequence[float]) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    pad = 0.09 * (high - low) or 1.0
+    return low - pad, high + pad
+
+
+def _column(name: str) -> int:
+    digits = "".join(c for c in name if c.isdigit())
+    return int(digits) if digits else -1
+
+
+_HIGH = 11
+"""Pixels of a line of text."""
+
+
+def name_places(plot: Plot, cloud: Cloud) -> list[tuple[float, float] | None]:
+    """A place beside each point for its name, clear of all points and of the names before it; None
+    where there is no room (the pointer still tells)."""
+    dots = [(plot.px(x), plot.py(y)) for x, y in cloud.points]
+    taken: list[tuple[float, float, float]] = []
+    places: list[tuple[float, float] | None] = []
+    for name, (x, y) in zip(cloud.names, dots, strict=True):
+        wide = 7.5 * len(name)
+        free = [
+            (left, base)
+            for left, base in _beside(x, y, wide)
+            if plot.left < left < plot.width - plot.right - wide
+            and plot.top + _HIGH < base < plot.height - plot.bottom
+            and not any(
+                left < other + w + 2 and other < left + wide + 2 and abs(base - line) < _HIGH + 1
+                for other, line, w in taken
+            )
+            and not any(
+                left - 4 < dx < left + wide + 4 and base - _HIGH - 2 < dy < base + 4 for dx, dy in dots
+            )
+        ]
+        places.append(free[0] if free else None)
+        if free:
+            taken.append((*free[0], wide))
+    return places
+
+
+def _beside(x: float, y: float, wide: float) -> list[tuple[float, float]]:
+    """Places for a name around a point, the nearest first."""
+    places = []
+    for reach in (7, 13):
+        right, left = x + reach, x - reach - wide
+        places += [(right, y + 4), (left, y + 4)]
+        above, below = y - reach, y + reach + _HIGH - 1
+        places += [(x - wide / 2, above), (x - wide / 2, below)]
+        places += [(side, line) for line in (above, below) for side in (right, left)]
+    return places
+
+
+def margins(anatomy: Anatomy, bounds: Sequence[float]) -> str:
+    """Margin of each answer step: sampled (smallest, 1%, median) and, where proved, the bound."""
+    values = [v for m in anatomy.margins for v in (m.smallest, m.percentile, m.median)]
+    low, high = min(0.0, *values, *bounds), max(0.0, *values, *bounds)
+    pad = 0.06 * (high - low or 1.0)
+    plot = Plot(x=(-0.6, SUM_DIGITS - 0.4), y=(low - pad, high + pad))
+    plot.axes(
+        x_label="answer step",
+        y_label="margin in logits",
+        x_text=lambda v: f"s_{v:g}",
+        x_ticks=range(SUM_DIGITS),
+    )
+    plot.parts.append(
+        tag(
+            "line", class_="zero", x1=plot.left, x2=plot.width - plot.right, y1=plot.py(0), y2=plot.py(0)
+        )
+    )
+    for i, margin in enumerate(anatomy.margins):
+        plot.line([(i, margin.smallest), (i, margin.median)], "whisker")
+        plot.line([(i, margin.percentile), (i, margin.median)], "box")
+        where = f"s_{i}: smallest {margin.smallest:.3g} at {margin.pair[0]} + {margin.pair[1]}"
+        plot.dot(i, margin.smallest, "worst-dot" if margin.smallest <= 0 else "best-dot", 4.5, where)
+        plot.dot(i, margin.median, "dot", 3.0, f"s_{i}: median {margin.median:.3g}")
+    for i, bound in enumerate(bounds):
+        plot.line([(i - 0.3, bound), (i + 0.3, bound)], "bound", f"s_{i}: proved bound {bound:.3g}")
+    return plot.svg("margin of each answer step in logits")

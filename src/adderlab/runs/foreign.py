@@ -1,0 +1,385 @@
+"""MicroAdder's checkpoints (evindor/MicroAdder, ``.pt``), read and written.
+
+Two generations are read: the program that trained the published 67p and 74p (``blocks.0.attn...``)
+and the later package (57p; flat names). The later package's form is written.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from adderlab.errors import Failure, UsageError
+from adderlab.files.atomic import write_bytes, write_torch
+from adderlab.files.weights import check_npz, read_torch, read_weight_file
+from adderlab.models.config import ModelConfig
+
+SPIRAL = ("amp", "phase", "slope", "offset")
+
+_OLD = {
+    "blocks.0.ln1.weight": "norm1.weight",
+    "blocks.0.ln2.weight": "norm2.weight",
+    "ln_f.weight": "norm_f.weight",
+    "blocks.0.attn.q_phase_angle": "q_phase_angle",
+    "blocks.0.attn.q_proj.weight": "q_proj.weight",
+    "blocks.0.attn.out_proj.A": "out_proj.A",
+    "blocks.0.attn.out_proj.B": "out_proj.B",
+    "blocks.0.ffn.fc1.weight": "fc1.weight",
+    "blocks.0.ffn.fc2.weight": "fc2.weight",
+    "blocks.0.attn.causal_mask": "causal_mask",
+}
+"""Names of the first program -> names of the later package."""
+
+_MICROADDER_NAMES = {
+    "token_emb.radius": "tok_arc_A",
+    "token_emb.sine_radius": "tok_arc_B",
+    "token_emb.start": "tok_arc_start",
+    "token_emb.stride": "tok_arc_stride",
+    "head_proj.weight": "head_proj.weight",
+    "blocks.0.ln1.weight": "norm1.weight",
+    "blocks.0.attn.qk_shared.weight": "q_proj.weight",
+    "blocks.0.attn.query.angle": "q_phase_angle",
+    "blocks.0.attn.proj.A": "out_proj.A",
+    "blocks.0.attn.proj.B": "out_proj.B",
+    "blocks.0.mlp.fc1.weight": "fc1.weight",
+    "blocks.0.mlp.fc2.weight": "fc2.weight",
+    "pos_emb.columns.amplitude": "spiral_amp",
+    "pos_emb.columns.phase": "spiral_phase",
+    "pos_emb.columns.slope": "spiral_slope",
+    "pos_emb.columns.offset": "spiral_offset",
+}
+"""Our names -> the later package's. The special positions are one tensor here, two there."""
+
+_EQUALS, _TOP = "special_pos_equals", "z_hi_pos"
+_ZEROS = ("_plus_pos", "_eos_pos")
+_COPIES = {"norm2.weight": "norm1.weight", "norm_f.weight": "norm1.weight"}
+_INDEX_BUFFERS = ("causal_mask", "_pos_sources", "_pos_indices")
+
+_ONLY = {
+    "n_heads": (1,),
+    "n_layers": (1,),
+    "ffn_bias": (False,),
+    "vocab_size": (10,),
+    "max_seq_len": (34,),
+    "alibi": (False,),
+    "softmax1": (False,),
+    "share_layers": (False,),
+    "norm_mode": ("shared", "weighted"),
+    "qk_source": ("pos",),
+    "qk_input": ("pos",),
+    "attn_mode": ("split",),
+    "tie_qk": (True,),
+    "q_phase": (True,),
+    "tie_vo": (True,),
+    "num_kv_heads": (0,),
+    "q_proj_rank": (0,),
+    "q_proj_mode": ("full",),
+    "tok_emb_mode": ("parametric",),
+    "pos_mode": ("spiral", "spiral_correct"),
+    "pos_correction_mode": ("none",),
+    "freeze_special": ("plus_eos",),
+    "freeze_z_hi": (False,),
+    "freeze_tok_arc": ("",),
+    "equals_spiral_idx": (-1.0,),
+}
+"""Settings of either generation that choose a component, and the values that are known here."""
+
+
+def read_microadder(path: Path | str) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """(configuration, parameters without seed axis) of a MicroAdder checkpoint.
+
+    Raises ``UsageError`` if there is no such file, ``Failure`` for a damaged one, one with code in
+    it, or one of a variant that is not known here.
+    """
+    path = Path(path)
+    payload = read_torch(read_weight_file(path), path)
+    settings = _table(payload, "config", path)
+    state = {_OLD.get(name, name): t for name, t in _table(payload, "model_state_dict", path).items()}
+    config = _microadder_config(settings, state, path)
+    return config, _parameters(config, state, path)
+
+
+def _microadder_config(settings: Mapping[str, Any], state: Mapping[str, Any], path: Path) -> ModelConfig:
+    for name, known in _ONLY.items():
+        if name in settings and settings[name] not in known:
+            shown = " or ".join(map(repr, known))
+            raise Failure(
+                f"{path} has {name} {settings[name]!r}; only MicroAdders with {name} {shown} are read"
+            )
+    frozen = {name for name in str(settings.get("freeze_spiral", "")).split(",") if name}
+    if frozen not in (set(), set(SPIRAL)):
+        raise Failure(
+            f"{path} freezes {', '.join(sorted(frozen))} of its spiral; "
+            "only a spiral that is learned or frozen as a whole is read"
+        )
+    try:
+        width, tokens = int(settings["d_model"]), int(settings["tok_dim"])
+        value = int(settings["head_dim"])
+        amplitude, phase, slope, offset = (
+            float(settings.get(f"spiral_init_{n}", d)) for n, d in zip(SPIRAL, _START, strict=True)
+        )
+        return ModelConfig(
+            layout="M",
+            d_model=width,
+            d_ff=int(settings["ffn_dim"]),
+            tokens="ellipse" if settings.get("tie_tok_arc_ab") is False else "arc",
+            token_dim=tokens,
+            positions="fixed_spiral" if frozen else "spiral",
+            learned_specials=("equals", "top"),
+            spiral=(amplitude, phase, slope, offset),
+            head_dim=int(settings.get("qk_dim") or value),
+            value_dim=value,
+            qk_input="positions",
+            value_input="tokens",
+            tie_qkv="qk",
+            query_rotation=True,
+            values="head",
+            attn_out_rank=state["out_proj.A"].shape[1],
+            fc2="map" if "fc2.weight" in state else "head",
+            norm="rms",
+            norm_eps=1e-5,
+            share_norms="all",
+            head="projected",
+            init="xavier",
+        )
+    except KeyError as error:
+        raise Failure(f"{path} lacks {error.args[0]!r}; it is no MicroAdder checkpoint") from error
+    except (AttributeError, IndexError, TypeError, UsageError, ValueError) as error:
+        raise Failure(f"{path} holds settings that make no model: {error}") from error
+
+
+_START = (1.0, 0.0, 1 / 9, 0.0)
+"""Where the first program's spiral starts when its file does not say."""
+
+
+def _parameters(config: ModelConfig, state: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
+    names = _names(config)
+    buffers = {*_ZEROS, *_COPIES, *_INDEX_BUFFERS, "tok_arc_B", *(f"spiral_{name}" for name in SPIRAL)}
+    used = {*names.values(), _EQUALS, _TOP}
+    missing = [name for name in sorted(used) if not isinstance(state.get(name), Tensor)]
+    unknown = [name for name in state if name not in used | buffers]
+    if missing or unknown:
+        what = f"lacks the weight {missing[0]}" if missing else f"has an unknown weight {unknown[0]}"
+        raise Failure(f"{path} {what} for a model of its settings")
+    _check_constants(config, state, path)
+    params = {ours: state[theirs] for ours, theirs in names.items()}
+    params["pos_emb.special"] = torch.cat([state[_EQUALS], state[_TOP]])
+    angle = params["blocks.0.attn.query.angle"]
+    if angle.numel() != 1:
+        raise Failure(f"{path}: q_phase_angle has {angle.numel()} angles, not one")
+    params["blocks.0.attn.query.angle"] = angle.reshape(())
+    return params
+
+
+def _check_constants(config: ModelConfig, state: Mapping[str, Any], path: Path) -> None:
+    """What is stored but not learned must be what the model takes it for."""
+    for copy, original in _COPIES.items():
+        if copy in state and not _same(state[copy], state[original]):
+            raise Failure(f"{path}: {copy} differs from {original}; only shared norms are read")
+    if (
+        config.tokens == "arc"
+        and "tok_arc_B" in state
+        and not _same(state["tok_arc_B"], state["tok_arc_A"])
+    ):
+        raise Failure(f"{path}: tok_arc_B differs from tok_arc_A, though its settings tie them")
+    for name in _ZEROS:
+        if name in state and not _same(state[name], torch.zeros(1, config.position_width)):
+            raise Failure(f"{path}: {name} is not zero, though its settings freeze it at zero")
+    if config.positions == "fixed_spiral":
+        for name, value in zip(SPIRAL, config.spiral, strict=True):
+            stored = state.get(f"spiral_{name}")
+            if stored is not None and not _same(stored, torch.tensor(value)):
+                raise Failure(f"{path}: spiral_{name} is not the {value} of its settings")
+
+
+def _same(stored: Any, wanted: Any) -> bool:
+    return (
+        isinstance(stored, Tensor)
+        and isinstance(wanted, Tensor)
+        and torch.equal(stored.float(), wanted.float())
+    )
+
+
+def _names(config: ModelConfig) -> dict[str, str]:
+    """The entries of ``_MICROADDER_NAMES`` that a model of this configuration has."""
+    absent = set()
+    if config.tokens == "arc":
+        absent.add("tok_arc_B")
+    if config.fc2 == "head":
+        absent.add("fc2.weight")
+    if config.positions == "fixed_spiral":
+        absent |= {f"spiral_{name}" for name in SPIRAL}
+    return {ours: theirs for ours, theirs in _MICROADDER_NAMES.items() if theirs not in absent}
+
+
+def _table(payload: Mapping[str, Any], key: str, path: Path) -> dict[str, Any]:
+    value = payload.get(key)
+    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+        raise Failure(f"{path} has no table {key!r}; it is no MicroAdder checkpoint")
+    return value
+
+
+def write_microadder(
+    path: Path | str, config: ModelConfig, params: Mapping[str, Tensor], *, step: int = 0
+) -> None:
+    """Write a checkpoint that the MicroAdder package loads (``ModelConfig.from_dict(config)``).
+
+    ``params`` has no seed axis. Raises ``UsageError`` for a model outside MicroAdder's family.
+    """
+    settings = _settings(config)
+    names = _names(config)
+    state = {theirs: params[ours].detach() for ours, theirs in names.items()}
+    state["q_phase_angle"] = state["q_phase_angle"].reshape(1)
+    state[_EQUALS], state[_TOP] = params["pos_emb.special"].detach().clone().split(1)
+    state |= {name: torch.zeros(1, config.position_width) for name in _ZEROS}
+    state |= {copy: state[original] for copy, original in _COPIES.items()}
+    if config.positions == "fixed_spiral":
+        state |= {f"spiral_{n}": torch.tensor(v) for n, v in zip(SPIRAL, config.spiral, strict=True)}
+    state["causal_mask"] = torch.ones(34, 34).tril()[None, None]
+    payload = {"step": step, "model_state_dict": state, "config": settings, "metrics": {}, "args": {}}
+    write_torch(Path(path), payload)
+
+
+def _settings(config: ModelConfig) -> dict[str, Any]:
+    amplitude, phase, slope, offset = config.spiral
+    settings = {
+        "d_model": config.d_model,
+        "tok_dim": config.token_width,
+        "pos_dim": config.position_width,
+        "n_heads": config.n_head,
+        "head_dim": config.value_width,
+        "ffn_dim": config.d_ff,
+        "vocab_size": 10,
+        "max_seq_len": 34,
+        "qk_dim": config.key_width,
+        "norm_mode": "weighted",
+        "qk_input": "pos",
+        "freeze_tok_arc": "",
+        "tie_fc2_head": config.fc2 == "head",
+        "freeze_spiral": ",".join(SPIRAL) if config.positions == "fixed_spiral" else "",
+        "spiral_init_amp": amplitude,
+        "spiral_init_phase": phase,
+        "spiral_init_slope": slope,
+        "spiral_init_offset": offset,
+        "equals_spiral_idx": -1.0,
+    }
+    shapes = {"out_proj.A": torch.empty(1, config.attn_out_rank), "fc2.weight": torch.empty(0)}
+    if config.fc2 == "head":
+        del shapes["fc2.weight"]
+    if (
+        config.tokens != "arc"
+        or config.attn_out_rank != 1
+        or _microadder_config(settings, shapes, Path()) != config
+    ):
+        raise UsageError(
+            "this model is no MicroAdder: its package has one shape with an arc of one radius, "
+            "spiral columns, tied Q and K and a rank-1 output"
+        )
+    return settings
+
+
+# MLX checkpoints of Qwen3-style adders (staghado, ``.npz``), read and written.
+#
+# The file holds weights only, under the names of mlx_lm's Qwen3; sizes are read off their shapes.
+# Rotary base 3, eps 1e-6 and halves rotated together are the published program's.
+
+
+_MLX_NAMES = {
+    "token_emb.weight": "model.embed_tokens.weight",
+    "blocks.0.ln1.weight": "model.layers.0.input_layernorm.weight",
+    "blocks.0.attn.q_proj.weight": "model.layers.0.self_attn.q_proj.weight",
+    "blocks.0.attn.k_proj.weight": "model.layers.0.self_attn.k_proj.weight",
+    "blocks.0.attn.v_proj.weight": "model.layers.0.self_attn.v_proj.weight",
+    "blocks.0.attn.proj.weight": "model.layers.0.self_attn.o_proj.weight",
+    "blocks.0.attn.q_norm.weight": "model.layers.0.self_attn.q_norm.weight",
+    "blocks.0.attn.k_norm.weight": "model.layers.0.self_attn.k_norm.weight",
+    "blocks.0.ln2.weight": "model.layers.0.post_attention_layernorm.weight",
+    "blocks.0.mlp.fc1.weight": "model.layers.0.mlp.up_proj.weight",
+    "blocks.0.mlp.gate.weight": "model.layers.0.mlp.gate_proj.weight",
+    "blocks.0.mlp.fc2.weight": "model.layers.0.mlp.down_proj.weight",
+    "ln_f.weight": "model.norm.weight",
+}
+"""Our names -> mlx_lm's."""
+
+
+def read_mlx(path: Path | str) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """(configuration, parameters without seed axis) of a one-layer Qwen3 adder in MLX's names.
+
+    Raises ``UsageError`` if there is no such file, ``Failure`` for a damaged one or another model.
+    """
+    path = Path(path)
+    data = read_weight_file(path)
+    check_npz(data, path)
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        stored = {name: torch.from_numpy(arrays[name].copy()) for name in arrays.files}
+    missing = [name for name in _MLX_NAMES.values() if name not in stored]
+    unknown = [name for name in stored if name not in _MLX_NAMES.values()]
+    if missing or unknown:
+        what = f"lacks {missing[0]}" if missing else f"has {unknown[0]}"
+        raise Failure(f"{path} {what}; only one-layer Qwen3 adders with tied embeddings are read")
+    params = {ours: stored[theirs] for ours, theirs in _MLX_NAMES.items()}
+    return _mlx_config(params, path), params
+
+
+def _mlx_config(params: Mapping[str, Tensor], path: Path) -> ModelConfig:
+    try:
+        vocab_size, width = params["token_emb.weight"].shape
+        (head_dim,) = params["blocks.0.attn.q_norm.weight"].shape
+        query_width, _ = params["blocks.0.attn.q_proj.weight"].shape
+        key_width, _ = params["blocks.0.attn.k_proj.weight"].shape
+        hidden, _ = params["blocks.0.mlp.fc1.weight"].shape
+        if vocab_size != 10 or query_width % head_dim or key_width % head_dim:
+            raise ValueError(
+                f"{vocab_size} tokens, query width {query_width}, key width {key_width}, head {head_dim}"
+            )
+        heads, kv_heads = query_width // head_dim, key_width // head_dim
+        return _qwen3(width, hidden, heads, kv_heads, head_dim)
+    except (UsageError, ValueError, ZeroDivisionError) as error:
+        raise Failure(f"{path} holds weights whose shapes make no adder: {error}") from error
+
+
+def _qwen3(width: int, hidden: int, heads: int, kv_heads: int, head_dim: int) -> ModelConfig:
+    return ModelConfig(
+        layout="S",
+        d_model=width,
+        d_ff=hidden,
+        n_head=heads,
+        n_kv_head=None if kv_heads == heads else kv_heads,
+        positions="none",
+        head_dim=head_dim,
+        tie_qkv="separate",
+        qk_norm="own",
+        rope_theta=3.0,
+        rope_pairs="halves",
+        activation="swiglu",
+        norm="rms",
+        norm_eps=1e-6,
+        init="uniform",
+    )
+
+
+def write_mlx(path: Path | str, config: ModelConfig, params: Mapping[str, Tensor]) -> None:
+    """Write weights that staghado's program loads. ``params`` has no seed axis.
+
+    Raises ``UsageError`` for a model of another shape than mlx_lm's Qwen3 with rotary base 3.
+    """
+    known = _qwen3(config.d_model, config.d_ff, config.n_head, config.kv_heads, config.key_width)
+    if config != known:
+        raise UsageError(
+            "this model is no Qwen3 adder of the MLX family: it needs maps of their own, QK norm, "
+            "rotary halves of base 3, SwiGLU and a tied head on layout S"
+        )
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for ours, theirs in _MLX_NAMES.items():
+            array = params[ours].detach().cpu().float().numpy()
+            with archive.open(zipfile.ZipInfo(f"{theirs}.npy"), "w") as entry:
+                np.lib.format.write_array(entry, array, allow_pickle=False)
+    write_bytes(Path(path), buffer.getvalue())

@@ -1,0 +1,331 @@
+"""Shards of one run put together, as if one machine had trained all seeds.
+
+Everything a run folder holds is a function of what is kept of every seed, so the shards' states are
+joined along the seed axis and written by the same writer that a run on one machine uses. Only times
+differ: steps were timed where they were taken.
+
+Shapes: S seeds still training, N parameters of one model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import secrets
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adderlab.errors import Failure, UsageError
+from adderlab.files import schema
+from adderlab.files.atomic import read_json, write_json
+from adderlab.models.config import ModelConfig
+from adderlab.runs.checkpoints import parameter_shapes
+from adderlab.runs.environment import collect_environment
+from adderlab.runs.folder import RunConfig, RunFolder, drop_rows_after, load_state
+from adderlab.runs.metrics import Metrics, read_metrics, read_seed_metrics
+from adderlab.runs.summary import read_config
+from adderlab.study.cluster.ray import Fleet
+from adderlab.study.cluster.shards import (
+    MACHINES_FILE,
+    Means,
+    Task,
+    split,
+    unpack,
+)
+from adderlab.study.cluster.store import Store
+from adderlab.training.job import Job, Outcome
+from adderlab.training.run import Writer
+from adderlab.training.start import check_fits
+from adderlab.training.tracker import SeedTracker
+
+
+def merge(job: Job, folder: RunFolder, shards: Sequence[Path]) -> Outcome:
+    """Write the run of ``job`` to ``folder`` (open, and of this job) from the shards' run folders, in
+    the order of their seeds; the shards have all reached the same goal.
+
+    Ends as "done" if every shard is at its end, else as "stopped", ready to be resumed.
+    Raises ``Failure`` if a shard is damaged or belongs to another run.
+    """
+    states = [load_state(path) for path in shards]
+    seeds = [read_config(path).seeds for path in shards]
+    if tuple(seed for own in seeds for seed in own) != job.seeds:
+        raise Failure(f"the shards of {job.folder} hold other seeds than the run; train it anew")
+    population = _Joined(job.config, [state["population"] for state in states])
+    tracker = SeedTracker(job.seeds, torch.zeros(len(job.seeds), population.num_parameters))
+    tracker.load_state(joined([state["ledger"] for state in states], [len(own) for own in seeds]))
+    drop_rows_after(job.folder, -1)
+    for evaluations in _by_step(job.seeds, shards):
+        folder.record(evaluations)
+    done = not population.seeds or population.next_step >= job.recipe.total_steps
+    return Writer(job, folder, population, tracker).finish("done" if done else "stopped")
+
+
+def joined(parts: Sequence[Any], sizes: Sequence[int]) -> Any:
+    """Values that belong to the shards, as one value of the whole run.
+
+    Tensors and lists with an entry for each of a shard's ``sizes`` seeds are put behind one another,
+    tables by seed united, other tables joined entry by entry. Anything else is the same in all shards.
+    """
+    first = parts[0]
+    if isinstance(first, dict):
+        if all(isinstance(key, int) for key in first):
+            return {seed: value for part in parts for seed, value in part.items()}
+        return {key: joined([part[key] for part in parts], sizes) for key in first}
+    if isinstance(first, Tensor):
+        assert all(len(part) == size for part, size in zip(parts, sizes, strict=True))
+        return torch.cat(list(parts))
+    if isinstance(first, list):
+        per_seed = all(len(part) == size for part, size in zip(parts, sizes, strict=True))
+        assert per_seed or not any(parts), parts
+        return [value for part in parts for value in part]
+    assert all(part == first for part in parts), parts
+    return first
+
+
+class _Joined:
+    """What the writer asks of a population, from the shards' last states."""
+
+    def __init__(self, config: ModelConfig, states: Sequence[dict[str, Any]]) -> None:
+        self._shapes = parameter_shapes(config)
+        # Shards whose seeds have all stopped early ended at an earlier step, with nothing to join.
+        active = [state for state in states if state["seeds"]]
+        furthest = max(states, key=lambda state: state["next_step"])
+        self.next_step: int = furthest["next_step"]
+        self.seconds: float = max(state["seconds"] for state in states)
+        same: dict[str, Any] = {"next_step": self.next_step, "seconds": self.seconds}
+        sizes = [len(state["seeds"]) for state in active]
+        self._state: dict[str, Any] = (
+            joined([state | same for state in active], sizes) if active else furthest | same
+        )
+        self.seeds = tuple(self._state["seeds"])
+
+    @property
+    def num_parameters(self) -> int:
+        return self._state["params"].shape[1]
+
+    def params(self, flat_SN: Tensor) -> dict[str, Tensor]:
+        sizes = [torch.Size(shape).numel() for shape in self._shapes.values()]
+        columns = zip(self._shapes.items(), flat_SN.split(sizes, 1), strict=True)
+        return {name: part.reshape(len(part), *shape) for (name, shape), part in columns}
+
+    def keep(self, rows: list[int]) -> None:
+        raise AssertionError("the training is over")
+
+    def state(self) -> dict[str, Any]:
+        return self._state
+
+
+def _by_step(seeds: tuple[int, ...], shards: Sequence[Path]) -> list[dict[int, Metrics]]:
+    """The evaluations of every step, by seed, as they would have been recorded together."""
+    history: dict[int, list[Metrics]] = {}
+    for path in shards:
+        own = read_config(path).seeds
+        history |= read_seed_metrics(path) if len(own) > 1 else {own[0]: read_metrics(path)}
+    steps: dict[int, dict[int, Metrics]] = {}
+    for seed in seeds:
+        for metrics in history.get(seed, []):
+            steps.setdefault(metrics.step, {})[seed] = metrics
+    return [steps[step] for step in sorted(steps)]
+
+
+# A run whose seeds are trained in shards elsewhere and merged here.
+#
+# RUN/
+#     fleet.json          the shards and their store; gone once they are merged
+#     shards/ID/          the store, unless another was named
+#     config.json, ...    the run folder; its tables are written when the shards are merged
+
+
+FLEET_FILE = "fleet.json"
+SCHEMA_VERSION = 1
+
+SAME = ("cpu", "device_name", "engine", "torch")
+"""What must be the same on all machines for a seed to be the same on all."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Which shards there are and where their state lies; fixed when the run begins."""
+
+    schema_version: int = SCHEMA_VERSION
+    id: str
+    """Names the run's objects, so that a store can hold several runs."""
+    store: str
+    shards: tuple[tuple[int, ...], ...]
+    """The seeds of each."""
+    goals: tuple[int, ...]
+    engine: str
+    """Asked for at the start; a resume that asks for none in particular keeps it, and so the bits."""
+
+    @property
+    def marker(self) -> str:
+        """The object by which a worker knows that it sees the same store."""
+        return f"{self.id}/plan.json"
+
+    def name(self, shard: int) -> str:
+        return f"{self.id}/shard_{shard:04d}"
+
+
+def is_sharded(folder: Path) -> bool:
+    """Whether a run's shards are still to be trained or merged."""
+    return (folder / FLEET_FILE).is_file()
+
+
+class ShardedRun:
+    """The run folder and its shards; holds the folder's lock until it is closed."""
+
+    def __init__(self, job: Job, folder: RunFolder, plan: Plan, means: Means) -> None:
+        self.job, self.plan, self.means = job, plan, means
+        self.store = Store(plan.store)
+        self._folder = folder
+
+    @classmethod
+    def create(
+        cls, job: Job, means: Means, *, shards: int, store: str | None, pauses: Sequence[int] = ()
+    ) -> ShardedRun:
+        """Start a run. ``store``: None is a folder below the run's. ``pauses``: steps at which shards
+        wait for one another, as well as at the end. Raises as ``training.run.run`` does."""
+        check_fits(job.config, job.recipe, job.seeds)
+        environment = collect_environment(means.device)
+        config = RunConfig(
+            model=job.config,
+            recipe=schema.to_dict(job.recipe),
+            seeds=job.seeds,
+            command=tuple(environment["command"]),
+            run_name=job.run_name,
+            keep=job.keep,
+        )
+        earlier = _stored_plan(job.folder) if job.overwrite and is_sharded(job.folder) else None
+        if is_sharded(job.folder) and not job.overwrite:
+            raise UsageError(
+                f"{job.folder} holds a run that is not finished; go on with it (--resume), pass "
+                "--overwrite to delete it, or another --run-name"
+            )
+        total = job.recipe.total_steps
+        plan = Plan(
+            id=secrets.token_hex(4),
+            store=store or str((job.folder / "shards").resolve()),
+            shards=tuple(split(job.seeds, shards)),
+            goals=(*(goal for goal in pauses if goal < total), total),
+            engine=means.engine,
+        )
+        opened = Store(plan.store)
+        folder = RunFolder.create(job.folder, config, environment, overwrite=job.overwrite)
+        try:
+            if earlier:
+                _remove_objects(Store(earlier.store), earlier)
+            opened.write(plan.marker, json.dumps(schema.to_dict(plan)).encode())
+            write_json(job.folder / FLEET_FILE, schema.to_dict(plan))
+            return cls(job, folder, plan, means)
+        except BaseException:
+            folder.close()
+            raise
+
+    @classmethod
+    def open(cls, job: Job, means: Means) -> ShardedRun:
+        """Go on with a run. Raises ``UsageError`` if there is none, ``Failure`` if it is in use."""
+        folder = RunFolder.open(job.folder)
+        try:
+            plan = _stored_plan(job.folder)
+            if means.engine == "auto":
+                means = dataclasses.replace(means, engine=plan.engine)
+            return cls(job, folder, plan, means)
+        except BaseException:
+            folder.close()
+            raise
+
+    def tasks(self, until: int | None = None) -> list[Task]:
+        """What is to be done to bring every shard to ``until`` steps, one of the plan's goals."""
+        total = self.job.recipe.total_steps
+        return [
+            Task(
+                store=self.plan.store,
+                marker=self.plan.marker,
+                name=self.plan.name(i),
+                label=f"{self._folder.name}, shard {i + 1} of {len(self.plan.shards)}",
+                config=self.job.config,
+                recipe=self.job.recipe,
+                seeds=seeds,
+                goals=self.plan.goals,
+                until=total if until is None else min(until, total),
+                means=self.means,
+            )
+            for i, seeds in enumerate(self.plan.shards)
+        ]
+
+    def merge(self, until: int | None = None) -> Outcome:
+        """The run folder, once every task is done. A run that is done needs its shards no more."""
+        with tempfile.TemporaryDirectory(prefix="adderlab-merge-") as scratch:
+            folders = []
+            for i, task in enumerate(self.tasks(until)):
+                place = Path(scratch) / str(i)
+                unpack(self.store.must_read(task.final(task.until)), place)
+                folders.append(place)
+            self._note_machines(folders)
+            outcome = merge(self.job, self._folder, [place / "run" for place in folders])
+        if outcome.status == "done":
+            _remove_objects(self.store, self.plan)
+            (self.job.folder / FLEET_FILE).unlink()
+        return outcome
+
+    def close(self) -> None:
+        """Give the folder's lock back."""
+        self._folder.close()
+
+    def __enter__(self) -> ShardedRun:
+        return self
+
+    def __exit__(self, *trouble: object) -> None:
+        self.close()
+
+    def _note_machines(self, folders: Sequence[Path]) -> None:
+        path = self.job.folder / "environment.json"
+        machines: list[dict[str, Any]] = []
+        for place, seeds in zip(folders, self.plan.shards, strict=True):
+            for machine in read_json(place / MACHINES_FILE)["machines"]:
+                machines.append({"seeds": list(seeds)} | machine)
+        write_json(path, read_json(path) | {"machines": machines})
+
+
+def differing_machines(folder: Path) -> list[str]:
+    """What the machines of a merged run did not have in common: a seed trained on another kind of
+    machine is another draw."""
+    machines = read_json(folder / "environment.json").get("machines", [])
+    return [name for name in SAME if len({str(machine[name]) for machine in machines}) > 1]
+
+
+def _stored_plan(folder: Path) -> Plan:
+    path = folder / FLEET_FILE
+    try:
+        return schema.from_dict(Plan, read_json(path), "fleet")
+    except UsageError as error:
+        raise Failure(f"{path} does not fit: {error}; train the run anew") from error
+
+
+def _remove_objects(store: Store, plan: Plan) -> None:
+    names = [plan.marker]
+    for i in range(len(plan.shards)):
+        name = plan.name(i)
+        names += [f"{name}.zip", f"{name}.json", *(f"{name}.at-{goal}.zip" for goal in plan.goals)]
+    store.remove(names)
+
+
+def train_sharded(
+    job: Job, fleet: Fleet, *, shards: int | None = None, store: str | None = None, resume: bool = False
+) -> Outcome:
+    """Train a run's seeds on ``fleet`` and merge them. ``shards``: None is as many as run at once.
+
+    Raises ``Stopped``: what is done is kept, ``resume`` goes on. Otherwise as ``training.run.run``.
+    """
+    if resume:
+        run = ShardedRun.open(job, fleet.means)
+    else:
+        run = ShardedRun.create(job, fleet.means, shards=shards or fleet.slots, store=store)
+    with run:
+        fleet.carry_out(run.tasks(), lambda done: None)
+        return run.merge()

@@ -1,0 +1,247 @@
+"""What a training run will take, from a few measured seconds, and how many seeds it needs.
+
+Shapes: S seeds side by side.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from adderlab.errors import UsageError
+from adderlab.evaluation.intervals import Rate, wilson
+from adderlab.models.config import ModelConfig
+from adderlab.models.mapping import why_no_tables
+from adderlab.runs.folder import RunConfig, RunFolder
+from adderlab.runs.rates import RateRecord
+from adderlab.training.job import Job
+from adderlab.training.objective import Objective
+from adderlab.training.population import Population
+from adderlab.training.recipe import Recipe
+from adderlab.training.run import Writer
+from adderlab.training.tracker import SeedTracker
+
+CONFIDENCE = 0.95
+"""Wanted chance of at least one success."""
+MEASURED_SECONDS = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """What was measured here."""
+
+    seeds: int
+    """Trained side by side while measuring."""
+    width: int
+    """Seeds that take no longer than one: the threads of a CPU; on a GPU as many as were measured."""
+    seed_steps_per_second: float
+    """All seeds together, in training alone."""
+    evaluation_seconds: float
+    """One evaluation of one seed, while all are evaluated."""
+    writing_seconds: float
+    """Putting one evaluation of all seeds into a run folder on this machine's temporary disk."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """A run of ``seeds`` seeds shared out to ``nodes`` machines as fast as this one."""
+
+    seeds: int
+    nodes: int
+    seeds_per_node: int
+    """Of the fullest node."""
+    steps: int
+    """Optimiser steps of one seed, restarts included."""
+    evaluations: int
+    """Of one seed."""
+    training_seconds: float
+    evaluating_seconds: float
+    """With writing."""
+    not_counted: tuple[str, ...]
+    """What the recipe asks for and the measurement leaves out."""
+
+    @property
+    def seconds(self) -> float:
+        """Wall time until the fullest node is done."""
+        return self.training_seconds + self.evaluating_seconds
+
+    @property
+    def node_hours(self) -> float:
+        return self.nodes * self.seconds / 3600
+
+    @property
+    def seed_steps_per_second(self) -> float:
+        """Of all nodes, evaluations included."""
+        return self.seeds * self.steps / self.seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownRate:
+    """How often a seed succeeds, and how that is known."""
+
+    rate: Rate
+    criterion: str
+    """For example "proved on all 10^20 pairs as trained"."""
+    source: str
+    steps: int | None
+    """At which it was measured; None: not said."""
+
+
+def measure_speed(
+    config: ModelConfig,
+    recipe: Recipe,
+    seeds_per_node: int,
+    objective: Objective,
+    device: torch.device,
+    *,
+    threads: int,
+    seconds: float = MEASURED_SECONDS,
+) -> Speed:
+    """Train for ``seconds``, evaluate and write once. Nothing is kept. Raises ``Failure`` if the
+    temporary disk refuses."""
+    S = min(seeds_per_node, _most_seeds(config, device))
+    # The first part of the recipe, made long enough to measure; its speed does not depend on the step,
+    # and draws cost what seeds cost.
+    long = dataclasses.replace(recipe, steps=max(recipe.steps, 1_000_000), stages=(), restarts=None)
+    population = Population(config, long, tuple(range(S)), objective, device)
+    population.advance()  # the first step and evaluation allocate and compile
+    loss_S = population.advance()
+    population.evaluate(loss_S)
+    first, taken, chunk = population.next_step, 0.0, 1
+    while taken < seconds:
+        started = time.perf_counter()
+        loss_S = population.advance(chunk)
+        _finish(device)
+        spent = time.perf_counter() - started
+        taken += spent
+        chunk = 2 * chunk if spent < seconds / 8 else chunk
+    steps = population.next_step - first
+    started = time.perf_counter()
+    evaluation = population.evaluate(loss_S)
+    evaluating = time.perf_counter() - started
+    with tempfile.TemporaryDirectory(prefix="adderlab-plan-") as place:
+        job = Job(config=config, recipe=long, seeds=population.seeds, folder=Path(place) / "run")
+        settings = RunConfig(model=config, recipe={}, seeds=job.seeds)
+        with RunFolder.create(job.folder, settings, {}) as folder:
+            writer = Writer(job, folder, population, SeedTracker(job.seeds, population.first_SN.cpu()))
+            writer.take(evaluation)
+            started = time.perf_counter()
+            writer.take(evaluation)
+            writing = time.perf_counter() - started
+    return Speed(
+        seeds=S,
+        width=threads if device.type == "cpu" else S,
+        seed_steps_per_second=S * steps / taken,
+        evaluation_seconds=evaluating / S,
+        writing_seconds=writing,
+    )
+
+
+def _most_seeds(config: ModelConfig, device: torch.device) -> int:
+    """Beyond these a step takes longer in proportion, and measuring too."""
+    if why_no_tables(config):
+        return 2
+    return 64 if device.type == "cpu" else 4096
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def forecast(speed: Speed, recipe: Recipe, seeds: int, nodes: int) -> Forecast:
+    """The run's wall time. Raises ``UsageError`` for counts below 1."""
+    for name, value in (("--seeds", seeds), ("--nodes", nodes)):
+        if value < 1:
+            raise UsageError(f"{name} must be at least 1, not {value}")
+    nodes = min(nodes, seeds)
+    per_node = -(-seeds // nodes)
+    # A step costs in proportion to its batch; a seed's draws are so many seeds.
+    parts = [stage for _, stage in recipe.parts[1:] if not stage.lbfgs]
+    restarts = sum(stage.steps * (stage.batch_size or 0) for stage in parts) / recipe.batch_size
+    training = restarts * _seconds_per_step(speed, per_node)
+    halve_at = recipe.restarts.halve_at if recipe.restarts else ()
+    for first, last in itertools.pairwise((0, *halve_at, recipe.steps)):
+        rows = per_node * recipe.restarts_after(first)
+        training += (last - first) * _seconds_per_step(speed, rows)
+    evaluations = num_evaluations(recipe)
+    measured = sum(recipe.restarts_after(step - 1) for step in _looks(recipe))
+    not_counted = ["its L-BFGS polish"] if any(each.lbfgs for _, each in recipe.parts) else []
+    if recipe.stop_after_perfect or recipe.stop_perfect_steps:
+        not_counted.append("seeds that stop early once they are perfect")
+    return Forecast(
+        seeds=seeds,
+        nodes=nodes,
+        seeds_per_node=per_node,
+        steps=recipe.total_steps,
+        evaluations=evaluations,
+        training_seconds=training,
+        evaluating_seconds=measured * per_node * speed.evaluation_seconds
+        + evaluations * speed.writing_seconds,
+        not_counted=tuple(not_counted),
+    )
+
+
+def _seconds_per_step(speed: Speed, seeds: int) -> float:
+    """One step of so many seeds: the machine takes ``width`` of them at a time."""
+    measured = speed.seeds / speed.seed_steps_per_second
+    return measured * -(-seeds // speed.width) / -(-speed.seeds // speed.width)
+
+
+def num_evaluations(recipe: Recipe) -> int:
+    """Of one seed that trains to the end."""
+    return len(_looks(recipe))
+
+
+def _looks(recipe: Recipe) -> set[int]:
+    """The steps after which a seed that trains to the end is evaluated."""
+    regular = set(range(0, recipe.total_steps, recipe.eval_interval))
+    return regular | {first + stage.steps - 1 for first, stage in recipe.parts}
+
+
+def chance(rate: float, seeds: int) -> float:
+    """Of at least one success in so many independent seeds."""
+    return 1.0 if rate >= 1 else -math.expm1(seeds * math.log1p(-rate))
+
+
+def seeds_needed(rate: float, wanted: float = CONFIDENCE) -> int | None:
+    """Fewest seeds whose chance of at least one success is ``wanted`` or more; None: no number is."""
+    if rate <= 0:
+        return None
+    if rate >= 1:
+        return 1
+    return math.ceil(math.log1p(-wanted) / math.log1p(-rate) - 1e-12)
+
+
+def given_rate(text: str) -> KnownRate:
+    """``12/48``. Raises ``UsageError``."""
+    count, slash, n = text.partition("/")
+    if not (slash and count.isdigit() and n.isdigit() and int(n) > 0 and int(count) <= int(n)):
+        raise UsageError(f"--rate {text!r}: write successes/seeds, for example 12/48")
+    return KnownRate(
+        rate=wilson(int(count), int(n)), criterion="as you count", source="--rate", steps=None
+    )
+
+
+def recorded_rate(records: Iterable[RateRecord], preset: str, recipe: str) -> KnownRate | None:
+    """The measured rate of the preset by the recipe of that name; None: nobody has measured it."""
+    for record in records:
+        if (record.preset, record.recipe) == (preset, recipe):
+            share, criterion = record.pure, "proved on all 10^20 pairs as trained"
+            if share is None:
+                share, criterion = record.exact_at_end, "at 99% exact match or more at the end"
+            return KnownRate(
+                rate=wilson(share.count, share.n),
+                criterion=criterion,
+                source=f"records/rates/{record.file_name}, seeds {record.seeds}",
+                steps=record.steps,
+            )
+    return None

@@ -1,0 +1,604 @@
+"""A sweep: cells trained side by side or all over a cluster, compared in a table.
+
+FOLDER/
+    sweep.json          the declaration, as it was when the sweep began
+    cells/0007/         a run folder for every cell, and cell.json with its settings
+    table.csv           the cells, the best first
+    table.json          the same for programs
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import importlib
+import io
+import json
+import math
+import statistics
+import threading
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from adderlab.errors import Failure, UsageError
+from adderlab.evaluation.intervals import Rate, wilson
+from adderlab.files import schema
+from adderlab.files.atomic import make_folder, read_json, write_json, write_text
+from adderlab.files.lock import RunLock
+from adderlab.models.config import ModelConfig
+from adderlab.runs.folder import STATE_FILE
+from adderlab.runs.metrics import (
+    LEARNED,
+    Metrics,
+    read_metrics,
+    read_seed_metrics,
+)
+from adderlab.runs.summary import read_config, read_summary
+from adderlab.study.cluster.merge import ShardedRun, is_sharded
+from adderlab.study.cluster.ray import Done, Fleet, Stopped
+from adderlab.study.cluster.shards import Means, prepared
+from adderlab.study.space import Axis, Cell, Halving, Sweep
+from adderlab.training.job import Job
+from adderlab.training.measure import Evaluation
+from adderlab.training.population import launch_shape
+from adderlab.training.run import Order, run_together
+from adderlab.training.tracker import SUCCESS
+
+# What a sweep's cells came to: a pure function of their run folders, without times, so that a sweep
+# that was interrupted gives the same bytes as one that was not.
+
+
+TABLE_VERSION = 1
+
+State = Literal["done", "abandoned", "training", "waiting"]
+
+COLUMNS = (
+    "cell",
+    "state",
+    "step",
+    "seeds",
+    "successes",
+    "rate",
+    "wilson_low",
+    "wilson_high",
+    "grokked",
+    "median_grok_step",
+    "mean_exact",
+    "mean_token_acc",
+    "mean_steps_learned",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """How the seeds of a cell stand at one step."""
+
+    step: int
+    """The last one evaluated."""
+    rate: Rate
+    """Seeds whose last evaluation is at 99% or more."""
+    grokked: int
+    """Seeds that were ever evaluated at 99% or more."""
+    median_grok_step: float | None
+    """The median, over these seeds, of the first such step."""
+    mean_exact: float
+    mean_token_acc: float
+    mean_steps_learned: float
+    """Means over seeds of their last evaluation."""
+
+    @property
+    def score(self) -> tuple[float, float, float]:
+        """What makes a cell better, the first difference deciding: successes, then how many answer
+        steps are learned and how many digits right, in the mean."""
+        return (self.rate.count, self.mean_steps_learned, self.mean_token_acc)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A cell in the table. ``measured`` is None before its first evaluation."""
+
+    cell: Cell
+    state: State
+    measured: Measured | None
+
+    @property
+    def rank(self) -> tuple[Any, ...]:
+        """The best first: by success rate, then the earlier grokking, then by score, then by number."""
+        if self.measured is None:
+            return (1, self.cell.index)
+        successes, *rest = self.measured.score
+        grok = self.measured.median_grok_step
+        early = float("inf") if grok is None else grok
+        return (0, -successes, early, *(-value for value in rest), self.cell.index)
+
+    def entry(self) -> dict[str, Any]:
+        """The cell as plain JSON values, under ``COLUMNS`` and ``settings``."""
+        about = {"cell": self.cell.name, "state": self.state}
+        if self.measured is None:
+            return about | {"settings": self.cell.settings}
+        values = dataclasses.asdict(self.measured)
+        rate = self.measured.rate
+        numbers = {
+            "seeds": rate.n,
+            "successes": rate.count,
+            "rate": rate.value,
+            "wilson_low": rate.low,
+            "wilson_high": rate.high,
+        }
+        merged = (
+            about
+            | numbers
+            | {name: values[name] for name in COLUMNS if name in values and name != "rate"}
+        )
+        return {name: merged[name] for name in COLUMNS} | {"settings": self.cell.settings}
+
+
+def measure(folder: Path, limit: int | None = None) -> Measured | None:
+    """The seeds of a run folder at its end, or as they stood at step ``limit``. Raises ``Failure``."""
+    if not (folder / "metrics.csv").is_file():
+        return None
+    if (folder / "seed_metrics.csv").is_file():
+        history = list(read_seed_metrics(folder).values())
+    else:
+        history = [read_metrics(folder)]
+    histories = [[each for each in own if limit is None or each.step <= limit] for own in history]
+    histories = [own for own in histories if own]
+    if not histories:
+        return None
+    last = [own[-1] for own in histories]
+    grokked = [step for step in map(_grokked_at, histories) if step is not None]
+    return Measured(
+        step=max(each.step for each in last),
+        rate=wilson(sum(each.val_exact >= SUCCESS for each in last), len(last)),
+        grokked=len(grokked),
+        median_grok_step=float(statistics.median(grokked)) if grokked else None,
+        mean_exact=_mean([each.val_exact for each in last]),
+        mean_token_acc=_mean([each.val_token_acc for each in last]),
+        mean_steps_learned=_mean([sum(acc >= LEARNED for acc in each.step_acc) for each in last]),
+    )
+
+
+def write_table(folder: Path, rows: Sequence[Row], about: Mapping[str, Any]) -> list[Row]:
+    """``table.csv`` and ``table.json``, the best cell first; the rows in that order."""
+    rows = sorted(rows, key=lambda row: row.rank)
+    settings = list(dict.fromkeys(path for row in rows for path in row.cell.settings))
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow([*settings, *COLUMNS])
+    for row in rows:
+        entry = row.entry()
+        cells = [_cell(row.cell.settings.get(path)) for path in settings]
+        writer.writerow([*cells, *(_cell(entry.get(name)) for name in COLUMNS)])
+    write_text(folder / "table.csv", buffer.getvalue())
+    table = {"schema_version": TABLE_VERSION, **about, "cells": [row.entry() for row in rows]}
+    write_json(folder / "table.json", table)
+    return rows
+
+
+def in_words(row: Row) -> str:
+    """One line about a cell that has been measured."""
+    assert row.measured is not None
+    found = row.measured
+    text = f"cell {row.cell.name} ({row.cell.text}): {found.rate} at step {found.step:,}"
+    if found.median_grok_step is not None:
+        text += f", median step to grok {found.median_grok_step:,.0f}"
+    return text
+
+
+def _grokked_at(history: Sequence[Metrics]) -> int | None:
+    return next((each.step for each in history if each.val_exact >= SUCCESS), None)
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Independent of the order of the seeds (fsum is exact before it rounds)."""
+    return statistics.fmean(values)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.9g}"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+SWEEP_VERSION = 1
+
+
+class Watcher(Protocol):
+    """Whoever watches a sweep."""
+
+    def say(self, line: str) -> None: ...
+
+    def began(self, cells: Sequence[Cell]) -> None:
+        """These cells train side by side from now on."""
+        ...
+
+    def stepped(self, cell: Cell, step: int) -> None:
+        """``step`` steps of a cell are done."""
+        ...
+
+    def measured(self, row: Row) -> None:
+        """A cell has reached its end or a rung."""
+        ...
+
+
+class Trainer(Protocol):
+    """Something that trains cells."""
+
+    def train(self, sweep: OpenSweep, cells: Sequence[Cell], until: int | None) -> None:
+        """Bring every cell to ``until`` steps, or to its end, and tell ``sweep`` of each. Raises
+        ``Stopped`` if the user asks for it."""
+        ...
+
+
+class OpenSweep:
+    """A sweep's folder, locked while it is open, and what is known of its cells."""
+
+    def __init__(
+        self, sweep: Sweep, folder: Path, watcher: Watcher, *, guided: bool, resume: bool
+    ) -> None:
+        """Raises ``UsageError`` if another sweep is there, or none to resume; ``Failure`` if another
+        process is at it."""
+        self.sweep, self.folder, self.watcher = sweep, folder, watcher
+        path = folder / "sweep.json"
+        if resume and not path.is_file():
+            raise UsageError(f"there is no sweep in {folder} to resume; leave out --resume")
+        if path.is_file() and not resume:
+            raise UsageError(
+                f"{folder} already holds a sweep; go on with it (--resume), or name another output"
+            )
+        make_folder(folder)
+        self._lock = RunLock(folder)
+        try:
+            asked = {"guided": guided, "declaration": sweep.declaration}
+            if resume:
+                _must_match(read_json(path), asked, path)
+            write_json(path, {"schema_version": SWEEP_VERSION, **asked})
+        except BaseException:
+            self._lock.release()
+            raise
+        self._states: dict[int, State] = {}
+        self._limits: dict[int, int | None] = {}
+        self._cells: dict[int, Cell] = {}
+        self._measured: dict[int, Measured | None] = {}
+
+    def place(self, cell: Cell) -> Path:
+        """A cell's run folder."""
+        return self.folder / "cells" / cell.name
+
+    def job(self, cell: Cell) -> Job:
+        folder = self.place(cell)
+        return Job(config=cell.config, recipe=cell.recipe, seeds=self.sweep.seeds, folder=folder)
+
+    def begin(self, cell: Cell) -> None:
+        """Make a cell known: it is in the table from now on."""
+        if cell.index in self._cells:
+            return
+        path = self.place(cell) / "config.json"
+        if path.is_file():
+            stored = read_config(path.parent)
+            if (stored.model, stored.recipe) != (cell.config, schema.to_dict(cell.recipe)):
+                raise Failure(
+                    f"{path} is of another model or recipe than cell {cell.name} ({cell.text}): was the "
+                    "sweep begun by another version of adderlab? Begin it anew in another output"
+                )
+        self._cells[cell.index] = cell
+        self._states[cell.index] = "waiting"
+        self._measured[cell.index] = None
+
+    def is_done(self, cell: Cell) -> bool:
+        """Whether nothing of a cell is left to do."""
+        path = self.place(cell) / "cell.json"
+        return path.is_file() and read_json(path).get("state") == "done"
+
+    def reached(self, cell: Cell, until: int | None) -> bool:
+        """Whether a cell has done ``until`` steps, or all; if so, it needs no training now."""
+        if self.is_done(cell):
+            return True
+        if until is None or is_sharded(self.place(cell)) or not self.is_resumable(cell):
+            return False
+        summary = read_summary(self.place(cell))
+        # A run that is done but not noted as such was killed while it wrote its last files.
+        return summary["status"] != "done" and summary["step"] + 1 >= until
+
+    def is_resumable(self, cell: Cell) -> bool:
+        """Whether the cell's run has a state to go on from."""
+        names = ("config.json", STATE_FILE, "summary.json")
+        return all((self.place(cell) / name).is_file() for name in names)
+
+    def trained(self, cell: Cell, until: int | None) -> None:
+        """A cell has reached its end (``until`` is None) or a rung: note it, and the table."""
+        done = until is None or read_summary(self.place(cell))["status"] == "done"
+        self._states[cell.index] = "done" if done else "training"
+        limit = None if until is None else until - 1
+        found = measure(self.place(cell), limit)
+        assert found is not None
+        self._measured[cell.index] = found
+        if done and not self.is_done(cell):
+            self._write_cell(cell, "done")
+        self.watcher.measured(Row(cell=cell, state=self._states[cell.index], measured=found))
+
+    def abandon(self, cell: Cell) -> None:
+        self._states[cell.index] = "abandoned"
+
+    def rows(self) -> list[Row]:
+        """What is known of every cell; of those that wait, what an earlier process left."""
+        return [
+            Row(cell=cell, state=self._states[index], measured=self._measured[index])
+            for index, cell in self._cells.items()
+        ]
+
+    def write_table(self) -> list[Row]:
+        """The table of the cells known so far."""
+        about = {
+            "preset": self.sweep.preset,
+            "recipe": self.sweep.recipe,
+            "seeds": list(self.sweep.seeds),
+        }
+        return write_table(self.folder, self.rows(), about)
+
+    def _write_cell(self, cell: Cell, state: str) -> None:
+        write_json(
+            self.place(cell) / "cell.json",
+            {"schema_version": SWEEP_VERSION, "settings": cell.settings, "state": state},
+        )
+
+    def close(self) -> None:
+        self._lock.release()
+
+    def __enter__(self) -> OpenSweep:
+        return self
+
+    def __exit__(self, *trouble: object) -> None:
+        self.close()
+
+
+def run_cells(opened: OpenSweep, trainer: Trainer) -> list[Row]:
+    """Train every declared cell, by successive halving if declared; the table. Raises ``Stopped``."""
+    cells = opened.sweep.cells()
+    for cell in cells:
+        opened.begin(cell)
+    try:
+        halving = opened.sweep.halving
+        for rung in halving.rungs if halving else ():
+            assert halving is not None
+            trainer.train(opened, cells, rung + 1)
+            cells = _halve(opened, cells, rung, halving)
+        trainer.train(opened, cells, None)
+    finally:
+        rows = opened.write_table()
+    return rows
+
+
+def _halve(opened: OpenSweep, cells: Sequence[Cell], rung: int, halving: Halving) -> list[Cell]:
+    """The cells that go on. What they had reached at the rung decides, also if they are further now:
+    a resumed sweep decides as the interrupted one did."""
+    found = {cell.index: measure(opened.place(cell), rung) for cell in cells}
+    scores = {index: each.score for index, each in found.items() if each is not None}
+    order = sorted(cells, key=lambda cell: (*(-value for value in scores[cell.index]), cell.index))
+    kept = order[: max(1, math.ceil(halving.keep * len(order)))]
+    for cell in order[len(kept) :]:
+        if not opened.is_done(cell):
+            opened.abandon(cell)
+    opened.watcher.say(f"step {rung:,}: {len(kept)} of {len(order)} cells go on")
+    return sorted(kept, key=lambda cell: cell.index)
+
+
+MOST_CELLS = 128
+"""Side by side: each keeps files open."""
+
+SEEDS_PER_THREAD = 32
+"""Side by side on a CPU: the end of a launch, when threads run out of seeds, is then a few percent of
+it, and the first cells are done long before the last."""
+
+SEEDS_ON_A_DEVICE = 4096
+"""Side by side elsewhere, where a launch takes as long for a few seeds as for thousands."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HereTrainer:
+    """Cells on this machine, each as one population; those that can share a launch side by side, as many
+    as keep the machine busy."""
+
+    means: Means
+    stop: threading.Event
+
+    def train(self, sweep: OpenSweep, cells: Sequence[Cell], until: int | None) -> None:
+        groups: dict[tuple[ModelConfig, Hashable], list[Cell]] = {}
+        for cell in cells:
+            sweep.begin(cell)
+            if is_sharded(sweep.place(cell)):
+                raise UsageError(
+                    f"the sweep in {sweep.folder} was begun on a cluster; go on with --cluster"
+                )
+            if sweep.reached(cell, until):
+                sweep.trained(cell, until)
+            else:
+                groups.setdefault((cell.config, launch_shape(cell.recipe)), []).append(cell)
+        for group in groups.values():
+            self._train(sweep, group, until)
+        if self.stop.is_set():
+            raise Stopped
+
+    def _train(self, sweep: OpenSweep, group: Sequence[Cell], until: int | None) -> None:
+        """Cells of one model and one launch shape."""
+        _, objective, device = prepared(group[0].config, self.means, sweep.watcher.say)
+        on_cpu = device.type == "cpu"
+        seeds = SEEDS_PER_THREAD * self.means.threads if on_cpu else SEEDS_ON_A_DEVICE
+        width = min(MOST_CELLS, max(1, seeds // len(sweep.sweep.seeds)))
+        for start in range(0, len(group), width):
+            if not self.stop.is_set():
+                cells = group[start : start + width]
+                sweep.watcher.began(cells)
+                orders = [self._order(sweep, cell, until) for cell in cells]
+                run_together(orders, objective, device, until=until, stop=self.stop)
+
+    def _order(self, sweep: OpenSweep, cell: Cell, until: int | None) -> Order:
+        resume = sweep.is_resumable(cell)
+        return Order(
+            # Without a state, what a kill left is begun anew.
+            job=replace(sweep.job(cell), overwrite=not resume),
+            listener=_CellListener(sweep.watcher, cell),
+            resume=resume,
+            reached=lambda outcome: sweep.trained(cell, until),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FleetTrainer:
+    """Cells all at once on a cluster, each in as many shards as keep it busy."""
+
+    fleet: Fleet
+    store: str | None
+
+    def train(self, sweep: OpenSweep, cells: Sequence[Cell], until: int | None) -> None:
+        runs: list[tuple[Cell, ShardedRun]] = []
+        try:
+            shards = max(1, math.ceil(self.fleet.slots / len(cells)))
+            for cell in cells:
+                sweep.begin(cell)
+                if sweep.reached(cell, until) or _is_merged(sweep, cell):
+                    sweep.trained(cell, until)
+                else:
+                    runs.append((cell, self._open(sweep, cell, shards)))
+            self._carry_out(sweep, runs, until)
+        finally:
+            for _, each in runs:
+                each.close()
+
+    def _open(self, sweep: OpenSweep, cell: Cell, shards: int) -> ShardedRun:
+        job, halving = sweep.job(cell), sweep.sweep.halving
+        if is_sharded(job.folder):
+            return ShardedRun.open(job, self.fleet.means)
+        store = f"{self.store.rstrip('/')}/{cell.name}" if self.store else None
+        pauses = tuple(rung + 1 for rung in halving.rungs) if halving else ()
+        job = replace(job, overwrite=True)
+        return ShardedRun.create(job, self.fleet.means, shards=shards, store=store, pauses=pauses)
+
+    def _carry_out(
+        self, sweep: OpenSweep, runs: Sequence[tuple[Cell, ShardedRun]], until: int | None
+    ) -> None:
+        of_task = {task.name: (cell, each) for cell, each in runs for task in each.tasks(until)}
+        left = {cell.index: len(each.plan.shards) for cell, each in runs}
+
+        def finished(done: Done) -> None:
+            cell, each = of_task[done.task.name]
+            left[cell.index] -= 1
+            if not left[cell.index]:
+                each.merge(until)
+                sweep.trained(cell, until)
+
+        tasks = [task for _, each in runs for task in each.tasks(until)]
+        if tasks:
+            self.fleet.carry_out(tasks, finished)
+
+
+def _is_merged(sweep: OpenSweep, cell: Cell) -> bool:
+    """Whether a cell's run is complete. Raises ``UsageError`` if it was begun without shards."""
+    if is_sharded(sweep.place(cell)) or not sweep.is_resumable(cell):
+        return False
+    if read_summary(sweep.place(cell))["status"] == "done":
+        return True
+    raise UsageError(f"the sweep in {sweep.folder} was begun on one machine; go on without --cluster")
+
+
+class _CellListener:
+    """A run's listener that tells the sweep's watcher."""
+
+    def __init__(self, watcher: Watcher, cell: Cell) -> None:
+        self._watcher, self._cell = watcher, cell
+
+    def stepped(self, step: int, active: int) -> None:
+        self._watcher.stepped(self._cell, step)
+
+    def evaluated(self, evaluation: Evaluation) -> None:
+        pass
+
+
+def _must_match(stored: dict[str, Any], asked: dict[str, Any], path: Path) -> None:
+    """A sweep goes on only as it was declared; more samples may be asked for."""
+    before, now = stored.get("declaration"), asked["declaration"]
+    if stored.get("guided") != asked["guided"]:
+        with_or = "with" if stored.get("guided") else "without"
+        raise UsageError(f"the sweep was begun {with_or} --optuna; go on with it the same way")
+    assert isinstance(before, dict)
+    for key in dict.fromkeys((*before, *now)):
+        one, other = before.get(key), now.get(key)
+        if key == "random" and isinstance(one, dict) and isinstance(other, dict):
+            more = other.get("samples", 0) >= one.get("samples", 0)
+            one = one | {"samples": other.get("samples")} if more else one
+        if one != other:
+            raise UsageError(
+                f"the sweep was begun with {key} = {one} ({path}), not {other}; change it back, or "
+                "name another output"
+            )
+
+
+# Guided search: Optuna proposes each cell after having seen how the earlier ones did.
+#
+# The sampler (tree-structured Parzen estimator; Bergstra et al., NeurIPS 2011) is seeded and is told the
+# same results in the same order, so a search that was interrupted is replayed from its trained cells: it
+# proposes them again, finds them done, and goes on.
+
+
+def run_guided(opened: OpenSweep, trainer: Trainer) -> list[Row]:
+    """Train ``samples`` cells, one after the other, each where Optuna expects the most; the table.
+
+    Raises ``Stopped``; ``UsageError`` if Optuna is missing or there is nothing to search.
+    """
+    sweep = opened.sweep
+    optuna = _import_optuna()
+    sampler = optuna.samplers.TPESampler(seed=sweep.random_seed)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    try:
+        for index in range(sweep.samples):
+            trial = study.ask()
+            settings = {axis.path: _suggested(trial, axis) for axis in sweep.axes}
+            cell = sweep.cell(index, settings)
+            trainer.train(opened, [cell], None)
+            opened.write_table()
+            found = measure(opened.place(cell))
+            assert found is not None
+            study.tell(trial, value(found))
+    finally:
+        rows = opened.write_table()
+    return rows
+
+
+def check_guided(sweep: Sweep) -> None:
+    """Raises ``UsageError`` where guided search makes no sense, or Optuna is missing."""
+    if not sweep.space:
+        raise UsageError("--optuna searches random.space: declare one, and random.samples")
+    if sweep.halving:
+        raise UsageError(
+            "halving compares cells that train side by side, --optuna tries one after the other; leave "
+            "one of them out"
+        )
+    _import_optuna()
+
+
+def value(found: Measured) -> float:
+    """What the search makes as large as it can: the success rate; between equal rates, the share of
+    right digits, which says something long before the first success does."""
+    return found.rate.value + found.mean_token_acc / (2 * found.rate.n)
+
+
+def _suggested(trial: Any, axis: Axis) -> Any:
+    if axis.values:
+        # Values may be lists or tables, which Optuna's own categories may not.
+        return axis.values[trial.suggest_categorical(axis.path, list(range(len(axis.values))))]
+    if axis.integer:
+        return trial.suggest_int(axis.path, int(axis.low), int(axis.high), log=axis.log)
+    return float(f"{trial.suggest_float(axis.path, axis.low, axis.high, log=axis.log):.6g}")
+
+
+def _import_optuna() -> Any:
+    try:
+        optuna = importlib.import_module("optuna")
+    except ImportError as error:
+        raise UsageError("--optuna needs Optuna: pip install 'adderlab[sweep]'") from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna

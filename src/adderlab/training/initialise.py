@@ -1,0 +1,347 @@
+"""Learned positions that start in convex position: the columns of a sum on a circle.
+
+A query can single out a column only if the column's keys are an extreme point of all columns' keys,
+so the columns must stand in convex position (docs/why-runs-fail.md). A low-rank table of positions,
+row p = A[p] @ B, starts here with the rows of A that belong to column j - a_j, b_j and the query of
+answer step j - at (cos 2 pi j / period, sin 2 pi j / period, 0, ...). The noise around them is the
+model's own first draw, N(0, 0.02); its B is widened. Nothing comes from a trained model.
+
+Shapes: S seeds, P rows of the table, R its rank.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.optim.adam import adam
+
+from adderlab.errors import UsageError
+from adderlab.models.config import PUBLISHED_ARC, ModelConfig
+from adderlab.models.mapping import tables, why_no_tables
+from adderlab.task.digits import OPERAND_DIGITS, SUM_DIGITS
+from adderlab.task.sampling import DataConfig, sample_pairs
+
+DRAWN_STD = 0.02
+"""Standard deviation of the table's factors and of the token table as models draw them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Circle:
+    """Where positions, and if wanted digits, start."""
+
+    period: int = SUM_DIGITS
+    """Columns of a full turn."""
+    spread: float = 0.5
+    """Standard deviation of B."""
+    digit_radius: float = 0.0
+    """Digit d starts at this radius, angle -1.2 + 0.29 d, of the first two channels; 0: undisturbed."""
+
+    def __post_init__(self) -> None:
+        if self.period < 3:
+            raise UsageError(f"circle.period must be at least 3, not {self.period}")
+        for name in ("spread", "digit_radius"):
+            if not getattr(self, name) >= 0:
+                raise UsageError(f"circle.{name} must be at least 0, not {getattr(self, name)}")
+
+
+def check_circle(circle: Circle, config: ModelConfig) -> None:
+    """Raises ``UsageError`` for a model without a low-rank table of positions."""
+    if config.positions != "learned" or config.pos_rank < 2:
+        raise UsageError(
+            "circle needs learned positions of rank 2 or more (456p, 311p, 262p, ...); this model's "
+            f"positions are {config.positions} of rank {config.pos_rank or 'full'}"
+        )
+    if circle.digit_radius and (config.tokens != "table" or config.init != "normal"):
+        raise UsageError("circle.digit_radius needs a token table; set it to 0 for this model")
+
+
+def on_circle(circle: Circle, config: ModelConfig, params: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Freshly drawn parameters (S in front) with positions moved to the circle."""
+    check_circle(circle, config)
+    moved = dict(params)
+    moved["pos_emb.A"] = params["pos_emb.A"] + _rows(circle, config, params["pos_emb.A"])
+    moved["pos_emb.B"] = params["pos_emb.B"] * (circle.spread / DRAWN_STD)
+    if circle.digit_radius:
+        table_SVW = params["token_emb.weight"]
+        _, start, stride = PUBLISHED_ARC
+        centre_VW = torch.zeros_like(table_SVW[0])
+        for d in range(10):
+            angle = start + d * stride
+            centre_VW[d, 0] = circle.digit_radius * math.cos(angle)
+            centre_VW[d, 1] = circle.digit_radius * math.sin(angle)
+        moved["token_emb.weight"] = table_SVW + centre_VW
+    return moved
+
+
+def _rows(circle: Circle, config: ModelConfig, table_SPR: Tensor) -> Tensor:
+    """Centre of every row of A, (P, R); zero for rows that belong to no column."""
+    layout = config.token_layout
+    centre_PR = torch.zeros_like(table_SPR[0])
+    of_column = [[layout.query_positions[j]] for j in range(SUM_DIGITS)]
+    for j in range(OPERAND_DIGITS):
+        of_column[j] += [layout.a_positions[j], layout.b_positions[j]]
+    for j, positions in enumerate(of_column):
+        angle = 2 * math.pi * j / circle.period
+        for p in positions:
+            centre_PR[p, 0], centre_PR[p, 1] = math.cos(angle), math.sin(angle)
+    return centre_PR
+
+
+# Starts that differ: where a model's own draw is nearly the same for every seed, a wider one.
+#
+# Most published starts are narrow: maps N(0, 0.02), every weight of a norm 1, digits on an arc of 150
+# degrees. Two draws of such a model differ in little that matters, and what training would have to cross
+# zero for, the sign of a channel, is the same in all. A spread start draws whole maps Xavier uniform and
+# gives every weight of the stream's norms a random sign; with ``recipe.restarts`` a seed then begins
+# with starts that are worth choosing from. Digits may start on a short arc, on which a channel is nearly
+# linear in the digit. Nothing comes from a trained model, and no parameter is added or fixed.
+#
+# Shapes: S draws.
+
+
+_NORMS = ("ln1.weight", "ln2.weight", "ln_f.weight")
+_SIGNS_STREAM = 7_919
+"""Added to a draw's number: signs come from a stream of their own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WideInit:
+    """What is drawn otherwise than the model does."""
+
+    maps: Literal["own", "xavier"] = "xavier"
+    """How whole maps are drawn; "own": as the model does."""
+    signs: bool = True
+    """Whether every weight of the norms before attention, MLP and head gets a random sign."""
+    arc: tuple[float, float, float] | None = None
+    """(radius, start, stride) of digits on an arc; None: as the model has it."""
+
+    def __post_init__(self) -> None:
+        if self.arc is not None and not self.arc[0] > 0:
+            raise UsageError(f"wide_init.arc starts with a radius above 0, not {self.arc[0]}")
+
+
+def check_wide_init(wide_init: WideInit, config: ModelConfig, names: list[str]) -> None:
+    """Raises ``UsageError`` for a model that has no arc, or no norm with weights."""
+    if wide_init.arc is not None and config.tokens == "table":
+        raise UsageError(
+            "wide_init.arc needs digits on an arc (67p, 62p, 44p, ...); this model has a table of them: "
+            "set recipe.wide_init.arc=null"
+        )
+    if wide_init.signs and not any(name.endswith(_NORMS) for name in names):
+        raise UsageError(
+            "wide_init.signs needs norms with weights; this model has none: set "
+            "recipe.wide_init.signs=false"
+        )
+
+
+def drawn_as(wide_init: WideInit, config: ModelConfig) -> ModelConfig:
+    """The model whose own draw is the spread one; their parameters have the same names and shapes."""
+    init = "xavier" if wide_init.maps == "xavier" else config.init
+    return dataclasses.replace(config, init=init, arc=wide_init.arc or config.arc)
+
+
+def with_signs(params: dict[str, Tensor], drawn: list[int]) -> dict[str, Tensor]:
+    """Norm weights (S, D) of draws numbered ``drawn`` with signs at random."""
+    signed = dict(params)
+    generators = [torch.Generator().manual_seed(number + _SIGNS_STREAM) for number in drawn]
+    for name, tensor in params.items():
+        if name.endswith(_NORMS):
+            bits = [torch.randint(2, tensor.shape[1:], generator=each) for each in generators]
+            signed[name] = tensor * (2 * torch.stack(bits) - 1)
+    return signed
+
+
+# Attention that starts where a sum needs it: each answer step looks at its own column.
+#
+# A query that begins far from the keys of its column may never turn to them (docs/why-runs-fail.md). So
+# before the first step, named parameters of the query (or of query and key, where those are one) are
+# fitted, seed by seed, to a picture of the attention that says nothing of digits or sums: of what answer
+# step i looks at, ``1 - below`` goes to a_i and b_i, ``below`` to a_(i-1) and b_(i-1), where the carry
+# comes from. The fit is plain Adam on the cross-entropy of that picture; nothing comes from a trained
+# model, values and the rest of the network stay as drawn.
+#
+# Shapes: R draws of one seed, B pairs, A = 11 answer steps, P positions, V tokens, H heads, K width of a
+# key.
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionPrefit:
+    """What is fitted, and to what."""
+
+    parameters: tuple[str, ...]
+    """Beginnings of the names of the parameters that are fitted."""
+    below: float = 0.1
+    """Share of the attention for the column below."""
+    steps: int = 40
+    lr: float = 0.1
+    pairs: int = 8
+    """Drawn afresh for every step of the fit, as training pairs are."""
+
+    def __post_init__(self) -> None:
+        if not self.parameters or not all(self.parameters):
+            raise UsageError("prefit.parameters needs beginnings of names, such as blocks.0.attn.qkv_Bq")
+        if not 0 <= self.below < 1:
+            raise UsageError(f"prefit.below is a share from 0 to below 1, not {self.below}")
+        if self.steps < 1 or self.pairs < 1 or not self.lr > 0:
+            raise UsageError(
+                "prefit needs steps and pairs at least 1 and lr above 0, not "
+                f"{self.steps}, {self.pairs} and {self.lr}"
+            )
+
+
+def check_prefit(prefit: AttentionPrefit, config: ModelConfig, names: list[str]) -> None:
+    """Raises ``UsageError`` for a model without tables, or names that none of its parameters has."""
+    reason = why_no_tables(config)
+    if reason:
+        raise UsageError(f"prefit reads attention from the tables: {reason}")
+    for prefix in prefit.parameters:
+        if not any(name.startswith(prefix) for name in names):
+            raise UsageError(
+                f"prefit: no parameter's name begins with {prefix!r}; there are {', '.join(names)}"
+            )
+
+
+def picture(config: ModelConfig, below: float) -> Tensor:
+    """The wanted attention, (A, P); every row sums to 1.
+
+    Where a column does not exist, its share goes to the other. Rotary and circular positions know only
+    distances, and the places beside a number's digits hold zeros: there they stand for columns -1 and
+    10.
+    """
+    layout = config.token_layout
+    wanted_AP = torch.zeros(SUM_DIGITS, layout.num_positions)
+    beyond = config.rope_theta is not None or config.positions == "fixed_circle"
+    for positions in (layout.a_positions, layout.b_positions):
+        stride = positions[1] - positions[0]
+        for i in range(SUM_DIGITS):
+            for column, share in ((i, 1.0 - below), (i - 1, below)):
+                place = positions[0] + stride * column
+                if 0 <= column < OPERAND_DIGITS or (beyond and 0 <= place < layout.num_positions):
+                    wanted_AP[i, place] += share / 2
+    return wanted_AP / wanted_AP.sum(1, keepdim=True)
+
+
+def prefit_attention(
+    prefit: AttentionPrefit,
+    config: ModelConfig,
+    data: DataConfig,
+    seed: int,
+    params: Mapping[str, Tensor],
+) -> dict[str, Tensor]:
+    """One seed's draws (R, ...) with the named parameters fitted; on the CPU."""
+    check_prefit(prefit, config, list(params))
+    wanted_AP = picture(config, prefit.below)
+    values = {name: tensor.detach().clone() for name, tensor in params.items()}
+    fitted = [
+        tensor.requires_grad_() for name, tensor in values.items() if name.startswith(prefit.parameters)
+    ]
+    means, squares = ([torch.zeros_like(each) for each in fitted] for _ in range(2))
+    counts = [torch.zeros(()) for _ in fitted]
+    layout = config.token_layout
+    for step in range(prefit.steps):
+        a_SBJ, b_SBJ = sample_pairs(data, torch.tensor([seed]), step, prefit.pairs)
+        tokens_SBP, _ = layout.encode(a_SBJ, b_SBJ)
+        log_RBAHP = log_attention(config, values, tokens_SBP[0].long())
+        # The sum over draws: each has the gradient of its own mean.
+        loss = -(log_RBAHP.mean(3) * wanted_AP).sum(-1).mean((1, 2)).sum()
+        gradients = torch.autograd.grad(loss, fitted, allow_unused=True, materialize_grads=True)
+        with torch.no_grad():
+            # The function, not the class: to build one of those loads torch's compiler, for a second.
+            adam(
+                fitted,
+                list(gradients),
+                means,
+                squares,
+                max_exp_avg_sqs=[],
+                state_steps=counts,
+                foreach=False,
+                amsgrad=False,
+                beta1=0.9,
+                beta2=0.999,
+                lr=prefit.lr,
+                weight_decay=0.0,
+                eps=1e-8,
+                maximize=False,
+            )
+    return {name: tensor.detach() for name, tensor in values.items()}
+
+
+def log_attention(config: ModelConfig, params: Mapping[str, Tensor], tokens_BP: Tensor) -> Tensor:
+    """Log of the attention weights of R models, log_RBAHP. Positions not yet written are at -80: a
+    finite number, for zero times infinity is none."""
+    built, layout = tables(config, params), config.token_layout
+    asked, places = layout.query_positions[:SUM_DIGITS], range(layout.num_positions)
+    query_RBAHK = torch.stack([built.query[:, i, tokens_BP[:, p]] for i, p in enumerate(asked)], 2)
+    key_RBPHK = torch.stack([built.key[:, p, tokens_BP[:, p]] for p in places], 2)
+    score_RBAHP = (query_RBAHK[:, :, :, None] * key_RBPHK[:, :, None]).sum(-1).transpose(3, 4)
+    written_AP = torch.arange(layout.num_positions) <= torch.tensor(asked)[:, None]
+    score_RBAHP = score_RBAHP.masked_fill(~written_AP[:, None], -1e4)
+    return score_RBAHP.log_softmax(-1).clamp(min=-80.0)
+
+
+# Several starts for a seed, of which the best goes on: they train side by side, and at given steps the
+# worse half of each seed's is dropped.
+#
+# Whether a start leads anywhere shows early (docs/why-runs-fail.md). Where most starts of a small model
+# lead nowhere, a seed that begins with sixteen and soon goes on with one costs a few runs and succeeds
+# far more often. All draws of a seed train and are judged on the seed's own pairs; what decides is
+# accuracy on its validation pairs. That is a choice among starts, so a rate measured with it says so.
+
+
+_APART = 1_000_000
+"""Between the seeds of two draws: draw 0 of a seed is the seed's own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restarts:
+    """A start drawn ``count`` times; the better half goes on at the first evaluation from each of
+    ``halve_at`` on."""
+
+    halve_at: tuple[int, ...]
+    """Steps, rising; after the last one draw is left, so ``count`` is 2 to their number."""
+
+    def __post_init__(self) -> None:
+        if not self.halve_at or list(self.halve_at) != sorted(set(self.halve_at)):
+            raise UsageError(f"restarts.halve_at must be rising steps, not {list(self.halve_at)}")
+        if self.halve_at[0] < 0 or len(self.halve_at) > 8:
+            raise UsageError("restarts.halve_at holds one to eight steps, none below 0")
+
+    @property
+    def count(self) -> int:
+        """How many draws a seed begins with."""
+        return int(2 ** len(self.halve_at))
+
+    def left_after(self, step: int) -> int:
+        """How many go on after the evaluation at ``step``."""
+        return int(2 ** sum(step < halving for halving in self.halve_at))
+
+    def seed_steps(self, steps: int) -> int:
+        """Steps of all draws together in a run of ``steps``, if evaluations fall on the halve_at."""
+        return steps + sum(halving * (self.count >> i) // 2 for i, halving in enumerate(self.halve_at))
+
+
+def restart_seeds(seed: int, count: int) -> list[int]:
+    """The numbers that ``count`` draws of a seed's parameters are made from."""
+    return [seed + i * _APART for i in range(count)]
+
+
+def rows_of(of_row: Sequence[int]) -> dict[int, list[int]]:
+    """The rows of every seed, in their order. ``of_row``: which seed each row is of."""
+    rows: dict[int, list[int]] = {}
+    for row, seed in enumerate(of_row):
+        rows.setdefault(seed, []).append(row)
+    return rows
+
+
+def leaders(of_row: Sequence[int], scores: Sequence[tuple[float, ...]], count: int) -> list[int]:
+    """The ``count`` best rows of every seed, in their order."""
+    chosen: list[int] = []
+    for rows in rows_of(of_row).values():
+        chosen += sorted(sorted(rows, key=lambda row: scores[row], reverse=True)[:count])
+    return chosen

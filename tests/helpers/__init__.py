@@ -1,0 +1,1 @@
+"""What several tests share. Nothing imports from a test module."""

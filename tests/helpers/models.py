@@ -1,0 +1,168 @@
+"""Random models and configurations, and which presets have a table form."""
+
+import random
+import typing
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adderlab.errors import UsageError
+from adderlab.models.config import SPECIALS, ModelConfig
+from adderlab.models.mapping import stack_parameters, tables, why_no_tables
+from adderlab.models.tables import NormForm, Tables
+from adderlab.models.transformer import Transformer, build_model
+from adderlab.models.zoo import PRESETS
+from adderlab.task.digits import to_digits
+
+
+def example(model: Transformer, pairs: int = 5) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    a, b = torch.randint(0, 10**10, (2, pairs), generator=generator)
+    return model.layout.encode(to_digits(a), to_digits(b))
+
+
+def random_model(config: ModelConfig, seed: int = 0, spread: float = 0.5) -> Transformer:
+    """A float64 model away from its start, where sharing mistakes would show."""
+    model = build_model(config, seed).double()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += spread * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+    return model
+
+
+def _norm(form: NormForm, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    if form.kind == "layer":
+        x = x - x.mean(-1, keepdim=True)
+    if form.kind != "none":
+        x = x / (x.pow(2).mean(-1, keepdim=True) + form.eps).sqrt()
+    x = x if weight is None else x * weight
+    return x if bias is None else x + bias
+
+
+def logits_of_tables(t: Tables, tokens_BP: Tensor) -> Tensor:
+    """Logits (B, A, V) of the first seed: ``oracle.table_forward``, many times faster."""
+    one = {name: tensor[0] for name, tensor in t.items()}
+    layout, steps = t.form.layout, []
+    for i, last in enumerate(layout.query_positions):
+        token_B = tokens_BP[:, last].long()
+        seen_BT = tokens_BP[:, : last + 1].long()
+        row_T = torch.arange(last + 1)
+        query_BHK, key_BTHK = one["query"][i, token_B], one["key"][row_T, seen_BT]
+        weight_BTH = torch.einsum("bhk,bthk->bth", query_BHK, key_BTHK).softmax(1)
+        mixed_BHE = torch.einsum("bth,bthe->bhe", weight_BTH, one["value"][row_T, seen_BT])
+        x_BD = one["residual"][i, token_B] + torch.einsum("bhe,hed->bd", mixed_BHE, one["attn_out"])
+        u_BD = _norm(t.form.norm2, x_BD, one.get("norm2_weight"), one.get("norm2_bias"))
+        h_BF = u_BD @ one["fc1"] + one.get("fc1_bias", 0.0)
+        if t.form.activation == "swiglu":
+            h_BF = torch.nn.functional.silu(u_BD @ one["gate"]) * h_BF
+        else:
+            h_BF = getattr(torch.nn.functional, t.form.activation)(h_BF)
+        x_BD = x_BD + h_BF @ one["fc2"] + one.get("fc2_bias", 0.0)
+        x_BD = _norm(t.form.norm_f, x_BD, one.get("norm_f_weight"), one.get("norm_f_bias"))
+        steps.append(x_BD @ one["unembed"])
+    return torch.stack(steps, 1)
+
+
+def assert_tables_match_model(model: Transformer) -> None:
+    """Logits to 1e-9 and the gradient of a random combination of them to 1e-9 relative."""
+    tokens_BP, _ = example(model)
+    params = {name: p.requires_grad_() for name, p in stack_parameters([model]).items()}
+    logits = logits_of_tables(tables(model.config, params), tokens_BP)
+    wanted = model.answer_logits(tokens_BP)
+    torch.testing.assert_close(logits, wanted, rtol=1e-9, atol=1e-9)
+    pull = torch.randn(wanted.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    (pull * logits).sum().backward()
+    (pull * wanted).sum().backward()
+    for name, parameter in model.named_parameters():
+        grad, wanted_grad = params[name].grad, parameter.grad
+        assert grad is not None and wanted_grad is not None, name
+        scale = max(1.0, wanted_grad.abs().max().item())
+        assert (grad[0] - wanted_grad).abs().max().item() <= 1e-9 * scale, name
+
+
+def assert_population_is_bitwise_alone(config: ModelConfig, num_seeds: int = 5) -> None:
+    """Tables and parameter gradients of a seed are the same bits alone and in a population."""
+    models = [build_model(config, seed) for seed in range(num_seeds)]
+    params = stack_parameters(models)
+    together = {name: tensor.clone().requires_grad_() for name, tensor in params.items()}
+    all_tables = tables(config, together)
+    pulls = {
+        name: torch.randn(tensor.shape, generator=torch.Generator().manual_seed(3))
+        for name, tensor in all_tables.items()
+    }
+    torch.autograd.backward([t for _, t in all_tables.items()], list(pulls.values()))
+    for seed in range(num_seeds):
+        alone = {
+            name: tensor[seed : seed + 1].clone().requires_grad_() for name, tensor in params.items()
+        }
+        one_table = tables(config, alone)
+        for name, tensor in one_table.items():
+            assert torch.equal(tensor[0], dict(all_tables.items())[name][seed]), name
+        torch.autograd.backward(
+            [t for _, t in one_table.items()], [pull[seed : seed + 1] for pull in pulls.values()]
+        )
+        for name, tensor in alone.items():
+            grad = together[name].grad
+            assert grad is not None and tensor.grad is not None, name
+            assert torch.equal(tensor.grad[0], grad[seed]), name
+
+
+CHOICES: dict[str, list[Any]] = {
+    "layout": ["P", "P13", "S", "M", "M14", "B", "C"],
+    "d_model": [3, 4, 5, 6],
+    "n_head": [1, 1, 2],
+    "d_ff": [1, 2, 4, 5],
+    "pos_rank": [0, 0, 2],
+    "qkv_rank": [0, 0, 2],
+    "attn_out_rank": [0, 0, 1, 3],
+    "ffn_rank": [0, 0, 2],
+    "token_dim": [None, 2, 3],
+    "learned_specials": [(), ("equals", "top"), SPECIALS],
+    "spiral": [(3.5, 0.2, 0.15, 0.1), (1.0, 0.0, 1 / 9, 0.0)],
+    "n_kv_head": [None, None, 1],
+    "head_dim": [None, 3, 4],
+    "value_dim": [None, None, 3, 5],
+    "rope_theta": [None, 3.0, 100.0],
+    "norm_eps": [None, 1e-3],
+    "position_rows": [None, None, 40],
+    "query_rotation": [False, True],
+    "content": [None, None, 2, 3],
+    "norm_weight": [True, True, False],
+    "logit_scale": [1.0, 1.0, 3.0],
+    "arc": [(2.5, -1.2, 0.29), (1.0, 0.2, 0.1)],
+}
+"""Values tried per field; fields with a fixed list of words are tried with every word."""
+
+
+HINTS = typing.get_type_hints(ModelConfig)
+
+
+WORDS = {
+    name: [word for word in typing.get_args(hint) if isinstance(word, str)]
+    for name, hint in HINTS.items()
+}
+
+
+def random_config(seed: int, **fixed: Any) -> ModelConfig:
+    """The first accepted one of a stream of random combinations, most fields at their default."""
+    draw = random.Random(seed)
+    while True:
+        settings: dict[str, Any] = {}
+        for name in HINTS:
+            options = CHOICES.get(name, WORDS[name])
+            if options and draw.random() < 0.4:
+                settings[name] = draw.choice(options)
+        try:
+            config = ModelConfig(**(settings | fixed))
+        except UsageError:
+            continue
+        if why_no_tables(config) is None:
+            return config
+
+
+WITHOUT_TABLES = {"6080p": "2 layers", "1644p": "pairs of digits", "39p": "twice"}
+
+
+WITH_TABLES = [name for name in PRESETS if name not in WITHOUT_TABLES]

@@ -1,0 +1,180 @@
+"""The command line as a user meets it: fast help, right exit codes, one clear line for trouble."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from adderlab.cli import rate
+from adderlab.cli.main import COMMANDS, main, parse
+from adderlab.cli.options import parse_seeds
+from adderlab.errors import UsageError
+from helpers.disk import tmpfs
+from helpers.paths import ROOT
+from helpers.reference import reference_checkpoint
+
+SMALL = ["--seeds", "0-1", "--steps", "12", "--device", "cpu", "--evaluate", "fresh:50", "--quiet"]
+TINY = ["--set", "recipe.batch_size=16", "recipe.val_size=20", "recipe.eval_interval=5"]
+
+
+def trouble(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str]:
+    """(exit code, the one line on stderr)."""
+    code = main(list(argv))
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("adderlab: "), lines
+    return code, lines[0]
+
+
+def test_help_is_fast_and_lists_every_command() -> None:
+    def timed() -> float:
+        started = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-m", "adderlab.cli.main", "--help"], capture_output=True, text=True
+        )
+        assert all(name in done.stdout for name in COMMANDS)
+        return time.perf_counter() - started
+
+    assert min(timed() for _ in range(3)) < 0.5
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([name, "--help"])
+    assert stop.value.code == 0
+    assert "usage:" in capsys.readouterr().out
+
+
+def test_settings_end_at_the_next_option() -> None:
+    argv = ["456p", "--set", "recipe.lr=0.1", "-o", "folder", "--set=recipe.steps=5", "model.d_ff=3"]
+    args = parse(rate.Args, argv, "adderlab rate", None)
+    assert args.set == ("recipe.lr=0.1", "recipe.steps=5", "model.d_ff=3")
+    assert (args.preset, args.output) == ("456p", Path("folder"))
+
+
+def test_set_may_be_given_again(capsys: pytest.CaptureFixture[str]) -> None:
+    """Not the last alone: a setting that is silently lost would be measured as if it were there."""
+    argv = ["plan", "7p", "--seeds", "1", "--steps", "10000", "--set", "recipe.batch_size=0"]
+    assert main([*argv, "--set", "recipe.val_size=20", "--json"]) == 2
+    assert "batch_size" in capsys.readouterr().err
+    assert main([*argv[:-1], "recipe.val_size=20", "--json", "--set=recipe.batch_size=0"]) == 2
+    assert "batch_size" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["fly"], "no command 'fly'"),
+        (["train", "456p", "--sed", "1"], "--sed"),
+        (["train", "999999p"], "no preset '999999p'"),
+        (["train"], "name a preset"),
+        (["train", "456p", "--seeds", "5-1"], "5-1"),
+        (["train", "456p", "--seeds", "x"], "'x'"),
+        (["train", "456p", "--steps", "0"], "steps"),
+        (["train", "456p", "--steps", "many"], "many"),
+        (["train", "456p", "--set", "recipe.lrr=1"], "lrr"),
+        (["train", "456p", "--set", "lr=1"], "recipe.NAME=VALUE"),
+        (["train", "456p", "--set", "recipe.lr=fast"], "fast"),
+        (["train", "456p", "--set", "model.n_head=2"], "n_head"),
+        (["train", "456p", "--evaluate", "everything"], "everything"),
+        (["train", "456p", "--device", "tpu"], "tpu"),
+        (["train", "456p", "--device", "mps"], "mps"),
+        (["train", "456p", "--engine", "warp"], "warp"),
+        (["train", "456p", "--threads", "0"], "--threads"),
+        (["train", "--resume", "nowhere"], "nowhere"),
+        (["evaluate", "nothing.pt"], "nothing.pt"),
+        (["evaluate"], "at least one"),
+        (["predict", "nothing.pt", "1", "x"], "x"),
+        (["inspect", "45678p"], "45678p"),
+        (["zoo", "nothing"], "nothing"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_usage_is_one_line_and_exit_2(
+    argv: list[str], words: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, line = trouble(capsys, *argv)
+    assert code == 2
+    assert words in line
+
+
+def test_damaged_and_hostile_checkpoints_are_one_line_and_exit_1(tmp_path: Path, capsys) -> None:
+    class Hostile:
+        def __reduce__(self):  # type: ignore[no-untyped-def]
+            return os.system, (f"touch {tmp_path / 'pwned'}",)
+
+    hostile = tmp_path / "hostile.pt"
+    hostile.write_bytes(pickle.dumps({"model_state": Hostile()}))
+    truncated = tmp_path / "truncated.pt"
+    truncated.write_bytes(reference_checkpoint("lowrank_456p_s43.pt").read_bytes()[:3000])
+    for path in (hostile, truncated):
+        code, line = trouble(capsys, "evaluate", str(path))
+        assert code == 1
+        assert path.name in line
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_train_resume_evaluate_predict_inspect(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "456p", *SMALL, *TINY, "--run-name", "tiny"]) == 0
+    assert "Files: results/runs/tiny/" in capsys.readouterr().out
+    run = tmp_path / "results/runs/tiny"
+    assert json.loads((run / "evaluation.json").read_text())["n"] == 50
+    assert json.loads((run / "config.json").read_text())["recipe"]["batch_size"] == 16
+
+    code, line = trouble(capsys, "train", "456p", *SMALL, *TINY, "--run-name", "tiny")
+    assert code == 2 and "--overwrite" in line
+
+    best = str(run / "checkpoints/best.pt")
+    assert main(["evaluate", best, "--suite", "fresh:30", "--json", "--output", "out.json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads((tmp_path / "out.json").read_text())
+    assert printed[0]["n"] == 30 and printed[0]["parameters"] == 456
+    assert main(["predict", best, "12", "34", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["sum"] == 46
+    assert main(["inspect", best, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["parameters"] == 456
+    code, line = trouble(capsys, "predict", best, "10000000000", "1")
+    assert code == 2 and "10000000000" in line
+
+
+def test_full_disk_is_one_line_and_exit_1(tmp_path: Path, monkeypatch, capsys) -> None:
+    with tmpfs(tmp_path / "small", kib=96) as disk:
+        monkeypatch.chdir(disk)
+        code, line = trouble(capsys, "train", "456p", *SMALL, *TINY, "--run-name", "full")
+        assert code == 1
+        assert "full" in line or "space" in line
+
+
+def test_unwritable_folder_is_one_line_and_exit_1(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results").write_text("a file where a folder should be")
+    code, line = trouble(capsys, "train", "456p", *SMALL, *TINY)
+    assert code == 1
+    assert "results" in line
+    assert (tmp_path / "results").read_text() == "a file where a folder should be"
+
+
+def test_zoo_json_has_the_promised_keys(capsys) -> None:
+    assert main(["zoo", "--json"]) == 0
+    entries = json.loads(capsys.readouterr().out)
+    assert {"name", "parameters", "layout", "published", "rate", "proved"} <= set(entries[0])
+    assert {entry["parameters"] for entry in entries} >= {456, 311, 262}
+
+
+def test_seed_lists() -> None:
+    assert parse_seeds("0-3,43, 2") == (0, 1, 2, 3, 43)
+    with pytest.raises(UsageError):
+        parse_seeds("1-")
+
+
+def test_the_page_of_the_zoo_is_what_the_command_prints(capsys) -> None:
+    assert main(["zoo", "--markdown"]) == 0
+    page = ROOT / "docs" / "zoo.md"
+    assert page.read_text() == capsys.readouterr().out

@@ -1,0 +1,99 @@
+"""Enclosures of exp, GELU, SiLU and their derivatives against Arb at thousands of bits."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from flint import arb, ctx
+
+from adderlab.checker import functions
+from adderlab.checker.intervals import Interval
+
+
+def normal_cdf(x: arb) -> arb:
+    return (1 + (x / arb(2).sqrt()).erf()) / 2
+
+
+def normal_density(x: arb) -> arb:
+    return (-x * x / 2).exp() / (2 * arb.pi()).sqrt()
+
+
+def sigmoid(x: arb) -> arb:
+    return 1 / (1 + (-x).exp())
+
+
+CASES: dict[str, tuple[Callable[[Interval], Interval], Callable[[arb], arb]]] = {
+    "gelu": (functions.gelu, lambda x: x * normal_cdf(x)),
+    "gelu'": (functions.gelu_slope, lambda x: normal_cdf(x) + x * normal_density(x)),
+    "silu": (functions.silu, lambda x: x * sigmoid(x)),
+    "silu'": (functions.silu_slope, lambda x: sigmoid(x) * (1 + x * (1 - sigmoid(x)))),
+    "exp": (functions.exp, lambda x: x.exp()),
+}
+POINTS = np.concatenate(
+    [
+        np.random.default_rng(0).uniform(-12, 12, 150),
+        np.random.default_rng(1).uniform(-70, 70, 60),
+        np.random.default_rng(2).normal(size=60) * 1e-3,
+        (np.arange(-20, 21) + 0.5) / 32,  # edges of the cells
+        [0.0, -0.0, 64.0, -64.0, np.nextafter(64.0, 65), -np.nextafter(64.0, 65), 1e-300, 90.0, -90.0],
+    ]
+)
+
+
+@pytest.fixture(autouse=True)
+def _precise():
+    before = ctx.prec
+    ctx.prec = 8000  # 1 + erf(-50) leaves nothing of fewer
+    yield
+    ctx.prec = before
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_points_are_enclosed_tightly(name: str) -> None:
+    function, exact = CASES[name]
+    found = function(Interval(POINTS))
+    for x, low, high in zip(POINTS, found.low, found.high, strict=True):
+        value = exact(arb(float(x)))
+        assert arb(float(low)) <= value and value <= arb(float(high)), (name, x)
+        assert high - low <= 2e-13 * max(1.0, abs(x), abs(high)), (name, x)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_intervals_are_enclosed_and_not_overestimated(name: str) -> None:
+    """The range over [x, x + w] holds every sampled value and is at most a little wider."""
+    ctx.prec = 300
+    function, exact = CASES[name]
+    rng = np.random.default_rng(3)
+    low = rng.uniform(-8, 8, 80)
+    high = low + rng.choice([1e-9, 0.01, 0.3, 3.0, 9.0], 80)
+    found = function(Interval(low, high))
+    for x, y, least, most in zip(low, high, found.low, found.high, strict=True):
+        values = [float(exact(arb(float(t)))) for t in np.linspace(x, y, 40)]
+        assert least <= min(values) and max(values) <= most
+        slack = 1e-12 * max(1.0, abs(most)) + 3e-3 * (y - x) ** 2 * max(1.0, abs(most))
+        assert most - max(values) <= slack and min(values) - least <= slack, (name, x, y)
+
+
+def test_turning_points_are_where_they_are_said_to_be() -> None:
+    """Just over a turning point the range must contain the extreme value."""
+    for name, x in (
+        ("gelu", -0.7517915246935645),
+        ("gelu'", 2**0.5),
+        ("gelu'", -(2**0.5)),
+        ("silu", -1.2784645427610738),
+        ("silu'", 2.3993572805154677),
+        ("silu'", -2.3993572805154677),
+    ):
+        function, exact = CASES[name]
+        found = function(Interval(np.array([x - 0.5]), np.array([x + 0.5])))
+        extreme = exact(arb(x))
+        assert arb(float(found.low[0])) <= extreme <= arb(float(found.high[0]))
+        tight = min(extreme - arb(float(found.low[0])), arb(float(found.high[0])) - extreme)
+        assert tight < arb("1e-12"), name
+
+
+def test_relu_is_exact() -> None:
+    x = Interval(np.array([-2.0, -1.0, 0.5]), np.array([-1.0, 1.0, 2.0]))
+    value, slope = functions.relu(x), functions.relu_slope(x)
+    assert value.low.tolist() == [0, 0, 0.5] and value.high.tolist() == [0, 1, 2]
+    assert slope.low.tolist() == [0, 0, 1] and slope.high.tolist() == [0, 1, 1]

@@ -1,0 +1,451 @@
+"""Bounds of fp32 rounding: every operation against fp32 itself, whole models against perturbed runs.
+
+Shapes: N rows, V vocabulary, H heads, E bottleneck, K = H * E, D width.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from adderlab.checker import rounding
+from adderlab.checker.fp32 import FloatCheck, attention_errors, drift, logits_after_attention
+from adderlab.checker.head import margins, residual_stream
+from adderlab.checker.intervals import Array, Interval
+from adderlab.checker.model import Leaves, Model, digits_of
+from adderlab.checker.ranges import mix_at, project
+from adderlab.checker.rounding import FP32, Rounded, moved_by_rounding
+from adderlab.checker.slopes import Sloped
+from adderlab.checker.steps import Batch
+from adderlab.checker.tracing import Noisy, Tracing
+from adderlab.checker.verify import fp32_module, read_model
+from adderlab.errors import Failure
+from adderlab.models.config import ModelConfig
+from adderlab.models.transformer import Transformer, build_model
+from adderlab.runs.checkpoints import Checkpoint, load_checkpoint
+from helpers.reference import reference_checkpoint
+
+aten = torch.ops.aten
+Operation = Callable[..., Tensor]
+
+UNARY: dict[str, Operation] = {
+    "gelu": torch.nn.functional.gelu,
+    "silu": torch.nn.functional.silu,
+    "relu": torch.relu,
+    "square": lambda x: x.pow(2),
+    "root": lambda x: torch.sqrt(x.pow(2) + 1e-8),
+    "cos": torch.cos,
+    "sin": torch.sin,
+    "mean": lambda x: x.mean(-1, keepdim=True),
+    "sum": lambda x: x.sum(-1),
+    "neg": lambda x: -x,
+    "constant": lambda x: x * 0.1 + 1 / 3,
+    "layer norm": lambda x: torch.nn.functional.layer_norm(x, x.shape[-1:], eps=1e-5),
+    "rms norm": lambda x: x / torch.sqrt(x.pow(2).mean(-1, keepdim=True) + 1e-8),
+    "views": lambda x: torch.cat([x.t()[1:], x.view(x.shape[1], -1)[:1]], 0),
+}
+BINARY: dict[str, Operation] = {
+    "add": lambda x, y: x + y,
+    "subtract": lambda x, y: x - y,
+    "multiply": lambda x, y: x * y,
+    "divide": lambda x, y: x / (y * y + 0.1),
+    "one minus": lambda x, y: 1.5 - x * y,
+    "matmul": lambda x, y: x @ y.t(),
+}
+
+
+def traced(function: Operation, *args: Rounded) -> Rounded:
+    wrapped = [Noisy(x) for x in args]
+    with torch.no_grad(), Tracing(), np.errstate(all="ignore"):
+        out = function(*wrapped)
+    assert isinstance(out, Noisy)
+    return out.value
+
+
+def near(x: Tensor, rng: np.random.Generator, error: float) -> tuple[Rounded, Tensor]:
+    """A real value, fp32 numbers within ``error`` of it, and the real one as float64."""
+    real = x.double() + torch.from_numpy(rng.uniform(-error, error, tuple(x.shape)))
+    distance = (x.double() - real).abs().numpy()
+    return Rounded(Interval(real.numpy()), np.full(distance.shape, distance.max())), real
+
+
+@pytest.mark.parametrize("error", [0.0, 1e-4])
+@pytest.mark.parametrize("name", [*UNARY, *BINARY])
+def test_fp32_stays_within_the_bound(name: str, error: float) -> None:
+    """fp32 from perturbed operands, against float64 from the real ones; and the bound is not idle."""
+    rng = np.random.default_rng(0)
+    closest = math.inf
+    for scale in (0.01, 1.0, 30.0):
+        count = 1 if name in UNARY else 2
+        inputs = [torch.from_numpy(rng.normal(size=(6, 8)) * scale).float() for _ in range(count)]
+        pairs = [near(x, rng, error * scale) for x in inputs]
+        function = (UNARY | BINARY)[name]
+        bound = traced(function, *(value for value, _ in pairs))
+        exact = function(*(real for _, real in pairs)).numpy()
+        low, high = bound.known.low, bound.known.high
+        slack = 1e-12 * (1 + np.abs(exact))  # of float64
+        assert (low <= exact + slack).all() and (exact <= high + slack).all()
+        distance = np.abs(function(*inputs).double().numpy() - exact)
+        assert (distance <= bound.err + slack).all(), name
+        closest = min(closest, float((bound.err / distance.clip(1e-30)).min()))
+    if name not in ("neg", "relu", "views") or error:
+        assert closest < (60 if error else 300), "far too pessimistic to be meant"
+
+
+def test_any_order_of_summation_is_covered() -> None:
+    """Sums that cancel, in many orders."""
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=64).astype(np.float32)
+    x = np.concatenate([x * 1e4, -x * 1e4 + rng.normal(size=64).astype(np.float32)])
+    bound = rounding.total(rounding.exact(x[None].astype(np.float64)), (1,), False)
+    exact = math.fsum(x.astype(np.float64))
+    worst = 0.0
+    for _ in range(200):
+        total = np.float32(0)
+        for each in rng.permutation(x):
+            total = np.float32(total + each)
+        worst = max(worst, abs(float(total) - exact))
+    assert worst <= bound.err[0] and worst > bound.err[0] / 1e4
+
+
+def sloped(rng: np.random.Generator, N: int, D: int, K: int = 2) -> Sloped:
+    x0, R = Interval(rng.normal(size=(N, D))), Interval(rng.normal(size=(N, K, D)))
+    low = rng.normal(size=(N, K))
+    return residual_stream(x0, R, low, low + 0.01)
+
+
+def test_slopes_enclose_and_are_tighter_than_plain_intervals() -> None:
+    """x - x is zero, and a norm of a moving vector is known closely."""
+    rng = np.random.default_rng(2)
+    x = Rounded(sloped(rng, 5, 4), np.zeros((5, 4)), varies=True)
+    difference = traced(lambda t: t * 3 - t * 2 - t, x).range
+    assert (difference.low <= 0).all() and (difference.high >= 0).all()
+    assert (difference.high - difference.low < 1e-4).all()
+    normed = traced(UNARY["rms norm"], x).range
+    plain = Rounded(x.range, np.zeros((5, 4)))
+    wide = traced(UNARY["rms norm"], plain).range
+    assert (normed.high - normed.low).max() < 0.7 * (wide.high - wide.low).max()
+
+
+def small_head(x: Tensor, weights: list[Tensor]) -> Tensor:
+    first, second, third = weights
+    h = torch.nn.functional.gelu(UNARY["rms norm"](x) @ first)
+    return UNARY["layer norm"](x + h @ second) @ third
+
+
+def test_drawing_back_bounds_every_perturbed_run_and_beats_adding_up() -> None:
+    rng = np.random.default_rng(3)
+    N, D, F, V = 6, 5, 9, 4
+    sizes = ((D, F), (F, D), (D, V))
+    weights = [torch.from_numpy(rng.normal(size=s)).float() for s in sizes]
+    x32 = torch.from_numpy(rng.normal(size=(N, D))).float()
+    err = np.zeros((N, D))
+    x = Rounded(Interval(x32.double().numpy()), err, varies=True, local=err)
+    logits = traced(lambda t: small_head(t, weights), x)
+    direction = np.tile([1.0, -1.0, 0.0, 0.0], (N, 1))
+    with np.errstate(all="ignore"):
+        bound_N = moved_by_rounding(logits, Interval(direction))
+    forward_N = logits.err[:, 0] + logits.err[:, 1]
+    assert (bound_N < forward_N).all() and bound_N.mean() < 0.7 * forward_N.mean()
+    exact = small_head(x32.double(), [w.double() for w in weights])
+    exact_N = (exact[:, 0] - exact[:, 1]).numpy()
+    worst = np.zeros(N)
+    for seed in range(200):
+        with Perturbed(seed):
+            run = small_head(x32.double(), [w.double() for w in weights])
+        worst = np.maximum(worst, np.abs((run[:, 0] - run[:, 1]).numpy() - exact_N))
+    plain = small_head(x32, weights).double()
+    worst = np.maximum(worst, np.abs((plain[:, 0] - plain[:, 1]).numpy() - exact_N))
+    assert (worst <= bound_N).all() and (worst > bound_N / 100).all()
+
+
+class Perturbed(TorchDispatchMode):
+    """float64 arithmetic in which every operation is off by up to an fp32 rounding, at random or all
+    to one side, sums by what the worst order may lose."""
+
+    LINEAR = (aten.mm.default, aten.bmm.default)
+    SUMS = (aten.mean.dim, aten.sum.dim_IntList)
+    OTHERS = (
+        aten.add.Tensor,
+        aten.sub.Tensor,
+        aten.mul.Tensor,
+        aten.div.Tensor,
+        aten.sqrt.default,
+        aten.pow.Tensor_Scalar,
+        aten.gelu.default,
+        aten.silu.default,
+        aten._softmax.default,
+    )
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.rng = torch.Generator().manual_seed(seed)
+        self.one_sided = seed % 3 == 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        u = FP32.unit
+        if func in self.LINEAR:
+            return out + self._noise(out) * args[0].shape[-1] * u * (args[0].abs() @ args[1].abs())
+        if func in self.SUMS:
+            size = func(args[0].abs(), *args[1:], **(kwargs or {}))
+            return out + self._noise(out) * args[0].shape[-1] * u * size
+        if func is aten.addmm.default:
+            size = args[1].abs() @ args[2].abs()
+            return out + self._noise(out) * args[1].shape[-1] * u * size + self._noise(out) * u * out
+        if func is aten.native_layer_norm.default:
+            normed, mean, rstd = out
+            return normed + self._noise(normed) * 4 * u * normed, mean, rstd
+        if func in self.OTHERS and isinstance(out, Tensor) and out.dtype == torch.float64:
+            return out + self._noise(out) * u * out
+        return out
+
+    def _noise(self, like: Tensor) -> Tensor:
+        if self.one_sided:
+            return torch.ones(like.shape, dtype=torch.float64)
+        sign = torch.rand(like.shape, generator=self.rng, dtype=torch.float64) < 0.5
+        return sign * 2.0 - 1.0
+
+
+def test_unknown_operations_are_refused() -> None:
+    x = rounding.exact(np.ones((2, 2)))
+    for function in (
+        torch.sigmoid,
+        lambda t: torch.nn.functional.gelu(t, approximate="tanh"),
+        lambda t: t.half(),
+        lambda t: torch.add(t, t, alpha=2),
+    ):
+        with pytest.raises(Failure, match=r"fp32|GELU"):
+            traced(function, x)
+
+
+def point_batch(model: Model, step_index: int, a: int, b: int) -> Batch:
+    """The one box that holds a pair's own mix, in the axes of y."""
+    step = model.steps[step_index]
+    row, right, y_HE = mix_at(model, step, a, b)
+    H, E = y_HE.shape
+    n, i = model.columns, step_index
+    x, y = digits_of(a, n), digits_of(b, n)
+    carry = int(a % 10 ** (i - 1) + b % 10 ** (i - 1) >= 10 ** (i - 1)) if i > 1 else 0
+    values = {
+        "carry": carry,
+        "a_before": x[i - 1] if i else 0,
+        "b_before": y[i - 1] if i else 0,
+        "a": x[i] if i < n else 0,
+        "b": y[i] if i < n else 0,
+        "row": row,
+        "right": right,
+    }
+    zero = np.zeros(1, dtype=np.intp)
+    return Batch(
+        step=step,
+        cells=False,
+        owner_N=zero,
+        head=model.head,
+        right=right,
+        leaves=Leaves(**{k: np.array([v], dtype=np.intp) for k, v in values.items()}),
+        parts=project(step, np.array([row]), Interval(np.broadcast_to(np.eye(E), (1, H, E, E)))),
+        residual=(step.residual_ZD, np.array([row])),
+        directions=(model.out_HED.reshape(1, H * E, -1), zero),
+        low_NK=y_HE.low.reshape(1, H * E),
+        high_NK=y_HE.high.reshape(1, H * E),
+        claimed=0.0,
+    )
+
+
+def allowed(model: Model, module: Transformer, errors: list, batch: Batch) -> tuple[Array, Array]:
+    """[low, high] of fp32 margins over each other token, at the pair of ``batch``."""
+    with np.errstate(all="ignore"):
+        widen = drift(batch, errors[batch.step.index])
+        low, high = batch.low_NK - widen, batch.high_NK + widen
+        x0, R = batch.residual[0][batch.residual[1]], batch.directions[0]
+        found = margins(model.head, batch.right, x0, R, low, high)
+        stream = residual_stream(x0, R, low, high)
+        x = errors[batch.step.index].stream(module, batch.residual[1], stream)
+        logits = logits_after_attention(module, x)
+        others = [t for t in range(logits.shape[1]) if t != batch.right]
+        moved = []
+        for t in others:
+            direction = np.zeros(logits.shape)
+            direction[0, batch.right], direction[0, t] = 1.0, -1.0
+            moved.append(moved_by_rounding(logits, Interval(direction))[0])
+    sigma = found.sigma_N
+    ends = [found.scaled_NQ.low[0], found.scaled_NQ.high[0]]
+    divided = [end / s for end in ends for s in (sigma.low[0], sigma.high[0])]
+    return np.min(divided, 0) - np.array(moved), np.max(divided, 0) + np.array(moved)
+
+
+FAMILIES = {
+    "layer norm, two heads": ModelConfig(d_model=6, n_head=2, d_ff=5, qkv_rank=2, attn_out_rank=2),
+    "456p": ModelConfig(
+        norm="rms", pos_rank=3, qkv_rank=3, attn_out_rank=2, ffn_rank=3, tie_qkv="shareA_tieKV"
+    ),
+    "biases, layer norm": ModelConfig(d_model=4, d_ff=3, bias="all"),
+    "rotary, SwiGLU, q/k norm, shared heads": ModelConfig(
+        layout="S",
+        d_model=4,
+        d_ff=3,
+        n_head=2,
+        n_kv_head=1,
+        norm="rms",
+        activation="swiglu",
+        tie_qkv="separate",
+        positions="none",
+        head_dim=4,
+        qk_norm="own",
+        rope_theta=3.0,
+        rope_pairs="halves",
+    ),
+    "arc, spiral, projected head": ModelConfig(
+        layout="M",
+        d_model=5,
+        d_ff=2,
+        norm="rms",
+        tokens="arc",
+        token_dim=2,
+        positions="spiral",
+        learned_specials=("equals", "top"),
+        head_dim=4,
+        value_dim=5,
+        tie_qkv="qk",
+        qk_input="positions",
+        value_input="tokens",
+        query_rotation=True,
+        values="head",
+        attn_out_rank=1,
+        head="projected",
+        fc2="head",
+    ),
+}
+
+
+def example(config: ModelConfig, seed: int) -> Checkpoint:
+    generator = torch.Generator().manual_seed(seed)
+    params = {
+        name: p.detach() + 0.7 * torch.randn(p.shape, generator=generator)
+        for name, p in build_model(config, seed).named_parameters()
+    }
+    return Checkpoint(config=config, params=params, recipe={}, step=0, val_exact=0.0)
+
+
+def runs(checkpoint: Checkpoint, a: int, b: int, perturbed: int) -> Iterator[Array]:
+    """Logits (11, V) of fp32 runs: the real one, and float64 ones with every operation disturbed."""
+    digits = torch.tensor([digits_of(a, 10), digits_of(b, 10)], dtype=torch.uint8)
+    module = fp32_module(checkpoint)
+    tokens, _ = module.layout.encode(digits[:1], digits[1:])
+    with torch.no_grad():
+        yield module.answer_logits(tokens)[0, :11].double().numpy()
+        wide = fp32_module(checkpoint).double()
+        for seed in range(perturbed):
+            with Perturbed(seed):
+                logits = wide.answer_logits(tokens)
+            yield logits[0, :11].numpy()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_fp32_margins_of_whole_models_stay_within_their_bounds(name: str) -> None:
+    checkpoint = example(FAMILIES[name], 1)
+    model, _, _ = read_model(checkpoint)
+    module = fp32_module(checkpoint)
+    errors = attention_errors(module, model)
+    nearest = 0.0
+    for a, b in ((1234567890, 9876543210), (9999999999, 1)):
+        answer = digits_of(a + b, 11)
+        outcomes = list(runs(checkpoint, a, b, 12))
+        for i in (0, 1, 5, 10):
+            low, high = allowed(model, module, errors, point_batch(model, i, a, b))
+            for logits in outcomes:
+                margin = logits[i, answer[i]] - np.delete(logits[i], answer[i])
+                assert (low <= margin).all() and (margin <= high).all(), (name, i)
+                middle, width = 0.5 * (low + high), 0.5 * (high - low)
+                nearest = max(nearest, float((np.abs(margin - middle) / width).max()))
+    assert nearest > 0.01, "the bounds are far too wide to mean anything"
+
+
+def test_456p_is_bounded_closely_at_its_weakest_pair() -> None:
+    """The fp32 margin at the pair with the smallest real one is known to a few hundredths."""
+    checkpoint = load_checkpoint(reference_checkpoint("lowrank_456p_s43.pt"))
+    model, _, _ = read_model(checkpoint)
+    module = fp32_module(checkpoint)
+    a, b, i = 9021820000, 2778180000, 9
+    low, high = allowed(model, module, attention_errors(module, model), point_batch(model, i, a, b))
+    assert low.min() > 0.4 and (high - low)[low.argmin()] < 0.2
+    answer = digits_of(a + b, 11)
+    for logits in runs(checkpoint, a, b, 6):
+        margin = logits[i, answer[i]] - np.delete(logits[i], answer[i])
+        assert (low <= margin).all() and (margin <= high).all()
+
+
+def test_coarser_arithmetic_is_not_covered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the unit of fp16 the same analysis must give up: 456p fails on some pairs in fp16."""
+    checkpoint = load_checkpoint(reference_checkpoint("lowrank_456p_s43.pt"))
+    model, _, _ = read_model(checkpoint)
+    module = fp32_module(checkpoint)
+    floating = FloatCheck.of(module, model)
+    floating.take(point_batch(model, 9, 9021820000, 2778180000))
+    assert floating.report().covered and (floating.report().margin or 0) > 0.2
+    half = dataclasses.replace(FP32, unit=2.0**-11)
+    for module_name in ("rounding", "fp32", "tracing"):
+        monkeypatch.setattr(f"adderlab.checker.{module_name}.FP32", half)
+    coarse = FloatCheck.of(module, model)
+    coarse.take(point_batch(model, 9, 9021820000, 2778180000))
+    report = coarse.report()
+    assert not report.covered and (report.left == 1 or report.reason)
+
+
+def test_a_stated_effort_ends_in_not_covered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where rounding matters everywhere, halving stops after the effort and says so."""
+    checkpoint = load_checkpoint(reference_checkpoint("lowrank_456p_s43.pt"))
+    model, _, _ = read_model(checkpoint)
+    module = fp32_module(checkpoint)
+    coarse = dataclasses.replace(FP32, unit=2.0**-15)
+    for module_name in ("rounding", "fp32", "tracing"):
+        monkeypatch.setattr(f"adderlab.checker.{module_name}.FP32", coarse)
+    floating = dataclasses.replace(FloatCheck.of(module, model), effort=50)
+    batch = point_batch(model, 9, 9021820000, 2778180000)
+    floating.take(batch)
+    report = floating.report()
+    assert not report.covered and report.margin is None
+    assert "effort of 50 halves" in (report.reason or "") and "step 9" in (report.reason or "")
+    assert floating.halves < 150
+    floating.take(batch)
+    assert floating.halves < 150, "nothing is examined after giving up"
+
+
+@pytest.mark.parametrize("name", ["root", "inverse", "layer norm"])
+def test_what_may_break_down_has_no_bound_and_harms_no_other_row(name: str) -> None:
+    """Row 0 may come out as zero, or negative under a root; row 1 is harmless."""
+    functions: dict[str, Operation] = {
+        "root": torch.sqrt,
+        "inverse": lambda x: (x * 0 + 1) / x,
+        "layer norm": lambda x: torch.nn.functional.layer_norm(x, x.shape[-1:], eps=1e-9),
+    }
+    numbers = np.array([[1e-6, 1.2e-6, 1e-6, 1e-6], [1.0, 2.0, 3.0, 4.0]])
+    x = Rounded(Interval(numbers), np.full((2, 4), 1e-5), varies=True, local=np.full((2, 4), 1e-5))
+    if name == "layer norm":
+        # Near 100, the rounding of the squares reaches beyond the variance.
+        numbers = np.array([[100.0, 100.001, 100.0, 100.0], [1.0, 2.0, 3.0, 4.0]])
+        x = Rounded(Interval(numbers), np.full((2, 4), 1e-5), varies=True, local=np.full((2, 4), 1e-5))
+    after = traced(lambda t: functions[name](t) * 3.0, x)
+    assert not np.isfinite(after.err[0]).any() and np.isfinite(after.err[1]).all()
+    direction = np.zeros((2, 4))
+    direction[:, 0] = 1.0
+    with np.errstate(all="ignore"):
+        moved = moved_by_rounding(after, Interval(direction))
+    assert not moved[0] < 1e300 and moved[1] < 1e-2
+
+
+def test_a_model_with_unknown_operations_is_reported_not_covered(tmp_path: Path) -> None:
+    checkpoint = example(FAMILIES["456p"], 2)
+    model, _, _ = read_model(checkpoint)
+    module = fp32_module(checkpoint)
+    module.block(0).ln1 = torch.nn.Softplus()  # type: ignore[assignment]
+    report = FloatCheck.of(module, model).report()
+    assert not report.covered and "softplus" in (report.reason or "")

@@ -1,0 +1,261 @@
+"""Everything that is written is the checkpoint's model, and says what is known about it."""
+
+import json
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+import torch
+
+from adderlab.cli.main import main
+from adderlab.errors import Failure, UsageError
+from adderlab.evaluation.exact import Score, SuiteReport, oracle_decoder
+from adderlab.models.transformer import build_model
+from adderlab.models.zoo import get_preset
+from adderlab.publish import export as room
+from adderlab.publish.evidence import Evidence, ProofStatement
+from adderlab.publish.export import (
+    KINDS,
+    Publication,
+    compare,
+    export,
+    load_source,
+)
+from adderlab.publish.submission import Credits, read_submission, submission_source
+from adderlab.runs.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from adderlab.task.digits import SUM_DIGITS
+from adderlab.task.sampling import uniform_pairs
+from helpers.reference import reference_checkpoint
+
+CREDITS = Credits(name="it", author="me")
+PUBLISHED = ("lowrank_456p_s43.pt", "microadder_67p_s71046.pt", "qwen3_122p_lbfgs.npz")
+REPORT = SuiteReport(
+    suite="adderboard",
+    groups=(Score(name="all", n=10010, errors=0, right_digits=(10010,) * 11),),
+    failures=(),
+    seconds=1.0,
+)
+PROOF = ProofStatement(
+    verdict="proved",
+    failing_pairs=0,
+    margin_bound=0.1,
+    margin_witness=0.2,
+    pair=(1, 2),
+    source="certificate c.json",
+)
+
+
+@pytest.fixture(autouse=True)
+def few_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "COMPARED_PAIRS", 20)
+
+
+def publication(name: str = "36p") -> Publication:
+    config = get_preset(name).config
+    params = {name: p.detach() for name, p in build_model(config, 0).named_parameters()}
+    checkpoint = Checkpoint(config=config, params=params, recipe={"lr": 0.01}, step=5, val_exact=0.5)
+    evidence = Evidence(reports=(REPORT,), proof=PROOF, rate="3/4 of the seeds", certificate=b"{}")
+    return Publication(checkpoint=checkpoint, credits=CREDITS, evidence=evidence)
+
+
+def test_adderboard_writes_the_file_and_the_form(tmp_path: Path) -> None:
+    published = publication()
+    code, form = export(published, "adderboard", tmp_path / "submission.py")
+    assert read_submission(code.read_text()) is not None
+    text = form.read_text()
+    for word in (
+        "### Title\n\n[Submission] it: 36 parameters, 100.00%",
+        "### Author\n\nme",
+        "10010/10010 right",
+        "Proved: all 10^20",
+        "d_model 3",
+        "- O = Q^T",
+        "lr 0.01",
+        "3/4 of the seeds",
+        "adderlab verify submission.py",
+    ):
+        assert word in text, word
+
+
+def test_safetensors_is_read_back(tmp_path: Path) -> None:
+    published = publication()
+    weights, card = export(published, "safetensors", tmp_path / "model.safetensors")
+    assert load_checkpoint(weights).weights_sha256 == published.checkpoint.weights_sha256
+    text = card.read_text()
+    assert "10010/10010 right" in text and published.checkpoint.weights_sha256 in text
+    assert "| blocks.0.attn.q_norm.weight | 4 | 4 |" in text
+
+
+def test_a_hub_folder_has_everything(tmp_path: Path) -> None:
+    published = publication()
+    folder, *files = export(published, "hub-folder", tmp_path / "hub")
+    names = {path.name for path in folder.iterdir()}
+    assert names == {path.name for path in files}
+    assert names == {
+        "README.md",
+        "model.safetensors",
+        "config.json",
+        "submission.py",
+        "certificate.json",
+        "evaluation.json",
+    }
+    config = json.loads((folder / "config.json").read_text())
+    assert config["parameters"] == 36 and config["layout"]["num_prompt"] == 24
+    assert json.loads((folder / "evaluation.json").read_text())["suites"][0]["errors"] == 0
+    card = (folder / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: adderlab\n")
+    assert "adderlab check certificate.json model.safetensors" in card
+    assert all(f"`{name}`" in card for name in names - {"README.md"})
+
+
+def test_nothing_known_is_said_so(tmp_path: Path) -> None:
+    bare = Publication(
+        checkpoint=publication().checkpoint, credits=CREDITS, evidence=Evidence(why_no_proof="no time")
+    )
+    _, form = export(bare, "adderboard", tmp_path / "s.py")
+    assert "accuracy not measured" in form.read_text() and "No proof: no time." in form.read_text()
+    folder, *files = export(bare, "hub-folder", tmp_path / "hub")
+    assert {path.name for path in files} == {
+        "README.md",
+        "model.safetensors",
+        "config.json",
+        "submission.py",
+    }
+    assert "does not say how many seeds" in (folder / "README.md").read_text()
+
+
+def test_unknown_kinds_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no export 'pickle'; there are adderboard"):
+        export(publication(), "pickle", tmp_path / "x")
+    assert len(KINDS) == 4
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("x = x + self.mlp(", "x = x - self.mlp(", "answers to"),
+        ("sum(p.numel() for p in model.parameters())", "35", "counts 35 parameters, not 456"),
+        ("return -1 ", "return -2 ", r"add\("),
+    ],
+)
+def test_a_file_that_differs_is_not_written(old: str, new: str, words: str) -> None:
+    checkpoint = publication("456p").checkpoint
+    # A fresh model's answers hang on nothing; far from there every part matters.
+    generator = torch.Generator().manual_seed(0)
+    params = {n: torch.randn(p.shape, generator=generator) for n, p in checkpoint.params.items()}
+    checkpoint = Checkpoint(config=checkpoint.config, params=params, recipe={}, step=0, val_exact=0.0)
+    source = submission_source(checkpoint.config, checkpoint.params, CREDITS)
+    compare(load_source(source), checkpoint, pairs=50)
+    assert old in source
+    with pytest.raises(Failure, match=words):
+        compare(load_source(source.replace(old, new)), checkpoint, pairs=50)
+
+
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.chdir(tmp_path)
+    save_checkpoint("model.pt", publication().checkpoint)
+    quick = ["--suites", "fresh:50", "--no-prove"]
+    assert main(["export", "model.pt", "--to", "adderboard", "-o", "s.py", *quick, "--author", "A"]) == 0
+    said = capsys.readouterr().out
+    assert "fresh:50: " in said and "No proof: the prover was not asked." in said
+    assert "Written, and compared with the checkpoint: s.py, s.md" in said
+    submission = read_submission(Path("s.py").read_text())
+    assert submission is not None and submission.credits == Credits(name="36p", author="A")
+
+    assert main(["export", "model.pt", "--to", "hub-folder", "-o", "hub", *quick, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["parameters"] == 36 and told["verdict"] is None and "hub/README.md" in told["written"]
+
+    assert main(["export", "model.pt", "--to", "adderboard", "-o", "no/such/folder.py", *quick]) == 1
+    assert capsys.readouterr().err.startswith("adderlab: cannot write no/such/folder.py")
+    assert main(["export", "model.pt", "--to", "paper", "-o", "x"]) == 2
+    assert main(["export", "model.pt", "--to", "onnx", "-o", "x", "--certificate", "none", *quick]) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_exported_and_original_agree_on_100_000_pairs(name: str) -> None:
+    torch.set_num_threads(1)
+    checkpoint = load_checkpoint(reference_checkpoint(name))
+    layout = checkpoint.config.token_layout
+    module = load_source(submission_source(checkpoint.config, checkpoint.params, CREDITS))
+    model, _ = module.build_model()
+    original = oracle_decoder(checkpoint.model())
+    a_BJ, b_BJ = uniform_pairs(11, 100_000)
+    for a, b in zip(a_BJ.split(4096), b_BJ.split(4096), strict=True):
+        theirs = module.generate(model, layout.encode_prompt(a, b).long(), SUM_DIGITS)
+        assert torch.equal(theirs, original(a, b)[:, :SUM_DIGITS].long())
+
+
+BOARD_CHECK = """
+import random, sys
+import submission
+
+assert "numpy" not in sys.modules and "adderlab" not in sys.modules
+model, metadata = submission.build_model()
+assert set(metadata) == {"name", "author", "params", "architecture", "tricks"}
+top = 9999999999
+pairs = [(0, 0), (0, 1), (top, 0), (top, 1), (top, top), (5000000000, 5000000000)]
+pairs += [(1111111111, 8888888889), (1234567890, 9876543210), (top, top), (1, top)]
+draw = random.Random(2025)
+pairs += [(draw.randint(0, top), draw.randint(0, top)) for _ in range(10000)]
+right = sum(submission.add(model, a, b) == a + b for a, b in pairs)
+print(metadata["params"], right, len(pairs))
+"""
+"""The board's protocol, one pair a call, in a Python that has torch and nothing else."""
+
+
+@pytest.fixture(scope="module")
+def empty_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty virtual environment with only torch; skips where pip cannot get it."""
+    folder = tmp_path_factory.mktemp("empty")
+    venv.create(folder, with_pip=True)
+    python = folder / "bin" / "python"
+    version = torch.__version__.partition("+")[0]
+    install = [python, "-m", "pip", "install", "-q", f"torch=={version}"]
+    done = subprocess.run(install, capture_output=True, text=True, timeout=900)
+    if done.returncode:
+        pytest.skip(f"pip cannot install torch here: {done.stderr.strip().splitlines()[-1]}")
+    return python
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_boards_protocol_in_an_empty_environment(
+    name: str, empty_python: Path, tmp_path: Path
+) -> None:
+    checkpoint = load_checkpoint(reference_checkpoint(name))
+    published = Publication(checkpoint=checkpoint, credits=CREDITS, evidence=Evidence())
+    export(published, "adderboard", tmp_path / "submission.py")
+    (tmp_path / "check.py").write_text(BOARD_CHECK)
+    done = subprocess.run(
+        [empty_python, "-W", "ignore", "check.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=1200,
+        env={"OMP_NUM_THREADS": "1", "PATH": ""},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [str(checkpoint.num_parameters), "10010", "10010"]
+
+
+def test_the_file_needs_torch_only(tmp_path: Path) -> None:
+    export(publication(), "adderboard", tmp_path / "submission.py")
+    program = """
+import builtins, sys
+known = builtins.__import__
+def only_torch(name, *rest):
+    outside = sys._getframe(1).f_globals.get("__name__") == "submission"
+    assert not outside or name.partition(".")[0] in ("torch", "math"), name
+    return known(name, *rest)
+builtins.__import__ = only_torch
+import submission
+model, metadata = submission.build_model()
+print(metadata["params"], isinstance(submission.add(model, 12, 30), int))
+"""
+    run = [sys.executable, "-c", program]
+    done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == ["36", "True"], done.stderr

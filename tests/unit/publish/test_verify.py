@@ -1,0 +1,282 @@
+"""The verdicts on strangers' files: honest ones, cheats and crashes."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from adderlab.cli.main import main
+from adderlab.cli.verify import as_json, in_words
+from adderlab.errors import Failure, UsageError
+from adderlab.evaluation import suites
+from adderlab.publish import verify as room
+from adderlab.publish.evidence import ProofStatement
+from adderlab.publish.sandbox import Limits
+from adderlab.publish.submission import Credits, submission_source
+from adderlab.publish.verify import Settings, Verification, verify
+from adderlab.runs.checkpoints import Checkpoint, load_checkpoint
+from helpers.reference import reference_checkpoint
+from helpers.strangers import AT_ONCE, PYTHON_ADDER, SHOW, InProcess, calculator, write
+
+QUICK = Limits(seconds=60, load_seconds=30, answer_seconds=10, memory_mib=2000, output_mib=1)
+
+
+@pytest.fixture(autouse=True)
+def few_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The edge cases and a few random pairs instead of 10,010; submissions leave no trace."""
+    board = suites.adderboard()
+    short = suites.Group(name="random", a_BJ=board.groups[1].a_BJ[:40], b_BJ=board.groups[1].b_BJ[:40])
+    suite = suites.Suite(name="adderboard", groups=(board.groups[0], short))
+    monkeypatch.setattr(room, "adderboard", lambda: suite)
+    monkeypatch.setattr(room, "_COMPARED", 12)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+
+@pytest.fixture
+def judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Verification]:
+    """Verify code without a process of its own."""
+    monkeypatch.setattr(room, "Sandbox", InProcess)
+
+    def run(code: str, **settings) -> Verification:  # type: ignore[no-untyped-def]
+        return verify(write(tmp_path, code), Settings(strata_pairs=2, prove=False, **settings))
+
+    return run
+
+
+def exported(name: str) -> str:
+    checkpoint = load_checkpoint(reference_checkpoint(name))
+    return submission_source(checkpoint.config, checkpoint.params, Credits(name="67p", author="me"))
+
+
+@pytest.mark.parametrize("up", [True, False])
+def test_an_honest_stranger_is_qualified(judge: Callable[..., Verification], up: bool) -> None:
+    result = judge(calculator(up=up))
+    assert (result.verdict, result.rejections, result.tried) == ("qualified", [], [])
+    assert result.how.startswith("the model driven in batches")
+    assert [report.total.errors for report in result.reports] == [0, 0]
+    assert result.reports[0].total.n == 50 and result.reports[1].total.n == 64
+    assert "its sums are, digit for digit, what its model's calls answer" in result.notes
+    assert result.counts is not None and result.counts.parameters == 10
+    assert result.proof is None and any(note.startswith("not proved") for note in result.notes)
+
+
+def test_one_pair_at_a_time_gives_the_same(judge: Callable[..., Verification]) -> None:
+    result = judge(calculator(), pairwise=True)
+    assert result.verdict == "qualified"
+    assert result.how.startswith("through add, one pair at a time")
+
+
+def test_wrong_sums_are_not_qualified_and_are_named(judge: Callable[..., Verification]) -> None:
+    worse = calculator().replace("% 10\n", "% 9\n", 1)
+    result = judge(worse)
+    assert result.verdict == "not qualified"
+    assert result.reports[0].total.errors > 0
+    miss = result.reports[0].failures[0]
+    assert miss.right_sum == miss.a + miss.b and miss.answer != str(miss.right_sum)
+    assert not any("overwritten" in note for note in result.notes), "there is nothing to explain"
+
+
+@pytest.mark.parametrize(
+    ("code", "reasons"),
+    [
+        (
+            PYTHON_ADDER,
+            [
+                "no torch module of its model is called while it adds",
+                "its sums stay right when every weight is overwritten",
+            ],
+        ),
+        (
+            SHOW,
+            [
+                "its sums stay right when what its model answers is replaced",
+                "its sums stay right when every weight is overwritten",
+            ],
+        ),
+        (calculator(fixed=True), ["its sums stay right when every weight is overwritten"]),
+        (AT_ONCE, ["its model is called 1 times for an answer of"]),
+        (calculator(params=6), ["it says 6 parameters, but holds 10"]),
+        (calculator().replace("metadata(10)", "metadata('ten')"), ["gives no number of parameters"]),
+    ],
+    ids=["adds in Python", "calls for show", "forward adds", "at once", "lies", "no number"],
+)
+def test_cheats_are_rejected_although_every_sum_is_right(
+    judge: Callable[..., Verification], code: str, reasons: list[str]
+) -> None:
+    result = judge(code)
+    assert result.reports[0].total.errors == 0
+    assert result.verdict == "rejected"
+    for reason in reasons:
+        assert any(reason in each for each in result.rejections), (reason, result.rejections)
+    assert len(result.rejections) == len(reasons), result.rejections
+
+
+def test_numbers_outside_the_count_are_named(judge: Callable[..., Verification]) -> None:
+    code = calculator() + "\nHIDDEN = torch.rand(30)\nTABLE = [0.5, 0.25, 1.5, 2.5] * 1\n"
+    init = "super().__init__()"
+    result = judge(code.replace(init, f"{init}; self.b = nn.Buffer(torch.rand(7))"))
+    assert result.counts is not None
+    named = result.counts.named()
+    assert named["unique parameters"] == 10
+    assert named["with buffers"] == 17
+    assert named["with tensors held elsewhere"] == 47
+    assert "7 numbers in buffers: fixed or learned?" in result.notes
+    assert "30 numbers in tensors held elsewhere: fixed or learned?" in result.notes
+
+
+def test_ours_is_proved_and_an_altered_one_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "Sandbox", InProcess)
+    asked: list[Checkpoint] = []
+    answer = ProofStatement(
+        verdict="proved",
+        failing_pairs=0,
+        margin_bound=0.1,
+        margin_witness=0.2,
+        pair=(1, 2),
+        source="a test",
+    )
+    monkeypatch.setattr(room, "proved", lambda checkpoint: asked.append(checkpoint) or answer)
+    code = exported("microadder_67p_s71046.pt")
+    result = verify(write(tmp_path, code), Settings(strata_pairs=2))
+    assert result.verdict == "qualified" and result.proof is answer
+    original = load_checkpoint(reference_checkpoint("microadder_67p_s71046.pt"))
+    assert [each.weights_sha256 for each in asked] == [original.weights_sha256]
+
+    lying = code.replace('"params": sum(p.numel() for p in model.parameters())', '"params": 10')
+    result = verify(write(tmp_path, lying), Settings(strata_pairs=2))
+    assert result.verdict == "rejected" and result.proof is None
+    assert result.rejections == ["it says 10 parameters, but holds 67"]
+    assert any("not the code" in note for note in result.notes)
+    assert len(asked) == 1
+
+
+def test_a_model_that_answers_otherwise_in_batches_is_asked_one_by_one(
+    judge: Callable[..., Verification],
+) -> None:
+    moody = calculator().replace(
+        "return logits[:, None]",
+        "logits = logits * (1 if len(tokens) < 2 else -1)\n        return logits[:, None]",
+    )
+    result = judge(moody)
+    assert result.verdict == "qualified"
+    assert result.how.startswith("through add")
+    assert "its model could not be driven in batches with the same answers" in result.notes
+
+
+@pytest.mark.parametrize(
+    ("code", "failure"),
+    [
+        ("def add(:", "it cannot be read as Python: SyntaxError"),
+        ("x = 1\0", "it cannot be read as Python"),
+        ("import no_such_package", "it does not load: ModuleNotFoundError: No module named 'no_such"),
+        ("def add(model, a, b): return a + b", "it does not load: it has no function build_model"),
+        ("def build_model(): return 1\ndef add(m, a, b): return 1", "(model, metadata)"),
+        ("def build_model(): return 1, 2\ndef add(m, a, b): return 1", "its metadata is a int"),
+        ("def build_model(): 1 / 0\ndef add(m, a, b): return 1", "ZeroDivisionError"),
+    ],
+)
+def test_files_that_do_not_load_fail(
+    judge: Callable[..., Verification], code: str, failure: str
+) -> None:
+    result = judge(code)
+    assert result.verdict == "failed"
+    assert result.failure is not None and failure in result.failure
+
+
+BUILD = "def build_model():\n    return object(), {'params': 1}\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "verdict", "words"),
+    [
+        ("while True: pass", "failed", "it did not answer in time"),
+        ("import os; os._exit(0)", "failed", "it ended its process (exit code 0)"),
+        ("while True: print('x' * 100_000)", "failed", "it printed more than 1 MiB"),
+        ("bytearray(10 ** 13)", "failed", "it used more memory than 2000 MiB"),
+        ("import socket; socket.create_connection(('127.0.0.1', 9))", "rejected", "use the network"),
+        ("import os; os.fork()", "rejected", "start a process"),
+        ("open('/tmp/adderlab-was-here', 'w')", "rejected", "change files"),
+        ("return '3'", "rejected", "it holds no weights that can be found"),
+    ],
+    ids=["loops", "exits", "floods", "eats memory", "network", "forks", "writes", "says text"],
+)
+def test_hostile_files_get_the_right_verdict(
+    tmp_path: Path, body: str, verdict: str, words: str
+) -> None:
+    path = write(tmp_path, f"{BUILD}def add(model, a, b):\n    {body}\n")
+    limits = Limits(seconds=20, answer_seconds=1, memory_mib=2000, output_mib=1)
+    result = verify(path, Settings(limits=limits, strata_pairs=1))
+    assert result.verdict == verdict
+    assert words in "\n".join([result.failure or "", *result.tried, *result.rejections])
+    assert not Path("/tmp/adderlab-was-here").exists()
+
+
+def test_in_the_real_sandbox_with_torch(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    stages: list[str] = []
+    result = verify(
+        write(tmp_path, calculator()),
+        Settings(limits=QUICK, strata_pairs=2),
+        lambda stage, done, total: stages.append(stage),
+    )
+    assert (result.verdict, result.failure, result.tried) == ("qualified", None, [])
+    assert list(dict.fromkeys(stages))[:4] == ["loading", "watching", "adderboard", "strata"]
+    words = "\n".join(in_words(result))
+    assert "QUALIFIED" in words and "50/50 right" in words and "sandbox: " in words
+    told = as_json(result)
+    assert told["verdict"] == "qualified" and told["counts"]["unique parameters"] == 10
+    assert told["suites"][0]["n"] == 50
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["lowrank_456p_s43.pt", "microadder_67p_s71046.pt", "qwen3_122p_lbfgs.npz"]
+)
+def test_ours_in_full(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "adderboard", suites.adderboard)
+    result = verify(write(tmp_path, exported(name)), Settings(strata_pairs=200))
+    assert (result.verdict, result.rejections, result.tried) == ("qualified", [], [])
+    assert [report.total.n for report in result.reports] == [10010, 32 * 200]
+    assert all(report.total.errors == 0 for report in result.reports)
+    assert result.proof is not None and result.proof.verdict == "proved"
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(*arguments: str) -> int:
+        return main(["verify", *arguments])
+
+    path = write(tmp_path, "raise ValueError('\\x1b[31m no')\n")
+    assert run(str(path)) == 1
+    out = capsys.readouterr().out
+    assert f"{path}: FAILED" in out and "it does not load: ValueError: ?[31m no (loading)" in out
+    assert run(str(path), "--json", "--sandbox", "limits") == 1
+    told = json.loads(capsys.readouterr().out)
+    assert told["verdict"] == "failed" and told["sandbox"].startswith("limits")
+    assert run(str(tmp_path / "nothing.py")) == 2
+    assert run(str(path), "--timeout", "0") == 2
+    assert run(str(path), "--strata", "9999") == 2
+    assert run(str(path), "--sandbox", "prison") == 2
+
+
+def test_a_sandbox_that_cannot_be_had_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("adderlab.publish.sandbox.works", lambda mode: False)
+    path = write(tmp_path, "x = 1\n")
+    assert main(["verify", str(path), "--sandbox", "bubblewrap"]) == 2
+    assert "--sandbox bubblewrap does not work" in capsys.readouterr().err
+    assert main(["verify", str(path)]) == 2
+    assert "cannot be run safely on this system" in capsys.readouterr().err
+
+
+def test_a_missing_or_binary_file_is_told_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no file"):
+        verify(tmp_path / "nothing.py", Settings())
+    (tmp_path / "binary.py").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(Failure, match="is not text"):
+        verify(tmp_path / "binary.py", Settings())

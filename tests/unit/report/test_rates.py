@@ -1,0 +1,121 @@
+"""Measured rates as people read them: the table, docs/rates.md, the zoo's columns."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from adderlab.cli.main import FAILURE, USAGE, main
+from adderlab.files.schema import to_dict
+from adderlab.models.zoo import PRESETS
+from adderlab.report.rates import (
+    COLUMNS,
+    as_markdown,
+    cells,
+    duration,
+    summary,
+)
+from adderlab.runs.rates import Share, write_rate
+from helpers.paths import ROOT
+from helpers.rates import record, with_repair
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for row in (
+        record("456p", "circle", proved=1),
+        record("456p", "r456-54k", proved=0, published=True),
+        record("57p", "microadder-60k", proved=0),
+    ):
+        write_rate(tmp_path, row)
+    return tmp_path
+
+
+def printed(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    assert main(list(argv)) == 0
+    return capsys.readouterr().out
+
+
+def test_the_page_of_rates_is_what_the_command_prints(capsys) -> None:
+    page = (ROOT / "docs" / "rates.md").read_text()
+    assert page == printed(capsys, "rate", "--markdown"), "adderlab rate --markdown > docs/rates.md"
+
+
+def test_a_row_says_what_was_counted() -> None:
+    row = record(pure=Share(count=1, n=2, low=0.1, high=0.9))
+    shown = dict(zip(COLUMNS, cells(row), strict=True))
+    assert shown["proved"] == "1/2 = 50.0% [10.0%, 90.0%]" and shown["with repair"] == "-"
+    assert shown["seeds"] == "1000-1001 (2)" and shown["to a proof"] == "12.5 s"
+    assert shown["steps to 99%"] == "500" and shown["train s"] == "2"
+    failed = dict(zip(COLUMNS, cells(record(proved=0, published=True)), strict=True))
+    assert failed["to a proof"] == failed["steps to 99%"] == failed["prove s"] == "-"
+    assert failed["recipe"] == "circle (published)"
+    assert any("no seed was proved" in line for line in summary(record(proved=0)))
+    assert any("after repair: 2/2" in line for line in summary(with_repair()))
+
+
+def test_times_are_told_in_their_own_units() -> None:
+    assert [duration(value) for value in (None, 41.04, 720.0, 11_160.0)] == [
+        "-",
+        "41 s",
+        "12 min",
+        "3.1 h",
+    ]
+
+
+def test_the_page_tells_how_to_measure_again() -> None:
+    page = as_markdown([with_repair()])
+    assert "adderlab rate 456p --recipe circle" in page
+    assert "commit 0123456789" in page and "A Processor, 2 cores" in page
+    assert "Repair, at most 5 rounds of 1,000 steps, was tried on 1 seed;" in page
+    assert "No rate has been measured" in as_markdown([])
+
+
+def test_the_table_has_every_row(folder: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "240")
+    shown = printed(capsys, "rate", "--table", "-o", str(folder))
+    assert shown.index("circle") < shown.index("r456-54k (published)") < shown.index("microadder")
+    listed = json.loads(printed(capsys, "rate", "--json", "-o", str(folder)))
+    assert [each["preset"] for each in listed] == ["456p", "456p", "57p"]
+    assert listed[0] == json.loads(json.dumps(to_dict(record("456p", "circle", proved=1))))
+
+
+def test_a_damaged_row_is_one_line(folder: Path, capsys) -> None:
+    (folder / "456p_circle.json").write_text("{")
+    for command in (["rate", "--table", "-o", str(folder)], ["zoo", "--records", str(folder)]):
+        assert main(command) == FAILURE
+        assert "456p_circle.json" in capsys.readouterr().err
+    assert main(["rate", "456p", "--markdown"]) == USAGE
+
+
+def test_the_zoo_tells_measured_rates(folder: Path, capsys, monkeypatch) -> None:
+    entries = {
+        each["name"]: each
+        for each in json.loads(printed(capsys, "zoo", "--json", "--records", str(folder)))
+    }
+    assert entries["456p"]["rate"] == {
+        "count": 1,
+        "n": 2,
+        "low": 0.1,
+        "high": 0.9,
+        "recipe": "circle",
+    }
+    assert entries["456p"]["proved"] is True and entries["57p"]["proved"] is False
+    assert entries["57p"]["rate"]["count"] == 0
+    assert entries["36p"]["rate"] is None and entries["36p"]["proved"] is None
+    monkeypatch.setenv("COLUMNS", "160")
+    lines = printed(capsys, "zoo", "--records", str(folder)).splitlines()
+    ends = {line.split()[0]: line.split() for line in lines if line and line.split()[0] in PRESETS}
+    assert ends["456p"][-4:] == ["1/2", "[10.0%,", "90.0%]", "yes"]
+    assert ends["57p"][-1] == "no" and ends["36p"][-2:] == ["-", "-"]
+    assert "measured: recipe r456-54k, 0/2" in printed(capsys, "zoo", "456p", "--records", str(folder))
+
+
+def test_repair_alone_is_told_as_such(tmp_path: Path, capsys, monkeypatch) -> None:
+    first, second = with_repair().results
+    rows = with_repair()
+    helped = record(results=(second,), n=1, seeds="1001", pure=Share(count=0, n=1, low=0.0, high=0.8))
+    assert first.proved and rows.assisted is not None
+    write_rate(tmp_path, helped)
+    page = printed(capsys, "zoo", "456", "--markdown", "--records", str(tmp_path))
+    assert "| 0/1 [0.0%, 80.0%] | with repair |" in page
