@@ -4,8 +4,24 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from adderlab.errors import UsageError
 from adderlab.publish.inside.worker import Submission
-from adderlab.publish.sandbox import Ended, Limits
+from adderlab.publish.sandbox import Ended, Limits, require
+
+
+def bubblewrap_works() -> bool:
+    try:
+        require("bubblewrap")
+    except UsageError:
+        return False
+    return True
+
+
+needs_bubblewrap = pytest.mark.skipif(
+    not bubblewrap_works(), reason="bubblewrap does not work here: apt-get install bubblewrap"
+)
 
 HEAD = """
 import torch

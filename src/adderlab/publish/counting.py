@@ -1,7 +1,8 @@
 """How many numbers a submission holds, under each convention that people use, every count by name.
 
-Two sources: the tensors that the running submission shows (told beside the stranger's code, so a file
-written to deceive can hide some), and the literals in its text, which are counted before its code runs.
+Two sources: the tensors that the running submission shows (by a process that the stranger's code
+shares, so a file written to deceive can hide some), and the literals in its text, which are counted
+before its code runs.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ class Literals:
     """Characters of long texts without spaces: base64 and the like."""
 
     @classmethod
-    def of(cls, told: dict[str, Any]) -> Literals:
-        """From what ``inside/literals.py`` told. Raises ``KeyError``, ``TypeError``, ``ValueError``."""
+    def of(cls, counted: dict[str, Any]) -> Literals:
+        """From the reply of ``count_literals``. Raises ``KeyError``, ``TypeError``, ``ValueError``."""
         return cls(
-            in_code=tuple(float(value) for value in told["in_code"]),
-            in_tables=int(told["in_tables"]),
-            packed=int(told["packed"]),
+            in_code=tuple(float(value) for value in counted["in_code"]),
+            in_tables=int(counted["in_tables"]),
+            packed=int(counted["packed"]),
         )
 
 
@@ -90,7 +91,7 @@ def count(tensors: list[dict[str, Any]], literals: Literals) -> Counts:
     )
 
 
-def beyond(counts: Counts) -> list[str]:
+def outside_the_count(counts: Counts) -> list[str]:
     """What lies outside the board's count, for a reader to say whether it is fixed or learned."""
     literals = counts.literals
     found = (

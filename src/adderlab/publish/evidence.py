@@ -1,4 +1,4 @@
-"""What is known about a model when it is published: measured accuracy, success rate, proof."""
+"""What is known about a model when it is published: its name, measured accuracy, success rate, proof."""
 
 from __future__ import annotations
 
@@ -29,6 +29,14 @@ Count = int | tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Credits:
+    """What the board shows of a submission besides its numbers."""
+
+    name: str
+    author: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class ProofStatement:
     """What is known about all 10^20 pairs, and from where."""
 
@@ -46,8 +54,8 @@ class ProofStatement:
         if self.verdict == "proved":
             least = "" if self.margin_bound is None else f"by at least {self.margin_bound:.3g} logits, "
             return (
-                f"Proved: all 10^20 pairs are added rightly in real arithmetic; the right digit leads "
-                f"{least}and by {self.margin_witness:.3g} at {a} + {b} ({self.source})."
+                "Proved: all 10^20 pairs are added correctly in real arithmetic; the correct digit "
+                f"leads {least}and by {self.margin_witness:.3g} at {a} + {b} ({self.source})."
             )
         if self.verdict == "refuted":
             if isinstance(self.failing_pairs, int):
@@ -69,6 +77,11 @@ class Evidence:
     """Success rate over the seeds of the run that the checkpoint comes from."""
     certificate: bytes | None = None
 
+    def lines(self) -> list[str]:
+        """Accuracy and proof, one statement a line."""
+        proof = f"No proof: {self.why_no_proof}." if self.proof is None else self.proof.sentence()
+        return [*map(accuracy_line, self.reports), proof]
+
 
 def measure(
     checkpoint: Checkpoint, engine: Engine | None, suites: tuple[str, ...] = SUITES
@@ -79,8 +92,8 @@ def measure(
     return tuple(evaluate(decoder, layout, parse_suite(name)) for name in suites)
 
 
-def proved(checkpoint: Checkpoint, seconds: float = PROOF_SECONDS) -> ProofStatement:
-    """Ask the prover. The model must have a table form."""
+def ask_prover(checkpoint: Checkpoint, seconds: float = PROOF_SECONDS) -> ProofStatement:
+    """The prover's verdict after at most ``seconds``. The model must have a table form."""
     from adderlab.proof.prove import prove_checkpoint
 
     assert why_no_tables(checkpoint.config) is None
@@ -171,7 +184,7 @@ def _rate(folder: Path) -> str | None:
 
 
 def accuracy_line(report: SuiteReport) -> str:
-    """For example: adderboard: 10010/10010 right = 100.0% (error rate 0.0e+00 to 3.7e-04, 95%)."""
+    """For example: adderboard: 10010/10010 correct = 100.0% (error rate 0.0e+00 to 3.7e-04, 95%)."""
     total, rate = report.total, report.total.error_rate
-    right = f"{total.n - total.errors}/{total.n} right = {percent(total.exact_match)}"
-    return f"{report.suite}: {right} (error rate {rate.low:.1e} to {rate.high:.1e}, 95%)"
+    correct = f"{total.n - total.errors}/{total.n} correct = {percent(total.exact_match)}"
+    return f"{report.suite}: {correct} (error rate {rate.low:.1e} to {rate.high:.1e}, 95%)"

@@ -22,8 +22,7 @@ from adderlab.models.embeddings import (
 )
 from adderlab.models.layers import MLP
 from adderlab.models.transformer import Block, Transformer
-from adderlab.publish.naming import expressions
-from adderlab.publish.parts import Code, applied, operand
+from adderlab.publish.parts import Code, applied, expressions, operand
 from adderlab.task.digits import OPERAND_DIGITS
 
 ROTARY = '''

@@ -1,4 +1,5 @@
-"""Python source of the linear maps and norms, one expression for each part of a model.
+"""Python source of the linear maps and norms, one expression for each part of a model, and the names
+of the weights in it.
 
 ``applied(part, x, code)`` is the source of ``part(x)``: the same operations in the same order as the
 part's own ``forward``, with everything that this model does not have left out.
@@ -8,11 +9,14 @@ from __future__ import annotations
 
 import functools
 import re
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import Parameter
 
 from adderlab.errors import UsageError
+from adderlab.models.config import ModelConfig
 from adderlab.models.layers import PlainRMSNorm, RMSNorm
 from adderlab.models.maps import (
     CarryDown,
@@ -34,6 +38,9 @@ from adderlab.models.maps import (
     SparseGate,
     Transposed,
 )
+from adderlab.models.transformer import Transformer, skeleton
+
+_PLACE = re.compile(r"^blocks\.(\d+)\.(?:(?:attn|mlp)\.)?")
 
 RMS_NORM = '''
 def rms_norm(x, weight):
@@ -49,7 +56,7 @@ def rms_norm(x):
 
 TURN = '''
 def turn(x, angle):
-    """Turn each pair of coordinates by one angle."""
+    """ScaledRotation each pair of coordinates by one angle."""
     first, second = x[..., 0::2], x[..., 1::2]
     cos, sin = angle.cos(), angle.sin()
     return torch.stack([first * cos - second * sin, first * sin + second * cos], -1).flatten(-2)
@@ -57,12 +64,59 @@ def turn(x, angle):
 
 TURN_ODD = '''
 def turn_all_but_last(x, angle):
-    """Turn each pair of coordinates by one angle; the last coordinate stays."""
+    """ScaledRotation each pair of coordinates by one angle; the last coordinate stays."""
     first, second = x[..., 0:-1:2], x[..., 1:-1:2]
     cos, sin = angle.cos(), angle.sin()
     turned = torch.stack([first * cos - second * sin, first * sin + second * cos], -1).flatten(-2)
     return torch.cat([turned, x[..., -1:]], -1)
 '''
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a parameter lives in the file: an attribute of the model, or of one of its layers."""
+
+    layer: int | None
+    attribute: str
+
+    @property
+    def expression(self) -> str:
+        """How a method of the model reads it."""
+        return f"{'self' if self.layer is None else 'layer'}.{self.attribute}"
+
+
+def places(config: ModelConfig) -> dict[str, Place]:
+    """Checkpoint name -> place, in the checkpoint's order. Tied parameters are there once."""
+    return {name: place for _, name, place in _walk(skeleton(config))}
+
+
+def expressions(model: Transformer) -> dict[int, str]:
+    """Identity of each parameter of ``model`` -> how a method reads it."""
+    return {id(parameter): place.expression for parameter, _, place in _walk(model)}
+
+
+def _walk(model: Transformer) -> list[tuple[Parameter, str, Place]]:
+    every: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        every.setdefault(id(parameter), []).append(name)
+    found = []
+    for name, parameter in model.named_parameters():
+        attribute = _PLACE.sub("", name)
+        if attribute.endswith(".weight") and f"{name[:-7]}.bias" not in dict(model.named_parameters()):
+            attribute = attribute[:-7]
+        attribute = attribute.replace("pos_emb.columns.", "pos_emb.")
+        place = Place(
+            layer=_layer(every[id(parameter)], len(model.blocks)), attribute=attribute.replace(".", "_")
+        )
+        found.append((parameter, name, place))
+    assert len({place for _, _, place in found}) == len(found), "two parameters with one attribute"
+    return found
+
+
+def _layer(names: list[str], num_layers: int) -> int | None:
+    """The layer that alone uses a parameter; None in a model of one layer."""
+    layers = {int(match[1]) if (match := _PLACE.match(name)) else None for name in names}
+    return layers.pop() if num_layers > 1 and len(layers) == 1 else None
 
 
 class Code:

@@ -1,20 +1,19 @@
-"""A stranger's submission in a process of its own, shut in as well as this machine allows.
+"""A stranger's submission in a process of its own.
 
-The file is never trusted: not its metadata, not its answers' form, not the size of what it says. The
-child gets pairs and sends answers; it never learns the sums. Ways to shut it in, the strongest first:
+The file is never trusted: not its metadata, not the form of its answers, not the size of what it says.
+The child gets pairs and sends answers; it never learns the sums. There are two modes:
 
-bubblewrap   no network, only its own processes, all files read-only, a small scratch folder in memory
-namespaces   the same, made by ``inside/jail.py`` without any tool
-limits       the operating system's limits only
+bubblewrap   the wall: no network, no files but the libraries Python needs, no other process in sight
+limits       the operating system's limits on memory, time and output, and no wall at all
 
-On Linux (x86-64 and ARM64) all three also filter system calls (``inside/seccomp.py``), which with
-``limits`` is what forbids sockets, processes and writing.
+In both, ``inside/worker.py`` sets the limits before it runs any of the stranger's code, and an audit
+hook reports what the code tries. The hook is evidence for the verdict, not protection: code can avoid
+it (by calling libc through ctypes), but it cannot get past bubblewrap.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import os
 import select
@@ -22,27 +21,34 @@ import selectors
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from adderlab.errors import UsageError
-from adderlab.publish.inside import seccomp
+from adderlab.publish import bubblewrap
 
-Mode = Literal["bubblewrap", "namespaces", "limits"]
-MODES: tuple[Mode, ...] = get_args(Mode)
-_JAIL = Path(__file__).parent / "inside" / "jail.py"
+Mode = Literal["bubblewrap", "limits"]
 _LONGEST_REPLY = 8 << 20
-_MOST_TOLD = 20
+_MOST_NOTICES = 20
 _TAIL = 2000
 
-_WORDS = {
-    "bubblewrap": "bubblewrap (no network, no other processes, files read-only)",
-    "namespaces": "namespaces (no network, no other processes, files read-only)",
+_BOOTSTRAP = """
+import sys, types
+package = types.ModuleType("adderlab_inside")
+package.__path__ = [sys.argv[1]]
+sys.modules["adderlab_inside"] = package
+from adderlab_inside.worker import main
+main(sys.argv[2])
+"""
+"""The worker is imported under a name of its own, and its folder never comes onto the import path of
+the submission, which could otherwise import it by accident or the worker a file of the stranger's."""
+
+_DESCRIPTIONS = {
+    "bubblewrap": "bubblewrap (no network, no other processes, no files but Python's libraries)",
+    "limits": "limits only (memory, time, output; network, files and processes are NOT protected)",
 }
 
 
@@ -51,54 +57,41 @@ class Limits:
     """How much a submission may use."""
 
     seconds: float = 1800.0
-    """Of all in all."""
+    """For the whole check."""
     load_seconds: float = 120.0
     """Until the model is built."""
     answer_seconds: float = 30.0
     """For one answer."""
     memory_mib: int = 4096
+    """Address space beyond what Python and PyTorch take to start."""
     scratch_mib: int = 64
-    """Files that it may write, in memory."""
+    """Files that it may write, in memory (bubblewrap only; with ``limits`` it may write nothing)."""
     output_mib: int = 16
     """What it may print."""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not value > 0:
+                raise UsageError(f"a limit must be above 0, but {name.replace('_', ' ')} is {value}")
 
 
 class Ended(Exception):
     """The submission is over: it broke a limit, crashed or left. One sentence."""
 
 
-@functools.cache
-def works(mode: Mode) -> bool:
-    """Whether this way of shutting in can be had on this machine."""
-    if mode == "limits":
-        return os.name == "posix"
-    if sys.platform != "linux" or (mode == "bubblewrap" and shutil.which("bwrap") is None):
-        return False
-    with _scratch() as scratch:
-        command = _command(mode, scratch, {"attempt": True, "scratch_bytes": 1 << 20})
-        try:
-            done = subprocess.run(command, capture_output=True, timeout=20)
-        except (OSError, subprocess.TimeoutExpired):
-            return False
-    return done.returncode == 0
-
-
-def best_mode() -> Mode:
-    """The strongest way that works here. Raises ``UsageError`` where there is none."""
-    for mode in MODES:
-        if works(mode):
-            return mode
-    raise UsageError("strangers' files cannot be run safely on this system; use Linux or macOS")
+def require(mode: Mode) -> None:
+    """Raises ``UsageError``, with the remedy, if the mode cannot be had on this machine."""
+    trouble = bubblewrap.trouble() if mode == "bubblewrap" else None
+    if trouble is not None:
+        raise UsageError(
+            f"{trouble}; a stranger's file is run only inside it: apt-get install bubblewrap (0.8 or "
+            "newer), or use a container or virtual machine of your own and add --sandbox limits"
+        )
 
 
 def describe(mode: Mode) -> str:
-    """What the mode protects from, in words."""
-    filtered = seccomp.available()
-    if mode == "limits" and not filtered:
-        return "limits only (memory, time, no writing; network, processes and reading are NOT shut off)"
-    if mode == "limits":
-        return "limits and a filter of system calls (no network, no processes, no writing; it can read)"
-    return _WORDS[mode] + (" and a filter of system calls" if filtered else "")
+    """What the mode protects from, in one line."""
+    return _DESCRIPTIONS[mode]
 
 
 class Sandbox:
@@ -107,31 +100,42 @@ class Sandbox:
     def __init__(self, submission: Path, limits: Limits, mode: Mode) -> None:
         self.limits, self.mode = limits, mode
         self.tried: dict[str, str] = {}
-        """What it tried and was refused: kind -> how."""
+        """What the audit hook saw it try: kind -> how."""
         self._started = time.monotonic()
         self._printed, self._tail, self._unread = 0, b"", b""
         self._files = contextlib.ExitStack()
         self._process: subprocess.Popen[bytes] | None = None
-        scratch = self._files.enter_context(_scratch())
+        walled = mode == "bubblewrap"
+        folder = Path(self._files.enter_context(tempfile.TemporaryDirectory(prefix="adderlab-verify-")))
+        # A copy, because the file may be readable to its owner alone, and root's children run as nobody.
+        copy = folder / submission.name
+        shutil.copyfile(submission, copy)
+        copy.chmod(0o644)
+        scratch = "/scratch" if walled else str(folder)
         inner_requests, self._requests = os.pipe()
         self._replies, inner_replies = os.pipe()
         self._noise, inner_noise = os.pipe()
         settings = {
+            "submission": f"/submission/{submission.name}" if walled else str(copy),
+            "scratch": scratch,
+            "packages": bubblewrap.packages(),
             "memory": limits.memory_mib << 20,
-            "scratch_bytes": limits.scratch_mib << 20,
+            "file_bytes": limits.scratch_mib << 20 if walled else 0,
             "seconds": int(limits.seconds) + 60,
-            "submission": str(submission.resolve()),
             "requests": inner_requests,
             "replies": inner_replies,
         }
+        wall = bubblewrap.wall(copy, limits.scratch_mib << 20) if walled else []
+        inside = "/inside" if walled else str(bubblewrap.INSIDE)
         try:
             self._process = subprocess.Popen(
-                _command(mode, scratch, settings),
+                [*wall, *bubblewrap.python(_BOOTSTRAP, inside, json.dumps(settings))],
                 stdin=subprocess.DEVNULL,
                 stdout=inner_noise,
                 stderr=inner_noise,
                 pass_fds=(inner_requests, inner_replies),
-                env=_environment(scratch),
+                env=bubblewrap.environment(scratch),
+                cwd=None if walled else scratch,
                 start_new_session=True,
             )
         finally:
@@ -151,7 +155,7 @@ class Sandbox:
         process, self._process = self._process, None
         if process is None:
             return
-        # The whole group; in the other modes the kernel ends the process namespace with its first.
+        # With bubblewrap this ends its first process, and the kernel then ends all that it holds.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -199,7 +203,7 @@ class Sandbox:
         return reply
 
     def _exchange(self, message: bytes, deadline: float) -> dict[str, Any]:
-        told = 0
+        notices = 0
         while True:
             line, end, rest = self._unread.partition(b"\n")
             if end:
@@ -207,8 +211,8 @@ class Sandbox:
                 reply = _reply(line)
                 if "tried" not in reply:
                     return reply
-                told += 1
-                if told > _MOST_TOLD:
+                notices += 1
+                if notices > _MOST_NOTICES:
                     raise Ended("it floods the channel of its answers")
                 if len(self.tried) < 10:
                     self.tried.setdefault(str(reply["tried"])[:20], str(reply.get("how"))[:300])
@@ -281,44 +285,3 @@ def _reply(line: bytes) -> dict[str, Any]:
     if not isinstance(reply, dict):
         raise Ended("it wrote something that is no answer into the channel of its answers")
     return reply
-
-
-def _command(mode: Mode, scratch: str, settings: dict[str, Any]) -> list[str]:
-    settings = {"mode": mode, "scratch": scratch, **settings}
-    inner = [sys.executable, "-I", "-B", str(_JAIL), json.dumps(settings)]
-    if mode != "bubblewrap":
-        return inner
-    outer = [_bwrap(), "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
-    outer += ["--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc"]
-    if "--size" in _bwrap_help():
-        outer += ["--size", str(settings["scratch_bytes"])]
-    return [*outer, "--tmpfs", scratch, "--chdir", scratch, *inner]
-
-
-def _bwrap() -> str:
-    return shutil.which("bwrap") or "bwrap"
-
-
-@functools.cache
-def _bwrap_help() -> str:
-    return subprocess.run([_bwrap(), "--help"], capture_output=True, text=True, timeout=20).stdout
-
-
-def _environment(scratch: str) -> dict[str, str]:
-    """Nothing of the user's: no tokens, no settings. One thread, no accelerator."""
-    one = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-    return {
-        "PATH": "/usr/bin:/bin",
-        "HOME": scratch,
-        "TMPDIR": scratch,
-        "LANG": "C.UTF-8",
-        "CUDA_VISIBLE_DEVICES": "",
-        "USER": "nobody",
-        **dict.fromkeys(one, "1"),
-    }
-
-
-@contextlib.contextmanager
-def _scratch() -> Iterator[str]:
-    with tempfile.TemporaryDirectory(prefix="adderlab-verify-") as folder:
-        yield folder

@@ -23,10 +23,10 @@ from adderlab.errors import Failure, UsageError
 from adderlab.files import schema
 from adderlab.models.config import ModelConfig
 from adderlab.models.transformer import skeleton
+from adderlab.publish.evidence import Credits
 from adderlab.publish.forward import adder_class
-from adderlab.publish.naming import Place, places
-from adderlab.publish.parts import Code
-from adderlab.publish.words import architecture, tricks
+from adderlab.publish.model_card import architecture, tricks
+from adderlab.publish.parts import Code, Place, places
 from adderlab.runs.checkpoints import Checkpoint, parameter_shapes
 from adderlab.task.digits import OPERAND_DIGITS, SUM_DIGITS
 from adderlab.task.layouts import DIGIT_TOKENS, Layout
@@ -74,14 +74,6 @@ def generate(model, tokens, steps):
         tokens = torch.cat([tokens, following], 1)
     return tokens[:, -steps:]
 '''
-
-
-@dataclass(frozen=True, kw_only=True)
-class Credits:
-    """What the board shows of a submission besides its numbers."""
-
-    name: str
-    author: str
 
 
 def submission_source(config: ModelConfig, params: dict[str, Tensor], credits: Credits) -> str:

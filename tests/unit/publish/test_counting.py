@@ -6,19 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from adderlab.publish.counting import (
-    Counts,
-    Literals,
-    beyond,
-    count,
-    judge_claim,
-)
-from adderlab.publish.inside import literals
+from adderlab.publish.counting import Counts, Literals, count, judge_claim, outside_the_count
+from adderlab.publish.inside.watching import count_literals
 
 NONE = Literals(in_code=(), in_tables=0, packed=0)
 
 
-def told(tensor: torch.Tensor, kind: str = "parameter") -> dict[str, Any]:
+def shown(tensor: torch.Tensor, kind: str = "parameter") -> dict[str, Any]:
     return {
         "kind": kind,
         "trained": tensor.requires_grad,
@@ -31,7 +25,7 @@ def told(tensor: torch.Tensor, kind: str = "parameter") -> dict[str, Any]:
 
 def test_tied_and_viewed_numbers_count_once() -> None:
     weight = nn.Parameter(torch.rand(4, 3))
-    tensors = [told(weight), told(weight.detach().t()), told(weight.detach()[1:3, :2])]
+    tensors = [shown(weight), shown(weight.detach().t()), shown(weight.detach()[1:3, :2])]
     counts = count(tensors, NONE)
     assert counts.parameters == counts.with_others == 12
     assert counts.trainable == 12
@@ -40,8 +34,8 @@ def test_tied_and_viewed_numbers_count_once() -> None:
 def test_an_expanded_number_is_one_number_and_slices_of_one_store_are_not_all_of_it() -> None:
     one = torch.rand(1).expand(5, 7)
     store = torch.rand(10, 10)
-    halves = [told(store[:, :5]), told(store[:, 3:])]
-    assert count([told(one)], NONE).parameters == 1
+    halves = [shown(store[:, :5]), shown(store[:, 3:])]
+    assert count([shown(one)], NONE).parameters == 1
     assert count(halves, NONE).parameters == 100
     assert count(halves[:1], NONE).parameters == 50
 
@@ -49,7 +43,7 @@ def test_an_expanded_number_is_one_number_and_slices_of_one_store_are_not_all_of
 def test_kinds_add_up() -> None:
     frozen = nn.Parameter(torch.rand(5), requires_grad=False)
     learned, buffer, other = nn.Parameter(torch.rand(3)), torch.rand(7), torch.rand(11)
-    tensors = [told(frozen), told(learned), told(buffer, "buffer"), told(other, "other")]
+    tensors = [shown(frozen), shown(learned), shown(buffer, "buffer"), shown(other, "other")]
     counts = count(tensors, Literals(in_code=(1e-5, 3.5), in_tables=30, packed=0))
     assert counts.parameters == 8
     assert counts.trainable == 3
@@ -57,7 +51,7 @@ def test_kinds_add_up() -> None:
     assert counts.with_others == 26
     assert counts.with_literals == 26 + 2 + (30 - 26)
     assert list(counts.named().values()) == [8, 3, 15, 26, 32]
-    assert beyond(counts) == [
+    assert outside_the_count(counts) == [
         "7 numbers in buffers: fixed or learned?",
         "11 numbers in tensors held elsewhere: fixed or learned?",
         "4 numbers in the source's tables beyond its tensors: fixed or learned?",
@@ -65,7 +59,7 @@ def test_kinds_add_up() -> None:
 
 
 def test_scalars_and_empty_tensors() -> None:
-    assert count([told(torch.tensor(1.0)), told(torch.rand(0, 5))], NONE).parameters == 1
+    assert count([shown(torch.tensor(1.0)), shown(torch.rand(0, 5))], NONE).parameters == 1
 
 
 @pytest.mark.parametrize(
@@ -83,11 +77,11 @@ def test_scalars_and_empty_tensors() -> None:
 )
 def test_impossible_tensors_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises((ValueError, TypeError)):
-        count([told(torch.rand(3)) | change], NONE)
+        count([shown(torch.rand(3)) | change], NONE)
 
 
 def test_many_large_tensors_are_refused() -> None:
-    big = told(torch.empty(900_000))
+    big = shown(torch.empty(900_000))
     with pytest.raises(ValueError, match="more than"):
         count([big | {"start": 10**7 * i} for i in range(3)], NONE)
 
@@ -141,7 +135,7 @@ def test_claims(claimed: Any, true: bool, words: str) -> None:
     ],
 )
 def test_literals(text: str, in_code: list[float], in_tables: int, packed: int) -> None:
-    found = literals.read(text)
+    found = count_literals(text)
     assert sorted(found["in_code"]) == sorted(in_code)
     assert (found["in_tables"], found["packed"]) == (in_tables, packed)
     assert Literals.of(found).in_tables == in_tables

@@ -15,8 +15,8 @@ from adderlab.proof.certificate import digest
 from adderlab.publish.evidence import (
     ProofStatement,
     accuracy_line,
+    ask_prover,
     measure,
-    proved,
     read_certificate,
     success_rate,
 )
@@ -53,8 +53,8 @@ def test_a_certificate_of_these_weights_is_told(packed: bool, tmp_path: Path) ->
     assert stored == path.read_bytes()
     assert statement.verdict == "proved" and statement.pair == (1, 2)
     assert statement.sentence() == (
-        "Proved: all 10^20 pairs are added rightly in real arithmetic; the right digit leads "
-        "by at least 0.25 logits, and by 0.5 at 1 + 2 (certificate cert)."
+        "Proved: all 10^20 pairs are added correctly in real arithmetic; the correct digit "
+        "leads by at least 0.25 logits, and by 0.5 at 1 + 2 (certificate cert)."
     )
 
 
@@ -112,18 +112,18 @@ def test_undecided_is_said() -> None:
 def test_accuracy_is_measured() -> None:
     (report,) = measure(checkpoint(), TorchEngine(1), ("fresh:200",))
     assert report.total.n == 200 and report.total.errors > 0
-    right = 200 - report.total.errors
-    assert accuracy_line(report).startswith(f"fresh:200: {right}/200 right = ")
+    correct = 200 - report.total.errors
+    assert accuracy_line(report).startswith(f"fresh:200: {correct}/200 correct = ")
     with pytest.raises(UsageError):
         measure(checkpoint(), None, ("everything",))
 
 
 @pytest.mark.slow
 def test_the_prover_is_asked() -> None:
-    statement = proved(load_checkpoint(reference_checkpoint("microadder_67p_s71046.pt")))
+    statement = ask_prover(load_checkpoint(reference_checkpoint("microadder_67p_s71046.pt")))
     assert statement.verdict == "proved" and statement.failing_pairs == 0
     assert statement.margin_witness == pytest.approx(0.1377, abs=1e-3)
-    refuted = proved(load_checkpoint(reference_checkpoint("lowrank_512p_s42.pt")))
+    refuted = ask_prover(load_checkpoint(reference_checkpoint("lowrank_512p_s42.pt")))
     assert refuted.verdict == "refuted"
     assert refuted.failing_pairs == 9_421_238_742_319_500
 

@@ -14,16 +14,10 @@ from adderlab.errors import Failure, UsageError
 from adderlab.evaluation.exact import Score, SuiteReport, oracle_decoder
 from adderlab.models.transformer import build_model
 from adderlab.models.zoo import get_preset
-from adderlab.publish import export as room
-from adderlab.publish.evidence import Evidence, ProofStatement
-from adderlab.publish.export import (
-    KINDS,
-    Publication,
-    compare,
-    export,
-    load_source,
-)
-from adderlab.publish.submission import Credits, read_submission, submission_source
+from adderlab.publish import export as module
+from adderlab.publish.evidence import Credits, Evidence, ProofStatement
+from adderlab.publish.export import Publication, compare, export, load_source, write
+from adderlab.publish.submission import read_submission, submission_source
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from adderlab.task.digits import SUM_DIGITS
 from adderlab.task.sampling import uniform_pairs
@@ -49,7 +43,7 @@ PROOF = ProofStatement(
 
 @pytest.fixture(autouse=True)
 def few_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "COMPARED_PAIRS", 20)
+    monkeypatch.setattr(module, "COMPARED_PAIRS", 20)
 
 
 def publication(name: str = "36p") -> Publication:
@@ -62,13 +56,13 @@ def publication(name: str = "36p") -> Publication:
 
 def test_adderboard_writes_the_file_and_the_form(tmp_path: Path) -> None:
     published = publication()
-    code, form = export(published, "adderboard", tmp_path / "submission.py")
+    code, form = write(published, "adderboard", tmp_path / "submission.py")
     assert read_submission(code.read_text()) is not None
     text = form.read_text()
     for word in (
         "### Title\n\n[Submission] it: 36 parameters, 100.00%",
         "### Author\n\nme",
-        "10010/10010 right",
+        "10010/10010 correct",
         "Proved: all 10^20",
         "d_model 3",
         "- O = Q^T",
@@ -81,16 +75,16 @@ def test_adderboard_writes_the_file_and_the_form(tmp_path: Path) -> None:
 
 def test_safetensors_is_read_back(tmp_path: Path) -> None:
     published = publication()
-    weights, card = export(published, "safetensors", tmp_path / "model.safetensors")
+    weights, card = write(published, "safetensors", tmp_path / "model.safetensors")
     assert load_checkpoint(weights).weights_sha256 == published.checkpoint.weights_sha256
     text = card.read_text()
-    assert "10010/10010 right" in text and published.checkpoint.weights_sha256 in text
+    assert "10010/10010 correct" in text and published.checkpoint.weights_sha256 in text
     assert "| blocks.0.attn.q_norm.weight | 4 | 4 |" in text
 
 
 def test_a_hub_folder_has_everything(tmp_path: Path) -> None:
     published = publication()
-    folder, *files = export(published, "hub-folder", tmp_path / "hub")
+    folder, *files = write(published, "hub-folder", tmp_path / "hub")
     names = {path.name for path in folder.iterdir()}
     assert names == {path.name for path in files}
     assert names == {
@@ -114,9 +108,9 @@ def test_nothing_known_is_said_so(tmp_path: Path) -> None:
     bare = Publication(
         checkpoint=publication().checkpoint, credits=CREDITS, evidence=Evidence(why_no_proof="no time")
     )
-    _, form = export(bare, "adderboard", tmp_path / "s.py")
+    _, form = write(bare, "adderboard", tmp_path / "s.py")
     assert "accuracy not measured" in form.read_text() and "No proof: no time." in form.read_text()
-    folder, *files = export(bare, "hub-folder", tmp_path / "hub")
+    folder, *files = write(bare, "hub-folder", tmp_path / "hub")
     assert {path.name for path in files} == {
         "README.md",
         "model.safetensors",
@@ -128,8 +122,7 @@ def test_nothing_known_is_said_so(tmp_path: Path) -> None:
 
 def test_unknown_kinds_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no export 'pickle'; there are adderboard"):
-        export(publication(), "pickle", tmp_path / "x")
-    assert len(KINDS) == 4
+        export(publication().checkpoint, to="pickle", output=tmp_path / "x")
 
 
 @pytest.mark.parametrize(
@@ -228,7 +221,7 @@ def test_the_boards_protocol_in_an_empty_environment(
 ) -> None:
     checkpoint = load_checkpoint(reference_checkpoint(name))
     published = Publication(checkpoint=checkpoint, credits=CREDITS, evidence=Evidence())
-    export(published, "adderboard", tmp_path / "submission.py")
+    write(published, "adderboard", tmp_path / "submission.py")
     (tmp_path / "check.py").write_text(BOARD_CHECK)
     done = subprocess.run(
         [empty_python, "-W", "ignore", "check.py"],
@@ -243,7 +236,7 @@ def test_the_boards_protocol_in_an_empty_environment(
 
 
 def test_the_file_needs_torch_only(tmp_path: Path) -> None:
-    export(publication(), "adderboard", tmp_path / "submission.py")
+    write(publication(), "adderboard", tmp_path / "submission.py")
     program = """
 import builtins, sys
 known = builtins.__import__

@@ -1,29 +1,27 @@
-"""Hostile files in every sandbox that works here. None of them needs torch, so each starts fast.
+"""Hostile files in both modes. Hardly any of them needs torch, so each starts fast.
 
 What must never happen is checked on this side: a file that is still there, a server that nobody
-reached, processes that are gone.
+reached, processes that are gone. ``limits`` promises only limits, so only those are tested with it.
 """
 
 import os
+import shutil
 import socket
 import textwrap
-import time
+import uuid
 from pathlib import Path
 
 import pytest
 
-from adderlab.publish.sandbox import (
-    MODES,
-    Ended,
-    Limits,
-    Mode,
-    Sandbox,
-    best_mode,
-    describe,
-    works,
-)
+import adderlab
+from adderlab.errors import UsageError
+from adderlab.publish import bubblewrap
+from adderlab.publish.sandbox import Ended, Limits, Mode, Sandbox, require
+from helpers.strangers import needs_bubblewrap
 
-WORKING = [mode for mode in MODES if works(mode)]
+in_both_modes = pytest.mark.parametrize(
+    "mode", [pytest.param("bubblewrap", marks=needs_bubblewrap), "limits"]
+)
 SMALL = Limits(
     seconds=20,
     load_seconds=10,
@@ -36,7 +34,8 @@ BUILD = "def build_model():\n    return object(), {}\n"
 
 
 def submission(folder: Path, code: str) -> Path:
-    path = folder / "submission.py"
+    """A file under a name that no other process has in its command line."""
+    path = folder / f"submission_{uuid.uuid4().hex}.py"
     path.write_text(textwrap.dedent(code))
     return path
 
@@ -65,64 +64,98 @@ def end(path: Path, mode: Mode, limits: Limits = SMALL) -> str:
 
 
 def running(path: Path) -> list[str]:
-    """Processes that have the file in their command and are not dead."""
+    """Processes that have the file's name in their command and are not dead."""
     found = []
     for process in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            if os.fsencode(path) in process.read_bytes():
+            if os.fsencode(path.name) in process.read_bytes():
                 found.append(process.parent.name)
         except OSError:
             continue
     return found
 
 
-def test_there_is_a_way_here_and_it_says_which() -> None:
-    assert best_mode() == WORKING[0]
-    assert all(describe(mode) for mode in MODES)
+@pytest.mark.parametrize("found", [None, "/bin/false"], ids=["absent", "broken"])
+def test_without_bubblewrap_the_remedy_is_named(
+    found: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: found)
+    bubblewrap.trouble.cache_clear()
+    try:
+        with pytest.raises(UsageError, match=r"apt-get install bubblewrap .* --sandbox limits"):
+            require("bubblewrap")
+        require("limits")
+    finally:
+        bubblewrap.trouble.cache_clear()
 
 
-@pytest.mark.parametrize("mode", WORKING)
+@in_both_modes
 def test_an_honest_file_answers(mode: Mode, tmp_path: Path) -> None:
     path = submission(tmp_path, adding("return a + b"))
     assert answers(path, mode) == ([42], {})
 
 
-@pytest.mark.parametrize("mode", WORKING)
+@in_both_modes
 def test_a_file_that_loops_is_stopped_and_leaves_no_process(mode: Mode, tmp_path: Path) -> None:
     path = submission(tmp_path, "while True: pass")
-    short = Limits(seconds=20, load_seconds=0.5)
-    started = time.monotonic()
-    assert end(path, mode, short) == "it did not answer in time"
-    assert time.monotonic() - started < 3
+    with Sandbox(path, SMALL, mode) as sandbox:
+        sandbox.ask("literals", 5)
+        assert running(path), "its process can be found"
+        with pytest.raises(Ended, match="it did not answer in time"):
+            sandbox.ask("load", 0.5)
     assert not running(path)
 
 
-def test_all_in_all_there_is_a_limit(tmp_path: Path) -> None:
+@in_both_modes
+def test_all_in_all_there_is_a_limit(mode: Mode, tmp_path: Path) -> None:
     path = submission(tmp_path, adding("import time; time.sleep(5)"))
-    assert end(path, best_mode(), Limits(seconds=0.7)) == "it was not done after 0.7 s"
+    assert end(path, mode, Limits(seconds=0.7)) == "it was not done after 0.7 s"
 
 
-@pytest.mark.parametrize("mode", WORKING)
+@in_both_modes
 @pytest.mark.parametrize(
     "body",
     [
         "held = []\nwhile True: held.append(bytearray(10 << 20))",
         "bytearray(10 ** 13)",
-        "import mmap; held = []\nwhile True: held.append(mmap.mmap(-1, 1 << 33))",
+        "import mmap; held = []\nwhile True: held.append(mmap.mmap(-1, 1 << 28))",
     ],
     ids=["little by little", "at once", "shared mappings"],
 )
 def test_a_file_that_eats_memory_is_stopped(mode: Mode, body: str, tmp_path: Path) -> None:
-    path = submission(tmp_path, adding(body))
     if "mmap" in body:
-        (answer,), _ = answers(path, mode)
-        assert "OSError" in answer
+        body = f"{body.replace('while True', 'for i in range(3)')}\nreturn len(held)"
+        (answer,), _ = answers(submission(tmp_path, adding(body)), mode)
+        assert answer == "OSError: [Errno 12] Cannot allocate memory", "two of 256 MiB are too many"
     else:
-        assert end(path, mode) == "it used more memory than 400 MiB"
+        assert end(submission(tmp_path, adding(body)), mode) == "it used more memory than 400 MiB"
 
 
-@pytest.mark.parametrize("mode", WORKING)
-def test_nothing_outside_can_be_written(mode: Mode, tmp_path: Path) -> None:
+@needs_bubblewrap
+def test_files_without_a_name_hold_little(tmp_path: Path) -> None:
+    path = submission(
+        tmp_path,
+        adding("""
+        import os
+        made = []
+        try:
+            while True:
+                made.append(os.memfd_create("x"))
+                os.truncate(made[-1], 1 << 20)
+        except OSError:
+            pass
+        try:
+            os.truncate(made[0], 2 << 20)
+        except OSError:
+            return len(made)
+        """),
+    )
+    (answer,), _ = answers(path, "bubblewrap")
+    assert isinstance(answer, int) and 10 <= answer < 64, "as many as files may be open"
+
+
+@needs_bubblewrap
+def test_nothing_outside_can_be_written(tmp_path: Path) -> None:
     victim, made = tmp_path / "victim", tmp_path / "made"
     victim.write_text("precious")
     path = submission(
@@ -157,7 +190,7 @@ def test_nothing_outside_can_be_written(mode: Mode, tmp_path: Path) -> None:
         """),
     )
     before = victim.stat()
-    answer, tried = answers(path, mode)
+    answer, tried = answers(path, "bubblewrap")
     assert answer == [42]
     assert "victim" in tried["file"]
     after = victim.stat()
@@ -165,8 +198,33 @@ def test_nothing_outside_can_be_written(mode: Mode, tmp_path: Path) -> None:
     assert (after.st_mode, after.st_mtime_ns) == (before.st_mode, before.st_mtime_ns)
 
 
-@pytest.mark.parametrize("mode", [mode for mode in WORKING if mode != "limits"])
-def test_the_scratch_folder_is_small_and_is_gone_afterwards(mode: Mode, tmp_path: Path) -> None:
+@needs_bubblewrap
+def test_only_the_scratch_folder_can_be_written(tmp_path: Path) -> None:
+    path = submission(
+        tmp_path,
+        adding("""
+        import os
+        writable = []
+        for folder, names, _ in os.walk("/"):
+            # Of processes only its own, of libraries the outermost folders.
+            names[:] = [] if folder.startswith("/proc") or folder.count("/") > 3 else names
+            try:
+                os.close(os.open(os.path.join(folder, "new"), os.O_CREAT | os.O_WRONLY))
+                writable.append(folder)
+            except OSError:
+                pass
+        for file in (__file__, "/inside/worker.py"):
+            if os.access(file, os.W_OK):
+                writable.append(file)
+        raise ValueError(writable)
+        """),
+    )
+    (answer,), _ = answers(path, "bubblewrap")
+    assert answer == "ValueError: ['/scratch']"
+
+
+@needs_bubblewrap
+def test_the_scratch_folder_is_small(tmp_path: Path) -> None:
     path = submission(
         tmp_path,
         adding("""
@@ -176,27 +234,53 @@ def test_the_scratch_folder_is_small_and_is_gone_afterwards(mode: Mode, tmp_path
         small.close()
         try:
             for i in range(100):
-                open(f"file{i}", "wb").write(bytes(1 << 20))
+                open(f"file{i}", "wb").write(bytes(1 << 18))
         except OSError as error:
-            return f"{os.path.getsize(small.name)} {error.strerror} {os.getcwd()}"
+            raise ValueError(f"{os.path.getsize(small.name)} {error.strerror} {os.getcwd()}")
         """),
     )
-    with Sandbox(path, SMALL, mode) as sandbox:
-        sandbox.ask("load", 5)
-        (answer,) = sandbox.ask("add", 5, pairs=[(1, 2)])["answers"]
-        assert sandbox.tried == {}
-    assert answer == "add returned a str, not an int"
-
-    told = submission(tmp_path, path.read_text().replace("return f", "raise ValueError(f") + ")")
-    with Sandbox(told, SMALL, mode) as sandbox:
-        sandbox.ask("load", 5)
-        (answer,) = sandbox.ask("add", 5, pairs=[(1, 2)])["answers"]
-    assert answer.startswith("ValueError: 1000 No space left on device ")
-    assert not Path(answer.split()[-1]).exists()
+    (answer,), tried = answers(path, "bubblewrap")
+    assert answer == "ValueError: 1000 No space left on device /scratch"
+    assert tried == {}, "it may write there"
+    assert not Path("/scratch").exists()
 
 
-@pytest.mark.parametrize("mode", WORKING)
-def test_no_socket_can_be_opened(mode: Mode, tmp_path: Path) -> None:
+@needs_bubblewrap
+def test_nothing_of_the_users_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("hush")
+    monkeypatch.setenv("SECRET_TOKEN", "hush")
+    here = [str(secret), str(Path.home() / ".ssh"), str(Path.home() / ".bashrc"), __file__]
+    here += ["/etc/passwd", "/etc/hostname", "/run", "/var", "/bin/sh", "/usr/bin/env"]
+    source = Path(adderlab.__file__)
+    if source.parents[1].name != "site-packages":
+        here.append(str(source))
+    path = submission(
+        tmp_path,
+        adding(f"""
+        import os
+        seen = [path for path in {here!r} if os.path.exists(path)]
+        seen += [name for name in os.listdir(os.path.dirname(__file__)) if name not in __file__]
+        seen += [name for name in os.environ if "SECRET" in name]
+        raise ValueError(seen)
+        """),
+    )
+    (answer,), _ = answers(path, "bubblewrap")
+    assert answer == "ValueError: []"
+
+
+@in_both_modes
+def test_it_sees_none_of_our_environment(
+    mode: Mode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET_TOKEN", "hush")
+    path = submission(tmp_path, adding("import os; raise ValueError(sorted(os.environ))"))
+    (answer,), _ = answers(path, mode)
+    assert "HOME" in answer and "SECRET_TOKEN" not in answer
+
+
+@needs_bubblewrap
+def test_nobody_outside_can_be_reached(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(0.2)
         port = server.getsockname()[1]
@@ -212,25 +296,25 @@ def test_no_socket_can_be_opened(mode: Mode, tmp_path: Path) -> None:
             s = libc.socket(2, 1, 0)
             port = ({port}).to_bytes(2, "big")
             libc.connect(s, (2).to_bytes(2, "little") + port + bytes([127, 0, 0, 1]) + bytes(8), 16)
-            return a + b
+            return len(socket.if_nameindex())
             """),
         )
-        answer, tried = answers(path, mode)
+        answer, tried = answers(path, "bubblewrap")
         with pytest.raises(TimeoutError):
             server.accept()
-    assert answer == [42]
+    assert answer == [1], "a loopback interface of its own and no other"
     assert set(tried) == {"network"} and "socket." in tried["network"]
 
 
-@pytest.mark.parametrize("mode", WORKING)
-def test_no_process_can_be_started(mode: Mode, tmp_path: Path) -> None:
+@needs_bubblewrap
+def test_no_process_can_be_started(tmp_path: Path) -> None:
     path = submission(
         tmp_path,
         adding("""
-        import ctypes, os, subprocess, time
+        import ctypes, os, subprocess, sys, threading, time
         libc = ctypes.CDLL(None)
         children = 0
-        spawn = lambda: os.posix_spawn("/bin/true", ["true"], {})
+        spawn = lambda: os.posix_spawn(sys.executable, ["python"], {})
         for attempt in (os.fork, libc.fork, libc.vfork, spawn):
             for _ in range(3):
                 try:
@@ -245,24 +329,31 @@ def test_no_process_can_be_started(mode: Mode, tmp_path: Path) -> None:
             subprocess.run(["sleep", "60"])
         except OSError:
             pass
+        try:
+            threading.Thread(target=time.sleep, args=(60,)).start()
+            children += 1
+        except RuntimeError:
+            pass
         return children
         """),
     )
-    answer, tried = answers(path, mode)
+    answer, tried = answers(path, "bubblewrap")
     assert answer == [0]
     assert set(tried) == {"process"}
     assert not running(path)
 
 
-@pytest.mark.parametrize("mode", WORKING)
-def test_other_processes_cannot_be_signalled_or_read(mode: Mode, tmp_path: Path) -> None:
+@needs_bubblewrap
+def test_other_processes_cannot_be_seen_signalled_or_read(tmp_path: Path) -> None:
     # Signal 0 asks only whether one may: if the sandbox failed, nothing would be hurt.
     path = submission(
         tmp_path,
         adding(f"""
         import ctypes, os
         libc = ctypes.CDLL(None)
-        allowed = libc.kill({os.getpid()}, 0) == 0 or libc.kill(-1, 0) == 0 or libc.kill(0, 0) == 0
+        others = [name for name in os.listdir("/proc") if name.isdigit() and int(name) > 2]
+        allowed = others != [] or os.getpid() != 2
+        allowed = allowed or libc.kill({os.getpid()}, 0) == 0 or os.getpgrp() != os.getsid(0)
         allowed = allowed or libc.ptrace(16, {os.getpid()}, 0, 0) == 0
         try:
             open("/proc/{os.getpid()}/mem", "rb")
@@ -272,11 +363,71 @@ def test_other_processes_cannot_be_signalled_or_read(mode: Mode, tmp_path: Path)
         return int(allowed)
         """),
     )
-    if mode == "limits":
-        # There the memory of one's own user's processes may be opened for reading, as by any program.
-        path.write_text(path.read_text().replace("/mem", "/no-such-file"))
-    answer, _ = answers(path, mode)
+    answer, _ = answers(path, "bubblewrap")
     assert answer == [0]
+
+
+@needs_bubblewrap
+def test_it_has_no_privilege_and_gets_none(tmp_path: Path) -> None:
+    path = submission(
+        tmp_path,
+        adding("""
+        import ctypes, os
+        libc = ctypes.CDLL(None)
+        status = open("/proc/self/status").read().splitlines()
+        # Not CapInh: where no new privileges are to be had, what may be inherited is nothing.
+        held = [line for line in status if line.startswith(("CapEff", "CapPrm", "CapAmb"))]
+        gained = [line for line in held if int(line.split()[1], 16)]
+        gained += [line for line in status if line.startswith("NoNewPrivs") and line.split()[1] != "1"]
+        for namespace in (0x10000000, 0x00020000, 0x40000000):
+            if libc.unshare(namespace) == 0:
+                gained.append(hex(namespace))
+        if os.getuid() == 0:
+            gained.append("root")
+        raise ValueError(gained)
+        """),
+    )
+    (answer,), _ = answers(path, "bubblewrap")
+    assert answer == "ValueError: []"
+
+
+@in_both_modes
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("network", "import socket; socket.socket().connect(('127.0.0.1', 9))"),
+        ("process", "import subprocess; subprocess.run(['/no/such/program'])"),
+        ("file", "open('/no/such/folder/file', 'w')"),
+        ("file", "import os; os.remove('../no-such-file')"),
+    ],
+    ids=["network", "process", "file", "file beside"],
+)
+def test_what_it_tries_is_noticed(mode: Mode, kind: str, body: str, tmp_path: Path) -> None:
+    _, tried = answers(submission(tmp_path, adding(body)), mode)
+    assert set(tried) == {kind}
+
+
+@in_both_modes
+def test_what_pytorch_does_on_its_own_import_is_not_held_against_a_file(
+    mode: Mode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A CUDA build starts ldconfig when it is imported, and maps more than any limit allows."""
+    torch = tmp_path / "site-packages" / "torch" / "__init__.py"
+    torch.parent.mkdir(parents=True)
+    torch.write_text(
+        "import mmap, subprocess\n"
+        "try:\n    subprocess.run(['/sbin/ldconfig', '-V'], stdout=subprocess.DEVNULL)\n"
+        "except OSError:\n    pass\n"
+        "held = mmap.mmap(-1, 1 << 30)\n"
+        "class nn:\n    Module = Tensor = type('None', (), {})\n"
+        "Tensor = nn.Tensor\n"
+        "def set_num_threads(count):\n    assert count == 1, 'no thread can be started'\n"
+    )
+    monkeypatch.setattr(bubblewrap, "packages", lambda: [str(tmp_path / "site-packages")])
+    path = submission(
+        tmp_path, "import torch\n" + adding("torch.set_num_threads(4); return len(torch.held) >> 20")
+    )
+    assert answers(path, mode) == ([1024], {})
 
 
 @pytest.mark.parametrize(
@@ -293,7 +444,7 @@ def test_other_processes_cannot_be_signalled_or_read(mode: Mode, tmp_path: Path)
     ],
     ids=["exit 0", "exit 7", "sys.exit", "crash", "kill", "close", "print", "stderr"],
 )
-@pytest.mark.parametrize("mode", WORKING)
+@in_both_modes
 def test_a_file_that_ends_or_floods(mode: Mode, body: str, words: str, tmp_path: Path) -> None:
     path = submission(tmp_path, f"{BUILD}def add(model, a, b):\n    {body}\n")
     assert end(path, mode).startswith(words)
@@ -312,12 +463,13 @@ def test_a_file_that_ends_or_floods(mode: Mode, body: str, words: str, tmp_path:
     ],
     ids=["nonsense", "deep", "number", "bytes", "long line", "many notices"],
 )
-def test_rubbish_in_the_channel_of_answers(written: str, words: str, tmp_path: Path) -> None:
+@in_both_modes
+def test_rubbish_in_the_channel_of_answers(mode: Mode, written: str, words: str, tmp_path: Path) -> None:
     path = submission(
         tmp_path,
         adding(f"""
         import os
-        for descriptor in range(3, 200):
+        for descriptor in range(3, 64):
             try:
                 rest = {written}
                 while rest:
@@ -327,18 +479,12 @@ def test_rubbish_in_the_channel_of_answers(written: str, words: str, tmp_path: P
         return 0
         """),
     )
-    assert words in end(path, best_mode())
+    assert words in end(path, mode)
 
 
-def test_what_it_printed_last_is_kept_and_bounded(tmp_path: Path) -> None:
+@in_both_modes
+def test_what_it_printed_last_is_kept_and_bounded(mode: Mode, tmp_path: Path) -> None:
     path = submission(tmp_path, "print('x' * 10_000)\nprint('the end', flush=True)\n" + BUILD)
-    with Sandbox(path, SMALL, best_mode()) as sandbox:
+    with Sandbox(path, SMALL, mode) as sandbox:
         assert sandbox.ask("load", 5)["error"] == "it has no function add"
         assert sandbox.printed.endswith("the end\n") and len(sandbox.printed) <= 2000
-
-
-def test_it_sees_none_of_our_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SECRET_TOKEN", "hush")
-    path = submission(tmp_path, adding("import os; raise ValueError(sorted(os.environ))"))
-    (answer,), _ = answers(path, best_mode())
-    assert "HOME" in answer and "SECRET_TOKEN" not in answer

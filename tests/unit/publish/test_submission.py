@@ -14,13 +14,9 @@ from adderlab.files import schema
 from adderlab.models.config import ModelConfig
 from adderlab.models.transformer import Transformer
 from adderlab.models.zoo import PRESETS, get_preset
+from adderlab.publish.evidence import Credits
 from adderlab.publish.export import load_source
-from adderlab.publish.submission import (
-    MARK,
-    Credits,
-    read_submission,
-    submission_source,
-)
+from adderlab.publish.submission import MARK, read_submission, submission_source
 from adderlab.task.digits import SUM_DIGITS, pairs_from_ints
 from adderlab.task.layouts import LAYOUTS, Layout
 from helpers.models import random_config, random_model

@@ -16,16 +16,18 @@ scramble  overwrite every weight with noise
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import operator
 import os
+import resource
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from . import literals
-from .watching import Watch, first_tensor, is_real, walk
+from .watching import Watch, count_literals, first_tensor, is_real, walk
 
 _SHOWN = 300
 _DEPTH = 6
@@ -57,14 +59,81 @@ Sender = Callable[[dict[str, Any]], None]
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 
-def serve(path: str, scratch: str, requests: int, replies: int) -> None:
-    """Answer requests until there are no more."""
-    send = _sender(replies)
-    sys.addaudithook(_watcher(scratch, send))
-    submission = Submission(path)
-    with os.fdopen(requests, "rb") as lines:
+def main(arguments: str) -> None:
+    """Set the limits, then answer requests until there are no more.
+
+    ``arguments`` is a JSON object: ``submission`` and ``scratch`` (paths), ``packages`` (folders to
+    import from), ``memory``, ``file_bytes`` (bytes), ``seconds`` (of computing), ``requests`` and
+    ``replies`` (descriptors).
+    """
+    settings = json.loads(arguments)
+    sys.path += settings["packages"]
+    os.chdir(settings["scratch"])
+    _import_torch(settings["submission"])
+    _set_limits(settings["memory"], settings["file_bytes"], settings["seconds"])
+    send = _sender(settings["replies"])
+    sys.addaudithook(_watcher(settings["scratch"], send))
+    submission = Submission(settings["submission"])
+    with os.fdopen(settings["requests"], "rb") as lines:
         for line in lines:
             send(submission.answer(json.loads(line)))
+
+
+def _import_torch(submission: str) -> None:
+    """PyTorch, for a file that names it, before anything is watched or limited.
+
+    Its import does on its own what is forbidden to a submission (a CUDA build starts ldconfig to find
+    libraries), and takes memory that is not the submission's.
+    """
+    with open(submission, "rb") as file:
+        if b"torch" not in file.read():
+            return
+    with contextlib.suppress(ImportError, OSError):
+        import torch
+
+        torch.set_num_threads(1)
+        # No thread can be started below; a file that asks for some is not to be killed for asking.
+        setattr(torch, "set_num_threads", lambda count: None)  # noqa: B010
+
+
+def _set_limits(memory: int, file_bytes: int, seconds: int) -> None:
+    """Limits that the code of this process cannot raise again."""
+    # Address space and not RLIMIT_DATA, which does not count shared mappings.
+    _limit("RLIMIT_AS", _address_space() + memory)
+    _limit("RLIMIT_CPU", seconds)
+    _limit("RLIMIT_FSIZE", file_bytes)
+    _limit("RLIMIT_NOFILE", 64)
+    _limit("RLIMIT_CORE", 0)
+    _limit("RLIMIT_MSGQUEUE", 0)
+    # This process alone: no further one and no thread. Root is exempt; see ``sandbox.py``.
+    _limit("RLIMIT_NPROC", 1)
+    # Writing beyond the limit is an error to the program, not its death.
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    # Memory that belongs to no process (System V segments, say) is not counted by any of these: if it
+    # fills the machine, the kernel shall end this process first.
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")
+
+
+def _address_space() -> int:
+    """Bytes mapped by now; 0 where the system does not say."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[0]) * resource.getpagesize()
+    except OSError:
+        return 0
+
+
+def _limit(name: str, value: int) -> None:
+    kind = getattr(resource, name, None)
+    if kind is None:
+        return
+    _, hard = resource.getrlimit(kind)
+    if hard != resource.RLIM_INFINITY:
+        value = min(value, hard)
+    # macOS knows some of these limits and refuses to set them.
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(kind, (value, value))
 
 
 def _sender(descriptor: int) -> Sender:
@@ -91,8 +160,8 @@ def _watcher(
         if kind is None or kind in told:
             return
         if kind == "file":
-            name = _text(arguments[0])
-            if name.startswith((scratch, os.devnull)) or not os.path.isabs(name):
+            name = os.path.abspath(_text(arguments[0]))
+            if name in (os.devnull, scratch) or name.startswith(os.path.join(scratch, "")):
                 return
         told.add(kind)
         send({"tried": kind, "how": f"{event} {_text(arguments[0]) if arguments else ''}"[:_SHOWN]})
@@ -121,10 +190,9 @@ class Submission:
 
     def literals(self, request: dict[str, Any]) -> dict[str, Any]:
         with open(self.path, encoding="utf-8") as file:
-            return literals.read(file.read())
+            return count_literals(file.read())
 
     def load(self, request: dict[str, Any]) -> dict[str, Any]:
-        sys.path.insert(0, os.path.dirname(self.path))
         spec = importlib.util.spec_from_file_location("submission", self.path)
         assert spec is not None and spec.loader is not None
         self.module = importlib.util.module_from_spec(spec)

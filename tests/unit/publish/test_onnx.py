@@ -10,11 +10,10 @@ import torch
 from adderlab.errors import Failure, UsageError
 from adderlab.models.transformer import build_model
 from adderlab.models.zoo import get_preset
-from adderlab.publish import onnx_file
-from adderlab.publish.evidence import Evidence
-from adderlab.publish.export import Publication, export, load_source
-from adderlab.publish.onnx_file import onnx_bytes, run_onnx
-from adderlab.publish.submission import Credits, submission_source
+from adderlab.publish import export as module
+from adderlab.publish.evidence import Credits, Evidence
+from adderlab.publish.export import Publication, load_source, onnx_bytes, run_onnx, write
+from adderlab.publish.submission import submission_source
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint
 from adderlab.task.digits import SUM_DIGITS
 from adderlab.task.sampling import uniform_pairs
@@ -47,9 +46,9 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
 def test_a_graph_that_differs_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
     given = checkpoint("36p")
     model, _ = load_source(submission_source(given.config, given.params, CREDITS)).build_model()
-    monkeypatch.setattr(onnx_file, "run_onnx", lambda data, tokens: model(tokens) * 1.002)
+    monkeypatch.setattr(module, "run_onnx", lambda data, tokens: model(tokens) * 1.002)
     with torch.no_grad(), pytest.raises(Failure, match="the ONNX graph differs from the model"):
-        onnx_file._compare(b"", model, given.config.token_layout)
+        module._compare_onnx(b"", model, given.config.token_layout)
 
 
 @pytest.mark.slow
@@ -58,13 +57,13 @@ def test_every_family_has_a_graph(name: str, tmp_path: Path) -> None:
     needs_extra()
     given = checkpoint(name)
     published = Publication(checkpoint=given, credits=CREDITS, evidence=Evidence())
-    graph, card = export(published, "onnx", tmp_path / "model.onnx")
+    graph, card = write(published, "onnx", tmp_path / "model.onnx")
     model, layout = given.model(), given.config.token_layout
     tokens_BT = torch.randint(layout.vocab_size, (13, layout.num_positions - 3))
     with torch.no_grad():
         wanted = model(tokens_BT)
     worst = (run_onnx(graph.read_bytes(), tokens_BT) - wanted).abs().max()
-    assert worst <= onnx_file.TOLERANCE * wanted.abs().max()
+    assert worst <= module.ONNX_TOLERANCE * wanted.abs().max()
     assert "`tokens`, int64 (batch, length)" in card.read_text()
 
     onnx = pytest.importorskip("onnx")
@@ -80,7 +79,7 @@ def test_greedy_answers_of_the_graph_are_the_models(name: str, tmp_path: Path) -
     needs_extra()
     given = load_checkpoint(reference_checkpoint(name))
     published = Publication(checkpoint=given, credits=CREDITS, evidence=Evidence())
-    graph, _ = export(published, "onnx", tmp_path / "model.onnx")
+    graph, _ = write(published, "onnx", tmp_path / "model.onnx")
     data, layout = graph.read_bytes(), given.config.token_layout
     tokens_BP, _ = layout.encode(*uniform_pairs(4, 100))
     with torch.no_grad():

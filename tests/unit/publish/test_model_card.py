@@ -10,13 +10,7 @@ from adderlab.models.config import ModelConfig
 from adderlab.models.describe import count_parameters
 from adderlab.models.transformer import build_model
 from adderlab.models.zoo import PRESETS, get_preset
-from adderlab.publish.words import (
-    architecture,
-    preset_of,
-    recipe,
-    title,
-    tricks,
-)
+from adderlab.publish.model_card import architecture, preset_of, recipe, title, tricks
 from adderlab.runs.checkpoints import Checkpoint
 
 
@@ -53,7 +47,7 @@ def test_titles() -> None:
 
 
 def test_recipes_say_what_is_known() -> None:
-    settings = {"lr": 0.02, "steps": 100, "seed": 7, "run_name": "x", "best_ckpt_out": "/else/me"}
+    settings = {"lr": 0.02, "steps": 100, "seed": 7, "run_name": "x", "best_ckpt_out": "/home/me"}
     lines = recipe(checkpoint(recipe=settings | {"mix": {"share": 0.5}}, seed=7, step=1200))
     assert lines == ["trained by adderlab, seed 7, 1,200 steps", "lr 0.02, steps 100, mix.share 0.5"]
     assert recipe(checkpoint(origin="mlx"))[1] == "the checkpoint does not say with which settings"
