@@ -47,7 +47,7 @@ def test_titles() -> None:
 
 
 def test_recipes_say_what_is_known() -> None:
-    settings = {"lr": 0.02, "steps": 100, "seed": 7, "run_name": "x", "best_ckpt_out": "/home/me"}
+    settings = {"lr": 0.02, "steps": 100, "seed": 7, "run_name": "x", "best_ckpt_out": "out/best.pt"}
     lines = recipe(checkpoint(recipe=settings | {"mix": {"share": 0.5}}, seed=7, step=1200))
     assert lines == ["trained by adderlab, seed 7, 1,200 steps", "lr 0.02, steps 100, mix.share 0.5"]
     assert recipe(checkpoint(origin="mlx"))[1] == "the checkpoint does not say with which settings"
