@@ -10,9 +10,23 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from helpers.golden import Golden
+
 torch.set_num_threads(1)
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--refresh-golden", action="store_true", help="write the files in tests/golden again"
+    )
+
+
+@pytest.fixture(scope="session")
+def golden(pytestconfig: pytest.Config) -> Golden:
+    """Compares a text with a file in tests/golden (helpers/golden.py)."""
+    return Golden(refresh=pytestconfig.getoption("--refresh-golden"))
 
 
 @pytest.fixture(scope="module")
