@@ -1,3 +1,43 @@
-"""adderlab: train, measure and prove tiny transformers that add two 10-digit numbers."""
+"""adderlab: train, measure and prove tiny transformers that add two 10-digit numbers.
 
-__version__ = "0.1.0"
+    import adderlab as al
+
+    model = al.load("best.pt")
+    proof = al.prove(model)
+
+docs/api.md is a tour. Nothing heavy is imported before a name is used: ``import adderlab`` loads
+neither PyTorch nor numpy.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from adderlab.api.models import Model as Model
+    from adderlab.api.models import load as load
+    from adderlab.errors import Failure as Failure
+    from adderlab.errors import UsageError as UsageError
+
+__version__ = "0.2.0"
+
+_HOMES = {
+    "errors": ("UsageError", "Failure"),
+    "api.models": ("Model", "load"),
+}
+"""Module -> the public names it defines; the imports above tell type checkers and editors the same."""
+
+_MODULE_OF = {name: f"adderlab.{module}" for module, names in _HOMES.items() for name in names}
+
+__all__ = ["__version__", *_MODULE_OF]  # pyrefly: ignore
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'adderlab' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_MODULE_OF[name]), name)
+    globals()[name] = value  # the next look-up does not come here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

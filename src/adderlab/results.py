@@ -1,0 +1,51 @@
+"""What every result of the public API offers, besides its own fields.
+
+``to_dict`` gives plain JSON values (a row for pandas or polars), ``describe`` lines for people, and a
+notebook shows those lines or a table. Standard library only, so that every package may use it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+
+class Result:
+    """Base of the frozen dataclasses that public functions return."""
+
+    __slots__ = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as plain JSON values."""
+        raise NotImplementedError
+
+    def describe(self) -> list[str]:
+        """The result for people, line by line."""
+        raise NotImplementedError
+
+    def _repr_html_(self) -> str:
+        return html_lines(self.describe())
+
+
+def html_lines(lines: Iterable[str]) -> str:
+    """Lines of text, the first in bold, as a notebook shows them."""
+    first, *rest = map(escape, lines)
+    return "<br>".join([f"<b>{first}</b>", *rest])
+
+
+def html_table(rows: Sequence[Mapping[str, Any]], caption: str = "") -> str:
+    """Rows with the same keys as an HTML table; numbers stand to the right."""
+    if not rows:
+        return f"<i>{escape(caption or 'nothing')}</i>"
+    head = "".join(f"<th>{escape(name)}</th>" for name in rows[0])
+    body = "".join(f"<tr>{''.join(map(_cell, row.values()))}</tr>" for row in rows)
+    title = f"<caption>{escape(caption)}</caption>" if caption else ""
+    return f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return f"<td>{escape('' if value is None else str(value))}</td>"
+    text = f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+    return f'<td style="text-align:right">{text}</td>'
