@@ -7,6 +7,7 @@ import shlex
 
 import pytest
 
+from adderlab import __version__
 from adderlab.cli.main import COMMANDS, parse
 from adderlab.errors import UsageError
 from helpers.paths import ROOT
@@ -22,6 +23,12 @@ def test_the_code_of_the_statistics_page() -> None:
     page = ROOT / "docs" / "statistics.md"
     outcome = doctest.testfile(str(page), module_relative=False)
     assert outcome.attempted >= 15 and outcome.failed == 0
+
+
+def test_changelog_and_citation_name_the_version() -> None:
+    first = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert first and first.group(1) == __version__
+    assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text()
 
 
 def commands(text: str) -> list[list[str]]:
