@@ -56,7 +56,7 @@ def rms_norm(x):
 
 TURN = '''
 def turn(x, angle):
-    """ScaledRotation each pair of coordinates by one angle."""
+    """Turn each pair of coordinates by one angle."""
     first, second = x[..., 0::2], x[..., 1::2]
     cos, sin = angle.cos(), angle.sin()
     return torch.stack([first * cos - second * sin, first * sin + second * cos], -1).flatten(-2)
@@ -64,7 +64,7 @@ def turn(x, angle):
 
 TURN_ODD = '''
 def turn_all_but_last(x, angle):
-    """ScaledRotation each pair of coordinates by one angle; the last coordinate stays."""
+    """Turn each pair of coordinates by one angle; the last coordinate stays."""
     first, second = x[..., 0:-1:2], x[..., 1:-1:2]
     cos, sin = angle.cos(), angle.sin()
     turned = torch.stack([first * cos - second * sin, first * sin + second * cos], -1).flatten(-2)
