@@ -52,10 +52,12 @@ class ProofStatement:
         """One sentence for people."""
         a, b = self.pair
         if self.verdict == "proved":
-            least = "" if self.margin_bound is None else f"by at least {self.margin_bound:.3g} logits, "
+            least = (
+                "" if self.margin_bound is None else f"by at least {self.margin_bound:.3g} logits, and "
+            )
             return (
                 "Proved: all 10^20 pairs are added correctly in real arithmetic; the correct digit "
-                f"leads {least}and by {self.margin_witness:.3g} at {a} + {b} ({self.source})."
+                f"leads {least}by {self.margin_witness:.3g} at {a} + {b} ({self.source})."
             )
         if self.verdict == "refuted":
             if isinstance(self.failing_pairs, int):

@@ -279,7 +279,8 @@ class Sandbox:
 
 def _reply(line: bytes) -> dict[str, Any]:
     try:
-        reply = json.loads(line)
+        # NaN and the infinities, which strict JSON does not know, become texts.
+        reply = json.loads(line, parse_constant=str)
     except (ValueError, RecursionError):
         reply = None
     if not isinstance(reply, dict):

@@ -488,3 +488,12 @@ def test_what_it_printed_last_is_kept_and_bounded(mode: Mode, tmp_path: Path) ->
     with Sandbox(path, SMALL, mode) as sandbox:
         assert sandbox.ask("load", 5)["error"] == "it has no function add"
         assert sandbox.printed.endswith("the end\n") and len(sandbox.printed) <= 2000
+
+
+@in_both_modes
+def test_what_it_says_is_strict_json(mode: Mode, tmp_path: Path) -> None:
+    path = submission(
+        tmp_path, "import math\n" + adding("return a").replace("{}", "{'params': math.nan}")
+    )
+    with Sandbox(path, SMALL, mode) as sandbox:
+        assert sandbox.ask("load", 5)["metadata"] == {"params": "NaN"}

@@ -17,9 +17,12 @@ from adderlab.models.zoo import PRESETS, get_preset
 from adderlab.publish.evidence import Credits
 from adderlab.publish.export import load_source
 from adderlab.publish.submission import MARK, read_submission, submission_source
+from adderlab.runs.checkpoints import load_checkpoint
 from adderlab.task.digits import SUM_DIGITS, pairs_from_ints
 from adderlab.task.layouts import LAYOUTS, Layout
+from helpers.golden import FOLDER
 from helpers.models import random_config, random_model
+from helpers.paths import ROOT
 
 CREDITS = Credits(name="it", author="me")
 
@@ -212,3 +215,36 @@ def test_an_unknown_part_is_refused_before_anything_is_written(monkeypatch: pyte
     monkeypatch.setattr(submission, "skeleton", lambda config: model)
     with pytest.raises(UsageError, match="cannot write the part Newer"):
         submission_source(model.config, params_of(model), CREDITS)
+
+
+@pytest.mark.parametrize("name", ["7p", "67p", "74p"])
+def test_files_of_version_0_1_0_are_still_ours(name: str) -> None:
+    text = (FOLDER / "publish" / f"submission_0.1.0_{name}.txt").read_text()
+    read = read_submission(text)
+    assert read is not None and read.config == get_preset(name).config
+    record = load_checkpoint(ROOT / "records" / "best" / name / "model.pt")
+    assert read.checkpoint().weights_sha256 == record.weights_sha256
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"tricks": [', '"tricks": [print("run"),'),
+        ('"architecture": (', '"architecture": str('),
+        ("    model = Adder().eval()", '    """Says."""; model = Adder()'),
+    ],
+    ids=["code among the tricks", "a call around the architecture", "code behind a docstring"],
+)
+def test_prose_hides_no_code(old: str, new: str) -> None:
+    _, source, _ = written(get_preset("456p").config)
+    assert old in source
+    with pytest.raises(Failure, match="mark but"):
+        read_submission(source.replace(old, new, 1))
+
+
+def test_other_prose_is_the_same_model() -> None:
+    _, source, _ = written(get_preset("456p").config)
+    reworded = source.replace("RMS norm", "Root mean square norm").replace(
+        "B_K = B_V", "one map for both"
+    )
+    assert reworded != source and read_submission(reworded) is not None

@@ -4,19 +4,23 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from adderlab.cli.main import main
 from adderlab.errors import Failure, UsageError
 from adderlab.evaluation import suites
+from adderlab.evaluation.exact import Miss, Score, SuiteReport
 from adderlab.publish import bubblewrap
 from adderlab.publish import verify as module
+from adderlab.publish.counting import Counts, Literals
 from adderlab.publish.evidence import Credits, ProofStatement
-from adderlab.publish.sandbox import Limits
+from adderlab.publish.sandbox import Limits, Mode, describe
 from adderlab.publish.submission import submission_source
 from adderlab.publish.verify import Verification, verify
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint
+from helpers.golden import Golden
 from helpers.reference import reference_checkpoint
 from helpers.strangers import AT_ONCE, PYTHON_ADDER, SHOW, InProcess, calculator, needs_bubblewrap, write
 
@@ -230,6 +234,39 @@ def test_in_the_real_sandbox_with_torch(tmp_path: Path) -> None:
     plain = json.loads(json.dumps(result.to_dict()))
     assert plain["verdict"] == "qualified" and plain["counts"]["unique parameters"] == 10
     assert plain["suites"][0]["n"] == 50
+
+
+def test_how_a_verdict_reads(golden: Golden) -> None:
+    counts = Counts(
+        parameters=10,
+        trainable=9,
+        with_buffers=17,
+        with_others=47,
+        with_literals=51,
+        literals=Literals(in_code=(0.5,), in_tables=50, packed=0),
+    )
+    group = Score(name="all", n=10010, errors=1, right_digits=(10009,) * 11)
+    miss = Miss(group="all", a=1, b=2, answer="\x1b[2J", right_sum=3)
+    report = SuiteReport(suite="adderboard", groups=(group,), failures=(miss,), seconds=1.0)
+    result = Verification(
+        file="submission.py",
+        sandbox=describe("bubblewrap"),
+        verdict="rejected",
+        failure=None,
+        tried=("it tried to use the network (socket.connect)",),
+        rejections=("it says 6 parameters, but holds 10",),
+        notes=("its metadata lacks tricks",),
+        metadata={"params": 6},
+        counts=counts,
+        claim="it says 6 parameters, but holds 10",
+        reports=(report,),
+        how="the model driven in batches, in agreement with add on a sample",
+        proof=None,
+        seconds=12.34,
+    )
+    golden("publish/verification.txt", "\n".join(result.lines()) + "\n")
+    golden("publish/verification.json", json.dumps(result.to_dict(), indent=1) + "\n")
+    golden("publish/sandboxes.txt", "".join(f"{describe(mode)}\n" for mode in get_args(Mode)))
 
 
 @needs_bubblewrap

@@ -1,7 +1,7 @@
 """Runs a stranger's submission and answers the parent's requests, one JSON object a line.
 
 Whatever is said from here on is said beside the stranger's code and can be forged by it. The parent
-believes only answers that it can check: sums, which are never told to this process.
+believes only answers that it can check: sums, which this process never learns.
 
 Requests are ``{"do": ...}``:
 
@@ -145,25 +145,23 @@ def _sender(descriptor: int) -> Sender:
     return send
 
 
-def _watcher(
-    scratch: str, send: Callable[[dict[str, Any]], None]
-) -> Callable[[str, tuple[Any, ...]], None]:
-    """An audit hook that tells, once a kind, what was tried. The sandbox refuses it anyway."""
+def _watcher(scratch: str, send: Sender) -> Callable[[str, tuple[Any, ...]], None]:
+    """An audit hook that reports, once a kind, what is tried. It refuses nothing: see ``sandbox.py``."""
     kinds = {event: kind for kind, events in _WATCHED.items() for event in events}
-    told: set[str] = set()
+    reported: set[str] = set()
 
     def watch(event: str, arguments: tuple[Any, ...]) -> None:
         kind = kinds.get(event)
         if event == "open":
             name, _, flags = arguments
             kind = "file" if isinstance(flags, int) and flags & _WRITES else None
-        if kind is None or kind in told:
+        if kind is None or kind in reported:
             return
         if kind == "file":
             name = os.path.abspath(_text(arguments[0]))
             if name in (os.devnull, scratch) or name.startswith(os.path.join(scratch, "")):
                 return
-        told.add(kind)
+        reported.add(kind)
         send({"tried": kind, "how": f"{event} {_text(arguments[0]) if arguments else ''}"[:_SHOWN]})
 
     return watch
@@ -182,11 +180,11 @@ class Submission:
         self.model: Any = None
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The reply to one request; whatever the stranger's code raises is told as an error."""
+        """The reply to one request; whatever the stranger's code raises is an error in it."""
         try:
             return getattr(self, request["do"])(request)
         except BaseException as error:
-            return _told(error)
+            return _error_reply(error)
 
     def literals(self, request: dict[str, Any]) -> dict[str, Any]:
         with open(self.path, encoding="utf-8") as file:
@@ -343,7 +341,7 @@ def _plain(value: Any) -> Any:
     return str(value)[: 10 * _SHOWN]
 
 
-def _told(error: BaseException) -> dict[str, Any]:
+def _error_reply(error: BaseException) -> dict[str, Any]:
     text = f"{type(error).__name__}: {error}"[:_SHOWN]
     memory = isinstance(error, MemoryError) or "can't allocate memory" in str(error)
     return {"error": text, "memory": memory, "exit": isinstance(error, (SystemExit, KeyboardInterrupt))}
