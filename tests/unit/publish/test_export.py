@@ -109,7 +109,6 @@ def test_nothing_known_is_said_so(tmp_path: Path, golden: Golden) -> None:
         "config.json",
         "submission.py",
     }
-    golden("publish/model_page_without_evidence.md", wording((folder / "README.md").read_text(), bare))
 
 
 def test_unknown_kinds_are_refused(tmp_path: Path) -> None:
