@@ -18,8 +18,8 @@ from torch import Tensor
 from adderlab.evaluation.suites import Suite
 from adderlab.models.transformer import Transformer
 from adderlab.proof.problem import RADIX, Problem
-from adderlab.proof.ranges import to_ints
-from adderlab.proof.search import Limits, Witness, decide_leaves, witnesses
+from adderlab.proof.search import Limits, decide_leaves
+from adderlab.proof.witnesses import Witness, leaf_witnesses, to_ints
 from adderlab.task.digits import OPERAND_DIGITS, SUM_DIGITS, pairs_from_ints
 
 CHUNK = 4096
@@ -92,21 +92,21 @@ def attack(
     """Try a suite's groups, then the prover's witnesses for a model with tables (``problem``), or a
     local search from the suite's weakest pairs for one without."""
     began = time.monotonic()
-    tell = progress or (lambda _: None)
+    report = progress or (lambda _: None)
     attempts, weakest = [], _Weakest(starts)
     for group in suite.groups:
-        tell(group.name)
+        report(group.name)
         margin_BI = model_margins(model, group.a_BJ, group.b_BJ)
         weakest.add(group.a_BJ, group.b_BJ, margin_BI)
         attempts.append(_attempt(group.name, group.a_BJ, group.b_BJ, margin_BI))
     if problem is not None:
-        tell("the prover's witnesses")
-        pairs = sorted({(w.a, w.b) for w in leaf_witnesses(problem)})
+        report("the prover's witnesses")
+        pairs = sorted({(w.a, w.b) for w in weakest_pairs(problem)})
         a_BJ, b_BJ = pairs_from_ints(pairs)
         attempts.append(_attempt("the prover's witnesses", a_BJ, b_BJ, model_margins(model, a_BJ, b_BJ)))
     else:
         for i in range(SUM_DIGITS):
-            tell(f"local search, digit s_{i}")
+            report(f"local search, digit s_{i}")
             attempts.append(_local_search(model, i, *weakest.pairs(i)))
     worst = min(attempts, key=lambda attempt: attempt.margin)
     return Attack(
@@ -116,10 +116,10 @@ def attack(
     )
 
 
-def leaf_witnesses(problem: Problem, per_step: int = 128) -> Iterator[Witness]:
-    """Both ends of the weakest rods of every step, as real pairs."""
+def weakest_pairs(problem: Problem, per_step: int = 128) -> Iterator[Witness]:
+    """Both ends of the weakest leaves of every step, as real pairs."""
     for step in problem.steps:
-        yield from witnesses(problem, decide_leaves(problem, step, Limits(parts=4)), per_step)
+        yield from leaf_witnesses(problem, decide_leaves(problem, step, Limits(parts=4)), per_step)
 
 
 def _attempt(name: str, a_BJ: Tensor, b_BJ: Tensor, margin_BI: Tensor) -> Attempt:

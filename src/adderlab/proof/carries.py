@@ -1,11 +1,18 @@
-"""The carry programme: maxima and counts over all digits that a leaf or cell leaves free.
+"""Leaves, and the carry DP over what they leave free.
 
-A separable sum over slots is given as ``gain_LTB``: the gain of slot l holding digit t, for B
-independent instances at once (the batch is the last axis, so every operation runs over it).
-Columns above i are free one by one; columns below i - 1 are tied by the carries, because their
-answer digits are keys too. Fixing a tied column with its carry breaks a run of tied columns in two.
+A *leaf* of step i fixes the carry into column i - 1, the digits of column i - 1 and those of column i.
+That fixes the query token z = s_(i-1) and the right digit s_i, and these digits are what a model that
+adds looks at most. The leaves of a step partition all pairs.
 
-Shapes: n columns, L = 3n slots (a, b, s), T = 10 digits, B batch, Q = 19 digit sums, C = 2 carries.
+What a leaf leaves free is maximised, or counted, exactly. A separable sum over slots is given as
+``gain_LTB``: the gain of slot l holding digit t, for B independent instances at once (the batch is the
+last axis, so that every operation runs over it). Columns above i are free one by one; columns below
+i - 1 are tied by the carries, because their answer digits are keys too, and the dynamic program over
+the carry walks through them. Fixing a tied column with its carry breaks a run of tied columns in two.
+
+Shapes: n columns, L = 3n slots (a, b, s), T = 10 digits, B batch, Q = 19 digit sums, C = 2 carries,
+N leaves in canonical order (lexicographic in carry, a', b', a, b), Z query tokens, H heads, E
+bottleneck.
 """
 
 from __future__ import annotations
@@ -17,7 +24,9 @@ from numpy.typing import NDArray
 
 from adderlab.proof.problem import RADIX, Array, Step
 
+Ints = NDArray[np.int64]
 NO = -np.inf
+"""The gain of what is impossible."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +86,11 @@ class Rest:
 
 
 def pair_maximum(gain_a_TB: Array, gain_b_TB: Array) -> Array:
-    """max over a + b = q of gain_a[a] + gain_b[b], for q = 0 .. 18: (Q, B)."""
+    """max over a + b = q of gain_a[a] + gain_b[b], for q = 0 .. 18: (Q, B).
+
+    The answer digit and the carry out see a and b through their sum alone: 19 sums instead of 100
+    pairs are all that the rest of the column has to look at.
+    """
     best_QB = np.full((2 * RADIX - 1, gain_a_TB.shape[1]), NO)
     for a in range(RADIX):
         np.maximum(best_QB[a : a + RADIX], gain_a_TB[a] + gain_b_TB, out=best_QB[a : a + RADIX])
@@ -136,16 +149,7 @@ def tied_children() -> np.ndarray:
     return np.array(rows)
 
 
-# Leaves: the partition of all pairs that each step starts from, in canonical order.
-#
-# A leaf of step i fixes (c, a', b', a, b): the carry into column i - 1, the digits of column i - 1 and
-# those of column i. That fixes the query token z = s_(i-1) and the right digit s_i.
-#
-# Shapes: N leaves in canonical order (lexicographic in c, a', b', a, b), Z query tokens, H heads,
-# E bottleneck, D width.
-
-
-Ints = NDArray[np.int64]
+# Leaves.
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,10 @@
 """How many pairs fail at one step or more: each counted once.
 
 The failures of a step are a list of disjoint *patterns*: a set of allowed digits for every operand
-slot and a set of allowed carries for every column. Patterns intersect slot by slot, and a carry
-programme counts them exactly, so the union over steps follows by inclusion and exclusion.
+slot and a set of allowed carries for every column. Patterns intersect slot by slot (sets of digits are
+bit masks), and a carry DP counts them exactly, so the union over steps follows by inclusion and
+exclusion. The carries are part of a pattern because a leaf knows the carry into its columns, not the
+digits that made it.
 
 Shapes: N patterns, n columns, S = 3n + 1 fields (a, b, carries 0 .. n).
 """
@@ -89,7 +91,7 @@ def _distinct(cells: Patterns) -> Patterns:
 
 
 def count(cells: Patterns) -> int:
-    """Exact number of pairs in disjoint patterns, by the carry programme with sums of products."""
+    """Exact number of pairs in disjoint patterns: the carry DP with sums in place of maxima."""
     n = (cells.shape[1] - 1) // 3
     total = 0
     for start in range(0, len(cells), BLOCK):

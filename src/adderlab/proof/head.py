@@ -1,14 +1,21 @@
-"""Sound bounds of the head over boxes: mean-value form with an interval Jacobian.
+"""The head over boxes: bounds of the margins, and the verdict right, wrong or open.
 
 The head is everything after the attention. On a box {u : |u - centre| <= radius} its residual
 stream is affine, x = residual + sum_k u_k R_k, and the scaled margin of the right token over token t
 
     g_t = sigma * (logit of the right token - logit of t)
 
-is bounded by g_t(centre) -+ sum_k radius_k max |d g_t / d u_k|. sigma > 0 is the last norm's scale.
+is bounded by g_t(centre) -+ sum_k radius_k max |d g_t / d u_k| (mean-value form with an interval
+Jacobian). sigma > 0 is the last norm's scale: multiplying by it changes no sign and saves a division
+by an interval. Plain interval arithmetic would forget that all coordinates of x move together with u,
+and its bounds would be useless after one matrix product.
+
+A box long enough for the mean-value bound to be weak is cut along its pivot into 4, 16, 64 parts,
+unless two parts already lie on different sides of the decision: then only digits can decide.
 Float64, with a relative slack far above its rounding.
 
-Shapes: N boxes, K functionals (heads times bottleneck), D width, F hidden, T competing tokens.
+Shapes: N boxes, K functionals (H heads times bottleneck), P parts, D width, F hidden,
+T competing tokens.
 """
 
 from __future__ import annotations
@@ -25,8 +32,17 @@ from numpy.typing import NDArray
 
 from adderlab.proof.problem import RADIX, Array, Head
 
-# Intervals as (middle, radius) arrays, and the exact ranges of the activations over intervals.
+Ints = NDArray[np.int64]
+SLACK = 1e-11
+"""Bounds are moved by this times the sum of absolute terms, thousands of times their rounding."""
+CHUNK = 1536
+RIGHT, WRONG, OPEN = 0, 1, 2
+PART_STEPS = (1, 4, 16, 64)
+PART_BUDGET = 1 << 16
+"""Boxes that a step may be cut into; with more open leaves than that, cutting is no help."""
+MAX_BATCH = 1 << 14
 
+# Intervals as (middle, radius) arrays, and the exact ranges of the activations over intervals.
 
 SQRT2 = math.sqrt(2.0)
 SILU_LEAST = -1.2784645427610738
@@ -119,9 +135,7 @@ def _range(
     return Interval.between(bottom, top)
 
 
-SLACK = 1e-11
-"""Bounds are moved by this times the sum of absolute terms, thousands of times their rounding."""
-CHUNK = 1536
+# Bounds of the margins.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +171,7 @@ def _scale(x_ND: Array, eps: float) -> Array:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Rods:
+class _StreamBoxes:
     """Boxes of the residual stream: x = centre + sum_k (+- radius_k) R_k."""
 
     x_ND: Array
@@ -167,7 +181,7 @@ class _Rods:
 
 @dataclass(frozen=True, kw_only=True)
 class _Linear:
-    """norm2(x) @ matrix + bias over rods: value at the centre, slope, reach, and size of its terms."""
+    """norm2(x) @ matrix + bias over boxes: value at the centre, slope, reach, and size of its terms."""
 
     value_NF: Array
     slope_NKF: Interval
@@ -183,13 +197,16 @@ class _Linear:
         return self.value_NF + self.reach_NF
 
 
-def _after_norm2(head: Head, rods: _Rods, matrix_DF: Array, bias_F: Array) -> _Linear:
-    """With X_f affine in u and rho the norm's scale, value_f = X_f / rho + bias_f."""
+def _after_norm2(head: Head, stream: _StreamBoxes, matrix_DF: Array, bias_F: Array) -> _Linear:
+    """With X_f affine in u and rho the norm's scale, value_f = X_f / rho + bias_f.
+
+    The norm's weight is folded into the matrix, so that X and rho are all that depends on u.
+    """
     kind, eps, D = head.norm2.kind, head.norm2.eps, matrix_DF.shape[0]
     folded_DF = head.norm2_weight[:, None] * matrix_DF
     bias_F = bias_F + head.norm2_bias @ matrix_DF
-    x_ND, R_NKD = _project(rods.x_ND, kind), _project(rods.R_NKD, kind)
-    radius_NK = rods.radius_NK
+    x_ND, R_NKD = _project(stream.x_ND, kind), _project(stream.R_NKD, kind)
+    radius_NK = stream.radius_NK
     X_NF, R_NKF = x_ND @ folded_DF, R_NKD @ folded_DF
     X_reach_NF = np.einsum("nk,nkf->nf", radius_NK, np.abs(R_NKF))
     size_NF = np.abs(x_ND) @ np.abs(folded_DF)
@@ -222,9 +239,9 @@ def _after_norm2(head: Head, rods: _Rods, matrix_DF: Array, bias_F: Array) -> _L
     )
 
 
-def _hidden(head: Head, rods: _Rods) -> tuple[Array, Interval, Array]:
+def _hidden(head: Head, stream: _StreamBoxes) -> tuple[Array, Interval, Array]:
     """Hidden units at the centre, the interval of their slope, and the size of their terms."""
-    first = _after_norm2(head, rods, head.fc1_DF, head.fc1_bias)
+    first = _after_norm2(head, stream, head.fc1_DF, head.fc1_bias)
     if head.activation == "relu":
         slope = relu_slope_range(first.low, first.high)
         return np.maximum(first.value_NF, 0.0), first.slope_NKF.times(slope.axis(1)), first.size_NF
@@ -232,7 +249,7 @@ def _hidden(head: Head, rods: _Rods) -> tuple[Array, Interval, Array]:
         slope = gelu_slope_range(first.low, first.high)
         return gelu(first.value_NF), first.slope_NKF.times(slope.axis(1)), first.size_NF
     assert head.activation == "swiglu" and head.gate_DF is not None, head.activation
-    gate = _after_norm2(head, rods, head.gate_DF, np.zeros(head.gate_DF.shape[1]))
+    gate = _after_norm2(head, stream, head.gate_DF, np.zeros(head.gate_DF.shape[1]))
     turned = silu_slope_range(gate.low, gate.high).times(Interval(first.value_NF, first.reach_NF))
     slope_NKF = gate.slope_NKF.times(turned.axis(1)).plus(
         first.slope_NKF.times(silu_range(gate.low, gate.high).axis(1))
@@ -241,7 +258,7 @@ def _hidden(head: Head, rods: _Rods) -> tuple[Array, Interval, Array]:
     return silu(gate.value_NF) * first.value_NF, slope_NKF, size_NF
 
 
-def _one_target(head: Head, rods: _Rods, target: int) -> MarginBounds:
+def _one_target(head: Head, stream: _StreamBoxes, target: int) -> MarginBounds:
     """Bounds for boxes that share the right token."""
     D, V = head.unembed_DV.shape
     gap_DT = head.unembed_DV[:, [target]] - head.unembed_DV[:, competitors(target, V)]
@@ -251,13 +268,14 @@ def _one_target(head: Head, rods: _Rods, target: int) -> MarginBounds:
     if kind == "layer":
         d_DT = d_DT - d_DT.mean(0)
 
-    hidden_NF, hidden_slope, hidden_size_NF = _hidden(head, rods)
-    x2_ND = rods.x_ND + hidden_NF @ head.fc2_FD + head.fc2_bias
-    size_ND = np.abs(rods.x_ND) + hidden_size_NF @ np.abs(head.fc2_FD) + np.abs(head.fc2_bias)
+    hidden_NF, hidden_slope, hidden_size_NF = _hidden(head, stream)
+    x2_ND = stream.x_ND + hidden_NF @ head.fc2_FD + head.fc2_bias
+    size_ND = np.abs(stream.x_ND) + hidden_size_NF @ np.abs(head.fc2_FD) + np.abs(head.fc2_bias)
+    # fc2 @ d is formed before absolute values are taken, or the hidden units could not cancel.
     out_FT = head.fc2_FD @ d_DT
     middle_NT, size_NT = x2_ND @ d_DT, size_ND @ np.abs(d_DT)
     slope_NKT = Interval(
-        rods.R_NKD @ d_DT + hidden_slope.middle @ out_FT, hidden_slope.radius @ np.abs(out_FT)
+        stream.R_NKD @ d_DT + hidden_slope.middle @ out_FT, hidden_slope.radius @ np.abs(out_FT)
     )
 
     scale_N = scale_low_N = scale_high_N = np.ones(len(x2_ND))
@@ -266,23 +284,23 @@ def _one_target(head: Head, rods: _Rods, target: int) -> MarginBounds:
         flow_stray_NKD = hidden_slope.radius @ np.abs(head.fc2_FD)
         if kind == "layer":
             flow_stray_NKD = flow_stray_NKD + flow_stray_NKD.mean(-1, keepdims=True)
-        flow = Interval(_project(rods.R_NKD + hidden_slope.middle @ head.fc2_FD, kind), flow_stray_NKD)
-        x2_NKD = Interval(_project(x2_ND, kind), np.einsum("nk,nkd->nd", rods.radius_NK, flow.most()))
+        flow = Interval(_project(stream.R_NKD + hidden_slope.middle @ head.fc2_FD, kind), flow_stray_NKD)
+        x2_NKD = Interval(_project(x2_ND, kind), np.einsum("nk,nkd->nd", stream.radius_NK, flow.most()))
         scale_N, stray_N = _scale(x2_NKD.middle, eps), _scale(x2_NKD.radius, 0.0)
         scale_low_N, scale_high_N = np.maximum(scale_N - stray_N, math.sqrt(eps)), scale_N + stray_N
         if beta_T.any():
             # d scale / d u_k = x2 . flow_k / (D scale).
             along = x2_NKD.axis(1).times(flow)
-            pull = Interval(along.middle.sum(-1) / D, along.radius.sum(-1) / D).times(
+            turn = Interval(along.middle.sum(-1) / D, along.radius.sum(-1) / D).times(
                 Interval.between(1.0 / scale_high_N, 1.0 / scale_low_N).axis(1)
             )
             slope_NKT = slope_NKT.plus(
-                Interval(pull.middle[:, :, None] * beta_T, pull.radius[:, :, None] * np.abs(beta_T))
+                Interval(turn.middle[:, :, None] * beta_T, turn.radius[:, :, None] * np.abs(beta_T))
             )
     if beta_T.any():
         middle_NT = middle_NT + scale_N[:, None] * beta_T
         size_NT = size_NT + scale_N[:, None] * np.abs(beta_T)
-    reach_NT = np.einsum("nk,nkt->nt", rods.radius_NK, slope_NKT.most())
+    reach_NT = np.einsum("nk,nkt->nt", stream.radius_NK, slope_NKT.most())
     slack_NT = SLACK * (size_NT + reach_NT)
     return MarginBounds(
         low_NT=middle_NT - reach_NT - slack_NT,
@@ -320,7 +338,8 @@ def margin_bounds(
             rows = of_target[start : start + CHUNK]
             R_NKD = out_NKD[rows]
             x_ND = residual_ND[rows] + np.einsum("nk,nkd->nd", centre_NK[rows], R_NKD)
-            part = _one_target(head, _Rods(x_ND=x_ND, R_NKD=R_NKD, radius_NK=radius_NK[rows]), target)
+            stream = _StreamBoxes(x_ND=x_ND, R_NKD=R_NKD, radius_NK=radius_NK[rows])
+            part = _one_target(head, stream, target)
             for name, whole in vars(result).items():
                 whole[rows] = getattr(part, name)
     return result
@@ -335,20 +354,7 @@ def margins_at(
     return point.middle_NT / scale_N[:, None]
 
 
-# Right, wrong or open: the head's verdict on rods, cut into parts where that helps.
-#
-# A rod long enough for the mean-value bound to be weak is cut along its pivot into 4, 16, 64 parts,
-# unless two parts already lie on different sides of the decision: then only digits can decide.
-#
-# Shapes: N boxes, K = H * E functionals, H heads, P parts, T competing tokens, D width.
-
-
-Ints = NDArray[np.int64]
-RIGHT, WRONG, OPEN = 0, 1, 2
-PART_STEPS = (1, 4, 16, 64)
-PART_BUDGET = 1 << 16
-"""Boxes that a step may be cut into; with more open leaves than that, cutting is no help."""
-MAX_BATCH = 1 << 14
+# The verdict on boxes, cut into parts where that helps.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -451,6 +457,7 @@ def decide(head: Head, boxes: Boxes, max_parts: int = PART_STEPS[-1]) -> Decisio
             bounds = (boxes.take(some) if parts == 1 else boxes.take(some).cut(parts)).margins(head)
             shape = (len(some), parts**H)
             each = classify(bounds).reshape(shape)
+            # Centres on both sides of the decision: more cuts cannot make this box one thing.
             right_at = (bounds.middle_NT > 0).all(1).reshape(shape)
             status_N[some] = np.where(
                 (each == RIGHT).all(1), RIGHT, np.where((each == WRONG).all(1), WRONG, OPEN)

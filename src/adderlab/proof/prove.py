@@ -21,24 +21,10 @@ from adderlab.models.mapping import tables, why_no_tables
 from adderlab.models.tables import Tables
 from adderlab.models.transformer import Transformer
 from adderlab.proof import count as union
-from adderlab.proof.head import (
-    OPEN,
-    RIGHT,
-    WRONG,
-    raise_margins,
-)
+from adderlab.proof.head import OPEN, RIGHT, WRONG, raise_margins
 from adderlab.proof.problem import Problem, problem_from_tables
-from adderlab.proof.ranges import pair_margins, to_digits
-from adderlab.proof.search import (
-    Group,
-    Limits,
-    StepResult,
-    Witness,
-    decide_leaves,
-    open_groups,
-    search,
-    witnesses,
-)
+from adderlab.proof.search import Group, Limits, StepResult, decide_leaves, open_groups, search
+from adderlab.proof.witnesses import Witness, cell_witnesses, leaf_witnesses
 from adderlab.runs.checkpoints import Checkpoint
 
 Count = int | tuple[int, int]
@@ -103,22 +89,6 @@ class Proof:
     """Real pairs with the smallest margins found, smallest first."""
 
 
-def prove(
-    tables: Tables,
-    *,
-    limits: Limits | None = None,
-    progress: Callable[[Progress], None] | None = None,
-    confirm: Callable[[int, int], int] | None = None,
-) -> Verdict:
-    """Decide all pairs for the one model in ``tables``. ``confirm`` is the real model's greedy answer.
-
-    Raises ``UsageError`` for tables of more than one seed or with numbers that are not finite.
-    """
-    return prove_problem(
-        problem_from_tables(tables), limits=limits, progress=progress, confirm=confirm
-    ).verdict
-
-
 def prove_problem(
     problem: Problem,
     *,
@@ -126,24 +96,30 @@ def prove_problem(
     progress: Callable[[Progress], None] | None = None,
     confirm: Callable[[int, int], int] | None = None,
 ) -> Proof:
-    """As ``prove``, with the material of the certificate."""
+    """Decide all pairs of one model. ``confirm`` is the real model's greedy answer to a + b.
+
+    The answer of greedy decoding is right if and only if every teacher-forced step is, because up to
+    the first wrong step both read the same tokens; so the steps are decided one by one, and the
+    failing pairs are the union of theirs.
+    """
     limits = limits or Limits()
     start = time.monotonic()
-    tell = progress or (lambda _: None)
+    report = progress or (lambda _: None)
     results: list[StepResult] = []
     for step in problem.steps:
-        tell(Progress(phase="leaves", done=len(results), total=len(problem.steps)))
+        report(Progress(phase="leaves", done=len(results), total=len(problem.steps)))
         results.append(decide_leaves(problem, step, limits))
-    tell(Progress(phase="leaves", done=len(results), total=len(problem.steps)))
+    report(Progress(phase="leaves", done=len(results), total=len(problem.steps)))
 
-    found = sorted(
-        (w for result in results for w in witnesses(problem, result, WEAKEST)), key=lambda w: w.margin
-    )
+    # Real pairs first: they say how sharp a margin bound can be, and so what is worth cutting.
+    ends = (w for result in results for w in leaf_witnesses(problem, result, WEAKEST))
+    found = sorted(ends, key=lambda w: w.margin)
     goal = found[0].margin - (1 - MARGIN_SHARE) * abs(found[0].margin)
     results = [
         dataclasses.replace(r, decision=raise_margins(problem.head, r.boxes, r.decision, goal))
         for r in results
     ]
+
     deadline = start + limits.seconds
     groups = []
     for group in (group for result in results for group in open_groups(problem, result)):
@@ -155,14 +131,14 @@ def prove_problem(
         groups,
         limits,
         deadline,
-        lambda done, left: tell(
+        lambda done, left: report(
             Progress(phase="search", done=done, total=limits.cells, open_inputs=left)
         ),
     )
-    found = sorted([*found, *_cell_witnesses(problem, groups)], key=lambda w: w.margin)
+    found = sorted([*found, *cell_witnesses(problem, groups)], key=lambda w: w.margin)
 
     by_step = tuple(_failing(result, groups) for result in results)
-    tell(Progress(phase="union", done=0, total=1))
+    report(Progress(phase="union", done=0, total=1))
     pairs, reason = _failing_pairs(problem, results, groups, by_step, limits.union_seconds)
     verdict: Literal["proved", "refuted", "undecided"]
     if pairs == 0:
@@ -218,6 +194,8 @@ def _failing_pairs(
     """Pairs that fail at one step or more, and why the number is a bracket if it is."""
     everything = problem.geometry.num_pairs
     left = sum(count[1] - count[0] for count in by_step if isinstance(count, tuple))
+    if by_step == (0,) * len(by_step):
+        return 0, ""
     families = []
     for result in results:
         wrong = [union.leaf_patterns(result.step, result.leaves, result.decision.status_N == WRONG)]
@@ -264,28 +242,6 @@ def _margin_bound(results: list[StepResult], groups: list[Group]) -> float:
     return bound
 
 
-def _cell_witnesses(problem: Problem, groups: list[Group], count: int = 16) -> list[Witness]:
-    """Real pairs from the wrong cells of every group, those with the lowest margin bounds."""
-    found = []
-    for group in groups:
-        wrong = [part for part in group.decided if part.status == WRONG]
-        if not wrong:
-            continue
-        margin_N = np.concatenate([part.margin_N for part in wrong])
-        rows = np.argsort(margin_N, kind="stable")[:count]
-        pairs = union.some_pairs(
-            np.concatenate([part.cells.digits_NS for part in wrong])[rows],
-            np.concatenate([part.cells.carry_NC for part in wrong])[rows],
-        )
-        step = problem.steps[group.step.index]
-        margins = pair_margins(problem, step, *(to_digits(p, problem.columns) for p in pairs))
-        found += [
-            Witness(margin=margin, step=step.index, a=a, b=b)
-            for margin, a, b in zip(margins.tolist(), *pairs, strict=True)
-        ]
-    return found
-
-
 def _counterexample(
     found: list[Witness], confirm: Callable[[int, int], int] | None, attempts: int = 200
 ) -> tuple[tuple[int, int] | None, int | None, str]:
@@ -302,7 +258,7 @@ def _counterexample(
     return (
         None,
         None,
-        "The real model answers every witness tried rightly: the failures are within its rounding.",
+        "The real model answers every witness correctly: the failures are within its rounding.",
     )
 
 

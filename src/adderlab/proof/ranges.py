@@ -1,11 +1,16 @@
-"""Bounds of functionals of the attention output on many leaves or cells, with few programmes.
+"""How far the attention output reaches: bounds of E functionals per head on every leaf or cell.
 
-S(tau) = max over a cell of sum_p W (f.U - tau) is the cell's own part, linear in tau, plus a convex
-function G(tau) of what is left to choose, shared by many cells. A chord of G between two nodes
-bounds it from above, so where the chord's sum is zero, tau bounds f.y (docs/proof.md, section 1).
+On a cell, f.y <= tau for every pair if and only if S(tau) = max sum_p W (f.U - tau) <= 0: the total
+weight is positive, so a ratio is at most tau exactly where the numerator minus tau times the
+denominator is not. Unlike the ratio, that sum is separable, which is what the carry DP needs.
 
-Shapes: N leaves or cells, G groups that share their programmes, Z query tokens, H heads,
-E functionals per head, M nodes, C carries, L slots, T digits.
+S is the cell's own part, linear in tau, plus a convex function G of what is left to choose. G depends
+on the query token and on carries alone, so thousands of cells share it. It is worked out at a few
+*nodes*; a chord of G between two nodes lies above it, and where the cell's own part plus the chord is
+zero, tau bounds f.y (docs/proof.md, section 1).
+
+Shapes: N leaves or cells, G groups that share one G(tau), Z query tokens, H heads, E functionals per
+head (and dimensions of y), D width, M nodes, C carry codes, L slots, T digits.
 """
 
 from __future__ import annotations
@@ -15,37 +20,27 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from adderlab.proof.carries import (
-    NO,
-    Leaves,
-    Rest,
-    fixed_parts,
-    maximum,
-    run_maximum,
-    tied_children,
-)
-from adderlab.proof.head import margins_at
-from adderlab.proof.problem import (
-    RADIX,
-    Array,
-    Problem,
-    Step,
-)
+from adderlab.proof.carries import Leaves, Rest, fixed_parts, maximum
+from adderlab.proof.problem import Array, Step
 
-# Frames: coordinates of the attention output in which a leaf's box is a thin rod.
-#
-# What a leaf leaves free moves y nearly along one line, because the values of the ten digits lie
-# nearly on a curve. A frame keeps all functionals but one constant along that line.
-#
-# Shapes: Z query tokens, H heads, E bottleneck, D width, L slots, T digits.
+SLACK = 1e-9
+"""Relative widening of every bound, far above float64 rounding, for an outward-rounding checker."""
+ROUNDING = 1e-6
+"""Relative widening of the outermost nodes, so that bounds rounded to float32 lie between nodes."""
+COARSE_NODES, FINE_NODES, CELL_NODES = 12, 48, 12
+SIGNS = (-1.0, 1.0)
+"""Side 0 bounds f.y from below, as minus the largest -f.y; side 1 from above."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """For every query token and head, E functionals that are narrow across one direction.
+    """Coordinates of the attention output in which a leaf's box is thin, for every (z, h).
 
-    With p the pivot and shear[p] = 1: f_p.y = y_p, and f_k.y = y_k - shear[k] y_p otherwise. Points
-    spread along ``shear`` differ in f_p only. The inverse is exact: y_p = u_p, y_k = u_k + shear[k] u_p.
+    What a leaf leaves free moves y nearly along one line, because the values of the ten digits lie
+    nearly on a curve. In plain coordinates the box around that line would be fat; so all functionals
+    but one are chosen constant along it. With p the pivot and shear[p] = 1: f_p.y = y_p, and
+    f_k.y = y_k - shear[k] y_p otherwise. The inverse is exact: y_p = u_p, y_k = u_k + shear[k] u_p. A
+    rotation would be narrower still, but its inverse is rounded, and a checker would have to bound that.
     """
 
     pivot_ZH: NDArray[np.int64]
@@ -86,11 +81,12 @@ class Frame:
         return out_ZHED
 
 
-def rod_frame(step: Step, rest: Rest) -> Frame:
+def thin_frame(step: Step, rest: Rest) -> Frame:
     """The frame along the main direction in which the rest moves y, for every query token.
 
-    A slot that holds digit t with weight W and value U moves y by about W (U - y) / D. The frame is
-    a guess that makes boxes small; bounds are sound in any frame.
+    A slot that holds digit t with weight W and value U moves y by about W (U - y) / D; the main
+    direction is that of the largest variance. It is a guess that makes boxes small: bounds are sound in
+    any frame, so nothing here needs care about rounding.
     """
     total_ZH = step.weight_ZH + step.weight_ZHLT.mean(-1).sum(-1)
     y_ZHE = (step.mass_ZHE + step.mass_ZHLTE.mean(3).sum(2)) / total_ZH[..., None]
@@ -103,23 +99,6 @@ def rod_frame(step: Step, rest: Rest) -> Frame:
     size_ZH11 = np.abs(spread_ZHEE).max((2, 3), keepdims=True)
     spread_ZHEE = spread_ZHEE / np.where(size_ZH11 > 0, size_ZH11, 1.0)
     return Frame.along(np.linalg.eigh(spread_ZHEE)[1][..., -1])
-
-
-SLACK = 1e-9
-"""Relative widening of every bound, far above float64 rounding, for an outward-rounding checker."""
-ROUNDING = 1e-6
-"""Relative widening of the outermost nodes, so that bounds rounded to float32 lie between nodes."""
-COARSE_NODES, FINE_NODES, CELL_NODES = 12, 48, 12
-SIGNS = (-1.0, 1.0)
-"""Side 0 bounds f.y from below, as minus the largest -f.y; side 1 from above."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ranges:
-    """Sound bounds of every functional on every leaf, and the nodes that prove them."""
-
-    bounds_NHE2: Array
-    nodes_ZHE2M: Array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,10 +131,12 @@ def functionals(step: Step, frame: Frame) -> Functionals:
     )
 
 
-def programmes(
+def free_maxima(
     step: Step, rest: Rest, mass_GHELT: Array, row_G: NDArray[np.int64], nodes: Array
 ) -> Array:
-    """G at every node (G, H, E, 2, M), for every carry code of ``rest``: (C, G, H, E, 2, M)."""
+    """G(tau) at every node (G, H, E, 2, M), for every carry code of ``rest``: (C, G, H, E, 2, M).
+
+    One carry DP serves all carry codes, all groups and all nodes at once (they are its batch)."""
     weight = step.weight_ZHLT[row_G].transpose(2, 3, 0, 1)[..., None, None]
     mass = mass_GHELT.transpose(3, 4, 0, 1, 2)[..., None]
     L, T = weight.shape[:2]
@@ -188,9 +169,10 @@ def chord_bounds(
     for h in range(H):
         for k in range(E):
             for side, sign in enumerate(SIGNS):
-                turn = slice(None, None, int(sign))
-                t_GM = sign * nodes[:, h, k, side, turn]
-                g_WM = best[:, :, h, k, side, turn].swapaxes(0, 1).reshape(codes * G, M)
+                # A bound from below is a bound of -f.y from above: reversed, its nodes ascend too.
+                ascending = slice(None, None, int(sign))
+                t_GM = sign * nodes[:, h, k, side, ascending]
+                g_WM = best[:, :, h, k, side, ascending].swapaxes(0, 1).reshape(codes * G, M)
                 bounds[:, h, k, side] = sign * _roots(
                     np.repeat(t_GM, codes, 0), g_WM, which_N, sign * fixed_NHE[:, h, k], weight_NH[:, h]
                 )
@@ -215,8 +197,19 @@ def _roots(t_WM: Array, g_WM: Array, which_N, f_N: Array, d_N: Array) -> Array:
     return t[low] + share * (t[high] - t[low])
 
 
+@dataclass(frozen=True, kw_only=True)
+class Ranges:
+    """Sound bounds of every functional on every leaf, and the nodes that prove them."""
+
+    bounds_NHE2: Array
+    nodes_ZHE2M: Array
+
+
 def sweep(step: Step, leaf: Leaves, frame: Frame, num_nodes: int = FINE_NODES) -> Ranges:
-    """Bounds on every leaf: a coarse pass finds the range of tau that matters, a fine one bounds."""
+    """Bounds on every leaf of a step.
+
+    A coarse pass over the whole range of f.y finds the range of tau that matters; nodes placed there
+    make chords so short that the second pass loses a fraction of a percent."""
     rest = Rest.of_leaf(step.index, step.columns)
     table = functionals(step, frame)
     weight_NH, mass_NHE = fixed_parts(step, leaf)
@@ -227,7 +220,7 @@ def sweep(step: Step, leaf: Leaves, frame: Frame, num_nodes: int = FINE_NODES) -
     starts = np.searchsorted(leaf.row_N[order], row_Z)
 
     def bounds(nodes: Array) -> Array:
-        best = programmes(step, rest, table.mass_ZHELT, row_Z, nodes)
+        best = free_maxima(step, rest, table.mass_ZHELT, row_Z, nodes)
         return chord_bounds(best, nodes, leaf.row_N, code_N, weight_NH, fixed_NHE)
 
     coarse = bounds(even_nodes(table.ends_ZHE2, COARSE_NODES))[order]
@@ -249,138 +242,3 @@ def _to_float32(bounds_NHE2: Array, slack_NHE: Array) -> Array:
     low = np.nextafter((bounds_NHE2[..., 0] - slack_NHE).astype(np.float32), -infinity)
     high = np.nextafter((bounds_NHE2[..., 1] + slack_NHE).astype(np.float32), infinity)
     return np.stack([low, high], -1).astype(np.float64)
-
-
-# Exact extremes of linear functionals of the attention output on leaves, with inputs that attain them.
-#
-# Dinkelbach's iteration: for a trial value tau the best digits for sum_p W (f.U - tau) are found by
-# the carry programme; the ratio they give is the next tau. It rises strictly until no digits do
-# better, so the last tau is the exact maximum and its digits are a real input (W. Dinkelbach, On
-# nonlinear fractional programming, 1967).
-#
-# Shapes: B items, n columns, J = n digits of an operand, H heads, E bottleneck, L slots, T digits.
-
-
-Ints = NDArray[np.int64]
-MAX_ITERATIONS = 50
-
-
-@dataclass(frozen=True, kw_only=True)
-class Extremes:
-    """Largest value of each functional and a pair that attains it, digits units first."""
-
-    value_B: Array
-    a_BJ: Ints
-    b_BJ: Ints
-
-
-def carries_of(a_BJ: Ints, b_BJ: Ints) -> Ints:
-    """Carry into every column, and out of the last: (B, n + 1)."""
-    carry = np.zeros_like(a_BJ[:, 0])
-    into = [carry]
-    for j in range(a_BJ.shape[1]):
-        carry = (a_BJ[:, j] + b_BJ[:, j] + carry) // RADIX
-        into.append(carry)
-    return np.stack(into, 1)
-
-
-def sums_of(a_BJ: Ints, b_BJ: Ints) -> Ints:
-    """Digits of a + b: (B, n + 1)."""
-    carry = carries_of(a_BJ, b_BJ)
-    return np.concatenate([(a_BJ + b_BJ + carry[:, :-1]) % RADIX, carry[:, -1:]], 1)
-
-
-def _best_digits(gain_LTB: Array, rest: Rest, carry_B: Ints, a_BJ: Ints, b_BJ: Ints) -> None:
-    """Write the best free and tied digits into a_BJ and b_BJ."""
-    n = rest.columns
-    for slot in rest.free:
-        (a_BJ if slot < n else b_BJ)[:, slot % n] = gain_LTB[slot].argmax(0)
-    tied = len(rest.tied)
-    states = [run_maximum(gain_LTB, n, (0, j), 1)[0] for j in range(tied)]
-    a_O, b_O, s_O, in_O, out_O = tied_children().T
-    for j in reversed(range(tied)):
-        value_OB = states[j][in_O] + gain_LTB[j][a_O] + gain_LTB[n + j][b_O] + gain_LTB[2 * n + j][s_O]
-        value_OB[out_O[:, None] != carry_B] = NO
-        choice_B = value_OB.argmax(0)
-        a_BJ[:, j], b_BJ[:, j], carry_B = a_O[choice_B], b_O[choice_B], in_O[choice_B]
-
-
-def attention(step: Step, row_B: Ints, a_BJ: Ints, b_BJ: Ints) -> tuple[Array, Array]:
-    """Total weight and mass of real inputs, teacher-forced: (weight_BH, mass_BHE)."""
-    n, i = step.columns, step.index
-    digits_BL = np.concatenate([a_BJ, b_BJ, sums_of(a_BJ, b_BJ)[:, :n]], 1)
-    slots = [*range(2 * n), *(2 * n + j for j in range(max(i - 1, 0)))]
-    weight_BH, mass_BHE = step.weight_ZH[row_B], step.mass_ZHE[row_B]
-    for slot in slots:
-        weight_BH = weight_BH + step.weight_ZHLT[row_B, :, slot, digits_BL[:, slot]]
-        mass_BHE = mass_BHE + step.mass_ZHLTE[row_B, :, slot, digits_BL[:, slot]]
-    return weight_BH, mass_BHE
-
-
-def extremes(step: Step, leaf: Leaves, rows_B: Ints, head: int, functional_BE: Array) -> Extremes:
-    """The largest value of functional . y of one head on leaves ``rows_B``, and where it is attained.
-
-    For the smallest value, turn the functional's sign.
-    """
-    n, i = step.columns, step.index
-    rest = Rest.of_leaf(i, n)
-    row_B, carry_B = leaf.row_N[rows_B], leaf.carry_N[rows_B]
-    a_BJ, b_BJ = _some_input(step, leaf, rows_B)
-    weight_LTB = step.weight_ZHLT[row_B, head].transpose(1, 2, 0)
-    mass_LTB = np.einsum("blte,be->ltb", step.mass_ZHLTE[row_B, head], functional_BE)
-
-    def value(a: Ints, b: Ints) -> Array:
-        weight_BH, mass_BHE = attention(step, row_B, a, b)
-        return (mass_BHE[:, head] * functional_BE).sum(1) / weight_BH[:, head]
-
-    value_B = value(a_BJ, b_BJ)
-    for _ in range(MAX_ITERATIONS):
-        new_a, new_b = a_BJ.copy(), b_BJ.copy()
-        _best_digits(mass_LTB - value_B * weight_LTB, rest, carry_B, new_a, new_b)
-        new_value_B = value(new_a, new_b)
-        better_B = new_value_B > value_B + 1e-14 * np.abs(value_B)
-        if not better_B.any():
-            break
-        a_BJ = np.where(better_B[:, None], new_a, a_BJ)
-        b_BJ = np.where(better_B[:, None], new_b, b_BJ)
-        value_B = np.where(better_B, new_value_B, value_B)
-    return Extremes(value_B=value_B, a_BJ=a_BJ, b_BJ=b_BJ)
-
-
-def _some_input(step: Step, leaf: Leaves, rows_B: Ints) -> tuple[Ints, Ints]:
-    """Any input of each leaf: zeros, and a 5 + 5 below column i - 1 where a carry is needed."""
-    n, i = step.columns, step.index
-    a_BJ = np.zeros((len(rows_B), n), dtype=np.int64)
-    b_BJ = np.zeros_like(a_BJ)
-    if i > 1:
-        a_BJ[:, i - 2] = b_BJ[:, i - 2] = 5 * leaf.carry_N[rows_B]
-    if i > 0:
-        a_BJ[:, i - 1], b_BJ[:, i - 1] = leaf.a_before_N[rows_B], leaf.b_before_N[rows_B]
-    if i < n:
-        a_BJ[:, i], b_BJ[:, i] = leaf.a_N[rows_B], leaf.b_N[rows_B]
-    return a_BJ, b_BJ
-
-
-def pair_margins(problem: Problem, step: Step, a_BJ: Ints, b_BJ: Ints) -> Array:
-    """Smallest margin, in true logits, of real pairs at one teacher-forced step: (B,)."""
-    sums = sums_of(a_BJ, b_BJ)
-    i = step.index
-    row_B = sums[:, i - 1] if i else np.zeros(len(sums), dtype=np.int64)
-    weight_BH, mass_BHE = attention(step, row_B, a_BJ, b_BJ)
-    y_BK = (mass_BHE / weight_BH[..., None]).reshape(len(sums), -1)
-    out_KD = problem.attn_out_HED.reshape(y_BK.shape[1], -1)
-    out_BKD = np.broadcast_to(out_KD, (len(sums), *out_KD.shape))
-    return margins_at(problem.head, step.residual_ZD[row_B], out_BKD, y_BK, sums[:, i]).min(1)
-
-
-def to_ints(digits_BJ: Ints) -> list[int]:
-    """Digits, units first, as Python integers."""
-    powers = [RADIX**j for j in range(digits_BJ.shape[1])]
-    return [sum(int(d) * p for d, p in zip(row, powers, strict=True)) for row in digits_BJ.tolist()]
-
-
-def to_digits(values: list[int], columns: int) -> Ints:
-    """Python integers as digits, units first."""
-    return np.array(
-        [[value // RADIX**j % RADIX for j in range(columns)] for value in values], dtype=np.int64
-    )

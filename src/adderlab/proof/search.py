@@ -1,9 +1,14 @@
-"""Branch and bound on digits: decides the leaves that the rod bounds leave open.
+"""From leaves to verdicts: one pass over all leaves of a step, then branch and bound on digits.
 
-Cells are split in chunks, those with the most inputs per cell first, until every cell is right or
-wrong or the limits are reached. What is open then is counted too.
+The leaf pass bounds y on every leaf and asks the head about the box; nearly all leaves are decided
+there. What is left open is split: the open leaves of one step and query token form a *group* and fix
+their digits in one order, the most influential first, so that a few carry DPs per level serve every
+cell of the group. A tied column is fixed together with its carry in (up to 200 children), a free digit
+alone (10 children). Cells are split in chunks, those with the most inputs per cell first, until each is
+right or wrong or the limits are reached; what is open then is counted too.
 
-Shapes: N cells, K functionals.
+Shapes: N leaves or cells, G leaves of a group, Z query tokens, H heads, E functionals per head,
+K = H * E, D width, M nodes, n columns, O options of a move.
 """
 
 from __future__ import annotations
@@ -18,21 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adderlab.proof.carries import Leaves, Rest, fixed_digits, fixed_parts, leaves, tied_children
-from adderlab.proof.head import (
-    OPEN,
-    PART_STEPS,
-    RIGHT,
-    WRONG,
-    Boxes,
-    Decision,
-    decide,
-)
-from adderlab.proof.problem import (
-    RADIX,
-    Array,
-    Problem,
-    Step,
-)
+from adderlab.proof.head import OPEN, PART_STEPS, RIGHT, WRONG, Boxes, Decision, decide
+from adderlab.proof.problem import RADIX, Array, Problem, Step
 from adderlab.proof.ranges import (
     CELL_NODES,
     FINE_NODES,
@@ -40,30 +32,74 @@ from adderlab.proof.ranges import (
     Ranges,
     chord_bounds,
     even_nodes,
-    extremes,
+    free_maxima,
     functionals,
-    pair_margins,
-    programmes,
-    rod_frame,
     sweep,
-    to_ints,
+    thin_frame,
 )
-
-# Groups of open leaves and their cells: how a leaf is split digit by digit.
-#
-# All open leaves of one step and query token form a group and fix their digits in one order, the most
-# influential first, so that a few carry programmes per level serve every cell of the group. A tied
-# column is fixed together with its carry in (up to 200 children), a free digit alone (10 children).
-#
-# Shapes: N cells, G leaves of a group, H heads, E functionals per head, K = H * E, M nodes, n columns,
-# O options of a move.
-
 
 Ints = NDArray[np.int64]
 Bytes = NDArray[np.int8]
+GROUP_LEAVES = 256
+CHUNK_PARENTS = 256
+CELL_PARTS = 4
+"""A cell is cut into fewer parts than a leaf: fixing one more digit says more than a cut."""
 MAX_RUNS = 3
+"""Runs of tied columns between fixed ones. Each multiplies the carry codes of a group by four."""
 FRAME_LEVEL = 3
 FREE = -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How much work a proof may do before it reports what is left."""
+
+    cells: int = 3_000_000
+    """Cells bounded in the branch and bound."""
+    seconds: float = 120.0
+    """Wall time after which the branch and bound stops."""
+    union_seconds: float = 15.0
+    """Processor time for the overlaps between steps; after it, the failing pairs are bracketed."""
+    nodes: int = FINE_NODES
+    """Carry DPs per functional, side and query token in the leaf pass."""
+    parts: int = PART_STEPS[-1]
+    """Parts into which a leaf's box may be cut (1, 4, 16 or 64)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """What the leaf pass found out about a step."""
+
+    step: Step
+    leaves: Leaves
+    frame: Frame
+    ranges: Ranges
+    boxes: Boxes
+    decision: Decision
+
+    def inputs(self, status: int) -> int:
+        """Number of inputs in leaves of this status."""
+        return sum(self.leaves.inputs_N[self.decision.status_N == status].tolist())
+
+
+def decide_leaves(problem: Problem, step: Step, limits: Limits) -> StepResult:
+    """Ranges and verdicts of all leaves of a step."""
+    leaf, frame = leaves(step), thin_frame(step, Rest.of_leaf(step.index, step.columns))
+    ranges = sweep(step, leaf, frame, limits.nodes)
+    H, E, D = problem.attn_out_HED.shape
+    K, Z = H * E, len(step.tokens)
+    bounds_NK2 = ranges.bounds_NHE2.reshape(-1, K, 2)
+    boxes = Boxes(
+        low_NK=bounds_NK2[..., 0],
+        high_NK=bounds_NK2[..., 1],
+        residual_RD=step.residual_ZD,
+        out_RKD=frame.attn_out(problem.attn_out_HED).reshape(Z, K, D),
+        pivot_RH=frame.pivot_ZH + E * np.arange(H),
+        row_N=leaf.row_N,
+        target_N=leaf.target_N,
+    )
+    decision = decide(problem.head, boxes, limits.parts)
+    return StepResult(step=step, leaves=leaf, frame=frame, ranges=ranges, boxes=boxes, decision=decision)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +120,7 @@ class Cells:
         return Cells(**{name: value[rows] for name, value in vars(self).items()})
 
     def codes(self, rest: Rest) -> Ints:
-        """The carries in and out of each run as one binary number (columns.maximum)."""
+        """The carries in and out of each run as one binary number (``carries.maximum``)."""
         code_N = np.zeros(len(self.leaf_N), dtype=np.int64)
         for boundary in (edge for run in rest.runs for edge in run):
             code_N = 2 * code_N + self.carry_NC[:, boundary]
@@ -138,10 +174,10 @@ class Group:
         """A group of the leaves ``leaf_rows`` of a step, which share the query token ``row``."""
         step, leaves = step.only(row), leaves.take(leaf_rows)
         leaves = dataclasses.replace(leaves, row_N=np.zeros_like(leaves.row_N))
-        whole = rod_frame(step, Rest.of_leaf(step.index, step.columns))
+        whole = thin_frame(step, Rest.of_leaf(step.index, step.columns))
         moves, rests = _order(step, whole, sweep(step, leaves, whole).bounds_NHE2.mean((0, -1)))
         # Most cells lie a few levels down: take the frame that is thin for them.
-        frame = rod_frame(step, rests[min(FRAME_LEVEL, len(moves) - 1)]) if moves else whole
+        frame = thin_frame(step, rests[min(FRAME_LEVEL, len(moves) - 1)]) if moves else whole
         bounds = sweep(step, leaves, frame).bounds_NHE2
         slack = functionals(step, frame).slack_ZHE[0]
         ends = np.stack([bounds[..., 0] - slack, bounds[..., 1] + slack], -1)
@@ -209,7 +245,7 @@ class Group:
         if level not in self._best:
             row_G = np.zeros(len(self.leaf_rows), dtype=np.int64)
             mass = self._table.mass_ZHELT[row_G]
-            self._best[level] = programmes(self.step, rest, mass, row_G, self.nodes)
+            self._best[level] = free_maxima(self.step, rest, mass, row_G, self.nodes)
         bounds = chord_bounds(
             self._best[level],
             self.nodes,
@@ -279,24 +315,14 @@ def _order(step: Step, frame: Frame, tau_HE: Array) -> tuple[list[int], list[Res
     return moves, rests
 
 
-CHUNK_PARENTS = 256
-CELL_PARTS = 4
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """How much work a proof may do before it reports what is left."""
-
-    cells: int = 3_000_000
-    """Cells bounded in the branch and bound."""
-    seconds: float = 120.0
-    """Wall time after which the branch and bound stops."""
-    union_seconds: float = 15.0
-    """Processor time for the overlaps between steps; after it, the failing pairs are bracketed."""
-    nodes: int = FINE_NODES
-    """Carry programmes per functional, side and query token in the leaf pass."""
-    parts: int = PART_STEPS[-1]
-    """Parts into which a leaf's rod may be cut (1, 4, 16 or 64)."""
+def open_groups(problem: Problem, result: StepResult) -> Iterator[Group]:
+    """The open leaves of a step, by query token, ready for branch and bound."""
+    open_N = result.decision.status_N == OPEN
+    for z in range(len(result.step.tokens)):
+        rows = np.flatnonzero(open_N & (result.leaves.row_N == z))
+        for start in range(0, len(rows), GROUP_LEAVES):
+            some = rows[start : start + GROUP_LEAVES]
+            yield Group.open(problem, result.step, result.leaves, z, some)
 
 
 def search(
@@ -307,7 +333,7 @@ def search(
 ) -> int:
     """Decide all groups. Fills their ``decided`` and ``inputs``; returns the number of cells bounded.
 
-    ``progress`` is told the cells bounded and the inputs still open. Right cells are kept only
+    ``progress`` is called with the cells bounded and the inputs still open. Right cells are kept only
     while no wrong one is known: they are needed for certificates of proved models.
     """
     queue: list[tuple[float, int, Group, int, Cells]] = []
@@ -379,91 +405,3 @@ def _leave_open(group: Group, cells: Cells, level: int) -> None:
             parts_N=np.zeros(N, dtype=np.int64),
         )
     )
-
-
-# One step, all leaves: frame, ranges, verdicts, and the pairs that come closest to failing.
-#
-# Shapes: N leaves in canonical order, Z query tokens, H heads, E bottleneck, K = H * E, n columns.
-
-
-GROUP_LEAVES = 256
-
-
-@dataclass(frozen=True, kw_only=True)
-class Witness:
-    """A real pair and its smallest margin, in true logits, at one teacher-forced step."""
-
-    margin: float
-    step: int
-    a: int
-    b: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepResult:
-    """What the leaf pass found out about a step."""
-
-    step: Step
-    leaves: Leaves
-    frame: Frame
-    ranges: Ranges
-    boxes: Boxes
-    decision: Decision
-
-    def inputs(self, status: int) -> int:
-        """Number of inputs in leaves of this status."""
-        return sum(self.leaves.inputs_N[self.decision.status_N == status].tolist())
-
-
-def decide_leaves(problem: Problem, step: Step, limits: Limits) -> StepResult:
-    """Ranges and verdicts of all leaves of a step."""
-    leaf, frame = leaves(step), rod_frame(step, Rest.of_leaf(step.index, step.columns))
-    ranges = sweep(step, leaf, frame, limits.nodes)
-    H, E, D = problem.attn_out_HED.shape
-    K, Z = H * E, len(step.tokens)
-    bounds_NK2 = ranges.bounds_NHE2.reshape(-1, K, 2)
-    boxes = Boxes(
-        low_NK=bounds_NK2[..., 0],
-        high_NK=bounds_NK2[..., 1],
-        residual_RD=step.residual_ZD,
-        out_RKD=frame.attn_out(problem.attn_out_HED).reshape(Z, K, D),
-        pivot_RH=frame.pivot_ZH + E * np.arange(H),
-        row_N=leaf.row_N,
-        target_N=leaf.target_N,
-    )
-    decision = decide(problem.head, boxes, limits.parts)
-    return StepResult(step=step, leaves=leaf, frame=frame, ranges=ranges, boxes=boxes, decision=decision)
-
-
-def open_groups(problem: Problem, result: StepResult) -> Iterator[Group]:
-    """The open leaves of a step, by query token, ready for branch and bound."""
-    open_N = result.decision.status_N == OPEN
-    for z in range(len(result.step.tokens)):
-        rows = np.flatnonzero(open_N & (result.leaves.row_N == z))
-        for start in range(0, len(rows), GROUP_LEAVES):
-            some = rows[start : start + GROUP_LEAVES]
-            yield Group.open(problem, result.step, result.leaves, z, some)
-
-
-def witnesses(problem: Problem, result: StepResult, count: int) -> list[Witness]:
-    """Real inputs from the ends of the ``count`` weakest rods of a step, smallest margin first.
-
-    A rod's ends along its pivot are attained by real inputs, and a margin that is nearly linear
-    along a thin rod is smallest at one of them.
-    """
-    rows = np.argsort(result.decision.margin_N, kind="stable")[:count]
-    functional_ZHEE = result.frame.functionals()
-    found = []
-    for h in range(problem.heads):
-        pivot_B = result.frame.pivot_ZH[result.leaves.row_N[rows], h]
-        functional_BE = functional_ZHEE[result.leaves.row_N[rows], h, pivot_B]
-        for sign in (-1.0, 1.0):
-            ends = extremes(result.step, result.leaves, rows, h, sign * functional_BE)
-            margin_B = pair_margins(problem, result.step, ends.a_BJ, ends.b_BJ)
-            found += [
-                Witness(margin=margin, step=result.step.index, a=a, b=b)
-                for margin, a, b in zip(
-                    margin_B.tolist(), to_ints(ends.a_BJ), to_ints(ends.b_BJ), strict=True
-                )
-            ]
-    return sorted(found, key=lambda w: (w.margin, w.a, w.b))

@@ -21,8 +21,8 @@ from adderlab.proof.certificate import (
 )
 from adderlab.proof.problem import RADIX, tables_sha256
 from adderlab.proof.prove import prove_checkpoint
-from adderlab.proof.ranges import pair_margins
 from adderlab.proof.search import Limits
+from adderlab.proof.witnesses import pair_margins
 from adderlab.runs.checkpoints import load_checkpoint
 from helpers.reference import reference_checkpoint
 from oracle.proof_twin import attention, tokens_of

@@ -109,7 +109,7 @@ def test_bounds_tighten_with_the_square_of_the_width(norm, activation) -> None:
     assert looseness(0.002) < 0.2 * looseness(0.02) + 1e-9
 
 
-def test_a_long_rod_is_cut_until_it_is_decided() -> None:
+def test_a_long_box_is_cut_until_it_is_decided() -> None:
     problem, _, centre, _, _, target, out, residual = boxes_of("rms", "gelu", 0.0, seed=4)
     N = len(centre)
     radius = np.zeros_like(centre)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from adderlab.proof.carries import fixed_digits, leaves
-from adderlab.proof.ranges import sums_of
+from adderlab.proof.witnesses import sums_of
 from oracle.proof_twin import all_pairs, random_problem
 
 

@@ -10,7 +10,7 @@ from adderlab.models.config import ModelConfig
 from adderlab.models.mapping import tables
 from adderlab.models.transformer import build_model
 from adderlab.proof.problem import problem_from_tables, tables_sha256
-from adderlab.proof.ranges import pair_margins, to_digits
+from adderlab.proof.witnesses import pair_margins, to_digits
 
 
 def random_tables(**settings: object):

@@ -10,8 +10,8 @@ from adderlab.evaluation.intervals import clopper_pearson
 from adderlab.evaluation.suites import fresh
 from adderlab.proof.problem import problem_from_tables
 from adderlab.proof.prove import Verdict, exact_tables, greedy_answer, prove_checkpoint
-from adderlab.proof.ranges import pair_margins, to_digits
 from adderlab.proof.search import Limits
+from adderlab.proof.witnesses import pair_margins, to_digits
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint
 from adderlab.task.layouts import get_layout
 from helpers.reference import reference_checkpoint

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from adderlab.proof.carries import Rest, leaves
-from adderlab.proof.ranges import Frame, extremes, pair_margins, rod_frame, sweep
+from adderlab.proof.ranges import Frame, sweep, thin_frame
+from adderlab.proof.witnesses import extremes, pair_margins
 from oracle.proof_twin import (
     all_margins,
     all_pairs,
@@ -43,7 +44,7 @@ def test_every_pair_is_inside_the_bounds_of_its_leaf(style, heads, bottleneck, n
     rows = np.random.default_rng(0).choice(10 ** (2 * COLUMNS), 60_000, replace=False)
     for step, key, y in by_leaf(problem, rows):
         leaf = leaves(step)
-        frame = rod_frame(step, Rest.of_leaf(step.index, COLUMNS))
+        frame = thin_frame(step, Rest.of_leaf(step.index, COLUMNS))
         bounds = sweep(step, leaf, frame, nodes).bounds_NHE2[key]
         u = np.einsum("bhke,bhe->bhk", frame.functionals()[leaf.row_N[key]], y)
         assert (bounds[..., 0] <= u).all() and (u <= bounds[..., 1]).all()

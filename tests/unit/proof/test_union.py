@@ -5,7 +5,7 @@ import pytest
 
 from adderlab.proof import count as union
 from adderlab.proof.carries import leaves
-from adderlab.proof.ranges import carries_of, to_digits
+from adderlab.proof.witnesses import carries_of, to_digits
 from oracle.proof_twin import all_pairs, random_problem
 
 N = 2

@@ -1,0 +1,204 @@
+"""Real pairs that come closest to failing: every bound's witness, and the strongest attack there is.
+
+Dinkelbach's iteration finds the largest f.y on a leaf exactly: for a trial value tau the carry DP finds
+the best digits for sum_p W (f.U - tau), and the ratio that they give is the next tau. It rises
+strictly until no digits do better, so the last tau is the maximum and its digits are a pair that
+attains it (W. Dinkelbach, On nonlinear fractional programming, 1967). The sweep's bounds come from
+chords and are attained by nothing; a margin that was only bounded could not refute a model.
+
+Shapes: B items, n columns, J = n digits of an operand, H heads, E bottleneck, L slots, T digits,
+O choices of a tied column.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adderlab.proof.carries import NO, Leaves, Rest, run_maximum, tied_children
+from adderlab.proof.count import some_pairs
+from adderlab.proof.head import WRONG, margins_at
+from adderlab.proof.problem import RADIX, Array, Problem, Step
+from adderlab.proof.search import Group, StepResult
+
+Ints = NDArray[np.int64]
+MAX_ITERATIONS = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class Witness:
+    """A real pair and its smallest margin, in true logits, at one teacher-forced step."""
+
+    margin: float
+    step: int
+    a: int
+    b: int
+
+
+def leaf_witnesses(problem: Problem, result: StepResult, count: int) -> list[Witness]:
+    """Real pairs at the ends of the ``count`` weakest leaves of a step, smallest margin first.
+
+    Why both ends of the pivot's interval: the box is thin, so the margin is nearly linear along it and
+    smallest at one end; which one is not known before the margin is worked out.
+    """
+    rows = np.argsort(result.decision.margin_N, kind="stable")[:count]
+    functional_ZHEE = result.frame.functionals()
+    found = []
+    for h in range(problem.heads):
+        pivot_B = result.frame.pivot_ZH[result.leaves.row_N[rows], h]
+        functional_BE = functional_ZHEE[result.leaves.row_N[rows], h, pivot_B]
+        for sign in (-1.0, 1.0):
+            ends = extremes(result.step, result.leaves, rows, h, sign * functional_BE)
+            margin_B = pair_margins(problem, result.step, ends.a_BJ, ends.b_BJ)
+            found += [
+                Witness(margin=margin, step=result.step.index, a=a, b=b)
+                for margin, a, b in zip(
+                    margin_B.tolist(), to_ints(ends.a_BJ), to_ints(ends.b_BJ), strict=True
+                )
+            ]
+    return sorted(found, key=lambda w: (w.margin, w.a, w.b))
+
+
+def cell_witnesses(problem: Problem, groups: list[Group], count: int = 16) -> list[Witness]:
+    """Real pairs from the wrong cells of every group, those with the lowest margin bounds."""
+    found = []
+    for group in groups:
+        wrong = [part for part in group.decided if part.status == WRONG]
+        if not wrong:
+            continue
+        margin_N = np.concatenate([part.margin_N for part in wrong])
+        rows = np.argsort(margin_N, kind="stable")[:count]
+        pairs = some_pairs(
+            np.concatenate([part.cells.digits_NS for part in wrong])[rows],
+            np.concatenate([part.cells.carry_NC for part in wrong])[rows],
+        )
+        step = problem.steps[group.step.index]
+        margins = pair_margins(problem, step, *(to_digits(p, problem.columns) for p in pairs))
+        found += [
+            Witness(margin=margin, step=step.index, a=a, b=b)
+            for margin, a, b in zip(margins.tolist(), *pairs, strict=True)
+        ]
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extremes:
+    """Largest value of each functional and a pair that attains it, digits units first."""
+
+    value_B: Array
+    a_BJ: Ints
+    b_BJ: Ints
+
+
+def carries_of(a_BJ: Ints, b_BJ: Ints) -> Ints:
+    """Carry into every column, and out of the last: (B, n + 1)."""
+    carry = np.zeros_like(a_BJ[:, 0])
+    into = [carry]
+    for j in range(a_BJ.shape[1]):
+        carry = (a_BJ[:, j] + b_BJ[:, j] + carry) // RADIX
+        into.append(carry)
+    return np.stack(into, 1)
+
+
+def sums_of(a_BJ: Ints, b_BJ: Ints) -> Ints:
+    """Digits of a + b: (B, n + 1)."""
+    carry = carries_of(a_BJ, b_BJ)
+    return np.concatenate([(a_BJ + b_BJ + carry[:, :-1]) % RADIX, carry[:, -1:]], 1)
+
+
+def _best_digits(gain_LTB: Array, rest: Rest, carry_B: Ints, a_BJ: Ints, b_BJ: Ints) -> None:
+    """Write the best free and tied digits into a_BJ and b_BJ."""
+    n = rest.columns
+    for slot in rest.free:
+        (a_BJ if slot < n else b_BJ)[:, slot % n] = gain_LTB[slot].argmax(0)
+    tied = len(rest.tied)
+    states = [run_maximum(gain_LTB, n, (0, j), 1)[0] for j in range(tied)]
+    a_O, b_O, s_O, in_O, out_O = tied_children().T
+    for j in reversed(range(tied)):
+        value_OB = states[j][in_O] + gain_LTB[j][a_O] + gain_LTB[n + j][b_O] + gain_LTB[2 * n + j][s_O]
+        value_OB[out_O[:, None] != carry_B] = NO
+        choice_B = value_OB.argmax(0)
+        a_BJ[:, j], b_BJ[:, j], carry_B = a_O[choice_B], b_O[choice_B], in_O[choice_B]
+
+
+def attention(step: Step, row_B: Ints, a_BJ: Ints, b_BJ: Ints) -> tuple[Array, Array]:
+    """Total weight and mass of real inputs, teacher-forced: (weight_BH, mass_BHE)."""
+    n, i = step.columns, step.index
+    digits_BL = np.concatenate([a_BJ, b_BJ, sums_of(a_BJ, b_BJ)[:, :n]], 1)
+    slots = [*range(2 * n), *(2 * n + j for j in range(max(i - 1, 0)))]
+    weight_BH, mass_BHE = step.weight_ZH[row_B], step.mass_ZHE[row_B]
+    for slot in slots:
+        weight_BH = weight_BH + step.weight_ZHLT[row_B, :, slot, digits_BL[:, slot]]
+        mass_BHE = mass_BHE + step.mass_ZHLTE[row_B, :, slot, digits_BL[:, slot]]
+    return weight_BH, mass_BHE
+
+
+def extremes(step: Step, leaf: Leaves, rows_B: Ints, head: int, functional_BE: Array) -> Extremes:
+    """The largest value of functional . y of one head on leaves ``rows_B``, and where it is attained.
+
+    For the smallest value, turn the functional's sign.
+    """
+    n, i = step.columns, step.index
+    rest = Rest.of_leaf(i, n)
+    row_B, carry_B = leaf.row_N[rows_B], leaf.carry_N[rows_B]
+    a_BJ, b_BJ = _some_input(step, leaf, rows_B)
+    weight_LTB = step.weight_ZHLT[row_B, head].transpose(1, 2, 0)
+    mass_LTB = np.einsum("blte,be->ltb", step.mass_ZHLTE[row_B, head], functional_BE)
+
+    def value(a: Ints, b: Ints) -> Array:
+        weight_BH, mass_BHE = attention(step, row_B, a, b)
+        return (mass_BHE[:, head] * functional_BE).sum(1) / weight_BH[:, head]
+
+    value_B = value(a_BJ, b_BJ)
+    for _ in range(MAX_ITERATIONS):
+        new_a, new_b = a_BJ.copy(), b_BJ.copy()
+        _best_digits(mass_LTB - value_B * weight_LTB, rest, carry_B, new_a, new_b)
+        new_value_B = value(new_a, new_b)
+        better_B = new_value_B > value_B + 1e-14 * np.abs(value_B)
+        if not better_B.any():
+            break
+        a_BJ = np.where(better_B[:, None], new_a, a_BJ)
+        b_BJ = np.where(better_B[:, None], new_b, b_BJ)
+        value_B = np.where(better_B, new_value_B, value_B)
+    return Extremes(value_B=value_B, a_BJ=a_BJ, b_BJ=b_BJ)
+
+
+def _some_input(step: Step, leaf: Leaves, rows_B: Ints) -> tuple[Ints, Ints]:
+    """Any input of each leaf: zeros, and a 5 + 5 below column i - 1 where a carry is needed."""
+    n, i = step.columns, step.index
+    a_BJ = np.zeros((len(rows_B), n), dtype=np.int64)
+    b_BJ = np.zeros_like(a_BJ)
+    if i > 1:
+        a_BJ[:, i - 2] = b_BJ[:, i - 2] = 5 * leaf.carry_N[rows_B]
+    if i > 0:
+        a_BJ[:, i - 1], b_BJ[:, i - 1] = leaf.a_before_N[rows_B], leaf.b_before_N[rows_B]
+    if i < n:
+        a_BJ[:, i], b_BJ[:, i] = leaf.a_N[rows_B], leaf.b_N[rows_B]
+    return a_BJ, b_BJ
+
+
+def pair_margins(problem: Problem, step: Step, a_BJ: Ints, b_BJ: Ints) -> Array:
+    """Smallest margin, in true logits, of real pairs at one teacher-forced step: (B,)."""
+    sums = sums_of(a_BJ, b_BJ)
+    i = step.index
+    row_B = sums[:, i - 1] if i else np.zeros(len(sums), dtype=np.int64)
+    weight_BH, mass_BHE = attention(step, row_B, a_BJ, b_BJ)
+    y_BK = (mass_BHE / weight_BH[..., None]).reshape(len(sums), -1)
+    out_KD = problem.attn_out_HED.reshape(y_BK.shape[1], -1)
+    out_BKD = np.broadcast_to(out_KD, (len(sums), *out_KD.shape))
+    return margins_at(problem.head, step.residual_ZD[row_B], out_BKD, y_BK, sums[:, i]).min(1)
+
+
+def to_ints(digits_BJ: Ints) -> list[int]:
+    """Digits, units first, as Python integers."""
+    powers = [RADIX**j for j in range(digits_BJ.shape[1])]
+    return [sum(int(d) * p for d, p in zip(row, powers, strict=True)) for row in digits_BJ.tolist()]
+
+
+def to_digits(values: list[int], columns: int) -> Ints:
+    """Python integers as digits, units first."""
+    return np.array(
+        [[value // RADIX**j % RADIX for j in range(columns)] for value in values], dtype=np.int64
+    )
