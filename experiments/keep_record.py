@@ -31,6 +31,7 @@ import torch
 from adderlab.engine.select import select_engine
 from adderlab.errors import Failure, UsageError
 from adderlab.evaluation.suites import published
+from adderlab.files import aliases
 from adderlab.files.atomic import (
     make_folder,
     read_json,
@@ -181,9 +182,10 @@ def index(records: Path) -> str:
     for about in sorted(found, key=lambda each: -each["parameters"]):
         a, b = about["weakest_pair"]
         lines.append(
-            f"| {about['preset']} | {about['recipe']} | {about['seed']} | "
+            f"| {about['preset']} | {aliases.recipe_name(about['recipe'])} | {about['seed']} | "
             f"{about['trainings_of_repair'] or 'none'} | {about['margin_bound']:.4g} to "
-            f"{about['margin_witness']:.4g} | {a} + {b} | `{about['command']}` |"
+            f"{about['margin_witness']:.4g} | {a} + {b} | "
+            f"`{' '.join(aliases.command(about['command'].split(' ')))}` |"
         )
     return "\n".join(lines) + "\n"
 

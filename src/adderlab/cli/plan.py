@@ -130,15 +130,14 @@ def _settings(args: Args):  # type: ignore[no-untyped-def]
 def _recorded(args: Args) -> KnownRate | None:
     """The rate measured for these settings; changed ones have none."""
     from adderlab.models.zoo import get_preset
-    from adderlab.recipes import best_name, published_name
+    from adderlab.recipes import named_for
     from adderlab.runs.rates import default_folder, read_rates
     from adderlab.study.forecast import recorded_rate
 
     preset, folder = get_preset(args.preset), default_folder()
     if args.set or folder is None:
         return None
-    own = {"published": published_name(preset), "best": best_name(preset)}
-    return recorded_rate(read_rates(folder), preset.name, own.get(args.recipe, args.recipe))
+    return recorded_rate(read_rates(folder), preset.name, named_for(preset, args.recipe).name)
 
 
 def _in_words(args: Args, machine: str, speed: Speed, predicted: Forecast) -> list[str]:

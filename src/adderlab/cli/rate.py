@@ -22,7 +22,7 @@ class Args:
     preset: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[PRESET]")] = None
     """A published architecture, for example 456p (adderlab zoo lists them)."""
     recipe: Annotated[str, tyro.conf.arg(metavar="NAME")] = "best"
-    """best: the one known to train the preset best; published; or one by name, for example circle."""
+    """best (the one that adderlab zoo names), published, quick, or one by name, for example circle."""
     seeds: str = "1000-1047"
     """Seeds, for example 1000-1095. Report none that served to develop the recipe."""
     steps: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
@@ -117,7 +117,7 @@ def _plan(args: Args) -> tuple[Plan, Path]:
     from adderlab.cli.options import parse_seeds
     from adderlab.errors import UsageError
     from adderlab.models.zoo import get_preset
-    from adderlab.recipes import best_name, published_name
+    from adderlab.recipes import named_for, published_name
     from adderlab.report.describe import as_typed
     from adderlab.runs.rates import ProverLimits, file_name, seeds_text
     from adderlab.study.rate import Assistance, Plan, read_plan
@@ -142,8 +142,7 @@ def _plan(args: Args) -> tuple[Plan, Path]:
     published = published_name(preset)
     if args.name and not changes:
         raise UsageError(f"--name {args.name} is for changed settings (--set, --steps): there are none")
-    own = {"published": published, "best": best_name(preset)}
-    name = own.get(args.recipe, args.recipe)
+    name = named_for(preset, args.recipe).name
     plan = Plan(
         preset=preset.name,
         recipe_name=args.name or "+".join([name, *changes]),

@@ -58,9 +58,9 @@ def _entry(preset: Preset, measured: Sequence[RateRecord]) -> dict[str, Any]:
     """A preset as JSON. ``rate`` and ``proved`` are null until a rate is measured."""
     from adderlab.files.schema import to_dict
     from adderlab.models.mapping import why_no_tables
-    from adderlab.runs.rates import best_of
+    from adderlab.recipes import best_name
 
-    best = best_of(measured, preset.name)
+    best = _of_best_recipe(preset, measured)
     share = best.pure if best else None
     return {
         "name": preset.name,
@@ -70,6 +70,7 @@ def _entry(preset: Preset, measured: Sequence[RateRecord]) -> dict[str, Any]:
         "published": preset.published,
         "published_rate": preset.published_rate,
         "recipe": preset.recipe,
+        "best_recipe": best_name(preset),
         "source": preset.source,
         "notes": preset.notes,
         "table_form": why_no_tables(preset.config) is None,
@@ -78,12 +79,19 @@ def _entry(preset: Preset, measured: Sequence[RateRecord]) -> dict[str, Any]:
     }
 
 
-def _rate(preset: Preset, measured: Sequence[RateRecord]) -> str:
-    """Seeds proved on all pairs by the best recipe measured; ``-`` where none was measured."""
-    from adderlab.evaluation.intervals import percent
-    from adderlab.runs.rates import best_of
+def _of_best_recipe(preset: Preset, measured: Sequence[RateRecord]) -> RateRecord | None:
+    """The measured rate of the recipe that ``--recipe best`` trains the preset by."""
+    from adderlab.recipes import best_name
 
-    best = best_of(measured, preset.name)
+    wanted = (preset.name, best_name(preset))
+    return next((each for each in measured if (each.preset, each.recipe) == wanted), None)
+
+
+def _rate(preset: Preset, measured: Sequence[RateRecord]) -> str:
+    """Seeds proved on all pairs by ``--recipe best``; ``-`` where that was not measured."""
+    from adderlab.evaluation.intervals import percent
+
+    best = _of_best_recipe(preset, measured)
     if best is None or best.pure is None:
         return "-"
     pure = best.pure
@@ -139,13 +147,14 @@ def _print_all(presets: Sequence[Preset], measured: Sequence[RateRecord]) -> Non
 def _print_one(preset: Preset, measured: Sequence[RateRecord]) -> None:
     from adderlab.cli.inspect import print_parameters
     from adderlab.models.describe import ties
+    from adderlab.recipes import best_name
     from adderlab.report.rates import share
 
     layout = preset.config.layout
     print(f"{preset.name}: {preset.parameters:,} parameters, {_shape(preset)}, layout {layout}")
     print(f"source: {preset.source}")
     print(f"published: {preset.published}; success rate: {preset.published_rate}")
-    print(f"published recipe: {preset.recipe or 'none'}")
+    print(f"published recipe: {preset.recipe or 'none'}; best recipe: {best_name(preset)}")
     for record in measured:
         if record.preset == preset.name and record.pure is not None:
             print(
@@ -165,6 +174,7 @@ def _print_one(preset: Preset, measured: Sequence[RateRecord]) -> None:
 def as_markdown(presets: Sequence[Preset], measured: Sequence[RateRecord]) -> str:
     """docs/zoo.md: a table of all, then ties and notes of each."""
     from adderlab.models.describe import ties
+    from adderlab.recipes import best_name
 
     lines = [
         "# The zoo",
@@ -172,17 +182,18 @@ def as_markdown(presets: Sequence[Preset], measured: Sequence[RateRecord]) -> st
         "Written by `adderlab zoo --markdown`. Counts are exact and tested; published figures are their",
         "authors'. `adderlab zoo NAME` prints a model's parameter table.",
         "",
-        "**rate**: seeds proved on all 10^20 pairs by the best recipe measured, with the 95% interval",
-        "([rates.md](rates.md)); **proved**: whether any seed was.",
+        "**best recipe**: what `--recipe best`, the default, trains by; **rate**: seeds proved on all",
+        "10^20 pairs by it, with the 95% interval ([rates.md](rates.md)); **proved**: whether any",
+        "seed was, by any recipe.",
         "",
-        "| name | parameters | layout | shape | published | published rate | recipe | rate | proved "
-        "| source |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| name | parameters | layout | shape | published | published rate | published recipe "
+        "| best recipe | rate | proved | source |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for p in presets:
         cells = (p.name, f"{p.parameters:,}", p.config.layout, _shape(p), p.published)
         rate = (_rate(p, measured), _proved(p, measured))
-        more = (p.published_rate, p.recipe or "none", *rate, p.source)
+        more = (p.published_rate, p.recipe or "none", best_name(p), *rate, p.source)
         lines.append(f"| {' | '.join((*cells, *more))} |")
     for p in presets:
         lines += ["", f"## {p.name}", ""]

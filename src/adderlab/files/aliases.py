@@ -4,7 +4,7 @@ Files are upgraded on reading; what is written has the new names only. ``--set r
 ``--recipe aimed`` are read through the same table, so that commands in notes and papers go on working.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 SETTINGS: Mapping[str, Mapping[str, str]] = {
@@ -14,8 +14,62 @@ SETTINGS: Mapping[str, Mapping[str, str]] = {
 }
 """Dataclass -> old setting -> setting."""
 
-RECIPES: Mapping[str, str] = {}
+RECIPES: Mapping[str, str] = {
+    "aimed": "prefit",
+    "aimed-13k": "prefit-13k",
+    "aimed-two": "prefit-restarts2",
+    "aimed-sharp": "prefit-scale20",
+    "aimed-sharper": "prefit-scale100",
+    "aimed-sharp-finish": "prefit-scale20-anneal",
+    "drawn-122": "restarts-122",
+    "drawn-rotary": "restarts-rotary",
+    "drawn-67": "restarts-67",
+    "drawn-67-finish": "restarts-67-anneal",
+    "drawn-7": "restarts-7",
+    "quick-7": "restarts-7-8k",
+    "spread-89": "wide-89",
+    "spread-62": "wide-62",
+    "spread-62-long": "wide-62-long",
+    "spread-44": "wide-44",
+    "spread-44-finish": "wide-44-anneal",
+    "spread-36": "wide-36",
+    "spread-36-finish": "wide-36-anneal",
+    # Controls in records/rates, named by hand when they were measured.
+    "aimed-13k-free": "prefit-13k-no-freeze",
+    "aimed-13k-no-circle": "prefit-13k-no-circle",
+    "aimed-13k-not-aimed": "prefit-13k-no-prefit",
+    "drawn-67-longer": "restarts-67-longer",
+    "drawn-7-even": "restarts-7-even",
+    "spread-62-40k": "wide-62-40k",
+    "spread-62-one": "wide-62-one",
+    "spread-62-one-unaimed": "wide-62-one-no-prefit",
+    "spread-62-one-unscaled": "wide-62-one-no-scale",
+    "spread-62-one-unsigned": "wide-62-one-no-signs",
+}
 """Old name of a recipe -> name."""
+
+
+def recipe_name(name: str) -> str:
+    """The name of today of a recipe, by its old name or by its new one; what follows a ``+`` (settings
+    changed by hand) stays as it is."""
+    head, plus, changes = name.partition("+")
+    return RECIPES.get(head, head) + plus + changes
+
+
+def command(words: Sequence[str]) -> list[str]:
+    """A command of an earlier version under the names of today: its recipes and ``--set`` paths."""
+    renamed: list[str] = []
+    for word in words:
+        flag = renamed[-1] if renamed else ""
+        if flag in ("--recipe", "--name"):
+            word = recipe_name(word)
+        elif word.startswith("recipe.") and "=" in word:
+            path, _, value = word.partition("=")
+            _, first, *rest = path.split(".")
+            rest = [setting("Restarts", each) for each in rest] if first == "draws" else rest
+            word = ".".join(["recipe", setting("Recipe", first), *rest]) + f"={value}"
+        renamed.append(word)
+    return renamed
 
 
 def setting(kind: str, name: str) -> str:

@@ -503,7 +503,7 @@ ROTARY = (
         source="vijec",
         published="100% after targeted fine-tuning",
         published_rate=NO_RATE,
-        recipe=None,
+        recipe="vijec-52",
         notes="no training code; Grokfast alpha 0.98, lambda 2, then targeted fine-tuning is reported",
     ),
     _m10s(45, _ARC_QUERY, _TARGETED, NO_RATE, "m10s-sub50"),

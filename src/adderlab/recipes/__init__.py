@@ -10,34 +10,41 @@ seed 2025, on which some of the published runs chose checkpoints.
 import difflib
 
 from adderlab.errors import UsageError
+from adderlab.files import aliases
 from adderlab.models.zoo import Preset
-from adderlab.recipes.own import OWN_LINE
-from adderlab.recipes.published import LOW_RANK_LINE, M10S_LINE, MICROADDER_LINE, MLX_LINE, SPLIT_LINE
-from adderlab.training.recipe import NamedRecipe, Recipe
+from adderlab.recipes.entries import NamedRecipe, resolve
+from adderlab.recipes.own import OWN
+from adderlab.recipes.published import PUBLISHED
+from adderlab.training.recipe import Recipe
 from adderlab.training.start import check_start
 
-RECIPES: dict[str, NamedRecipe] = {
-    each.name: each
-    for each in (*LOW_RANK_LINE, *SPLIT_LINE, *MICROADDER_LINE, *MLX_LINE, *M10S_LINE, *OWN_LINE)
-}
+RECIPES: dict[str, NamedRecipe] = resolve({**PUBLISHED, **OWN})
 
-_OF_SIZE = {
-    "113p": "m10s-113",
-    "101p": "m10s-101",
-    "96p": "m10s-96",
-    "95p": "m10s-95",
-    "86p": "m10s-86",
-    "83p": "m10s-83",
-    "52p": "vijec-52",
-    "44p": "m10s-44",
-    "41p": "m10s-41",
-    "36p": "m10s-36",
+_BEST = {
+    # prefit-restarts2 proves 91 of 96 seeds of the 456p where prefit proves 84, for half as many steps
+    # again: a proved model takes it longer, and short runs (--steps) end before its choice.
+    "456p": "prefit",
+    "311p": "prefit-scale20-anneal",
+    "262p": "prefit-scale20-anneal",
+    "122p": "restarts-122",
+    "89p": "wide-89",
+    "74p": "restarts-67-anneal",
+    "67p": "restarts-67-anneal",
+    "62p": "wide-62-long",
+    "57p": "restarts-67-anneal",
+    "44p": "wide-44-anneal",
+    "36p": "wide-36-anneal",
+    "11p": "restarts-7",
+    "8p": "restarts-7",
+    "7p": "restarts-7-8k",
 }
-"""Sizes whose own entry is more exact than their family's."""
+"""Measured (docs/rates.md): the highest share of proved seeds, but for the 456p."""
 
 
 def get_named(name: str) -> NamedRecipe:
-    """The recipe of that name with its source; ``UsageError`` lists close names."""
+    """The recipe of that name, today's or an old one, with its source; ``UsageError`` lists close
+    names."""
+    name = aliases.recipe_name(name)
     if name in RECIPES:
         return RECIPES[name]
     close = difflib.get_close_matches(name, RECIPES, n=4, cutoff=0.4) or list(RECIPES)
@@ -51,37 +58,19 @@ def get_recipe(name: str) -> Recipe:
 
 def published_name(preset: Preset) -> str:
     """Name of the preset's published recipe; without one that is known, that of the 456p."""
-    return _OF_SIZE.get(preset.name) or preset.recipe or "r456-54k"
-
-
-_BEST = {
-    "456p": "aimed",
-    "311p": "aimed-sharp-finish",
-    "262p": "aimed-sharp-finish",
-    "122p": "drawn-122",
-    "89p": "spread-89",
-    "74p": "drawn-67-finish",
-    "67p": "drawn-67-finish",
-    "62p": "spread-62-long",
-    "57p": "drawn-67-finish",
-    "44p": "spread-44-finish",
-    "36p": "spread-36-finish",
-    "11p": "drawn-7",
-    "8p": "drawn-7",
-    "7p": "quick-7",
-}
-"""Measured best (docs/rates.md)."""
+    return preset.recipe or "r456-54k"
 
 
 def best_name(preset: Preset) -> str:
-    """Name of the recipe that is known to train the preset best; where none was measured to be, the
-    circle for learned positions of low rank, and otherwise the published recipe."""
+    """Name of the recipe to train a preset by, which ``adderlab zoo`` names with its measured rate.
+    Where none was measured: the circle for learned positions of low rank, otherwise the published
+    recipe."""
     return _BEST.get(preset.name) or _circle_or_published(preset, "circle")
 
 
 def quick_name(preset: Preset) -> str:
     """Name of the recipe with which fresh seeds come soonest to a proved model, failures included."""
-    quick = {**_BEST, "456p": "aimed-13k"}
+    quick = {**_BEST, "456p": "prefit-13k"}
     return quick.get(preset.name) or _circle_or_published(preset, "circle-13k")
 
 
@@ -93,7 +82,12 @@ def _circle_or_published(preset: Preset, circle: str) -> str:
     return circle
 
 
-def recipe_for(preset: Preset, name: str = "published") -> Recipe:
-    """The preset's published, best or quick recipe, or one by its name. Raises ``UsageError``."""
+def named_for(preset: Preset, name: str) -> NamedRecipe:
+    """The preset's "published", "best" or "quick" recipe, or one by its name. Raises ``UsageError``."""
     own = {"published": published_name, "best": best_name, "quick": quick_name}
-    return get_recipe(own[name](preset) if name in own else name)
+    return get_named(own[name](preset) if name in own else name)
+
+
+def recipe_for(preset: Preset, name: str = "published") -> Recipe:
+    """See ``named_for``."""
+    return named_for(preset, name).recipe

@@ -1,312 +1,235 @@
 """Our own recipes (docs/why-runs-fail.md, docs/smallest.md); their measured rates are in docs/rates.md.
 
 None encodes addition beyond the pairs and the start: positions on a circle, attention fitted to a
-picture that knows no digits, starts drawn wide and chosen among, a factor on the logits in the loss.
+pattern that knows no digits, wide initialisation, restarts with successive halving, a logit scale in
+the loss.
 """
 
-import dataclasses
 from typing import Any
 
-from adderlab.task.sampling import Phase
+from adderlab.recipes.entries import entry
+from adderlab.task.sampling import Curriculum, DataConfig, Phase
 from adderlab.training.initialise import AttentionPrefit, Circle, Restarts, WideInit
 from adderlab.training.optimiser import Freeze
-from adderlab.training.recipe import (
-    PUBLISHED_456,
-    UNIFORM_LENGTHS,
-    UNIFORM_PAIRS,
-    NamedRecipe,
-    Recipe,
-    Stage,
-)
+from adderlab.training.recipe import UNIFORM_LENGTHS, UNIFORM_PAIRS, Stage
+
+_FAILURES = "adderlab (docs/why-runs-fail.md)"
+_SMALLEST = "adderlab (docs/smallest.md)"
 
 
-def _circle(steps: int, release: float) -> Recipe:
-    """The published recipe, from positions on a circle that are released at a fraction of the run."""
-    return dataclasses.replace(
-        PUBLISHED_456,
-        steps=steps,
+def _frozen(until: float) -> tuple[Freeze, ...]:
+    """Positions stand still for a fraction of the run and learn slowly afterwards."""
+    return (Freeze(prefix="pos_emb.A", until=until, then=0.3),)
+
+
+def _prefit(*names: str, **settings: Any) -> AttentionPrefit:
+    return AttentionPrefit(parameters=tuple(f"blocks.0.attn.{name}" for name in names), **settings)
+
+
+def _anneal(steps: int, logit_scale: float, *, lr: float, **settings: Any) -> tuple[Stage, ...]:
+    """One more stage, whose loss sees larger logits than before: where a model is nearly right, what is
+    left to gain are small margins that the loss hardly sees."""
+    return (Stage(steps=steps, logit_scale=logit_scale, lr=lr, min_lr_ratio=0.0, **settings),)
+
+
+_SHORT_ARC = WideInit(arc=(2.0, -0.45, 0.1))
+
+OWN = {
+    "circle": entry(
+        source=_FAILURES,
+        notes="for presets with learned low-rank positions: they start on a circle, are frozen for 35% "
+        "of the run and learn at 0.3 x the rate afterwards",
         circle=Circle(),
-        freeze=(Freeze(prefix="pos_emb.A", until=release, then=0.3),),
-    )
-
-
-def _prefit_attention(steps: int) -> Recipe:
-    """The circle, with queries that look at their columns and pairs of all lengths from the first step:
-    what the digits' phases were for is there already."""
-    return dataclasses.replace(
-        _circle(steps, 0.2),
-        prefit=AttentionPrefit(parameters=("blocks.0.attn.qkv_Bq",), steps=200, lr=0.02, pairs=32),
+        freeze=_frozen(0.35),
+    ),
+    "circle-27k": entry(
+        "circle",
+        notes="circle in half the steps, frozen for 50%",
+        steps=27_000,
+        freeze=_frozen(0.5),
+        eval_interval=500,
+    ),
+    "circle-13k": entry(
+        "circle-27k",
+        notes="circle in a quarter of the steps, data phases and warm-up halved, frozen for 50%: fewer "
+        "seeds succeed, but the first proof comes sooner",
+        steps=13_500,
+        warmup_steps=700,
+        data=DataConfig(
+            curriculum=Curriculum(
+                phases=(
+                    Phase(until=1000, max_digits=3),
+                    Phase(until=3500, max_digits=6),
+                    Phase(until=None, max_digits=10),
+                ),
+                lengths="uniform",
+            )
+        ),
+    ),
+    "prefit": entry(
+        "circle",
+        notes="for presets with learned low-rank positions and a query factor of its own: positions "
+        "start on a circle, an attention prefit turns each query to its column before the first step, "
+        "pairs have all lengths from the start, positions are frozen for 20% of the run",
+        steps=36_000,
+        freeze=_frozen(0.2),
+        prefit=_prefit("qkv_Bq", steps=200, lr=0.02, pairs=32),
+        # The phases of growing length were for digits to be told apart; with attention in place they
+        # only delay the long carries.
         data=UNIFORM_LENGTHS,
         warmup_steps=700,
         min_lr_ratio=0.0,
         eval_interval=500,
-    )
-
-
-_SHARP = dataclasses.replace(
-    _prefit_attention(54_000), logit_scale=20.0, restarts=Restarts(halve_at=(3000, 6000))
-)
-_THIRTY_TWO = Restarts(halve_at=(4000, 7000, 10_000, 13_000, 16_000))
-
-
-_DRAWN_67 = Recipe(
-    steps=40_000,
-    batch_size=256,
-    warmup_steps=1000,
-    min_lr_ratio=0.0,
-    data=UNIFORM_LENGTHS,
-    prefit=AttentionPrefit(parameters=("pos_emb", "blocks.0.attn.qk_shared", "blocks.0.attn.query")),
-    restarts=_THIRTY_TWO,
-)
-_ROTARY = Recipe(
-    steps=60_000,
-    batch_size=128,
-    lr=0.01,
-    warmup_steps=0,
-    min_lr_ratio=0.0,
-    data=UNIFORM_LENGTHS,
-    restarts=_THIRTY_TWO,
-)
-
-
-_SPREAD_ROTARY = Recipe(
-    steps=40_000,
-    batch_size=128,
-    warmup_steps=500,
-    min_lr_ratio=0.0,
-    weight_decay=0.0,
-    logit_scale=10.0,
-    data=UNIFORM_PAIRS,
-    wide_init=WideInit(),
-    prefit=AttentionPrefit(parameters=("blocks.0.attn.q", "blocks.0.attn.k"), steps=100),
-    restarts=Restarts(halve_at=(1000, 2000, 3000, 4000, 6000)),
-    eval_interval=500,
-)
-_SHORT_ARC = WideInit(arc=(2.0, -0.45, 0.1))
-_TWO_STAGES = dataclasses.replace(
-    _SPREAD_ROTARY,
-    steps=80_000,
-    batch_size=64,
-    lr=0.01,
-    logit_scale=200.0,
-    wide_init=_SHORT_ARC,
-    restarts=Restarts(halve_at=(1000, 2000, 4000, 10_000, 20_000)),
-    stages=(Stage(lr=0.004, steps=60_000, min_lr_ratio=0.0, batch_size=256),),
-)
-
-
-def _finished(recipe: Recipe, steps: int, logit_scale: float, **changes: Any) -> Recipe:
-    """The recipe and one more stage, whose loss sees larger logits than before: where a model is nearly
-    right, what is left to gain are small margins that the loss hardly sees."""
-    changes = {"lr": 0.002, "min_lr_ratio": 0.0, **changes}
-    finish = Stage(steps=steps, logit_scale=logit_scale, **changes)
-    return dataclasses.replace(recipe, stages=(*recipe.stages, finish))
-
-
-def _fitted(*names: str) -> AttentionPrefit:
-    """Only what values do not share: a map that serves values too would be fitted to be the same for
-    all digits, and carry nothing."""
-    return AttentionPrefit(parameters=tuple(f"blocks.0.attn.{name}" for name in names), steps=60, lr=0.3)
-
-
-_SPREAD_44 = dataclasses.replace(_TWO_STAGES, prefit=_fitted("q_norm", "k_norm"))
-_SPREAD_36 = dataclasses.replace(
-    _TWO_STAGES,
-    logit_scale=500.0,
-    prefit=_fitted("q_norm", "key.angle"),
-    restarts=Restarts(halve_at=(1000, 2000, 4000, 8000, 16_000, 30_000)),
-    stages=(
-        *_TWO_STAGES.stages,
-        Stage(lr=0.004, steps=30_000, min_lr_ratio=0.0, batch_size=1024, beta2=0.99),
     ),
-)
-_DRAWN_7 = Recipe(
-    steps=40_000,
-    batch_size=256,
-    lr=0.04,
-    warmup_steps=1000,
-    min_lr_ratio=0.0,
-    weight_decay=0.0,
-    data=UNIFORM_PAIRS,
-    prefit=AttentionPrefit(parameters=("blocks.0.attn.q_proj",), steps=200, lr=0.2),
-    restarts=Restarts(halve_at=(2000, 3000, 4000, 6000, 8000)),
-)
-
-
-def _quick_circle() -> Recipe:
-    recipe = _circle(13_500, 0.5)
-    phases = (
-        Phase(until=1000, max_digits=3),
-        Phase(until=3500, max_digits=6),
-        Phase(until=None, max_digits=10),
-    )
-    curriculum = dataclasses.replace(recipe.data.curriculum, phases=phases)
-    return dataclasses.replace(
-        recipe,
-        warmup_steps=700,
-        data=dataclasses.replace(recipe.data, curriculum=curriculum),
-        eval_interval=500,
-    )
-
-
-OWN_LINE = (
-    NamedRecipe(
-        name="aimed",
-        recipe=_prefit_attention(36_000),
-        source="adderlab (docs/why-runs-fail.md)",
-        notes="for presets with learned low-rank positions and a query factor of its own: positions "
-        "start on a circle, the query factor is fitted to look at its column before the first step, "
-        "pairs have all lengths from the start, the positions stand still for 20% of the run",
+    "prefit-13k": entry(
+        "prefit",
+        notes="prefit in fewer steps: the first proof comes sooner",
+        steps=13_500,
+        min_lr_ratio=0.1,
+        prefit=_prefit("qkv_Bq"),
     ),
-    NamedRecipe(
-        name="aimed-13k",
-        recipe=dataclasses.replace(
-            _prefit_attention(13_500),
-            min_lr_ratio=0.1,
-            prefit=AttentionPrefit(parameters=("blocks.0.attn.qkv_Bq",)),
-        ),
-        source="adderlab (docs/why-runs-fail.md)",
-        notes="aimed in fewer steps: the first proof comes sooner",
-    ),
-    NamedRecipe(
-        name="aimed-two",
-        recipe=dataclasses.replace(_prefit_attention(36_000), restarts=Restarts(halve_at=(18_000,))),
-        source="adderlab (docs/why-runs-fail.md)",
-        notes="aimed, from two draws a seed, of which the better goes on at half of the run: 54,000 "
+    "prefit-restarts2": entry(
+        "prefit",
+        notes="prefit from two starts a seed, of which the better goes on at half of the run: 54,000 "
         "steps in all",
+        restarts=Restarts(halve_at=(18_000,)),
     ),
-    NamedRecipe(
-        name="aimed-sharp",
-        recipe=_SHARP,
-        source="adderlab (docs/why-runs-fail.md)",
-        notes="aimed for narrower models (311p, 262p): the loss sees logits times 20, the best of four "
-        "draws, more steps",
+    "prefit-scale20": entry(
+        "prefit",
+        notes="prefit for narrower models (311p, 262p): logit scale 20, the best of four starts, more "
+        "steps",
+        steps=54_000,
+        logit_scale=20.0,
+        restarts=Restarts(halve_at=(3000, 6000)),
     ),
-    NamedRecipe(
-        name="aimed-sharper",
-        recipe=dataclasses.replace(_SHARP, lr=0.03, weight_decay=0.0, logit_scale=100.0),
-        source="adderlab (docs/why-runs-fail.md)",
-        notes="aimed-sharp with logits times 100, a higher rate and no weight decay",
+    "prefit-scale100": entry(
+        "prefit-scale20",
+        notes="prefit-scale20 with logit scale 100, a higher learning rate and no weight decay",
+        lr=0.03,
+        weight_decay=0.0,
+        logit_scale=100.0,
     ),
-    NamedRecipe(
-        name="aimed-sharp-finish",
-        recipe=_finished(_SHARP, 8000, 200.0, weight_decay=0.0),
-        source="adderlab (docs/why-runs-fail.md)",
-        notes="aimed-sharp with a finish of 8,000 steps, logits times 200 and no weight decay",
+    "prefit-scale20-anneal": entry(
+        "prefit-scale20",
+        notes="prefit-scale20 with an anneal stage of 8,000 steps at logit scale 200, without weight "
+        "decay",
+        then=_anneal(8000, 200.0, lr=0.002, weight_decay=0.0),
     ),
-    NamedRecipe(
-        name="drawn-122",
-        recipe=_ROTARY,
-        source="adderlab (docs/why-runs-fail.md)",
-        notes="for the rotary line: its first stage, with pairs of all lengths and the best of 32 draws",
+    "restarts-122": entry(
+        source=_FAILURES,
+        notes="for the rotary line: its first stage, with pairs of all lengths and the best of 32 "
+        "starts",
+        steps=60_000,
+        batch_size=128,
+        lr=0.01,
+        warmup_steps=0,
+        min_lr_ratio=0.0,
+        data=UNIFORM_LENGTHS,
+        restarts=Restarts(halve_at=(4000, 7000, 10_000, 13_000, 16_000)),
     ),
-    NamedRecipe(
-        name="drawn-rotary",
-        recipe=dataclasses.replace(
-            _ROTARY, prefit=AttentionPrefit(parameters=("blocks.0.attn.q", "blocks.0.attn.k"))
-        ),
-        source="adderlab (docs/why-runs-fail.md)",
-        notes="for the rotary line below 122 parameters: drawn-122 with attention fitted to look at its "
-        "column",
+    "restarts-rotary": entry(
+        "restarts-122",
+        notes="for the rotary line below 122 parameters: restarts-122 with an attention prefit",
+        prefit=_prefit("q", "k"),
     ),
-    NamedRecipe(
-        name="spread-89",
-        recipe=_SPREAD_ROTARY,
-        source="adderlab (docs/why-runs-fail.md)",
-        notes="for the rotary line with a token table: starts drawn wide, with norms of either sign; "
-        "the best of 32 draws; the loss sees logits times 10; attention fitted to look at its column",
+    "restarts-67": entry(
+        "restarts-122",
+        notes="for MicroAdder's line: 32 starts a seed, of which the best half goes on at 4,000, 7,000, "
+        "10,000, 13,000 and 16,000 steps; an attention prefit; pairs of all lengths",
+        steps=40_000,
+        batch_size=256,
+        lr=0.02,
+        warmup_steps=1000,
+        # Query and key are one map here; positions are the only other thing that attention reads.
+        prefit=AttentionPrefit(parameters=("pos_emb", "blocks.0.attn.qk_shared", "blocks.0.attn.query")),
     ),
-    NamedRecipe(
-        name="spread-62",
-        recipe=dataclasses.replace(_SPREAD_ROTARY, steps=60_000, lr=0.03, wide_init=_SHORT_ARC),
-        source="adderlab (docs/why-runs-fail.md)",
-        notes="spread-89 for digits on an arc, which starts short",
+    "restarts-67-anneal": entry(
+        "restarts-67",
+        notes="restarts-67 with an anneal stage of 4,000 steps at logit scale 10",
+        then=_anneal(4000, 10.0, lr=0.002),
     ),
-    NamedRecipe(
-        name="spread-62-long",
-        recipe=dataclasses.replace(
-            _TWO_STAGES, logit_scale=100.0, prefit=_fitted("q_proj", "q_norm", "k_norm")
-        ),
-        source="adderlab (docs/why-runs-fail.md)",
-        notes="spread-62 with logits times 100, smaller batches at a lower rate and a second stage",
+    "restarts-7": entry(
+        source=_SMALLEST,
+        notes="for our own line of 11 parameters and fewer: uniform pairs from the first step, an "
+        "attention prefit, the best of 32 starts",
+        steps=40_000,
+        batch_size=256,
+        lr=0.04,
+        warmup_steps=1000,
+        min_lr_ratio=0.0,
+        weight_decay=0.0,
+        data=UNIFORM_PAIRS,
+        prefit=_prefit("q_proj", steps=200, lr=0.2),
+        restarts=Restarts(halve_at=(2000, 3000, 4000, 6000, 8000)),
     ),
-    NamedRecipe(
-        name="spread-44",
-        recipe=_SPREAD_44,
-        source="adderlab (docs/why-runs-fail.md)",
-        notes="for one map for query, key and value: the loss sees logits times 200; only the norms of "
-        "query and key are fitted, as the map has to carry digits; a second stage with larger batches",
-    ),
-    NamedRecipe(
-        name="spread-36",
-        recipe=_SPREAD_36,
-        source="adderlab (docs/why-runs-fail.md)",
-        notes="spread-44 for keys that are turned queries: logits times 500, 64 draws, a third stage",
-    ),
-    NamedRecipe(
-        name="spread-44-finish",
-        recipe=_finished(_SPREAD_44, 20_000, 5000.0, lr=0.001),
-        source="adderlab (docs/why-runs-fail.md)",
-        notes="spread-44 with a finish of 20,000 steps, logits times 5,000",
-    ),
-    NamedRecipe(
-        name="spread-36-finish",
-        recipe=_finished(_SPREAD_36, 40_000, 5000.0, lr=0.001, batch_size=1024, beta2=0.99),
-        source="adderlab (docs/why-runs-fail.md)",
-        notes="spread-36 with a finish of 40,000 steps, logits times 5,000",
-    ),
-    NamedRecipe(
-        name="drawn-67",
-        recipe=_DRAWN_67,
-        source="adderlab (docs/why-runs-fail.md)",
-        notes="for MicroAdder's line: 32 draws a seed, of which the best half goes on at 4,000, 7,000, "
-        "10,000, 13,000 and 16,000 steps; attention fitted to look at its column; pairs of all lengths",
-    ),
-    NamedRecipe(
-        name="drawn-67-finish",
-        recipe=_finished(_DRAWN_67, 4000, 10.0),
-        source="adderlab (docs/why-runs-fail.md)",
-        notes="drawn-67 with a finish of 4,000 steps, logits times 10",
-    ),
-    NamedRecipe(
-        name="quick-7",
-        recipe=dataclasses.replace(
-            _DRAWN_7,
-            steps=8000,
-            warmup_steps=250,
-            eval_interval=250,
-            prefit=AttentionPrefit(parameters=("blocks.0.attn.q_proj",), steps=60, lr=0.5, pairs=2),
-            restarts=Restarts(halve_at=(250, 500, 750, 1000, 1250, 1500, 2000)),
-        ),
-        source="adderlab (docs/smallest.md)",
-        notes="drawn-7 for the 7p, which learns within some hundred steps or never: 128 draws, a "
+    "restarts-7-8k": entry(
+        "restarts-7",
+        notes="restarts-7 for the 7p, which learns within some hundred steps or never: 128 starts, a "
         "fifth of the steps",
+        steps=8000,
+        warmup_steps=250,
+        eval_interval=250,
+        prefit=_prefit("q_proj", steps=60, lr=0.5, pairs=2),
+        restarts=Restarts(halve_at=(250, 500, 750, 1000, 1250, 1500, 2000)),
     ),
-    NamedRecipe(
-        name="drawn-7",
-        recipe=_DRAWN_7,
-        source="adderlab (docs/smallest.md)",
-        notes="for our own line of 11 parameters and fewer: uniform pairs from the first step, queries "
-        "fitted to look at their column, the best of 32 draws",
+    "wide-89": entry(
+        source=_FAILURES,
+        notes="for the rotary line with a token table: wide initialisation, with norms of either sign; "
+        "the best of 32 starts; logit scale 10; an attention prefit",
+        steps=40_000,
+        batch_size=128,
+        warmup_steps=500,
+        min_lr_ratio=0.0,
+        weight_decay=0.0,
+        logit_scale=10.0,
+        data=UNIFORM_PAIRS,
+        wide_init=WideInit(),
+        prefit=_prefit("q", "k", steps=100),
+        restarts=Restarts(halve_at=(1000, 2000, 3000, 4000, 6000)),
+        eval_interval=500,
     ),
-    NamedRecipe(
-        name="circle",
-        recipe=_circle(54_000, 0.35),
-        source="adderlab (docs/why-runs-fail.md)",
-        notes="for presets with learned low-rank positions: they start on a circle, stand still for "
-        "35% of the run and learn at 0.3 x the rate afterwards",
+    "wide-62": entry(
+        "wide-89",
+        notes="wide-89 for digits on an arc, which starts short",
+        steps=60_000,
+        lr=0.03,
+        wide_init=_SHORT_ARC,
     ),
-    NamedRecipe(
-        name="circle-27k",
-        recipe=dataclasses.replace(_circle(27_000, 0.5), eval_interval=500),
-        source="adderlab (docs/why-runs-fail.md)",
-        notes="circle in half the steps, released at 50%",
+    "wide-62-long": entry(
+        "wide-62",
+        notes="wide-62 at logit scale 100, with smaller batches at a lower rate and a second stage",
+        steps=80_000,
+        batch_size=64,
+        lr=0.01,
+        logit_scale=100.0,
+        prefit=_prefit("q_proj", "q_norm", "k_norm", steps=60, lr=0.3),
+        restarts=Restarts(halve_at=(1000, 2000, 4000, 10_000, 20_000)),
+        then=(Stage(lr=0.004, steps=60_000, min_lr_ratio=0.0, batch_size=256),),
     ),
-    NamedRecipe(
-        name="circle-13k",
-        recipe=_quick_circle(),
-        source="adderlab (docs/why-runs-fail.md)",
-        notes="circle in a quarter of the steps, data phases and warm-up halved, released at 50%: fewer "
-        "seeds succeed, but the first proof comes sooner",
+    "wide-44": entry(
+        "wide-62-long",
+        notes="for one map for query, key and value: logit scale 200; the prefit moves only the norms "
+        "of query and key, as the map has to carry digits; a second stage with larger batches",
+        logit_scale=200.0,
+        # A map that serves values too would be fitted to be the same for all digits, and carry nothing.
+        prefit=_prefit("q_norm", "k_norm", steps=60, lr=0.3),
     ),
-)
+    "wide-44-anneal": entry(
+        "wide-44",
+        notes="wide-44 with an anneal stage of 20,000 steps at logit scale 5,000",
+        then=_anneal(20_000, 5000.0, lr=0.001),
+    ),
+    "wide-36": entry(
+        "wide-44",
+        notes="wide-44 for keys that are rotated queries: logit scale 500, 64 starts, a third stage",
+        logit_scale=500.0,
+        prefit=_prefit("q_norm", "key.angle", steps=60, lr=0.3),
+        restarts=Restarts(halve_at=(1000, 2000, 4000, 8000, 16_000, 30_000)),
+        then=(Stage(lr=0.004, steps=30_000, min_lr_ratio=0.0, batch_size=1024, beta2=0.99),),
+    ),
+    "wide-36-anneal": entry(
+        "wide-36",
+        notes="wide-36 with an anneal stage of 40,000 steps at logit scale 5,000",
+        then=_anneal(40_000, 5000.0, lr=0.001, batch_size=1024, beta2=0.99),
+    ),
+}

@@ -7,14 +7,13 @@ reached ``SUCCESS`` then decided on all 10^20 pairs. A row is written only when 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from adderlab.errors import Failure, UsageError
-from adderlab.files import schema
-from adderlab.files.aliases import upgraded_recipe
+from adderlab.files import aliases, schema
 from adderlab.files.atomic import (
     disk_failure,
     make_folder,
@@ -196,14 +195,27 @@ def read_rate(path: Path | str) -> RateRecord:
             f"{path} was written by a newer adderlab (schema {version}, this one reads up to "
             f"{SCHEMA_VERSION}); upgrade with pip install -U adderlab"
         )
-    if isinstance(data.get("recipe_settings"), dict):
-        data = data | {"recipe_settings": upgraded_recipe(data["recipe_settings"])}
+    data = _upgraded(data)
     try:
         record = schema.from_dict(RateRecord, data, str(path))
     except UsageError as error:
         raise Failure(f"{error}; restore the file from a copy") from error
     _check(record, path)
     return record
+
+
+def _upgraded(data: dict[str, Any]) -> dict[str, Any]:
+    """A row of an earlier version under the names of today. What is no such thing stays as it is: the
+    schema refuses it."""
+    upgraded = dict(data)
+    if isinstance(data.get("recipe_settings"), dict):
+        upgraded["recipe_settings"] = aliases.upgraded_recipe(data["recipe_settings"])
+    if isinstance(data.get("recipe"), str):
+        upgraded["recipe"] = aliases.recipe_name(data["recipe"])
+    words = data.get("command")
+    if isinstance(words, list) and all(isinstance(word, str) for word in words):
+        upgraded["command"] = aliases.command(words)
+    return upgraded
 
 
 def read_rates(folder: Path | str) -> list[RateRecord]:
@@ -221,11 +233,6 @@ def default_folder() -> Path | None:
     checkout = Path(__file__).resolve().parents[3]
     places = [Path.cwd()] if not (checkout / "pyproject.toml").is_file() else [checkout, Path.cwd()]
     return next((place / FOLDER for place in places if (place / FOLDER).is_dir()), None)
-
-
-def best_of(records: Iterable[RateRecord], preset: str) -> RateRecord | None:
-    """The preset's row with the highest share of proved seeds (as trained, then with repair)."""
-    return max((each for each in records if each.preset == preset), key=_merit, default=None)
 
 
 def seeds_text(seeds: Sequence[int]) -> str:

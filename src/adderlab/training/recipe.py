@@ -229,20 +229,6 @@ def _check(
                 raise UsageError(f"{kind}.{name} must be {need}, not {getattr(config, name)}")
 
 
-PUBLISHED_456 = Recipe()
-"""yinglunz/A-456-Parameter-Transformer-Solves-10-Digit-Addition, 54,000 steps (456p, 491p)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class NamedRecipe:
-    """A recipe and where it comes from."""
-
-    name: str
-    recipe: Recipe
-    source: str
-    notes: str = ""
-
-
 # The learning rate of a step: linear warm-up, then a cosine to a fraction of the peak, or constant.
 #
 # Source: the published 456p program (docs/reproducing.md); cosine decay after Loshchilov and Hutter,

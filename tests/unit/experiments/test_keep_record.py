@@ -44,10 +44,10 @@ def measurement(folder: Path, margins: dict[int, float | None]) -> RateExperimen
     """A finished measurement whose seeds all ended as the kept 456p."""
     plan = Plan(
         preset="456p",
-        recipe_name="aimed",
+        recipe_name="prefit",
         published=False,
         config=get_preset("456p").config,
-        recipe=get_recipe("aimed"),
+        recipe=get_recipe("prefit"),
         seeds=tuple(margins),
         batch_of_seeds=8,
         limits=ProverLimits(cells=10, seconds=1.0, union_seconds=1.0),
@@ -94,7 +94,7 @@ def test_the_largest_margin_is_kept_and_only_a_larger_one_replaces_it(tmp_path: 
     assert json.loads((records / "456p" / "about.json").read_text())["seed"] == 7
     none = measurement(tmp_path / "none", {5: None})
     assert keep_record.main([str(none.folder), "-o", str(records)]) == 0
-    assert "| 456p | aimed | 7 |" in (records / "README.md").read_text()
+    assert "| 456p | prefit | 7 |" in (records / "README.md").read_text()
 
 
 def test_a_repaired_model_is_kept_until_one_is_proved_as_trained(tmp_path: Path) -> None:

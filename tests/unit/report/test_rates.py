@@ -8,6 +8,7 @@ import pytest
 from adderlab.cli.main import FAILURE, USAGE, main
 from adderlab.files.schema import to_dict
 from adderlab.models.zoo import PRESETS
+from adderlab.recipes import best_name
 from adderlab.report.rates import (
     COLUMNS,
     as_markdown,
@@ -88,7 +89,10 @@ def test_a_damaged_row_is_one_line(folder: Path, capsys) -> None:
     assert main(["rate", "456p", "--markdown"]) == USAGE
 
 
-def test_the_zoo_tells_measured_rates(folder: Path, capsys, monkeypatch) -> None:
+def test_the_zoo_shows_the_rate_of_the_recipe_that_best_names(folder: Path, capsys, monkeypatch) -> None:
+    write_rate(folder, record("456p", "circle", proved=2))
+    write_rate(folder, record("456p", best_name(PRESETS["456p"]), proved=1))
+    write_rate(folder, record("57p", best_name(PRESETS["57p"]), proved=0))
     entries = {
         each["name"]: each
         for each in json.loads(printed(capsys, "zoo", "--json", "--records", str(folder)))
@@ -98,7 +102,7 @@ def test_the_zoo_tells_measured_rates(folder: Path, capsys, monkeypatch) -> None
         "n": 2,
         "low": 0.1,
         "high": 0.9,
-        "recipe": "circle",
+        "recipe": best_name(PRESETS["456p"]),
     }
     assert entries["456p"]["proved"] is True and entries["57p"]["proved"] is False
     assert entries["57p"]["rate"]["count"] == 0
@@ -114,7 +118,14 @@ def test_the_zoo_tells_measured_rates(folder: Path, capsys, monkeypatch) -> None
 def test_repair_alone_is_told_as_such(tmp_path: Path, capsys, monkeypatch) -> None:
     first, second = with_repair().results
     rows = with_repair()
-    helped = record(results=(second,), n=1, seeds="1001", pure=Share(count=0, n=1, low=0.0, high=0.8))
+    helped = record(
+        "456p",
+        "prefit",
+        results=(second,),
+        n=1,
+        seeds="1001",
+        pure=Share(count=0, n=1, low=0.0, high=0.8),
+    )
     assert first.proved and rows.assisted is not None
     write_rate(tmp_path, helped)
     page = printed(capsys, "zoo", "456", "--markdown", "--records", str(tmp_path))

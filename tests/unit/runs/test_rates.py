@@ -12,7 +12,6 @@ from adderlab.files import schema
 from adderlab.runs import rates
 from adderlab.runs.rates import (
     RateRecord,
-    best_of,
     default_folder,
     file_name,
     read_rate,
@@ -90,9 +89,6 @@ def test_rows_are_ordered_and_the_best_is_known(tmp_path: Path) -> None:
         ("456p", "bad"),
         ("57p", "a"),
     ]
-    best = best_of(rows, "456p")
-    assert best is not None and best.recipe == "good"
-    assert best_of(rows, "36p") is None
 
 
 def test_file_names_survive_any_setting() -> None:
@@ -116,3 +112,15 @@ def test_the_default_folder_is_the_checkouts_or_the_current_one(tmp_path: Path, 
     (checkout / "pyproject.toml").touch()
     monkeypatch.setattr(rates, "__file__", str(checkout / "src" / "adderlab" / "runs" / "rates.py"))
     assert default_folder() == checkout / "records" / "rates"
+
+
+def test_a_row_of_an_earlier_version_has_todays_names(tmp_path: Path) -> None:
+    written = schema.to_dict(record("456p", "aimed-two", proved=1)) | {
+        "recipe_settings": {"steps": 7, "aim": None, "draws": {"halvings": [3]}},
+        "command": ["adderlab", "rate", "456p", "--recipe", "aimed-two"],
+    }
+    path = tmp_path / "456p_aimed-two.json"
+    path.write_text(json.dumps(written))
+    row = read_rate(path)
+    assert row.recipe == row.command[-1] == "prefit-restarts2"
+    assert row.recipe_settings == {"steps": 7, "prefit": None, "restarts": {"halve_at": [3]}}

@@ -9,7 +9,7 @@ from adderlab.recipes import get_recipe
 from adderlab.runs.metrics import Metrics
 from adderlab.study.search_verifier import hopeless, open_from, worth_a_proof
 from adderlab.training.optimiser import Freeze
-from adderlab.training.recipe import PUBLISHED_456, Recipe
+from adderlab.training.recipe import Recipe
 
 RECIPE = Recipe(steps=100_000)
 """Its last change is at step 7000, a fifth of it is 20,000 steps."""
@@ -42,10 +42,10 @@ def test_proofs_come_after_2_4_8_perfect_evaluations_in_a_row() -> None:
 
 
 def test_the_last_change_of_a_recipe() -> None:
-    assert open_from(PUBLISHED_456) == 7000
+    assert open_from(Recipe()) == 7000
     assert open_from(get_recipe("circle")) == 18_900
     assert open_from(get_recipe("circle-27k")) == 13_500
-    assert open_from(get_recipe("drawn-67")) == 16_000
+    assert open_from(get_recipe("restarts-67")) == 16_000
     never = dataclasses.replace(RECIPE, freeze=(Freeze(prefix="x", until=0.9, then=0.0),))
     assert open_from(never) == 7000
 

@@ -1,14 +1,12 @@
 """The learning rate at the steps that decide it."""
 
-import dataclasses
-
 import pytest
 
-from adderlab.training.recipe import PUBLISHED_456, learning_rate
+from adderlab.training.recipe import Recipe, learning_rate
 
 
 def test_warm_up_peak_middle_and_end() -> None:
-    recipe = PUBLISHED_456
+    recipe = Recipe()
     assert learning_rate(recipe, 0) == pytest.approx(0.02 / 1350)
     assert learning_rate(recipe, 1349) == pytest.approx(0.02)
     middle = 1350 + (54_000 - 1350) // 2
@@ -17,5 +15,5 @@ def test_warm_up_peak_middle_and_end() -> None:
 
 
 def test_no_warm_up_starts_at_the_peak() -> None:
-    recipe = dataclasses.replace(PUBLISHED_456, warmup_steps=0)
+    recipe = Recipe(warmup_steps=0)
     assert learning_rate(recipe, 0) == pytest.approx(0.02)

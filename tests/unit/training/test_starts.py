@@ -32,7 +32,7 @@ from adderlab.training.start import check_fits, start
 CPU = torch.device("cpu")
 CONFIG = get_preset("456p").config
 QUERY = "blocks.0.attn.qkv_Bq"
-AIMED = dataclasses.replace(get_recipe("aimed"), steps=40, batch_size=32, val_size=40, eval_interval=5)
+PREFIT = dataclasses.replace(get_recipe("prefit"), steps=40, batch_size=32, val_size=40, eval_interval=5)
 DRAWN = Recipe(
     steps=20,
     batch_size=16,
@@ -59,7 +59,7 @@ def test_the_picture_names_the_columns_of_every_layout(preset: str) -> None:
     config = get_preset(preset).config
     if config.token_layout.pairs:
         with pytest.raises(UsageError, match="tables"):
-            check_fits(config, dataclasses.replace(AIMED, circle=None, freeze=()), (0,))
+            check_fits(config, dataclasses.replace(PREFIT, circle=None, freeze=()), (0,))
         return
     layout, wanted_AP = config.token_layout, picture(config, 0.2)
     torch.testing.assert_close(wanted_AP.sum(1), torch.ones(11))
@@ -75,8 +75,8 @@ def test_the_picture_names_the_columns_of_every_layout(preset: str) -> None:
 
 
 def test_an_aimed_query_looks_at_its_column_and_nothing_else_has_moved() -> None:
-    drawn = start(CONFIG, dataclasses.replace(AIMED, prefit=None), (3,))
-    fitted = start(CONFIG, AIMED, (3,))
+    drawn = start(CONFIG, dataclasses.replace(PREFIT, prefit=None), (3,))
+    fitted = start(CONFIG, PREFIT, (3,))
     changed = {name for name in drawn if not torch.equal(drawn[name], fitted[name])}
     assert changed == {QUERY}
     # 0.06 where all 33 positions are alike; turning the query alone does not come near 0.9.
@@ -85,7 +85,7 @@ def test_an_aimed_query_looks_at_its_column_and_nothing_else_has_moved() -> None
 
 
 def test_where_a_seed_starts_does_not_depend_on_its_neighbours() -> None:
-    together, alone = start(CONFIG, AIMED, (7, 3, 11)), start(CONFIG, AIMED, (3,))
+    together, alone = start(CONFIG, PREFIT, (7, 3, 11)), start(CONFIG, PREFIT, (3,))
     for name, tensor in alone.items():
         assert torch.equal(together[name][1:2], tensor), name
 
@@ -104,7 +104,7 @@ def test_what_attention_does_not_depend_on_stays_as_drawn() -> None:
 def test_what_cannot_be_aimed_is_told() -> None:
     with pytest.raises(UsageError, match="no parameter's name begins with 'query'"):
         check_fits(
-            CONFIG, dataclasses.replace(AIMED, prefit=AttentionPrefit(parameters=("query",))), (0,)
+            CONFIG, dataclasses.replace(PREFIT, prefit=AttentionPrefit(parameters=("query",))), (0,)
         )
     for wrong in ({"parameters": ()}, {"below": 1.0}, {"steps": 0}, {"lr": 0.0}, {"pairs": 0}):
         with pytest.raises(UsageError, match="prefit"):
