@@ -1,6 +1,6 @@
 """Keep the best model of a measured rate: checkpoint, certificate, and how it came about.
 
-    python experiments/keep_record.py results/rates/456p_aimed_5000-5095 [FOLDER...]
+    python experiments/keep_record.py results/rates/456p_prefit_5000-5095 [FOLDER...]
 
 reads a finished measurement (``adderlab rate``), takes the seed whose smallest margin over all pairs is
 provably largest, among those proved as trained (of a preset without one: after repair), proves it anew
@@ -11,7 +11,7 @@ and writes
 unless a record with a larger margin is there. ``records/best/README.md`` lists them all. A preset of
 which no seed is proved in a measurement may have one mended by hand with ``adderlab repair``:
 
-    python experiments/keep_record.py results/rates/36p_spread-36_9200-9231 --mended FILE \
+    python experiments/keep_record.py results/rates/36p_wide-36_9200-9231 --mended FILE \
         --trainings 2 --command "adderlab repair ..."
 """
 
