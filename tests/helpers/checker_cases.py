@@ -21,8 +21,10 @@ from adderlab.checker.model import (
     Model,
     leaves_of,
 )
-from adderlab.checker.ranges import cell_excess, leaf_excess, project, smallest_margin
-from adderlab.checker.steps import functionals, read_tree
+from adderlab.checker.pairs import smallest_margin
+from adderlab.checker.ranges import cell_excess, leaf_excess, project
+from adderlab.checker.steps import functionals
+from adderlab.checker.trees import read_tree
 
 PLUS, EQUALS = 10, 11
 LEAK = 1e-4

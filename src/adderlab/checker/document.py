@@ -65,7 +65,7 @@ class Rejected(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """Functionals of rows (query tokens, or one split leaf): rods along ``shear``, see docs 4.2."""
+    """Functionals of rows (query tokens, or one split leaf); boxes are long along ``shear``."""
 
     pivot_RH: np.ndarray
     shear_RHE: np.ndarray

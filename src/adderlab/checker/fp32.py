@@ -4,11 +4,20 @@ Rounding moves the fp32 logits of the readable model (``adderlab.models.transfor
 real ones. Here that is bounded on every box of a certificate, and compared with the margin that the
 checker has proved there. Assumptions and what is not covered: docs/proof.md, "Floating point".
 
-The attention's error is bounded once for each step and query token, over all keys; the head's on each
-box: first by adding errors up forwards, and where that is too much, backwards (``sensitivity``).
+The attention's error is bounded once for each step and query token, over all keys. Two effects are
+kept apart. Wrong weights: fp32 mixes the values with weights w_p (1 + eta_p). Such a mix is again an
+average of values, only another one, so it moves u by at most
+
+    sum w_p |eta_p| |f.U_p - u| / (1 - max |eta|),
+
+which is small because the keys with weight have values near the mix: the box is widened by it.
+Everything else (wrong values, the sums, the output projection) is an error of the stream after it. The
+head's error is bounded on each box: first forwards, and where that is too much, backwards
+(``rounding``).
 
 Shapes: N boxes, V vocabulary, P positions, H heads, G key and value heads, K key width, E value width,
-D width, M keys (position and token) that can occur at a step, Z query tokens.
+D width, M keys (position and token) that can occur at a step, Z query tokens, L slots, T digits, C
+constant keys.
 """
 
 from __future__ import annotations
@@ -34,28 +43,27 @@ from adderlab.checker.intervals import (
     matmul,
     up,
 )
+from adderlab.checker.mean_value import Real
 from adderlab.checker.model import RADIX, Model
 from adderlab.checker.ranges import own_slots
 from adderlab.checker.rounding import EXP_ULPS, FP32, Rounded, moved_by_rounding
-from adderlab.checker.slopes import Real
 from adderlab.checker.steps import Batch
 from adderlab.checker.tracing import Noisy, Tracing
 from adderlab.errors import Failure
 from adderlab.models.maps import rotary, turn
 from adderlab.models.transformer import Transformer
 
-# What fp32 does to the attention: once for every query and key, then for every leaf.
-#
-# Two effects are kept apart. Wrong weights: fp32 mixes the values with weights w_p (1 + eta_p). Such a
-# mix is again an average of values, only another one, so it moves u by at most
-#
-#     sum w_p |eta_p| |f.U_p - u| / (1 - max |eta|),
-#
-# which is small because the keys with weight have values near the mix: the box is widened by it.
-# Everything else (wrong values, the sums, the output projection) is an error of the stream after it.
-#
-# Shapes: V vocabulary, P positions, H heads, G key and value heads, K key width, E value width, D width,
-# M keys (position and token) of a step, Z query tokens, L slots, T digits, C constant keys, N boxes.
+MOST_HALVINGS = 8
+ROWS_AT_ONCE = 512
+EFFORT = 100_000
+"""Halves of boxes examined in all before the question is given up: some 25 seconds."""
+GOOD_SHARE = 0.5
+"""Errors are drawn backwards where adding them forwards leaves less than this share of the margin
+that the certificate claims for the step; so the fp32 margin reported means something."""
+CLOSER_HALVINGS = 2
+"""As often a box is halved also where a small part of that margin is left, for the same reason."""
+
+# The attention's error.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -306,15 +314,7 @@ def _row_tokens(row_N: NDArray[np.intp], z_N: NDArray[np.intp], rows: int) -> ND
     return out
 
 
-MOST_HALVINGS = 8
-ROWS_AT_ONCE = 512
-EFFORT = 100_000
-"""Halves of boxes examined in all before the question is given up: some 25 seconds."""
-GOOD_SHARE = 0.5
-"""Errors are drawn backwards where adding them forwards leaves less than this share of the margin
-that the certificate claims for the step; so the fp32 margin reported means something."""
-CLOSER_HALVINGS = 2
-"""As often a box is halved also where a small part of that margin is left, for the same reason."""
+# The head's error, and the answer.
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -66,7 +66,7 @@ def _gelu(x: arb_series) -> arb_series:
     return x * (1 + (x / arb(2).sqrt()).erf()) / 2
 
 
-def _gelu_slope(x: arb_series) -> arb_series:
+def _gelu_derivative(x: arb_series) -> arb_series:
     return (1 + (x / arb(2).sqrt()).erf()) / 2 + x * (-x * x / 2).exp() / (2 * arb.pi()).sqrt()
 
 
@@ -74,7 +74,7 @@ def _silu(x: arb_series) -> arb_series:
     return x / (1 + (-x).exp())
 
 
-def _silu_slope(x: arb_series) -> arb_series:
+def _silu_derivative(x: arb_series) -> arb_series:
     sigmoid = 1 / (1 + (-x).exp())
     return sigmoid * (1 + x * (1 - sigmoid))
 
@@ -143,7 +143,7 @@ def _value_far(x: Array) -> Interval:
     return Interval(down(np.maximum(x, 0.0) - TAIL), np.maximum(x, 0.0))
 
 
-def _slope_far(x: Array) -> Interval:
+def _derivative_far(x: Array) -> Interval:
     """Their derivatives: within 2 TAIL of 1 on the right and of 0 on the left."""
     step = np.where(x > 0, 1.0, 0.0)
     return Interval(down(step - 2 * TAIL), up(step + 2 * TAIL))
@@ -154,8 +154,8 @@ def gelu_at(x: Array) -> Interval:
     return _at(_gelu, x, _value_far)
 
 
-def gelu_slope_at(x: Array) -> Interval:
-    return _at(_gelu_slope, x, _slope_far)
+def gelu_derivative_at(x: Array) -> Interval:
+    return _at(_gelu_derivative, x, _derivative_far)
 
 
 def silu_at(x: Array) -> Interval:
@@ -163,8 +163,8 @@ def silu_at(x: Array) -> Interval:
     return _at(_silu, x, _value_far)
 
 
-def silu_slope_at(x: Array) -> Interval:
-    return _at(_silu_slope, x, _slope_far)
+def silu_derivative_at(x: Array) -> Interval:
+    return _at(_silu_derivative, x, _derivative_far)
 
 
 @dataclass(frozen=True)
@@ -200,8 +200,8 @@ def _gelu_bend(x: arb) -> arb:
 
 def _gelu_zero(x: arb) -> arb:
     """gelu'. It is below 0 left of its only zero and above 0 right of it."""
-    (slope, *_) = _gelu_slope(arb_series([x, 1], 2)).coeffs()
-    return slope
+    (derivative, *_) = _gelu_derivative(arb_series([x, 1], 2)).coeffs()
+    return derivative
 
 
 def _silu_bend(x: arb) -> arb:
@@ -232,25 +232,29 @@ def gelu(x: Interval) -> Interval:
     return _between(gelu_at, x, [_turn(_gelu_zero, _gelu, -0.7517915246935645)])
 
 
-def gelu_slope(x: Interval) -> Interval:
+def gelu_derivative(x: Interval) -> Interval:
     """Range of the derivative, which turns at -sqrt 2 and sqrt 2 only."""
     root = math.sqrt(2.0)
-    return _between(gelu_slope_at, x, [_turn(_gelu_bend, _gelu_slope, s * root) for s in (-1.0, 1.0)])
+    return _between(
+        gelu_derivative_at, x, [_turn(_gelu_bend, _gelu_derivative, s * root) for s in (-1.0, 1.0)]
+    )
 
 
 def silu(x: Interval) -> Interval:
     return _between(silu_at, x, [_turn(_silu_zero, _silu, -1.2784645427610738)])
 
 
-def silu_slope(x: Interval) -> Interval:
+def silu_derivative(x: Interval) -> Interval:
     at = 2.3993572805154677
-    return _between(silu_slope_at, x, [_turn(_silu_bend, _silu_slope, s * at) for s in (-1.0, 1.0)])
+    return _between(
+        silu_derivative_at, x, [_turn(_silu_bend, _silu_derivative, s * at) for s in (-1.0, 1.0)]
+    )
 
 
 def relu(x: Interval) -> Interval:
     return Interval(np.maximum(x.low, 0.0), np.maximum(x.high, 0.0))
 
 
-def relu_slope(x: Interval) -> Interval:
-    """All slopes of secants through the interval: for the mean value form relu needs no derivative."""
+def relu_derivative(x: Interval) -> Interval:
+    """Slopes of all secants in the interval: the mean value form needs no derivative at the kink."""
     return Interval((x.low > 0).astype(np.float64), (x.high > 0).astype(np.float64))

@@ -30,8 +30,8 @@ from adderlab.checker.intervals import (
     symmetric,
     up,
 )
+from adderlab.checker.mean_value import MeanValueForm
 from adderlab.checker.model import Head
-from adderlab.checker.slopes import Sloped
 
 BOXES_AT_ONCE = 2048
 MOST_HALVINGS = 16
@@ -41,11 +41,11 @@ MOST_BOXES = 60_000
 
 @dataclass(frozen=True)
 class Stream:
-    """A quantity that depends on u: its enclosure at the centre, over the box, and its slopes there."""
+    """A quantity that depends on u: enclosed at the centre, over the box, and its derivatives there."""
 
     centre: Interval
     box: Interval
-    slope: Interval
+    jacobian: Interval
     """Derivatives over the box; the axis K stands second."""
 
 
@@ -88,15 +88,15 @@ def _upper(scaled_NQ: Interval, sigma_N: Interval) -> Array:
     return up(worst_N / divisor)
 
 
-def _swell(centre: Interval, radius_NK: Array, slope: Interval) -> Interval:
-    """Centre plus everything the slopes allow: (N, ...), slope (N, K, ...)."""
-    size = np.moveaxis(slope.magnitude(), 1, -1)
+def _swell(centre: Interval, radius_NK: Array, jacobian: Interval) -> Interval:
+    """Centre plus everything the derivatives allow: (N, ...), jacobian (N, K, ...)."""
+    size = np.moveaxis(jacobian.magnitude(), 1, -1)
     radius = radius_NK.reshape(len(radius_NK), *[1] * (size.ndim - 2), radius_NK.shape[1])
     return centre + symmetric(reach(radius, size))
 
 
-def _affine(at_centre: Interval, radius_NK: Array, slope: Interval) -> Stream:
-    return Stream(at_centre, _swell(at_centre, radius_NK, slope), slope)
+def _affine(at_centre: Interval, radius_NK: Array, jacobian: Interval) -> Stream:
+    return Stream(at_centre, _swell(at_centre, radius_NK, jacobian), jacobian)
 
 
 def _centred(x: Interval) -> Interval:
@@ -127,8 +127,8 @@ def _scale(norm: Stream, eps: Interval, radius_NK: Array) -> tuple[Stream, Inter
     """sigma(u) = sqrt(mean(z^2) + eps) of an affine z as a stream, and z . S_k over the box."""
     D = float(norm.centre.shape[-1])
     centre_N = _positive_sum(norm.centre.square())
-    along_NK = _dot(_second(norm.centre), norm.slope)
-    gram_NKK = matmul(norm.slope, norm.slope.transpose(0, 2, 1))
+    along_NK = _dot(_second(norm.centre), norm.jacobian)
+    gram_NKK = matmul(norm.jacobian, norm.jacobian.transpose(0, 2, 1))
     wander_NK = reach(radius_NK[:, None, :], gram_NKK.magnitude())
     along_box_NK = along_NK + symmetric(wander_NK)
     # |c + d|^2 = |c|^2 + 2 c.d + |d|^2, and 0 <= |d|^2 <= sum r_k r_l |S_k . S_l|.
@@ -140,8 +140,8 @@ def _scale(norm: Stream, eps: Interval, radius_NK: Array) -> tuple[Stream, Inter
     square = Interval(np.maximum(square.low, lower.low), square.high)
     box_N = (square / D + eps).sqrt()
     at_centre_N = (centre_N / D + eps).sqrt()
-    slope_NK = along_box_NK / (_along_last(box_N) * D)
-    return Stream(at_centre_N, box_N, slope_NK), along_box_NK
+    jacobian_NK = along_box_NK / (_along_last(box_N) * D)
+    return Stream(at_centre_N, box_N, jacobian_NK), along_box_NK
 
 
 def _least_size(x: Interval) -> Interval:
@@ -156,38 +156,44 @@ def _after_norm(
     weight = _along_last(head.norm2_weight)
     folded_DF = weight * matrix_DF
     bias = bias_F + matmul(head.norm2_bias.reshape(1, -1), matrix_DF).reshape(-1)
-    N, K, D = x.slope.shape
+    N, K, D = x.jacobian.shape
     F = folded_DF.shape[1]
     if head.norm2 == "none":
         at_centre = matmul(x.centre, folded_DF) + bias
-        slope = matmul(x.slope.reshape(N * K, D), folded_DF).reshape(N, K, F)
-        return _affine(at_centre, radius_NK, slope)
+        jacobian = matmul(x.jacobian.reshape(N * K, D), folded_DF).reshape(N, K, F)
+        return _affine(at_centre, radius_NK, jacobian)
     if head.norm2 == "layer":
-        x = _affine(_centred(x.centre), radius_NK, _centred(x.slope))
+        x = _affine(_centred(x.centre), radius_NK, _centred(x.jacobian))
     sigma, along_NK = _scale(x, head.norm2_eps, radius_NK)
     inner = matmul(x.centre, folded_DF)
-    inner_slope = matmul(x.slope.reshape(N * K, D), folded_DF).reshape(N, K, F)
-    inner_box = _swell(inner, radius_NK, inner_slope)
+    inner_jacobian = matmul(x.jacobian.reshape(N * K, D), folded_DF).reshape(N, K, F)
+    inner_box = _swell(inner, radius_NK, inner_jacobian)
     # d (X / sigma) = (X_k - X (z . S_k) / (D sigma^2)) / sigma.
     turn_NK = along_NK / (_along_last(sigma.box.square()) * float(D))
-    slope = (inner_slope - _second(inner_box) * _along_last(turn_NK)) / _along_last(_second(sigma.box))
+    jacobian = (inner_jacobian - _second(inner_box) * _along_last(turn_NK)) / _along_last(
+        _second(sigma.box)
+    )
     at_centre = inner / _along_last(sigma.centre) + bias
-    box = _swell(at_centre, radius_NK, slope).meet(inner_box / _along_last(sigma.box) + bias)
-    return Stream(at_centre, box, slope)
+    box = _swell(at_centre, radius_NK, jacobian).meet(inner_box / _along_last(sigma.box) + bias)
+    return Stream(at_centre, box, jacobian)
 
 
 def _hidden(head: Head, x: Stream, radius_NK: Array) -> tuple[Interval, Interval]:
-    """Hidden units at the centre (N, F) and their slopes over the box (N, K, F)."""
+    """Hidden units at the centre (N, F) and their derivatives over the box (N, K, F)."""
     first = _after_norm(head, x, radius_NK, head.fc1, head.fc1_bias)
     if head.activation == "relu":
-        return functions.relu(first.centre), _second(functions.relu_slope(first.box)) * first.slope
+        return functions.relu(first.centre), _second(
+            functions.relu_derivative(first.box)
+        ) * first.jacobian
     if head.activation == "gelu":
-        return functions.gelu(first.centre), _second(functions.gelu_slope(first.box)) * first.slope
+        return functions.gelu(first.centre), _second(
+            functions.gelu_derivative(first.box)
+        ) * first.jacobian
     assert head.activation == "swiglu" and head.gate is not None
     gate = _after_norm(head, x, radius_NK, head.gate, Interval(np.zeros(head.gate.shape[1])))
-    slope = _second(functions.silu_slope(gate.box) * first.box) * gate.slope
-    slope = slope + _second(functions.silu(gate.box)) * first.slope
-    return functions.silu(gate.centre) * first.centre, slope
+    jacobian = _second(functions.silu_derivative(gate.box) * first.box) * gate.jacobian
+    jacobian = jacobian + _second(functions.silu(gate.box)) * first.jacobian
+    return functions.silu(gate.centre) * first.centre, jacobian
 
 
 def margins(head: Head, right: int, x0_ND: Interval, R_NKD: Interval, low_NK: Array, high_NK: Array):
@@ -211,8 +217,10 @@ def margins(head: Head, right: int, x0_ND: Interval, R_NKD: Interval, low_NK: Ar
     g_NQ = matmul(x2_ND, d_DQ)
     # The products with fc2 @ d are formed before sizes are taken: they cancel.
     through_FQ = matmul(head.fc2, d_DQ)
-    slope_NKQ = matmul(R_NKD.reshape(N * K, D), d_DQ) + matmul(hidden_NKF.reshape(N * K, F), through_FQ)
-    slope_NKQ = slope_NKQ.reshape(N, K, V - 1)
+    jacobian_NKQ = matmul(R_NKD.reshape(N * K, D), d_DQ) + matmul(
+        hidden_NKF.reshape(N * K, F), through_FQ
+    )
+    jacobian_NKQ = jacobian_NKQ.reshape(N, K, V - 1)
 
     if head.norm_f == "none":
         one = Interval(np.ones(N))
@@ -221,43 +229,45 @@ def margins(head: Head, right: int, x0_ND: Interval, R_NKD: Interval, low_NK: Ar
         z = Stream(x2_ND, x2_ND, x2_NKD)
         if head.norm_f == "layer":
             z = Stream(_centred(x2_ND), x2_ND, _centred(x2_NKD))
-        z = _affine(z.centre, radius_NK, z.slope)
+        z = _affine(z.centre, radius_NK, z.jacobian)
         sigma = _last_scale(z, head.norm_f_eps, radius_NK)
     beta_Q = matmul(head.norm_f_bias.reshape(1, -1), gap_DQ).reshape(-1)
     if beta_Q.magnitude().any():
         g_NQ = g_NQ + _along_last(sigma.centre) * beta_Q
-        slope_NKQ = slope_NKQ + _along_last(sigma.slope) * beta_Q
-    size_NKQ = slope_NKQ.magnitude()
-    g_box = _swell(g_NQ, radius_NK, slope_NKQ)
+        jacobian_NKQ = jacobian_NKQ + _along_last(sigma.jacobian) * beta_Q
+    size_NKQ = jacobian_NKQ.magnitude()
+    g_box = _swell(g_NQ, radius_NK, jacobian_NKQ)
     worst_N = g_box.low.argmin(1)
     spread_NK = radius_NK * size_NKQ[np.arange(N), :, worst_N]
     return Margins(g_box, sigma.box, g_NQ, sigma.centre, spread_NK)
 
 
 def _last_scale(z: Stream, eps: Interval, radius_NK: Array) -> Stream:
-    """sigma over the box when z's slopes are only known as intervals."""
+    """sigma over the box when z's derivatives are only known as intervals."""
     D = float(z.centre.shape[-1])
     at_centre_N = (_positive_sum(z.centre.square()) / D + eps).sqrt()
     # sigma is the length of a vector over sqrt D: it cannot change by more than that vector does.
-    step_ND = reach(radius_NK[:, None, :], z.slope.magnitude().transpose(0, 2, 1))
+    step_ND = reach(radius_NK[:, None, :], z.jacobian.magnitude().transpose(0, 2, 1))
     change_N = (_positive_sum(Interval(step_ND).square()) / D).nonnegative().sqrt().high
     floor_N = eps.sqrt().low
     box_N = at_centre_N + symmetric(change_N)
     box_N = Interval(np.maximum(box_N.low, floor_N), box_N.high)
-    along_NK = _dot(_second(z.box), z.slope)
-    slope_NK = along_NK / (_along_last(box_N) * D)
-    closer = _swell(at_centre_N, radius_NK, slope_NK)
+    along_NK = _dot(_second(z.box), z.jacobian)
+    jacobian_NK = along_NK / (_along_last(box_N) * D)
+    closer = _swell(at_centre_N, radius_NK, jacobian_NK)
     box_N = Interval(np.maximum(box_N.low, closer.low), np.minimum(box_N.high, closer.high))
-    return Stream(at_centre_N, box_N, slope_NK)
+    return Stream(at_centre_N, box_N, jacobian_NK)
 
 
-def residual_stream(x0_ND: Interval, R_NKD: Interval, low_NK: Array, high_NK: Array) -> Sloped:
+def residual_stream(x0_ND: Interval, R_NKD: Interval, low_NK: Array, high_NK: Array) -> MeanValueForm:
     """x over boxes, coordinate by coordinate: (N, D)."""
     middle_NK, radius_NK = Interval(low_NK, high_NK).mid_rad()
     centre_ND = x0_ND + (Interval(middle_NK[..., None]) * R_NKD).sum(1)
     box = _affine(centre_ND, radius_NK, R_NKD).box
     K = range(radius_NK.shape[1])
-    return Sloped(centre_ND, box, tuple(R_NKD[:, k] for k in K), tuple(radius_NK[:, k] for k in K))
+    return MeanValueForm(
+        centre_ND, box, tuple(R_NKD[:, k] for k in K), tuple(radius_NK[:, k] for k in K)
+    )
 
 
 Rows = tuple[Interval, NDArray[np.intp]]

@@ -4,9 +4,13 @@ f.y <= tau on a leaf or cell if and only if the largest value there of
 sum_p W[p, t_p] (f.U[p, t_p] - tau) is not positive. What is computed is an upper bound of that
 largest value, so a claim that passes is true; the claimed numbers themselves are not trusted.
 
+The maximum over all free digits is a carry DP: columns below i - 1 are tied together by the carries,
+because their answer digits are keys too; the columns above i are free one by one. The same recursion
+with exact integers counts pairs.
+
 Sides: 0 proves low (all signs turned), 1 proves high.
-Shapes: Z query tokens, H heads, E functionals per head, M nodes, L slots, T digits, C constant keys,
-N leaves or cells.
+Shapes: n columns, Z query tokens, H heads, E functionals per head, M nodes, L = 3n slots (a_0.., b_0..,
+s_0..), T = 10 digits, B batch (the last axis), C constant keys, N leaves or cells.
 """
 
 from __future__ import annotations
@@ -17,27 +21,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from adderlab.checker.head import margins
-from adderlab.checker.intervals import (
-    Array,
-    Interval,
-    matmul,
-    up,
-)
-from adderlab.checker.model import RADIX, Leaves, Model, Step, digits_of
-
-# Programmes over the carry: upper bounds of maxima, and exact counts, over all free digits.
-#
-# Columns below i - 1 are tied together by the carries, because their answer digits are keys too; the
-# columns above i are free. Maxima are for a batch of independent instances, the batch last.
-#
-# Shapes: n columns, L = 3n slots (a_0.., b_0.., s_0..), T = 10 digits, B batch.
-
+from adderlab.checker.intervals import Array, Interval, matmul, up
+from adderlab.checker.model import RADIX, Leaves, Step
 
 FREE = -1
 """Stands for a digit or carry that is not fixed."""
 NEVER = -1e300
 """The gain of what is forbidden: far below all real gains, and sums of it stay finite."""
+CELLS_AT_ONCE = 256
 
 
 def _pair_maxima(a_TB: Array, b_TB: Array) -> Array:
@@ -46,7 +37,7 @@ def _pair_maxima(a_TB: Array, b_TB: Array) -> Array:
     for a in range(RADIX):
         window = best_QB[a : a + RADIX]
         np.maximum(window, a_TB[a] + b_TB, out=window)
-    # A step up is monotone, so one after the maximum rounds up every sum before it.
+    # ``up`` is monotone, so once after the maximum rounds up every sum before it, ten times cheaper.
     return up(best_QB)
 
 
@@ -117,7 +108,7 @@ def count(a: Sequence[int], b: Sequence[int], carry: Sequence[int], i: int) -> t
     return ways[0] * free, ways[1] * free
 
 
-CELLS_AT_ONCE = 256
+# The claims about leaves and cells.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +139,10 @@ def project(step: Step, rows: NDArray[np.intp], functional_RHEE: Interval) -> Pr
 
 
 def gain(weight: Interval, projected: Interval, tau: Array, side: int) -> Array:
-    """Upper bound of W (f.U - tau) for side 1, of W (tau - f.U) for side 0."""
+    """Upper bound of W (f.U - tau) for side 1, of W (tau - f.U) for side 0.
+
+    A weight is never negative, so the sign of the other factor says which end of it counts.
+    """
     inner = up(projected.high - tau) if side else up(tau - projected.low)
     return up(np.where(inner > 0, weight.high, weight.low) * inner)
 
@@ -256,57 +250,3 @@ def cell_excess(
             own = _own_part(parts, own_leaf, step, row, tau_NHE, side)
             excess[part, ..., side] = up(own + free)
     return excess
-
-
-# The margins at one pair of numbers, enclosed: for witnesses and counterexamples.
-#
-# Shapes: H heads, E bottleneck, D width.
-
-
-def mix_at(model: Model, step: Step, a: int, b: int) -> tuple[int, int, Interval]:
-    """At one pair: row of the query token, right digit, and y (H, E), enclosed."""
-    n, i = model.columns, step.index
-    answer = digits_of(a + b, n + 1)
-    row = answer[i - 1] if i else 0
-    seen = [(j, digit) for j, digit in enumerate(digits_of(a, n))]
-    seen += [(n + j, digit) for j, digit in enumerate(digits_of(b, n))]
-    seen += [(2 * n + j, answer[j]) for j in range(i - 1)]
-    slots, digits = (list(part) for part in zip(*seen, strict=True))
-    weight_HP = step.weight_ZHLT[row][:, slots, digits]
-    value_HPE = step.value_LTHE[slots, digits].transpose(1, 0, 2)
-    constant_HC = step.constant_weight_ZHC[row]
-    constant_HCE = step.constant_value_ZCHE[row].transpose(1, 0, 2)
-    total_H = weight_HP.sum(1) + constant_HC.sum(1)
-    sum_HE = (_last(weight_HP) * value_HPE).sum(1) + (_last(constant_HC) * constant_HCE).sum(1)
-    return row, answer[i], sum_HE / _last(total_H)
-
-
-def margin_by_step(model: Model, a: int, b: int) -> list[tuple[float, float]]:
-    """[low, high] of the margin, in logits, of the right digit at each of the n + 1 steps.
-
-    Teacher-forced: every step reads the right digits before it. Below zero at some step means that
-    greedy decoding fails on the pair, because the first such step reads only right digits.
-    """
-    out, (H, E, D) = [], model.out_HED.shape
-    for step in model.steps:
-        row, right, y_HE = mix_at(model, step, a, b)
-        found = margins(
-            model.head,
-            right,
-            step.residual_ZD[[row]],
-            model.out_HED.reshape(1, H * E, D),
-            y_HE.low.reshape(1, H * E),
-            y_HE.high.reshape(1, H * E),
-        )
-        out.append((float(found.true_low_N()[0]), float(found.true_high_N()[0])))
-    return out
-
-
-def smallest_margin(model: Model, a: int, b: int) -> tuple[float, float]:
-    """[low, high] of the smallest margin over the steps."""
-    by_step = margin_by_step(model, a, b)
-    return min(low for low, _ in by_step), min(high for _, high in by_step)
-
-
-def _last(x: Interval) -> Interval:
-    return Interval(x.low[..., None], x.high[..., None])

@@ -2,13 +2,20 @@
 
 A ``Rounded`` stands for a number of a program that should be ``real`` and comes out as something
 within ``err`` of it. Every operation below says how errors of its operands arrive at its result
-(propagation) and how much its own rounding adds (local). The assumptions are those of
-docs/proof.md, "Floating point": IEEE rounding to nearest with unit u, sums and products of
-matrices in any order and with or without fused multiply-add (gamma_n), results below 2^-126 flushed
-or not, and the stated accuracy of exp, erf, sine and cosine.
+(propagation) and how much its own rounding adds (local). The assumptions are those of docs/proof.md,
+"Floating point": IEEE rounding to nearest with unit u, sums and products of matrices in any order and
+with or without fused multiply-add (gamma_n), results below 2^-126 flushed or not, and the stated
+accuracy of exp, erf, sine and cosine.
 
-Each result also remembers how a small change of it would change what depends on it, so that the
-bound can be drawn backwards from the end (``sensitivity.py``), which loses much less.
+Adding errors up forwards loses the cancellation between a rounding's several ways to the result, which
+is most of it. So each result also remembers its operands and how to pull a cotangent back to them, and
+``moved_by_rounding`` goes backwards from the end. Let every operation's own rounding be an unknown
+delta_j with |delta_j| <= eps_j. The computed result is a function M of all of them, the real one is
+M(0), and by the mean value theorem
+
+    |M(delta) - M(0)| <= sum_j eps_j sup |dM / d delta_j|,
+
+with the supremum over everything between the real and the computed values.
 """
 
 from __future__ import annotations
@@ -19,7 +26,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from adderlab.checker import functions, intervals, slopes
+from adderlab.checker import functions, intervals, mean_value
 from adderlab.checker.intervals import (
     Array,
     Interval,
@@ -27,7 +34,7 @@ from adderlab.checker.intervals import (
     down,
     up,
 )
-from adderlab.checker.slopes import Real, Sloped
+from adderlab.checker.mean_value import MeanValueForm, Real
 
 
 @dataclass(frozen=True)
@@ -47,8 +54,8 @@ ERF_ERROR = 2.0**-20
 CIRCLE_ULPS = 4.0
 """Assumed accuracy of sine and cosine in ulps of 1."""
 
-Pull = Callable[[Interval], Interval]
-"""From the derivative with respect to a result to that with respect to an operand."""
+Vjp = Callable[[Interval], Interval]
+"""From the cotangent of a result (derivative of the end with respect to it) to that of an operand."""
 
 
 @dataclass(eq=False)
@@ -61,7 +68,7 @@ class Rounded:
     varies: bool = False
     local: Array = field(default_factory=lambda: np.zeros(()))
     """The part of ``err`` that arises here: own rounding, and errors of operands that do not vary."""
-    parents: list[tuple[Rounded, Pull]] = field(default_factory=list)
+    parents: list[tuple[Rounded, Vjp]] = field(default_factory=list)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -76,12 +83,12 @@ class Rounded:
     @property
     def range(self) -> Interval:
         """Everything between the real value and what may be computed."""
-        box = self.real.box if isinstance(self.real, Sloped) else self.real
+        box = self.real.box if isinstance(self.real, MeanValueForm) else self.real
         return box + Interval(-self.err, self.err)
 
     def moved(self, move: Callable[[np.ndarray], np.ndarray]) -> Rounded:
         """The same numbers in another arrangement (a view, a selection, a repetition)."""
-        real = slopes.mapped(self.real, lambda x: Interval(move(x.low), move(x.high)))
+        real = mean_value.mapped(self.real, lambda x: Interval(move(x.low), move(x.high)))
         out = Rounded(real, move(self.err), self.format, self.varies, np.zeros(real.shape))
         if self.varies:
             numbers = move(np.arange(self.err.size).reshape(self.shape)).reshape(-1).astype(np.int64)
@@ -130,15 +137,15 @@ def _unbroadcast(g: Interval, shape: tuple[int, ...]) -> Interval:
 
 
 def _result(
-    real: Real, own: Array, operands: Sequence[tuple[Rounded, Array, Pull]], format: Format
+    real: Real, own: Array, operands: Sequence[tuple[Rounded, Array, Vjp]], format: Format
 ) -> Rounded:
-    """``own``: local rounding; for each operand what its error contributes, and its pull."""
+    """``own``: local rounding; for each operand what its error contributes, and its vjp."""
     local, err = np.broadcast_to(own, real.shape), np.broadcast_to(own, real.shape)
     parents = []
-    for operand, contribution, pull in operands:
+    for operand, contribution, vjp in operands:
         err = up(err + contribution)
         if operand.varies:
-            parents.append((operand, pull))
+            parents.append((operand, vjp))
         else:
             local = up(local + contribution)
     varies = any(operand.varies for operand, _, _ in operands)
@@ -151,7 +158,7 @@ def _one_rounding(real: Real, passed_on: Array, format: Format) -> Array:
 
 
 def _binary(
-    real: Real, a: Rounded, from_a: Array, pull_a: Pull, b: Rounded, from_b: Array, pull_b: Pull
+    real: Real, a: Rounded, from_a: Array, vjp_a: Vjp, b: Rounded, from_b: Array, vjp_b: Vjp
 ) -> Rounded:
     format = _wider(a, b)
     own = _one_rounding(real, up(from_a + from_b), format)
@@ -159,8 +166,8 @@ def _binary(
         real,
         own,
         [
-            (a, from_a, lambda g: _unbroadcast(pull_a(g), a.shape)),
-            (b, from_b, lambda g: _unbroadcast(pull_b(g), b.shape)),
+            (a, from_a, lambda g: _unbroadcast(vjp_a(g), a.shape)),
+            (b, from_b, lambda g: _unbroadcast(vjp_b(g), b.shape)),
         ],
         format,
     )
@@ -173,17 +180,17 @@ def _wider(*operands: Rounded) -> Format:
 
 
 def add(a: Rounded, b: Rounded) -> Rounded:
-    real = slopes.add(a.real, b.real)
+    real = mean_value.add(a.real, b.real)
     return _binary(real, a, a.err, lambda g: g, b, b.err, lambda g: g)
 
 
 def subtract(a: Rounded, b: Rounded) -> Rounded:
-    real = slopes.subtract(a.real, b.real)
+    real = mean_value.subtract(a.real, b.real)
     return _binary(real, a, a.err, lambda g: g, b, b.err, lambda g: -g)
 
 
 def multiply(a: Rounded, b: Rounded) -> Rounded:
-    real, a_range, b_range = slopes.multiply(a.real, b.real), a.range, b.range
+    real, a_range, b_range = mean_value.multiply(a.real, b.real), a.range, b.range
     from_a = up(a.err * b_range.magnitude())
     from_b = up(a.real.magnitude() * b.err)
     return _binary(real, a, from_a, lambda g: g * b_range, b, from_b, lambda g: g * a_range)
@@ -202,7 +209,7 @@ def _holds_zero(b: Rounded) -> NDArray[np.bool_]:
 def divide(a: Rounded, b: Rounded) -> Rounded:
     """Where the divisor might come out as zero, the error is infinite."""
     lost = _holds_zero(b)
-    real = slopes.divide(a.real, slopes.mapped(b.real, lambda x: _without(lost, x)))
+    real = mean_value.divide(a.real, mean_value.mapped(b.real, lambda x: _without(lost, x)))
     inverse = _without(lost, b.range).reciprocal()
     least = inverse.magnitude()
     from_a = up(a.err * least)
@@ -213,7 +220,7 @@ def divide(a: Rounded, b: Rounded) -> Rounded:
 
 
 def negate(a: Rounded) -> Rounded:
-    return _result(slopes.negate(a.real), np.zeros(a.shape), [(a, a.err, lambda g: -g)], a.format)
+    return _result(mean_value.negate(a.real), np.zeros(a.shape), [(a, a.err, lambda g: -g)], a.format)
 
 
 def square(a: Rounded) -> Rounded:
@@ -226,12 +233,12 @@ def square(a: Rounded) -> Rounded:
 def root(a: Rounded) -> Rounded:
     """Square root. Where the operand might come out as zero or less, the error is infinite."""
     lost = ~(a.range.low > 0)
-    real = slopes.mapped(a.real, lambda x: _without(lost, x)).sqrt()
+    real = mean_value.mapped(a.real, lambda x: _without(lost, x)).sqrt()
     # |sqrt x - sqrt y| = |x - y| / (sqrt x + sqrt y).
-    slope = (_without(lost, a.range).sqrt() * 2.0).reciprocal()
-    from_a = up(a.err * slope.magnitude())
+    derivative = (_without(lost, a.range).sqrt() * 2.0).reciprocal()
+    from_a = up(a.err * derivative.magnitude())
     own = np.where(lost, np.inf, _one_rounding(real, from_a, a.format))
-    return _result(real, own, [(a, from_a, lambda g: g * slope)], a.format)
+    return _result(real, own, [(a, from_a, lambda g: g * derivative)], a.format)
 
 
 def total(a: Rounded, axes: tuple[int, ...], keep: bool, divisor: int = 1) -> Rounded:
@@ -242,16 +249,16 @@ def total(a: Rounded, axes: tuple[int, ...], keep: bool, divisor: int = 1) -> Ro
         real = real.sum(axis)
         size, passed = above(size.sum(axis), count), above(passed.sum(axis), count)
         if keep:
-            real = slopes.mapped(real, lambda x, axis=axis: _with_axis(x, axis))
+            real = mean_value.mapped(real, lambda x, axis=axis: _with_axis(x, axis))
             size, passed = np.expand_dims(size, axis), np.expand_dims(passed, axis)
     if divisor != 1:
-        real = slopes.divide(real, intervals.of(float(divisor)))
+        real = mean_value.divide(real, intervals.of(float(divisor)))
         size, passed = up(size / divisor), up(passed / divisor)
     # One more for the division.
     own = up(_gamma(count + 1, a.format) * size + (count + 1) * a.format.flush)
     positive = {axis % a.real.ndim for axis in axes}
 
-    def pull(g: Interval) -> Interval:
+    def vjp(g: Interval) -> Interval:
         low, high = g.low, g.high
         if not keep:
             for axis in sorted(positive):
@@ -259,7 +266,7 @@ def total(a: Rounded, axes: tuple[int, ...], keep: bool, divisor: int = 1) -> Ro
         g = Interval(np.broadcast_to(low, a.shape), np.broadcast_to(high, a.shape))
         return g / float(divisor) if divisor != 1 else g
 
-    return _result(real, own, [(a, passed, pull)], a.format)
+    return _result(real, own, [(a, passed, vjp)], a.format)
 
 
 def _with_axis(x: Interval, axis: int) -> Interval:
@@ -274,7 +281,7 @@ def _gamma(terms: int, format: Format) -> float:
 def product(a: Rounded, b: Rounded) -> Rounded:
     """Matrix product (..., M, K) @ (..., K, N), in any order of summation."""
     terms, format = a.shape[-1], _wider(a, b)
-    real, a_range, b_range = slopes.matmul(a.real, b.real), a.range, b.range
+    real, a_range, b_range = mean_value.matmul(a.real, b.real), a.range, b.range
     from_a = above(a.err @ b_range.magnitude(), terms)
     from_b = above(a.real.magnitude() @ b.err, terms)
     size = above(a_range.magnitude() @ b_range.magnitude(), terms)
@@ -294,9 +301,11 @@ def product(a: Rounded, b: Rounded) -> Rounded:
     )
 
 
-def _smooth(a: Rounded, real: Real, slope: Interval, own: Array) -> Rounded:
-    """A function of one number with derivatives ``slope`` between the real and the computed operand."""
-    return _result(real, own, [(a, up(a.err * slope.magnitude()), lambda g: g * slope)], a.format)
+def _smooth(a: Rounded, real: Real, derivative: Interval, own: Array) -> Rounded:
+    """A function of one number; ``derivative`` encloses it between the real and the computed operand."""
+    return _result(
+        real, own, [(a, up(a.err * derivative.magnitude()), lambda g: g * derivative)], a.format
+    )
 
 
 def gelu(a: Rounded) -> Rounded:
@@ -305,23 +314,23 @@ def gelu(a: Rounded) -> Rounded:
     Rounding the argument of erf moves erf by at most max |z erf'(z)| < 1/2 times two units; the sum is
     at most 2; three more roundings are relative.
     """
-    real = slopes.smooth(a.real, functions.gelu, functions.gelu_slope)
+    real = mean_value.smooth(a.real, functions.gelu, functions.gelu_derivative)
     size, u = a.range.magnitude(), a.format.unit
     own = up(size * (0.5 * ERF_ERROR + 6.0 * u) + 4.0 * a.format.flush)
-    return _smooth(a, real, functions.gelu_slope(a.range), own)
+    return _smooth(a, real, functions.gelu_derivative(a.range), own)
 
 
 def silu(a: Rounded) -> Rounded:
     """x / (1 + e^-x), or x times its sigmoid."""
-    real, u = slopes.smooth(a.real, functions.silu, functions.silu_slope), a.format.unit
+    real, u = mean_value.smooth(a.real, functions.silu, functions.silu_derivative), a.format.unit
     size = up(functions.silu(a.range).magnitude())
     own = up(size * ((2.0 * EXP_ULPS + 6.0) * u) + up(a.range.magnitude() + 4.0) * a.format.flush)
-    return _smooth(a, real, functions.silu_slope(a.range), own)
+    return _smooth(a, real, functions.silu_derivative(a.range), own)
 
 
 def relu(a: Rounded) -> Rounded:
-    real = slopes.smooth(a.real, functions.relu, functions.relu_slope)
-    return _smooth(a, real, functions.relu_slope(a.range), np.zeros(a.shape))
+    real = mean_value.smooth(a.real, functions.relu, functions.relu_derivative)
+    return _smooth(a, real, functions.relu_derivative(a.range), np.zeros(a.shape))
 
 
 def circle(a: Rounded, real: Interval) -> Rounded:
@@ -341,7 +350,7 @@ def narrowed(a: Rounded, format: Format) -> Rounded:
 
 def join(parts: Sequence[Rounded], put: Callable[[list[Array]], Array]) -> Rounded:
     """Concatenation or stacking, done by ``put`` on plain arrays."""
-    real = slopes.join([p.real for p in parts], put)
+    real = mean_value.join([p.real for p in parts], put)
     out = Rounded(real, put([p.err for p in parts]), _wider(*parts), local=np.zeros(real.shape))
     out.varies = any(part.varies for part in parts)
     for number, part in enumerate(parts):
@@ -358,11 +367,11 @@ def join(parts: Sequence[Rounded], put: Callable[[list[Array]], Array]) -> Round
     return out
 
 
-def _chooser(mine: np.ndarray, numbers: np.ndarray, shape: tuple[int, ...]) -> Pull:
-    def pull(g: Interval) -> Interval:
+def _chooser(mine: np.ndarray, numbers: np.ndarray, shape: tuple[int, ...]) -> Vjp:
+    def vjp(g: Interval) -> Interval:
         return _scatter(Interval(g.low.reshape(-1)[mine], g.high.reshape(-1)[mine]), numbers, shape)
 
-    return pull
+    return vjp
 
 
 def layer_norm(x: Rounded, weight: Rounded | None, bias: Rounded | None, eps: float) -> Rounded:
@@ -389,16 +398,7 @@ def _noisier(a: Rounded, extra: Array) -> Rounded:
     return Rounded(a.real, up(a.err + extra), a.format, a.varies, up(a.local + extra), a.parents)
 
 
-# Rounding errors drawn back from the end: how much all of them together can move the last number.
-#
-# Let every operation's own rounding be an unknown delta_j with |delta_j| <= eps_j. The computed result
-# is a function M of all of them, the real one is M(0), and by the mean value theorem
-#
-#     |M(delta) - M(0)| <= sum_j eps_j sup |dM / d delta_j|,
-#
-# with the supremum over everything between the real and the computed values. The derivatives are
-# enclosed by going through the operations backwards in interval arithmetic. Adding errors forwards
-# instead loses the cancellation between a rounding's ways to the result, which is most of it.
+# Backwards from the end.
 
 
 def _order(end: Rounded) -> list[Rounded]:
@@ -422,16 +422,16 @@ def moved_by_rounding(end: Rounded, direction: Interval) -> Array:
 
     The first axis of everything that varies is the row.
     """
-    pulls: dict[int, Interval] = {id(end): direction}
+    cotangents: dict[int, Interval] = {id(end): direction}
     bound_N = np.zeros(end.shape[0])
     for node in _order(end):
-        g = pulls.pop(id(node), None)
+        g = cotangents.pop(id(node), None)
         if g is None:
             continue
         rows = up(g.magnitude() * node.local).reshape(len(bound_N), -1)
         bound_N = up(bound_N + above(rows.sum(1), rows.shape[1]))
-        for parent, pull in node.parents:
-            share = pull(g)
-            before = pulls.get(id(parent))
-            pulls[id(parent)] = share if before is None else before + share
+        for parent, vjp in node.parents:
+            share = vjp(g)
+            before = cotangents.get(id(parent))
+            cotangents[id(parent)] = share if before is None else before + share
     return bound_N

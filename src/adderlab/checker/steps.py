@@ -1,12 +1,17 @@
-"""The claims about one step: bounds, head, split trees and the number of pairs.
+"""The claims about one step, proved again: bounds, head, split trees and the number of pairs.
 
-Shapes: N leaves, cells or boxes, Z query tokens, R rows of frames, H heads, E bottleneck, K = H * E,
-D width, S split leaves.
+First the partition (the leaves hold 10^(2n) pairs, and the cells of a split leaf all of the leaf's),
+then the bounds of y on every leaf and cell, then the head on every box. Each part relies on the one
+before: a box that the head decides says something about pairs only because the bounds hold, and the
+boxes together say something about all pairs only because the leaves partition them.
+
+Shapes: N leaves, cells or boxes, Z query tokens, R rows of frames, H heads, E bottleneck, K = H * E, D
+width, S split leaves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -16,110 +21,9 @@ from numpy.typing import NDArray
 from adderlab.checker.document import Frame, Rejected, StepClaims
 from adderlab.checker.head import Rows, proved_margins
 from adderlab.checker.intervals import Array, Interval, stack
-from adderlab.checker.model import (
-    RADIX,
-    Head,
-    Leaves,
-    Model,
-    Step,
-    leaves_of,
-)
-from adderlab.checker.ranges import (
-    FREE,
-    Projected,
-    cell_excess,
-    count,
-    leaf_excess,
-    project,
-)
-
-# Split leaves: a tree of fixed digits and carries, read in pre-order, with every pair accounted for.
-#
-# Shapes: N terminal cells, n columns, slots a_0 .. a_(n-1), b_0 .. b_(n-1).
-
-
-TERMINAL, EMPTY = -1, -2
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cells:
-    """Terminal cells of one leaf in pre-order; FREE where nothing is fixed."""
-
-    digits_NS: NDArray[np.int8]
-    carries_NJ: NDArray[np.int8]
-
-    def __len__(self) -> int:
-        return len(self.digits_NS)
-
-
-def _walk(codes: Sequence[int], i: int, n: int) -> Iterator[tuple[int, list[int], list[int]]]:
-    """(code, digits, carries) of every end of the tree, in pre-order; ``Rejected`` if it is no tree."""
-    digits, carries = [FREE] * (2 * n), [FREE] * n
-    fixed = {i, i - 1}
-    position = 0
-    # A frame is (variable, next value to visit); visiting a value descends into that child.
-    path: list[list[int]] = []
-    while True:
-        if position == len(codes):
-            raise Rejected("a tree of splits ends before its cells do")
-        code = codes[position]
-        position += 1
-        if code in (TERMINAL, EMPTY):
-            yield code, digits, carries
-            while path:
-                variable, value = path[-1]
-                target, slot, values = _variable(variable, digits, carries, n)
-                if value < values:
-                    target[slot] = value
-                    path[-1][1] += 1
-                    break
-                target[slot] = FREE
-                path.pop()
-            if not path:
-                break
-        else:
-            column = code % n
-            if not 0 <= code < 3 * n:
-                raise Rejected(f"a tree of splits has the unknown code {code}")
-            if code < 2 * n and column in fixed:
-                raise Rejected(f"a tree of splits fixes column {column}, which the leaf fixes already")
-            if code >= 2 * n and not 1 <= column <= i - 2:
-                raise Rejected(f"a tree of splits fixes the carry into column {column} of step {i}")
-            target, slot, _ = _variable(code, digits, carries, n)
-            if target[slot] != FREE:
-                raise Rejected("a tree of splits fixes a digit or carry twice on one path")
-            target[slot] = 0
-            path.append([code, 1])
-    if position != len(codes):
-        raise Rejected("a tree of splits goes on after its last cell")
-
-
-def _variable(code: int, digits: list[int], carries: list[int], n: int) -> tuple[list[int], int, int]:
-    """Where the value of a variable stands, and how many values it has."""
-    return (digits, code, RADIX) if code < 2 * n else (carries, code - 2 * n, 2)
-
-
-def read_tree(codes: Sequence[int], i: int, n: int, carry: int) -> tuple[Cells, int]:
-    """The terminal cells of a leaf with carry ``carry`` into column i - 1, and their exact number of
-    pairs. ``Rejected`` if the tree is malformed or an empty cell is not empty."""
-    digits: list[list[int]] = []
-    carries: list[list[int]] = []
-    pairs = 0
-    for code, cell_digits, cell_carries in _walk(codes, i, n):
-        inside = count(cell_digits[:n], cell_digits[n:], cell_carries, i)[carry]
-        if code == EMPTY:
-            if inside:
-                raise Rejected(f"a cell is called empty and holds {inside} pairs")
-            continue
-        pairs += inside
-        digits.append(list(cell_digits))
-        carries.append(list(cell_carries))
-    cells = Cells(
-        digits_NS=np.array(digits, dtype=np.int8).reshape(-1, 2 * n),
-        carries_NJ=np.array(carries, dtype=np.int8).reshape(-1, n),
-    )
-    return cells, pairs
-
+from adderlab.checker.model import RADIX, Head, Leaves, Model, Step, leaves_of
+from adderlab.checker.ranges import FREE, Projected, cell_excess, count, leaf_excess, project
+from adderlab.checker.trees import read_tree
 
 LEAST = 2.0**-1000
 """A margin has to be at least this to count as positive."""
@@ -153,7 +57,7 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Watch:
-    """Told what is going on: how many leaves and cells are done, and the boxes proved."""
+    """Callbacks: the number of leaves and cells done since the last call, and the boxes proved."""
 
     advance: Callable[[int], None]
     boxes: Callable[[Batch], None] | None = None

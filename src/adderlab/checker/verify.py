@@ -28,7 +28,7 @@ from adderlab.checker.enclosure import enclose_tables, float64_tables
 from adderlab.checker.fp32 import FloatCheck, FloatReport
 from adderlab.checker.intervals import Array, arithmetic_is_ieee
 from adderlab.checker.model import Model, model_from_tables
-from adderlab.checker.ranges import smallest_margin
+from adderlab.checker.pairs import smallest_margin
 from adderlab.checker.steps import Watch, check_step
 from adderlab.errors import Failure
 from adderlab.models.config import ModelConfig

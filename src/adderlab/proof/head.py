@@ -92,7 +92,7 @@ def gelu(x: Array) -> Array:
     return x * (0.5 + 0.5 * _erf(x / SQRT2))
 
 
-def gelu_slope(x: Array) -> Array:
+def gelu_derivative(x: Array) -> Array:
     """Phi(x) + x phi(x)."""
     return 0.5 + 0.5 * _erf(x / SQRT2) + x * np.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
 
@@ -101,25 +101,25 @@ def silu(x: Array) -> Array:
     return x * _sigmoid(x)
 
 
-def silu_slope(x: Array) -> Array:
+def silu_derivative(x: Array) -> Array:
     s = _sigmoid(x)
     return s * (1.0 + x * (1.0 - s))
 
 
-def gelu_slope_range(low: Array, high: Array) -> Interval:
-    """GELU'' = (2 - x^2) phi(x): the slope is least at -sqrt 2 and greatest at sqrt 2."""
-    return _range(low, high, gelu_slope, -SQRT2, SQRT2)
+def gelu_derivative_range(low: Array, high: Array) -> Interval:
+    """GELU'' = (2 - x^2) phi(x): the derivative is least at -sqrt 2 and greatest at sqrt 2."""
+    return _range(low, high, gelu_derivative, -SQRT2, SQRT2)
 
 
 def silu_range(low: Array, high: Array) -> Interval:
     return _range(low, high, silu, SILU_LEAST, None)
 
 
-def silu_slope_range(low: Array, high: Array) -> Interval:
-    return _range(low, high, silu_slope, -SILU_BEND, SILU_BEND)
+def silu_derivative_range(low: Array, high: Array) -> Interval:
+    return _range(low, high, silu_derivative, -SILU_BEND, SILU_BEND)
 
 
-def relu_slope_range(low: Array, high: Array) -> Interval:
+def relu_derivative_range(low: Array, high: Array) -> Interval:
     return Interval.between((low > 0).astype(np.float64), (high > 0).astype(np.float64))
 
 
@@ -181,10 +181,10 @@ class _StreamBoxes:
 
 @dataclass(frozen=True, kw_only=True)
 class _Linear:
-    """norm2(x) @ matrix + bias over boxes: value at the centre, slope, reach, and size of its terms."""
+    """norm2(x) @ matrix + bias over boxes: at the centre, Jacobian, reach, and size of its terms."""
 
     value_NF: Array
-    slope_NKF: Interval
+    jacobian_NKF: Interval
     reach_NF: Array
     size_NF: Array
 
@@ -213,7 +213,7 @@ def _after_norm2(head: Head, stream: _StreamBoxes, matrix_DF: Array, bias_F: Arr
     if kind == "none":
         return _Linear(
             value_NF=X_NF + bias_F,
-            slope_NKF=Interval(R_NKF, np.zeros_like(R_NKF)),
+            jacobian_NKF=Interval(R_NKF, np.zeros_like(R_NKF)),
             reach_NF=X_reach_NF,
             size_NF=size_NF + np.abs(bias_F),
         )
@@ -230,32 +230,36 @@ def _after_norm2(head: Head, stream: _StreamBoxes, matrix_DF: Array, bias_F: Arr
     inverse = Interval.between(1.0 / rho_high_N, 1.0 / rho_low_N)
     turn_NK = dot_NK.times(Interval.between(rho_high_N**-2, rho_low_N**-2).axis(1))
     bent = turn_NK.axis(2).times(Interval(X_NF, X_reach_NF).axis(1))
-    slope_NKF = Interval(R_NKF - bent.middle, bent.radius).times(inverse.axis(1, 2))
+    jacobian_NKF = Interval(R_NKF - bent.middle, bent.radius).times(inverse.axis(1, 2))
     return _Linear(
         value_NF=X_NF / rho_N[:, None] + bias_F,
-        slope_NKF=slope_NKF,
-        reach_NF=np.einsum("nk,nkf->nf", radius_NK, slope_NKF.most()),
+        jacobian_NKF=jacobian_NKF,
+        reach_NF=np.einsum("nk,nkf->nf", radius_NK, jacobian_NKF.most()),
         size_NF=size_NF / rho_N[:, None] + np.abs(bias_F),
     )
 
 
 def _hidden(head: Head, stream: _StreamBoxes) -> tuple[Array, Interval, Array]:
-    """Hidden units at the centre, the interval of their slope, and the size of their terms."""
+    """Hidden units at the centre, the interval of their derivative, and the size of their terms."""
     first = _after_norm2(head, stream, head.fc1_DF, head.fc1_bias)
     if head.activation == "relu":
-        slope = relu_slope_range(first.low, first.high)
-        return np.maximum(first.value_NF, 0.0), first.slope_NKF.times(slope.axis(1)), first.size_NF
+        derivative = relu_derivative_range(first.low, first.high)
+        return (
+            np.maximum(first.value_NF, 0.0),
+            first.jacobian_NKF.times(derivative.axis(1)),
+            first.size_NF,
+        )
     if head.activation == "gelu":
-        slope = gelu_slope_range(first.low, first.high)
-        return gelu(first.value_NF), first.slope_NKF.times(slope.axis(1)), first.size_NF
+        derivative = gelu_derivative_range(first.low, first.high)
+        return gelu(first.value_NF), first.jacobian_NKF.times(derivative.axis(1)), first.size_NF
     assert head.activation == "swiglu" and head.gate_DF is not None, head.activation
     gate = _after_norm2(head, stream, head.gate_DF, np.zeros(head.gate_DF.shape[1]))
-    turned = silu_slope_range(gate.low, gate.high).times(Interval(first.value_NF, first.reach_NF))
-    slope_NKF = gate.slope_NKF.times(turned.axis(1)).plus(
-        first.slope_NKF.times(silu_range(gate.low, gate.high).axis(1))
+    turned = silu_derivative_range(gate.low, gate.high).times(Interval(first.value_NF, first.reach_NF))
+    jacobian_NKF = gate.jacobian_NKF.times(turned.axis(1)).plus(
+        first.jacobian_NKF.times(silu_range(gate.low, gate.high).axis(1))
     )
     size_NF = (1.0 + gate.size_NF) * (1.0 + first.size_NF)
-    return silu(gate.value_NF) * first.value_NF, slope_NKF, size_NF
+    return silu(gate.value_NF) * first.value_NF, jacobian_NKF, size_NF
 
 
 def _one_target(head: Head, stream: _StreamBoxes, target: int) -> MarginBounds:
@@ -268,23 +272,25 @@ def _one_target(head: Head, stream: _StreamBoxes, target: int) -> MarginBounds:
     if kind == "layer":
         d_DT = d_DT - d_DT.mean(0)
 
-    hidden_NF, hidden_slope, hidden_size_NF = _hidden(head, stream)
+    hidden_NF, hidden_jacobian, hidden_size_NF = _hidden(head, stream)
     x2_ND = stream.x_ND + hidden_NF @ head.fc2_FD + head.fc2_bias
     size_ND = np.abs(stream.x_ND) + hidden_size_NF @ np.abs(head.fc2_FD) + np.abs(head.fc2_bias)
     # fc2 @ d is formed before absolute values are taken, or the hidden units could not cancel.
     out_FT = head.fc2_FD @ d_DT
     middle_NT, size_NT = x2_ND @ d_DT, size_ND @ np.abs(d_DT)
-    slope_NKT = Interval(
-        stream.R_NKD @ d_DT + hidden_slope.middle @ out_FT, hidden_slope.radius @ np.abs(out_FT)
+    jacobian_NKT = Interval(
+        stream.R_NKD @ d_DT + hidden_jacobian.middle @ out_FT, hidden_jacobian.radius @ np.abs(out_FT)
     )
 
     scale_N = scale_low_N = scale_high_N = np.ones(len(x2_ND))
     if kind != "none":
         # The stream after the MLP, and how far it moves over the box.
-        flow_stray_NKD = hidden_slope.radius @ np.abs(head.fc2_FD)
+        flow_stray_NKD = hidden_jacobian.radius @ np.abs(head.fc2_FD)
         if kind == "layer":
             flow_stray_NKD = flow_stray_NKD + flow_stray_NKD.mean(-1, keepdims=True)
-        flow = Interval(_project(stream.R_NKD + hidden_slope.middle @ head.fc2_FD, kind), flow_stray_NKD)
+        flow = Interval(
+            _project(stream.R_NKD + hidden_jacobian.middle @ head.fc2_FD, kind), flow_stray_NKD
+        )
         x2_NKD = Interval(_project(x2_ND, kind), np.einsum("nk,nkd->nd", stream.radius_NK, flow.most()))
         scale_N, stray_N = _scale(x2_NKD.middle, eps), _scale(x2_NKD.radius, 0.0)
         scale_low_N, scale_high_N = np.maximum(scale_N - stray_N, math.sqrt(eps)), scale_N + stray_N
@@ -294,13 +300,13 @@ def _one_target(head: Head, stream: _StreamBoxes, target: int) -> MarginBounds:
             turn = Interval(along.middle.sum(-1) / D, along.radius.sum(-1) / D).times(
                 Interval.between(1.0 / scale_high_N, 1.0 / scale_low_N).axis(1)
             )
-            slope_NKT = slope_NKT.plus(
+            jacobian_NKT = jacobian_NKT.plus(
                 Interval(turn.middle[:, :, None] * beta_T, turn.radius[:, :, None] * np.abs(beta_T))
             )
     if beta_T.any():
         middle_NT = middle_NT + scale_N[:, None] * beta_T
         size_NT = size_NT + scale_N[:, None] * np.abs(beta_T)
-    reach_NT = np.einsum("nk,nkt->nt", stream.radius_NK, slope_NKT.most())
+    reach_NT = np.einsum("nk,nkt->nt", stream.radius_NK, jacobian_NKT.most())
     slack_NT = SLACK * (size_NT + reach_NT)
     return MarginBounds(
         low_NT=middle_NT - reach_NT - slack_NT,

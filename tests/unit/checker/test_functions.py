@@ -24,9 +24,9 @@ def sigmoid(x: arb) -> arb:
 
 CASES: dict[str, tuple[Callable[[Interval], Interval], Callable[[arb], arb]]] = {
     "gelu": (functions.gelu, lambda x: x * normal_cdf(x)),
-    "gelu'": (functions.gelu_slope, lambda x: normal_cdf(x) + x * normal_density(x)),
+    "gelu'": (functions.gelu_derivative, lambda x: normal_cdf(x) + x * normal_density(x)),
     "silu": (functions.silu, lambda x: x * sigmoid(x)),
-    "silu'": (functions.silu_slope, lambda x: sigmoid(x) * (1 + x * (1 - sigmoid(x)))),
+    "silu'": (functions.silu_derivative, lambda x: sigmoid(x) * (1 + x * (1 - sigmoid(x)))),
     "exp": (functions.exp, lambda x: x.exp()),
 }
 POINTS = np.concatenate(
@@ -94,6 +94,6 @@ def test_turning_points_are_where_they_are_said_to_be() -> None:
 
 def test_relu_is_exact() -> None:
     x = Interval(np.array([-2.0, -1.0, 0.5]), np.array([-1.0, 1.0, 2.0]))
-    value, slope = functions.relu(x), functions.relu_slope(x)
+    value, slope = functions.relu(x), functions.relu_derivative(x)
     assert value.low.tolist() == [0, 0, 0.5] and value.high.tolist() == [0, 1, 2]
     assert slope.low.tolist() == [0, 0, 1] and slope.high.tolist() == [0, 1, 1]

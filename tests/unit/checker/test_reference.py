@@ -11,7 +11,7 @@ import torch
 
 from adderlab.checker import FloatReport, check_file
 from adderlab.checker.document import digest_of, read_document
-from adderlab.checker.ranges import margin_by_step
+from adderlab.checker.pairs import margin_by_step
 from adderlab.checker.verify import read_model
 from adderlab.cli import check as command
 from adderlab.errors import Failure, UsageError

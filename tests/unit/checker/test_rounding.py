@@ -19,10 +19,11 @@ from adderlab.checker import rounding
 from adderlab.checker.fp32 import FloatCheck, attention_errors, drift, logits_after_attention
 from adderlab.checker.head import margins, residual_stream
 from adderlab.checker.intervals import Array, Interval
+from adderlab.checker.mean_value import MeanValueForm
 from adderlab.checker.model import Leaves, Model, digits_of
-from adderlab.checker.ranges import mix_at, project
+from adderlab.checker.pairs import mix_at
+from adderlab.checker.ranges import project
 from adderlab.checker.rounding import FP32, Rounded, moved_by_rounding
-from adderlab.checker.slopes import Sloped
 from adderlab.checker.steps import Batch
 from adderlab.checker.tracing import Noisy, Tracing
 from adderlab.checker.verify import fp32_module, read_model
@@ -115,7 +116,7 @@ def test_any_order_of_summation_is_covered() -> None:
     assert worst <= bound.err[0] and worst > bound.err[0] / 1e4
 
 
-def sloped(rng: np.random.Generator, N: int, D: int, K: int = 2) -> Sloped:
+def sloped(rng: np.random.Generator, N: int, D: int, K: int = 2) -> MeanValueForm:
     x0, R = Interval(rng.normal(size=(N, D))), Interval(rng.normal(size=(N, K, D)))
     low = rng.normal(size=(N, K))
     return residual_stream(x0, R, low, low + 0.01)

@@ -19,15 +19,9 @@ from adderlab.checker.model import (
     digits_of,
     leaves_of,
 )
-from adderlab.checker.ranges import (
-    FREE,
-    NEVER,
-    count,
-    margin_by_step,
-    maximum,
-    smallest_margin,
-)
-from adderlab.checker.steps import read_tree
+from adderlab.checker.pairs import margin_by_step, smallest_margin
+from adderlab.checker.ranges import FREE, NEVER, count, maximum
+from adderlab.checker.trees import read_tree
 from adderlab.errors import Failure
 from helpers.checker_cases import axes_frame, geometry, hand_made, leaf_bounds
 

@@ -15,7 +15,7 @@ import pytest
 from adderlab.checker.document import digest_of, read_document
 from adderlab.checker.intervals import Interval
 from adderlab.checker.model import Model
-from adderlab.checker.ranges import margin_by_step, smallest_margin
+from adderlab.checker.pairs import margin_by_step, smallest_margin
 from adderlab.checker.verify import Report, check
 from adderlab.errors import Failure, UsageError
 from helpers.checker_cases import (

@@ -12,16 +12,16 @@ from adderlab.proof.head import (
     Boxes,
     decide,
     gelu,
-    gelu_slope,
-    gelu_slope_range,
+    gelu_derivative,
+    gelu_derivative_range,
     margin_bounds,
     margins_at,
     raise_margins,
-    relu_slope_range,
+    relu_derivative_range,
     silu,
+    silu_derivative,
+    silu_derivative_range,
     silu_range,
-    silu_slope,
-    silu_slope_range,
 )
 from oracle.proof_twin import logits, random_problem
 
@@ -29,7 +29,7 @@ KINDS = list(itertools.product(["none", "rms", "layer"], ["gelu", "relu", "swigl
 
 
 @pytest.mark.parametrize(
-    ("function", "slope"), [(gelu, gelu_slope), (silu, silu_slope)], ids=["gelu", "silu"]
+    ("function", "slope"), [(gelu, gelu_derivative), (silu, silu_derivative)], ids=["gelu", "silu"]
 )
 def test_slopes_are_derivatives(function, slope) -> None:
     x = np.linspace(-6, 6, 400)
@@ -38,7 +38,11 @@ def test_slopes_are_derivatives(function, slope) -> None:
 
 @pytest.mark.parametrize(
     ("ranged", "function"),
-    [(gelu_slope_range, gelu_slope), (silu_slope_range, silu_slope), (silu_range, silu)],
+    [
+        (gelu_derivative_range, gelu_derivative),
+        (silu_derivative_range, silu_derivative),
+        (silu_range, silu),
+    ],
     ids=["gelu slope", "silu slope", "silu"],
 )
 def test_ranges_over_intervals_are_exact(ranged, function) -> None:
@@ -53,7 +57,7 @@ def test_ranges_over_intervals_are_exact(ranged, function) -> None:
 
 
 def test_relu_slope_is_all_that_an_interval_allows() -> None:
-    found = relu_slope_range(np.array([-2.0, -1.0, 1.0]), np.array([-1.0, 1.0, 2.0]))
+    found = relu_derivative_range(np.array([-2.0, -1.0, 1.0]), np.array([-1.0, 1.0, 2.0]))
     assert (found.middle - found.radius).tolist() == [0, 0, 1]
     assert (found.middle + found.radius).tolist() == [0, 1, 1]
 

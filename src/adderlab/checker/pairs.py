@@ -1,0 +1,59 @@
+"""The margins at one pair of numbers, enclosed: for witnesses and counterexamples.
+
+Shapes: H heads, E bottleneck, D width, P keys that hold a digit, C constant keys.
+"""
+
+from __future__ import annotations
+
+from adderlab.checker.head import margins
+from adderlab.checker.intervals import Interval
+from adderlab.checker.model import Model, Step, digits_of
+
+
+def mix_at(model: Model, step: Step, a: int, b: int) -> tuple[int, int, Interval]:
+    """At one pair: row of the query token, right digit, and y (H, E), enclosed."""
+    n, i = model.columns, step.index
+    answer = digits_of(a + b, n + 1)
+    row = answer[i - 1] if i else 0
+    seen = [(j, digit) for j, digit in enumerate(digits_of(a, n))]
+    seen += [(n + j, digit) for j, digit in enumerate(digits_of(b, n))]
+    seen += [(2 * n + j, answer[j]) for j in range(i - 1)]
+    slots, digits = (list(part) for part in zip(*seen, strict=True))
+    weight_HP = step.weight_ZHLT[row][:, slots, digits]
+    value_HPE = step.value_LTHE[slots, digits].transpose(1, 0, 2)
+    constant_HC = step.constant_weight_ZHC[row]
+    constant_HCE = step.constant_value_ZCHE[row].transpose(1, 0, 2)
+    total_H = weight_HP.sum(1) + constant_HC.sum(1)
+    sum_HE = (_last(weight_HP) * value_HPE).sum(1) + (_last(constant_HC) * constant_HCE).sum(1)
+    return row, answer[i], sum_HE / _last(total_H)
+
+
+def margin_by_step(model: Model, a: int, b: int) -> list[tuple[float, float]]:
+    """[low, high] of the margin, in logits, of the right digit at each of the n + 1 steps.
+
+    Teacher-forced: every step reads the right digits before it. Below zero at some step means that
+    greedy decoding fails on the pair, because the first such step reads only right digits.
+    """
+    out, (H, E, D) = [], model.out_HED.shape
+    for step in model.steps:
+        row, right, y_HE = mix_at(model, step, a, b)
+        found = margins(
+            model.head,
+            right,
+            step.residual_ZD[[row]],
+            model.out_HED.reshape(1, H * E, D),
+            y_HE.low.reshape(1, H * E),
+            y_HE.high.reshape(1, H * E),
+        )
+        out.append((float(found.true_low_N()[0]), float(found.true_high_N()[0])))
+    return out
+
+
+def smallest_margin(model: Model, a: int, b: int) -> tuple[float, float]:
+    """[low, high] of the smallest margin over the steps."""
+    by_step = margin_by_step(model, a, b)
+    return min(low for low, _ in by_step), min(high for _, high in by_step)
+
+
+def _last(x: Interval) -> Interval:
+    return Interval(x.low[..., None], x.high[..., None])
