@@ -129,7 +129,7 @@ class InProcess:
     """Takes the place of ``Sandbox`` for files of our own tests: the same worker, no process."""
 
     def __init__(self, submission: Path, limits: Limits, mode: str) -> None:
-        self.limits, self.mode = limits, mode
+        self.limits = limits
         self.tried: dict[str, str] = {}
         self.printed = ""
         self.closed = False

@@ -98,7 +98,7 @@ class Sandbox:
     """One submission, started; ``ask`` it things. Use as a context manager: nothing is left behind."""
 
     def __init__(self, submission: Path, limits: Limits, mode: Mode) -> None:
-        self.limits, self.mode = limits, mode
+        self.limits = limits
         self.tried: dict[str, str] = {}
         """What the audit hook saw it try: kind -> how."""
         self._started = time.monotonic()

@@ -102,7 +102,7 @@ def test_nothing_known_is_said_so(tmp_path: Path, golden: Golden) -> None:
     )
     _, form = write(bare, "adderboard", tmp_path / "s.py")
     golden("publish/issue_form_without_evidence.md", wording(form.read_text(), bare))
-    folder, *files = write(bare, "hub-folder", tmp_path / "hub")
+    _, *files = write(bare, "hub-folder", tmp_path / "hub")
     assert {path.name for path in files} == {
         "README.md",
         "model.safetensors",

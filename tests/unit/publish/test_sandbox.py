@@ -7,7 +7,10 @@ reached, processes that are gone. ``limits`` promises only limits, so only those
 import os
 import shutil
 import socket
+import subprocess
+import sys
 import textwrap
+import time
 import uuid
 from pathlib import Path
 
@@ -104,6 +107,29 @@ def test_a_file_that_loops_is_stopped_and_leaves_no_process(mode: Mode, tmp_path
         with pytest.raises(Ended, match="it did not answer in time"):
             sandbox.ask("load", 0.5)
     assert not running(path)
+
+
+@needs_bubblewrap
+def test_it_does_not_outlive_the_program_that_checks_it(tmp_path: Path) -> None:
+    path = submission(tmp_path, "while True: pass")
+    program = f"""
+from pathlib import Path
+from adderlab.publish.sandbox import Limits, Sandbox
+with Sandbox(Path({str(path)!r}), Limits(), "bubblewrap") as sandbox:
+    sandbox.ask("literals", 60)
+    print("started", flush=True)
+    sandbox.ask("load", 60)
+"""
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as checking:
+        assert checking.stdout is not None and checking.stdout.readline() == "started\n"
+        assert running(path)
+        checking.kill()
+    for _ in range(600):  # the kernel ends them one after the other
+        if not running(path):
+            return
+        time.sleep(0.1)
+    pytest.fail(f"still running: {running(path)}")
 
 
 @in_both_modes

@@ -207,8 +207,6 @@ class Submission:
             return {"error": f"its metadata is a {type(metadata).__name__}, not a dict"}
         return {
             "metadata": {str(key)[:_SHOWN]: _plain(value) for key, value in metadata.items()},
-            "model": type(self.model).__name__,
-            "modules": len(self._modules()),
             "numbers": self._numbers(),
         }
 
