@@ -1,4 +1,4 @@
-"""Keep the best model of a measured rate: checkpoint, certificate, and how it came about.
+"""Keep the best model of a measured rate: checkpoint, certificate, and where it came from.
 
     python experiments/keep_record.py results/rates/456p_prefit_5000-5095 [FOLDER...]
 

@@ -1,10 +1,10 @@
-"""What the numbers of a proved model of our smallest line do, as docs/smallest.md tells it.
+"""What the parameters of a proved model of our smallest family do, for docs/smallest.md.
 
     python experiments/smallest_anatomy.py records/best/7p/model.pt
 
 prints its numbers, where its attention goes, and for every column sum T = a_j + b_j + carry from 0 to 19
-the digit that the angle of the stream stands for after attention and after the MLP: the least and the
-most over 20,000 pairs, at all steps but the first and the last.
+the digit that the angle of the residual stream corresponds to after attention and after the MLP: the
+smallest and the largest value over 20,000 pairs, at all steps but the first and the last.
 """
 
 from __future__ import annotations

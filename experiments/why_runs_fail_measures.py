@@ -1,4 +1,4 @@
-"""What a population that mostly fails tells: learning curves, prediction, attention, geometry.
+"""Measures of a population most of whose seeds fail: outcome, prediction, attention, geometry.
 
 Shapes: S seeds, B pairs, I = 11 answer steps, J = 10 columns, P positions, V tokens, H heads,
 K key dimension, R its rank.
@@ -27,7 +27,7 @@ from adderlab.task.digits import OPERAND_DIGITS, SUM_DIGITS
 from adderlab.training.recipe import Recipe
 
 CHANCE_BELOW = 0.2
-"""An answer step below this accuracy guesses: one digit in ten is right by luck."""
+"""An answer step below this accuracy is at chance, where one digit in ten is correct."""
 PREDICT_AT = (1000, 2000, 5000, 10_000, 15_000, 20_000, 30_000)
 """Training steps at which success is predicted, as far as the run goes."""
 PAIRS = 500
@@ -93,8 +93,8 @@ def _first_learned(history: SeedHistory, i: int) -> int | None:
 
 
 def prediction(histories: Sequence[SeedHistory], total_steps: int) -> list[dict[str, Any]]:
-    """How well early figures tell seeds that succeed from those that fail: the probability that the
-    one is ahead of the other (AUC), with a bootstrap interval over seeds. 0.5 is a coin."""
+    """How well early metrics separate seeds that succeed from those that fail: the AUC, with a bootstrap
+    interval over seeds. 0.5 is chance."""
     success_S = np.array([history.succeeded for history in histories])
     found = []
     for step in [s for s in PREDICT_AT if s < total_steps]:
@@ -234,8 +234,8 @@ def by_state(
         ]
         found[name] = {
             "answer_steps": len(places),
-            **_spread("margin", [margin_SJ[s, i] for s, i in places]),
-            **_spread("own_column_attention", [attention_SIJ[s, i, i] for s, i in places]),
+            **_middle_80("margin", [margin_SJ[s, i] for s, i in places]),
+            **_middle_80("own_column_attention", [attention_SIJ[s, i, i] for s, i in places]),
             "in_the_hull": sum(float(margin_SJ[s, i]) < 1e-6 for s, i in places),
         }
     single = [
@@ -247,13 +247,13 @@ def by_state(
     ]
     found["the_only_stuck_step"] = {
         "answer_steps": len(single),
-        **_spread("margin", single),
+        **_middle_80("margin", single),
         "in_the_hull": sum(float(margin) < 1e-6 for margin in single),
     }
     return found
 
 
-def _spread(name: str, values: Sequence[float]) -> dict[str, Any]:
+def _middle_80(name: str, values: Sequence[float]) -> dict[str, Any]:
     """Median and the middle 80%."""
     if not values:
         return {f"{name}_median": None, f"{name}_middle_80": None}

@@ -83,7 +83,7 @@ _STATES = {
     "learned": "learned (99% or more)",
     "unsettled": "in between",
     "stuck": "stuck (below 90%)",
-    "the_only_stuck_step": "stuck, and the only stuck step of their seed",
+    "the_only_stuck_step": "stuck, and the only step that its seed has not learned",
 }
 
 
