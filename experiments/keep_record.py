@@ -38,7 +38,7 @@ from adderlab.files.atomic import (
     write_json,
     write_text,
 )
-from adderlab.proof.certificate import certificate, write_beside
+from adderlab.proof.certificate import write_beside
 from adderlab.proof.prove import Proof, prove_checkpoint
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from adderlab.runs.environment import now
@@ -69,12 +69,12 @@ def keep(folder: Path, records: Path, mended: Mended | None = None) -> str:
     population = next(each for each in experiment.populations() if seed in each.seeds)
     place = population.checkpoints(seed) / best.file
     checkpoint = load_checkpoint(mended.file if mended else place)
-    proof, tables = prove_checkpoint(checkpoint)
-    if proof.verdict.verdict != "proved":
+    proof = prove_checkpoint(checkpoint)
+    if proof.verdict != "proved":
         raise Failure(f"{plan.preset} seed {seed}: the proof did not go through again")
     make_folder(target)
     save_checkpoint(target / "model.pt", checkpoint)
-    write_beside(target / "model.pt", certificate(proof, tables, checkpoint.weights_sha256))
+    write_beside(target / "model.pt", proof)
     environment = read_json(population.folder / "environment.json")
     write_json(target / "about.json", _about(plan, command, best, proof, checkpoint, environment))
     return f"{plan.preset}: seed {seed}, margin at least {best.margin_bound:.4g}"
@@ -95,7 +95,7 @@ def _by_hand(mended: Mended, outcomes: Sequence[SeedOutcome]) -> SeedOutcome:
     outcome = next((each for each in outcomes if each.seed == checkpoint.seed), None)
     if outcome is None:
         raise UsageError(f"{mended.file} is of seed {checkpoint.seed}, which was not measured there")
-    verdict = prove_checkpoint(checkpoint)[0].verdict
+    verdict = prove_checkpoint(checkpoint)
     engine = select_engine("torch", checkpoint.config, torch.device("cpu"), threads=1, say=print)
     repaired = Repaired(
         verdict=verdict.verdict,
@@ -139,7 +139,7 @@ def _about(
     checkpoint: Checkpoint,
     machine: dict[str, Any],
 ) -> dict[str, Any]:
-    margin = proof.verdict.margin
+    margin = proof.margin
     mended = best.outcome.repair if best.trainings else None
     names = ("cpu", "cpu_count", "adderlab", "python", "torch", "numpy", "git_revision")
     return {

@@ -15,6 +15,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from adderlab.api.models import Model as Model
     from adderlab.api.models import load as load
+    from adderlab.api.proofs import attack as attack
+    from adderlab.api.proofs import check as check
+    from adderlab.api.proofs import prove as prove
+    from adderlab.api.proofs import repair as repair
     from adderlab.errors import Failure as Failure
     from adderlab.errors import UsageError as UsageError
 
@@ -23,6 +27,7 @@ __version__ = "0.2.0"
 _HOMES = {
     "errors": ("UsageError", "Failure"),
     "api.models": ("Model", "load"),
+    "api.proofs": ("prove", "check", "attack", "repair"),
 }
 """Module -> the public names it defines; the imports above tell type checkers and editors the same."""
 

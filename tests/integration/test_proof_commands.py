@@ -67,13 +67,11 @@ def verdict(**values: object) -> Verdict:
 
 
 def test_every_verdict_in_words() -> None:
-    words = "\n".join(prove_command.in_words(verdict()))
+    words = "\n".join(verdict().describe())
     assert "UNDECIDED" in words and "0 to 12,345" in words and "still open" in words
     assert "no bound is known" in words and "1 split into 10 cells" in words
     words = "\n".join(
-        prove_command.in_words(
-            verdict(verdict="refuted", failing_pairs=10**18, counterexample=(5, 6), answer=-1)
-        )
+        verdict(verdict="refuted", failing_pairs=10**18, counterexample=(5, 6), answer=-1).describe()
     )
     assert "REFUTED: 1,000,000,000,000,000,000 (1.0000e-02) of" in words
     assert "5 + 6 = 11; the model, run in fp32, answers no number" in words
@@ -121,13 +119,16 @@ def test_attack_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     ("module", "argv", "words"),
     [
         (prove_command, ["missing.pt"], "missing.pt"),
-        (prove_command, ["missing.pt", "--cells", "-1"], "--cells"),
-        (prove_command, ["missing.pt", "--seconds", "0"], "--seconds"),
-        (attack_command, ["missing.pt", "--pairs", "0"], "--pairs"),
-        (attack_command, ["missing.pt", "--starts", "0"], "--starts"),
+        (prove_command, ["CKPT", "--cells", "-1"], "cells must be 0 or more"),
+        (prove_command, ["CKPT", "--seconds", "0"], "seconds must be above 0"),
+        (attack_command, ["missing.pt", "--pairs", "0"], "pairs must be 1 or more"),
+        (attack_command, ["missing.pt", "--starts", "0"], "starts must be 1 or more"),
     ],
 )
-def test_wrong_usage_is_one_line(module, argv, words, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage_is_one_line(
+    module, argv, words, two_layers: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = [str(two_layers) if word == "CKPT" else word for word in argv]
     assert run_command(module, argv, "adderlab") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert words in line

@@ -39,11 +39,11 @@ def test_no_answer_of_the_7p_depends_on_its_temperature() -> None:
     cold = dataclasses.replace(
         checkpoint, config=dataclasses.replace(checkpoint.config, logit_scale=1.0)
     )
-    proof, _ = prove_checkpoint(cold)
-    assert proof.verdict.verdict == "proved"
-    warm, _ = prove_checkpoint(checkpoint)
-    assert warm.verdict.margin.bound is not None
-    assert proof.verdict.margin.bound == pytest.approx(warm.verdict.margin.bound / 300, rel=1e-3)
+    proof = prove_checkpoint(cold)
+    assert proof.verdict == "proved"
+    warm = prove_checkpoint(checkpoint)
+    assert warm.margin.bound is not None
+    assert proof.margin.bound == pytest.approx(warm.margin.bound / 300, rel=1e-3)
 
 
 @OWN

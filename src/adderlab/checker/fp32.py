@@ -317,6 +317,10 @@ def _row_tokens(row_N: NDArray[np.intp], z_N: NDArray[np.intp], rows: int) -> ND
 # The head's error, and the answer.
 
 
+NOT_COVERED = ("fp16", "bf16", "TF32", "fast-math kernels", "quantised weights")
+"""Arithmetic that no check speaks of."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class FloatReport:
     """What is proved about greedy decoding by the readable model in fp32."""
@@ -329,6 +333,20 @@ class FloatReport:
     """Where covered: no fp32 margin is smaller, in logits."""
     reason: str | None = None
     """Why the question could not be asked at all."""
+
+    def describe(self) -> list[str]:
+        """The floating-point question, answered."""
+        if self.covered:
+            answer = (
+                "fp32: COVERED: greedy decoding by the readable model in IEEE fp32 adds every pair "
+                f"right too, with margins of at least {self.margin:.3g} logits, under the assumptions "
+                'of docs/proof.md ("Floating point").'
+            )
+        elif self.reason is not None:
+            answer = f"fp32: NOT COVERED: {self.reason}."
+        else:
+            answer = f"fp32: NOT COVERED: rounding may matter on {self.left:,} leaves and cells."
+        return [answer, f"Not covered either: {', '.join(NOT_COVERED)}."]
 
 
 def logits_after_attention(module: Transformer, x_ND: Rounded) -> Rounded:

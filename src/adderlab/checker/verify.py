@@ -25,7 +25,7 @@ from adderlab.checker.document import (
     same_keys,
 )
 from adderlab.checker.enclosure import enclose_tables, float64_tables
-from adderlab.checker.fp32 import FloatCheck, FloatReport
+from adderlab.checker.fp32 import NOT_COVERED, FloatCheck, FloatReport
 from adderlab.checker.intervals import Array, arithmetic_is_ieee
 from adderlab.checker.model import Model, model_from_tables
 from adderlab.checker.pairs import smallest_margin
@@ -33,6 +33,7 @@ from adderlab.checker.steps import Watch, check_step
 from adderlab.errors import Failure
 from adderlab.models.config import ModelConfig
 from adderlab.models.transformer import Transformer, build_model
+from adderlab.results import Result
 
 WITNESS_TOLERANCE = 1e-6
 """A claimed witness margin may differ by this much, relative, from the enclosed one."""
@@ -42,7 +43,7 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class Report(Result):
     """What the checker found. ``accepted`` means proved in real arithmetic for the stored weights."""
 
     accepted: bool
@@ -64,6 +65,37 @@ class Report:
     fp32: FloatReport | None = None
     """For an accepted certificate: whether fp32 adds every pair right too (None: not asked)."""
     seconds: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return dataclasses.asdict(self) | {"not_covered": list(NOT_COVERED)}
+
+    def describe(self) -> list[str]:
+        """What the check means."""
+        lines = []
+        if self.accepted:
+            lines.append(
+                f"ACCEPTED: in real arithmetic the stored weights add every one of the "
+                f"{self.pairs_per_step:,} pairs right."
+            )
+            lines.append(
+                f"Every step's {self.leaves:,} leaves and {self.cells:,} cells were proved again; "
+                f"the right digit wins by at least {self.margin:.6g} logits everywhere."
+            )
+        elif self.counterexample_confirmed:
+            lines.append(f"NOT A PROOF: {self.reason}.")
+        else:
+            lines.append(f"REJECTED: {self.reason}.")
+        if self.witness is not None:
+            low, high = self.witness
+            which = "counterexample" if self.verdict == "refuted" else "worst pair named"
+            lines.append(f"At the {which} the margin is between {low:.9g} and {high:.9g}.")
+        if self.fp32 is not None:
+            lines += self.fp32.describe()
+        if self.unchecked:
+            lines.append(f"Not checked: {'; '.join(self.unchecked)}.")
+        lines.append(f"{self.seconds:.1f} s")
+        return lines
 
 
 @dataclass(kw_only=True)

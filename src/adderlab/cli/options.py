@@ -4,7 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import tyro
+
 from adderlab.errors import UsageError
+
+Switch = tyro.conf.FlagCreatePairsOff
+"""A flag without a --no- form."""
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
@@ -36,7 +41,7 @@ def parse_settings(settings: tuple[str, ...]) -> list[tuple[str, str, str]]:
     return parsed
 
 
-def emit_json(value: Any, output: Path | None) -> None:
+def emit_json(value: Any, output: Path | None = None) -> None:
     """One JSON object to stdout, or to a file, atomically."""
     text = json.dumps(value, indent=2)
     if output is None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from adderlab.cli.prove import as_json, in_words
 from adderlab.evaluation.exact import predict
 from adderlab.evaluation.intervals import wilson
 from adderlab.files.atomic import write_json
 from adderlab.models.mapping import why_no_tables
-from adderlab.proof.certificate import certificate, write_beside
+from adderlab.proof.certificate import write_beside
 from adderlab.proof.prove import prove_checkpoint
 from adderlab.proof.search import Limits
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint
@@ -47,14 +46,14 @@ def prove_outcome(
     for seed in dict.fromkeys([best, *grokked]):
         path = _checkpoint_path(outcome, seed)
         checkpoint = load_checkpoint(path)
-        proof, tables = prove_checkpoint(checkpoint, limits=LIMITS)
-        proofs[seed] = as_json(proof.verdict)
-        told(seed, proof.verdict.verdict)
-        if proof.verdict.verdict == "proved":
-            write_beside(path, certificate(proof, tables, checkpoint.weights_sha256))
+        proof = prove_checkpoint(checkpoint, limits=LIMITS)
+        proofs[seed] = proof.to_dict()
+        told(seed, proof.verdict)
+        if proof.verdict == "proved":
+            write_beside(path, proof)
         if seed == best:
             say(f"All 10^20 pairs, for the best checkpoint ({path}):")
-            for line in in_words(proof.verdict):
+            for line in proof.describe():
                 say(f"  {line}")
     write_json(outcome.folder / "proofs.json", {str(seed): proof for seed, proof in proofs.items()})
     proved = [seed for seed, proof in proofs.items() if proof["verdict"] == "proved"]

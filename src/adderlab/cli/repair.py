@@ -1,10 +1,17 @@
 """Repair a checkpoint until it is proved: prove, train on the worst pairs, prove again."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
+
+from adderlab.cli.options import Switch, emit_json
+
+if TYPE_CHECKING:
+    from adderlab.training.repair import Round
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,7 +21,7 @@ class Args:
     checkpoint: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CKPT")]
     """A checkpoint file."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="OUT")]
-    """Where to write the repaired checkpoint (.pt)."""
+    """Where to write the repaired checkpoint (.pt or .safetensors)."""
     rounds: int = 5
     """Trainings at most; a proof follows each."""
     steps: int = 1000
@@ -27,31 +34,15 @@ class Args:
     """Logits by which the right digit should lead."""
     seed: int = 0
     """Of the fresh pairs mixed in."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    json: Annotated[bool, Switch] = False
     """Print one object instead of text."""
 
 
 def run(args: Args) -> int:
     """0 if the result is proved, 1 if not; the last model is written either way."""
-    import torch
+    import adderlab
 
-    from adderlab.cli.options import emit_json
-    from adderlab.runs.checkpoints import load_checkpoint, save_checkpoint
-    from adderlab.training.repair import RepairSettings, Round, repair
-
-    torch.set_num_threads(1)
-    settings = RepairSettings(
-        rounds=args.rounds,
-        steps=args.steps,
-        lr=args.lr,
-        lr_decay=args.lr_decay,
-        target_margin=args.target_margin,
-        seed=args.seed,
-    )
-
-    def told(each: Round) -> None:
-        if args.json:
-            return
+    def print_round(each: Round) -> None:
         verdict, (a, b) = each.verdict, each.verdict.margin.pair
         line = f"{verdict.verdict}: smallest margin {verdict.margin.witness:.4f} at {a} + {b}"
         if verdict.failing_pairs != 0:
@@ -60,24 +51,19 @@ def run(args: Args) -> int:
         if each.witnesses:
             print(f"training {args.steps} steps on {each.witnesses} witnesses", flush=True)
 
-    result = repair(load_checkpoint(args.checkpoint), settings, told=told)
-    save_checkpoint(args.output, result.checkpoint)
+    result = adderlab.repair(
+        args.checkpoint,
+        rounds=args.rounds,
+        steps=args.steps,
+        lr=args.lr,
+        lr_decay=args.lr_decay,
+        target_margin=args.target_margin,
+        seed=args.seed,
+        on_round=None if args.json else print_round,
+    )
+    adderlab.load(result).save(args.output)
     if args.json:
-        verdict = result.proof.verdict
-        emit_json(
-            {
-                "verdict": verdict.verdict,
-                "trainings": result.trainings,
-                "failing_pairs": verdict.failing_pairs,
-                "margin": {
-                    "bound": verdict.margin.bound,
-                    "witness": verdict.margin.witness,
-                    "pair": list(verdict.margin.pair),
-                },
-                "output": str(args.output),
-            },
-            None,
-        )
+        emit_json(result.to_dict() | {"output": str(args.output)})
     elif result.proved:
         print(f"Proved after {result.trainings} training(s): all 10^20 pairs. Written to {args.output}")
     else:

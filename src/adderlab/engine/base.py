@@ -4,7 +4,8 @@ Shapes: S seeds, B pairs, P input positions, T prompt positions, A answer steps.
 have S = 1 in front: then every seed sees the same pairs.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -79,7 +80,22 @@ class Engine(Protocol):
         ...
 
 
-# Which device to compute on, and why.
+# Which device to compute on and why, and with how many threads.
+
+
+@contextlib.contextmanager
+def single_threaded() -> Iterator[None]:
+    """PyTorch splits no sum among threads inside this block, or function if used as a decorator.
+
+    The order of a sum would depend on the machine's cores, and with it the last bits; seeds are spread
+    over threads instead. Afterwards the process has the threads that it had.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 DEVICES = ("auto", "cpu", "cuda", "mps")

@@ -11,15 +11,18 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from adderlab.evaluation.suites import Suite
+from adderlab.models.mapping import why_no_tables
 from adderlab.models.transformer import Transformer
 from adderlab.proof.problem import RADIX, Problem
 from adderlab.proof.search import Limits, decide_leaves
 from adderlab.proof.witnesses import Witness, leaf_witnesses, to_ints
+from adderlab.results import Result
 from adderlab.task.digits import OPERAND_DIGITS, SUM_DIGITS, pairs_from_ints
 
 CHUNK = 4096
@@ -41,16 +44,48 @@ class Attempt:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attack:
+class Attack(Result):
     """All attempts, and the failing pair with the smallest margin found, if any."""
 
     attempts: tuple[Attempt, ...]
     counterexample: tuple[int, int] | None
+    """A failing pair; None: none was found, which proves nothing."""
     seconds: float
+    no_witnesses: str | None = None
+    """Why the prover has no witnesses for this model, so that a local search took their place."""
 
     @property
     def worst(self) -> Attempt:
+        """The attempt with the smallest margin."""
         return min(self.attempts, key=lambda attempt: attempt.margin)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        worst = self.worst
+        return {
+            "counterexample": None if self.counterexample is None else list(self.counterexample),
+            "margin": {"witness": worst.margin, "pair": list(worst.pair), "step": worst.step},
+            "checked": sum(attempt.n for attempt in self.attempts),
+            "failures": sum(attempt.failures for attempt in self.attempts),
+            "attempts": [
+                dataclasses.asdict(attempt) | {"pair": list(attempt.pair)} for attempt in self.attempts
+            ],
+            "seconds": self.seconds,
+        }
+
+    def describe(self) -> list[str]:
+        """A line for every attempt, then what was found."""
+        lines = [
+            f"{attempt.name:32} {attempt.failures:>7,} of {attempt.n:>7,} fail, "
+            f"smallest margin {attempt.margin:10.4f} (s_{attempt.step})"
+            for attempt in self.attempts
+        ]
+        if self.no_witnesses:
+            lines.append(f"a local search, since the prover has no witnesses here: {self.no_witnesses}")
+        a, b = self.worst.pair
+        found = "a failing pair" if self.counterexample else "no failing pair found; the weakest"
+        lines.append(f"{found}: {a} + {b}, margin {self.worst.margin:.4f}; {self.seconds:.1f} s")
+        return lines
 
 
 @torch.no_grad()
@@ -113,6 +148,7 @@ def attack(
         attempts=tuple(attempts),
         counterexample=worst.pair if worst.margin <= 0 else None,
         seconds=time.monotonic() - began,
+        no_witnesses=None if problem is not None else why_no_tables(model.config),
     )
 
 

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 import adderlab
 from adderlab.files.atomic import write_bytes
 from adderlab.files.schema import to_dict
-from adderlab.models.tables import Tables
 from adderlab.proof.head import OPEN, RIGHT
 from adderlab.proof.problem import RADIX, tables_sha256
 from adderlab.proof.prove import Count, Proof
@@ -28,28 +27,28 @@ FORMAT, VERSION = "adderlab-certificate", 1
 TERMINAL, EMPTY = -1, -2
 
 
-def certificate(proof: Proof, tables: Tables, weights_sha256: str | None) -> dict[str, Any]:
-    """The certificate of a proof about the one model in ``tables``, digest included."""
-    verdict = proof.verdict
-    margin = verdict.margin
+def certificate(proof: Proof) -> dict[str, Any]:
+    """The certificate of a proof about tables, digest included."""
+    margin, tables = proof.margin, proof.problem.tables
+    assert tables is not None
     body: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
         "adderlab": adderlab.__version__,
-        "weights_sha256": weights_sha256,
+        "weights_sha256": proof.weights_sha256,
         "tables_sha256": tables_sha256(tables),
         "form": to_dict(tables.form),
         "bottleneck": proof.problem.bottleneck,
-        "verdict": verdict.verdict,
-        "failing_pairs": _count(verdict.failing_pairs),
-        "failing_by_step": [_count(count) for count in verdict.failing_by_step],
-        "counterexample": None if verdict.counterexample is None else list(verdict.counterexample),
+        "verdict": proof.verdict,
+        "failing_pairs": _count(proof.failing_pairs),
+        "failing_by_step": [_count(count) for count in proof.failing_by_step],
+        "counterexample": None if proof.counterexample is None else list(proof.counterexample),
         "margin": {"bound": margin.bound, "witness": margin.witness, "pair": list(margin.pair)},
-        "leaves": verdict.leaves,
+        "leaves": proof.leaves,
         "cells": sum(len(part.margin_N) for group in proof.groups for part in group.decided),
         "steps": None,
     }
-    if verdict.verdict == "proved":
+    if proof.verdict == "proved":
         body["steps"] = [_step(result, proof) for result in proof.results]
     return {**body, "digest": digest(body)}
 
@@ -68,11 +67,9 @@ def write_certificate(path: Path, content: dict[str, Any]) -> None:
     write_bytes(path, data)
 
 
-def write_beside(checkpoint: Path, content: dict[str, Any]) -> Path:
+def write_beside(checkpoint: Path, proof: Proof) -> Path:
     """Write the certificate of a checkpoint beside it, as NAME.cert.json.gz; its path."""
-    path = checkpoint.with_suffix(".cert.json.gz")
-    write_certificate(path, content)
-    return path
+    return proof.save(checkpoint.with_suffix(".cert.json.gz"))
 
 
 def encode_array(array: NDArray, dtype: str) -> dict[str, Any]:

@@ -135,6 +135,8 @@ class Problem:
     residual_AVD: Array
     attn_out_HED: Array
     head: Head
+    tables: Tables | None = None
+    """What it was made from; None for one made by hand, which gets no certificate."""
 
     @property
     def columns(self) -> int:
@@ -250,6 +252,7 @@ def problem_from_tables(tables: Tables) -> Problem:
         residual_AVD=arrays["residual"],
         attn_out_HED=attn_out,
         head=head,
+        tables=tables,
     )
 
 

@@ -7,10 +7,12 @@ certificate of a proved model into a proof.
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -25,8 +27,10 @@ from adderlab.proof.head import OPEN, RIGHT, WRONG, raise_margins
 from adderlab.proof.problem import Problem, problem_from_tables
 from adderlab.proof.search import Group, Limits, StepResult, decide_leaves, open_groups, search
 from adderlab.proof.witnesses import Witness, cell_witnesses, leaf_witnesses
+from adderlab.results import Result
 from adderlab.runs.checkpoints import Checkpoint
 
+PAIRS = 10**20
 Count = int | tuple[int, int]
 """An exact number, or (low, high)."""
 WEAKEST = 48
@@ -57,12 +61,14 @@ class Margin:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class Verdict(Result):
     """What is known about all pairs of one model, in real arithmetic."""
 
     verdict: Literal["proved", "refuted", "undecided"]
     failing_pairs: Count
+    """Pairs whose greedy answer is wrong, of 10^20."""
     failing_by_step: tuple[Count, ...]
+    """Pairs for which digit s_i is wrong given the right earlier digits, i = 0 (units) to 10."""
     counterexample: tuple[int, int] | None
     """A failing pair, confirmed by the real model where one was given."""
     answer: int | None
@@ -76,22 +82,107 @@ class Verdict:
     """Cells bounded by the branch and bound."""
     split_leaves: int
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; a count that is not known exactly is [low, high]."""
+        margin = self.margin
+        return {
+            "verdict": self.verdict,
+            "failing_pairs": _plain(self.failing_pairs),
+            "failing_by_step": [_plain(count) for count in self.failing_by_step],
+            "counterexample": None if self.counterexample is None else list(self.counterexample),
+            "answer": self.answer,
+            "margin": {"bound": margin.bound, "witness": margin.witness, "pair": list(margin.pair)},
+            "reason": self.reason,
+            "leaves": self.leaves,
+            "cells": self.cells,
+            "seconds": self.seconds,
+        }
 
-@dataclass(frozen=True, kw_only=True)
-class Proof:
-    """A verdict with the material for its certificate."""
+    def describe(self) -> list[str]:
+        """What the verdict means."""
+        lines = []
+        if self.verdict == "proved":
+            lines.append(
+                "PROVED: greedy decoding of the stored weights, in real arithmetic, adds every one of "
+                "the 10^20 pairs of ten-digit numbers right."
+            )
+        elif self.verdict == "refuted":
+            lines.append(f"REFUTED: {_format_count(self.failing_pairs)} of the 10^20 pairs fail.")
+            steps = [
+                f"s_{i} {_format_count(count)}"
+                for i, count in enumerate(self.failing_by_step)
+                if count != 0
+            ]
+            lines.append(f"by digit of the sum (s_0 the units): {'; '.join(steps)}")
+        else:
+            lines.append(
+                f"UNDECIDED: no failing pair is known; {_format_count(self.failing_pairs)} may fail."
+            )
+        if self.counterexample is not None:
+            a, b = self.counterexample
+            answered = ""
+            if self.answer is not None:
+                answer = "no number" if self.answer < 0 else str(self.answer)
+                answered = f"; the model, run in fp32, answers {answer}"
+            lines.append(f"for example {a} + {b} = {a + b}{answered}")
+        if self.reason:
+            lines.append(self.reason)
+        margin, (a, b) = self.margin, self.margin.pair
+        bound = (
+            "no bound is known" if margin.bound is None else f"at least {margin.bound:.4f} everywhere"
+        )
+        lines.append(
+            f"smallest margin: {margin.witness:.4f} logits at {a} + {b} (digit s_{margin.step}); {bound}"
+        )
+        splits = f", {self.split_leaves:,} split into {self.cells:,} cells" if self.cells else ""
+        lines.append(f"{self.leaves:,} leaves{splits}, {self.seconds:.1f} s")
+        return lines
 
-    verdict: Verdict
-    problem: Problem
-    results: tuple[StepResult, ...]
-    groups: tuple[Group, ...]
-    witnesses: tuple[Witness, ...]
+
+def _plain(count: Count) -> int | list[int]:
+    return count if isinstance(count, int) else list(count)
+
+
+def _format_count(count: Count) -> str:
+    if isinstance(count, int):
+        return f"{count:,} ({count / PAIRS:.4e})"
+    low, high = count
+    return f"{low:,} to {high:,} ({low / PAIRS:.4e} to {high / PAIRS:.4e})"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Proof(Verdict):
+    """A verdict with the material for its certificate; compared and shown by the verdict alone."""
+
+    weights_sha256: str | None
+    """Of the checkpoint that it is about; None for tables of no checkpoint."""
+    problem: Problem = field(repr=False)
+    results: tuple[StepResult, ...] = field(repr=False)
+    groups: tuple[Group, ...] = field(repr=False)
+    witnesses: tuple[Witness, ...] = field(repr=False)
     """Real pairs with the smallest margins found, smallest first."""
+
+    @property
+    def summary(self) -> Verdict:
+        """The verdict alone, without the material (tens of megabytes)."""
+        fields = dataclasses.fields(Verdict)
+        return Verdict(**{field.name: getattr(self, field.name) for field in fields})
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the certificate, all or nothing; a name ending in .gz compresses it. Returns the path.
+
+        Raises ``Failure`` if it cannot be written. The format is in docs/proof.md.
+        """
+        from adderlab.proof.certificate import certificate, write_certificate
+
+        write_certificate(Path(path), certificate(self))
+        return Path(path)
 
 
 def prove_problem(
     problem: Problem,
     *,
+    weights_sha256: str | None = None,
     limits: Limits | None = None,
     progress: Callable[[Progress], None] | None = None,
     confirm: Callable[[int, int], int] | None = None,
@@ -151,24 +242,23 @@ def prove_problem(
     bound = _margin_bound(results, groups)
     worst = found[0]
     return Proof(
-        verdict=Verdict(
-            verdict=verdict,
-            failing_pairs=pairs,
-            failing_by_step=by_step,
-            counterexample=counterexample,
-            answer=answer,
-            margin=Margin(
-                bound=bound if np.isfinite(bound) else None,
-                witness=worst.margin,
-                pair=(worst.a, worst.b),
-                step=worst.step,
-            ),
-            reason=" ".join(part for part in (reason, doubt) if part),
-            seconds=time.monotonic() - start,
-            leaves=sum(result.step.num_leaves for result in results),
-            cells=cells,
-            split_leaves=sum(len(group.leaf_rows) for group in groups),
+        verdict=verdict,
+        failing_pairs=pairs,
+        failing_by_step=by_step,
+        counterexample=counterexample,
+        answer=answer,
+        margin=Margin(
+            bound=bound if np.isfinite(bound) else None,
+            witness=worst.margin,
+            pair=(worst.a, worst.b),
+            step=worst.step,
         ),
+        reason=" ".join(part for part in (reason, doubt) if part),
+        seconds=time.monotonic() - start,
+        leaves=sum(result.step.num_leaves for result in results),
+        cells=cells,
+        split_leaves=sum(len(group.leaf_rows) for group in groups),
+        weights_sha256=weights_sha256,
         problem=problem,
         results=tuple(results),
         groups=tuple(groups),
@@ -292,13 +382,15 @@ def prove_checkpoint(
     *,
     limits: Limits | None = None,
     progress: Callable[[Progress], None] | None = None,
-) -> tuple[Proof, Tables]:
+) -> Proof:
     """Decide all pairs for a checkpoint; a counterexample is run through the real model in fp32.
 
-    Returns the proof and the tables it is about (for the certificate). Raises ``UsageError`` for
-    models outside the table form.
+    Raises ``UsageError`` for models outside the table form.
     """
-    form = exact_tables(checkpoint)
-    confirm = greedy_answer(checkpoint.model())
-    proof = prove_problem(problem_from_tables(form), limits=limits, progress=progress, confirm=confirm)
-    return proof, form
+    return prove_problem(
+        problem_from_tables(exact_tables(checkpoint)),
+        weights_sha256=checkpoint.weights_sha256,
+        limits=limits,
+        progress=progress,
+        confirm=greedy_answer(checkpoint.model()),
+    )

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from adderlab.errors import UsageError
 from adderlab.proof.carries import Leaves, Rest, fixed_digits, fixed_parts, leaves, tied_children
 from adderlab.proof.head import OPEN, PART_STEPS, RIGHT, WRONG, Boxes, Decision, decide
 from adderlab.proof.problem import RADIX, Array, Problem, Step
@@ -64,6 +65,12 @@ class Limits:
     """Carry DPs per functional, side and query token in the leaf pass."""
     parts: int = PART_STEPS[-1]
     """Parts into which a leaf's box may be cut (1, 4, 16 or 64)."""
+
+    def __post_init__(self) -> None:
+        if self.cells < 0:
+            raise UsageError(f"a proof's cells must be 0 or more, not {self.cells}")
+        if not self.seconds > 0:
+            raise UsageError(f"a proof's seconds must be above 0, not {self.seconds:g}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -100,14 +100,13 @@ def ask_prover(checkpoint: Checkpoint, seconds: float = PROOF_SECONDS) -> ProofS
 
     assert why_no_tables(checkpoint.config) is None
     limits = Limits(seconds=seconds, union_seconds=min(15.0, seconds))
-    proof, _ = prove_checkpoint(checkpoint, limits=limits)
-    verdict = proof.verdict
+    proof = prove_checkpoint(checkpoint, limits=limits)
     return ProofStatement(
-        verdict=verdict.verdict,
-        failing_pairs=verdict.failing_pairs,
-        margin_bound=verdict.margin.bound,
-        margin_witness=verdict.margin.witness,
-        pair=verdict.counterexample or verdict.margin.pair,
+        verdict=proof.verdict,
+        failing_pairs=proof.failing_pairs,
+        margin_bound=proof.margin.bound,
+        margin_witness=proof.margin.witness,
+        pair=proof.counterexample or proof.margin.pair,
         source="adderlab's prover, float64; no certificate",
     )
 

@@ -22,9 +22,8 @@ from torch import Tensor
 from adderlab.files import schema
 from adderlab.files.atomic import make_folder
 from adderlab.models.config import ModelConfig
-from adderlab.models.tables import Tables
-from adderlab.proof.certificate import certificate, write_beside
-from adderlab.proof.prove import Progress, Proof, exact_tables, prove_checkpoint
+from adderlab.proof.certificate import write_beside
+from adderlab.proof.prove import Progress, Proof, prove_checkpoint
 from adderlab.proof.search import Limits
 from adderlab.runs.checkpoints import Checkpoint, parameter_shapes, save_checkpoint
 from adderlab.runs.metrics import Metrics
@@ -222,10 +221,10 @@ class Judge:
         return history
 
     def _prove(self, checkpoint: Checkpoint) -> bool:
-        proof, tables = prove_checkpoint(checkpoint, limits=LIMITS, progress=self._heed)
+        proof = prove_checkpoint(checkpoint, limits=LIMITS, progress=self._heed)
         seed = self._seed(checkpoint)
         self._change(seed, proofs=self.fates[seed].proofs + 1)
-        return self._take(checkpoint, proof, tables, "pure")
+        return self._take(checkpoint, proof, "pure")
 
     def _repair(self, checkpoint: Checkpoint) -> bool:
         seed = self._seed(checkpoint)
@@ -244,30 +243,30 @@ class Judge:
         )
         # A proof of what training itself left needs no help, however it came about.
         route: Route = "assisted" if result.trainings else "pure"
-        return self._take(result.checkpoint, result.proof, exact_tables(result.checkpoint), route)
+        return self._take(result.checkpoint, result.proof, route)
 
-    def _take(self, checkpoint: Checkpoint, proof: Proof, tables: Tables, route: Route) -> bool:
+    def _take(self, checkpoint: Checkpoint, proof: Proof, route: Route) -> bool:
         """Note a verdict; keep the files of a proved model."""
-        seed, verdict = self._seed(checkpoint), proof.verdict
-        if verdict.verdict == "proved":
+        seed = self._seed(checkpoint)
+        if proof.verdict == "proved":
             path = self.folder / f"seed_{seed:04d}.pt"
             make_folder(self.folder)
             save_checkpoint(path, checkpoint)
-            certified = write_beside(path, certificate(proof, tables, checkpoint.weights_sha256))
+            certified = write_beside(path, proof)
             self._change(
                 seed,
                 state="proved",
                 route=route,
                 step=checkpoint.step,
                 val_exact=checkpoint.val_exact,
-                margin_bound=verdict.margin.bound,
-                margin_witness=verdict.margin.witness,
-                pair=verdict.margin.pair,
+                margin_bound=proof.margin.bound,
+                margin_witness=proof.margin.witness,
+                pair=proof.margin.pair,
                 checkpoint=str(path),
                 certificate=str(certified),
             )
-        self._told.judged(self.fates[seed], verdict.verdict)
-        return verdict.verdict == "proved"
+        self._told.judged(self.fates[seed], proof.verdict)
+        return proof.verdict == "proved"
 
     def _heed(self, _: Progress) -> None:
         if self._stop.is_set():

@@ -39,10 +39,10 @@ REPAIRED_FILE = "repaired.pt"
 
 def decide(checkpoint: Checkpoint, limits: ProverLimits) -> ProverVerdict:
     """The prover's verdict; failing pairs of a wrong model are not counted if one is found early."""
-    verdict = prove_checkpoint(checkpoint, limits=_QUICK)[0].verdict
+    verdict = prove_checkpoint(checkpoint, limits=_QUICK)
     if verdict.verdict != "undecided":
         return verdict
-    return prove_checkpoint(checkpoint, limits=Limits(**dataclasses.asdict(limits)))[0].verdict
+    return prove_checkpoint(checkpoint, limits=Limits(**dataclasses.asdict(limits)))
 
 
 def judge(
@@ -131,7 +131,7 @@ def with_repair(
         RepairSettings(rounds=assistance.rounds, seed=outcome.seed),
         limits=Limits(cells=experiment.plan.limits.cells, seconds=assistance.seconds, union_seconds=0.0),
     )
-    found = result.proof.verdict
+    found: ProverVerdict = result.proof
     if found.verdict == "undecided":
         found = decide(result.checkpoint, experiment.plan.limits)
     seconds = time.process_time() - started

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from adderlab.models.mapping import why_no_tables
 from adderlab.models.transformer import Transformer
 from adderlab.proof.prove import Progress, Proof, Verdict, prove_checkpoint
 from adderlab.proof.search import Limits
+from adderlab.results import Result
 from adderlab.runs.checkpoints import Checkpoint
 from adderlab.task.digits import SUM_DIGITS, pairs_from_ints
 from adderlab.task.sampling import uniform_pairs
@@ -69,7 +71,7 @@ class Round:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Repair:
+class Repair(Result):
     """The last model, its proof, and every round before."""
 
     checkpoint: Checkpoint
@@ -78,11 +80,28 @@ class Repair:
 
     @property
     def proved(self) -> bool:
-        return self.proof.verdict.verdict == "proved"
+        return self.proof.verdict == "proved"
 
     @property
     def trainings(self) -> int:
+        """Trainings that were needed, or tried."""
         return sum(each.witnesses > 0 for each in self.rounds)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; a count that is not known exactly is [low, high]."""
+        proof = self.proof.to_dict()
+        return {
+            "verdict": proof["verdict"],
+            "trainings": self.trainings,
+            "failing_pairs": proof["failing_pairs"],
+            "margin": proof["margin"],
+        }
+
+    def describe(self) -> list[str]:
+        """What came of it."""
+        if self.proved:
+            return [f"Proved after {self.trainings} training(s): all 10^20 pairs."]
+        return [f"Not proved after {self.trainings} training(s).", *self.proof.describe()]
 
 
 def repair(
@@ -102,10 +121,10 @@ def repair(
     scale = _logit_scale(checkpoint)
     rounds: list[Round] = []
     while True:
-        proof, _ = prove_checkpoint(checkpoint, limits=limits, progress=progress)
+        proof = prove_checkpoint(checkpoint, limits=limits, progress=progress)
         worst = [w for w in proof.witnesses if w.margin * scale < settings.witness_below]
-        stop = proof.verdict.verdict == "proved" or len(rounds) == settings.rounds or not worst
-        rounds.append(Round(verdict=proof.verdict, witnesses=0 if stop else len(worst)))
+        stop = proof.verdict == "proved" or len(rounds) == settings.rounds or not worst
+        rounds.append(Round(verdict=proof.summary, witnesses=0 if stop else len(worst)))
         if told:
             told(rounds[-1])
         if stop:

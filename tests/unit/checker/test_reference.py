@@ -16,7 +16,6 @@ from adderlab.checker.verify import read_model
 from adderlab.cli import check as command
 from adderlab.errors import Failure, UsageError
 from adderlab.models.mapping import tables
-from adderlab.proof.certificate import certificate, write_certificate
 from adderlab.proof.problem import problem_from_tables
 from adderlab.proof.prove import prove_problem
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
@@ -26,8 +25,8 @@ from helpers.reference import reference_checkpoint
 def proved(checkpoint: Checkpoint, path: Path) -> Path:
     """The certificate of what the prover finds."""
     form = tables(checkpoint.config, {k: v.double() for k, v in checkpoint.stacked().items()})
-    proof = prove_problem(problem_from_tables(form))
-    write_certificate(path, certificate(proof, form, checkpoint.weights_sha256))
+    proof = prove_problem(problem_from_tables(form), weights_sha256=checkpoint.weights_sha256)
+    proof.save(path)
     return path
 
 
@@ -140,14 +139,12 @@ def test_the_published_proofs_hold_in_fp32_too(
     assert "fp32: COVERED" in out and "bf16" in out
 
 
-def test_fp32_in_words() -> None:
+def test_fp32_described() -> None:
     """What people read where rounding may matter."""
     left = FloatReport(covered=False, left=5, margin=None)
-    assert (
-        "NOT COVERED" in command.fp32_in_words(left)[0] and "5 leaves" in command.fp32_in_words(left)[0]
-    )
+    assert "NOT COVERED" in left.describe()[0] and "5 leaves" in left.describe()[0]
     unknown = FloatReport(covered=False, left=0, margin=None, reason="no rounding known for softplus")
-    assert "softplus" in command.fp32_in_words(unknown)[0]
+    assert "softplus" in unknown.describe()[0]
 
 
 @pytest.mark.slow

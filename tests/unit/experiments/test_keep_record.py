@@ -28,9 +28,9 @@ def test_a_kept_model_is_proved_and_its_files_agree(name: str) -> None:
     checkpoint = load_checkpoint(BEST / name / "model.pt")
     assert checkpoint.config == get_preset(name).config
     assert about["parameters"] == get_preset(name).parameters == checkpoint.num_parameters
-    proof, _ = prove_checkpoint(checkpoint)
-    assert proof.verdict.verdict == "proved"
-    assert proof.verdict.margin.bound == pytest.approx(about["margin_bound"], rel=1e-6)
+    proof = prove_checkpoint(checkpoint)
+    assert proof.verdict == "proved"
+    assert proof.margin.bound == pytest.approx(about["margin_bound"], rel=1e-6)
     certificate = json.loads(gzip.decompress((BEST / name / "model.cert.json.gz").read_bytes()))
     assert certificate["verdict"] == "proved"
     assert certificate["weights_sha256"] == about["weights_sha256"] == checkpoint.weights_sha256

@@ -45,9 +45,9 @@ def barely_right():
         for name, tensor in checkpoint.params.items()
     }
     checkpoint = dataclasses.replace(checkpoint, params=params)
-    proof, tables = prove_checkpoint(checkpoint, limits=Limits(parts=1))
-    assert proof.verdict.verdict == "proved" and proof.verdict.split_leaves > 0
-    return proof, tables, certificate(proof, tables, checkpoint.weights_sha256)
+    proof = prove_checkpoint(checkpoint, limits=Limits(parts=1))
+    assert proof.verdict == "proved" and proof.split_leaves > 0
+    return proof, proof.problem.tables, certificate(proof)
 
 
 def test_fields_and_digest(barely_right) -> None:
@@ -137,17 +137,17 @@ def test_trees_partition_their_leaves_and_cells_are_right(barely_right) -> None:
             counts = [union.count(cell[None]) for cell in cells]
             assert min(counts) > 0 and sum(counts) == leaf.inputs_N[row]
             assert not empty or union.count(np.array(empty)) == 0
-    assert trees == proof.verdict.split_leaves
-    worst = proof.verdict.margin
+    assert trees == proof.split_leaves
+    worst = proof.margin
     step = proof.problem.steps[worst.step]
     digits = [[[value // 10**j % 10 for j in range(N)]] for value in worst.pair]
     assert pair_margins(proof.problem, step, *map(np.array, digits))[0] == pytest.approx(worst.witness)
 
 
 def test_the_same_proof_gives_the_same_bytes(barely_right, tmp_path) -> None:
-    proof, tables, content = barely_right
+    proof, _, content = barely_right
     write_certificate(tmp_path / "a.json.gz", content)
-    write_certificate(tmp_path / "b.json.gz", certificate(proof, tables, content["weights_sha256"]))
+    write_certificate(tmp_path / "b.json.gz", certificate(proof))
     assert (tmp_path / "a.json.gz").read_bytes() == (tmp_path / "b.json.gz").read_bytes()
     write_certificate(tmp_path / "a.json", content)
     plain = (tmp_path / "a.json").read_bytes()

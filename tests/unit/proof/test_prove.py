@@ -41,7 +41,7 @@ def test_counts_are_exact_for_every_kind(style, heads, bottleneck, norm, activat
         local=2.0,
     )
     by_step, pairs, margins = truth(problem)
-    verdict = prove_problem(problem).verdict
+    verdict = prove_problem(problem)
     assert verdict.verdict == "refuted" and verdict.reason == ""
     assert verdict.failing_by_step == by_step
     assert verdict.failing_pairs == pairs
@@ -59,7 +59,7 @@ def test_pairs_that_fail_at_several_steps_count_once(seed: int) -> None:
     problem = fitted_problem(seed)
     by_step, pairs, _ = truth(problem)
     assert max(by_step) < pairs < sum(by_step)
-    verdict = prove_problem(problem).verdict
+    verdict = prove_problem(problem)
     assert verdict.failing_by_step == by_step
     assert verdict.failing_pairs == pairs
 
@@ -67,7 +67,7 @@ def test_pairs_that_fail_at_several_steps_count_once(seed: int) -> None:
 def test_a_search_that_is_not_allowed_brackets_the_truth() -> None:
     problem = random_problem(11, heads=2, bottleneck=3, norm="none")
     by_step, pairs, _ = truth(problem)
-    verdict = prove_problem(problem, limits=Limits(cells=0)).verdict
+    verdict = prove_problem(problem, limits=Limits(cells=0))
     assert isinstance(verdict.failing_pairs, tuple) and "still open" in verdict.reason
     low, high = verdict.failing_pairs
     assert low <= pairs <= high
@@ -75,7 +75,7 @@ def test_a_search_that_is_not_allowed_brackets_the_truth() -> None:
         low, high = count if isinstance(count, tuple) else (count, count)
         assert low <= true <= high
     assert any(isinstance(count, tuple) for count in verdict.failing_by_step)
-    assert prove_problem(problem).verdict.failing_pairs == pairs
+    assert prove_problem(problem).failing_pairs == pairs
 
 
 def test_without_any_known_failure_the_verdict_is_undecided() -> None:
@@ -84,7 +84,7 @@ def test_without_any_known_failure_the_verdict_is_undecided() -> None:
     flat = dataclasses.replace(
         problem, head=dataclasses.replace(problem.head, unembed_DV=np.zeros((4, 12)))
     )
-    verdict = prove_problem(flat, limits=Limits(cells=500)).verdict
+    verdict = prove_problem(flat, limits=Limits(cells=500))
     assert verdict.verdict == "undecided"
     assert verdict.failing_pairs == (0, 10**4)
     assert verdict.counterexample is None and verdict.margin.witness == 0
@@ -98,20 +98,20 @@ def test_confirmation_by_the_real_model_decides_the_counterexample() -> None:
         said.append((a, b))
         return a + b
 
-    stubborn = prove_problem(problem, confirm=right).verdict
+    stubborn = prove_problem(problem, confirm=right)
     assert stubborn.verdict == "refuted" and stubborn.counterexample is None
     assert "within its rounding" in stubborn.reason and len(said) > 10
-    late = prove_problem(problem, confirm=lambda a, b: a + b + ((a, b) == said[3])).verdict
+    late = prove_problem(problem, confirm=lambda a, b: a + b + ((a, b) == said[3]))
     assert late.counterexample == said[3] and late.answer == sum(said[3]) + 1
 
 
 def test_progress_is_told_and_results_repeat() -> None:
     problem = random_problem(11, heads=2, bottleneck=3, norm="none")
     seen: list[Progress] = []
-    first = prove_problem(problem, progress=seen.append).verdict
+    first = prove_problem(problem, progress=seen.append)
     assert {p.phase for p in seen} == {"leaves", "search", "union"}
     assert [p.done for p in seen if p.phase == "leaves"] == [0, 1, 2, 3]
     left = [p.open_inputs for p in seen if p.phase == "search"]
     assert left == sorted(left, reverse=True) and left[-1] == 0
-    second = prove_problem(problem).verdict
+    second = prove_problem(problem)
     assert dataclasses.replace(first, seconds=0) == dataclasses.replace(second, seconds=0)

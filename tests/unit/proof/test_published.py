@@ -21,7 +21,7 @@ LEAVES = 170_300
 
 def decided(name: str, limits: Limits | None = None) -> tuple[Checkpoint, Verdict]:
     checkpoint = load_checkpoint(reference_checkpoint(name))
-    return checkpoint, prove_checkpoint(checkpoint, limits=limits)[0].verdict
+    return checkpoint, prove_checkpoint(checkpoint, limits=limits)
 
 
 def margin_of(checkpoint: Checkpoint, step: int, a: int, b: int) -> float:
@@ -80,7 +80,7 @@ def jittered(checkpoint: Checkpoint, seed: int, size: float = 0.01) -> Checkpoin
 
 def check_jittered(seed: int) -> None:
     checkpoint = jittered(load_checkpoint(reference_checkpoint("lowrank_456p_s43.pt")), seed)
-    verdict = prove_checkpoint(checkpoint, limits=Limits(cells=1000, union_seconds=0.1))[0].verdict
+    verdict = prove_checkpoint(checkpoint, limits=Limits(cells=1000, union_seconds=0.1))
     assert verdict.verdict == "refuted"
     assert verdict.counterexample is not None
     a, b = verdict.counterexample

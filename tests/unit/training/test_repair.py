@@ -19,7 +19,6 @@ from adderlab.evaluation.exact import decoder_for, evaluate
 from adderlab.evaluation.suites import fresh
 from adderlab.models.config import ModelConfig
 from adderlab.models.transformer import build_model
-from adderlab.proof.certificate import certificate, write_certificate
 from adderlab.proof.prove import prove_checkpoint
 from adderlab.proof.search import Limits
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint
@@ -120,8 +119,7 @@ def test_512p_is_repaired_proved_and_checked(tmp_path: Path, capsys: pytest.Capt
     report = evaluate(decoder, get_layout(checkpoint.config.layout), fresh(100_000, 3))
     assert report.total.errors == 0
 
-    proof, tables = prove_checkpoint(checkpoint)
-    write_certificate(cert, certificate(proof, tables, checkpoint.weights_sha256))
+    prove_checkpoint(checkpoint).save(cert)
     started = time.process_time()
     checked = check_file(cert, checkpoint)
     assert time.process_time() - started < 60

@@ -1,0 +1,134 @@
+"""Deciding all 10^20 pairs: prove, check a certificate, attack, repair.
+
+Margins are in logits: the right digit's minus the best other one's.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from adderlab.api.models import ModelLike, load
+from adderlab.engine.base import single_threaded
+from adderlab.errors import Failure, UsageError
+from adderlab.evaluation.suites import strata
+from adderlab.models.mapping import why_no_tables
+from adderlab.proof import attack as attacks
+from adderlab.proof.attack import Attack
+from adderlab.proof.problem import problem_from_tables
+from adderlab.proof.prove import Progress, Proof, prove_checkpoint
+from adderlab.proof.search import Limits
+
+if TYPE_CHECKING:
+    from adderlab.checker import Report
+    from adderlab.training.repair import Repair, Round
+
+
+@single_threaded()
+def prove(
+    model: ModelLike,
+    *,
+    cells: int = 3_000_000,
+    seconds: float = 120.0,
+    progress: Callable[[Progress], None] | None = None,
+) -> Proof:
+    """Decide all 10^20 pairs for the stored weights, in real arithmetic.
+
+    The result's ``verdict`` is "proved", "refuted" or "undecided"; ``save(path)`` writes the
+    certificate that ``check`` checks. ``cells``: how many the branch and bound may bound, ``seconds``:
+    the time after which it stops. ``progress`` hears where the proof stands.
+
+    Raises ``UsageError`` for a model outside the table form (``attack`` can test it). Source:
+    docs/proof.md.
+    """
+    limits = Limits(cells=cells, seconds=seconds)
+    return prove_checkpoint(load(model), limits=limits, progress=progress)
+
+
+def check(
+    certificate: str | os.PathLike[str],
+    model: ModelLike,
+    *,
+    fp32: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Check a certificate against a model, independently of the prover, in rigorous arithmetic.
+
+    ``fp32``: ask too whether greedy decoding in IEEE fp32 adds every pair right, which takes most of
+    the time. ``progress`` gets (leaves and cells checked, all of them).
+
+    Raises ``UsageError`` for a missing file, ``Failure`` for one that is no certificate or where
+    python-flint is not installed. Source: docs/proof.md, sections 4 and 5.
+    """
+    try:
+        from adderlab.checker import check_file
+    except ModuleNotFoundError as error:
+        if error.name != "flint":
+            raise
+        raise Failure("the check needs python-flint: pip install 'adderlab[proof]'") from error
+
+    return check_file(os.fspath(certificate), load(model), progress, fp32=fp32)
+
+
+@single_threaded()
+def attack(
+    model: ModelLike,
+    *,
+    pairs: int = 1000,
+    seed: int = 0,
+    starts: int = attacks.STARTS,
+    progress: Callable[[str], None] | None = None,
+) -> Attack:
+    """Look for a failing pair by the strongest cheap test, in the model's own arithmetic.
+
+    Tries ``pairs`` pairs of each stratum (carry chains, digit patterns, lengths; drawn from ``seed``),
+    then the prover's witnesses, or for a model outside the table form a local search from ``starts``
+    pairs for each digit of the sum. ``progress`` gets the name of what is tried.
+
+    Raises ``UsageError`` for counts below 1.
+    """
+    for name, value in (("pairs", pairs), ("starts", starts)):
+        if value < 1:
+            raise UsageError(f"{name} must be 1 or more, not {value}")
+    found = load(model)
+    reason = why_no_tables(found.config)
+    problem = None if reason else problem_from_tables(found.tables())
+    suite = strata(pairs, seed)
+    return attacks.attack(found.module(), suite, problem, starts=starts, progress=progress)
+
+
+@single_threaded()
+def repair(
+    model: ModelLike,
+    *,
+    rounds: int = 5,
+    steps: int = 1000,
+    lr: float = 1e-3,
+    lr_decay: float = 0.5,
+    target_margin: float = 1.5,
+    seed: int = 0,
+    on_round: Callable[[Round], None] | None = None,
+) -> Repair:
+    """Prove, train briefly on the worst pairs, and prove again, until proved or ``rounds`` trainings.
+
+    ``steps`` of Adam a training, from rate ``lr`` falling linearly to 0; later rounds start from
+    ``lr * lr_decay ** round``. ``target_margin``: logits, as the loss of the model's training saw them,
+    by which the right digit should lead. ``seed``: of the fresh pairs mixed in. ``on_round`` hears of
+    every proof and of the training that follows.
+
+    ``load(result)`` is the last model, proved or not. Raises ``UsageError`` for a model outside the
+    table form or settings out of range. Source: docs/proof.md.
+    """
+    from adderlab.training.repair import RepairSettings
+    from adderlab.training.repair import repair as repair_checkpoint
+
+    settings = RepairSettings(
+        rounds=rounds,
+        steps=steps,
+        lr=lr,
+        lr_decay=lr_decay,
+        target_margin=target_margin,
+        seed=seed,
+    )
+    return repair_checkpoint(load(model), settings, told=on_round)
