@@ -12,7 +12,7 @@ FOLDER = Path(adderlab.checker.__file__).parent
 RUNS_THE_MODEL = {"enclosure", "tracing", "fp32", "verify"}
 """Files that run the model's own code, on other numbers than its own."""
 OUTSIDE = {"numpy", "flint"}
-SHARED = {"adderlab.errors"}
+SHARED = {"adderlab.errors", "adderlab.results"}
 MODEL = {
     "adderlab.models.config",
     "adderlab.models.mapping",
