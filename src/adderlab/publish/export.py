@@ -56,7 +56,7 @@ import submission
 model, metadata = submission.build_model()
 print(submission.add(model, 1234567890, 9876543210))
 ```"""
-_USE_WEIGHTS = "Load the weights with `adderlab.runs.checkpoints.load_checkpoint`, or:\n\n{commands}"
+_USE_WEIGHTS = 'Load the weights with `adderlab.load("{name}")`, or:\n\n{commands}'
 _USE_ONNX = """Input `tokens`, int64 (batch, length); output `logits` (batch, length, vocabulary). How a
 prompt is written stands in the graph's metadata under `adderlab`. Append the token with the largest
 logit at the last position, eleven times: the digits of the sum, units first."""
@@ -111,7 +111,7 @@ def export(
 
     ``to`` is "adderboard" (one Python file that needs torch only, and beside it the text of the board's
     issue form), "safetensors", "onnx" (one file and a model card) or "hub-folder" (``output`` is then a
-    folder). A checkpoint given by its path also brings the success rate of the run that it lies in.
+    folder). A checkpoint that lies in a run's folder also brings the success rate of that run.
     ``name`` is the zoo's by default, or the number of parameters; ``author`` git's. ``certificate`` is a
     file of ``adderlab prove`` for these weights; without one the prover is asked for up to a minute,
     unless ``prove`` is false. The accuracy is measured on ``suites``.
@@ -120,7 +120,6 @@ def export(
     the format cannot hold, and ``Failure`` if a file is damaged, if what was made does not compute what
     the checkpoint computes (nothing is written then), or if the disk refuses.
     """
-    path = None if isinstance(checkpoint, Checkpoint) else Path(checkpoint)
     loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load_checkpoint(Path(checkpoint))
     if to not in KINDS:
         raise UsageError(f"no export {to!r}; there are {', '.join(KINDS)}")
@@ -134,7 +133,7 @@ def export(
         reports=measure(loaded, TorchEngine(1), suites),
         proof=proof,
         why_no_proof=why_no_proof,
-        rate=success_rate(path),
+        rate=success_rate(loaded.path),
         certificate=certificate_bytes,
     )
     credits = Credits(name=name or title(loaded.config), author=author or _git_author())
@@ -266,7 +265,7 @@ def _hub_folder(publication: Publication, output: Path) -> list[Path]:
 
 def _commands(name: str) -> str:
     commands = f"```sh\nadderlab evaluate {name}\nadderlab predict {name} 1234567890 9876543210\n```"
-    return _USE_WEIGHTS.format(commands=commands)
+    return _USE_WEIGHTS.format(name=name, commands=commands)
 
 
 def onnx_bytes(model: nn.Module, layout: Layout, metadata: dict[str, str]) -> bytes:

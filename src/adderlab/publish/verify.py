@@ -32,6 +32,7 @@ from adderlab.publish.scoring import (
     find_reading,
 )
 from adderlab.publish.submission import Submission, read_submission
+from adderlab.results import html_table
 from adderlab.task.digits import OPERAND_LIMIT, SUM_DIGITS
 
 BAR = 0.99
@@ -94,6 +95,18 @@ class Verification:
             "sandbox": self.sandbox,
             "seconds": round(self.seconds, 3),
         }
+
+    def _repr_html_(self) -> str:
+        board = [report.total.exact_match for report in self.reports if report.suite == "adderboard"]
+        reasons = (*self.tried, *self.rejections, self.failure)
+        row = {
+            "verdict": self.verdict,
+            "exact match": board[0] if board else None,
+            "parameters": None if self.counts is None else self.counts.parameters,
+            "proof": None if self.proof is None else self.proof.verdict,
+            "reasons": "; ".join(filter(None, reasons)),
+        }
+        return html_table([row], self.file)
 
     def lines(self) -> list[str]:
         """The verdict for people, one statement a line, without characters that steer a terminal."""

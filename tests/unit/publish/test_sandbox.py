@@ -121,7 +121,9 @@ with Sandbox(Path({str(path)!r}), Limits(), "bubblewrap") as sandbox:
     sandbox.ask("load", 60)
 """
     command = [sys.executable, "-c", program]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as checking:
+    # Its own folder for temporary files: a killed program leaves them behind.
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as checking:
         assert checking.stdout is not None and checking.stdout.readline() == "started\n"
         assert running(path)
         checking.kill()

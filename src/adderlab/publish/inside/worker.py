@@ -92,8 +92,8 @@ def _import_torch(submission: str) -> None:
         import torch
 
         torch.set_num_threads(1)
-        # No thread can be started below; a file that asks for some is not to be killed for asking.
-        setattr(torch, "set_num_threads", lambda count: None)  # noqa: B010
+        # The limits allow no further thread. OpenMP would end the process of a file that asks for some.
+        vars(torch)["set_num_threads"] = lambda count: None
 
 
 def _set_limits(memory: int, file_bytes: int, seconds: int) -> None:
@@ -105,7 +105,7 @@ def _set_limits(memory: int, file_bytes: int, seconds: int) -> None:
     _limit("RLIMIT_NOFILE", 64)
     _limit("RLIMIT_CORE", 0)
     _limit("RLIMIT_MSGQUEUE", 0)
-    # This process alone: no further one and no thread. Root is exempt; see ``sandbox.py``.
+    # This process alone: no further one and no thread. Root is exempt (see ``bubblewrap.py``).
     _limit("RLIMIT_NPROC", 1)
     # Writing beyond the limit is an error to the program, not its death.
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
