@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from adderlab.format import tick
 from adderlab.report import figures as charts
 from adderlab.report.history import SeedHistory
-from adderlab.report.svg import STYLE, Plot, cells, tag
+from adderlab.report.html import STYLE, tag
+from adderlab.report.svg import Plot, cells
 from adderlab.task.digits import OPERAND_DIGITS, SUM_DIGITS
 
 STEP_NAMES = [f"s_{i}" for i in range(SUM_DIGITS)]
@@ -154,7 +156,7 @@ def attention(map_IJ: np.ndarray, described: str) -> str:
             titles=lambda r, c: f"s_{r} reads column {COLUMN_NAMES[c]}: {map_IJ[r, c]:.1%}",
             x_label="column read (a and b together)",
             cell=(30.0, 20.0),
-            described=described,
+            description=described,
         )
     )
 
@@ -167,12 +169,10 @@ def film(steps: Sequence[int], own_TI: np.ndarray, accuracy_TI: np.ndarray, what
         cells(
             share_TI.T.tolist(),
             row_names=STEP_NAMES,
-            column_names=[
-                charts.thousands(step) if k % every == 0 else "" for k, step in enumerate(steps)
-            ],
+            column_names=[tick(step) if k % every == 0 else "" for k, step in enumerate(steps)],
             titles=lambda r, c: f"s_{r} at step {steps[c]}: {share_TI[c, r]:.1%}",
             x_label="training step",
             cell=(560 / len(steps), 20.0),
-            described=f"{what} of each answer step over time",
+            description=f"{what} of each answer step over time",
         )
     )

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from adderlab.errors import UsageError
-from adderlab.evaluation.intervals import percent, wilson
+from adderlab.evaluation.intervals import wilson
 from adderlab.files.atomic import write_text
+from adderlab.format import percent
 
 SHOWN_AT = (5000, 10_000, 20_000)
 """Training steps whose predictions are in the table."""

@@ -12,8 +12,8 @@ from rich.table import Table
 from adderlab.engine.base import choose_device
 from adderlab.engine.select import select_engine
 from adderlab.evaluation.exact import SuiteReport, decoder_for, evaluate
-from adderlab.evaluation.intervals import percent
 from adderlab.evaluation.suites import Suite
+from adderlab.format import percent
 from adderlab.runs.checkpoints import Checkpoint
 from adderlab.task.digits import SUM_DIGITS
 from adderlab.task.layouts import get_layout

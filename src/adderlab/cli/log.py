@@ -14,41 +14,14 @@ class Args:
     paths: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[PATH ...]")] = ()
     """Folders of records or runs, single runs, JSON files; default: records and results, where there."""
     output: Annotated[Path, tyro.conf.arg(metavar="F")] = Path("EXPERIMENTS.md")
-    """The file to write; /dev/stdout prints it."""
-
-
-DEFAULT_PATHS = (Path("records"), Path("results"))
+    """The file to write, never over one that is no log; /dev/stdout prints it."""
 
 
 def run(args: Args) -> int:
-    """Write the log; 0 also where evidence is missing, which the log then says."""
-    from adderlab.errors import UsageError
+    """Write the log; 0 also where evidence is missing, which the log then states."""
+    from adderlab.api.reports import write_log
 
-    paths = args.paths or tuple(path for path in DEFAULT_PATHS if path.is_dir())
-    if not paths:
-        raise UsageError("there is no folder records or results here; name where the runs are")
-    for path in paths:
-        if not path.exists():
-            raise UsageError(f"there is no file or folder {path}; check the name")
-    write(paths, args.output, _command(args))
-    if args.output != Path("/dev/stdout"):
-        print(f"Log: {args.output}")
+    output = write_log(args.paths, args.output)
+    if output != Path("/dev/stdout"):
+        print(f"Log: {output}")
     return 0
-
-
-def write(paths: tuple[Path, ...], output: Path, command: str) -> None:
-    """The log of everything below ``paths``, all or nothing. Raises ``Failure``."""
-    from adderlab.files.atomic import write_text
-    from adderlab.report.history import collect
-    from adderlab.report.log import log_text
-
-    write_text(output, log_text(collect(paths), command))
-
-
-def _command(args: Args) -> str:
-    import shlex
-
-    words = ["adderlab", "log", *map(str, args.paths)]
-    if args.output not in (Path("EXPERIMENTS.md"), Path("/dev/stdout")):
-        words += ["--output", str(args.output)]
-    return shlex.join(words)

@@ -116,9 +116,9 @@ def _plan(args: Args) -> tuple[Plan, Path]:
 
     from adderlab.cli.options import parse_seeds
     from adderlab.errors import UsageError
+    from adderlab.format import as_typed
     from adderlab.models.zoo import get_preset
     from adderlab.recipes import named_for, published_name
-    from adderlab.report.describe import as_typed
     from adderlab.runs.rates import ProverLimits, file_name, seeds_text
     from adderlab.study.rate import Assistance, Plan, read_plan
 

@@ -89,7 +89,7 @@ def _of_best_recipe(preset: Preset, measured: Sequence[RateRecord]) -> RateRecor
 
 def _rate(preset: Preset, measured: Sequence[RateRecord]) -> str:
     """Seeds proved on all pairs by ``--recipe best``; ``-`` where that was not measured."""
-    from adderlab.evaluation.intervals import percent
+    from adderlab.format import percent
 
     best = _of_best_recipe(preset, measured)
     if best is None or best.pure is None:

@@ -1,4 +1,4 @@
-"""Rates with their 95% confidence intervals, so that no rate is told without its n.
+"""Rates with their 95% confidence intervals, so that no rate is shown without its n.
 
 ``scipy.stats`` has both intervals too, but takes most of a second to import, which every search for a
 proved model would pay; the tests compare.
@@ -8,6 +8,8 @@ import math
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Literal
+
+from adderlab.format import percent
 
 CONFIDENCE = 0.95
 
@@ -31,7 +33,7 @@ class Rate:
 
     def __str__(self) -> str:
         value, low, high = (percent(x) for x in (self.value, self.low, self.high))
-        return f"{self.count}/{self.n} = {value} [{low}, {high}]"
+        return f"{self.count:,}/{self.n:,} = {value} [{low}, {high}]"
 
 
 def wilson(successes: int, n: int) -> Rate:
@@ -61,10 +63,3 @@ def clopper_pearson(errors: int, n: int) -> Rate:
 
 def _check(count: int, n: int) -> None:
     assert 0 <= count <= n and n >= 1, (count, n)
-
-
-def percent(rate: float) -> str:
-    """A rate in percent with one decimal, or with two digits of what is missing to 0% or 100%."""
-    distance = 100 * min(rate, 1 - rate)
-    decimals = 1 if distance <= 1e-12 else max(1, 1 - math.floor(math.log10(distance)))
-    return f"{100 * rate:.{decimals}f}%"

@@ -11,9 +11,10 @@ from typing import Any
 from adderlab.engine.base import Engine
 from adderlab.errors import Failure, UsageError
 from adderlab.evaluation.exact import SuiteReport, decoder_for, evaluate
-from adderlab.evaluation.intervals import percent, wilson
+from adderlab.evaluation.intervals import wilson
 from adderlab.evaluation.suites import parse_suite
 from adderlab.files.atomic import disk_failure
+from adderlab.format import percent
 from adderlab.models.mapping import why_no_tables
 from adderlab.proof.certificate import FORMAT, digest
 from adderlab.proof.search import Limits

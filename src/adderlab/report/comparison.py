@@ -5,6 +5,7 @@ Every run is compared with the first one named. Methods and their limits: docs/s
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from adderlab.errors import Failure
+from adderlab.errors import Failure, UsageError
 from adderlab.evaluation.intervals import Rate, wilson
+from adderlab.format import seed_list
 from adderlab.report.history import RunEvidence, flat_settings
-from adderlab.report.log import success_rate
+from adderlab.results import Result, html_table
 
 ENVIRONMENT = ("device", "device_name", "cpu", "torch", "adderlab", "engine")
 """Entries of environment.json that may change a result."""
@@ -60,6 +62,23 @@ class Contrast:
     fisher_holm_p: float
     """``fisher_p`` corrected for the number of runs compared (Holm 1979)."""
 
+    def __str__(self) -> str:
+        holm = "" if self.fisher_holm_p == self.fisher_p else f" (Holm {self.fisher_holm_p:.2g})"
+        return f"{self.points}, Fisher p {self.fisher_p:.2g}{holm}, {self.log_rank}"
+
+    @property
+    def points(self) -> str:
+        """The difference in percentage points, with its interval."""
+        return f"{100 * self.difference:+.1f} points [{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
+
+    @property
+    def log_rank(self) -> str:
+        """The log-rank test's p-value as text."""
+        return "no seed grokked" if self.log_rank_p is None else f"log-rank p {self.log_rank_p:.2g}"
+
+
+_CONTRAST = tuple(field.name for field in dataclasses.fields(Contrast))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Compared:
@@ -67,30 +86,100 @@ class Compared:
 
     name: str
     rate: Rate
+    """Seeds that end at 99% exact match or more."""
     grokking: Grokking
     contrast: Contrast | None
 
+    def row(self) -> dict[str, str]:
+        """The run as it is printed: column -> text."""
+        return {
+            "run": self.name,
+            "seeds at 99%, 95% interval": str(self.rate),
+            "median steps to grok": self._median(),
+            "against the first": "(the first)" if self.contrast is None else str(self.contrast),
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "name": self.name,
+            "successes": self.rate.count,
+            "seeds": self.rate.n,
+            "rate": self.rate.value,
+            "wilson_95": [self.rate.low, self.rate.high],
+            "steps_to_grok": {
+                "reached": list(self.grokking.reached),
+                "censored": list(self.grokking.censored),
+                "median": self.grokking.median,
+            },
+            "against_first": None if self.contrast is None else dataclasses.asdict(self.contrast),
+        }
+
+    def _median(self) -> str:
+        if self.grokking.median is not None:
+            return f"{self.grokking.median:,.0f}"
+        return f"not within {max((*self.grokking.censored, *self.grokking.reached)):,}"
+
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class Comparison(Result):
+    """Runs side by side; each is compared with the first."""
+
     runs: tuple[Compared, ...]
     differing: tuple[tuple[str, tuple[Any, ...]], ...]
     """(setting, its value in every run), for those that are not the same everywhere."""
+    problems: tuple[str, ...] = ()
+    """What of the runs' evidence is missing or damaged."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values: ``runs`` and ``differing``."""
+        return {
+            "runs": [run.to_dict() for run in self.runs],
+            "differing": {name: list(values) for name, values in self.differing},
+        }
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """One flat row a run, for pandas or polars."""
+        return [
+            {
+                "name": run.name,
+                "successes": run.rate.count,
+                "seeds": run.rate.n,
+                "rate": run.rate.value,
+                "low": run.rate.low,
+                "high": run.rate.high,
+                "median_steps_to_grok": run.grokking.median,
+                **(dataclasses.asdict(run.contrast) if run.contrast else dict.fromkeys(_CONTRAST)),
+            }
+            for run in self.runs
+        ]
+
+    def _repr_html_(self) -> str:
+        parts = [html_table([run.row() for run in self.runs])]
+        if self.differing:
+            names = [run.name for run in self.runs]
+            settings = [
+                {"setting": setting, **dict(zip(names, map(str, values), strict=True))}
+                for setting, values in self.differing
+            ]
+            parts.append(html_table(settings, "Settings that differ"))
+        return "".join(parts)
 
 
-def compare(runs: Sequence[RunEvidence]) -> Comparison:
-    """Compare at least two runs. Raises ``Failure`` for one without evaluations."""
-    assert len(runs) >= 2
+def compare_runs(runs: Sequence[RunEvidence]) -> Comparison:
+    """Compare runs with the first of them. Raises ``UsageError`` for fewer than two, ``Failure`` for
+    one without its settings (all would seem to differ) or without evaluations."""
+    if len(runs) < 2:
+        raise UsageError("name at least two run folders to compare")
     for run in runs:
-        if not run.histories:
+        if run.config is None or not run.histories:
             why = run.problems[0] if run.problems else "it has no evaluation"
             raise Failure(f"{run.path} cannot be compared: {why}")
     rates = [_rate(run) for run in runs]
     grokking = [steps_to_grok(run) for run in runs]
     p_values = [fisher(rates[0], rate) for rate in rates[1:]]
-    corrected = holm(p_values)
     contrasts: list[Contrast | None] = [None]
-    for rate, grok, p, holm_p in zip(rates[1:], grokking[1:], p_values, corrected, strict=True):
+    for rate, grok, p, holm_p in zip(rates[1:], grokking[1:], p_values, holm(p_values), strict=True):
         low, high = newcombe(rates[0], rate)
         contrasts.append(
             Contrast(
@@ -102,19 +191,20 @@ def compare(runs: Sequence[RunEvidence]) -> Comparison:
                 fisher_holm_p=holm_p,
             )
         )
-    compared = [
-        Compared(name=name, rate=rate, grokking=grok, contrast=contrast)
-        for name, rate, grok, contrast in zip(
-            unique_names(runs), rates, grokking, contrasts, strict=True
-        )
-    ]
-    return Comparison(runs=tuple(compared), differing=differing_settings(runs))
+    columns = zip(unique_names(runs), rates, grokking, contrasts, strict=True)
+    return Comparison(
+        runs=tuple(
+            Compared(name=name, rate=rate, grokking=grok, contrast=contrast)
+            for name, rate, grok, contrast in columns
+        ),
+        differing=differing_settings(runs),
+        problems=tuple(f"{run.path}: {problem}" for run in runs for problem in run.problems),
+    )
 
 
 def _rate(run: RunEvidence) -> Rate:
-    rate = success_rate(run)
-    assert rate is not None
-    return rate
+    assert run.success is not None
+    return run.success
 
 
 def unique_names(runs: Sequence[RunEvidence]) -> list[str]:
@@ -126,7 +216,7 @@ def unique_names(runs: Sequence[RunEvidence]) -> list[str]:
 
 
 def steps_to_grok(run: RunEvidence) -> Grokking:
-    """When each seed first reached 99%, or how long it was watched in vain."""
+    """When each seed first reached 99%, or the last step at which it had not."""
     reached = sorted(history.grokked_at for history in run.histories if history.grokked_at is not None)
     censored = sorted(history.last.step for history in run.histories if history.grokked_at is None)
     return Grokking(reached=tuple(reached), censored=tuple(censored))
@@ -189,15 +279,4 @@ def differing_settings(runs: Sequence[RunEvidence]) -> tuple[tuple[str, tuple[An
 
 
 def _seeds_text(run: RunEvidence) -> str:
-    return seeds_text(run.config.seeds) if run.config else "not recorded"
-
-
-def seeds_text(seeds: Sequence[int]) -> str:
-    """0-63, or 43,44: as ``--seeds`` takes them."""
-    parts: list[list[int]] = []
-    for seed in seeds:
-        if parts and seed == parts[-1][1] + 1:
-            parts[-1][1] = seed
-        else:
-            parts.append([seed, seed])
-    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in parts)
+    return seed_list(run.config.seeds) if run.config else "not recorded"

@@ -11,16 +11,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from adderlab.evaluation.intervals import percent, wilson
+from adderlab.evaluation.intervals import wilson
+from adderlab.format import percent, tick
 from adderlab.report.anatomy import Anatomy, Cloud
 from adderlab.report.history import SeedHistory
-from adderlab.report.svg import (
-    Plot,
-    cells,
-    tag,
-    text,
-    thousands,
-)
+from adderlab.report.svg import Plot, cells, tag, text
 from adderlab.runs.metrics import LEARNED, Metrics
 from adderlab.task.digits import SUM_DIGITS
 from adderlab.training.tracker import SUCCESS
@@ -151,7 +146,7 @@ def step_heat(history: SeedHistory) -> str:
         [history],
         lambda column, i: float(column[0][i]),
         f"accuracy of answer steps of seed {history.seed} over training steps",
-        lambda share: f"{percent(share)} right",
+        lambda share: f"{percent(share)} correct",
     )
 
 
@@ -168,8 +163,8 @@ def learned_heat(histories: Sequence[SeedHistory]) -> str:
 def _heat(
     histories: Sequence[SeedHistory],
     share: Callable[[list[tuple[float, ...]], int], float],
-    described: str,
-    told: Callable[[float], str],
+    description: str,
+    shown: Callable[[float], str],
 ) -> str:
     steps = steps_of(histories)
     steps = [steps[k] for k in _spread(len(steps), MOST_COLUMNS)]
@@ -184,12 +179,12 @@ def _heat(
     return cells(
         grid,
         row_names=[_step_name(i) for i in rows],
-        column_names=[thousands(step) if k in marked else "" for k, step in enumerate(steps)],
-        titles=lambda r, c: f"s_{rows[r]} at step {steps[c]}: {told(grid[r][c])}",
+        column_names=[tick(step) if k in marked else "" for k, step in enumerate(steps)],
+        titles=lambda r, c: f"s_{rows[r]} at step {steps[c]}: {shown(grid[r][c])}",
         x_label="training step",
         cell=(wide, 20.0),
         left=64,
-        described=described,
+        description=description,
     )
 
 
@@ -222,11 +217,11 @@ def final_heat(histories: Sequence[SeedHistory]) -> str:
         grid,
         row_names=[_step_name(i) for i in rows],
         column_names=[str(s.seed) if k % every == 0 else "" for k, s in enumerate(shown)],
-        titles=lambda r, c: f"seed {shown[c].seed}, s_{rows[r]}: {percent(grid[r][c])} right",
+        titles=lambda r, c: f"seed {shown[c].seed}, s_{rows[r]}: {percent(grid[r][c])} correct",
         x_label=f"seed, best first{of_all}",
         cell=(wide, 20.0),
         left=64,
-        described="accuracy of each answer step at the end, by seed",
+        description="accuracy of each answer step at the end, by seed",
     )
 
 
@@ -242,7 +237,7 @@ def attention(anatomy: Anatomy, head: int) -> str:
         x_label="position read, in the order of the sequence",
         cell=(20.0, 20.0),
         left=64,
-        described=f"mean attention of head {head} by answer step and position",
+        description=f"mean attention of head {head} by answer step and position",
     )
 
 
@@ -290,7 +285,7 @@ _HIGH = 11
 
 def name_places(plot: Plot, cloud: Cloud) -> list[tuple[float, float] | None]:
     """A place beside each point for its name, clear of all points and of the names before it; None
-    where there is no room (the pointer still tells)."""
+    where there is no room (the pointer still shows it)."""
     dots = [(plot.px(x), plot.py(y)) for x, y in cloud.points]
     taken: list[tuple[float, float, float]] = []
     places: list[tuple[float, float] | None] = []

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from adderlab.evaluation.intervals import percent
-from adderlab.report.describe import typed
+from adderlab.format import code_block, duration, percent, seconds
 from adderlab.runs.rates import RateRecord, Share
 from adderlab.training.initialise import Restarts
 
@@ -30,7 +29,6 @@ COLUMNS = (
 
 def cells(record: RateRecord) -> list[str]:
     """A row under ``COLUMNS``."""
-    grok = record.median_steps_to_grok
     return [
         record.preset,
         record.recipe + (" (published)" if record.published else ""),
@@ -41,10 +39,10 @@ def cells(record: RateRecord) -> list[str]:
         f"{record.exact_at_end.count}/{record.n}",
         f"{record.exact_ever.count}/{record.n}",
         f"{record.published_perfect.count}/{record.n}",
-        "-" if grok is None else f"{grok:,.0f}",
+        _or_dash(record.median_steps_to_grok, "{:,.0f}".format),
         seconds(record.median_training_core_seconds),
-        seconds(record.median_proving_core_seconds),
-        duration(record.expected_seconds_on_2_cores),
+        _or_dash(record.median_proving_core_seconds, seconds),
+        _or_dash(record.expected_seconds_on_2_cores, duration),
     ]
 
 
@@ -65,22 +63,13 @@ def share(value: Share | None) -> str:
     return f"{value.count}/{value.n} = {rate} [{low}, {high}]"
 
 
-def seconds(value: float | None) -> str:
-    """Three significant digits."""
-    return "-" if value is None else f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
-
-
-def duration(value: float | None) -> str:
-    """``41 s``, ``12 min``, ``3.1 h``; ``-`` for never."""
-    if value is None:
-        return "-"
-    if value < 120:
-        return f"{value:.3g} s"
-    return f"{value / 60:.3g} min" if value < 7200 else f"{value / 3600:.3g} h"
+def _or_dash(value: float | None, shown: Callable[[float], str]) -> str:
+    """``-`` for what was not measured, or never happens."""
+    return "-" if value is None else shown(value)
 
 
 def summary(record: RateRecord) -> list[str]:
-    """A row in words."""
+    """A row as sentences."""
     lines = [
         f"{record.preset}, recipe {record.recipe}, {record.n} seeds ({record.seeds}), "
         f"{record.steps:,} steps at most (intervals: Wilson, 95%)"
@@ -96,16 +85,16 @@ def summary(record: RateRecord) -> list[str]:
         f"{share(record.exact_ever)}",
         f"no error on the 100,000 published pairs: {share(record.published_perfect)}",
         f"median core-seconds of a seed: {seconds(record.median_training_core_seconds)} of training, "
-        f"{seconds(record.median_proving_core_seconds)} of proving (where one was tried)",
+        f"{_or_dash(record.median_proving_core_seconds, seconds)} of proving (where one was tried)",
     ]
     if record.median_steps_to_grok is not None:
         lines.append(f"median step from which a seed stays at 99%: {record.median_steps_to_grok:,.0f}")
     if record.pure is not None:
-        expected = duration(record.expected_seconds_on_2_cores)
+        expected = record.expected_seconds_on_2_cores
         lines.append(
             "no seed was proved: no expected time to a proved model"
-            if expected == "-"
-            else f"expected time from nothing to a proved model on 2 cores: {expected}"
+            if expected is None
+            else f"expected time from nothing to a proved model on 2 cores: {duration(expected)}"
         )
     return lines
 
@@ -154,14 +143,14 @@ def _about(record: RateRecord) -> list[str]:
     ]
     if record.repair_settings is not None:
         tried = sum(each.repair is not None for each in record.results)
-        expected = duration(record.expected_assisted_seconds_on_2_cores)
+        expected = _or_dash(record.expected_assisted_seconds_on_2_cores, duration)
         seeds = "1 seed" if tried == 1 else f"{tried} seeds"
         rounds, steps = (record.repair_settings[name] for name in ("rounds", "steps"))
         lines[-1] += (
             f" Repair, at most {rounds} rounds of {steps:,} steps, was tried on {seeds}; expected time "
             f"with it: {expected}."
         )
-    return [*lines, "", "```sh", typed(shlex.join(record.command)), "```"]
+    return [*lines, "", "```sh", code_block(shlex.join(record.command)), "```"]
 
 
 def _commit(revision: str | None) -> str:

@@ -11,21 +11,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
+from adderlab.format import tick
+from adderlab.report.html import tag
+
 Point = tuple[float, float]
-
-
-def tag(name: str, *children: str, **attributes: object) -> str:
-    """An element. Attribute names: ``class_`` is class, other underscores become hyphens."""
-    pairs = (
-        f' {key.rstrip("_").replace("_", "-")}="{escape(_number(value), quote=True)}"'
-        for key, value in attributes.items()
-        if value is not None
-    )
-    return f"<{name}{''.join(pairs)}>{''.join(children)}</{name}>"
-
-
-def _number(value: object) -> str:
-    return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
 
 
 def text(x: float, y: float, content: str, **attributes: object) -> str:
@@ -41,11 +30,6 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.999)
     first = math.ceil(low / step - 1e-9)
     return [k * step for k in range(first, math.floor(high / step + 1e-9) + 1)]
-
-
-def thousands(value: float) -> str:
-    """1500 -> 1.5k, 53999 -> 54k."""
-    return f"{value / 1000:.3g}k" if 1000 <= abs(value) < 1e6 else f"{value:g}"
 
 
 @dataclass(kw_only=True)
@@ -79,7 +63,7 @@ class Plot:
         *,
         x_label: str,
         y_label: str,
-        x_text: Callable[[float], str] = thousands,
+        x_text: Callable[[float], str] = tick,
         y_text: Callable[[float], str] = lambda v: f"{v:g}",
         x_ticks: Sequence[float] | None = None,
         y_ticks: Sequence[float] | None = None,
@@ -130,8 +114,8 @@ class Plot:
             else:
                 gap = True
         if pieces:
-            told = [tag("title", escape(title))] if title else []
-            self.parts.append(tag("path", *told, class_=class_, d="".join(pieces), fill="none"))
+            titles = [tag("title", escape(title))] if title else []
+            self.parts.append(tag("path", *titles, class_=class_, d="".join(pieces), fill="none"))
 
     def band(self, points: Iterable[tuple[float, float, float]], class_: str) -> None:
         """The area between low and high over x."""
@@ -143,9 +127,9 @@ class Plot:
         self.parts.append(tag("polygon", class_=class_, points=" ".join([*there, *back])))
 
     def dot(self, x: float, y: float, class_: str, radius: float = 4.0, title: str = "") -> None:
-        told = [tag("title", escape(title))] if title else []
+        titles = [tag("title", escape(title))] if title else []
         self.parts.append(
-            tag("circle", *told, class_=class_, cx=self.px(x), cy=self.py(y), r=float(radius))
+            tag("circle", *titles, class_=class_, cx=self.px(x), cy=self.py(y), r=float(radius))
         )
 
     def note(self, x: float, y: float, content: str, **attributes: object) -> None:
@@ -179,12 +163,12 @@ def cells(
     y_label: str = "",
     cell: tuple[float, float] = (20.0, 20.0),
     left: int = 58,
-    described: str,
+    description: str,
     class_: str = "cell",
 ) -> str:
     """A grid of cells, opaque at 1 and clear at 0. Empty names are not written.
 
-    ``titles(row, column)`` is told when the pointer rests on a cell.
+    ``titles(row, column)`` is shown when the pointer rests on a cell.
     """
     wide, high = cell
     rows, columns = len(share_RC), len(share_RC[0])
@@ -222,92 +206,4 @@ def cells(
     if y_label:
         turn = f"translate(12 {top + rows * high / 2:.0f}) rotate(-90)"
         parts.append(text(0, 0, y_label, class_="label", text_anchor="middle", transform=turn))
-    return drawing(width, height, parts, described)
-
-
-# The look of a report: one style sheet, light and dark by the reader's own setting.
-
-
-STYLE = """
-:root {
-  --page: #ffffff; --panel: #f6f7f9; --ink: #1b1f24; --muted: #57606a; --line: #d5dae0;
-  --accent: #1f5fd0; --warm: #b4430c; --good: #17723b; --bad: #b3261e; --second: #7a3fb0;
-  --seed: rgba(87, 96, 106, 0.35); --band: rgba(31, 95, 208, 0.16);
-}
-@media (prefers-color-scheme: dark) {
-  :root {
-    --page: #14171b; --panel: #1c2026; --ink: #e8eaed; --muted: #a3acb6; --line: #39414a;
-    --accent: #7ab0ff; --warm: #ffa266; --good: #6fd695; --bad: #ff8a80; --second: #cf9bff;
-    --seed: rgba(163, 172, 182, 0.35); --band: rgba(122, 176, 255, 0.20);
-  }
-}
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--page); color: var(--ink);
-  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", "Liberation Sans", sans-serif; }
-main { max-width: 1400px; margin: 0 auto; padding: 24px; }
-h1 { font-size: 28px; line-height: 1.2; margin: 0 0 4px; }
-h2 { font-size: 22px; margin: 40px 0 8px; padding-top: 16px; border-top: 2px solid var(--line); }
-h3 { font-size: 16px; margin: 0 0 4px; }
-p { margin: 6px 0; max-width: 75em; overflow-wrap: anywhere; }
-.lead { font-size: 18px; }
-.muted, figcaption { color: var(--muted); font-size: 14px; }
-.tiles { display: grid; gap: 12px; margin: 16px 0;
-  grid-template-columns: repeat(auto-fit, minmax(210px, 1fr)); }
-.tile { background: var(--panel); border: 1px solid var(--line); border-radius: 8px; 
-  padding: 12px 16px; }
-.tile .ask { color: var(--muted); font-size: 14px; }
-.tile .answer { font-size: 26px; font-weight: 650; line-height: 1.25; }
-.tile .more { font-size: 14px; overflow-wrap: anywhere; }
-.yes { color: var(--good); } .no { color: var(--bad); } .open { color: var(--warm); }
-.figures { display: grid; gap: 16px; margin: 16px 0;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%, 560px), 1fr)); }
-figure { margin: 0; background: var(--panel); border: 1px solid var(--line); border-radius: 8px;
-  padding: 14px 16px; overflow-x: auto; min-width: 0; }
-figure.wide { grid-column: 1 / -1; }
-figcaption { margin-top: 4px; }
-svg { display: block; width: 100%; height: auto; margin: 0 auto; }
-svg text { fill: var(--ink);
-  font: 12px system-ui, -apple-system, "Segoe UI", "Liberation Sans", sans-serif; }
-svg text.num { fill: var(--muted); }
-svg text.strong { font-weight: 650; }
-.grid { stroke: var(--line); stroke-width: 1; }
-.axis, .tick { stroke: var(--muted); stroke-width: 1; }
-.zero { stroke: var(--bad); stroke-width: 1.5; stroke-dasharray: 5 4; }
-.seed { stroke: var(--seed); stroke-width: 1; }
-.median { stroke: var(--ink); stroke-width: 2; stroke-dasharray: 6 4; }
-.best { stroke: var(--accent); stroke-width: 2.5; }
-.band { fill: var(--band); stroke: none; }
-.best-dot { fill: var(--accent); } .worst-dot { fill: var(--bad); } .dot { fill: var(--muted); }
-.dot.a { fill: var(--accent); } .dot.b { fill: var(--warm); } .dot.s { fill: var(--second); }
-.join { stroke: var(--line); stroke-width: 1.5; }
-.join.a { stroke: var(--accent); opacity: .5; } .join.b { stroke: var(--warm); opacity: .5; }
-.join.s { stroke: var(--second); opacity: .5; }
-.whisker { stroke: var(--muted); stroke-width: 1.5; }
-.box { stroke: var(--accent); stroke-width: 7; opacity: .45; }
-.bound { stroke: var(--good); stroke-width: 3; }
-.frame { fill: var(--page); stroke: var(--line); }
-.cell { fill: var(--accent); shape-rendering: crispEdges; }
-.entry { white-space: nowrap; }
-.key { display: inline-block; width: 22px; height: 0; margin: 0 5px 4px 12px; border-top: 2.5px solid; }
-.key.k-best { border-color: var(--accent); }
-.key.k-median { border-color: var(--ink); border-top-style: dashed; }
-.key.k-seed { border-color: var(--seed); border-top-width: 1.5px; }
-.key.k-band { height: 10px; border: 0; background: var(--band); margin-bottom: 0; }
-.key.k-bound { border-color: var(--good); border-top-width: 3px; }
-.key.k-a { border-color: var(--accent); } .key.k-b { border-color: var(--warm); }
-.key.k-s { border-color: var(--second); }
-.ramp { display: inline-block; width: 120px; height: 10px; border: 1px solid var(--line);
-  background: linear-gradient(90deg, var(--page), var(--accent)); margin: 0 6px; }
-table { border-collapse: collapse; font-size: 14px; }
-.scroll { overflow-x: auto; margin: 8px 0 16px; }
-th, td { text-align: left; padding: 4px 12px 4px 0; border-bottom: 1px solid var(--line);
-  vertical-align: top; }
-td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
-code, pre, .sum { font-size: 14px;
-  font-family: ui-monospace, "SF Mono", Menlo, "DejaVu Sans Mono", monospace; }
-pre { background: var(--panel); border: 1px solid var(--line); border-radius: 6px; padding: 8px 12px;
-  overflow-x: auto; white-space: pre-wrap; }
-.sum { font-size: 18px; line-height: 1.35; white-space: pre; letter-spacing: .08em; }
-.sum .wrong { color: var(--bad); font-weight: 700; text-decoration: underline; }
-details { margin: 8px 0; } summary { cursor: pointer; color: var(--muted); }
-"""
+    return drawing(width, height, parts, description)

@@ -14,13 +14,12 @@ from adderlab.errors import Failure
 from adderlab.evaluation.intervals import wilson
 from adderlab.report.comparison import (
     Grokking,
-    compare,
+    compare_runs,
     differing_settings,
     fisher,
     holm,
     log_rank,
     newcombe,
-    seeds_text,
     steps_to_grok,
     unique_names,
 )
@@ -102,7 +101,7 @@ def test_a_comparison_of_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     a = write_run(tmp_path / "a", {s: NEVER for s in range(8)})
     b = write_run(tmp_path / "b", {s: GROKS for s in range(8)}, changes={"lr": 0.01})
     runs = [read_run(a), read_run(b)]
-    comparison = compare(runs)
+    comparison = compare_runs(runs)
     first, second = comparison.runs
     assert first.contrast is None and second.contrast is not None
     assert (first.rate.count, second.rate.count) == (0, 8)
@@ -128,7 +127,7 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path: Path, capsys) -> Non
     b = write_run(tmp_path / "b", {0: GROKS, 1: NEVER})
     (b / "seed_metrics.csv").unlink()
     with pytest.raises(Failure, match="seed_metrics"):
-        compare([read_run(a), read_run(b)])
+        compare_runs([read_run(a), read_run(b)])
     assert main(["compare", str(a)]) == 2
     assert "two run folders" in capsys.readouterr().err
 
@@ -142,10 +141,3 @@ def test_environments_and_seeds_that_differ_are_listed(tmp_path: Path) -> None:
         "environment.torch": ("2.13.0", "2.99"),
     }
     assert unique_names(runs) == [str(a), str(b)]
-
-
-def test_seed_lists_are_written_as_they_are_read() -> None:
-    from adderlab.cli.options import parse_seeds
-
-    for seeds in ((0, 1, 2, 3), (43, 44), (7,), (1, 3, 4, 5, 100)):
-        assert parse_seeds(seeds_text(seeds)) == seeds

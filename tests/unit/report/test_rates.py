@@ -13,7 +13,6 @@ from adderlab.report.rates import (
     COLUMNS,
     as_markdown,
     cells,
-    duration,
     summary,
 )
 from adderlab.runs.rates import Share, write_rate
@@ -53,15 +52,6 @@ def test_a_row_says_what_was_counted() -> None:
     assert failed["recipe"] == "circle (published)"
     assert any("no seed was proved" in line for line in summary(record(proved=0)))
     assert any("after repair: 2/2" in line for line in summary(with_repair()))
-
-
-def test_times_are_told_in_their_own_units() -> None:
-    assert [duration(value) for value in (None, 41.04, 720.0, 11_160.0)] == [
-        "-",
-        "41 s",
-        "12 min",
-        "3.1 h",
-    ]
 
 
 def test_the_page_tells_how_to_measure_again() -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from adderlab.cli import replay
+from adderlab.cli.commands import CommandLine
 from adderlab.cli.main import main
-from adderlab.report.series import find_record, open_record
+from adderlab.report.replay import find_replay, open_replay
 from adderlab.training import run as writer
 
 TRAIN = (
@@ -74,15 +74,15 @@ def test_a_series_runs_is_checked_logged_and_not_run_twice(lab: Path, monkeypatc
     assert "20 of 20 pairs wrong on suite fresh:20" in log
     assert "met: status is done; found done" in log
     # The records alone are enough for the log, and the run knows its own command.
-    record = open_record(record_path())
-    config = json.loads(record.place("results/runs/tiny/config.json").read_text())
+    record = open_replay(record_path())
+    config = json.loads(record.locate("results/runs/tiny/config.json").read_text())
     assert config["command"] == TRAIN.split()
     assert not (record_path() / "tiny" / "state.pt").exists()
 
     def never(*_: object) -> None:
         raise AssertionError("a finished step ran again")
 
-    monkeypatch.setattr(replay, "_outcome", never)
+    monkeypatch.setattr(CommandLine, "run", never)
     capsys.readouterr()
     assert main(["replay", "s.toml"]) == 0
     assert "Already run" in capsys.readouterr().out
@@ -133,7 +133,7 @@ def test_an_absent_checkpoint_is_said_clearly(lab: Path, capsys) -> None:
     assert "not run: elsewhere/best.pt is not here" in capsys.readouterr().out
     assert "- Not run: elsewhere/best.pt is not here." in Path("EXPERIMENTS.md").read_text()
     # It is tried again once it is there.
-    record = find_record(Path("records"), Path("s.toml"))
+    record = find_replay(Path("records"), Path("s.toml"))
     assert record is not None and not record.is_done(record.series.experiment[0], 0)
 
 

@@ -10,7 +10,7 @@ from adderlab.report.series import (
     Expectation,
     check,
     read_series,
-    words,
+    split_command,
 )
 from helpers.paths import ROOT
 
@@ -40,8 +40,8 @@ def write(tmp_path: Path, text: str) -> Path:
 def test_the_published_log_is_declared_as_printed() -> None:
     series = read_series(ROOT / "experiments" / "seed-log.toml")
     assert [e.name for e in series.experiment] == ["E1", "E2", "E3", "E4"]
-    kind, argv = words(series.experiment[0].step[0].command)
-    assert kind == "train door"
+    kind, argv = split_command(series.experiment[0].step[0].command)
+    assert kind == "src.train"
     printed = (
         "--run-name repro_456_s43 --pos-rank 3 --qkv-rank 3 --attn-out-rank 2 --ffn-rank 3 "
         "--use-rmsnorm --tie-qkv shareA_tieKV --train-steps 54000 --device auto --seed 43"
