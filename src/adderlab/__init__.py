@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from adderlab.api.proofs import check as check
     from adderlab.api.proofs import prove as prove
     from adderlab.api.proofs import repair as repair
+    from adderlab.api.reports import compare as compare
+    from adderlab.api.reports import replay as replay
+    from adderlab.api.reports import write_log as write_log
+    from adderlab.api.reports import write_report as write_report
     from adderlab.errors import Failure as Failure
     from adderlab.errors import UsageError as UsageError
 
@@ -28,6 +32,7 @@ _HOMES = {
     "errors": ("UsageError", "Failure"),
     "api.models": ("Model", "load"),
     "api.proofs": ("prove", "check", "attack", "repair"),
+    "api.reports": ("write_report", "compare", "write_log", "replay"),
 }
 """Module -> the public names it defines; the imports above tell type checkers and editors the same."""
 
