@@ -1,4 +1,4 @@
-"""Check anybody's AdderBoard submission, safely: right sums, a true count, sums from the model."""
+"""Check anybody's AdderBoard submission, safely: correct sums, a true count, sums from the model."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

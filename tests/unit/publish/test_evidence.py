@@ -47,7 +47,7 @@ def document(**changes: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_a_certificate_of_these_weights_is_told(packed: bool, tmp_path: Path) -> None:
+def test_a_certificate_of_these_weights_is_read(packed: bool, tmp_path: Path) -> None:
     path = tmp_path / "cert"
     data = json.dumps(document()).encode()
     path.write_bytes(gzip.compress(data) if packed else data)

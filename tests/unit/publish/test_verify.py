@@ -313,7 +313,7 @@ def test_without_bubblewrap_it_refuses_in_one_line(
     assert not (tmp_path / "made").exists(), "nothing was run"
 
 
-def test_a_missing_or_binary_file_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_missing_or_binary_file_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no file"):
         verify(tmp_path / "nothing.py")
     (tmp_path / "binary.py").write_bytes(b"\xff\xfe\x00")
