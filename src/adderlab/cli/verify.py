@@ -17,7 +17,7 @@ class Args:
     """A Python file with build_model and add, and how much it may use."""
 
     submission: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SUBMISSION.py")]
-    """The file. It is run in a sandbox, with no network."""
+    """The file. It is run in a sandbox (--sandbox)."""
     timeout: float = 1800.0
     """Seconds for everything."""
     answer_timeout: float = 30.0
