@@ -170,10 +170,10 @@ def count_or_bounds(number: Count) -> str:
 
 
 def describe_model(config: ModelConfig) -> str:
-    """The preset's name, or what is close to one; with the number of parameters."""
+    """The preset's name, if the configuration is that of one, and the number of parameters."""
     parameters = f"{count_parameters(config)} parameters"
     name = next((name for name, preset in PRESETS.items() if preset.config == config), None)
-    return f"{name} ({parameters})" if name else f"of its own ({parameters})"
+    return f"{name} ({parameters})" if name else f"no preset ({parameters})"
 
 
 def describe_recipe(settings: dict[str, Any]) -> str:
@@ -188,7 +188,7 @@ def describe_recipe(settings: dict[str, Any]) -> str:
     if changed == 0:
         return closest
     if changed > MOST_CHANGES:
-        return "of its own"
+        return "none of the named ones"
     return f"{closest} with {changed} setting{'s' if changed > 1 else ''} changed"
 
 

@@ -68,4 +68,4 @@ def test_models_and_recipes_have_their_names() -> None:
     settings = to_dict(get_recipe(name))
     assert describe_recipe(settings) == name
     assert describe_recipe(settings | {"steps": 601}) == f"{name} with 1 setting changed"
-    assert describe_recipe({"steps": 3}) == "of its own"
+    assert describe_recipe({"steps": 3}) == "none of the named ones"

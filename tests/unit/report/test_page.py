@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 
 from adderlab.cli.main import main
+from adderlab.files.schema import to_dict
 from adderlab.models.config import ModelConfig
 from adderlab.models.zoo import get_preset
+from adderlab.recipes import named_for
 from adderlab.report import figures as charts
 from adderlab.report.anatomy import cloud, dissect, position_names
 from adderlab.report.figures import held, name_places, scatter
@@ -25,6 +27,7 @@ from adderlab.report.history import read_run
 from adderlab.report.svg import Plot, ticks
 from adderlab.task.layouts import LAYOUTS, get_layout
 from helpers.evidence import CERTIFICATE, EVALUATION
+from helpers.golden import Golden
 from helpers.reference import reference_checkpoint
 from helpers.runs import GROKS, LATE, LOST, NEVER, checkpoint, write_run
 
@@ -82,16 +85,23 @@ def proved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_the_top_answers_what_a_reader_asks_first(proved: Path, tmp_path: Path) -> None:
-    text = report(proved, output=tmp_path / "r.html").text
-    start = text[: text.index("Grokking")]
-    assert "16 of 32 seeds learned to add" in start
-    assert re.search(
-        r"Did it grok\? Yes best seed 0: 100.0% on its validation pairs; 12 of 100,000 pairs", start
-    )
-    assert re.search(r"How many seeds\? 16 of 32 rate 50.0%, 95% interval 33.6% to 66.4%", start)
-    assert re.search(r"Since when\? step 1,000", start)
-    assert re.search(r"Proved\? Yes all 10\^20 pairs, every margin at least 0.33", start)
+def top(page: Page) -> str:
+    """What stands above the first figure, a line for every piece of text."""
+    words = [piece.strip() for piece in page.words if piece.strip()]
+    return "\n".join(words[: words.index("Grokking")]) + "\n"
+
+
+def test_the_top_answers_what_a_reader_asks_first(proved: Path, tmp_path: Path, golden: Golden) -> None:
+    golden("report/page_proved.txt", top(report(proved, output=tmp_path / "r.html")))
+
+
+def test_the_header_names_model_recipe_seeds_and_date(tmp_path: Path) -> None:
+    preset = get_preset("456p")
+    settings = to_dict(named_for(preset, "best").recipe)
+    path = write_run(tmp_path / "run", {0: GROKS, 1: NEVER, 5: NEVER}, changes=settings)
+    text = top(report(path, output=tmp_path / "r.html"))
+    assert "model: 456p (456 parameters)" in text and "seeds: 0-1,5" in text
+    assert f"recipe: {named_for(preset, 'best').name}" in text and "date: 2026-11-20" in text
 
 
 def test_everything_promised_is_there(proved: Path, tmp_path: Path) -> None:
@@ -125,13 +135,11 @@ def test_nothing_is_fetched_and_nothing_runs(proved: Path, tmp_path: Path) -> No
     assert "http" not in html and "@import" not in html and "url(" not in html
 
 
-def test_no_seed_grokked_nothing_proved(tmp_path: Path) -> None:
-    path = write_run(tmp_path / "run", {0: NEVER, 1: NEVER})
-    text = report(path, output=tmp_path / "r.html").text
-    assert "Did it grok? No best seed 0: 0.0% exact, 0 of 11 answer steps" in text
-    assert "Since when? never watched until step 3,000" in text
-    assert "Proved? not tried adderlab prove" in text
-    assert "No evaluation is in the run folder" in text
+def test_no_seed_grokked_nothing_proved(tmp_path: Path, monkeypatch, golden: Golden) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = report(write_run(Path("run"), {0: NEVER, 1: NEVER}), output=Path("r.html"))
+    golden("report/page_not_grokked.txt", top(page))
+    assert "No evaluation is in the run folder" in page.text
 
 
 def test_a_run_without_tables_or_checkpoint_still_has_a_report(tmp_path: Path) -> None:
@@ -143,12 +151,9 @@ def test_a_run_without_tables_or_checkpoint_still_has_a_report(tmp_path: Path) -
     assert "Inside the best checkpoint" not in text
 
 
-def test_several_runs_are_compared_at_the_top(proved: Path, tmp_path: Path) -> None:
+def test_several_runs_are_compared_at_the_top(proved: Path, tmp_path: Path, golden: Golden) -> None:
     other = write_run(tmp_path / "other", {s: NEVER for s in range(8)}, changes={"lr": 0.01})
-    text = report(proved, other, output=tmp_path / "r.html").text
-    top = text[: text.index("Grokking")]
-    assert top.startswith("2 runs - adderlab report") or "2 runs" in top
-    assert "16/32 = 50.0%" in top and "0/8 = 0.0%" in top and "Fisher p" in top and "recipe.lr" in top
+    golden("report/page_of_two_runs.txt", top(report(proved, other, output=tmp_path / "r.html")))
 
 
 def test_wrong_use_is_one_line(tmp_path: Path, capsys) -> None:
@@ -303,9 +308,9 @@ def test_a_browser_finds_labels_legible_and_apart(proved: Path, tmp_path: Path) 
     page.write_text((tmp_path / "r.html").read_text().replace("</body>", f"{LOOK}</body>"))
     for width in (1280, 390):
         dump = browse(page, f"--window-size={width},900", "--dump-dom")
-        told = re.search(r'data-found="([^"]*)"', dump)
-        assert told is not None
-        found = json.loads(unescape(told[1]))
+        noted = re.search(r'data-found="([^"]*)"', dump)
+        assert noted is not None
+        found = json.loads(unescape(noted[1]))
         assert found == {"overlaps": [], "small": [], "wide": False}, width
 
 
