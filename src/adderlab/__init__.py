@@ -13,8 +13,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from adderlab.api.models import Inspection as Inspection
     from adderlab.api.models import Model as Model
+    from adderlab.api.models import evaluate as evaluate
+    from adderlab.api.models import inspect as inspect
     from adderlab.api.models import load as load
+    from adderlab.api.models import predict as predict
     from adderlab.api.proofs import attack as attack
     from adderlab.api.proofs import check as check
     from adderlab.api.proofs import prove as prove
@@ -30,7 +34,7 @@ __version__ = "0.2.0"
 
 _HOMES = {
     "errors": ("UsageError", "Failure"),
-    "api.models": ("Model", "load"),
+    "api.models": ("Model", "load", "evaluate", "predict", "inspect", "Inspection"),
     "api.proofs": ("prove", "check", "attack", "repair"),
     "api.reports": ("write_report", "compare", "write_log", "replay"),
 }

@@ -44,8 +44,38 @@ def html_table(rows: Sequence[Mapping[str, Any]], caption: str = "") -> str:
     return f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def _cell(value: Any) -> str:
+def text_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Rows with the same keys as aligned lines, a head in front; numbers stand to the right."""
+    if not rows:
+        return []
+    names = list(rows[0])
+    cells = [names, *([_text(row[name]) for name in names] for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(names))]
+    right = [all(_is_figure(row[name]) for row in rows) for name in names]
+    return [
+        "  ".join(
+            text.rjust(width) if to_right else text.ljust(width)
+            for text, width, to_right in zip(line, widths, right, strict=True)
+        ).rstrip()
+        for line in cells
+    ]
+
+
+def _is_figure(value: Any) -> bool:
+    """A number, a percentage, or nothing."""
+    if isinstance(value, bool):
+        return False
+    if isinstance(value, str):
+        return value in ("", "-") or value.removesuffix("%").replace(".", "", 1).isdigit()
+    return value is None or isinstance(value, int | float)
+
+
+def _text(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return f"<td>{escape('' if value is None else str(value))}</td>"
-    text = f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
-    return f'<td style="text-align:right">{text}</td>'
+        return "" if value is None else str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def _cell(value: Any) -> str:
+    style = ' style="text-align:right"' if _is_figure(value) else ""
+    return f"<td{style}>{escape(_text(value))}</td>"

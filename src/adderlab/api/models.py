@@ -1,24 +1,31 @@
-"""Models as the public API sees them: loaded from a file, read, asked, measured and saved.
-
-Shapes: S = 1 seed in front of every table.
-"""
+"""Models as the public API sees them: loaded from a file, read, asked, measured and saved."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from torch import Tensor
 
+from adderlab.engine.base import choose_device, single_threaded
+from adderlab.engine.select import select_engine
 from adderlab.errors import UsageError
+from adderlab.evaluation import exact
+from adderlab.evaluation.exact import Prediction, SuiteReport
+from adderlab.evaluation.suites import Suite, of_pairs, parse_suite
+from adderlab.files import schema
+from adderlab.models.config import ModelConfig
+from adderlab.models.describe import ParameterRow, parameter_table
+from adderlab.models.mapping import why_no_tables
 from adderlab.models.tables import Tables
 from adderlab.models.transformer import Transformer
+from adderlab.models.zoo import get_preset
 from adderlab.proof.prove import exact_tables
-from adderlab.results import html_table
+from adderlab.results import Result, html_table, text_table
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint, save_checkpoint, save_safetensors
 
 
@@ -64,6 +71,51 @@ class Model(Checkpoint):
         """
         return exact_tables(self)
 
+    @single_threaded()
+    def predict(self, a: int, b: int) -> Prediction:
+        """The greedy answer to a + b in fp32, digit by digit, with how sure the model is of each.
+
+        Raises ``UsageError`` for operands outside 0 .. 9999999999.
+        """
+        return exact.predict(self.module(), a, b)
+
+    @single_threaded()
+    def evaluate(
+        self,
+        suite: str | Suite | Sequence[tuple[int, int]] = "published",
+        *,
+        device: str = "auto",
+        engine: str = "auto",
+        progress: Callable[[int, int], None] | None = None,
+        log: Callable[[str], None] = lambda line: None,
+    ) -> SuiteReport:
+        """Exact match on a suite of pairs, with 95% intervals and the first failures.
+
+        ``suite``: "published" (10 x 10,000 pairs), "adderboard" (10,010), "strata", "fresh:N", or pairs
+        of numbers. ``device``: auto, cpu, cuda or mps; ``engine``: auto, native, triton or torch.
+        ``progress`` gets (pairs done, pairs in all), ``log`` a line on the device and the engine.
+
+        Raises ``UsageError`` for a name that does not exist or cannot be had here. Source:
+        docs/statistics.md.
+        """
+        if isinstance(suite, str):
+            suite = parse_suite(suite)
+        elif not isinstance(suite, Suite):
+            suite = of_pairs(suite)
+        where, why = choose_device(device)
+        if device == "auto":
+            log(f"device: {where} ({why})")
+        chosen = select_engine(engine, self.config, where, threads=1, say=log)
+        params = {name: tensor.to(where) for name, tensor in self.stacked().items()}
+        decoder = exact.decoder_for(self.config, params, chosen)
+        report = exact.evaluate(decoder, self.config.token_layout, suite, progress)
+        return dataclasses.replace(
+            report,
+            checkpoint=None if self.path is None else str(self.path),
+            weights_sha256=self.weights_sha256,
+            parameters=self.num_parameters,
+        )
+
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the model, atomically: ``.pt`` (R456's program reads it too) or ``.safetensors``.
 
@@ -105,3 +157,107 @@ def load(model: ModelLike) -> Model:
     checkpoint = found if isinstance(found, Checkpoint) else load_checkpoint(Path(found))
     fields = {field.name: getattr(checkpoint, field.name) for field in dataclasses.fields(Checkpoint)}
     return Model(**fields)
+
+
+def evaluate(
+    model: ModelLike,
+    suite: str | Suite | Sequence[tuple[int, int]] = "published",
+    *,
+    device: str = "auto",
+    engine: str = "auto",
+    progress: Callable[[int, int], None] | None = None,
+    log: Callable[[str], None] = lambda line: None,
+) -> SuiteReport:
+    """Exact match of a model on a suite of pairs: ``Model.evaluate`` of whatever ``load`` reads."""
+    return load(model).evaluate(suite, device=device, engine=engine, progress=progress, log=log)
+
+
+def predict(model: ModelLike, a: int, b: int) -> Prediction:
+    """One addition by a model: ``Model.predict`` of whatever ``load`` reads."""
+    return load(model).predict(a, b)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspection(Result):
+    """What a model stores: every tensor, which are tied, and how many numbers count."""
+
+    config: ModelConfig
+    rows: tuple[ParameterRow, ...]
+    """Every tensor in the order of the state dict."""
+    no_tables: str | None
+    """Why there is no table form, so no fast training and no proof; None if there is one."""
+    origin: dict[str, Any]
+    """Of a trained model: its file, the program that trained it, its step, its weights' SHA-256."""
+
+    @property
+    def parameters(self) -> int:
+        """Trained numbers, tied ones once."""
+        return sum(row.count for row in self.rows if row.counted)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            **self.origin,
+            "config": schema.to_dict(self.config),
+            "parameters": self.parameters,
+            "table_form": self.no_tables is None,
+            "table": self.to_dicts(),
+        }
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """A row for every tensor."""
+        return [schema.to_dict(row) for row in self.rows]
+
+    def describe(self) -> list[str]:
+        """Where the model comes from, its parameter table, and whether it has a table form."""
+        form = "yes" if self.no_tables is None else f"no, {self.no_tables}"
+        return [
+            *(f"{key}: {value}" for key, value in self.origin.items()),
+            *text_table(parameter_rows(self.rows)),
+            f"table form (fast training, proof): {form}",
+        ]
+
+    def _repr_html_(self) -> str:
+        return html_table(parameter_rows(self.rows), str(self.origin.get("checkpoint", "")))
+
+
+def parameter_rows(rows: Sequence[ParameterRow]) -> list[dict[str, str | int]]:
+    """The parameter table for people, with its total."""
+    total = sum(row.count for row in rows if row.counted)
+    table: list[dict[str, str | int]] = [
+        {
+            "parameter": row.name,
+            "shape": " x ".join(map(str, row.shape)) or "scalar",
+            "numbers": row.count,
+            "tied to": row.tied_to or "",
+            "counted": row.count if row.counted else "-",
+        }
+        for row in rows
+    ]
+    return [*table, {"parameter": "total", "shape": "", "numbers": "", "tied to": "", "counted": total}]
+
+
+def inspect(model: ModelLike | ModelConfig) -> Inspection:
+    """The parameter table of a model, a preset's name or a configuration.
+
+    Text is a preset's name unless it looks like a path. Raises as ``load`` and ``preset`` do.
+    """
+    if isinstance(model, str) and not (Path(model).exists() or "/" in model or "." in model):
+        model = get_preset(model).config
+    if isinstance(model, ModelConfig):
+        config, origin = model, {}
+    else:
+        found = load(model)
+        config = found.config
+        origin = {
+            "checkpoint": None if found.path is None else str(found.path),
+            "origin": found.origin,
+            "step": found.step,
+            "weights_sha256": found.weights_sha256,
+        }
+    return Inspection(
+        config=config,
+        rows=parameter_table(config),
+        no_tables=why_no_tables(config),
+        origin=origin,
+    )

@@ -4,7 +4,7 @@ It stands alone: numpy does the arithmetic (rounded outward, ``intervals``), pyt
 transcendental functions (``functions``), and the certificate is read as a stranger's file
 (``document``). It shares no code with the prover. What it does share with the rest of adderlab:
 
-- ``adderlab.errors``: the two exceptions for users; ``adderlab.results``: how a notebook shows a report.
+- ``adderlab.errors``, the two exceptions for users, and ``adderlab.results``, how results are shown.
 - The map from parameters to tables, ``adderlab.models.mapping.tables``, with the layouts of
   ``adderlab.task``. It is run here too, but on intervals (``enclosure``): its *code* is trusted to be
   the model, no number that it computes in floating point is.

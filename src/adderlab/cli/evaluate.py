@@ -6,6 +6,8 @@ from typing import Annotated
 
 import tyro
 
+from adderlab.cli.options import Switch, emit_json, print_note
+
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
@@ -19,7 +21,7 @@ class Args:
     """auto, cpu, cuda or mps."""
     engine: str = "auto"
     """auto, native, triton or torch."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    json: Annotated[bool, Switch] = False
     """Print a list of objects instead of text."""
     output: Annotated[Path | None, tyro.conf.arg(metavar="F")] = None
     """Write the JSON to a file as well."""
@@ -27,38 +29,21 @@ class Args:
 
 def run(args: Args) -> int:
     """Evaluate each checkpoint in turn. The exit code says whether it could, not how well it went."""
-    from rich.console import Console
-
-    from adderlab.cli.evaluating import evaluate_checkpoint, print_report, report_entry
-    from adderlab.cli.options import emit_json
+    import adderlab
     from adderlab.errors import UsageError
-    from adderlab.evaluation.suites import parse_suite
-    from adderlab.runs.checkpoints import load_checkpoint
 
     if not args.checkpoints:
         raise UsageError("name at least one checkpoint file")
-    checkpoints = [load_checkpoint(path) for path in args.checkpoints]
-    suite = parse_suite(args.suite)
-    console, notes = Console(), Console(stderr=True)
+    # All are read first: a wrong name ends the command before minutes of work, not after.
+    models = [adderlab.load(path) for path in args.checkpoints]
     entries = []
-    for checkpoint in checkpoints:
-        report = evaluate_checkpoint(
-            checkpoint,
-            suite,
-            device=args.device,
-            engine=args.engine,
-            say=lambda line: notes.print(line, highlight=False, markup=False),
-        )
-        entries.append(report_entry(checkpoint, report))
+    for model in models:
+        report = model.evaluate(args.suite, device=args.device, engine=args.engine, log=print_note)
+        entries.append(report.to_dict())
         if not args.json:
-            console.print(
-                f"{checkpoint.path}: {checkpoint.num_parameters} parameters",
-                highlight=False,
-                markup=False,
-            )
-            print_report(console, report)
+            print(f"{model.path}: {model.num_parameters} parameters", *report.describe(), sep="\n")
     if args.json:
-        emit_json(entries, None)
+        emit_json(entries)
     if args.output is not None:
         emit_json(entries, args.output)
     return 0

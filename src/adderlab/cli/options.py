@@ -1,6 +1,7 @@
-"""Readings shared by several subcommands."""
+"""What several subcommands share: options that are read alike, and output."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,11 @@ def parse_settings(settings: tuple[str, ...]) -> list[tuple[str, str, str]]:
             )
         parsed.append((room, key, value))
     return parsed
+
+
+def print_note(line: str) -> None:
+    """A line on stderr: what a reader wants to know and a program that reads the output does not."""
+    print(line, file=sys.stderr)
 
 
 def emit_json(value: Any, output: Path | None = None) -> None:

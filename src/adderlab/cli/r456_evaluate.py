@@ -23,15 +23,13 @@ class Args:
 
 def run(args: Args) -> int:
     """Print a line per test set, then write the JSON file."""
-    from adderlab.cli.evaluating import evaluate_checkpoint
+    import adderlab
     from adderlab.cli.options import emit_json
-    from adderlab.evaluation.suites import published
     from adderlab.files.atomic import make_folder
-    from adderlab.runs.checkpoints import load_checkpoint
 
-    checkpoint = load_checkpoint(args.checkpoint)
+    checkpoint = adderlab.load(args.checkpoint)
     print(f"Model: {checkpoint.num_parameters} parameters")
-    report = evaluate_checkpoint(checkpoint, published(), device=args.device, engine="auto", say=print)
+    report = checkpoint.evaluate("published", device=args.device, log=print)
     for group in report.groups:
         verdict = "PASS" if group.errors == 0 else f"FAIL ({group.errors} errors)"
         print(f"  seed={group.name:>5}: exact_match={group.exact_match:.6f}  {verdict}")

@@ -199,20 +199,16 @@ def _evaluate(checkpoint, suite, args: Args, target: Path) -> None:  # type: ign
     """A checkpoint on pairs that neither training nor its choice has seen."""
     import sys
 
-    from rich.console import Console
-
-    from adderlab.cli.evaluating import evaluate_checkpoint, print_report, report_entry
+    import adderlab
     from adderlab.files.atomic import write_json
     from adderlab.report.live import write_event
 
-    report = evaluate_checkpoint(
-        checkpoint, suite, device=args.device, engine=args.engine, say=lambda line: None
-    )
+    report = adderlab.evaluate(checkpoint, suite, device=args.device, engine=args.engine)
     if args.json_lines:
-        write_event(sys.stdout, "result", **report_entry(checkpoint, report))
+        write_event(sys.stdout, "result", **report.to_dict())
     else:
-        print_report(Console(), report)
-    write_json(target, report_entry(checkpoint, report))
+        print(*report.describe(), sep="\n")
+    write_json(target, report.to_dict())
 
 
 def _job(args: Args):  # type: ignore[no-untyped-def]

@@ -145,10 +145,12 @@ def _print_all(presets: Sequence[Preset], measured: Sequence[RateRecord]) -> Non
 
 
 def _print_one(preset: Preset, measured: Sequence[RateRecord]) -> None:
-    from adderlab.cli.inspect import print_parameters
+    import adderlab
+    from adderlab.api.models import parameter_rows
     from adderlab.models.describe import ties
     from adderlab.recipes import best_name
     from adderlab.report.rates import share
+    from adderlab.results import text_table
 
     layout = preset.config.layout
     print(f"{preset.name}: {preset.parameters:,} parameters, {_shape(preset)}, layout {layout}")
@@ -168,7 +170,7 @@ def _print_one(preset: Preset, measured: Sequence[RateRecord]) -> None:
         print("ties:")
         for line in lines:
             print(f"  {line}")
-    print_parameters(preset.config)
+    print(*text_table(parameter_rows(adderlab.inspect(preset.config).rows)), sep="\n")
 
 
 def as_markdown(presets: Sequence[Preset], measured: Sequence[RateRecord]) -> str:

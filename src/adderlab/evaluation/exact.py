@@ -2,9 +2,13 @@
 
 A pair counts as right only if all eleven digits of the sum are; the end token does not count.
 
-Shapes: B pairs, J = 10 operand columns, I = 11 sum columns, A answer steps.
+Shapes: B pairs, J = 10 operand columns, I = 11 sum columns, A answer steps, T prompt positions,
+V vocabulary.
 """
 
+from __future__ import annotations
+
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,27 +21,73 @@ from adderlab.engine.base import Engine
 from adderlab.errors import UsageError
 from adderlab.evaluation.intervals import Rate, clopper_pearson
 from adderlab.evaluation.suites import Suite
+from adderlab.format import percent
 from adderlab.models.config import ModelConfig
 from adderlab.models.mapping import tables, why_no_tables
 from adderlab.models.transformer import Transformer, build_model
+from adderlab.results import Result, html_lines, html_table, text_table
 from adderlab.task.digits import OPERAND_LIMIT, SUM_DIGITS, add, from_digits, pairs_from_ints
 from adderlab.task.layouts import Layout, get_layout
 
 SCHEMA_VERSION = 1
-_CHUNK = 1 << 16
+CHUNK = 1 << 16
+"""Pairs an engine decodes at once."""
+MODULE_CHUNK = 4096
+"""Pairs the full model takes at once: it holds logits and scores of every position."""
 
 Decoder = Callable[[Tensor, Tensor], Tensor]
 """Digits a_BJ, b_BJ on the CPU -> the model's greedy answers_BA, uint8 tokens on the CPU."""
 
 
+def decoder_for(config: ModelConfig, params: Mapping[str, Tensor], engine: Engine | None) -> Decoder:
+    """The fastest decoder for one model: ``params`` with a seed axis of length 1 in front.
+
+    Without an engine, or for a model outside the table form, the full model decodes.
+    """
+    assert all(tensor.shape[0] == 1 for tensor in params.values())
+    if engine is None or why_no_tables(config):
+        return oracle_decoder(model_of(config, params))
+    layout = get_layout(config.layout)
+    with torch.no_grad():
+        form = tables(config, params)
+
+    def decode(a_BJ: Tensor, b_BJ: Tensor) -> Tensor:
+        prompt_BT = layout.encode_prompt(a_BJ, b_BJ).to(form.query.device)
+        return engine.decode(form, prompt_BT[None])[0].cpu()
+
+    return decode
+
+
+def oracle_decoder(model: Transformer) -> Decoder:
+    """Greedy decoding by the full model over the whole sequence; slow, and right by inspection."""
+    device = next(model.parameters()).device
+
+    def decode(a_BJ: Tensor, b_BJ: Tensor) -> Tensor:
+        prompt_BT = model.layout.encode_prompt(a_BJ, b_BJ).to(device)
+        return torch.cat([model.generate(chunk) for chunk in prompt_BT.split(MODULE_CHUNK)]).cpu()
+
+    return decode
+
+
+def model_of(config: ModelConfig, params: Mapping[str, Tensor]) -> Transformer:
+    """The readable model with these weights (a seed axis of 1 in front), of their type and device."""
+    like = next(iter(params.values()))
+    model = build_model(config, seed=0).to(device=like.device, dtype=like.dtype)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(params[name][0])
+    return model.eval()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Miss:
-    """A pair that the model gets wrong. ``answer`` is text: a wrong token may be no digit."""
+    """A pair that the model gets wrong."""
 
     group: str
     a: int
     b: int
     answer: str
+    """Text, most significant digit first: a wrong token may be no digit."""
     right_sum: int
 
     def __str__(self) -> str:
@@ -57,6 +107,7 @@ class Score:
 
     @property
     def exact_match(self) -> float:
+        """Share of the pairs whose eleven digits are all right."""
         return 1 - self.errors / self.n
 
     @property
@@ -69,7 +120,8 @@ class Score:
         """Accuracy of s_0 .. s_10, given the model's own earlier digits."""
         return tuple(count / self.n for count in self.right_digits)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; intervals are 95% Clopper-Pearson intervals of the error rate."""
         rate = self.error_rate
         return {
             "name": self.name,
@@ -83,17 +135,22 @@ class Score:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SuiteReport:
-    """The result of one model on one suite."""
+class SuiteReport(Result):
+    """The result of one model on one suite of pairs."""
 
     suite: str
     groups: tuple[Score, ...]
     failures: tuple[Miss, ...]
     """The first ones in the suite's order."""
     seconds: float
+    checkpoint: str | None = None
+    """Path of the model's file; None where it has none."""
+    weights_sha256: str | None = None
+    parameters: int | None = None
 
     @property
     def total(self) -> Score:
+        """All groups together."""
         digits = zip(*(group.right_digits for group in self.groups), strict=True)
         return Score(
             name="total",
@@ -102,20 +159,62 @@ class SuiteReport:
             right_digits=tuple(sum(column) for column in digits),
         )
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values; intervals are 95% Clopper-Pearson intervals of the error rate."""
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values: what was measured, the total, then every group."""
+        measured = {
+            "checkpoint": self.checkpoint,
+            "weights_sha256": self.weights_sha256,
+            "parameters": self.parameters,
+        }
         return {
+            **(measured if self.weights_sha256 else {}),
             "schema_version": SCHEMA_VERSION,
             "suite": self.suite,
             "seconds": self.seconds,
-            **{key: value for key, value in self.total.to_json().items() if key != "name"},
+            **{key: value for key, value in self.total.to_dict().items() if key != "name"},
             "interval": "95% Clopper-Pearson",
-            "groups": [group.to_json() for group in self.groups],
+            "groups": [group.to_dict() for group in self.groups],
             "failures": [
                 {"group": m.group, "a": m.a, "b": m.b, "answer": m.answer, "sum": m.right_sum}
                 for m in self.failures
             ],
         }
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """A row for every group."""
+        return [group.to_dict() for group in self.groups]
+
+    def describe(self) -> list[str]:
+        """Groups as a table if there are several, the total, the first failures."""
+        lines = text_table(self._rows()) if len(self.groups) > 1 else []
+        return [*lines, *self._conclusion()]
+
+    def _repr_html_(self) -> str:
+        table = html_table(self._rows()) if len(self.groups) > 1 else ""
+        return html_lines(self._conclusion()) + table
+
+    def _rows(self) -> list[dict[str, str | int]]:
+        return [
+            {"group": g.name, "pairs": g.n, "errors": g.errors, "exact match": percent(g.exact_match)}
+            for g in self.groups
+        ]
+
+    def _conclusion(self) -> list[str]:
+        total, rate = self.total, self.total.error_rate
+        if total.errors == 0:
+            bound = f"error rate below {rate.high:.1e}, 95%"
+        else:
+            bound = f"error rate {rate.value:.3e} [{rate.low:.1e}, {rate.high:.1e}], 95%"
+        lines = [
+            f"{self.suite}: {total.n - total.errors}/{total.n} right, {total.errors:,} errors of "
+            f"{total.n:,} pairs ({bound}), {self.seconds:.2f} s"
+        ]
+        if total.errors:
+            weak = [(i, share) for i, share in enumerate(total.digit_accuracy) if share < 1]
+            digits = ", ".join(f"s_{i} {percent(share)}" for i, share in weak)
+            lines.append(f"digits that fail (units first): {digits}")
+            lines += [f"  {miss}" for miss in self.failures]
+        return lines
 
 
 def evaluate(
@@ -125,13 +224,16 @@ def evaluate(
     progress: Callable[[int, int], None] | None = None,
     max_failures: int = 10,
 ) -> SuiteReport:
-    """Run every pair of the suite once. ``progress`` gets (pairs done, pairs in all)."""
+    """Decode every pair of the suite once and compare with the sum.
+
+    ``progress`` gets (pairs done, pairs in all); ``max_failures`` pairs that fail are kept.
+    """
     started, done, total = time.perf_counter(), 0, suite.num_pairs
     scores: list[Score] = []
     misses: list[Miss] = []
     for group in suite.groups:
         right_I, errors = torch.zeros(SUM_DIGITS, dtype=torch.int64), 0
-        for a_BJ, b_BJ in zip(group.a_BJ.split(_CHUNK), group.b_BJ.split(_CHUNK), strict=True):
+        for a_BJ, b_BJ in zip(group.a_BJ.split(CHUNK), group.b_BJ.split(CHUNK), strict=True):
             answer_BA, sum_BI = decoder(a_BJ, b_BJ), add(a_BJ, b_BJ)
             assert answer_BA.shape == (len(a_BJ), layout.num_answers), answer_BA.shape
             wrong_BI = answer_BA[:, :SUM_DIGITS] != sum_BI
@@ -164,61 +266,9 @@ def evaluate(
     )
 
 
-# How a model answers pairs: through an engine where it has tables, else through the full model.
-#
-# Shapes: B pairs, J = 10 operand columns, A answer steps.
-
-
-ORACLE_CHUNK = 4096
-"""Pairs the full model takes at once: it holds logits and scores of every position."""
-
-
-def decoder_for(config: ModelConfig, params: Mapping[str, Tensor], engine: Engine | None) -> Decoder:
-    """The fastest decoder for one model: ``params`` with a seed axis of length 1 in front.
-
-    Without an engine, or for a model outside the table form, the full model decodes.
-    """
-    assert all(tensor.shape[0] == 1 for tensor in params.values())
-    if engine is None or why_no_tables(config):
-        return oracle_decoder(model_of(config, params))
-    layout = get_layout(config.layout)
-    with torch.no_grad():
-        form = tables(config, params)
-
-    def decode(a_BJ: Tensor, b_BJ: Tensor) -> Tensor:
-        prompt_BT = layout.encode_prompt(a_BJ, b_BJ).to(form.query.device)
-        return engine.decode(form, prompt_BT[None])[0].cpu()
-
-    return decode
-
-
-def oracle_decoder(model: Transformer) -> Decoder:
-    """Greedy decoding by the full model over the whole sequence; slow, and right by inspection."""
-    device = next(model.parameters()).device
-
-    def decode(a_BJ: Tensor, b_BJ: Tensor) -> Tensor:
-        prompt_BT = model.layout.encode_prompt(a_BJ, b_BJ).to(device)
-        return torch.cat([model.generate(chunk) for chunk in prompt_BT.split(ORACLE_CHUNK)]).cpu()
-
-    return decode
-
-
-def model_of(config: ModelConfig, params: Mapping[str, Tensor]) -> Transformer:
-    """The readable model with these weights (a seed axis of 1 in front), of their type and device."""
-    like = next(iter(params.values()))
-    model = build_model(config, seed=0).to(device=like.device, dtype=like.dtype)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(params[name][0])
-    return model.eval()
-
-
-# One addition by the full model, with how sure it is of every digit.
-
-
 @dataclass(frozen=True, kw_only=True)
-class Prediction:
-    """A greedy answer. Digits and confidences go from s_0 (units) to s_10."""
+class Prediction(Result):
+    """A greedy answer to one addition. Digits and confidences go from s_0 (units) to s_10."""
 
     a: int
     b: int
@@ -231,12 +281,44 @@ class Prediction:
 
     @property
     def right(self) -> bool:
+        """Whether all eleven digits are those of the sum."""
         return self.answer == f"{self.right_sum:0{SUM_DIGITS}d}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "a": self.a,
+            "b": self.b,
+            "answer": self.answer,
+            "sum": self.right_sum,
+            "right": self.right,
+            "confidences": list(self.confidences),
+        }
+
+    def describe(self) -> list[str]:
+        """The answer, then every digit with its confidence, most significant first."""
+        # Names of tokens that are no digits, such as <EOS>, are one symbol each.
+        symbols = re.findall(r"<[A-Z]+>|.", self.answer)
+        lines = [self._sentence(), "digit       s_i  confidence"]
+        for place, symbol in zip(reversed(range(len(self.confidences))), symbols, strict=True):
+            lines.append(f"10^{place:<2}     {symbol:>6}  {self.confidences[place]:.4f}")
+        return lines
+
+    def _repr_html_(self) -> str:
+        return html_lines([f"{self._sentence()}, each digit {min(self.confidences):.1%} sure or more"])
+
+    def _sentence(self) -> str:
+        text = self.answer.lstrip("0") or "0" if self.answer.isdigit() else self.answer
+        verdict = "right" if self.right else f"wrong, it is {self.right_sum}"
+        return f"{self.a} + {self.b} = {text}  ({verdict})"
 
 
 @torch.no_grad()
 def predict(model: Transformer, a: int, b: int) -> Prediction:
-    """Answer a + b. Raises ``UsageError`` for operands outside 0 .. 9999999999."""
+    """The full model's greedy answer to a + b, on the model's device.
+
+    Raises ``UsageError`` for operands outside 0 .. 9999999999.
+    """
     for operand in (a, b):
         if not 0 <= operand < OPERAND_LIMIT:
             raise UsageError(f"an operand must be 0 to {OPERAND_LIMIT - 1}, not {operand}")

@@ -255,7 +255,7 @@ def _hub_folder(publication: Publication, output: Path) -> list[Path]:
         files[name] = "the proof; check it with `adderlab check`"
         commands += f"\n\nCheck the proof again: `adderlab check {name} model.safetensors`"
     if evidence.reports:
-        reports = [report.to_json() for report in evidence.reports]
+        reports = [report.to_dict() for report in evidence.reports]
         write_json(output / "evaluation.json", {"schema_version": 1, "suites": reports})
         files["evaluation.json"] = "the measured accuracy, with intervals and first failures"
     card = model_card(checkpoint, credits, evidence, files, f"{_USE_SUBMISSION}\n\n{commands}")

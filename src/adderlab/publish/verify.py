@@ -89,7 +89,7 @@ class Verification:
             "metadata": self.metadata,
             "counts": None if self.counts is None else self.counts.named(),
             "claim": self.claim,
-            "suites": [report.to_json() for report in self.reports],
+            "suites": [report.to_dict() for report in self.reports],
             "how": self.how,
             "proof": None if self.proof is None else asdict(self.proof),
             "sandbox": self.sandbox,

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from adderlab.engine.torch_tables import TorchEngine
 from adderlab.evaluation.exact import (
-    ORACLE_CHUNK,
+    MODULE_CHUNK,
     decoder_for,
     model_of,
     oracle_decoder,
@@ -76,7 +76,7 @@ def test_engine_is_used_where_there_are_tables() -> None:
 
 def test_oracle_chunks_join_in_order() -> None:
     model = lively_model(ModelConfig(layout="S", d_model=2, d_ff=2))
-    a_BJ, b_BJ = uniform_pairs(2, ORACLE_CHUNK + 5)
+    a_BJ, b_BJ = uniform_pairs(2, MODULE_CHUNK + 5)
     answer_BA = oracle_decoder(model)(a_BJ, b_BJ)
     tail = oracle_decoder(model)(a_BJ[-10:], b_BJ[-10:])
     assert torch.equal(answer_BA[-10:], tail)

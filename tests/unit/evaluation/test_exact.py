@@ -93,7 +93,7 @@ def test_progress_and_chunks_cover_every_pair_once() -> None:
 
 def test_json_has_every_figure() -> None:
     report = evaluate(wrong_where_a_is_large, LAYOUT, small_suite())
-    data = json.loads(json.dumps(report.to_json()))
+    data = json.loads(json.dumps(report.to_dict()))
     assert (data["schema_version"], data["suite"], data["n"], data["errors"]) == (1, "small", 12, 4)
     assert data["error_rate_interval"] == [report.total.error_rate.low, report.total.error_rate.high]
     assert [group["name"] for group in data["groups"]] == ["first", "second"]
