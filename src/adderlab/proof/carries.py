@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from adderlab.proof.problem import RADIX, Array, Step
+from adderlab.proof.problem import RADIX, Array, Step, Weights
 
 Ints = NDArray[np.int64]
 NO = -np.inf
@@ -208,18 +208,29 @@ def fixed_digits(step: Step, leaf: Leaves) -> tuple[NDArray[np.int8], NDArray[np
     return digits, carries
 
 
-def fixed_parts(step: Step, leaf: Leaves) -> tuple[Array, Array]:
-    """What a leaf's fixed keys weigh: (weight_NH, mass_NHE)."""
+@dataclass(frozen=True, kw_only=True)
+class Fixed:
+    """What the fixed keys of N leaves or cells add to the sums of one band."""
+
+    weight_NH: Array
+    mass_NHE: Array
+    possible_NH: NDArray[np.bool_]
+    """False where a fixed digit is forbidden: then the band holds none of the leaf's inputs."""
+
+
+def fixed_parts(step: Step, band: Weights, leaf: Leaves) -> Fixed:
     i, n = step.index, step.columns
     z = leaf.row_N
-    weight_NH = step.weight_ZH[z]
-    mass_NHE = step.mass_ZHE[z]
+    weight_NH = band.weight_ZH[z]
+    mass_NHE = band.mass_ZHE[z]
+    possible_NH = np.ones(weight_NH.shape, dtype=bool)
     slots: list[tuple[int, Ints]] = []
     if i > 0:
         slots += [(i - 1, leaf.a_before_N), (n + i - 1, leaf.b_before_N)]
     if i < n:
         slots += [(i, leaf.a_N), (n + i, leaf.b_N)]
     for slot, digit_N in slots:
-        weight_NH = weight_NH + step.weight_ZHLT[z, :, slot, digit_N]
-        mass_NHE = mass_NHE + step.mass_ZHLTE[z, :, slot, digit_N]
-    return weight_NH, mass_NHE
+        weight_NH = weight_NH + band.weight_ZHLT[z, :, slot, digit_N]
+        mass_NHE = mass_NHE + band.mass_ZHLTE[z, :, slot, digit_N]
+        possible_NH &= band.allowed_ZHLT[z, :, slot, digit_N]
+    return Fixed(weight_NH=weight_NH, mass_NHE=mass_NHE, possible_NH=possible_NH)

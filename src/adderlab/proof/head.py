@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from adderlab.errors import Failure
 from adderlab.proof.problem import RADIX, Array, Head
 
 Ints = NDArray[np.int64]
@@ -41,6 +42,7 @@ PART_STEPS = (1, 4, 16, 64)
 PART_BUDGET = 1 << 16
 """Boxes that a step may be cut into; with more open leaves than that, cutting is no help."""
 MAX_BATCH = 1 << 14
+TOO_LARGE = "this model's weights are too large for the prover: bounds of its margins overflow"
 
 # Intervals as (middle, radius) arrays, and the exact ranges of the activations over intervals.
 
@@ -348,6 +350,9 @@ def margin_bounds(
             part = _one_target(head, stream, target)
             for name, whole in vars(result).items():
                 whole[rows] = getattr(part, name)
+    # A comparison with a number that is none is false, which would read as "not wrong" further on.
+    if not all(np.isfinite(whole).all() for whole in vars(result).values()):
+        raise Failure(TOO_LARGE)
     return result
 
 

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -27,6 +29,16 @@ from adderlab.task.layouts import Layout
 
 Array = NDArray[np.float64]
 RADIX = 10
+UNIT = 2.0**-53
+SCORE_ROUNDINGS = 4.0
+"""Roundings of a score for each of its terms, those of the table entries included."""
+ONE_BAND, BAND, FLUSH = 300.0, 200.0, 600.0
+"""In units of score. Where largest scores differ by no more than ONE_BAND, one band serves all inputs;
+otherwise bands are at most BAND wide and weights e^-FLUSH below a band's top count as 0."""
+LEAST_SUM = math.exp(-300.0)
+"""Between the least total weight of a band, e^-BAND, and what FLUSH leaves out, 34 e^-FLUSH: a sum below
+it says less than e^-100 about an input of the band, and an input that makes a larger sum has its
+weights to a relative e^-299."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +92,35 @@ class Head:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Weights:
+    """Attention weights exp(score - shift) of the inputs whose largest score lies in one *band*.
+
+    Softmax divides by the total weight, so every (z, h) may choose its shift; but no shift serves all
+    inputs where attention is sharp. With the largest score that any key *could* have as the shift, the
+    weights of an input whose own keys all lie 745 below it underflow to 0, so does their total, and
+    every bound holds for it trivially. So inputs are sorted by their largest score into bands at most
+    ``BAND`` wide. A band's shift is its top; digits with a higher score are forbidden in it; its inputs
+    have a total weight of at least e^-BAND. Bounds of a cell are the widest over the bands, and each
+    input is in one of them. Trained models need one band: that of all inputs.
+    """
+
+    weight_ZHLT: Array
+    """Zero where the step does not see the slot, or where the digit is forbidden."""
+    mass_ZHLTE: Array
+    """Weight times value."""
+    weight_ZH: Array
+    """Summed weight of the keys that are the same for every input of this z."""
+    mass_ZHE: Array
+    allowed_ZHLT: NDArray[np.bool_]
+    least_ZH: Array
+    """Sums S(tau) up to this, times the size of f.U, count as not positive: inputs below the band, whose
+    weights may have underflowed, cannot exceed it, and inputs of the band cannot hide below it."""
+
+    def only(self, row: int) -> Weights:
+        return Weights(**{name: value[row : row + 1] for name, value in vars(self).items()})
+
+
+@dataclass(frozen=True, kw_only=True)
 class Step:
     """One answer step: weights and weighted values of every slot, for each query token z."""
 
@@ -87,16 +128,13 @@ class Step:
     columns: int
     tokens: tuple[int, ...]
     """The Z query tokens: the separator for step 0, otherwise the digits."""
-    weight_ZHLT: Array
-    """exp(score - shift); zero where the step does not see the slot."""
-    mass_ZHLTE: Array
-    """Weight times value."""
-    weight_ZH: Array
-    """Summed weight of the keys that are the same for every input of this z."""
-    mass_ZHE: Array
+    bands: tuple[Weights, ...]
+    """By rising largest score; the last one forbids no digit."""
     residual_ZD: Array
     range_HE2: Array
     """Smallest and largest value coordinate among the keys that can occur."""
+    doubt_ZH: Array
+    """Bound of the relative error of a weight: scores far from zero are rounded coarsely."""
 
     def only(self, row: int) -> Step:
         """The step with one query token."""
@@ -104,11 +142,9 @@ class Step:
         return dataclasses.replace(
             self,
             tokens=self.tokens[rows],
-            weight_ZHLT=self.weight_ZHLT[rows],
-            mass_ZHLTE=self.mass_ZHLTE[rows],
-            weight_ZH=self.weight_ZH[rows],
-            mass_ZHE=self.mass_ZHE[rows],
+            bands=tuple(band.only(row) for band in self.bands),
             residual_ZD=self.residual_ZD[rows],
+            doubt_ZH=self.doubt_ZH[rows],
         )
 
     @property
@@ -162,12 +198,15 @@ class Problem:
         visible_s = geometry.sum_positions[: max(i - 1, 0)]
         slots = (*geometry.a_positions, *geometry.b_positions, *visible_s)
 
+        rows = np.arange(len(tokens))
         query_ZHK = self.query_AVHK[i, list(tokens)]
-        score_ZPVH = np.einsum("zhk,pvhk->zpvh", query_ZHK, self.key_PVHK[: query_position + 1])
-        constant = [(p, token) for p, token in geometry.separators if p != query_position]
+        key_PVHK = self.key_PVHK[: query_position + 1]
+        score_ZPVH = np.einsum("zhk,pvhk->zpvh", query_ZHK, key_PVHK)
+        size_ZH = np.einsum("zhk,pvhk->zpvh", np.abs(query_ZHK), np.abs(key_PVHK)).max((1, 2))
         score_ZHLT = score_ZPVH[:, list(slots), :RADIX].transpose(0, 3, 1, 2)
         value_HLTE = self.value_PVHE[list(slots), :RADIX].transpose(2, 0, 1, 3)
-        rows = np.arange(len(tokens))
+        # Keys that every input of this z has: separators before the query, and the query itself.
+        constant = [(p, token) for p, token in geometry.separators if p != query_position]
         score_ZHC = np.stack(
             [score_ZPVH[:, p, token] for p, token in constant]
             + [score_ZPVH[rows, query_position, list(tokens)]],
@@ -186,28 +225,84 @@ class Problem:
             ],
             1,
         )
-        shift_ZH = np.maximum(score_ZHLT.max((2, 3)), score_ZHC.max(2))
-        seen_ZHLT = np.exp(score_ZHLT - shift_ZH[:, :, None, None])
-        weight_ZHC = np.exp(score_ZHC - shift_ZH[:, :, None])
-
-        shape = (len(tokens), self.heads, 3 * n, RADIX)
-        weight_ZHLT = np.zeros(shape)
-        weight_ZHLT[:, :, : len(slots)] = seen_ZHLT
-        mass_ZHLTE = np.zeros((*shape, self.bottleneck))
-        mass_ZHLTE[:, :, : len(slots)] = seen_ZHLT[..., None] * value_HLTE
         low_HE = np.minimum(value_HLTE.min((1, 2)), value_ZCHE.min((0, 1)))
         high_HE = np.maximum(value_HLTE.max((1, 2)), value_ZCHE.max((0, 1)))
         return Step(
             index=i,
             columns=n,
             tokens=tokens,
-            weight_ZHLT=weight_ZHLT,
-            mass_ZHLTE=mass_ZHLTE,
-            weight_ZH=weight_ZHC.sum(-1),
-            mass_ZHE=np.einsum("zhc,zche->zhe", weight_ZHC, value_ZCHE),
+            bands=tuple(
+                _weights(shift_ZH, least_ZH, score_ZHLT, value_HLTE, score_ZHC, value_ZCHE, 3 * n)
+                for shift_ZH, least_ZH in _bands(score_ZHLT, score_ZHC)
+            ),
             residual_ZD=self.residual_AVD[i, list(tokens)],
             range_HE2=np.stack([low_HE, high_HE], -1),
+            doubt_ZH=SCORE_ROUNDINGS * (query_ZHK.shape[-1] + 4) * UNIT * size_ZH,
         )
+
+
+def _bands(score_ZHLT: Array, score_ZHC: Array) -> Iterator[tuple[Array, Array]]:
+    """(shift_ZH, least_ZH) of every band of a step, the lowest first.
+
+    The largest score of an input is no smaller than ``floor``: it has all constant keys, and of every
+    slot one digit. So the band from there up to the largest score of all holds every input.
+    """
+    top_ZH = np.maximum(score_ZHLT.max((2, 3)), score_ZHC.max(2))
+    floor_ZH = np.maximum(score_ZHLT.min(3).max(2), score_ZHC.max(2))
+    tops_of = {}
+    for z, h in np.ndindex(top_ZH.shape):
+        tops_of[z, h] = [float(top_ZH[z, h])]
+        if top_ZH[z, h] - floor_ZH[z, h] > ONE_BAND:
+            scores = np.unique(np.append(score_ZHLT[z, h], floor_ZH[z, h]))
+            scores = scores[scores >= floor_ZH[z, h]]
+            tops = []
+            while len(scores):
+                tops.append(float(scores[scores <= scores[0] + BAND][-1]))
+                scores = scores[scores > tops[-1]]
+            tops_of[z, h] = tops
+    for b in range(max(map(len, tops_of.values()))):
+        shift_ZH, least_ZH = np.empty_like(top_ZH), np.zeros_like(top_ZH)
+        for (z, h), tops in tops_of.items():
+            # A (z, h) with fewer bands repeats its last one, which changes no maximum.
+            shift_ZH[z, h] = tops[min(b, len(tops) - 1)]
+            least_ZH[z, h] = LEAST_SUM if len(tops) > 1 else 0.0
+        yield shift_ZH, least_ZH
+
+
+def _weights(
+    shift_ZH: Array,
+    least_ZH: Array,
+    score_ZHLT: Array,
+    value_HLTE: Array,
+    score_ZHC: Array,
+    value_ZCHE: Array,
+    slots: int,
+) -> Weights:
+    Z, H, seen, T = score_ZHLT.shape
+    E = value_HLTE.shape[-1]
+    above_ZHLT = score_ZHLT - shift_ZH[:, :, None, None]
+    seen_ZHLT = np.exp(np.minimum(above_ZHLT, 0.0))
+    weight_ZHC = np.exp(score_ZHC - shift_ZH[:, :, None])
+    banded_ZH = least_ZH > 0
+    if banded_ZH.any():
+        # Weights of a few significant bits would be no weights: beside a band's own they are nothing.
+        lost_ZHLT = (above_ZHLT > 0) | (above_ZHLT < -FLUSH)
+        seen_ZHLT[lost_ZHLT & banded_ZH[:, :, None, None]] = 0.0
+        weight_ZHC[(score_ZHC - shift_ZH[:, :, None] < -FLUSH) & banded_ZH[:, :, None]] = 0.0
+    weight_ZHLT = np.zeros((Z, H, slots, T))
+    weight_ZHLT[:, :, :seen] = seen_ZHLT
+    mass_ZHLTE = np.zeros((Z, H, slots, T, E))
+    mass_ZHLTE[:, :, :seen] = seen_ZHLT[..., None] * value_HLTE
+    allowed_ZHLT = np.ones((Z, H, slots, T), dtype=bool)
+    allowed_ZHLT[:, :, :seen] = above_ZHLT <= 0
+    return Weights(
+        weight_ZHLT=weight_ZHLT,
+        mass_ZHLTE=mass_ZHLTE,
+        weight_ZH=weight_ZHC.sum(-1),
+        mass_ZHE=np.einsum("zhc,zche->zhe", weight_ZHC, value_ZCHE),
+        allowed_ZHLT=allowed_ZHLT,
+        least_ZH=least_ZH,
+    )
 
 
 def problem_from_tables(tables: Tables) -> Problem:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from adderlab.errors import UsageError
+from adderlab.errors import Failure, UsageError
 from adderlab.evaluation.exact import predict
 from adderlab.models.mapping import tables, why_no_tables
 from adderlab.models.tables import Tables
@@ -191,9 +191,19 @@ def prove_problem(
 
     The answer of greedy decoding is right if and only if every teacher-forced step is, because up to
     the first wrong step both read the same tokens; so the steps are decided one by one, and the
-    failing pairs are the union of theirs.
+    failing pairs are the union of theirs. Raises ``Failure`` where the weights are so large that
+    float64 overflows.
     """
-    limits = limits or Limits()
+    with np.errstate(all="ignore"):  # overflows are found where they would matter, and raise there
+        return _prove(problem, limits or Limits(), progress, confirm)
+
+
+def _prove(
+    problem: Problem,
+    limits: Limits,
+    progress: Callable[[Progress], None] | None,
+    confirm: Callable[[int, int], int] | None,
+) -> Proof:
     start = time.monotonic()
     report = progress or (lambda _: None)
     results: list[StepResult] = []
@@ -233,6 +243,9 @@ def prove_problem(
     pairs, reason = _failing_pairs(problem, results, groups, by_step, limits.union_seconds)
     verdict: Literal["proved", "refuted", "undecided"]
     if pairs == 0:
+        # Bounds and witnesses are computed in different ways: they have to agree.
+        if not found[0].margin > 0:
+            raise Failure(f"the prover contradicts itself at {found[0]}: please report this model")
         verdict = "proved"
     elif (pairs if isinstance(pairs, int) else pairs[0]) > 0 or found[0].margin < 0:
         verdict = "refuted"

@@ -20,13 +20,22 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from adderlab.proof.carries import Leaves, Rest, fixed_parts, maximum
-from adderlab.proof.problem import Array, Step
+from adderlab.errors import Failure
+from adderlab.proof.carries import Fixed, Leaves, Rest, fixed_parts, maximum
+from adderlab.proof.problem import Array, Step, Weights
 
+Ints = NDArray[np.int64]
 SLACK = 1e-9
 """Relative widening of every bound, far above float64 rounding, for an outward-rounding checker."""
 ROUNDING = 1e-6
 """Relative widening of the outermost nodes, so that bounds rounded to float32 lie between nodes."""
+CANCELLATION = 1e-3
+"""What is left of values that cancel may be this small a share of them before the share counts."""
+IMPOSSIBLE = -1e250
+"""The gain of a forbidden digit: far below all real gains, and sums of it stay finite."""
+LARGEST = 1e38
+"""Bounds beyond this do not fit the float32 numbers of a certificate."""
+TOO_LARGE = "this model's weights are too large for the prover: bounds of its attention overflow"
 COARSE_NODES, FINE_NODES, CELL_NODES = 12, 48, 12
 SIGNS = (-1.0, 1.0)
 """Side 0 bounds f.y from below, as minus the largest -f.y; side 1 from above."""
@@ -86,13 +95,14 @@ def thin_frame(step: Step, rest: Rest) -> Frame:
 
     A slot that holds digit t with weight W and value U moves y by about W (U - y) / D; the main
     direction is that of the largest variance. It is a guess that makes boxes small: bounds are sound in
-    any frame, so nothing here needs care about rounding.
+    any frame, so nothing here needs care about rounding, and the band of most inputs will do.
     """
-    total_ZH = step.weight_ZH + step.weight_ZHLT.mean(-1).sum(-1)
-    y_ZHE = (step.mass_ZHE + step.mass_ZHLTE.mean(3).sum(2)) / total_ZH[..., None]
+    band = step.bands[-1]
+    total_ZH = band.weight_ZH + band.weight_ZHLT.mean(-1).sum(-1)
+    y_ZHE = (band.mass_ZHE + band.mass_ZHLTE.mean(3).sum(2)) / total_ZH[..., None]
     slots = list(rest.slots())
-    weight_ZHST = step.weight_ZHLT[:, :, slots]
-    move_ZHSTE = step.mass_ZHLTE[:, :, slots] - weight_ZHST[..., None] * y_ZHE[:, :, None, None]
+    weight_ZHST = band.weight_ZHLT[:, :, slots]
+    move_ZHSTE = band.mass_ZHLTE[:, :, slots] - weight_ZHST[..., None] * y_ZHE[:, :, None, None]
     move_ZHSTE = move_ZHSTE - move_ZHSTE.mean(3, keepdims=True)
     spread_ZHEE = np.einsum("zhste,zhstf->zhef", move_ZHSTE, move_ZHSTE)
     # A scale keeps the directions of very small moves meaningful.
@@ -106,11 +116,14 @@ class Functionals:
     """The functionals of a frame applied to a step's tables."""
 
     rows_ZHEE: Array
-    mass_ZHELT: Array
+    bands: tuple[Array, ...]
+    """Weight times f.U for each band of the step: (Z, H, E, L, T)."""
     ends_ZHE2: Array
     """Least and greatest value of f.y whatever the attention does."""
     slack_ZHE: Array
     """Absolute widening of bounds."""
+    reach_ZHE: Array
+    """Absolute widening of the outermost nodes."""
     size_ZHE: Array
     """One plus the largest |f.y|, the unit of the relative slacks."""
 
@@ -120,29 +133,37 @@ def functionals(step: Step, frame: Frame) -> Functionals:
     low, high = step.range_HE2[..., 0][:, None], step.range_HE2[..., 1][:, None]
     up, down = np.maximum(rows_ZHEE, 0), np.minimum(rows_ZHEE, 0)
     ends = [(up * low + down * high).sum(-1), (up * high + down * low).sum(-1)]
-    size_ZHE = 1.0 + np.abs(ends).max(0)
-    reach_ZHE = ROUNDING * size_ZHE
+    terms_ZHE = (np.abs(rows_ZHEE) * np.maximum(np.abs(low), np.abs(high))).sum(-1)
+    # Where large values cancel in f.U, their rounding is what counts, not the little that is left.
+    size_ZHE = np.maximum(1.0 + np.abs(ends).max(0), CANCELLATION * terms_ZHE)
+    # Weights known to a relative d move an average of f.U by at most 2 d max |f.U| or so.
+    doubt_ZH1 = 8.0 * step.doubt_ZH[..., None]
+    reach_ZHE = np.maximum(ROUNDING, 2.0 * doubt_ZH1) * size_ZHE
     return Functionals(
         rows_ZHEE=rows_ZHEE,
-        mass_ZHELT=np.einsum("zhlte,zhke->zhklt", step.mass_ZHLTE, rows_ZHEE),
+        bands=tuple(np.einsum("zhlte,zhke->zhklt", band.mass_ZHLTE, rows_ZHEE) for band in step.bands),
         ends_ZHE2=np.stack([ends[0] - reach_ZHE, ends[1] + reach_ZHE], -1),
-        slack_ZHE=SLACK * size_ZHE,
+        slack_ZHE=np.maximum(SLACK, doubt_ZH1) * size_ZHE,
+        reach_ZHE=reach_ZHE,
         size_ZHE=size_ZHE,
     )
 
 
 def free_maxima(
-    step: Step, rest: Rest, mass_GHELT: Array, row_G: NDArray[np.int64], nodes: Array
+    band: Weights, rest: Rest, mass_GHELT: Array, row_G: NDArray[np.int64], nodes: Array
 ) -> Array:
     """G(tau) at every node (G, H, E, 2, M), for every carry code of ``rest``: (C, G, H, E, 2, M).
 
     One carry DP serves all carry codes, all groups and all nodes at once (they are its batch)."""
-    weight = step.weight_ZHLT[row_G].transpose(2, 3, 0, 1)[..., None, None]
+    weight = band.weight_ZHLT[row_G].transpose(2, 3, 0, 1)[..., None, None]
     mass = mass_GHELT.transpose(3, 4, 0, 1, 2)[..., None]
+    forbidden = None if band.allowed_ZHLT.all() else ~band.allowed_ZHLT[row_G].transpose(2, 3, 0, 1)
     L, T = weight.shape[:2]
     best = np.empty((rest.codes, *nodes.shape))
     for side, sign in enumerate(SIGNS):
         gain = sign * (mass - nodes[:, :, :, side] * weight)
+        if forbidden is not None:
+            gain[forbidden] = IMPOSSIBLE
         best[:, :, :, :, side] = maximum(gain.reshape(L, T, -1), rest).reshape(-1, *gain.shape[2:])
     return best
 
@@ -156,16 +177,19 @@ def even_nodes(ends: Array, count: int) -> Array:
 
 
 def chord_bounds(
-    best: Array, nodes: Array, group_N: NDArray[np.int64], code_N, weight_NH: Array, fixed_NHE: Array
+    best: Array, nodes: Array, group_N: Ints, code_N: Ints, fixed: Fixed, least_NHE: Array
 ) -> Array:
-    """Where a cell's part plus the chord of G is zero, for both sides: (N, H, E, 2).
+    """Where a cell's part plus the chord of G is ``least`` (zero, but for sharp attention), for both
+    sides: (N, H, E, 2). Where a band holds none of a cell's inputs, an end that widens nothing.
 
-    ``best`` (C, G, H, E, 2, M) are the values of G at ``nodes`` (G, H, E, 2, M).
+    ``best`` (C, G, H, E, 2, M) are the values of G at ``nodes`` (G, H, E, 2, M); ``fixed.mass_NHE``
+    holds weights times functionals.
     """
     G, H, E, _, M = nodes.shape
     bounds = np.empty((len(group_N), H, E, 2))
     codes = len(best)
     which_N = group_N * codes + code_N
+    all_possible = fixed.possible_NH.all()
     for h in range(H):
         for k in range(E):
             for side, sign in enumerate(SIGNS):
@@ -173,10 +197,28 @@ def chord_bounds(
                 ascending = slice(None, None, int(sign))
                 t_GM = sign * nodes[:, h, k, side, ascending]
                 g_WM = best[:, :, h, k, side, ascending].swapaxes(0, 1).reshape(codes * G, M)
+                f_N = sign * fixed.mass_NHE[:, h, k] - least_NHE[:, h, k]
+                if not all_possible:
+                    f_N = np.where(fixed.possible_NH[:, h], f_N, IMPOSSIBLE)
                 bounds[:, h, k, side] = sign * _roots(
-                    np.repeat(t_GM, codes, 0), g_WM, which_N, sign * fixed_NHE[:, h, k], weight_NH[:, h]
+                    np.repeat(t_GM, codes, 0), g_WM, which_N, f_N, fixed.weight_NH[:, h]
                 )
     return bounds
+
+
+def in_functionals(fixed: Fixed, table: Functionals, row_N: Ints) -> Fixed:
+    """The same with masses times functionals: f.U in place of U."""
+    mass_NHE = np.einsum("nhe,nhke->nhk", fixed.mass_NHE, table.rows_ZHEE[row_N])
+    return Fixed(weight_NH=fixed.weight_NH, mass_NHE=mass_NHE, possible_NH=fixed.possible_NH)
+
+
+def widest(bounds: list[Array]) -> Array:
+    """The hull of bounds (..., 2), one array for each band: every input is in one of the bands."""
+    if len(bounds) == 1:
+        return bounds[0]
+    low = np.minimum.reduce([each[..., 0] for each in bounds])
+    high = np.maximum.reduce([each[..., 1] for each in bounds])
+    return np.stack([low, high], -1)
 
 
 def _roots(t_WM: Array, g_WM: Array, which_N, f_N: Array, d_N: Array) -> Array:
@@ -192,7 +234,9 @@ def _roots(t_WM: Array, g_WM: Array, which_N, f_N: Array, d_N: Array) -> Array:
         high = np.where(positive, high, np.maximum(middle, low + 1))
     s_low = f_N - t[low] * d_N + g[low]
     s_high = f_N - t[high] * d_N + g[high]
-    assert (s_high <= 0).all(), "the last node is above every value"
+    # The last node is above every value. Only numbers that are none at all can say otherwise.
+    if not ((s_high <= 0).all() and np.isfinite(s_high).all()):
+        raise Failure(TOO_LARGE)
     share = np.where(s_low > 0, s_low / np.where(s_low > 0, s_low - s_high, 1.0), 0.0)
     return t[low] + share * (t[high] - t[low])
 
@@ -212,22 +256,25 @@ def sweep(step: Step, leaf: Leaves, frame: Frame, num_nodes: int = FINE_NODES) -
     make chords so short that the second pass loses a fraction of a percent."""
     rest = Rest.of_leaf(step.index, step.columns)
     table = functionals(step, frame)
-    weight_NH, mass_NHE = fixed_parts(step, leaf)
-    fixed_NHE = np.einsum("nhe,nhke->nhk", mass_NHE, table.rows_ZHEE[leaf.row_N])
+    fixed = [in_functionals(fixed_parts(step, band, leaf), table, leaf.row_N) for band in step.bands]
     row_Z = np.arange(len(step.tokens))
     code_N = leaf.carry_N if rest.runs else np.zeros_like(leaf.carry_N)
     order = np.argsort(leaf.row_N, kind="stable")
     starts = np.searchsorted(leaf.row_N[order], row_Z)
 
     def bounds(nodes: Array) -> Array:
-        best = free_maxima(step, rest, table.mass_ZHELT, row_Z, nodes)
-        return chord_bounds(best, nodes, leaf.row_N, code_N, weight_NH, fixed_NHE)
+        found = []
+        for band, mass_ZHELT, part in zip(step.bands, table.bands, fixed, strict=True):
+            best = free_maxima(band, rest, mass_ZHELT, row_Z, nodes)
+            least_NHE = (band.least_ZH[..., None] * table.size_ZHE)[leaf.row_N]
+            found.append(chord_bounds(best, nodes, leaf.row_N, code_N, part, least_NHE))
+        return widest(found)
 
     coarse = bounds(even_nodes(table.ends_ZHE2, COARSE_NODES))[order]
     ends = np.stack(
         [
-            np.minimum.reduceat(coarse[..., 0], starts) - ROUNDING * table.size_ZHE,
-            np.maximum.reduceat(coarse[..., 1], starts) + ROUNDING * table.size_ZHE,
+            np.minimum.reduceat(coarse[..., 0], starts) - table.reach_ZHE,
+            np.maximum.reduceat(coarse[..., 1], starts) + table.reach_ZHE,
         ],
         -1,
     )
@@ -238,7 +285,11 @@ def sweep(step: Step, leaf: Leaves, frame: Frame, num_nodes: int = FINE_NODES) -
 
 def _to_float32(bounds_NHE2: Array, slack_NHE: Array) -> Array:
     """Bounds widened by the slack and rounded outward to float32 numbers (kept as float64)."""
+    low, high = bounds_NHE2[..., 0] - slack_NHE, bounds_NHE2[..., 1] + slack_NHE
+    # A comparison that a number that is none fails too.
+    if not (low >= -LARGEST).all() or not (high <= LARGEST).all():
+        raise Failure(TOO_LARGE)
     infinity = np.float32(np.inf)
-    low = np.nextafter((bounds_NHE2[..., 0] - slack_NHE).astype(np.float32), -infinity)
-    high = np.nextafter((bounds_NHE2[..., 1] + slack_NHE).astype(np.float32), infinity)
+    low = np.nextafter(low.astype(np.float32), -infinity)
+    high = np.nextafter(high.astype(np.float32), infinity)
     return np.stack([low, high], -1).astype(np.float64)

@@ -8,7 +8,7 @@ alone (10 children). Cells are split in chunks, those with the most inputs per c
 right or wrong or the limits are reached; what is open then is counted too.
 
 Shapes: N leaves or cells, G leaves of a group, Z query tokens, H heads, E functionals per head,
-K = H * E, D width, M nodes, n columns, O options of a move.
+K = H * E, D width, M nodes, n columns, O options of a move, B bands.
 """
 
 from __future__ import annotations
@@ -22,8 +22,20 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+<<<<<<< HEAD
 from adderlab.errors import UsageError
 from adderlab.proof.carries import Leaves, Rest, fixed_digits, fixed_parts, leaves, tied_children
+=======
+from adderlab.proof.carries import (
+    Fixed,
+    Leaves,
+    Rest,
+    fixed_digits,
+    fixed_parts,
+    leaves,
+    tied_children,
+)
+>>>>>>> a8ec307 (Sharp attention: inputs are sorted by their largest score, so that no weight that counts underflows, and a bound that is no number is an error)
 from adderlab.proof.head import OPEN, PART_STEPS, RIGHT, WRONG, Boxes, Decision, decide
 from adderlab.proof.problem import RADIX, Array, Problem, Step
 from adderlab.proof.ranges import (
@@ -35,8 +47,10 @@ from adderlab.proof.ranges import (
     even_nodes,
     free_maxima,
     functionals,
+    in_functionals,
     sweep,
     thin_frame,
+    widest,
 )
 
 Ints = NDArray[np.int64]
@@ -115,9 +129,11 @@ class Cells:
 
     leaf_N: Ints
     """Index among the group's leaves."""
-    weight_NH: Array
-    mass_NHE: Array
-    """Weight times functional, of the fixed keys."""
+    weight_NBH: Array
+    mass_NBHE: Array
+    """Weight times functional, of the fixed keys, in each of the B bands."""
+    possible_NBH: NDArray[np.bool_]
+    """False where a fixed digit is forbidden in the band."""
     digits_NS: Bytes
     """Slots a_0 .. a_(n-1), b_0 .. b_(n-1)."""
     carry_NC: Bytes
@@ -171,7 +187,10 @@ class Group:
 
     def __post_init__(self) -> None:
         self._table = functionals(self.step, self.frame)
-        self._best: dict[int, Array] = {}
+        self._best: dict[int, list[Array]] = {}
+        self._weight_BHLT = np.stack([band.weight_ZHLT[0] for band in self.step.bands])
+        self._mass_BHELT = np.stack([mass_ZHELT[0] for mass_ZHELT in self._table.bands])
+        self._allowed_BHLT = np.stack([band.allowed_ZHLT[0] for band in self.step.bands])
         H, E, D = self.problem.attn_out_HED.shape
         self._out_KD = self.frame.attn_out(self.problem.attn_out_HED)[0].reshape(H * E, D)
         self._pivots = self.frame.pivot_ZH[0] + E * np.arange(H)
@@ -206,12 +225,16 @@ class Group:
 
     def roots(self) -> Cells:
         """The leaves themselves, as the cells of level 0."""
-        weight_NH, mass_NHE = fixed_parts(self.step, self.leaves)
+        fixed = [
+            in_functionals(fixed_parts(self.step, band, self.leaves), self._table, self.leaves.row_N)
+            for band in self.step.bands
+        ]
         digits_NS, carry_NC = fixed_digits(self.step, self.leaves)
         return Cells(
             leaf_N=np.arange(len(self.leaf_rows)),
-            weight_NH=weight_NH,
-            mass_NHE=np.einsum("nhe,hke->nhk", mass_NHE, self._table.rows_ZHEE[0]),
+            weight_NBH=np.stack([part.weight_NH for part in fixed], 1),
+            mass_NBHE=np.stack([part.mass_NHE for part in fixed], 1),
+            possible_NBH=np.stack([part.possible_NH for part in fixed], 1),
             digits_NS=digits_NS,
             carry_NC=carry_NC,
         )
@@ -219,7 +242,6 @@ class Group:
     def children(self, cells: Cells, level: int) -> Cells:
         """All children of cells of ``level``: the next digit, or tied column, takes every value."""
         n, slot = self.step.columns, self.moves[level]
-        weight_HLT, mass_HELT = self.step.weight_ZHLT[0], self._table.mass_ZHELT[0]
         a_O, b_O, s_O, in_O, out_O = tied_children().T
         free = slot in self.rests[level].free
         if free:
@@ -231,8 +253,9 @@ class Group:
             fits = (known_in == FREE) | (known_in == in_O)
             fits &= (known_out == FREE) | (known_out == out_O)
             parent_N, option_N = np.nonzero(fits)
-        weight_OH = np.sum([weight_HLT[:, key, digit_O].T for key, digit_O in keys], 0)
-        mass_OHE = np.sum([mass_HELT[:, :, key, digit_O].transpose(2, 0, 1) for key, digit_O in keys], 0)
+        weight_BHO = np.sum([self._weight_BHLT[:, :, key, digit_O] for key, digit_O in keys], 0)
+        mass_BHEO = np.sum([self._mass_BHELT[:, :, :, key, digit_O] for key, digit_O in keys], 0)
+        allowed_BHO = np.all([self._allowed_BHLT[:, :, key, digit_O] for key, digit_O in keys], 0)
         digits_NS, carry_NC = cells.digits_NS[parent_N], cells.carry_NC[parent_N]
         for key, digit_O in keys[:2]:
             digits_NS[:, key] = digit_O[option_N]
@@ -240,8 +263,9 @@ class Group:
             carry_NC[:, slot], carry_NC[:, slot + 1] = in_O[option_N], out_O[option_N]
         return Cells(
             leaf_N=cells.leaf_N[parent_N],
-            weight_NH=cells.weight_NH[parent_N] + weight_OH[option_N],
-            mass_NHE=cells.mass_NHE[parent_N] + mass_OHE[option_N],
+            weight_NBH=cells.weight_NBH[parent_N] + weight_BHO.transpose(2, 0, 1)[option_N],
+            mass_NBHE=cells.mass_NBHE[parent_N] + mass_BHEO.transpose(3, 0, 1, 2)[option_N],
+            possible_NBH=cells.possible_NBH[parent_N] & allowed_BHO.transpose(2, 0, 1)[option_N],
             digits_NS=digits_NS,
             carry_NC=carry_NC,
         )
@@ -249,18 +273,24 @@ class Group:
     def box(self, cells: Cells, level: int) -> Array:
         """Sound bounds of every functional on cells of ``level``: (N, K, 2)."""
         rest = self.rests[level]
+        bands, N = self.step.bands, len(cells.leaf_N)
         if level not in self._best:
             row_G = np.zeros(len(self.leaf_rows), dtype=np.int64)
-            mass = self._table.mass_ZHELT[row_G]
-            self._best[level] = free_maxima(self.step, rest, mass, row_G, self.nodes)
-        bounds = chord_bounds(
-            self._best[level],
-            self.nodes,
-            cells.leaf_N,
-            cells.codes(rest),
-            cells.weight_NH,
-            cells.mass_NHE,
-        )
+            self._best[level] = [
+                free_maxima(band, rest, mass[row_G], row_G, self.nodes)
+                for band, mass in zip(bands, self._table.bands, strict=True)
+            ]
+        codes_N, found = cells.codes(rest), []
+        for b, (band, best) in enumerate(zip(bands, self._best[level], strict=True)):
+            fixed = Fixed(
+                weight_NH=cells.weight_NBH[:, b],
+                mass_NHE=cells.mass_NBHE[:, b],
+                possible_NH=cells.possible_NBH[:, b],
+            )
+            least_HE = band.least_ZH[0][:, None] * self._table.size_ZHE[0]
+            least_NHE = np.broadcast_to(least_HE, (N, *least_HE.shape))
+            found.append(chord_bounds(best, self.nodes, cells.leaf_N, codes_N, fixed, least_NHE))
+        bounds = widest(found)
         slack = self._table.slack_ZHE[0]
         bounds[..., 0] -= slack
         bounds[..., 1] += slack
@@ -301,8 +331,8 @@ def _order(step: Step, frame: Frame, tau_HE: Array) -> tuple[list[int], list[Res
     n = step.columns
     pivot_H = frame.pivot_ZH[0]
     heads = np.arange(len(pivot_H))
-    mass_HLT = functionals(step, frame).mass_ZHELT[0, heads, pivot_H]
-    gain = mass_HLT - tau_HE[heads, pivot_H][:, None, None] * step.weight_ZHLT[0]
+    mass_HLT = functionals(step, frame).bands[-1][0, heads, pivot_H]
+    gain = mass_HLT - tau_HE[heads, pivot_H][:, None, None] * step.bands[-1].weight_ZHLT[0]
     influence_L = (gain.max(2) - gain.min(2)).sum(0)
     rest = Rest.of_leaf(step.index, n)
     moves, rests = [], [rest]
@@ -400,7 +430,7 @@ def search(
 
 
 def _leave_open(group: Group, cells: Cells, level: int) -> None:
-    N, K = len(cells.leaf_N), cells.mass_NHE.shape[1] * cells.mass_NHE.shape[2]
+    N, K = len(cells.leaf_N), cells.mass_NBHE.shape[2] * cells.mass_NBHE.shape[3]
     group.inputs[OPEN] += group.inputs_of(cells, level)
     group.decided.append(
         Decided(

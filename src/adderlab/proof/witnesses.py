@@ -21,6 +21,7 @@ from adderlab.proof.carries import NO, Leaves, Rest, run_maximum, tied_children
 from adderlab.proof.count import some_pairs
 from adderlab.proof.head import WRONG, margins_at
 from adderlab.proof.problem import RADIX, Array, Problem, Step
+from adderlab.proof.ranges import IMPOSSIBLE
 from adderlab.proof.search import Group, StepResult
 
 Ints = NDArray[np.int64]
@@ -128,11 +129,21 @@ def attention(step: Step, row_B: Ints, a_BJ: Ints, b_BJ: Ints) -> tuple[Array, A
     n, i = step.columns, step.index
     digits_BL = np.concatenate([a_BJ, b_BJ, sums_of(a_BJ, b_BJ)[:, :n]], 1)
     slots = [*range(2 * n), *(2 * n + j for j in range(max(i - 1, 0)))]
-    weight_BH, mass_BHE = step.weight_ZH[row_B], step.mass_ZHE[row_B]
-    for slot in slots:
-        weight_BH = weight_BH + step.weight_ZHLT[row_B, :, slot, digits_BL[:, slot]]
-        mass_BHE = mass_BHE + step.mass_ZHLTE[row_B, :, slot, digits_BL[:, slot]]
-    return weight_BH, mass_BHE
+    found = None
+    # From the top: the lowest band that forbids none of an input's digits is its own.
+    for band in reversed(step.bands):
+        weight_BH, mass_BHE = band.weight_ZH[row_B], band.mass_ZHE[row_B]
+        allowed_BH = np.ones(weight_BH.shape, dtype=bool)
+        for slot in slots:
+            weight_BH = weight_BH + band.weight_ZHLT[row_B, :, slot, digits_BL[:, slot]]
+            mass_BHE = mass_BHE + band.mass_ZHLTE[row_B, :, slot, digits_BL[:, slot]]
+            allowed_BH &= band.allowed_ZHLT[row_B, :, slot, digits_BL[:, slot]]
+        if found is not None:
+            weight_BH = np.where(allowed_BH, weight_BH, found[0])
+            mass_BHE = np.where(allowed_BH[..., None], mass_BHE, found[1])
+        found = weight_BH, mass_BHE
+    assert found is not None
+    return found
 
 
 def extremes(step: Step, leaf: Leaves, rows_B: Ints, head: int, functional_BE: Array) -> Extremes:
@@ -144,8 +155,14 @@ def extremes(step: Step, leaf: Leaves, rows_B: Ints, head: int, functional_BE: A
     rest = Rest.of_leaf(i, n)
     row_B, carry_B = leaf.row_N[rows_B], leaf.carry_N[rows_B]
     a_BJ, b_BJ = _some_input(step, leaf, rows_B)
-    weight_LTB = step.weight_ZHLT[row_B, head].transpose(1, 2, 0)
-    mass_LTB = np.einsum("blte,be->ltb", step.mass_ZHLTE[row_B, head], functional_BE)
+    tables = [
+        (
+            band.weight_ZHLT[row_B, head].transpose(1, 2, 0),
+            np.einsum("blte,be->ltb", band.mass_ZHLTE[row_B, head], functional_BE),
+            ~band.allowed_ZHLT[row_B, head].transpose(1, 2, 0),
+        )
+        for band in step.bands
+    ]
 
     def value(a: Ints, b: Ints) -> Array:
         weight_BH, mass_BHE = attention(step, row_B, a, b)
@@ -153,15 +170,22 @@ def extremes(step: Step, leaf: Leaves, rows_B: Ints, head: int, functional_BE: A
 
     value_B = value(a_BJ, b_BJ)
     for _ in range(MAX_ITERATIONS):
-        new_a, new_b = a_BJ.copy(), b_BJ.copy()
-        _best_digits(mass_LTB - value_B * weight_LTB, rest, carry_B, new_a, new_b)
-        new_value_B = value(new_a, new_b)
-        better_B = new_value_B > value_B + 1e-14 * np.abs(value_B)
-        if not better_B.any():
+        done = True
+        for weight_LTB, mass_LTB, forbidden_LTB in tables:
+            new_a, new_b = a_BJ.copy(), b_BJ.copy()
+            gain_LTB = mass_LTB - value_B * weight_LTB
+            gain_LTB[forbidden_LTB] = IMPOSSIBLE
+            _best_digits(gain_LTB, rest, carry_B, new_a, new_b)
+            new_value_B = value(new_a, new_b)
+            better_B = new_value_B > value_B + 1e-14 * np.abs(value_B)
+            if not better_B.any():
+                continue
+            done = False
+            a_BJ = np.where(better_B[:, None], new_a, a_BJ)
+            b_BJ = np.where(better_B[:, None], new_b, b_BJ)
+            value_B = np.where(better_B, new_value_B, value_B)
+        if done:
             break
-        a_BJ = np.where(better_B[:, None], new_a, a_BJ)
-        b_BJ = np.where(better_B[:, None], new_b, b_BJ)
-        value_B = np.where(better_B, new_value_B, value_B)
     return Extremes(value_B=value_B, a_BJ=a_BJ, b_BJ=b_BJ)
 
 
