@@ -22,10 +22,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-<<<<<<< HEAD
 from adderlab.errors import UsageError
-from adderlab.proof.carries import Leaves, Rest, fixed_digits, fixed_parts, leaves, tied_children
-=======
 from adderlab.proof.carries import (
     Fixed,
     Leaves,
@@ -35,7 +32,6 @@ from adderlab.proof.carries import (
     leaves,
     tied_children,
 )
->>>>>>> a8ec307 (Sharp attention: inputs are sorted by their largest score, so that no weight that counts underflows, and a bound that is no number is an error)
 from adderlab.proof.head import OPEN, PART_STEPS, RIGHT, WRONG, Boxes, Decision, decide
 from adderlab.proof.problem import RADIX, Array, Problem, Step
 from adderlab.proof.ranges import (
