@@ -195,11 +195,12 @@ def prove_problem(
     float64 overflows.
     """
     with np.errstate(all="ignore"):  # overflows are found where they would matter, and raise there
-        return _prove(problem, limits or Limits(), progress, confirm)
+        return _prove(problem, weights_sha256, limits or Limits(), progress, confirm)
 
 
 def _prove(
     problem: Problem,
+    weights_sha256: str | None,
     limits: Limits,
     progress: Callable[[Progress], None] | None,
     confirm: Callable[[int, int], int] | None,

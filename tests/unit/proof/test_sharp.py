@@ -71,7 +71,7 @@ def test_counts_agree_with_every_pair(spread, style, heads, bottleneck) -> None:
     margins = all_margins(problem, *all_pairs(2))
     # A margin within the slack of the bounds is open by right: it may count either way.
     surely, perhaps = (margins < -1e-4).any(1).sum(), (margins < 1e-4).any(1).sum()
-    verdict = prove_problem(problem, limits=Limits(cells=200_000)).verdict
+    verdict = prove_problem(problem, limits=Limits(cells=200_000))
     count = verdict.failing_pairs
     low, high = count if isinstance(count, tuple) else (count, count)
     assert low <= perhaps and surely <= high
@@ -107,7 +107,7 @@ def second_head(problem: Problem, score_of_9: float, value: float) -> Problem:
 def test_keys_that_no_leaf_holds_do_not_hide_a_wrong_model(right: Problem) -> None:
     """The second head breaks every pair without a 9, whose weights all underflow beside a 9's."""
     wrong = second_head(right, 1e5, 30.0)
-    verdict = prove_problem(wrong, limits=Limits(cells=0)).verdict
+    verdict = prove_problem(wrong, limits=Limits(cells=0))
     assert verdict.verdict == "refuted" and np.isfinite(verdict.margin.witness)
     a, b = ([[value // 10**j % 10 for j in range(10)]] for value in verdict.margin.pair)
     margin = step_margins(wrong, verdict.margin.step, np.array(a), np.array(b))
@@ -118,8 +118,8 @@ def test_keys_that_no_leaf_holds_do_not_hide_a_wrong_model(right: Problem) -> No
 
 
 def test_a_sharp_head_that_changes_nothing_is_proved_all_the_same(right: Problem) -> None:
-    plain = prove_problem(right).verdict
-    sharp = prove_problem(second_head(right, 1e5, 0.0)).verdict
+    plain = prove_problem(right)
+    sharp = prove_problem(second_head(right, 1e5, 0.0))
     assert plain.verdict == sharp.verdict == "proved"
     assert sharp.margin.witness == pytest.approx(plain.margin.witness)
     assert sharp.margin.bound == pytest.approx(plain.margin.bound, rel=0.05)
@@ -128,7 +128,7 @@ def test_a_sharp_head_that_changes_nothing_is_proved_all_the_same(right: Problem
 def test_scores_without_a_correct_digit_prove_nothing(right: Problem) -> None:
     """Beyond 2^53 a rounded score may be off by whole units, so every weight is in doubt."""
     huge = dataclasses.replace(right, query_AVHK=1e30 * right.query_AVHK)
-    verdict = prove_problem(huge, limits=Limits(cells=0)).verdict
+    verdict = prove_problem(huge, limits=Limits(cells=0))
     assert verdict.verdict != "proved" and np.isfinite(verdict.margin.witness)
 
 
