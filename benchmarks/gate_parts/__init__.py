@@ -1,0 +1,1 @@
+"""What `gate.py` compares, a file each."""
