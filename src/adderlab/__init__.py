@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from adderlab.api.reports import replay as replay
     from adderlab.api.reports import write_log as write_log
     from adderlab.api.reports import write_report as write_report
+    from adderlab.api.settings import settings as settings
     from adderlab.errors import Failure as Failure
     from adderlab.errors import UsageError as UsageError
 
@@ -36,6 +37,7 @@ _HOMES = {
     "errors": ("UsageError", "Failure"),
     "api.models": ("Model", "load", "evaluate", "predict", "inspect", "Inspection"),
     "api.proofs": ("prove", "check", "attack", "repair"),
+    "api.settings": ("settings",),
     "api.reports": ("write_report", "compare", "write_log", "replay"),
 }
 """Module -> the public names it defines; the imports above tell type checkers and editors the same."""

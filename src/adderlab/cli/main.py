@@ -30,6 +30,7 @@ COMMANDS = {
     "inspect": "the parameter table of a checkpoint or preset",
     "rate": "measure how often a recipe gives a proved adder, over many seeds",
     "zoo": "the published architectures",
+    "settings": "every setting of a model and a recipe: type, default, what it does",
     "log": "write EXPERIMENTS.md from runs, evaluations and certificates",
     "replay": "run a declared series of experiments, check and log it",
     "report": "one HTML file about a run: curves, digits, attention, margins, failures",
