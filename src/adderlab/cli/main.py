@@ -1,6 +1,6 @@
-"""``adderlab``: finds the subcommand, parses its arguments, turns trouble into one line.
+"""``adderlab``: finds the subcommand, parses its arguments, reports errors in one line.
 
-Nothing heavy is imported before it is needed: ``adderlab --help`` never loads PyTorch.
+Nothing heavy is imported before it is needed: ``adderlab --help`` loads neither PyTorch nor tyro.
 """
 
 import contextlib
@@ -48,12 +48,12 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; the exit code is 0, 1 (failure), 2 (usage) or 130 (interrupted)."""
     argv = sys.argv[1:] if argv is None else argv
     if threading.current_thread() is threading.main_thread():
-        # A cluster's way to say Ctrl-C: what is begun is put away, and how to go on is told.
+        # Schedulers stop a job by SIGTERM: like Ctrl-C it ends a run so that it can be resumed.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     if not argv or argv[0] in ("-h", "--help"):
-        return _guarded(lambda: _tell(_help(), 0 if argv else USAGE))
+        return _guarded(lambda: _print(_help(), 0 if argv else USAGE))
     if argv[0] in ("-V", "--version"):
-        return _guarded(lambda: _tell(f"adderlab {__version__}", 0))
+        return _guarded(lambda: _print(f"adderlab {__version__}", 0))
     name = argv[0]
     if name not in COMMANDS:
         return complain(f"no command {name!r}; there are {', '.join(COMMANDS)}", USAGE)
@@ -61,17 +61,17 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run_command(module: Any, argv: list[str], prog: str) -> int:
-    """Parse ``module.Args`` from ``argv`` and call ``module.run``; report trouble in one line."""
+    """Parse ``module.Args`` from ``argv`` and call ``module.run``; the exit code."""
     return _guarded(lambda: module.run(parse(module.Args, argv, prog, module.__doc__)))
 
 
-def _tell(text: str, code: int) -> int:
+def _print(text: str, code: int) -> int:
     print(text)
     return code
 
 
 def _guarded(work: Callable[[], int]) -> int:
-    """The exit code of ``work``; trouble is one line."""
+    """The exit code of ``work``; an error for users is one line on stderr, no traceback."""
     try:
         code = work()
         sys.stdout.flush()
@@ -79,7 +79,7 @@ def _guarded(work: Callable[[], int]) -> int:
     except UsageError as error:
         return complain(str(error), USAGE)
     except BrokenPipeError:
-        # Whoever read our output (head, a pager) has gone: not an error, and nobody to tell.
+        # The reader of our output (head, a pager) has closed it: no error, and no line to print.
         _drop_output()
         return FAILURE
     except (ValueError, OSError) as error:
@@ -93,7 +93,7 @@ def _guarded(work: Callable[[], int]) -> int:
 
 
 def _drop_output() -> None:
-    """What cannot be printed is not tried again when the interpreter ends."""
+    """Without this the interpreter flushes stdout once more at its end, and fails again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -101,6 +101,7 @@ def parse(kind: type, argv: list[str], prog: str, description: str | None) -> An
     """Read arguments into the dataclass ``kind``; a wrong one is a ``UsageError`` in one line."""
     import tyro
 
+    # tyro prints a framed paragraph and exits; it has no public way to get the message itself.
     captured = io.StringIO()
     try:
         with contextlib.redirect_stderr(captured):
@@ -130,20 +131,20 @@ def _joined(argv: list[str]) -> list[str]:
 
 def _plain(boxed: str) -> str:
     """The message inside tyro's frame, as one line: what stands between its title and its rule."""
-    words: list[str] = []
+    parts: list[str] = []
     for line in boxed.splitlines():
         inside = line.strip().strip("\u2502").strip()
         if inside.startswith("\u256d"):
             continue
         if not inside or inside.startswith(("\u2500", "\u2570")):
             break
-        words.append(inside)
-    return " ".join(words).rstrip(".:") or "wrong arguments"
+        parts.append(inside)
+    return " ".join(parts).rstrip(".:") or "wrong arguments"
 
 
 def _one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is None and error.errno in _NO_ROOM:
-        # Files are written by ``runs.atomic``, which names them: this is what was printed.
+        # Files are written by ``files.atomic``, which names them: this is what was printed.
         return "cannot print the output: there is no room where it goes; make some, or print elsewhere"
     return " ".join(str(error).split()) or type(error).__name__
 
@@ -161,7 +162,7 @@ def _help() -> str:
         "usage: adderlab COMMAND ...\n\n"
         "Train, measure and prove tiny transformers that add two 10-digit numbers.\n\n"
         f"commands:\n{rows}\n\n"
-        "adderlab COMMAND --help tells a command's arguments; adderlab --version the version."
+        "adderlab COMMAND --help lists a command's arguments; adderlab --version prints the version."
     )
 
 
