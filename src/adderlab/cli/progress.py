@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from adderlab.proof.prove import Progress as ProofProgress
 
 PHASES = {
+    "samples": "the board's pairs and the strata",
     "leaves": "leaves of every step",
     "search": "splitting open leaves",
     "union": "counting each failing pair once",
@@ -51,10 +52,14 @@ class Bar:
     def proof(self, progress: ProofProgress) -> None:
         """Where a proof stands; the search ends when nothing is open, so it has no total."""
         note = f"{progress.done:,} cells, {progress.open_inputs / 10**20:.2e} of 10^20 open"
+        refuted = ""
+        if progress.refuted_by is not None:
+            a, b = progress.refuted_by
+            refuted = f"refuted by {a} + {b}; counting: "
         self._bars.update(
             self._bar,
             description=PHASES[progress.phase],
             completed=progress.done,
             total=progress.total if progress.phase == "leaves" else None,
-            note=note if progress.phase == "search" else "",
+            note=refuted + (note if progress.phase == "search" else ""),
         )

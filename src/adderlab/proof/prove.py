@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +25,7 @@ from adderlab.models.transformer import Transformer
 from adderlab.proof import count as union
 from adderlab.proof.head import OPEN, RIGHT, WRONG, raise_margins
 from adderlab.proof.problem import Problem, problem_from_tables
+from adderlab.proof.samples import failing_samples, real_margins
 from adderlab.proof.search import Group, Limits, StepResult, decide_leaves, open_groups, search
 from adderlab.proof.witnesses import Witness, cell_witnesses, leaf_witnesses
 from adderlab.results import Result
@@ -35,6 +36,10 @@ Count = int | tuple[int, int]
 """An exact number, or (low, high)."""
 WEAKEST = 48
 """Leaves per step whose ends are tried as witnesses."""
+CERTAIN = 1e-9
+"""A pair counts as failing if its margin is this far below zero, relative to the lowest margin."""
+COUNTING_SECONDS = 20.0
+"""Of two or more heads the count converges slowly; once a failing pair is known it stops after this."""
 MARGIN_SHARE = 0.995
 """The margin bound is sharpened until it reaches this share of the witness, if cuts can do it."""
 
@@ -43,10 +48,12 @@ MARGIN_SHARE = 0.995
 class Progress:
     """Where a proof stands: the phase, how far, and how many inputs are open in the search."""
 
-    phase: Literal["leaves", "search", "union"]
+    phase: Literal["samples", "leaves", "search", "union"]
     done: int
     total: int
     open_inputs: int = 0
+    refuted_by: tuple[int, int] | None = None
+    """A failing pair, as soon as one is known: what goes on is the count."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,8 +193,10 @@ def prove_problem(
     limits: Limits | None = None,
     progress: Callable[[Progress], None] | None = None,
     confirm: Callable[[int, int], int] | None = None,
+    failing: Sequence[tuple[int, int]] = (),
 ) -> Proof:
-    """Decide all pairs of one model. ``confirm`` is the real model's greedy answer to a + b.
+    """Decide all pairs of one model. ``confirm`` is the real model's greedy answer to a + b, ``failing``
+    are pairs that it was seen to fail on in its own arithmetic.
 
     The answer of greedy decoding is right if and only if every teacher-forced step is, because up to
     the first wrong step both read the same tokens; so the steps are decided one by one, and the
@@ -206,7 +215,16 @@ def _prove(
     confirm: Callable[[int, int], int] | None,
 ) -> Proof:
     start = time.monotonic()
-    report = progress or (lambda _: None)
+    seen = sorted(real_margins(problem, failing), key=lambda w: w.margin)
+    refuted_by = (seen[0].a, seen[0].b) if seen and seen[0].margin < 0 else None
+    seconds = limits.seconds
+    if refuted_by and problem.heads > 1:
+        seconds = min(seconds, COUNTING_SECONDS)
+
+    def report(at: Progress) -> None:
+        if progress is not None:
+            progress(dataclasses.replace(at, refuted_by=refuted_by))
+
     results: list[StepResult] = []
     for step in problem.steps:
         report(Progress(phase="leaves", done=len(results), total=len(problem.steps)))
@@ -215,19 +233,19 @@ def _prove(
 
     # Real pairs first: they say how sharp a margin bound can be, and so what is worth cutting.
     ends = (w for result in results for w in leaf_witnesses(problem, result, WEAKEST))
-    found = sorted(ends, key=lambda w: w.margin)
+    found = sorted([*seen, *ends], key=lambda w: w.margin)
     goal = found[0].margin - (1 - MARGIN_SHARE) * abs(found[0].margin)
     results = [
         dataclasses.replace(r, decision=raise_margins(problem.head, r.boxes, r.decision, goal))
         for r in results
     ]
 
-    deadline = start + limits.seconds
+    deadline = start + seconds
     groups = []
     for group in (group for result in results for group in open_groups(problem, result)):
         groups.append(group)
         # With more open leaves than half the time can prepare, the rest stays open.
-        if time.monotonic() > start + limits.seconds / 2 or not limits.cells:
+        if time.monotonic() > start + seconds / 2 or not limits.cells:
             break
     cells = search(
         groups,
@@ -242,6 +260,10 @@ def _prove(
     by_step = tuple(_failing(result, groups) for result in results)
     report(Progress(phase="union", done=0, total=1))
     pairs, reason = _failing_pairs(problem, results, groups, by_step, limits.union_seconds)
+    if isinstance(pairs, tuple):
+        # Pairs that certainly fail, found one by one.
+        known = len({(w.a, w.b) for w in found if w.margin < -CERTAIN * (1 + abs(found[0].margin))})
+        pairs = (max(pairs[0], min(known, pairs[1])), pairs[1])
     verdict: Literal["proved", "refuted", "undecided"]
     if pairs == 0:
         # Bounds and witnesses are computed in different ways: they have to agree.
@@ -253,6 +275,12 @@ def _prove(
     else:
         verdict = "undecided"
     counterexample, answer, doubt = _counterexample(found, confirm)
+    rounding = next((w for w in seen if w.margin >= 0), None)
+    if rounding is not None:
+        doubt += (
+            f" Run in fp32 the model fails on {rounding.a} + {rounding.b}, where real arithmetic is "
+            f"right by {rounding.margin:.3g} logits."
+        )
     bound = _margin_bound(results, groups)
     worst = found[0]
     return Proof(
@@ -267,7 +295,7 @@ def _prove(
             pair=(worst.a, worst.b),
             step=worst.step,
         ),
-        reason=" ".join(part for part in (reason, doubt) if part),
+        reason=" ".join(part for part in (reason, doubt.strip()) if part),
         seconds=time.monotonic() - start,
         leaves=sum(result.step.num_leaves for result in results),
         cells=cells,
@@ -397,14 +425,19 @@ def prove_checkpoint(
     limits: Limits | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Proof:
-    """Decide all pairs for a checkpoint; a counterexample is run through the real model in fp32.
+    """Decide all pairs for a checkpoint, the samples of ``samples`` first; a counterexample is run
+    through the real model in fp32.
 
     Raises ``UsageError`` for models outside the table form.
     """
+    problem, model = problem_from_tables(exact_tables(checkpoint)), checkpoint.model()
+    if progress is not None:
+        progress(Progress(phase="samples", done=0, total=1))
     return prove_problem(
-        problem_from_tables(exact_tables(checkpoint)),
+        problem,
         weights_sha256=checkpoint.weights_sha256,
         limits=limits,
         progress=progress,
-        confirm=greedy_answer(checkpoint.model()),
+        confirm=greedy_answer(model),
+        failing=failing_samples(model),
     )

@@ -1,0 +1,50 @@
+"""What a look at the board's pairs and the strata refutes is refuted before anything is bounded."""
+
+import numpy as np
+import pytest
+
+from adderlab.proof.prove import Progress, prove_checkpoint, prove_problem
+from adderlab.proof.samples import failing_samples, real_margins
+from adderlab.proof.search import Limits
+from adderlab.runs.checkpoints import load_checkpoint
+from helpers.reference import reference_checkpoint
+from oracle.proof_twin import all_margins, all_pairs, fitted_problem, random_problem
+
+
+def test_two_heads_that_a_sample_refutes_are_refuted_without_a_search() -> None:
+    checkpoint = load_checkpoint(reference_checkpoint("qwen3_155p_lbfgs.npz"))
+    failing = failing_samples(checkpoint.model())
+    assert len(failing) >= 2 and len(set(failing)) == len(failing)
+    seen: list[Progress] = []
+    proof = prove_checkpoint(checkpoint, limits=Limits(cells=0), progress=seen.append)
+    assert proof.verdict == "refuted" and isinstance(proof.failing_pairs, tuple)
+    assert proof.failing_pairs[0] >= len(failing) and proof.counterexample in failing
+    assert proof.answer is not None and proof.answer != sum(proof.counterexample or ())
+    assert seen[0].phase == "samples" and seen[1].refuted_by == proof.counterexample
+
+
+def test_models_that_no_sample_refutes_are_looked_at_for_nothing_else() -> None:
+    checkpoint = load_checkpoint(reference_checkpoint("lowrank_456p_s43.pt"))
+    assert failing_samples(checkpoint.model()) == []
+
+
+def test_margins_of_samples_are_those_of_real_arithmetic() -> None:
+    problem = random_problem(1, heads=2)
+    a, b = all_pairs(2)
+    rows = np.arange(0, 10_000, 997)
+    values = [(int(x @ [1, 10]), int(y @ [1, 10])) for x, y in zip(a[rows], b[rows], strict=True)]
+    truth = all_margins(problem, a[rows], b[rows])
+    for witness, margin_I in zip(real_margins(problem, values), truth, strict=True):
+        assert witness.margin == pytest.approx(margin_I.min(), abs=1e-9)
+        assert witness.step == margin_I.argmin()
+
+
+def test_a_failure_of_fp32_alone_refutes_nothing_and_is_named() -> None:
+    problem = fitted_problem(0)
+    margins = all_margins(problem, *all_pairs(2)).min(1)
+    right = int(margins.argmax())
+    assert margins[right] > 0
+    proof = prove_problem(problem, failing=[divmod(right, 100)])
+    without = prove_problem(problem)
+    assert proof.failing_pairs == without.failing_pairs
+    assert f"Run in fp32 the model fails on {right // 100} + {right % 100}" in proof.reason
