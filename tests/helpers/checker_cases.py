@@ -8,11 +8,12 @@ Shapes: n columns, A steps, P positions, V = 14 tokens, H heads, K key dimension
 """
 
 import base64
+import hashlib
 from typing import Any
 
 import numpy as np
 
-from adderlab.checker.document import Frame, digest_of
+from adderlab.checker.document import Frame, canonical, digest_of
 from adderlab.checker.intervals import Interval
 from adderlab.checker.model import (
     Geometry,
@@ -25,6 +26,8 @@ from adderlab.checker.pairs import smallest_margin
 from adderlab.checker.ranges import cell_excess, leaf_excess, project
 from adderlab.checker.steps import functionals
 from adderlab.checker.trees import read_tree
+from adderlab.checker.verify import plain_config
+from adderlab.models.config import ModelConfig
 
 PLUS, EQUALS = 10, 11
 LEAK = 1e-4
@@ -103,6 +106,8 @@ def hand_made(n: int, leak: float = LEAK, bottleneck: int = 1) -> Model:
 
 FORM = {"layout_name": "P", "note": "hand made"}
 WEIGHTS, TABLES = "a" * 64, "b" * 64
+CONFIG = plain_config(ModelConfig(rope_theta=3.0, layout="M"))
+CONFIG_SHA256 = hashlib.sha256(canonical(CONFIG).encode()).hexdigest()
 
 
 def packed(array: np.ndarray, dtype: str) -> dict[str, Any]:
@@ -177,9 +182,11 @@ def certificate(
     low, high = smallest_margin(model, *pair)
     document: dict[str, Any] = {
         "format": "adderlab-certificate",
-        "version": 1,
+        "version": 2,
         "adderlab": "0",
         "weights_sha256": WEIGHTS,
+        "config": CONFIG,
+        "config_sha256": CONFIG_SHA256,
         "tables_sha256": TABLES,
         "form": FORM,
         "bottleneck": E,

@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,7 +21,8 @@ import numpy as np
 
 from adderlab.errors import Failure, UsageError
 
-FORMAT, VERSION = "adderlab-certificate", 1
+FORMAT, VERSIONS = "adderlab-certificate", (1, 2)
+"""Version 1 did not name the configuration, which the checkpoint alone then says."""
 MOST_BYTES = 2**30
 """A file that unpacks to more than this is refused."""
 MOST_NODES = 4096
@@ -44,6 +46,7 @@ KEYS = {
     "steps",
     "digest",
 }
+CONFIG_KEYS = {"config", "config_sha256"}
 STEP_KEYS = {
     "step",
     "pivot",
@@ -138,13 +141,39 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def digest_of(document: dict[str, Any]) -> str:
     """The value that the key ``digest`` has to have."""
     rest = {key: value for key, value in document.items() if key != "digest"}
+    return hashlib.sha256(canonical(rest).encode("ascii")).hexdigest()
+
+
+def canonical(value: Any) -> str:
+    """The one text that stands for a JSON value (docs/proof.md, section 3)."""
     try:
-        text = json.dumps(
-            rest, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+        return json.dumps(
+            value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
         )
     except (ValueError, TypeError) as error:
         raise Rejected(f"the certificate holds something that JSON does not: {error}") from None
-    return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def check_config(document: dict[str, Any], config: Mapping[str, Any], usual: Mapping[str, Any]) -> None:
+    """The configuration that a certificate names is ``config``, number by number.
+
+    A setting that the certificate does not list (its program did not know it) has its ``usual`` value.
+    """
+    claimed = document["config"]
+    if not isinstance(claimed, dict):
+        raise Rejected("the certificate does not say which configuration it is about")
+    if document["config_sha256"] != hashlib.sha256(canonical(claimed).encode("ascii")).hexdigest():
+        raise Rejected("the certificate's configuration does not fit its config_sha256")
+    there = {**usual, **claimed}
+    for name in sorted({*there, *config}):
+        if name not in config:
+            raise Rejected(f"the certificate's configuration has the setting {name!r}, unknown here")
+        # As text: 1, 1.0 and true are one number to Python.
+        if canonical(there.get(name)) != canonical(config[name]):
+            raise Rejected(
+                f"the certificate is about another configuration: {name} is {there.get(name)} there, "
+                f"{config[name]} in this checkpoint"
+            )
 
 
 def check_outline(document: dict[str, Any]) -> None:
@@ -152,9 +181,11 @@ def check_outline(document: dict[str, Any]) -> None:
     version = document.get("version")
     if not is_count(version):
         raise Rejected("the certificate says no version")
-    if version != VERSION:
-        raise Rejected(f"the certificate has version {version}, this checker reads version {VERSION}")
-    same_keys(document, KEYS, "the certificate")
+    if version not in VERSIONS:
+        raise Rejected(
+            f"the certificate has version {version}, this checker reads up to version {VERSIONS[-1]}"
+        )
+    same_keys(document, KEYS | (CONFIG_KEYS if version > 1 else set()), "the certificate")
     if document["digest"] != digest_of(document):
         raise Rejected("the certificate was altered: its digest does not fit its content")
 

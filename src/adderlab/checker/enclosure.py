@@ -71,12 +71,7 @@ class _Wide(Tensor):
 class _Enclosing(TorchDispatchMode):
     """Every operation in its scope, also on plain tensors, is done on intervals or refused."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.transcendental = False
-
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.transcendental |= func in _TRANSCENDENTAL
         return _interpret(func, args, kwargs or {})
 
 
@@ -288,39 +283,38 @@ def _copy(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 def tables_of_intervals(
     config: ModelConfig, params: Mapping[str, Interval]
-) -> tuple[TableForm, dict[str, Interval], bool]:
-    """The form of one model, an enclosure of each of its tables (without the seed axis), and whether
-    a transcendental function took part (then float64 tables may differ between machines).
+) -> tuple[TableForm, dict[str, Interval]]:
+    """The form of one model and an enclosure of each of its tables (without the seed axis).
 
     The enclosures hold for all parameters between the ends given. Raises ``UsageError`` for models
     without tables, ``Failure`` for an operation it cannot enclose.
     """
     skeleton(config)  # made outside the scope below, which knows no drawing of numbers
     stacked = {name: _wide(Interval(x.low[None], x.high[None])) for name, x in params.items()}
-    with torch.no_grad(), np.errstate(all="ignore"), _Enclosing() as scope:
+    with torch.no_grad(), np.errstate(all="ignore"), _Enclosing():
         tables = build_tables(config, stacked)
     found = {name: _interval(table)[0] for name, table in tables.items()}
     for name, table in found.items():
         if not table.is_sound():
             raise Failure(f"the table {name!r} cannot be enclosed: a number in it is not finite")
-    return tables.form, found, scope.transcendental
+    return tables.form, found
 
 
 def enclose_tables(
     config: ModelConfig, params: Mapping[str, Tensor]
-) -> tuple[TableForm, dict[str, Interval], bool]:
+) -> tuple[TableForm, dict[str, Interval]]:
     """``tables_of_intervals`` of stored weights (no seed axis), whose values count exactly."""
     exact = {name: Interval(x.detach().to("cpu", torch.float64).numpy()) for name, x in params.items()}
-    form, found, transcendental = tables_of_intervals(config, exact)
+    form, found = tables_of_intervals(config, exact)
     rounded = float64_tables(config, params)
     for name, table in found.items():
         distance = np.abs(table.mid_rad()[0] - rounded[name])
         assert (distance <= AGREE * (1.0 + np.abs(rounded[name]))).all(), name
-    return form, found, transcendental
+    return form, found
 
 
 def float64_tables(config: ModelConfig, params: Mapping[str, Tensor]) -> dict[str, Array]:
-    """The rounded tables that a certificate names by their hash: (name, table without seed axis)."""
+    """The rounded tables, to compare enclosures with: (name, table without seed axis)."""
     stacked = {name: tensor.detach().to("cpu", torch.float64)[None] for name, tensor in params.items()}
     with torch.no_grad():
         tables = build_tables(config, stacked)

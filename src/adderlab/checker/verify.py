@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import struct
+import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from adderlab.checker.document import (
     Rejected,
+    check_config,
     check_outline,
     is_count,
     is_real,
@@ -24,9 +24,9 @@ from adderlab.checker.document import (
     read_step,
     same_keys,
 )
-from adderlab.checker.enclosure import enclose_tables, float64_tables
+from adderlab.checker.enclosure import enclose_tables
 from adderlab.checker.fp32 import NOT_COVERED, FloatCheck, FloatReport
-from adderlab.checker.intervals import Array, arithmetic_is_ieee
+from adderlab.checker.intervals import arithmetic_is_ieee
 from adderlab.checker.model import Model, model_from_tables
 from adderlab.checker.pairs import smallest_margin
 from adderlab.checker.steps import Watch, check_step
@@ -114,15 +114,14 @@ def check(
     *,
     form: Any,
     weights_sha256: str,
-    tables_sha256: str | None,
+    config: Mapping[str, Any],
     progress: Progress | None = None,
     floating: FloatCheck | None = None,
 ) -> Report:
     """Check a certificate against one model.
 
-    ``form`` is the model's form as plain JSON; ``tables_sha256`` the hash of its float64 tables, or
-    None where they may differ between machines; with ``floating``, fp32 is examined too. Raises
-    ``Failure`` if this machine's arithmetic cannot be trusted.
+    ``form`` is the model's form, ``config`` its configuration, both as plain JSON; with ``floating``,
+    fp32 is examined too. Raises ``Failure`` if this machine's arithmetic cannot be trusted.
     """
     if not arithmetic_is_ieee():
         raise Failure(
@@ -134,7 +133,7 @@ def check(
     verdict = str(document.get("verdict"))[:20]
     try:
         with np.errstate(all="ignore"):
-            _check(dict(document), model, form, weights_sha256, tables_sha256, found, progress, floating)
+            _check(dict(document), model, form, weights_sha256, config, found, progress, floating)
     except Rejected as rejected:
         reason = str(rejected)
     except ArithmeticError as error:
@@ -160,7 +159,7 @@ def _check(
     model: Model,
     form: Any,
     weights_sha256: str,
-    tables_sha256: str | None,
+    config: Mapping[str, Any],
     found: _Found,
     progress: Progress | None,
     floating: FloatCheck | None,
@@ -170,12 +169,11 @@ def _check(
         raise Rejected("the certificate is about other weights than this checkpoint's")
     if document["form"] != form:
         raise Rejected("the certificate is about another form of model than this checkpoint's")
-    if tables_sha256 is None:
-        found.unchecked.append(
-            "tables_sha256 (these tables may differ between machines in the last bit)"
-        )
-    elif document["tables_sha256"] != tables_sha256:
-        raise Rejected("the certificate was made from other tables than this checkpoint's")
+    if document["version"] > 1:
+        check_config(document, config, plain_config(ModelConfig()))
+    if not isinstance(document["tables_sha256"], str):
+        raise Rejected("the certificate does not say which tables it was made from")
+    found.unchecked.append("tables_sha256 (float64 tables differ between machines in the last bit)")
     if document["bottleneck"] != model.bottleneck or isinstance(document["bottleneck"], bool):
         raise Rejected(
             f"the certificate says bottleneck {document['bottleneck']}, not {model.bottleneck}"
@@ -291,25 +289,19 @@ class Weights(Protocol):
     def weights_sha256(self) -> str: ...
 
 
-def tables_sha256(tables: Mapping[str, Array]) -> str:
-    """Hash of float64 tables in the order given (docs/proof.md, 3.1)."""
-    digest = hashlib.sha256()
-    for name, table in tables.items():
-        digest.update(name.encode("ascii") + b"\0")
-        digest.update(struct.pack(f"<{table.ndim + 1}q", table.ndim, *table.shape))
-        digest.update(np.ascontiguousarray(table, dtype="<f8").tobytes())
-    return digest.hexdigest()
+def plain_config(config: ModelConfig) -> dict[str, Any]:
+    """What the configuration says about the model, as JSON values: all but how its first weights were
+    drawn."""
+    return json.loads(json.dumps({k: v for k, v in vars(config).items() if k != "init"}))
 
 
-def read_model(weights: Weights) -> tuple[Model, dict[str, Any], str | None]:
-    """The model with enclosed tables, its form as JSON, and the hash of its float64 tables (None
-    where a transcendental function makes them depend on the machine).
+def read_model(weights: Weights) -> tuple[Model, dict[str, Any]]:
+    """The model with enclosed tables, and its form as JSON.
 
     Raises ``UsageError`` for models without tables, ``Failure`` for those it cannot enclose.
     """
-    form, tables, transcendental = enclose_tables(weights.config, weights.params)
-    rounded = None if transcendental else tables_sha256(float64_tables(weights.config, weights.params))
-    return model_from_tables(form, tables), dataclasses.asdict(form), rounded
+    form, tables = enclose_tables(weights.config, weights.params)
+    return model_from_tables(form, tables), dataclasses.asdict(form)
 
 
 def fp32_module(weights: Weights) -> Transformer:
@@ -331,13 +323,13 @@ def check_file(
     no certificate.
     """
     document = read_document(path)
-    model, form, tables_hash = read_model(weights)
+    model, form = read_model(weights)
     return check(
         document,
         model,
         form=form,
         weights_sha256=weights.weights_sha256,
-        tables_sha256=tables_hash,
+        config=plain_config(weights.config),
         progress=progress,
         floating=FloatCheck.of(fp32_module(weights), model) if fp32 else None,
     )

@@ -23,7 +23,7 @@ from adderlab.proof.problem import RADIX, tables_sha256
 from adderlab.proof.prove import Count, Proof
 from adderlab.proof.search import Group, StepResult
 
-FORMAT, VERSION = "adderlab-certificate", 1
+FORMAT, VERSION = "adderlab-certificate", 2
 TERMINAL, EMPTY = -1, -2
 
 
@@ -36,6 +36,8 @@ def certificate(proof: Proof) -> dict[str, Any]:
         "version": VERSION,
         "adderlab": adderlab.__version__,
         "weights_sha256": proof.weights_sha256,
+        "config": proof.config,
+        "config_sha256": hashlib.sha256(_dump(proof.config)).hexdigest(),
         "tables_sha256": tables_sha256(tables),
         "form": to_dict(tables.form),
         "bottleneck": proof.problem.bottleneck,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,7 @@ import torch
 
 from adderlab.errors import Failure, UsageError
 from adderlab.evaluation.exact import predict
+from adderlab.files.schema import to_dict
 from adderlab.models.mapping import tables, why_no_tables
 from adderlab.models.tables import Tables
 from adderlab.models.transformer import Transformer
@@ -163,6 +164,8 @@ class Proof(Verdict):
 
     weights_sha256: str | None
     """Of the checkpoint that it is about; None for tables of no checkpoint."""
+    config: Mapping[str, Any] | None
+    """Its configuration as JSON values, but for how its first weights were drawn."""
     problem: Problem = field(repr=False)
     results: tuple[StepResult, ...] = field(repr=False)
     groups: tuple[Group, ...] = field(repr=False)
@@ -190,6 +193,7 @@ def prove_problem(
     problem: Problem,
     *,
     weights_sha256: str | None = None,
+    config: Mapping[str, Any] | None = None,
     limits: Limits | None = None,
     progress: Callable[[Progress], None] | None = None,
     confirm: Callable[[int, int], int] | None = None,
@@ -301,6 +305,7 @@ def _prove(
         cells=cells,
         split_leaves=sum(len(group.leaf_rows) for group in groups),
         weights_sha256=weights_sha256,
+        config=config,
         problem=problem,
         results=tuple(results),
         groups=tuple(groups),
@@ -436,6 +441,7 @@ def prove_checkpoint(
     return prove_problem(
         problem,
         weights_sha256=checkpoint.weights_sha256,
+        config={k: v for k, v in to_dict(checkpoint.config).items() if k != "init"},
         limits=limits,
         progress=progress,
         confirm=greedy_answer(model),

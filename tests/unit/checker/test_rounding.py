@@ -353,7 +353,7 @@ def runs(checkpoint: Checkpoint, a: int, b: int, perturbed: int) -> Iterator[Arr
 @pytest.mark.parametrize("name", FAMILIES)
 def test_fp32_margins_of_whole_models_stay_within_their_bounds(name: str) -> None:
     checkpoint = example(FAMILIES[name], 1)
-    model, _, _ = read_model(checkpoint)
+    model, _ = read_model(checkpoint)
     module = fp32_module(checkpoint)
     errors = attention_errors(module, model)
     nearest = 0.0
@@ -373,7 +373,7 @@ def test_fp32_margins_of_whole_models_stay_within_their_bounds(name: str) -> Non
 def test_456p_is_bounded_closely_at_its_weakest_pair() -> None:
     """The fp32 margin at the pair with the smallest real one is known to a few hundredths."""
     checkpoint = load_checkpoint(reference_checkpoint("lowrank_456p_s43.pt"))
-    model, _, _ = read_model(checkpoint)
+    model, _ = read_model(checkpoint)
     module = fp32_module(checkpoint)
     a, b, i = 9021820000, 2778180000, 9
     low, high = allowed(model, module, attention_errors(module, model), point_batch(model, i, a, b))
@@ -387,7 +387,7 @@ def test_456p_is_bounded_closely_at_its_weakest_pair() -> None:
 def test_coarser_arithmetic_is_not_covered(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the unit of fp16 the same analysis must give up: 456p fails on some pairs in fp16."""
     checkpoint = load_checkpoint(reference_checkpoint("lowrank_456p_s43.pt"))
-    model, _, _ = read_model(checkpoint)
+    model, _ = read_model(checkpoint)
     module = fp32_module(checkpoint)
     floating = FloatCheck.of(module, model)
     floating.take(point_batch(model, 9, 9021820000, 2778180000))
@@ -404,7 +404,7 @@ def test_coarser_arithmetic_is_not_covered(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_stated_effort_ends_in_not_covered(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where rounding matters everywhere, halving stops after the effort and says so."""
     checkpoint = load_checkpoint(reference_checkpoint("lowrank_456p_s43.pt"))
-    model, _, _ = read_model(checkpoint)
+    model, _ = read_model(checkpoint)
     module = fp32_module(checkpoint)
     coarse = dataclasses.replace(FP32, unit=2.0**-15)
     for module_name in ("rounding", "fp32", "tracing"):
@@ -445,7 +445,7 @@ def test_what_may_break_down_has_no_bound_and_harms_no_other_row(name: str) -> N
 
 def test_a_model_with_unknown_operations_is_reported_not_covered(tmp_path: Path) -> None:
     checkpoint = example(FAMILIES["456p"], 2)
-    model, _, _ = read_model(checkpoint)
+    model, _ = read_model(checkpoint)
     module = fp32_module(checkpoint)
     module.block(0).ln1 = torch.nn.Softplus()  # type: ignore[assignment]
     report = FloatCheck.of(module, model).report()

@@ -52,7 +52,10 @@ def barely_right():
 
 def test_fields_and_digest(barely_right) -> None:
     proof, tables, content = barely_right
-    assert content["format"] == "adderlab-certificate" and content["version"] == 1
+    assert content["format"] == "adderlab-certificate" and content["version"] == 2
+    assert content["config"]["tie_qkv"] == "shareA_tieKV" and "init" not in content["config"]
+    text = json.dumps(content["config"], sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    assert content["config_sha256"] == hashlib.sha256(text.encode()).hexdigest()
     assert content["verdict"] == "proved" and content["failing_pairs"] == 0
     assert content["bottleneck"] == 2 and content["form"]["layout_name"] == "P"
     assert content["tables_sha256"] == tables_sha256(tables)
