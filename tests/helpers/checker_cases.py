@@ -106,7 +106,7 @@ def hand_made(n: int, leak: float = LEAK, bottleneck: int = 1) -> Model:
 
 FORM = {"layout_name": "P", "note": "hand made"}
 WEIGHTS, TABLES = "a" * 64, "b" * 64
-CONFIG = plain_config(ModelConfig(rope_theta=3.0, layout="M"))
+CONFIG = plain_config(ModelConfig(rope_theta=3.0, d_model=6, layout="M"))
 CONFIG_SHA256 = hashlib.sha256(canonical(CONFIG).encode()).hexdigest()
 
 

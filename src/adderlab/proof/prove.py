@@ -189,6 +189,7 @@ class Proof(Verdict):
         return Path(path)
 
 
+@np.errstate(all="ignore")  # overflows are found where they would matter, and raise there
 def prove_problem(
     problem: Problem,
     *,
@@ -207,17 +208,7 @@ def prove_problem(
     failing pairs are the union of theirs. Raises ``Failure`` where the weights are so large that
     float64 overflows.
     """
-    with np.errstate(all="ignore"):  # overflows are found where they would matter, and raise there
-        return _prove(problem, weights_sha256, limits or Limits(), progress, confirm)
-
-
-def _prove(
-    problem: Problem,
-    weights_sha256: str | None,
-    limits: Limits,
-    progress: Callable[[Progress], None] | None,
-    confirm: Callable[[int, int], int] | None,
-) -> Proof:
+    limits = limits or Limits()
     start = time.monotonic()
     seen = sorted(real_margins(problem, failing), key=lambda w: w.margin)
     refuted_by = (seen[0].a, seen[0].b) if seen and seen[0].margin < 0 else None
@@ -274,7 +265,7 @@ def _prove(
         if not found[0].margin > 0:
             raise Failure(f"the prover contradicts itself at {found[0]}: please report this model")
         verdict = "proved"
-    elif (pairs if isinstance(pairs, int) else pairs[0]) > 0 or found[0].margin < 0:
+    elif (pairs if isinstance(pairs, int) else pairs[0]) > 0:
         verdict = "refuted"
     else:
         verdict = "undecided"

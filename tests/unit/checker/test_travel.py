@@ -66,8 +66,8 @@ def test_the_same_weights_in_another_configuration_are_refused(tmp_path: Path) -
     folder = BEST / "67p"
     checkpoint = load_checkpoint(folder / "model.pt")
     assert checkpoint.config.positions == "fixed_spiral"
-    radius, *rest = checkpoint.config.spiral
-    config = dataclasses.replace(checkpoint.config, spiral=(1.5 * radius, *rest))
+    radius, b, c, d = checkpoint.config.spiral
+    config = dataclasses.replace(checkpoint.config, spiral=(1.5 * radius, b, c, d))
     other = dataclasses.replace(checkpoint, config=config)
     assert other.weights_sha256 == checkpoint.weights_sha256
     older = check_file(folder / "model.cert.json.gz", other, fp32=False)
