@@ -155,7 +155,7 @@ def cases(best: Path) -> list[Case]:
 
 def check_commands(pair: Pair) -> Iterator[Check]:
     chosen = cases(pair.old.root / "records" / "best")
-    yield check_table(pair.new.root / "README.md", chosen)
+    yield check_table(pair.old.root / "README.md", pair.new.root / "README.md", chosen)
     for tree in (pair.old, pair.new):
         (tree.folder / "small.toml").write_text(SWEEP)
         model = pair.old.root / "records" / "best" / "456p" / "model.pt"
@@ -169,13 +169,21 @@ def check_commands(pair: Pair) -> Iterator[Check]:
     yield from check_old_runs(pair)
 
 
-def check_table(readme: Path, chosen: list[Case]) -> Check:
-    """Every row of the README's table is the beginning of a command that is run here."""
-    rows = re.findall(r"^\| `((?:adderlab|python) [^`]*)`", readme.read_text(), re.MULTILINE)
+def check_table(old: Path, new: Path, chosen: list[Case]) -> Check:
+    """Every row of the new README's table is the beginning of a command that is run here, but for
+    commands that the old tree does not have: there is nothing to compare them with."""
+    known = {" ".join(row.split()[:2]) for row in _rows(old)}
+    rows = [row for row in _rows(new) if " ".join(row.split()[:2]) in known]
     covered = {each.row for each in chosen}
-    problems = [] if rows else [f"{readme.name} has no table of commands"]
+    problems = [] if rows else [f"{new.name} has no table of commands"]
     problems += [f"not run here: {row}" for row in rows if not any(row.startswith(c) for c in covered)]
+    problems += [f"no row: {command}" for command in known - {" ".join(row.split()[:2]) for row in rows}]
     return compared(f"README: {len(rows)} rows, all of them run", problems)
+
+
+def _rows(readme: Path) -> list[str]:
+    """The commands in a README's table."""
+    return re.findall(r"^\| `((?:adderlab|python) [^`]*)`", readme.read_text(), re.MULTILINE)
 
 
 def answers(case: Case, old: Outcome, new: Outcome) -> list[str]:
