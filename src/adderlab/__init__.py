@@ -13,6 +13,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from adderlab.api.figures import Figure as Figure
+    from adderlab.api.figures import figures as figures
     from adderlab.api.models import Inspection as Inspection
     from adderlab.api.models import Model as Model
     from adderlab.api.models import evaluate as evaluate
@@ -36,6 +38,7 @@ __version__ = "0.2.0"
 _HOMES = {
     "errors": ("UsageError", "Failure"),
     "api.models": ("Model", "load", "evaluate", "predict", "inspect", "Inspection"),
+    "api.figures": ("figures", "Figure"),
     "api.proofs": ("prove", "check", "attack", "repair"),
     "api.settings": ("settings",),
     "api.reports": ("write_report", "compare", "write_log", "replay"),
