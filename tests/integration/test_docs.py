@@ -25,6 +25,12 @@ def test_the_code_of_the_statistics_page() -> None:
     assert outcome.attempted >= 15 and outcome.failed == 0
 
 
+def test_the_code_of_the_readme(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    outcome = doctest.testfile(str(ROOT / "README.md"), module_relative=False)
+    assert outcome.attempted >= 5 and outcome.failed == 0
+
+
 def test_changelog_and_citation_name_the_version() -> None:
     first = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert first and first.group(1) == __version__
