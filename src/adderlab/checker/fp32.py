@@ -160,7 +160,8 @@ def weight_error(score_HM: Rounded) -> Array:
     spread_H1 = up(score_HM.range.high.max(1) - score_HM.range.low.min(1))[:, None]
     exponent = up(up(score_HM.err + 2 * u * spread_H1) + FP32.flush)
     # |e^x - 1| <= x + x^2 for 0 <= x <= 1; beyond, the weights are lost.
-    grown = np.where(exponent <= 0.1, up(exponent * up(1.0 + exponent)), np.inf)
+    small = (exponent <= 0.1) & (spread_H1 < FP32.limit)
+    grown = np.where(small, up(exponent * up(1.0 + exponent)), np.inf)
     rho = 2.0 * EXP_ULPS * u
     return up(up(grown * (1.0 + 2 * rho)) + rho)
 
@@ -176,6 +177,7 @@ def mix_error(value: Rounded, chosen: np.ndarray, terms: int) -> tuple[Interval,
     kappa = (2 * terms + 6) * u * (1.0 + 4.0 * terms * u)
     lost = 8 * terms * FP32.flush
     error = up(up(worst * (1.0 + kappa)) + up(up(size * (kappa + lost)) + lost))
+    error = np.where(2.0 * terms * size < FP32.limit, error, np.inf)
     real = value.known[chosen, :, 0]
     return Interval(real.low.min(0), real.high.max(0)), error
 
@@ -240,6 +242,7 @@ def _scores(
     real = matmul(query.known[a, :, 0][:, None], key_HKM)[:, 0]
     size = above(product(query.range[a, :, 0].magnitude(), key.range[chosen, :, 0].magnitude()), K)
     own = up(K * FP32.unit * (1.0 + 2.0 * K * FP32.unit) * size + K * FP32.flush)
+    own = np.where(size < FP32.limit, own, np.inf)
     dot = Rounded(real, up(projection_HAB[:, a, chosen] + own))
     return rounding.divide(dot, rounding.constant(math.sqrt(module.config.key_width), FP32))
 

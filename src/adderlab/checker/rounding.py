@@ -39,13 +39,15 @@ from adderlab.checker.mean_value import MeanValueForm, Real
 
 @dataclass(frozen=True)
 class Format:
-    """A floating-point format: unit roundoff, and what may be lost below the normal range."""
+    """A floating-point format: unit roundoff, what may be lost below the normal range, and the size
+    from which a number may overflow (half of what does)."""
 
     unit: float
     flush: float
+    limit: float
 
 
-FP32, FP64 = Format(2.0**-24, 2.0**-126), Format(2.0**-53, 2.0**-1022)
+FP32, FP64 = Format(2.0**-24, 2.0**-126, 2.0**127), Format(2.0**-53, 2.0**-1022, 2.0**1023)
 
 EXP_ULPS = 32.0
 """Assumed accuracy of exp in units of the last place (PyTorch's softmax on the CPU states 20)."""
@@ -97,16 +99,19 @@ class Rounded:
 
 
 def exact(x: Array | Interval, format: Format = FP32) -> Rounded:
-    """Numbers that every run has exactly: stored weights."""
+    """Numbers that every run has exactly: stored weights. Only those below the normal range may be read
+    as zero."""
     real = intervals.of(x)
-    return Rounded(real, np.zeros(real.shape), format)
+    size = real.magnitude()
+    return Rounded(real, np.where(size < format.flush, size, 0.0), format)
 
 
 def constant(x: float, format: Format) -> Rounded:
     """A number written in the program, which an operation in ``format`` rounds first."""
-    real = intervals.widened(x)
+    real, size = intervals.widened(x), abs(x)
     representable = format is FP64 or float(np.float32(x)) == x
-    return Rounded(real, np.asarray(0.0 if representable else 2 * format.unit * abs(x)), format)
+    error = 0.0 if representable else 2 * format.unit * size
+    return Rounded(real, np.asarray(max(error, size if size < format.flush else 0.0)), format)
 
 
 def _scatter(g: Interval, numbers: np.ndarray, shape: tuple[int, ...]) -> Interval:
@@ -154,7 +159,16 @@ def _result(
 
 def _one_rounding(real: Real, passed_on: Array, format: Format) -> Array:
     """Of a result whose exact value, from the operands as they are, is within ``passed_on`` of real."""
-    return up(format.unit * up(real.magnitude() + passed_on) + format.flush)
+    size = up(real.magnitude() + passed_on)
+    return _unless_overflow(size, up(format.unit * size + format.flush), format.limit)
+
+
+def _unless_overflow(size: Array, error: Array, limit: float) -> Array:
+    """An infinite error where numbers of ``size`` might not fit: from there on nothing is known.
+
+    For sums ``size`` is that of all terms together, since a partial sum in some order may reach it.
+    """
+    return np.where(size < limit, error, np.inf)
 
 
 def _binary(
@@ -251,11 +265,13 @@ def total(a: Rounded, axes: tuple[int, ...], keep: bool, divisor: int = 1) -> Ro
         if keep:
             real = mean_value.mapped(real, lambda x, axis=axis: _with_axis(x, axis))
             size, passed = np.expand_dims(size, axis), np.expand_dims(passed, axis)
+    summed = size
     if divisor != 1:
         real = mean_value.divide(real, intervals.of(float(divisor)))
         size, passed = up(size / divisor), up(passed / divisor)
     # One more for the division.
     own = up(_gamma(count + 1, a.format) * size + (count + 1) * a.format.flush)
+    own = _unless_overflow(summed, own, a.format.limit)
     positive = {axis % a.real.ndim for axis in axes}
 
     def vjp(g: Interval) -> Interval:
@@ -286,6 +302,7 @@ def product(a: Rounded, b: Rounded) -> Rounded:
     from_b = above(a.real.magnitude() @ b.err, terms)
     size = above(a_range.magnitude() @ b_range.magnitude(), terms)
     own = up(_gamma(terms, format) * size + terms * format.flush)
+    own = _unless_overflow(size, own, format.limit)
 
     def turned(x: Interval) -> Interval:
         return Interval(np.swapaxes(x.low, -1, -2), np.swapaxes(x.high, -1, -2))
@@ -317,6 +334,7 @@ def gelu(a: Rounded) -> Rounded:
     real = mean_value.smooth(a.real, functions.gelu, functions.gelu_derivative)
     size, u = a.range.magnitude(), a.format.unit
     own = up(size * (0.5 * ERF_ERROR + 6.0 * u) + 4.0 * a.format.flush)
+    own = _unless_overflow(up(size * size), own, a.format.limit)  # erf may form the square
     return _smooth(a, real, functions.gelu_derivative(a.range), own)
 
 
@@ -325,6 +343,7 @@ def silu(a: Rounded) -> Rounded:
     real, u = mean_value.smooth(a.real, functions.silu, functions.silu_derivative), a.format.unit
     size = up(functions.silu(a.range).magnitude())
     own = up(size * ((2.0 * EXP_ULPS + 6.0) * u) + up(a.range.magnitude() + 4.0) * a.format.flush)
+    own = _unless_overflow(up(a.range.magnitude()), own, a.format.limit)
     return _smooth(a, real, functions.silu_derivative(a.range), own)
 
 
@@ -383,7 +402,9 @@ def layer_norm(x: Rounded, weight: Rounded | None, bias: Rounded | None, eps: fl
     variance = total(square(deviation), axis, True, n)
     size = x.range.magnitude()
     squares = above((size * size).sum(-1, keepdims=True), n)
-    variance = _noisier(variance, up(_gamma(4 * n + 8, x.format) * squares / n))
+    stray = up(_gamma(4 * n + 8, x.format) * squares / n)
+    # Of (x - mean)^2, too: a deviation is at most twice the largest number.
+    variance = _noisier(variance, _unless_overflow(4.0 * squares, stray, x.format.limit))
     sigma = root(add(variance, constant(eps, x.format)))
     inverse = _without(_holds_zero(sigma), sigma.range).reciprocal()
     spread = up(up(size + mean.range.magnitude()) * inverse.magnitude())

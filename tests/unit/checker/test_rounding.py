@@ -31,6 +31,7 @@ from adderlab.errors import Failure
 from adderlab.models.config import ModelConfig
 from adderlab.models.transformer import Transformer, build_model
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint
+from helpers.paths import ROOT
 from helpers.reference import reference_checkpoint
 
 aten = torch.ops.aten
@@ -450,3 +451,66 @@ def test_a_model_with_unknown_operations_is_reported_not_covered(tmp_path: Path)
     module.block(0).ln1 = torch.nn.Softplus()  # type: ignore[assignment]
     report = FloatCheck.of(module, model).report()
     assert not report.covered and "softplus" in (report.reason or "")
+
+
+SCALES = [2.0**k for k in (30, 60, 63, 80, 110, 124, 126)]
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("name", [name for name in [*UNARY, *BINARY] if name not in ("cos", "sin")])
+def test_what_may_overflow_has_no_bound(name: str, scale: float) -> None:
+    """Where fp32 gives no finite number the bound is infinite, and elsewhere it holds."""
+    rng = np.random.default_rng(0)
+    count = 1 if name in UNARY else 2
+    inputs = [torch.from_numpy(rng.uniform(-3, 3, (6, 8)) * scale).float() for _ in range(count)]
+    function = (UNARY | BINARY)[name]
+    bound = traced(function, *(rounding.exact(x.double().numpy()) for x in inputs))
+    exact, computed = (
+        function(*each).double().numpy() for each in ([x.double() for x in inputs], inputs)
+    )
+    known = np.isfinite(bound.err)
+    assert np.isfinite(computed[known]).all()
+    distance = np.abs(computed - exact)[known]
+    assert (distance <= bound.err[known] + 1e-12 * (1 + np.abs(exact[known]))).all()
+    if scale == SCALES[0]:
+        assert known.all(), "a bound that is always infinite says nothing"
+
+
+def test_sums_count_as_overflowing_in_their_worst_order() -> None:
+    """2^127 + 2^127 - 2^127 is finite in one order and not in another."""
+    x = rounding.exact(np.array([[0.9, 0.9, -0.9, -0.9]]) * 2.0**127)
+    ones = rounding.exact(np.ones((4, 1)))
+    assert np.isinf(traced(lambda t: t.sum(-1), x).err).all()
+    assert np.isinf(traced(lambda t, u: t @ u, x, ones).err).all()
+
+
+def test_numbers_below_the_normal_range_may_be_zero() -> None:
+    tiny = rounding.exact(np.array([1e-40, 1e-30, 0.0]))
+    assert tiny.err.tolist() == [1e-40, 0.0, 0.0]
+    inverse = traced(lambda x: (x * 0 + 1) / x, rounding.exact(np.array([1e-38, 1.0])))
+    assert np.isinf(inverse.err[0]) and np.isfinite(inverse.err[1])
+
+
+def overflowing(checkpoint: Checkpoint, power: int) -> Checkpoint:
+    """The same function in real arithmetic (but for eps): stream, MLP and logits times 2^power."""
+    scaled = ("token_emb.weight", "pos_emb.A", "blocks.0.attn.proj.B", "blocks.0.mlp.fc2.B")
+    params = {n: p * 2.0**power if n in scaled else p for n, p in checkpoint.params.items()}
+    return dataclasses.replace(checkpoint, params=params)
+
+
+@pytest.mark.parametrize("power", [0, 30, 55, 59, 66])
+def test_a_model_that_overflows_is_not_covered(power: int) -> None:
+    """x^2 in the norms overflows from about 2^59 on; at 2^66 every fp32 logit is 0."""
+    checkpoint = overflowing(load_checkpoint(ROOT / "records" / "best" / "456p" / "model.pt"), power)
+    model, _, _ = read_model(checkpoint)
+    module = fp32_module(checkpoint)
+    for a, b in ((9933410000, 9966590000), (1234567890, 9876543210)):
+        logits = next(runs(checkpoint, a, b, 0))
+        answer = digits_of(a + b, 11)
+        for i in (0, 5, 9, 10):
+            floating = FloatCheck.of(module, model)
+            floating.take(point_batch(model, i, a, b))
+            margin = logits[i, answer[i]] - np.delete(logits[i], answer[i]).max()
+            assert margin > 0 or not floating.report().covered
+            assert floating.report().covered == (power < 55) or power in (55, 59)
+    assert power < 66 or not logits.any(), "x / inf is 0, so are all logits"
