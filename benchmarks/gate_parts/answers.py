@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 MISSING = "(missing)"
-# No part of a name (seed-log, 456p_s43, aimed-13k): a number stands alone, whatever its unit.
-_NUMBER = re.compile(r"(?<![\w.\-/])[-+]?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?(?![\w/]|-\w)")
+# A number stands alone: it is no part of a name (seed-log, 456p_s43, aimed-13k), and no duration, which
+# may be written in another unit (4.26 min, 4 min 15 s). Possessive: no part of one is found instead.
+_NUMBER = re.compile(
+    r"(?<![\w.\-/])[-+]?\d[\d,]*+(?:\.\d+)?+(?:[eE][-+]?\d+)?+(?![\w/]|-\w|\.\d)(?! ?(?:min|s|h|ms)\b)"
+)
 
 
 def pick(document: Any, keys: Iterable[str]) -> dict[str, Any]:
