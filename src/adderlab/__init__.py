@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from adderlab.api.proofs import check as check
     from adderlab.api.proofs import prove as prove
     from adderlab.api.proofs import repair as repair
+    from adderlab.api.publishing import export as export
+    from adderlab.api.publishing import verify as verify
     from adderlab.api.reports import compare as compare
     from adderlab.api.reports import replay as replay
     from adderlab.api.reports import write_log as write_log
@@ -40,6 +42,7 @@ _HOMES = {
     "api.models": ("Model", "load", "evaluate", "predict", "inspect", "Inspection"),
     "api.figures": ("figures", "Figure"),
     "api.proofs": ("prove", "check", "attack", "repair"),
+    "api.publishing": ("export", "verify"),
     "api.settings": ("settings",),
     "api.reports": ("write_report", "compare", "write_log", "replay"),
 }

@@ -48,7 +48,7 @@ ModelLike: TypeAlias = "str | os.PathLike[str] | Checkpoint | HasBest | HasCheck
 record or a repair (its checkpoint)."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Model(Checkpoint):
     """One trained model: a checkpoint that can be read, asked, measured and saved.
 
@@ -127,6 +127,11 @@ class Model(Checkpoint):
             raise UsageError(f"{path}: a model is saved as .pt or .safetensors, not {path.suffix!r}")
         writers[path.suffix](path, self)
         return path
+
+    def __repr__(self) -> str:
+        seed = "" if self.seed is None else f", seed {self.seed}"
+        where = "" if self.path is None else f", {self.path}"
+        return f"Model({self.num_parameters} parameters{seed}, step {self.step}{where})"
 
     def _repr_html_(self) -> str:
         about = {

@@ -34,13 +34,10 @@ class Args:
 
 def run(args: Args) -> int:
     """Measure, prove, write, and say what was written."""
-    import torch
-
+    import adderlab
     from adderlab.cli.options import emit_json
-    from adderlab.publish.export import export
 
-    torch.set_num_threads(1)
-    exported = export(
+    exported = adderlab.export(
         args.checkpoint,
         to=args.to,
         output=args.output,
@@ -51,7 +48,7 @@ def run(args: Args) -> int:
         suites=args.suites,
     )
     if args.json:
-        emit_json(exported.to_dict(), None)
+        emit_json(exported.to_dict())
     else:
-        print("\n".join(exported.lines()))
+        print("\n".join(exported.describe()))
     return 0

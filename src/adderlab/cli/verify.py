@@ -38,28 +38,25 @@ class Args:
 
 def run(args: Args) -> int:
     """0 if it is qualified, 1 if not."""
-    import torch
-
+    import adderlab
     from adderlab.cli.options import emit_json
-    from adderlab.publish.sandbox import Limits
-    from adderlab.publish.verify import verify
 
-    torch.set_num_threads(1)
-    limits = Limits(seconds=args.timeout, answer_seconds=args.answer_timeout, memory_mib=args.memory)
     with _bar() as progress:
-        result = verify(
+        result = adderlab.verify(
             args.submission,
             sandbox=args.sandbox,
-            limits=limits,
+            seconds=args.timeout,
+            answer_seconds=args.answer_timeout,
+            memory_mib=args.memory,
             pairwise=args.pairwise,
-            strata_pairs=args.strata,
+            strata=args.strata,
             prove=args.prove,
             progress=progress,
         )
     if args.json:
-        emit_json(result.to_dict(), None)
+        emit_json(result.to_dict())
     else:
-        print("\n".join(result.lines()))
+        print("\n".join(result.describe()))
     return 0 if result.verdict == "qualified" else 1
 
 

@@ -36,6 +36,7 @@ from adderlab.publish.evidence import (
 )
 from adderlab.publish.model_card import config_json, issue_form, model_card, title
 from adderlab.publish.submission import submission_source
+from adderlab.results import Result
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint, save_safetensors
 from adderlab.task.digits import SUM_DIGITS, from_digits
 from adderlab.task.layouts import Layout
@@ -72,7 +73,7 @@ class Publication:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Exported:
+class Exported(Result):
     """What was written, and what its texts say about the model."""
 
     written: tuple[Path, ...]
@@ -89,7 +90,7 @@ class Exported:
             "verdict": None if evidence.proof is None else evidence.proof.verdict,
         }
 
-    def lines(self) -> list[str]:
+    def describe(self) -> list[str]:
         """The same for people, one statement a line."""
         paths = ", ".join(map(str, self.written))
         evidence = self.publication.evidence

@@ -32,7 +32,7 @@ from adderlab.publish.scoring import (
     find_reading,
 )
 from adderlab.publish.submission import Submission, read_submission
-from adderlab.results import html_table
+from adderlab.results import Result, html_table
 from adderlab.task.digits import OPERAND_LIMIT, SUM_DIGITS
 
 BAR = 0.99
@@ -48,7 +48,7 @@ VerdictName = Literal["qualified", "not qualified", "rejected", "failed"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verification:
+class Verification(Result):
     """The verdict on one submission, and what it rests on. Texts may hold what the stranger wrote."""
 
     file: str
@@ -108,7 +108,7 @@ class Verification:
         }
         return html_table([row], self.file)
 
-    def lines(self) -> list[str]:
+    def describe(self) -> list[str]:
         """The verdict for people, one statement a line, without characters that steer a terminal."""
         lines = [f"{self.file}: {self.verdict.upper()}"]
         lines += [f"  {reason}" for reason in (*self.tried, *self.rejections)]

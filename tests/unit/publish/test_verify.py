@@ -264,7 +264,7 @@ def test_how_a_verdict_reads(golden: Golden) -> None:
         proof=None,
         seconds=12.34,
     )
-    golden("publish/verification.txt", "\n".join(result.lines()) + "\n")
+    golden("publish/verification.txt", "\n".join(result.describe()) + "\n")
     golden("publish/verification.html", result._repr_html_() + "\n")
     golden("publish/verification.json", json.dumps(result.to_dict(), indent=1) + "\n")
     golden("publish/sandboxes.txt", "".join(f"{describe(mode)}\n" for mode in get_args(Mode)))
