@@ -23,7 +23,7 @@ def test_a_key_that_is_gone_differs_and_a_null_parent_does_not_hide_a_value() ->
 
 def test_numbers_of_a_text_stand_alone() -> None:
     text = "seed-log of 2026-11-23, aimed-13k: 84 of 96, 87.5% [79.4%, 92.7%], -1.5e-3 in 54,000 steps"
-    durations = "; 4.26 min or 4 min 15 s, 15,360 ms"
+    durations = "; 4.26 min or 4 min 15 s, 15,360 ms, at 20:44:00"
     assert sorted(numbers_in_text(text + durations)) == [-0.0015, 79.4, 84, 87.5, 92.7, 96, 54000]
 
 
