@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 MISSING = "(missing)"
-# A number stands alone: it is no part of a name (seed-log, 456p_s43, aimed-13k), no clock time and no duration, which
-# may be written in another unit (4.26 min, 4 min 15 s). Possessive: no part of one is found instead.
+# A number stands alone: it is no part of a name (seed-log, 456p_s43, aimed-13k), no clock time, and no
+# duration, which may be written in another unit (4.26 min, 4 min 15 s). Possessive: nor a part of one.
 _NUMBER = re.compile(
-    r"(?<![\w.\-/:])[-+]?\d[\d,]*+(?:\.\d+)?+(?:[eE][-+]?\d+)?+(?![\w/]|-\w|[.:]\d)(?! ?(?:min|s|h|ms)\b)"
+    r"(?<![\w.\-/:])[-+]?\d[\d,]*+(?:\.\d+)?+(?:[eE][-+]?\d+)?+"
+    r"(?![\w/]|-\w|[.:]\d)(?! ?(?:min|s|h|ms)\b)"
 )
 
 
