@@ -77,5 +77,6 @@ def _text(value: Any) -> str:
 
 
 def _cell(value: Any) -> str:
-    style = ' style="text-align:right"' if _is_figure(value) else ""
-    return f"<td{style}>{escape(_text(value))}</td>"
+    text = _text(value)
+    style = ' style="text-align:right"' if text and _is_figure(value) else ""
+    return f"<td{style}>{escape(text)}</td>"
