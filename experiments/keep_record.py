@@ -42,17 +42,19 @@ from adderlab.proof.certificate import write_beside
 from adderlab.proof.prove import Proof, prove_checkpoint
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from adderlab.runs.environment import now
-from adderlab.runs.rates import Repaired, SeedOutcome, seeds_text
-from adderlab.study.rate import Plan, RateExperiment, read_plan
-from adderlab.study.verifier import REPAIRED_FILE, published_errors
+from adderlab.runs.records import Repair, SeedRecord
+from adderlab.study.rate import RateExperiment, RatePlan, read_plan
+from adderlab.study.rate_record import seeds_text
+from adderlab.study.verdicts import REPAIRED_FILE, count_errors
 
 RECORDS = Path("records/best")
 
 
 def keep(folder: Path, records: Path, mended: Mended | None = None) -> str:
     """Keep the best model of the measurement in ``folder``; what was done, in a line."""
-    experiment = RateExperiment(plan=read_plan(folder), folder=folder)
-    plan, outcomes = experiment.plan, list(experiment.judged())
+    experiment = RateExperiment(read_plan(folder), folder)
+    plan = experiment.plan
+    outcomes = [each for each in experiment.records.values() if each.verdict is not None]
     command = shlex.join(plan.command)
     if mended:
         outcomes = [_by_hand(mended, outcomes)]
@@ -66,7 +68,7 @@ def keep(folder: Path, records: Path, mended: Mended | None = None) -> str:
     if before and (before["trainings_of_repair"] == 0, before["margin_bound"]) >= best.rank:
         return f"{plan.preset}: the record's margin {before['margin_bound']:.4g} stands"
     seed = best.outcome.seed
-    population = next(each for each in experiment.populations() if seed in each.seeds)
+    population = next(each for each in experiment.populations if seed in each.seeds)
     place = population.checkpoints(seed) / best.file
     checkpoint = load_checkpoint(mended.file if mended else place)
     proof = prove_checkpoint(checkpoint)
@@ -89,7 +91,7 @@ class Mended:
     command: str
 
 
-def _by_hand(mended: Mended, outcomes: Sequence[SeedOutcome]) -> SeedOutcome:
+def _by_hand(mended: Mended, outcomes: Sequence[SeedRecord]) -> SeedRecord:
     """The outcome of the model's seed as if the measurement had repaired it so."""
     checkpoint = load_checkpoint(mended.file)
     outcome = next((each for each in outcomes if each.seed == checkpoint.seed), None)
@@ -97,11 +99,11 @@ def _by_hand(mended: Mended, outcomes: Sequence[SeedOutcome]) -> SeedOutcome:
         raise UsageError(f"{mended.file} is of seed {checkpoint.seed}, which was not measured there")
     verdict = prove_checkpoint(checkpoint)
     engine = select_engine("torch", checkpoint.config, torch.device("cpu"), threads=1, say=print)
-    repaired = Repaired(
+    repaired = Repair(
         verdict=verdict.verdict,
         margin_bound=verdict.margin.bound,
         trainings=mended.trainings,
-        published_errors=published_errors(checkpoint, engine, published()),
+        published_errors=count_errors(checkpoint, engine, published()),
         core_seconds=0.0,
     )
     return dataclasses.replace(outcome, repair=repaired)
@@ -111,7 +113,7 @@ def _by_hand(mended: Mended, outcomes: Sequence[SeedOutcome]) -> SeedOutcome:
 class _Candidate:
     """A seed with a proved model."""
 
-    outcome: SeedOutcome
+    outcome: SeedRecord
     file: str
     margin_bound: float
     trainings: int
@@ -122,8 +124,8 @@ class _Candidate:
         return self.trainings == 0, self.margin_bound
 
 
-def _of(outcome: SeedOutcome) -> _Candidate | None:
-    if outcome.proved and outcome.margin_bound is not None:
+def _of(outcome: SeedRecord) -> _Candidate | None:
+    if outcome.route == "pure" and outcome.margin_bound is not None:
         return _Candidate(outcome, f"{outcome.weights}.pt", outcome.margin_bound, 0)
     mended = outcome.repair
     if mended and mended.verdict == "proved" and mended.margin_bound is not None:
@@ -132,7 +134,7 @@ def _of(outcome: SeedOutcome) -> _Candidate | None:
 
 
 def _about(
-    plan: Plan,
+    plan: RatePlan,
     command: str,
     best: _Candidate,
     proof: Proof,

@@ -34,10 +34,10 @@ from adderlab.report.history import RunEvidence, SeedHistory, read_run
 from adderlab.runs.checkpoints import load_checkpoint
 from adderlab.runs.folder import seed_folder
 from adderlab.task.digits import OPERAND_DIGITS
-from adderlab.training.job import Job, read_job
 from adderlab.training.objective import objective_for
 from adderlab.training.population import Population
 from adderlab.training.recipe import Recipe
+from adderlab.training.run import Job, read_job
 
 PREFIX = "why-runs-fail"
 ROOT = Path(__file__).resolve().parents[1]

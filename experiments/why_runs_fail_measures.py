@@ -22,7 +22,7 @@ from adderlab.evaluation.suites import fresh
 from adderlab.models.tables import Tables
 from adderlab.report.history import SeedHistory
 from adderlab.runs.metrics import LEARNED, Metrics
-from adderlab.study.search_verifier import STUCK_BELOW, hopeless
+from adderlab.study.seed_verifier import STUCK_BELOW, hopeless
 from adderlab.task.digits import OPERAND_DIGITS, SUM_DIGITS
 from adderlab.training.recipe import Recipe
 

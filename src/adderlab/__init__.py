@@ -32,6 +32,15 @@ if TYPE_CHECKING:
     from adderlab.api.reports import write_log as write_log
     from adderlab.api.reports import write_report as write_report
     from adderlab.api.settings import settings as settings
+    from adderlab.api.studies import Sweep as Sweep
+    from adderlab.api.studies import measure_rate as measure_rate
+    from adderlab.api.studies import plan as plan
+    from adderlab.api.studies import sweep as sweep
+    from adderlab.api.training import Run as Run
+    from adderlab.api.training import open_run as open_run
+    from adderlab.api.training import resume as resume
+    from adderlab.api.training import search as search
+    from adderlab.api.training import train as train
     from adderlab.errors import Failure as Failure
     from adderlab.errors import UsageError as UsageError
 
@@ -41,6 +50,8 @@ _HOMES = {
     "errors": ("UsageError", "Failure"),
     "api.models": ("Model", "load", "evaluate", "predict", "inspect", "Inspection"),
     "api.figures": ("figures", "Figure"),
+    "api.training": ("Run", "train", "resume", "search", "open_run"),
+    "api.studies": ("measure_rate", "sweep", "Sweep", "plan"),
     "api.proofs": ("prove", "check", "attack", "repair"),
     "api.publishing": ("export", "verify"),
     "api.settings": ("settings",),

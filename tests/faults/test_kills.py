@@ -18,12 +18,13 @@ from adderlab.files.lock import RunLock
 from adderlab.models.zoo import get_preset
 from adderlab.runs.checkpoints import load_checkpoint
 from adderlab.runs.folder import load_state
-from adderlab.runs.metrics import read_metrics, read_seeds
-from adderlab.training.job import Job, Outcome, read_job
+from adderlab.runs.metrics import read_metrics
+from adderlab.runs.records import SeedRecord, read_records
+from adderlab.training.listener import Listener
 from adderlab.training.measure import Evaluation
 from adderlab.training.objective import objective_for
 from adderlab.training.recipe import Recipe
-from adderlab.training.run import run
+from adderlab.training.run import Job, RunResult, read_job, run
 from helpers.nursery import NO_FAULT, SWEEP, Ended, Fault, nursery, spread
 from helpers.outcomes import files, results
 
@@ -115,7 +116,7 @@ def test_a_sweep_killed_while_it_writes_cells_that_train_side_by_side(tmp_path: 
         fault = NO_FAULT if at is None else Fault(at=at, action="half, kill")
         ended = nursery().run(folder, *argv, fault=fault)
         if ended.killed:
-            on = ["--resume"] if (folder / "out/sweep.json").is_file() else []
+            on = ["--resume"] if (folder / "out/config.json").is_file() else []
             ended = nursery().run(folder, *argv, *on)
         assert ended.code == 0, (at, ended.err)
         cells = [results(folder / f"out/cells/{cell:04d}") for cell in range(2)]
@@ -142,7 +143,7 @@ def test_a_stop_prints_the_command_that_goes_on(number: int, tmp_path: Path) -> 
     ended = nursery().run(tmp_path, *long, **begun)
     command = f"adderlab train --resume {RUN} --device cpu"
     assert ended.code == 130, ended
-    assert ended.err == f"To go on: {command}\n"
+    assert ended.err == f"Stopped. To go on: {command}\n"
     step = load_state(tmp_path / RUN)["population"]["next_step"]
     (tmp_path / RUN / "summary.json").unlink()
     again = nursery().run(tmp_path, *command.split()[1:], **begun)
@@ -169,21 +170,18 @@ CONFIG = get_preset("456p").config
 RECIPE = Recipe(steps=11, batch_size=8, warmup_steps=4, val_size=10, test_size=10, eval_interval=5)
 
 
-class Meddler:
+class Meddler(Listener):
     """Does something to the folder after an evaluation."""
 
     def __init__(self, meddle: Callable[[], object], step: int) -> None:
         self.meddle, self.step = meddle, step
 
-    def stepped(self, step: int, active: int) -> None:
-        pass
-
-    def evaluated(self, evaluation: Evaluation) -> None:
+    def on_evaluation(self, evaluation: Evaluation, records: tuple[SeedRecord, ...]) -> None:
         if evaluation.step == self.step:
             self.meddle()
 
 
-def train(folder: Path, meddle: Callable[[], object] = int, step: int = -1, **how: Any) -> Outcome:
+def train(folder: Path, meddle: Callable[[], object] = int, step: int = -1, **how: Any) -> RunResult:
     job = (
         read_job(folder)
         if how.get("resume")
@@ -268,7 +266,7 @@ def test_the_choice_of_kept_seeds_is_resumed(tmp_path: Path) -> None:
     objective = objective_for(CONFIG, TorchEngine(), CPU)
     run(job, objective, CPU, Meddler(lambda: signal.raise_signal(signal.SIGINT), 5))
     assert train(folder, resume=True).status == "done"
-    for row in read_seeds(folder):
+    for row in read_records(folder):
         assert (
             load_checkpoint(folder / f"seed_{row.seed:04d}" / "checkpoints" / "best.pt").seed == row.seed
         )

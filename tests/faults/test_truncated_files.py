@@ -15,10 +15,9 @@ from adderlab.models.transformer import build_model
 from adderlab.models.zoo import get_preset
 from adderlab.runs.checkpoints import Checkpoint, save_checkpoint, save_safetensors
 from adderlab.runs.foreign import write_mlx
-from adderlab.training.job import Job
 from adderlab.training.objective import objective_for
 from adderlab.training.recipe import Recipe
-from adderlab.training.run import run
+from adderlab.training.run import Job, run
 from helpers.outcomes import files
 
 RUN = "run"
@@ -53,16 +52,6 @@ REPORTED = (
 MISSES = re.compile("damaged|cannot be read|is empty|no header|holds no evaluation|cells instead")
 
 
-class Nobody:
-    """Watches nothing."""
-
-    def stepped(self, step: int, active: int) -> None:
-        pass
-
-    def evaluated(self, evaluation: object) -> None:
-        pass
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One file of every kind."""
@@ -78,7 +67,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = Recipe(steps=11, batch_size=8, warmup_steps=4, val_size=10, test_size=10, eval_interval=5)
     job = Job(config=config, recipe=recipe, seeds=(3, 4), folder=folder / RUN)
     cpu = torch.device("cpu")
-    run(job, objective_for(config, TorchEngine(), cpu), cpu, Nobody(), until=6)
+    run(job, objective_for(config, TorchEngine(), cpu), cpu, until=6)
     certificate = {"format": "adderlab-certificate", "version": 1, "verdict": "refuted"}
     (folder / "cert.json").write_text(json.dumps(certificate))
     (folder / "cert.json.gz").write_bytes(gzip.compress(json.dumps(certificate).encode()))

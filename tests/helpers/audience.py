@@ -1,26 +1,22 @@
 """A run made up for the dashboards."""
 
+from collections.abc import Callable
 from typing import Any
 
-from adderlab.report.sinks import Audience
-from helpers.evaluations import evaluation
+from adderlab.report.sinks import Dashboards
+from helpers.evaluations import Followed, evaluation
 
 
-class Silent:
-    """A view that notes what it is told."""
-
-    def __init__(self) -> None:
-        self.steps: list[int] = []
-
-    def stepped(self, step: int, active: int) -> None:
-        self.steps.append(step)
-
-    def evaluated(self, evaluation: Any) -> None:
-        self.steps.append(-evaluation.step)
+def dashboards(sinks: dict[str, Any], log: Callable[[str], None]) -> Dashboards:
+    """With these sinks, as if they had been opened."""
+    made = Dashboards([], log)
+    made.sinks = sinks
+    return made
 
 
-def feed(audience: Audience) -> None:
-    audience.stepped(1, 2)
-    audience.evaluated(evaluation(100, (0, 1), [0.4, 0.0]))
-    audience.evaluated(evaluation(200, (0, 1), [1.0, 0.2]))
-    audience.close()
+def feed(opened: Dashboards) -> None:
+    followed = Followed(opened)
+    opened.on_step((0, 1), 1, 2)
+    followed.evaluate(evaluation(100, (0, 1), [0.4, 0.0]))
+    followed.evaluate(evaluation(200, (0, 1), [1.0, 0.2]))
+    opened.close()

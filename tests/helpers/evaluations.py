@@ -2,6 +2,8 @@
 
 import torch
 
+from adderlab.runs.records import SeedRecord
+from adderlab.training.listener import Listener
 from adderlab.training.measure import Evaluation
 
 
@@ -22,3 +24,17 @@ def evaluation(step: int, seeds: tuple[int, ...], exact: list[float], loss: floa
         weights_SN=torch.zeros(S, 3),
         averaged_S=torch.zeros(S, dtype=torch.bool),
     )
+
+
+class Followed:
+    """A listener that is given evaluations with the records that a run would make of them."""
+
+    def __init__(self, listener: Listener) -> None:
+        self.listener = listener
+        self.records: dict[int, SeedRecord] = {}
+
+    def evaluate(self, each: Evaluation) -> None:
+        for row, seed in enumerate(each.seeds):
+            before = self.records.get(seed, SeedRecord(seed=seed))
+            self.records[seed] = before.after(each.metrics(row, 0.0), each.score(row))
+        self.listener.on_evaluation(each, tuple(self.records[seed] for seed in each.seeds))

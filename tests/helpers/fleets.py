@@ -12,16 +12,16 @@ from adderlab.engine.torch_tables import TorchEngine
 from adderlab.files import schema
 from adderlab.models.zoo import get_preset
 from adderlab.study.cluster.ray import Done
-from adderlab.study.cluster.shards import Means, Task, train_shard
+from adderlab.study.cluster.shards import Task, train_shard
+from adderlab.training.backend import Compute
 from adderlab.training.finetune import Targeting
-from adderlab.training.job import Job, Outcome
 from adderlab.training.objective import objective_for
 from adderlab.training.optimiser import MICROADDER_DECAY, Average, Grokfast
 from adderlab.training.recipe import Recipe, Stage
-from adderlab.training.run import run
+from adderlab.training.run import Job, RunResult, run
 
 CPU = torch.device("cpu")
-MEANS = Means(device="cpu", engine="torch", threads=1)
+COMPUTE = Compute(device="cpu", engine="torch", threads=1)
 CONFIG = get_preset("456p").config
 RECIPE = Recipe(steps=21, batch_size=16, warmup_steps=4, val_size=30, test_size=20, eval_interval=5)
 STAGED = dataclasses.replace(
@@ -40,7 +40,7 @@ STAGED = dataclasses.replace(
 class HereFleet:
     """Carries out every task at once, in this process."""
 
-    means = MEANS
+    compute = COMPUTE
     slots = 2
 
     def __init__(self, fail: Callable[[Task], None] = lambda task: None) -> None:
@@ -52,17 +52,9 @@ class HereFleet:
             finished(Done(task=task, machine=train_shard(schema.to_dict(task))))
 
 
-class Silent:
-    """A run's listener that hears nothing."""
-
-    def stepped(self, step: int, active: int) -> None: ...
-
-    def evaluated(self, evaluation: object) -> None: ...
-
-
-def train_here(job: Job) -> Outcome:
+def train_here(job: Job) -> RunResult:
     """The run on one machine."""
-    return run(job, objective_for(job.config, TorchEngine(), CPU), CPU, Silent())
+    return run(job, objective_for(job.config, TorchEngine(), CPU), CPU)
 
 
 def table(path: Path) -> list[list[str]]:

@@ -2,25 +2,22 @@
 
 from typing import Any
 
-from adderlab.runs.rates import (
-    ProverLimits,
-    RateRecord,
-    Repaired,
-    SeedOutcome,
-    Share,
-    seeds_text,
-)
+from adderlab.evaluation.intervals import Rate
+from adderlab.proof.search import Limits
+from adderlab.runs.records import Repair, SeedRecord
+from adderlab.study.rate_record import RateRecord, seeds_text
 
 
-def outcome(seed: int, last_exact: float, verdict: Any, **more: Any) -> SeedOutcome:
+def outcome(seed: int, last_exact: float, verdict: Any, **more: Any) -> SeedRecord:
     proved = verdict == "proved"
     values: dict[str, Any] = {
         "seed": seed,
+        "status": "done",
         "steps": 1000,
         "last_exact": last_exact,
         "best_exact": last_exact,
         "grokked_at": 500 if last_exact >= 0.99 else None,
-        "missing_steps": 0 if last_exact >= 0.99 else 4,
+        "steps_learned": 11 if last_exact >= 0.99 else 7,
         "verdict": verdict,
         "weights": None if verdict in ("missed", "no tables") else "last",
         "margin_bound": 0.4 if proved else None,
@@ -29,11 +26,11 @@ def outcome(seed: int, last_exact: float, verdict: Any, **more: Any) -> SeedOutc
         "training_core_seconds": 2.0,
         "proving_core_seconds": 1.0,
     }
-    return SeedOutcome(**values | more)
+    return SeedRecord(**values | more)
 
 
-def share(count: int, n: int) -> Share:
-    return Share(count=count, n=n, low=0.1, high=0.9)
+def share(count: int, n: int) -> Rate:
+    return Rate(count=count, n=n, low=0.1, high=0.9, kind="wilson")
 
 
 def record(
@@ -66,7 +63,7 @@ def record(
         "repairing_core_seconds": 0.0,
         "expected_seconds_on_2_cores": 12.5 if proved else None,
         "expected_assisted_seconds_on_2_cores": None,
-        "limits": ProverLimits(cells=3000000, seconds=60.0, union_seconds=1.0),
+        "limits": Limits(cells=3000000, seconds=60.0, union_seconds=1.0),
         "repair_settings": None,
         "results": results,
         "command": ("adderlab", "rate", preset, "--recipe", recipe),
@@ -81,7 +78,7 @@ def record(
 
 
 def with_repair() -> RateRecord:
-    repaired = Repaired(
+    repaired = Repair(
         verdict="proved", margin_bound=0.1, trainings=2, published_errors=0, core_seconds=9.0
     )
     first, second = record().results

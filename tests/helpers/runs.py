@@ -8,8 +8,10 @@ from adderlab.models.mapping import stack_parameters
 from adderlab.models.transformer import build_model
 from adderlab.models.zoo import get_preset
 from adderlab.runs.checkpoints import Checkpoint
-from adderlab.runs.folder import RunConfig, RunFolder
-from adderlab.runs.metrics import Metrics, SeedRow
+from adderlab.runs.config import RunConfig
+from adderlab.runs.folder import RunFolder
+from adderlab.runs.metrics import Metrics
+from adderlab.runs.records import SeedRecord, best_of
 
 MODEL = get_preset("456p").config
 ENVIRONMENT = {
@@ -64,7 +66,7 @@ def write_run(
     """A run whose seed s has exact match ``curves[s][k]`` at step 1000 k. A seed may end early."""
     settings = recipe(**changes or {})
     config = RunConfig(model=model, recipe=settings, seeds=tuple(curves), command=COMMAND)
-    rows = {seed: SeedRow(seed=seed) for seed in curves}
+    records = {seed: SeedRecord(seed=seed) for seed in curves}
     longest = max(map(len, curves.values()))
     with RunFolder.create(path, config, {**ENVIRONMENT, **(environment or {})}) as folder:
         for k in range(longest):
@@ -74,15 +76,14 @@ def write_run(
                 if k < len(c)
             }
             folder.record(taken)
-            for seed, each in taken.items():
-                rows[seed] = rows[seed].after(each, is_best=each.val_exact > rows[seed].best_val_exact)
-        best = max(rows.values(), key=lambda row: (row.best_val_exact, -row.seed))
-        folder.save_best(checkpoint(best.seed, best.best_step, best.best_val_exact, model))
-        folder.save_last(checkpoint(best.seed, best.best_step, best.final_val_exact, model))
-        folder.write_seeds(list(rows.values()))
-        count = sum(row.final_val_exact >= 0.99 for row in rows.values())
+            records |= {seed: records[seed].after(each) for seed, each in taken.items()}
+        best = best_of(records.values())
+        folder.save_best(checkpoint(best.seed, best.best_step, best.best_exact, model))
+        folder.save_last(checkpoint(best.seed, best.best_step, best.last_exact, model))
+        folder.write_seeds(list(records.values()))
+        count = sum(record.succeeded for record in records.values())
         folder.write_summary(
-            list(rows.values()),
+            list(records.values()),
             status=status,  # type: ignore[arg-type]
             step=1000 * (longest - 1),
             elapsed_sec=30.0,

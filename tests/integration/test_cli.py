@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from adderlab.api.experiment import parse_seeds
 from adderlab.cli import rate
 from adderlab.cli.main import COMMANDS, main, parse
-from adderlab.cli.options import parse_seeds
 from adderlab.errors import UsageError
 from helpers.disk import tmpfs
 from helpers.paths import ROOT

@@ -67,11 +67,14 @@ def run(args: Args) -> int:
     """Train, then print the summary as JSON, as the published program does."""
     import json
 
-    from adderlab.cli.training import run_in_terminal
+    import adderlab as al
+    from adderlab.api.training import resume_command
+    from adderlab.cli.following import Following
     from adderlab.errors import UsageError
     from adderlab.models.config import ModelConfig
-    from adderlab.runs.folder import read_summary, save_split
-    from adderlab.training.job import Job
+    from adderlab.runs.config import kind_of
+    from adderlab.runs.folder import save_split
+    from adderlab.runs.summary import read_summary
     from adderlab.training.recipe import Recipe
 
     if args.dtype != "fp32":
@@ -105,15 +108,20 @@ def run(args: Args) -> int:
         sampler="r456",
     )
     folder = args.run_dir or Path("results/runs") / args.run_name
-    job = Job(
-        config=config,
-        recipe=recipe,
-        seeds=(args.seed,),
-        folder=folder,
-        run_name=args.run_name,
-        overwrite=True,
-    )
     save_split(args.split_dir, args.seed, args.val_size, args.test_size)
-    run_in_terminal(job, device=args.device)
+    following = Following(lambda: resume_command(folder) if kind_of(folder) else None)
+    with following as listener:
+        found = al.train(
+            config,
+            recipe=recipe,
+            seeds=[args.seed],
+            folder=folder,
+            run_name=args.run_name,
+            device=args.device,
+            overwrite=True,
+            listener=listener,
+        )
+    if found.status == "stopped":
+        following.tell_how_to_go_on()
     print(json.dumps(read_summary(folder), indent=2))
     return 0

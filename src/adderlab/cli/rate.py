@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 if TYPE_CHECKING:
-    from adderlab.runs.rates import RateRecord
-    from adderlab.study.rate import Plan
+    from adderlab.study.rate_record import RateRecord
 
 Switch = tyro.conf.FlagCreatePairsOff
 
@@ -27,7 +27,7 @@ class Args:
     """Seeds, for example 1000-1095. Report none that served to develop the recipe."""
     steps: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Optimiser steps of each seed before any restart; default: the recipe's."""
-    set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ROOM.NAME=VALUE")] = ()
+    set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="SECTION.NAME=VALUE")] = ()
     """Changed settings, for example --set recipe.lr=0.01; they go into the row's name."""
     name: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """The row's name instead of the recipe's, where settings are changed."""
@@ -69,12 +69,19 @@ class Args:
 
 def run(args: Args) -> int:
     """Measure, or show what was measured."""
-    from adderlab.cli.main import INTERRUPTED
+    import shlex
+
+    import adderlab as al
+    from adderlab.api.studies import PROVER_LIMITS, plan_rate, rate_folder
+    from adderlab.cli.following import Following
     from adderlab.cli.options import emit_json
     from adderlab.errors import UsageError
     from adderlab.files.schema import to_dict
     from adderlab.report.rates import summary
-    from adderlab.runs.rates import FOLDER, write_rate
+    from adderlab.runs.config import kind_of
+    from adderlab.study.rate_record import FOLDER
+    from adderlab.study.verdicts import Assistance
+    from adderlab.training.backend import Compute
 
     measures = args.preset is not None or args.resume is not None
     if args.table or args.markdown or not measures:
@@ -83,122 +90,55 @@ def run(args: Args) -> int:
                 "--table and --markdown show what was measured: give no preset, no --resume"
             )
         return _show(args)
-    from adderlab.cli.rating import measure
-
-    rows = args.output or FOLDER
-    plan, work = _plan(args)
-    _refuse_to_overwrite(args, plan, rows)
-    record = measure(
-        plan,
-        work,
-        resume=args.resume is not None,
-        overwrite=args.overwrite,
-        device=args.device,
-        engine=args.engine,
-        threads=args.threads,
-        quiet=args.quiet or args.json,
-        again=_again(args, work),
-    )
-    if record is None:
-        return INTERRUPTED
-    path = write_rate(rows, record)
-    if args.json:
-        emit_json(to_dict(record), None)
-    else:
-        print("\n".join([*summary(record), f"Written to {path}; runs are in {work}/"]))
-    return 0
-
-
-def _plan(args: Args) -> tuple[Plan, Path]:
-    """What to measure, and the folder of its runs."""
-    import dataclasses
-    import sys
-
-    from adderlab.cli.options import parse_seeds
-    from adderlab.errors import UsageError
-    from adderlab.format import as_typed
-    from adderlab.models.zoo import get_preset
-    from adderlab.recipes import named_for, published_name
-    from adderlab.runs.rates import ProverLimits, file_name, seeds_text
-    from adderlab.study.rate import Assistance, Plan, read_plan
-
     assistance = Assistance(
         exact=args.repair_from, missing=args.repair_missing, rounds=args.repair_rounds
     )
-    if args.resume is not None:
-        if args.preset or args.recipe != "best" or args.steps or args.set or args.name:
-            raise UsageError(
-                "--resume takes the measurement's own settings: give no preset, --recipe, --steps, "
-                "--set or --name"
-            )
-        plan = read_plan(args.resume)
-        if args.assisted and plan.assistance is None:
-            command = (*plan.command, "--assisted")
-            plan = dataclasses.replace(plan, assistance=assistance, command=command)
-        return plan, args.resume
-    assert args.preset is not None
-    preset = get_preset(args.preset)
-    config, recipe, changes = _settings(args)
-    published = published_name(preset)
-    if args.name and not changes:
-        raise UsageError(f"--name {args.name} is for changed settings (--set, --steps): there are none")
-    name = named_for(preset, args.recipe).name
-    plan = Plan(
-        preset=preset.name,
-        recipe_name=args.name or "+".join([name, *changes]),
-        published=name == published and not changes,
-        config=config,
-        recipe=recipe,
-        seeds=parse_seeds(args.seeds),
-        batch_of_seeds=args.batch_of_seeds,
-        limits=ProverLimits(cells=args.prove_cells, seconds=args.prove_seconds, union_seconds=1.0),
-        assistance=assistance if args.assisted else None,
-        command=tuple(as_typed(sys.argv)),
+    plan, folder = None, args.resume
+    if args.resume is None:
+        limits = dataclasses.replace(PROVER_LIMITS, cells=args.prove_cells, seconds=args.prove_seconds)
+        plan = plan_rate(
+            str(args.preset),
+            seeds=args.seeds,
+            recipe=args.recipe,
+            steps=args.steps,
+            set=args.set,
+            name=args.name,
+            batch_of_seeds=args.batch_of_seeds,
+            assistance=assistance if args.assisted else None,
+            limits=limits,
+        )
+        folder = rate_folder(plan)
+    elif args.preset or args.recipe != "best" or args.steps or args.set or args.name:
+        raise UsageError(
+            "--resume takes the measurement's own settings: give no preset, --recipe, --steps, "
+            "--set or --name"
+        )
+    options = ["--output", str(args.output)] if args.output else []
+    options += ["--overwrite"] if args.overwrite else []
+    options += Compute(device=args.device, engine=args.engine).options()
+    again = shlex.join(["adderlab", "rate", "--resume", str(folder), *options])
+    following = Following(
+        lambda: again if kind_of(folder) == "rate" else None, quiet=args.quiet or args.json
     )
-    stem = Path(file_name(plan.preset, plan.recipe_name)).stem
-    return plan, Path("results/rates") / f"{stem}_{seeds_text(plan.seeds)[:60]}"
-
-
-def _again(args: Args, work: Path) -> str:
-    """The command that goes on with a stopped measurement."""
-    import shlex
-
-    words = ["adderlab", "rate", "--resume", str(work)]
-    words += ["--output", str(args.output)] if args.output else []
-    words += ["--overwrite"] if args.overwrite else []
-    for option, value in (("--device", args.device), ("--engine", args.engine)):
-        words += [option, value] if value != "auto" else []
-    return shlex.join(words)
-
-
-def _settings(args: Args):  # type: ignore[no-untyped-def]
-    """Model, recipe and what was changed by hand, for example ["lr=0.01"]."""
-    from adderlab.cli.options import parse_settings
-    from adderlab.files.schema import with_setting
-    from adderlab.models.zoo import get_preset
-    from adderlab.recipes import recipe_for
-
-    preset = get_preset(str(args.preset))
-    config, recipe, changes = preset.config, recipe_for(preset, args.recipe), []
-    settings = parse_settings(args.set)
-    if args.steps is not None:
-        settings.append(("recipe", "steps", str(args.steps)))
-    for room, key, value in settings:
-        if room == "recipe":
-            recipe = with_setting(recipe, key, value)
-        else:
-            config = with_setting(config, key, value)
-        changes.append(f"{key}={value}" if room == "recipe" else f"model.{key}={value}")
-    return config, recipe, changes
-
-
-def _refuse_to_overwrite(args: Args, plan: Plan, rows: Path) -> None:
-    from adderlab.errors import UsageError
-    from adderlab.runs.rates import file_name
-
-    row = rows / file_name(plan.preset, plan.recipe_name)
-    if row.exists() and not args.overwrite:
-        raise UsageError(f"{row} is there already; pass --overwrite to replace it, or -o FOLDER")
+    with following as listener:
+        record = al.measure_rate(
+            plan or "",
+            assistance=assistance if args.assisted else None,
+            folder=folder,
+            rows=args.output or FOLDER,
+            resume=args.resume is not None,
+            overwrite=args.overwrite,
+            device=args.device,
+            engine=args.engine,
+            threads=args.threads,
+            listener=listener,
+        )
+    if args.json:
+        emit_json(to_dict(record), None)
+    else:
+        path = (args.output or FOLDER) / record.file_name
+        print("\n".join([*summary(record), f"Written to {path}; runs are in {folder}/"]))
+    return 0
 
 
 def _show(args: Args) -> int:
@@ -207,7 +147,7 @@ def _show(args: Args) -> int:
     from adderlab.errors import UsageError
     from adderlab.files.schema import to_dict
     from adderlab.report.rates import as_markdown
-    from adderlab.runs.rates import default_folder, read_rates
+    from adderlab.study.rate_record import default_folder, read_rates
 
     if not (args.table or args.markdown or args.json):
         raise UsageError("name a preset to measure, for example 456p, or pass --table")

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -24,7 +24,8 @@ class Args:
     assisted: bool = True
     """With --until proved: repair seeds that end nearly right; counted apart from training alone."""
     recipe: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
-    """best (default), quick (default with --until proved: soonest to a proof), published, or a name."""
+    """best (default; the one that adderlab zoo names), quick (default with --until proved: soonest to a
+    proof), published, or a name."""
     seeds: Annotated[str | None, tyro.conf.arg(metavar="SEEDS")] = None
     """Seeds, for example 0-63 or 43,44; with --until proved also from one on, 100-. Default: 0-7;
     with --until proved 0-."""
@@ -46,8 +47,8 @@ class Args:
     """Seeds that get a folder: all, or (default) those that end at 99% and the best."""
     evaluate: str = "published"
     """Suite for the best seed afterwards: published, adderboard, strata, fresh:N, or none."""
-    set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ROOM.NAME=VALUE")] = ()
-    """Changed settings, for example --set recipe.lr=0.01 model.d_ff=12."""
+    set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="SECTION.NAME=VALUE")] = ()
+    """Changed settings, for example --set recipe.lr=0.01 model.d_ff=12 (docs/settings.md)."""
     prove: bool = True
     """Afterwards, decide all 10^20 pairs for every seed at 99% or more, or else for the best."""
     quiet: Annotated[bool, Switch] = False
@@ -66,214 +67,144 @@ class Args:
 
 
 def run(args: Args) -> int:
-    """Train, evaluate, report."""
-    if args.until:
-        return _search(args)
-    return _train(args)
-
-
-def _train(args: Args) -> int:
+    """Train or search, evaluate, report."""
+    from adderlab.api.training import RUNS, default_folder, resume_command
+    from adderlab.cli.following import Following
     from adderlab.cli.main import INTERRUPTED
-    from adderlab.cli.training import run_in_terminal
-    from adderlab.errors import UsageError
+    from adderlab.errors import Failure
     from adderlab.evaluation.suites import parse_suite
+    from adderlab.models.zoo import get_preset
+    from adderlab.runs.config import kind_of
 
-    if (args.proved, args.budget, args.assisted) != (1, 10.0, True):
-        raise UsageError("--proved, --budget and --no-assisted go with --until proved")
-    # A wrong name is told before training, not after.
+    _check(args)
+    # A wrong suite is refused before training, not after.
     suite = None if args.evaluate == "none" else parse_suite(args.evaluate)
-    job = _job(args)
-    if args.cluster:
-        outcome = _on_cluster(job, args)
-    else:
-        _refuse_shards(job, args)
-        outcome = run_in_terminal(
-            job,
-            device=args.device,
-            engine=args.engine,
-            threads=args.threads,
-            resume=args.resume is not None,
-            quiet=args.quiet,
-            json_lines=args.json_lines,
-            sinks=args.sink,
-            prove=args.prove,
-        )
-    if outcome is None or outcome.status == "stopped":
+    folder = args.resume or (RUNS / args.run_name if args.run_name else None)
+    folder = folder or default_folder(get_preset(str(args.preset)).name)
+    following = Following(
+        lambda: resume_command(folder, _options(args)) if kind_of(folder) else None,
+        quiet=args.quiet,
+        json_lines=args.json_lines,
+        budget=60 * args.budget if args.until else None,
+        sinks=args.sink,
+    )
+    with following as listener:
+        found = _train(args, folder, listener)
+    if found.status == "stopped":
+        following.tell_how_to_go_on()
         return INTERRUPTED
+    if args.until and found.status != "proved":
+        raise Failure(_without_success(args, found))
     if suite is not None:
-        _evaluate(outcome.best, suite, args, job.folder / "evaluation.json")
-    if not args.json_lines:
-        print(f"Files: {job.folder}/ (summary.json, seeds.csv, metrics.csv, checkpoints/best.pt)")
+        _evaluate(found, suite, args)
+    if not (args.until or args.json_lines):
+        print(f"Files: {folder}/ (summary.json, seeds.csv, metrics.csv, checkpoints/best.pt)")
     return 0
 
 
-def _on_cluster(job, args: Args):  # type: ignore[no-untyped-def]
-    """--cluster."""
-    from adderlab.cli.clustering import train_on_cluster
+def _check(args: Args) -> None:
+    """Raises ``UsageError`` for options that do not go together."""
     from adderlab.errors import UsageError
+    from adderlab.runs.config import kind_of
 
-    if args.sink:
+    if args.resume is None and args.preset is None:
+        raise UsageError("name a preset to train, for example 456p (adderlab zoo lists them)")
+    if args.until and (args.sink or args.keep or not args.prove or args.cluster):
+        raise UsageError("--sink, --keep, --no-prove and --cluster do not go with --until proved")
+    if not args.until and (args.proved, args.budget, args.assisted) != (1, 10.0, True):
+        raise UsageError("--proved, --budget and --no-assisted go with --until proved")
+    if args.cluster and args.sink:
         raise UsageError("--sink follows a run on this machine; leave it out with --cluster")
-    if args.resume is not None and (args.store or args.shards):
-        raise UsageError("a resumed run keeps its shards and its store: give no --shards and --store")
-    assert args.cluster is not None
-    return train_on_cluster(
-        job,
-        args.cluster,
-        shards=args.shards,
-        store=args.store,
-        device=args.device,
-        engine=args.engine,
-        threads=args.threads,
-        resume=args.resume is not None,
-        quiet=args.quiet,
-        json_lines=args.json_lines,
-        prove=args.prove,
-    )
-
-
-def _refuse_shards(job, args: Args) -> None:  # type: ignore[no-untyped-def]
-    from adderlab.errors import UsageError
-
-    if args.store or args.shards:
-        raise UsageError("--store and --shards go with --cluster")
     if args.resume is None:
         return
-    from adderlab.study.cluster.merge import is_sharded
-
-    if is_sharded(job.folder):
-        raise UsageError(
-            f"the run in {job.folder} was sharded; go on with --cluster local, or the cluster's address"
-        )
-
-
-def _search(args: Args) -> int:
-    """--until proved."""
-    from adderlab.cli.main import INTERRUPTED
-    from adderlab.cli.searching import open_seeds, search_in_terminal
-    from adderlab.errors import UsageError
-    from adderlab.evaluation.suites import parse_suite
-    from adderlab.runs.checkpoints import load_checkpoint
-    from adderlab.study.search_files import Plan, is_search
-
-    if args.sink or args.keep or not args.prove or args.cluster:
-        raise UsageError("--sink, --keep, --no-prove and --cluster do not go with --until proved")
-    suite = None if args.evaluate == "none" else parse_suite(args.evaluate)
-    if args.resume is not None:
-        _refuse_new_settings(args)
-        if not is_search(args.resume):
-            raise UsageError(f"{args.resume} is no search; resume it without --until")
-        plan = args.resume
-    else:
-        preset, config, recipe = _preset(args)
-        seeds, onward = open_seeds(args.seeds or "0-")
-        plan = Plan(
-            config=config,
-            recipe=recipe,
-            seeds=seeds,
-            onward=onward,
-            folder=_folder(args, preset),
-            assisted=args.assisted,
-        )
-    summary = search_in_terminal(
-        plan,
-        wanted=args.proved,
-        minutes=args.budget,
-        device=args.device,
-        engine=args.engine,
-        threads=args.threads,
-        overwrite=args.overwrite,
-        quiet=args.quiet,
-        json_lines=args.json_lines,
-    )
-    if summary.status == "stopped":
-        return INTERRUPTED
-    for fate in summary.proved if suite else ():
-        checkpoint = load_checkpoint(fate.checkpoint)
-        target = Path(fate.checkpoint).with_suffix(".evaluation.json")
-        _evaluate(checkpoint, suite, args, target)
-    return 0
-
-
-def _evaluate(checkpoint, suite, args: Args, target: Path) -> None:  # type: ignore[no-untyped-def]
-    """A checkpoint on pairs that neither training nor its choice has seen."""
-    import sys
-
-    import adderlab
-    from adderlab.files.atomic import write_json
-    from adderlab.report.live import write_event
-
-    report = adderlab.evaluate(checkpoint, suite, device=args.device, engine=args.engine)
-    if args.json_lines:
-        write_event(sys.stdout, "result", **report.to_dict())
-    else:
-        print(*report.describe(), sep="\n")
-    write_json(target, report.to_dict())
-
-
-def _job(args: Args):  # type: ignore[no-untyped-def]
-    import dataclasses
-
-    from adderlab.cli.options import parse_seeds
-    from adderlab.errors import UsageError
-    from adderlab.study.search_files import is_search
-    from adderlab.training.job import Job, read_job
-
-    if args.resume is not None:
-        _refuse_new_settings(args)
-        if is_search(args.resume):
-            raise UsageError(f"{args.resume} is a search; go on with it by --until proved --resume")
-        job = read_job(args.resume)
-        return dataclasses.replace(job, keep=args.keep or job.keep)
-    preset, config, recipe = _preset(args)
-    return Job(
-        config=config,
-        recipe=recipe,
-        seeds=parse_seeds(args.seeds or "0-7"),
-        folder=_folder(args, preset),
-        overwrite=args.overwrite,
-        keep=args.keep or "grokked",
-    )
-
-
-def _preset(args: Args):  # type: ignore[no-untyped-def]
-    """(preset, model config, recipe), changed as asked for."""
-    from adderlab.cli.options import parse_settings
-    from adderlab.errors import UsageError
-    from adderlab.files.schema import with_setting
-    from adderlab.models.zoo import get_preset
-    from adderlab.recipes import recipe_for
-
-    if args.preset is None:
-        raise UsageError("name a preset to train, for example 456p (adderlab zoo lists them)")
-    preset = get_preset(args.preset)
-    config, recipe = (
-        preset.config,
-        recipe_for(preset, args.recipe or ("quick" if args.until else "best")),
-    )
-    for room, key, value in parse_settings(args.set):
-        if room == "recipe":
-            recipe = with_setting(recipe, key, value)
-        else:
-            config = with_setting(config, key, value)
-    if args.steps is not None:
-        recipe = with_setting(recipe, "steps", str(args.steps))
-    return preset, config, recipe
-
-
-def _folder(args: Args, preset) -> Path:  # type: ignore[no-untyped-def]
-    from adderlab.cli.training import default_folder
-
-    return default_folder(args.run_name, preset.name)
-
-
-def _refuse_new_settings(args: Args) -> None:
-    """A resumed run takes its own."""
-    from adderlab.errors import UsageError
-
     changed = args.recipe or args.steps or args.set or not args.assisted
     if args.preset or changed or args.seeds or args.run_name or args.overwrite:
         raise UsageError(
             "--resume takes the run's own settings: give no preset, --recipe, --seeds, --steps, --set "
             "or --no-assisted"
         )
+    if args.store or args.shards:
+        raise UsageError("a resumed run keeps its shards and its store: give no --shards and --store")
+    kind = kind_of(args.resume)
+    if args.until and kind != "search":
+        raise UsageError(f"{args.resume} is no search; resume it without --until")
+    if kind == "search" and not args.until:
+        raise UsageError(f"{args.resume} is a search; go on with it by --until proved --resume")
+
+
+def _train(args: Args, folder: Path, listener: Any) -> Any:
+    """The one call of the API that the options stand for."""
+    import adderlab as al
+
+    how = {"device": args.device, "engine": args.engine, "threads": args.threads, "listener": listener}
+    if args.resume is not None:
+        search = {"proved": args.proved, "minutes": args.budget} if args.until else {}
+        run = {"keep": args.keep, "prove": args.prove, "cluster": args.cluster}
+        return al.resume(folder, **how, **(search or run))
+    assert args.preset is not None
+    what = {"steps": args.steps, "set": args.set, "folder": folder, "overwrite": args.overwrite}
+    if args.until:
+        return al.search(
+            args.preset,
+            proved=args.proved,
+            minutes=args.budget,
+            recipe=args.recipe or "quick",
+            seeds=args.seeds or "0-",
+            assisted=args.assisted,
+            **what,
+            **how,
+        )
+    return al.train(
+        args.preset,
+        recipe=args.recipe or "best",
+        seeds=args.seeds or "0-7",
+        keep=args.keep or "grokked",
+        prove=args.prove,
+        cluster=args.cluster,
+        shards=args.shards,
+        store=args.store,
+        **what,
+        **how,
+    )
+
+
+def _options(args: Args) -> list[str]:
+    """What a run folder does not say, as options of the command that goes on."""
+    from adderlab.training.backend import Compute
+
+    options = Compute(device=args.device, engine=args.engine).options()
+    options += ["--cluster", args.cluster] if args.cluster else []
+    return options if args.prove else [*options, "--no-prove"]
+
+
+def _without_success(args: Args, found: Any) -> str:
+    """Why a search ended without the models that were wanted."""
+    from adderlab.api.training import resume_command
+
+    count, tried = len(found.proved), len(found.seeds)
+    what = f"{count} of {args.proved} models are proved" if count else "no model is proved"
+    if found.status == "seeds used up":
+        return f"{what}: all {tried} seeds are tried; give more, for example --seeds 0-"
+    again = resume_command(found, [*_options(args), "--budget", f"{args.budget:g}"])
+    return f"{what} within {args.budget:g} minutes ({tried} seeds tried); to go on: {again}"
+
+
+def _evaluate(found: Any, suite: Any, args: Args) -> None:
+    """The best model, or every proved one, on pairs that neither training nor its choice has seen."""
+    import sys
+
+    import adderlab as al
+    from adderlab.files.atomic import write_json
+    from adderlab.report.live import write_event
+
+    places = {found.best.path: found.folder / "evaluation.json"}
+    if args.until:
+        paths = [Path(record.checkpoint) for record in found.proved]
+        places = {path: path.with_suffix(".evaluation.json") for path in paths}
+    for path, target in places.items():
+        report = al.evaluate(path, suite, device=args.device, engine=args.engine)
+        if args.json_lines:
+            write_event(sys.stdout, "result", **report.to_dict())
+        else:
+            print(*report.describe(), sep="\n")
+        write_json(target, report.to_dict())

@@ -11,7 +11,7 @@ import tyro
 
 if TYPE_CHECKING:
     from adderlab.models.zoo import Preset
-    from adderlab.runs.rates import RateRecord
+    from adderlab.study.rate_record import RateRecord
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ def run(args: Args) -> int:
 
 def _measured(folder: Path | None) -> list[RateRecord]:
     """The rates in a folder, or in the default one; none where there is no such folder."""
-    from adderlab.runs.rates import default_folder, read_rates
+    from adderlab.study.rate_record import default_folder, read_rates
 
     folder = folder or default_folder()
     return [] if folder is None else read_rates(folder)
@@ -108,9 +108,9 @@ def _proved(preset: Preset, measured: Sequence[RateRecord]) -> str:
     ]
     if not results:
         return "-"
-    if any(each.proved for each in results):
+    if any(each.route == "pure" for each in results):
         return "yes"
-    return "with repair" if any(each.proved_with_help for each in results) else "no"
+    return "with repair" if any(each.route for each in results) else "no"
 
 
 def _shape(preset: Preset) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from adderlab.evaluation.intervals import clopper_pearson, wilson
@@ -26,10 +27,9 @@ from adderlab.report.history import (
     SeedHistory,
     missing_steps,
 )
-from adderlab.runs.metrics import LEARNED, SeedRow
+from adderlab.runs.metrics import LEARNED
+from adderlab.runs.records import SUCCESS, SeedRecord, best_of
 from adderlab.task.digits import SUM_DIGITS
-from adderlab.training.job import Outcome
-from adderlab.training.tracker import SUCCESS
 
 MOST_CHANGES = 5
 """A recipe with more settings changed is another recipe."""
@@ -222,44 +222,44 @@ def describe_environment(environment: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def describe(outcome: Outcome) -> list[str]:
+def describe_seeds(records: Sequence[SeedRecord]) -> list[str]:
     """Sentences about success, the best seed and the answer steps that were learned."""
-    rows = list(outcome.tracker.rows.values())
-    lines = [_success(outcome, rows), _best(outcome)]
-    if any(row.step_acc for row in rows):
-        lines.append(_learned(rows))
+    lines = [_success_of(records), _best_seed(records)]
+    if any(record.step_accuracy for record in records):
+        lines.append(_learned_by(records))
     return lines
 
 
-def _success(outcome: Outcome, rows: list[SeedRow]) -> str:
-    count = outcome.tracker.num_successes
-    if len(rows) == 1:
-        exact = rows[0].final_val_exact
+def _success_of(records: Sequence[SeedRecord]) -> str:
+    count = sum(record.succeeded for record in records)
+    if len(records) == 1:
+        exact = records[0].last_exact
         verdict = "learned to add" if count else "did not learn to add"
-        return f"Seed {rows[0].seed} {verdict}: {exact:.2%} of its validation pairs are exactly right."
+        return (
+            f"Seed {records[0].seed} {verdict}: {exact:.2%} of its validation pairs are exactly right."
+        )
     return (
-        f"{count} of {len(rows)} seeds end at {SUCCESS:.0%} exact match or more: "
-        f"success rate {outcome.tracker.successes()} (95% Wilson interval)."
+        f"{count} of {len(records)} seeds end at {SUCCESS:.0%} exact match or more: "
+        f"success rate {wilson(count, len(records))} (95% Wilson interval)."
     )
 
 
-def _best(outcome: Outcome) -> str:
-    seed = outcome.tracker.best_seed
-    row = outcome.tracker.rows[seed]
-    exact = f"{row.best_val_exact:.2%} exact match"
-    text = f"The best checkpoint is seed {seed} at step {row.best_step}: {exact}"
-    if row.first_step_100 is not None:
-        text += f", 100% first at step {row.first_step_100}"
+def _best_seed(records: Sequence[SeedRecord]) -> str:
+    best = best_of(records)
+    exact = f"{best.best_exact:.2%} exact match"
+    text = f"The best checkpoint is seed {best.seed} at step {best.best_step}: {exact}"
+    if best.first_perfect_step is not None:
+        text += f", 100% first at step {best.first_perfect_step}"
     return text + "."
 
 
-def _learned(rows: list[SeedRow]) -> str:
-    known = [row for row in rows if row.step_acc]
-    missing = Counter(i for row in known for i in range(SUM_DIGITS) if row.step_acc[i] < LEARNED)
-    median = statistics.median(row.steps_learned for row in known)
+def _learned_by(records: Sequence[SeedRecord]) -> str:
+    known = [record for record in records if record.step_accuracy]
+    missing = Counter(i for each in known for i in range(SUM_DIGITS) if each.step_accuracy[i] < LEARNED)
+    median = statistics.median(record.steps_learned for record in known)
     text = f"Of the eleven answer digits, {median:g} are learned"
     text += " (median over seeds)" if len(known) > 1 else ""
-    near = sum(9 <= row.steps_learned < SUM_DIGITS for row in known)
+    near = sum(9 <= record.steps_learned < SUM_DIGITS for record in known)
     if near:
         who = "1 seed misses" if near == 1 else f"{near} seeds miss"
         text += f"; {who} only one or two, which alone makes exact match 0"

@@ -17,8 +17,8 @@ from adderlab.report.anatomy import Anatomy, Cloud
 from adderlab.report.history import SeedHistory
 from adderlab.report.svg import Plot, cells, tag, text
 from adderlab.runs.metrics import LEARNED, Metrics
+from adderlab.runs.records import SUCCESS
 from adderlab.task.digits import SUM_DIGITS
-from adderlab.training.tracker import SUCCESS
 
 MOST_LINES = 64
 """Single seeds are drawn up to this many."""

@@ -18,10 +18,11 @@ from adderlab.errors import Failure, UsageError
 from adderlab.evaluation.intervals import Rate, wilson
 from adderlab.files.atomic import disk_failure, read_json
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint
+from adderlab.runs.config import RunConfig, read_config
 from adderlab.runs.metrics import LEARNED, Metrics, read_metrics, read_seed_metrics
-from adderlab.runs.summary import RunConfig, read_config, read_summary
+from adderlab.runs.records import SUCCESS
+from adderlab.runs.summary import read_summary
 from adderlab.task.digits import SUM_DIGITS
-from adderlab.training.tracker import SUCCESS
 
 T = TypeVar("T")
 

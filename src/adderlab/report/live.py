@@ -1,17 +1,14 @@
-"""Training one can watch: a live table on a terminal, plain lines elsewhere, JSON lines on request.
-
-Shapes: S seeds that are training, I = 11 answer steps.
-"""
+"""Training, searches, rates and sweeps one can watch: a live table on a terminal, plain lines
+elsewhere, one JSON object a line on request."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import time
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console, Group
@@ -20,22 +17,34 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from adderlab.evaluation.intervals import wilson
+from adderlab.format import duration
 from adderlab.runs.metrics import LEARNED
+from adderlab.runs.records import SeedRecord
 from adderlab.task.digits import SUM_DIGITS
-from adderlab.training.tracker import SUCCESS
+from adderlab.training.listener import Listener, Start
 
 if TYPE_CHECKING:
     from adderlab.training.measure import Evaluation
 
+CELLS = " ▁▂▃▄▅▆▇█"
+CHANCE = 0.1
+"""Accuracy of a guessed digit: an empty cell."""
+LINE_EVERY = 5.0
+"""Seconds between plain lines where seeds start and end at different times."""
 
-# A run as one JSON object a line, for programs that watch: ``--json-lines``.
-#
-# Every object has ``event``: start, evaluation, proof, note, result, end. Numbers that are not finite
-# are null.
+_WINDOW = 20.0
+"""Seconds over which the speed is measured."""
+_MARK_EVERY = 0.05
+_LINES_AROUND = 8
+"""Lines of the display that are not seeds."""
 
 
 def write_event(stream: TextIO, event: str, **values: Any) -> None:
-    """One line, flushed, so that a reader sees it at once."""
+    """One JSON object on a line, for programs that watch; flushed, so that a reader sees it at once.
+
+    ``event`` is start, evaluation, verdict, note, result or end. Numbers that are not finite are null.
+    """
     stream.write(json.dumps({"event": event, **_finite(values)}, allow_nan=False) + "\n")
     stream.flush()
 
@@ -50,157 +59,42 @@ def _finite(value: Any) -> Any:
     return value
 
 
-CELLS = " ▁▂▃▄▅▆▇█"
-CHANCE = 0.1
-"""Accuracy of a guessed digit: an empty cell."""
+class LiveView(Listener):
+    """Shows what it hears of. Use as a context manager.
 
-_WINDOW = 20.0
-"""Seconds over which the rate is measured."""
-_MARK_EVERY = 0.05
-_LINES_AROUND = 8
-"""Lines of the display that are not seeds."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SeedState:
-    """A seed as last seen."""
-
-    seed: int
-    val_exact: float
-    step_acc: tuple[float, ...]
-    train_loss: float
-    training: bool
-    grokked_at: int | None
-    """First step seen at 99% exact match or more."""
-    verdict: str = ""
-    """proved, refuted or undecided; empty before a proof."""
-
-    @property
-    def alive(self) -> bool:
-        """Not diverged: its loss is a number."""
-        return math.isfinite(self.train_loss)
-
-    @property
-    def grokked(self) -> bool:
-        return self.val_exact >= SUCCESS
-
-    @property
-    def learned(self) -> int:
-        """Answer steps of eleven at 99% or more."""
-        return sum(accuracy >= LEARNED for accuracy in self.step_acc)
-
-    @property
-    def life(self) -> str:
-        if not self.alive:
-            return "diverged"
-        return "training" if self.training else "finished"
-
-    @property
-    def rank(self) -> tuple[float, float]:
-        """Better seeds have a higher rank."""
-        return self.val_exact, sum(self.step_acc)
-
-
-class PopulationState:
-    """All seeds of a run as last seen, from its evaluations."""
-
-    def __init__(self) -> None:
-        self.seeds: dict[int, SeedState] = {}
-        self.step = -1
-
-    def take(self, evaluation: Evaluation) -> None:
-        """Note an evaluation of the seeds that are training; the others keep their last state."""
-        self.step = evaluation.step
-        states = {
-            seed: SeedState(
-                seed=seed,
-                val_exact=float(evaluation.val_exact_S[s]),
-                step_acc=tuple(evaluation.step_acc_SI[s].tolist()),
-                train_loss=float(evaluation.train_loss_S[s]),
-                training=True,
-                grokked_at=self._grokked_at(seed, evaluation.step, float(evaluation.val_exact_S[s])),
-                verdict=self.seeds[seed].verdict if seed in self.seeds else "",
-            )
-            for s, seed in enumerate(evaluation.seeds)
-        }
-        rest = {s: _changed(state, training=False) for s, state in self.seeds.items() if s not in states}
-        self.seeds = rest | states
-
-    def _grokked_at(self, seed: int, step: int, val_exact: float) -> int | None:
-        before = self.seeds.get(seed)
-        if before is not None and before.grokked_at is not None:
-            return before.grokked_at
-        return step if val_exact >= SUCCESS else None
-
-    def finish(self) -> None:
-        """The run is done: no seed trains any more."""
-        self.seeds = {seed: _changed(state, training=False) for seed, state in self.seeds.items()}
-
-    def judge(self, seed: int, verdict: str) -> None:
-        """Note a proof's verdict on a seed's checkpoint."""
-        if seed in self.seeds:
-            self.seeds[seed] = _changed(self.seeds[seed], verdict=verdict)
-
-    @property
-    def ranked(self) -> list[SeedState]:
-        """Best first."""
-        return sorted(self.seeds.values(), key=lambda state: state.rank, reverse=True)
-
-    def in_words(self) -> str:
-        """The population in one line."""
-        states = self.ranked
-        S, best = len(states), states[0]
-        learned = sorted(state.learned for state in states)
-        text = (
-            f"{sum(state.alive for state in states)} of {S} alive; "
-            f"{sum(state.grokked for state in states)} grokked; "
-            f"best seed {best.seed} {best.val_exact:.2%} exact; answer steps learned: "
-            f"median {learned[S // 2]}, most {learned[-1]} of 11; loss {_median_loss(states):.4f}"
-        )
-        verdicts = [state.verdict for state in states if state.verdict]
-        return f"{text}; {verdicts.count('proved')} proved" if verdicts else text
-
-
-def _changed(state: SeedState, **values: Any) -> SeedState:
-    return dataclasses.replace(state, **values)
-
-
-def _median_loss(states: Sequence[SeedState]) -> float:
-    losses = sorted(state.train_loss for state in states if state.alive)
-    return losses[len(losses) // 2] if losses else math.nan
-
-
-class TrainingView:
-    """Receives steps and evaluations of a run and shows them. Use as a context manager.
-
-    ``quiet`` shows nothing. ``events`` gets one JSON object a line instead of text for people.
+    ``quiet`` shows nothing. ``events`` gets JSON lines instead of text for people. ``budget``: seconds
+    after which a search gives up; its seeds start and end one by one, and are shown as that.
     """
 
     def __init__(
         self,
         console: Console,
         *,
-        steps: int,
-        num_seeds: int,
         quiet: bool = False,
         events: TextIO | None = None,
+        budget: float | None = None,
     ) -> None:
-        self.console, self.steps, self.num_seeds = console, steps, num_seeds
-        self.quiet, self.events = quiet, events
-        self.population = PopulationState()
+        self.console, self.quiet, self.events, self.budget = console, quiet, events, budget
+        self.records: dict[int, SeedRecord] = {}
+        self._steps: dict[int, int] = {}
+        """Of every seed, now."""
+        self._total, self._label = 1, ""
+        self._seed_steps = 0
+        self._marks: deque[tuple[float, int, int]] = deque()
+        """(time, seed-steps so far, step), to measure the speed."""
+        self._started = self._line_at = time.monotonic()
         self._live: Live | None = None
-        self._marks: deque[tuple[float, int]] = deque()
-        self._active = num_seeds
         self._progress = Progress(
-            TextColumn("step {task.completed:>6.0f} of {task.total:.0f}"),
+            TextColumn("{task.description}"),
+            TextColumn("step {task.completed:>6,.0f} of {task.total:,.0f}"),
             BarColumn(bar_width=None),
-            TextColumn("{task.fields[rate]}"),
-            TextColumn("{task.fields[eta]}"),
+            TextColumn("{task.fields[about]}"),
             console=console,
         )
-        self._bar = self._progress.add_task("train", total=steps, rate="", eta="")
+        self._bar = self._progress.add_task("", total=1, about="")
 
-    def __enter__(self) -> TrainingView:
+    def __enter__(self) -> LiveView:
+        self._started = self._line_at = time.monotonic()
         if self.console.is_terminal and not self.quiet and self.events is None:
             self._live = Live(
                 console=self.console, get_renderable=self._render, refresh_per_second=4, transient=True
@@ -212,108 +106,205 @@ class TrainingView:
         if self._live:
             self._live.stop()
             self._live = None
-            if self.population.seeds:
-                self.console.print(self._seed_table(), self._words())
+            if self._evaluated:
+                self.console.print(self._table(), describe_population(self.records.values()))
 
-    def say(self, line: str) -> None:
-        """One line that stays."""
+    def on_start(self, start: Start) -> None:
+        for seed in start.seeds:
+            self.records.setdefault(seed, SeedRecord(seed=seed))
+            self._steps.setdefault(seed, 0)
+        if start.steps != self._total:
+            self._marks.clear()
+        self._total, self._label = start.steps, start.label
+        self._progress.update(self._bar, total=start.steps, description=start.label)
         if self.events is not None:
-            write_event(self.events, "note", text=line)
-        elif not self.quiet:
-            self.console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
+            write_event(
+                self.events,
+                "start",
+                run=str(start.folder),
+                seeds=list(start.seeds),
+                steps=start.steps,
+                resumed=start.resumed,
+                device=start.device,
+                engine=start.engine,
+            )
 
-    def stepped(self, step: int, active: int) -> None:
-        """Called after every step: cheap."""
+    def on_step(self, seeds: tuple[int, ...], step: int, models: int) -> None:
+        before = self._steps.get(seeds[0], 0) if seeds else step
+        self._seed_steps += max(0, step - before) * models
+        self._steps |= dict.fromkeys(seeds, step)
         now = time.monotonic()
-        self._active = active
-        if self._marks and now - self._marks[-1][0] < _MARK_EVERY and step < self.steps:
+        if self._marks and now - self._marks[-1][0] < _MARK_EVERY and step < self._total:
             return
-        self._marks.append((now, step))
+        self._marks.append((now, self._seed_steps, step))
         while now - self._marks[0][0] > _WINDOW and len(self._marks) > 2:
             self._marks.popleft()
         if self._live:
-            self._progress.update(
-                self._bar, completed=step, rate=self._rate_text(), eta=self._eta_text()
+            about = "  ".join(text for text in (self._speed_text(), self._eta_text()) if text)
+            self._progress.update(self._bar, completed=step, about=about)
+
+    def on_evaluation(self, evaluation: Evaluation, records: tuple[SeedRecord, ...]) -> None:
+        self.records |= {record.seed: record for record in records}
+        now = time.monotonic()
+        if self.events is not None:
+            self._write_evaluation(evaluation, records)
+        elif self._live is None and self.budget is None:
+            figures = [describe_population(self.records.values()), self._speed_text(), self._eta_text()]
+            line = "; ".join(text for text in figures if text)
+            self.on_message(f"step {evaluation.step:>6}  {line}")
+        elif self._live is None and now - self._line_at >= LINE_EVERY:
+            self._line_at = now
+            training = [each for each in self.records.values() if each.status == "training"]
+            self.on_message(f"{self._clock()}  {'; '.join(map(self._brief, training))}")
+
+    def on_verdict(self, record: SeedRecord, verdict: str) -> None:
+        self.records[record.seed] = record
+        if self.events is not None:
+            about = {"route": record.route, "val_exact": record.last_exact}
+            about["steps_learned"] = record.steps_learned
+            write_event(
+                self.events, "verdict", seed=record.seed, step=record.steps, verdict=verdict, **about
             )
+        elif self.budget is not None and (self._live is None or record.status != "training"):
+            what = describe_verdict(record, verdict)
+            self.on_message(f"{self._clock()}  seed {record.seed} step {record.steps:,}: {what}")
 
-    def evaluated(self, evaluation: Evaluation) -> None:
-        """Called after every evaluation."""
-        self.population.take(evaluation)
+    def on_end(self, folder: Path, records: tuple[SeedRecord, ...], status: str) -> None:
+        self.records |= {record.seed: record for record in records}
         if self.events is not None:
-            write_event(self.events, "evaluation", **self._as_event(evaluation))
-        elif self._live is None:
-            figures = [self.population.in_words(), self._rate_text(), self._eta_text()]
-            self.say(f"step {evaluation.step:>6}  {'; '.join(text for text in figures if text)}")
+            success = None
+            if records:
+                rate = wilson(sum(record.succeeded for record in records), len(records))
+                success = {"count": rate.count, "n": rate.n, "wilson_95": [rate.low, rate.high]}
+            write_event(self.events, "end", status=status, run=str(folder), success=success)
 
-    def trained(self) -> None:
-        """Called when the last step is done; proofs may follow."""
-        self.population.finish()
-
-    def proved(self, seed: int, verdict: str) -> None:
-        """Called when a seed's checkpoint has been proved, refuted or left undecided."""
-        self.population.judge(seed, verdict)
+    def on_message(self, text: str) -> None:
         if self.events is not None:
-            write_event(self.events, "proof", seed=seed, verdict=verdict)
+            write_event(self.events, "note", text=text)
+        elif not self.quiet:
+            self.console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
     @property
-    def rate(self) -> float | None:
-        """Seed-steps per second over the last seconds; None before two marks."""
-        pace = self._pace()
-        return None if pace is None else pace * self._active
+    def speed(self) -> float | None:
+        """Seed-steps per second over the last seconds; None before two marks, and of cells side by side,
+        whose seeds have the same numbers."""
+        if len(self._marks) < 2 or self._label:
+            return None
+        (t0, taken0, _), (t1, taken1, _) = self._marks[0], self._marks[-1]
+        return (taken1 - taken0) / (t1 - t0) if taken1 > taken0 and t1 > t0 else None
 
     @property
     def seconds_left(self) -> float | None:
-        """Until the last step, if all seeds that train now go on to it; None before two marks."""
-        pace = self._pace()
-        return None if pace is None else (self.steps - self._marks[-1][1]) / pace
-
-    def _pace(self) -> float | None:
-        """Steps per second."""
+        """Of a search, until it gives up; else until the last step, if all seeds that train now go on to
+        it (None before two marks)."""
+        if self.budget is not None:
+            return max(0.0, self.budget - (time.monotonic() - self._started))
         if len(self._marks) < 2:
             return None
-        (t0, s0), (t1, s1) = self._marks[0], self._marks[-1]
-        return (s1 - s0) / (t1 - t0) if s1 > s0 and t1 > t0 else None
+        (t0, _, step0), (t1, _, step1) = self._marks[0], self._marks[-1]
+        return (self._total - step1) * (t1 - t0) / (step1 - step0) if step1 > step0 else None
 
-    def _rate_text(self) -> str:
-        return "" if self.rate is None else f"{self.rate:,.0f} seed-steps/s"
+    def _speed_text(self) -> str:
+        return "" if self.speed is None else f"{self.speed:,.0f} seed-steps/s"
 
     def _eta_text(self) -> str:
-        return "" if self.seconds_left is None else f"about {duration(self.seconds_left)} left"
+        left = self.seconds_left
+        return "" if left is None else f"about {duration(left)} left"
 
-    def _as_event(self, evaluation: Evaluation) -> dict[str, Any]:
-        states = self.population.seeds
-        return {
-            "step": evaluation.step,
-            "steps": self.steps,
-            "lr": evaluation.lr,
-            "seed_steps_per_second": self.rate,
-            "seconds_left": self.seconds_left,
-            "alive": sum(state.alive for state in states.values()),
-            "grokked": sum(state.grokked for state in states.values()),
-            "seeds": [
+    def _clock(self) -> str:
+        return f"{time.monotonic() - self._started:6.1f} s"
+
+    def _brief(self, record: SeedRecord) -> str:
+        step = self._steps.get(record.seed, record.steps)
+        return (
+            f"seed {record.seed} step {step:,}: {record.steps_learned} of 11, "
+            f"{record.last_exact:.1%} exact"
+        )
+
+    def _write_evaluation(self, evaluation: Evaluation, records: tuple[SeedRecord, ...]) -> None:
+        assert self.events is not None
+        known = self.records.values()
+        write_event(
+            self.events,
+            "evaluation",
+            step=evaluation.step,
+            steps=self._total,
+            lr=evaluation.lr,
+            seed_steps_per_second=self.speed,
+            seconds_left=self.seconds_left,
+            alive=sum(record.status != "diverged" for record in known),
+            grokked=sum(record.succeeded for record in known),
+            seeds=[
                 {
-                    "seed": seed,
-                    "state": states[seed].life,
-                    "train_loss": states[seed].train_loss,
-                    "val_exact": states[seed].val_exact,
-                    "steps_learned": states[seed].learned,
-                    "step_acc": list(states[seed].step_acc),
-                    "grokked_at": states[seed].grokked_at,
+                    "seed": record.seed,
+                    "state": record.status,
+                    "train_loss": record.train_loss,
+                    "val_exact": record.last_exact,
+                    "steps_learned": record.steps_learned,
+                    "step_acc": list(record.step_accuracy),
+                    "grokked_at": record.grokked_at,
                 }
-                for seed in evaluation.seeds
+                for record in records
             ],
-        }
+        )
 
     def _render(self) -> Group:
-        if not self.population.seeds:
+        if not self._evaluated:
             return Group(self._progress)
-        return Group(self._seed_table(), self._words(), self._progress)
+        line = describe_population(self.records.values())
+        if self.budget is None:
+            return Group(self._table(), Text(line), self._progress)
+        return Group(self._table(), Text(f"{line}; {self._clock().strip()}, {self._eta_text()}"))
 
-    def _words(self) -> Text:
-        return Text(self.population.in_words())
+    @property
+    def _evaluated(self) -> bool:
+        return any(record.steps for record in self.records.values())
 
-    def _seed_table(self) -> Table:
-        return seed_table(self.population, max(1, self.console.height - _LINES_AROUND))
+    def _table(self) -> Table:
+        return seed_table(
+            self.records.values(), self._steps, max(1, self.console.height - _LINES_AROUND)
+        )
+
+
+def ranked(records: Iterable[SeedRecord]) -> list[SeedRecord]:
+    """Best first; seeds that were given up last."""
+    given_up = ("dropped", "unproved", "diverged")
+    return sorted(
+        records,
+        key=lambda each: (each.status not in given_up, each.last_exact, sum(each.step_accuracy)),
+        reverse=True,
+    )
+
+
+def describe_population(records: Iterable[SeedRecord]) -> str:
+    """All seeds in one line."""
+    order = ranked(records)
+    S, best = len(order), order[0]
+    learned = sorted(record.steps_learned for record in order)
+    losses = sorted(each.train_loss for each in order if each.train_loss is not None)
+    text = (
+        f"{sum(each.status != 'diverged' for each in order)} of {S} alive; "
+        f"{sum(each.succeeded for each in order)} grokked; "
+        f"best seed {best.seed} {best.last_exact:.2%} exact; answer steps learned: "
+        f"median {learned[S // 2]}, most {learned[-1]} of 11"
+    )
+    text += f"; loss {losses[len(losses) // 2]:.4f}" if losses else ""
+    proved = sum(record.route is not None for record in order)
+    return f"{text}; {proved} proved" if any(record.verdict for record in order) else text
+
+
+def describe_verdict(record: SeedRecord, verdict: str) -> str:
+    """What a proof, or a search without one, has decided about a seed."""
+    if verdict == "proved":
+        route = "repaired" if record.route == "assisted" else "by training alone"
+        margin = record.proof_of.margin_witness
+        return f"PROVED on all 10^20 pairs ({route}), smallest margin {margin or 0.0:.3f}"
+    return {
+        "dropped": f"dropped: {record.steps_learned} of 11 answer steps learned, and no more coming",
+        "unproved": f"ends unproved, {record.last_exact:.2%} exact",
+        "refuted": "refuted on all pairs",
+        "undecided": "left undecided by the proof",
+    }.get(verdict, verdict)
 
 
 def step_cells(accuracy_I: Sequence[float]) -> str:
@@ -327,35 +318,29 @@ def _cell(accuracy: float) -> str:
     return CELLS[max(0, min(7, int(8 * (accuracy - CHANCE) / (1 - CHANCE))))]
 
 
-def seed_table(population: PopulationState, rows: int) -> Table:
-    """The best ``rows`` seeds of the population, best first."""
+def seed_table(records: Iterable[SeedRecord], steps: dict[int, int], rows: int) -> Table:
+    """The best ``rows`` seeds, best first; ``steps``: how far each is."""
     table = Table(box=None, pad_edge=False)
-    for column in ("seed", "state", "steps 0-10 learned", "", "exact", "grokked at", "proof", "loss"):
+    columns = ("seed", "step", "state", "steps 0-10 learned", "", "exact", "grokked at", "proof", "loss")
+    for column in columns:
         left = column in ("state", "steps 0-10 learned", "proof")
         table.add_column(column, justify="left" if left else "right", no_wrap=True)
-    ranked = population.ranked
-    for state in ranked[:rows]:
-        style = "green" if state.grokked else "dim" if not state.alive else ""
+    order = ranked(records)
+    for record in order[:rows]:
+        given_up = record.status in ("dropped", "unproved", "diverged")
+        repaired = ", repaired" if record.route == "assisted" else ""
         table.add_row(
-            str(state.seed),
-            state.life,
-            Text(f"[{step_cells(state.step_acc)}]"),
-            f"{state.learned:>2}/{SUM_DIGITS}",
-            f"{state.val_exact:.2%}",
-            "" if state.grokked_at is None else f"{state.grokked_at:,}",
-            state.verdict,
-            f"{state.train_loss:.4f}",
-            style=style,
+            str(record.seed),
+            f"{max(steps.get(record.seed, 0), record.steps):,}",
+            record.status,
+            Text(f"[{step_cells(record.step_accuracy) or ' ' * SUM_DIGITS}]"),
+            f"{record.steps_learned:>2}/{SUM_DIGITS}",
+            f"{record.last_exact:.2%}",
+            "" if record.grokked_at is None else f"{record.grokked_at:,}",
+            f"{record.proof_of.verdict or ''}{repaired}",
+            "" if record.train_loss is None else f"{record.train_loss:.4f}",
+            style="green" if record.succeeded else "dim" if given_up else "",
         )
-    if len(ranked) > rows:
-        table.add_row("", f"... {len(ranked) - rows} more")
+    if len(order) > rows:
+        table.add_row("", "", f"... {len(order) - rows} more")
     return table
-
-
-def duration(seconds: float) -> str:
-    """12 s, 3 min 05 s, 2 h 10 min."""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Sequence
 
-from adderlab.format import code_block, duration, percent, seconds
-from adderlab.runs.rates import RateRecord, Share
+from adderlab.evaluation.intervals import Rate
+from adderlab.format import code_block, duration, seconds
+from adderlab.study.rate_record import RateRecord
 from adderlab.training.initialise import Restarts
 
 COLUMNS = (
@@ -55,12 +56,9 @@ def _steps(record: RateRecord) -> str:
     return f"{record.steps:,} ({restarts.count} restarts, {restarts.seed_steps(record.steps):,} in all)"
 
 
-def share(value: Share | None) -> str:
+def share(value: Rate | None) -> str:
     """``12/16 = 75.0% [50.5%, 89.8%]``; ``-`` for what was not or cannot be measured."""
-    if value is None:
-        return "-"
-    rate, low, high = (percent(x) for x in (value.value, value.low, value.high))
-    return f"{value.count}/{value.n} = {rate} [{low}, {high}]"
+    return "-" if value is None else str(value)
 
 
 def _or_dash(value: float | None, shown: Callable[[float], str]) -> str:

@@ -10,13 +10,17 @@ Shapes: S seeds that are training.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from adderlab.errors import UsageError
-from adderlab.report.live import PopulationState
+from adderlab.files import schema
+from adderlab.report.live import ranked
+from adderlab.runs.config import read_config
+from adderlab.runs.records import SeedRecord
+from adderlab.training.listener import Listener, Start
 
 if TYPE_CHECKING:
     from adderlab.training.measure import Evaluation
@@ -29,14 +33,6 @@ SINGLE_SEEDS = 16
 PROJECT = "adderlab"
 
 
-class Listener(Protocol):
-    """Whoever watches a run (``adderlab.training.run.Listener``)."""
-
-    def stepped(self, step: int, active: int) -> None: ...
-
-    def evaluated(self, evaluation: Evaluation) -> None: ...
-
-
 class Sink(Protocol):
     """Where figures go."""
 
@@ -45,22 +41,32 @@ class Sink(Protocol):
     def close(self) -> None: ...
 
 
-class Audience:
-    """One listener that is several: the view first, then the sinks."""
+class Dashboards(Listener):
+    """The sinks of a run; they are opened when it starts."""
 
-    def __init__(self, view: Listener, sinks: dict[str, Sink], say: Callable[[str], None]) -> None:
-        self.view, self.sinks, self.say = view, sinks, say
-        self._population = PopulationState()
+    def __init__(self, names: Sequence[str], log: Callable[[str], None]) -> None:
+        """Raises ``UsageError`` for a package that is not installed, naming the extra to install."""
+        for name in names:
+            _package_of(name)
+        self.names, self.log = names, log
+        self.sinks: dict[str, Sink] = {}
+        self._records: dict[int, SeedRecord] = {}
 
-    def stepped(self, step: int, active: int) -> None:
-        self.view.stepped(step, active)
-
-    def evaluated(self, evaluation: Evaluation) -> None:
-        self.view.evaluated(evaluation)
-        if not self.sinks:
+    def on_start(self, start: Start) -> None:
+        if not self.names:
             return
-        self._population.take(evaluation)
-        values = figures(self._population, evaluation)
+        config = read_config(start.folder)
+        settings = {
+            "model": schema.to_dict(config.model),
+            "recipe": config.recipe,
+            "seeds": list(config.seeds),
+        }
+        name = config.run_name or start.folder.name
+        self.sinks = open_sinks(self.names, run_name=name, folder=start.folder, settings=settings)
+
+    def on_evaluation(self, evaluation: Evaluation, records: tuple[SeedRecord, ...]) -> None:
+        self._records |= {record.seed: record for record in records}
+        values = figures(self._records.values(), evaluation)
         for name in list(self.sinks):
             self._guarded(name, lambda sink: sink.log(values, evaluation.step))
 
@@ -73,24 +79,24 @@ class Audience:
         try:
             act(self.sinks[name])
         except Exception as error:  # whatever a foreign package raises must not end the training
-            self.say(f"sink {name} dropped: {type(error).__name__}: {error}")
+            self.log(f"sink {name} dropped: {type(error).__name__}: {error}")
             del self.sinks[name]
 
 
-def figures(population: PopulationState, evaluation: Evaluation) -> dict[str, float]:
+def figures(records: Iterable[SeedRecord], evaluation: Evaluation) -> dict[str, float]:
     """What a dashboard shows of a population at one evaluation."""
-    states = population.ranked
+    order = ranked(records)
     values = {
-        "val_exact/best": states[0].val_exact,
-        "val_exact/median": states[len(states) // 2].val_exact,
-        "population/alive": float(sum(state.alive for state in states)),
-        "population/grokked": float(sum(state.grokked for state in states)),
-        "steps_learned/most": float(max(state.learned for state in states)),
+        "val_exact/best": order[0].last_exact,
+        "val_exact/median": order[len(order) // 2].last_exact,
+        "population/alive": float(sum(record.status != "diverged" for record in order)),
+        "population/grokked": float(sum(record.succeeded for record in order)),
+        "steps_learned/most": float(max(record.steps_learned for record in order)),
         "train_loss/median": float(evaluation.train_loss_S.median()),
         "lr": float(evaluation.lr),
     }
-    if len(states) <= SINGLE_SEEDS:
-        values |= {f"seed_{state.seed:04d}/val_exact": state.val_exact for state in states}
+    if len(order) <= SINGLE_SEEDS:
+        values |= {f"seed_{record.seed:04d}/val_exact": record.last_exact for record in order}
     return values
 
 
@@ -107,15 +113,20 @@ def open_sinks(
         "trackio": lambda: _Trackio(run_name, settings),
         "wandb": lambda: _Wandb(run_name, folder, settings),
     }
-    unknown = [name for name in names if name not in makers]
-    if unknown:
-        raise UsageError(f"no sink {unknown[0]!r}; there are {', '.join(makers)}")
+    for name in names:
+        _package_of(name)
     return {name: makers[name]() for name in dict.fromkeys(names)}
 
 
-def _package(name: str, module: str | None = None) -> ModuleType:
+_PACKAGES = {"tensorboard": "torch.utils.tensorboard", "trackio": "trackio", "wandb": "wandb"}
+
+
+def _package_of(name: str) -> ModuleType:
+    """Raises ``UsageError`` if there is no such sink, or its package is not installed."""
+    if name not in _PACKAGES:
+        raise UsageError(f"no sink {name!r}; there are {', '.join(_PACKAGES)}")
     try:
-        return importlib.import_module(module or name)
+        return importlib.import_module(_PACKAGES[name])
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         raise UsageError(
@@ -128,7 +139,7 @@ class _TensorBoard:
     """Event files in RUN/tensorboard: ``tensorboard --logdir results/runs``."""
 
     def __init__(self, folder: Path) -> None:
-        self._module, self._folder = _package("tensorboard", "torch.utils.tensorboard"), folder
+        self._module, self._folder = _package_of("tensorboard"), folder
         self._writer: Any = None
 
     def log(self, values: dict[str, float], step: int) -> None:
@@ -147,7 +158,7 @@ class _Trackio:
     """A local database (``TRACKIO_DIR`` says where): ``trackio show --project adderlab``."""
 
     def __init__(self, run_name: str, settings: dict[str, Any]) -> None:
-        self._trackio, self._settings = _package("trackio"), settings
+        self._trackio, self._settings = _package_of("trackio"), settings
         self._run_name, self._started = run_name, False
 
     def log(self, values: dict[str, float], step: int) -> None:
@@ -165,7 +176,7 @@ class _Wandb:
     """As its own settings say; ``WANDB_MODE=offline`` keeps everything in RUN/wandb."""
 
     def __init__(self, run_name: str, folder: Path, settings: dict[str, Any]) -> None:
-        self._wandb = _package("wandb")
+        self._wandb = _package_of("wandb")
         self._run_name, self._folder, self._settings = run_name, folder, settings
         self._run: Any = None
 

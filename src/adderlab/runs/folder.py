@@ -5,7 +5,8 @@ results/runs/NAME/
     environment.json    versions, machine, device, git revision
     metrics.csv         one row per evaluation; of a population the median over seeds
     summary.json        how far the run is; rewritten at every evaluation
-    seeds.csv           one row per seed; rewritten at every evaluation
+    seeds.json          the record of every seed (``runs.records``); rewritten at every evaluation
+    seeds.csv           what training came to, one row per seed; rewritten at every evaluation
     checkpoints/        best.pt and last.pt; of a population those of its best seed
     seed_metrics.csv    population: one row per seed and evaluation
     seed_0043/          population: a kept seed, as if it had been run alone
@@ -34,23 +35,24 @@ from adderlab.files.atomic import (
 from adderlab.files.lock import RunLock
 from adderlab.files.weights import read_torch, read_weight_file
 from adderlab.runs.checkpoints import Checkpoint, save_checkpoint
+from adderlab.runs.config import RunConfig, read_config, write_config
 from adderlab.runs.metrics import (
     METRIC_COLUMNS,
-    SEED_COLUMNS,
     SEED_METRIC_COLUMNS,
     Metrics,
-    SeedRow,
     as_written,
     csv_lines,
     median_metrics,
     read_seed_metrics,
 )
-from adderlab.runs.summary import RunConfig, Status, read_config, read_summary, summarise, write_config
+from adderlab.runs.records import SeedRecord, best_of, read_records, write_records, write_table
+from adderlab.runs.summary import Status, read_summary, summarise
 from adderlab.task.digits import from_digits
 from adderlab.task.holdout import holdout
 
 RUN_FILES = (
     "summary.json",
+    "seeds.json",
     "seeds.csv",
     "metrics.csv",
     "seed_metrics.csv",
@@ -67,9 +69,6 @@ a kill leaves does not pass for a run; the config last, by which the folder is k
 _SEED_FOLDERS = "seed_[0-9][0-9][0-9][0-9]*"
 
 _RESULTS = ("summary.json", "seeds.csv", "checkpoints/best.pt", "checkpoints/last.pt")
-
-
-__all__ = ["RUN_FILES", "RunConfig", "RunFolder", "Status", "read_config", "read_summary"]
 
 
 class RunFolder:
@@ -171,14 +170,14 @@ class RunFolder:
             rows = [median_metrics([as_written(row) for row in rows])]
         append_text(self.path / "metrics.csv", csv_lines(row.cells() for row in rows))
 
-    def write_seeds(self, rows: Sequence[SeedRow]) -> None:
-        """Replace ``seeds.csv``. Raises ``Failure``."""
-        ordered = sorted(rows, key=lambda row: row.seed)
-        write_text(self.path / "seeds.csv", csv_lines([SEED_COLUMNS, *(row.cells() for row in ordered)]))
+    def write_seeds(self, records: Sequence[SeedRecord]) -> None:
+        """Replace ``seeds.json`` and ``seeds.csv``. Raises ``Failure``."""
+        write_records(self.path, records)
+        write_table(self.path, records)
 
     def write_summary(
         self,
-        rows: Sequence[SeedRow],
+        records: Sequence[SeedRecord],
         *,
         status: Status,
         step: int,
@@ -189,7 +188,7 @@ class RunFolder:
     ) -> None:
         """Replace ``summary.json``: R456's seven keys, then ours.
 
-        ``success`` is the success rate with its interval as the evaluation room gives it (a table of
+        ``success`` is the success rate with its interval (a table of
         JSON values); ``extra`` is added as it is. Raises ``Failure``.
         """
         summary = summarise(
@@ -197,7 +196,7 @@ class RunFolder:
             model=self.config.model,
             train_steps=self.config.train_steps,
             seeds=len(self.config.seeds),
-            rows=rows,
+            best=best_of(records),
             status=status,
             step=step,
             elapsed_sec=elapsed_sec,
@@ -222,7 +221,7 @@ class RunFolder:
     def keep_seeds(
         self,
         kept: Mapping[int, tuple[Checkpoint, Checkpoint]],
-        rows: Sequence[SeedRow],
+        records: Sequence[SeedRecord],
         *,
         status: Status,
         step: int,
@@ -233,7 +232,7 @@ class RunFolder:
         assert self.is_population
         history = read_seed_metrics(self.path)
         environment = read_json(self.path / "environment.json")
-        row_of = {row.seed: row for row in rows}
+        of_seed = {record.seed: record for record in records}
         for seed, (best, last) in kept.items():
             config = dataclasses.replace(self.config, seeds=(seed,), run_name="")
             alone = RunFolder(self.seed_path(seed), config, lock=None)
@@ -243,9 +242,10 @@ class RunFolder:
             write_text(alone.path / "metrics.csv", csv_lines(lines))
             alone.save_best(best)
             alone.save_last(last)
-            alone.write_seeds([row_of[seed]])
+            record = dataclasses.replace(of_seed[seed], checkpoint="checkpoints/best.pt")
+            alone.write_seeds([record])
             alone.write_summary(
-                [row_of[seed]],
+                [record],
                 status=status,
                 step=evaluations[-1].step if evaluations else step,
                 elapsed_sec=evaluations[-1].elapsed_sec if evaluations else 0.0,
@@ -288,6 +288,23 @@ class RunFolder:
 def seed_folder(run: Path, seed: int) -> Path:
     """Where a kept seed of a population lies."""
     return run / f"seed_{seed:04d}"
+
+
+def update_records(path: Path, changed: Mapping[int, SeedRecord]) -> None:
+    """Put what was found of some seeds of a finished run into its ``seeds.json``, and into those of its
+    kept seeds. Raises ``Failure``."""
+    write_records(path, [changed.get(record.seed, record) for record in read_records(path)])
+    for seed, record in changed.items():
+        own = seed_folder(path, seed)
+        if own.is_dir():
+            files = {
+                name: file and file.removeprefix(f"{own.name}/")
+                for name, file in (
+                    ("checkpoint", record.checkpoint),
+                    ("certificate", record.certificate),
+                )
+            }
+            write_records(own, [dataclasses.replace(record, **files)])
 
 
 def _seed_paths(path: Path) -> list[Path]:

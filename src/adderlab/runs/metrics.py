@@ -1,4 +1,4 @@
-"""The tables of a run, as CSV: one row per evaluation, one row per seed.
+"""The evaluations of a run, as CSV tables: one row per evaluation, of a population also by seed.
 
 ``metrics.csv`` starts with R456's columns, so that what reads its runs reads ours.
 """
@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import math
 import statistics
 from collections.abc import Iterable, Sequence
@@ -22,18 +21,6 @@ R456_COLUMNS = ("step", "train_loss", "val_exact", "val_token_acc", "lr", "elaps
 STEP_COLUMNS = tuple(f"step_acc_{i}" for i in range(SUM_DIGITS))
 METRIC_COLUMNS = (*R456_COLUMNS, *STEP_COLUMNS)
 SEED_METRIC_COLUMNS = ("seed", *METRIC_COLUMNS)
-SEED_COLUMNS = (
-    "seed",
-    "best_val_exact",
-    "best_step",
-    "final_val_exact",
-    "final_token_acc",
-    "steps_learned",
-    "first_step_100",
-    *STEP_COLUMNS,
-    "status",
-)
-
 LEARNED = 0.99
 """An answer step counts as learned from this accuracy on."""
 
@@ -56,57 +43,9 @@ class Metrics:
         values = (self.train_loss, self.val_exact, self.val_token_acc, self.lr)
         return [
             str(self.step),
-            *map(_number, values),
+            *map(csv_number, values),
             f"{self.elapsed_sec:.3f}",
-            *_step_cells(self.step_acc),
-        ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SeedRow:
-    """How far one seed has come: a row of ``seeds.csv``."""
-
-    seed: int
-    best_val_exact: float = 0.0
-    best_step: int = 0
-    final_val_exact: float = 0.0
-    final_token_acc: float = 0.0
-    steps_learned: int = 0
-    """Answer steps of eleven at ``LEARNED`` or better, at the last evaluation."""
-    first_step_100: int | None = None
-    """The first step evaluated at exact match 1."""
-    step_acc: tuple[float, ...] = ()
-    status: str = "running"
-
-    def after(self, metrics: Metrics, *, is_best: bool) -> SeedRow:
-        """The row after one more evaluation; the caller says whether it saved it as the best."""
-        first = self.first_step_100
-        if first is None and metrics.val_exact == 1.0:
-            first = metrics.step
-        return dataclasses.replace(
-            self,
-            best_val_exact=metrics.val_exact if is_best else self.best_val_exact,
-            best_step=metrics.step if is_best else self.best_step,
-            final_val_exact=metrics.val_exact,
-            final_token_acc=metrics.val_token_acc,
-            steps_learned=sum(accuracy >= LEARNED for accuracy in metrics.step_acc),
-            first_step_100=first,
-            step_acc=metrics.step_acc,
-        )
-
-    def cells(self) -> list[str]:
-        """The row under ``SEED_COLUMNS``."""
-        assert self.status.isalpha(), self.status
-        return [
-            str(self.seed),
-            _number(self.best_val_exact),
-            str(self.best_step),
-            _number(self.final_val_exact),
-            _number(self.final_token_acc),
-            str(self.steps_learned),
-            "" if self.first_step_100 is None else str(self.first_step_100),
-            *_step_cells(self.step_acc),
-            self.status,
+            *csv_steps(self.step_acc),
         ]
 
 
@@ -153,26 +92,6 @@ def read_seed_metrics(path: Path | str) -> dict[int, list[Metrics]]:
     for place, row in _rows(path, SEED_METRIC_COLUMNS):
         found.setdefault(_int(row, "seed", place), []).append(_metrics(row, place))
     return found
-
-
-def read_seeds(path: Path | str) -> list[SeedRow]:
-    """The rows of ``seeds.csv``, from a run folder or the file. Raises ``Failure``."""
-    path = Path(path)
-    path = path / "seeds.csv" if path.is_dir() else path
-    return [
-        SeedRow(
-            seed=_int(row, "seed", place),
-            best_val_exact=_float(row, "best_val_exact", place),
-            best_step=_int(row, "best_step", place),
-            final_val_exact=_float(row, "final_val_exact", place),
-            final_token_acc=_float(row, "final_token_acc", place),
-            steps_learned=_int(row, "steps_learned", place),
-            first_step_100=_int(row, "first_step_100", place) if row["first_step_100"] else None,
-            step_acc=_step_acc(row, place),
-            status=row["status"],
-        )
-        for place, row in _rows(path, SEED_COLUMNS)
-    ]
 
 
 def _rows(path: Path, columns: Sequence[str]) -> list[tuple[str, dict[str, str]]]:
@@ -229,14 +148,15 @@ def _bad_cell(cell: str, name: str, place: str) -> Failure:
     return Failure(f"{place}: {name} is {cell!r}, not a number; restore the file from a copy")
 
 
-def _number(value: float) -> str:
+def csv_number(value: float) -> str:
     """Nine significant digits: enough to give a float32 back exactly."""
     return f"{value:.9g}"
 
 
-def _step_cells(step_acc: Sequence[float]) -> list[str]:
+def csv_steps(step_acc: Sequence[float]) -> list[str]:
+    """The cells of ``STEP_COLUMNS``, empty where nothing is known."""
     assert len(step_acc) in (0, SUM_DIGITS), len(step_acc)
-    return [_number(value) for value in step_acc] or [""] * SUM_DIGITS
+    return [csv_number(value) for value in step_acc] or [""] * SUM_DIGITS
 
 
 def _median(values: Sequence[float]) -> float:

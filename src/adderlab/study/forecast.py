@@ -8,25 +8,30 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import os
 import tempfile
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from adderlab.errors import UsageError
 from adderlab.evaluation.intervals import Rate, wilson
+from adderlab.format import duration
 from adderlab.models.config import ModelConfig
 from adderlab.models.mapping import why_no_tables
-from adderlab.runs.folder import RunConfig, RunFolder
-from adderlab.runs.rates import RateRecord
-from adderlab.training.job import Job
+from adderlab.results import Result
+from adderlab.runs.config import RunConfig
+from adderlab.runs.folder import RunFolder
+from adderlab.study.rate_record import RateRecord
+from adderlab.training.backend import Backend, usable_cores
 from adderlab.training.objective import Objective
 from adderlab.training.population import Population
 from adderlab.training.recipe import Recipe
-from adderlab.training.run import Writer
+from adderlab.training.run import Job, Writer
 from adderlab.training.tracker import SeedTracker
 
 CONFIDENCE = 0.95
@@ -131,11 +136,14 @@ def measure_speed(
         job = Job(config=config, recipe=long, seeds=population.seeds, folder=Path(place) / "run")
         settings = RunConfig(model=config, recipe={}, seeds=job.seeds)
         with RunFolder.create(job.folder, settings, {}) as folder:
-            writer = Writer(job, folder, population, SeedTracker(job.seeds, population.first_SN.cpu()))
-            writer.take(evaluation)
-            started = time.perf_counter()
-            writer.take(evaluation)
-            writing = time.perf_counter() - started
+            first_SN = population.first_SN.cpu()
+            tracker = SeedTracker(config, long, job.seeds, first_SN)
+            writer = Writer(job, folder, population, tracker)
+            for _ in range(2):  # the second time nothing is made for the first time
+                started = time.perf_counter()
+                writer.write_tables(evaluation)
+                writer.write("running")
+                writing = time.perf_counter() - started
     return Speed(
         seeds=S,
         width=threads if device.type == "cpu" else S,
@@ -235,13 +243,169 @@ def recorded_rate(records: Iterable[RateRecord], preset: str, recipe: str) -> Kn
     """The measured rate of the preset by the recipe of that name; None: nobody has measured it."""
     for record in records:
         if (record.preset, record.recipe) == (preset, recipe):
-            share, criterion = record.pure, "proved on all 10^20 pairs as trained"
-            if share is None:
-                share, criterion = record.exact_at_end, "at 99% exact match or more at the end"
+            rate, criterion = record.pure, "proved on all 10^20 pairs as trained"
+            if rate is None:
+                rate, criterion = record.exact_at_end, "at 99% exact match or more at the end"
             return KnownRate(
-                rate=wilson(share.count, share.n),
+                rate=rate,
                 criterion=criterion,
                 source=f"records/rates/{record.file_name}, seeds {record.seeds}",
                 steps=record.steps,
             )
     return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(Result):
+    """A forecast with what it rests on, and the seeds that a success takes."""
+
+    preset: str
+    recipe: str
+    machine: str
+    """Device, engine and threads."""
+    busy: str
+    """A line if other programs took what was measured; else empty."""
+    speed: Speed
+    forecast: Forecast
+    nodes: int
+    """Asked for; more than there are seeds stay idle."""
+    price_per_hour: float | None
+    known: KnownRate | None
+    """None: no rate is known for these settings."""
+    steps_per_seed: int
+    enough: Forecast | None
+    """Of as many seeds as give a 95% chance of one success; None: no number does, or none is known."""
+
+    @property
+    def cost(self) -> float | None:
+        """None without a price."""
+        return None if self.price_per_hour is None else self.forecast.node_hours * self.price_per_hour
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "preset": self.preset,
+            "recipe": self.recipe,
+            "machine": self.machine,
+            "measured": dataclasses.asdict(self.speed),
+            "forecast": dataclasses.asdict(self.forecast)
+            | {
+                "seconds": self.forecast.seconds,
+                "node_hours": self.forecast.node_hours,
+                "seed_steps_per_second": self.forecast.seed_steps_per_second,
+                "cost": self.cost,
+            },
+            "success": self._success(),
+        }
+
+    def _success(self) -> dict[str, Any] | None:
+        if self.known is None:
+            return None
+        rate, seeds = self.known.rate, self.forecast.seeds
+        values = (rate.value, rate.low, rate.high)
+        return {
+            "criterion": self.known.criterion,
+            "source": self.known.source,
+            "measured_at_steps": self.known.steps,
+            "count": rate.count,
+            "n": rate.n,
+            "wilson_95": [rate.low, rate.high],
+            "chance_of_one": [chance(value, seeds) for value in values],
+            "seeds_for_95": [seeds_needed(value) for value in values],
+            "seconds_for_95": None if self.enough is None else self.enough.seconds,
+        }
+
+    def describe(self) -> list[str]:
+        """Line by line."""
+        speed, predicted = self.speed, self.forecast
+        share = predicted.evaluating_seconds / predicted.seconds
+        nodes = "this machine" if predicted.nodes == 1 else f"{predicted.nodes} machines like this one"
+        lines = [
+            f"machine: {self.machine}",
+            f"measured with {speed.seeds} seeds side by side: {speed.seed_steps_per_second:,.0f} "
+            f"seed-steps/s in training; {speed.evaluation_seconds * 1000:.2f} ms to evaluate a seed",
+            *([self.busy] if self.busy else []),
+            f"{predicted.seeds} seeds x {predicted.steps:,} steps on {nodes}: "
+            f"{duration(predicted.seconds)} ({share:.0%} of it {predicted.evaluations} "
+            f"evaluations), {predicted.seed_steps_per_second:,.0f} seed-steps/s in all",
+        ]
+        if predicted.nodes > 1:
+            lines[-1] += f"; {predicted.seeds_per_node} seeds on the fullest"
+        if predicted.nodes < self.nodes:
+            idle = self.nodes - predicted.nodes
+            lines.append(f"{idle} of the {self.nodes} machines would have no seed")
+        if predicted.not_counted:
+            lines.append(f"not counted: {' and '.join(predicted.not_counted)}")
+        if self.cost is not None:
+            lines.append(f"cost: {self.cost:,.2f} ({predicted.node_hours:.3g} machine-hours)")
+        return lines + self._describe_success()
+
+    def _describe_success(self) -> list[str]:
+        known, seeds = self.known, self.forecast.seeds
+        if known is None:
+            return [
+                "No success rate is known for these settings: measure one (adderlab rate) or give one "
+                "(--rate 12/48), and the seeds you need are counted."
+            ]
+        rate = known.rate
+        low, high = (f"{chance(value, seeds):.1%}" for value in (rate.low, rate.high))
+        lines = [
+            f"success rate, {known.criterion}: {rate} ({known.source})",
+            f"at least one success in {seeds} seeds: {chance(rate.value, seeds):.1%} [{low}, {high}]",
+        ]
+        if known.steps is not None and known.steps != self.steps_per_seed:
+            lines.insert(
+                1,
+                f"that was measured at {known.steps:,} steps, not {self.steps_per_seed:,}: another rate",
+            )
+        needed = [seeds_needed(value) for value in (rate.value, rate.high, rate.low)]
+        middle, fewest, most = ("no number" if each is None else f"{each:,}" for each in needed)
+        lines.append(f"seeds for a {CONFIDENCE:.0%} chance of one: {middle} [{fewest} to {most}]")
+        if self.enough is not None:
+            lines[-1] += f", about {duration(self.enough.seconds)}"
+            if self.price_per_hour is not None:
+                lines[-1] += f", cost {self.enough.node_hours * self.price_per_hour:,.2f}"
+        return lines
+
+
+def make_plan(
+    config: ModelConfig,
+    recipe: Recipe,
+    backend: Backend,
+    *,
+    preset: str,
+    recipe_name: str,
+    seeds: int,
+    nodes: int,
+    price_per_hour: float | None,
+    known: KnownRate | None,
+) -> Plan:
+    """Measure for a few seconds; forecast. Raises ``UsageError`` for counts below 1."""
+    busy = _busy()
+    per_node = -(-seeds // min(nodes, seeds))
+    speed = measure_speed(
+        config, recipe, per_node, backend.objective, backend.device, threads=backend.threads
+    )
+    needed = None if known is None else seeds_needed(known.rate.value)
+    threads = f"{backend.threads} thread{'s' if backend.threads > 1 else ''}"
+    return Plan(
+        preset=preset,
+        recipe=recipe_name,
+        machine=f"{backend.device} ({backend.device_reason}), engine {backend.engine}, {threads}",
+        busy=busy,
+        speed=speed,
+        forecast=forecast(speed, recipe, seeds, nodes),
+        nodes=nodes,
+        price_per_hour=price_per_hour,
+        known=known,
+        steps_per_seed=recipe.total_steps,
+        enough=None if needed is None else forecast(speed, recipe, needed, nodes),
+    )
+
+
+def _busy() -> str:
+    """A line if other programs take what is measured; else nothing."""
+    load, cores = os.getloadavg()[0], usable_cores()
+    if load < cores / 2:
+        return ""
+    return f"other programs are running here (load {load:.1f} on {cores} cores): alone it is faster"

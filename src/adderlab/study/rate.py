@@ -1,81 +1,58 @@
-"""The rate of a finished experiment: counts with intervals, medians, what a proved model costs."""
+"""How often a recipe gives a proved adder: many seeds trained as a series of ordinary runs, then each
+decided on all pairs.
+
+The folder of a rate, besides what every run folder has (``runs.folder``):
+    population_00/      a run with every seed kept, and cost.json: its processor time
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
 import math
+import shutil
 import statistics
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import torch
 
+from adderlab.engine.base import Engine
 from adderlab.errors import Failure, UsageError
-from adderlab.evaluation.intervals import wilson
+from adderlab.evaluation.intervals import Rate, wilson
+from adderlab.evaluation.suites import published
 from adderlab.files import schema
-from adderlab.files.atomic import make_folder, read_json, write_json
+from adderlab.files.atomic import disk_failure, make_folder, read_json, write_json
 from adderlab.models.config import ModelConfig
 from adderlab.models.describe import count_parameters
 from adderlab.models.mapping import why_no_tables
-from adderlab.runs.environment import now
-from adderlab.runs.folder import STATE_FILE, read_summary, seed_folder
-from adderlab.runs.metrics import Metrics, read_metrics, read_seed_metrics
-from adderlab.runs.rates import (
-    ProverLimits,
-    RateRecord,
-    SeedOutcome,
-    Share,
-    seeds_text,
-)
-from adderlab.training.job import Job, Outcome
+from adderlab.proof.search import Limits
+from adderlab.runs.config import RunConfig, kind_of, read_config, write_config
+from adderlab.runs.environment import collect_environment, now
+from adderlab.runs.folder import RUN_FILES, STATE_FILE, seed_folder
+from adderlab.runs.records import SUCCESS, SeedRecord, best_of, write_records
+from adderlab.runs.stored import seed_records
+from adderlab.runs.summary import Status, read_summary, summarise
+from adderlab.study.rate_record import RateRecord, seeds_text
+from adderlab.study.verdicts import Assistance, repair_seed, verify_seed, worth_repair
+from adderlab.training.listener import Listener, Listeners
 from adderlab.training.measure import Evaluation
 from adderlab.training.objective import Objective
 from adderlab.training.recipe import Recipe
 from adderlab.training.repair import RepairSettings
-from adderlab.training.run import Listener, run
+from adderlab.training.run import Job, run
 from adderlab.training.start import check_fits
-from adderlab.training.tracker import SUCCESS
 
-# Many seeds of one recipe, trained as a series of ordinary runs: the raw material of a rate.
-#
-# results/rates/456p_circle_1000-1095/
-#     plan.json           what is measured; written once, at the start
-#     population_00/      a run folder with every seed kept, and cost.json: its processor time
-#     seed_1000.json      a seed's outcome, once it is judged (adderlab.study.verifier)
-
-
-SCHEMA_VERSION = 1
-PLAN_FILE, COST_FILE = "plan.json", "cost.json"
+COST_FILE = "cost.json"
+CORES = 2
+"""Of the machine that expected times are for."""
+_VERSIONS = ("adderlab", "python", "torch", "numpy")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Assistance:
-    """Which seeds are repaired, and how hard; the rest is ``adderlab.training.repair``'s default."""
-
-    exact: float = 0.9
-    """A seed that is not proved is repaired from this exact match on, of its last or best weights."""
-    missing: int = 0
-    """A seed is repaired too if it misses at most so many answer steps at the end; 0: none is."""
-    rounds: int = 5
-    seconds: float = 10.0
-    """Wall time of each proof between two trainings."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.exact <= 1:
-            raise UsageError(f"repair needs an exact match from 0 to 1, not {self.exact}")
-        if self.missing < 0 or self.rounds < 1 or not self.seconds > 0:
-            raise UsageError(
-                "repair needs missing at least 0, rounds at least 1 and seconds above 0, not "
-                f"{self.missing}, {self.rounds} and {self.seconds}"
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
+class RatePlan:
     """A measurement before it is made."""
 
     preset: str
@@ -87,10 +64,9 @@ class Plan:
     seeds: tuple[int, ...]
     batch_of_seeds: int
     """Seeds trained side by side at most; a seed's result does not depend on it."""
-    limits: ProverLimits
+    limits: Limits
     assistance: Assistance | None
     command: tuple[str, ...]
-    schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
         if self.batch_of_seeds < 1:
@@ -107,29 +83,49 @@ class Plan:
         return [self.seeds[low:high] for low, high in itertools.pairwise(edges)]
 
 
-def write_plan(folder: Path, plan: Plan) -> None:
-    """Make the folder and note the plan in it. Raises ``Failure``."""
+_DETAILS = ("preset", "recipe_name", "published", "batch_of_seeds", "limits", "assistance")
+"""What ``config.json`` says of a rate besides what it says of every run."""
+
+
+def write_plan(folder: Path, plan: RatePlan) -> None:
+    """Make the folder and note the plan in its ``config.json``. Raises ``Failure``."""
     make_folder(folder)
-    write_json(folder / PLAN_FILE, schema.to_dict(plan))
+    details = schema.to_dict(plan)
+    write_config(
+        folder,
+        RunConfig(
+            kind="rate",
+            model=plan.config,
+            recipe=schema.to_dict(plan.recipe),
+            seeds=plan.seeds,
+            command=plan.command,
+            keep="all",
+            details={name: details[name] for name in _DETAILS},
+        ),
+    )
 
 
-def read_plan(folder: Path) -> Plan:
-    """The plan of a measurement that was begun. ``UsageError`` if there is none there."""
-    path = folder / PLAN_FILE
-    if not path.is_file():
-        raise UsageError(f"there is no measurement in {folder} (no {PLAN_FILE}); check the name")
-    data = read_json(path)
-    if data.get("schema_version") != SCHEMA_VERSION:
-        raise Failure(f"{path} was written by another version of adderlab; measure anew")
+def read_plan(folder: Path) -> RatePlan:
+    """The plan of a measurement that was begun, of version 0.1 too. ``UsageError`` if there is none."""
+    if kind_of(folder) != "rate":
+        raise UsageError(f"there is no measurement in {folder}; check the name")
+    stored = read_config(folder)
+    values = {
+        **stored.details,
+        "config": schema.to_dict(stored.model),
+        "recipe": stored.recipe,
+        "seeds": list(stored.seeds),
+        "command": list(stored.command),
+    }
     try:
-        return schema.from_dict(Plan, data, str(path))
+        return schema.from_dict(RatePlan, values, f"{folder}: rate")
     except UsageError as error:
-        raise Failure(f"{error}; restore the file from a copy, or measure anew") from error
+        raise Failure(f"{error}; restore config.json from a copy, or measure anew") from error
 
 
 @dataclass(frozen=True, kw_only=True)
 class Population:
-    """One of a experiment's runs."""
+    """One of a rate's runs."""
 
     folder: Path
     seeds: tuple[int, ...]
@@ -153,41 +149,69 @@ class Population:
         alone = len(self.seeds) == 1
         return (self.folder if alone else seed_folder(self.folder, seed)) / "checkpoints"
 
-    @cached_property
-    def history(self) -> dict[int, list[Metrics]]:
-        """All evaluations of every seed, once it is done. Raises ``Failure``."""
-        if len(self.seeds) == 1:
-            return {self.seeds[0]: read_metrics(self.folder)}
-        return read_seed_metrics(self.folder)
+    def records(self) -> list[SeedRecord]:
+        """Of its seeds, once it is done, with their parts of its processor time: a step costs every
+        seed the same. Raises ``Failure``."""
+        records, total = seed_records(self.folder), _read_cost(self.folder)
+        steps = sum(record.steps for record in records)
+        name = self.folder.name
+        return [
+            dataclasses.replace(
+                record,
+                run=name,
+                checkpoint=record.checkpoint and f"{name}/{record.checkpoint}",
+                training_core_seconds=total * record.steps / steps,
+            )
+            for record in records
+        ]
 
-    @cached_property
-    def core_seconds(self) -> dict[int, float]:
-        """Every seed's part of the run's processor time: a step costs every seed the same."""
-        steps = {seed: curve[-1].step + 1 for seed, curve in self.history.items()}
-        total = _read_cost(self.folder)
-        return {seed: total * steps[seed] / sum(steps.values()) for seed in self.seeds}
 
-
-@dataclass(frozen=True, kw_only=True)
 class RateExperiment:
     """A plan and the folder that it fills."""
 
-    plan: Plan
-    folder: Path
-
-    def populations(self) -> list[Population]:
-        return [
-            Population(folder=self.folder / f"population_{i:02d}", seeds=seeds)
-            for i, seeds in enumerate(self.plan.batches)
+    def __init__(self, plan: RatePlan, folder: Path) -> None:
+        self.plan, self.folder = plan, folder
+        self.populations = [
+            Population(folder=folder / f"population_{i:02d}", seeds=seeds)
+            for i, seeds in enumerate(plan.batches)
         ]
+        self._of_seed = {seed: each for each in self.populations for seed in each.seeds}
+        known = {record.seed: record for record in seed_records(folder) if record.verdict is not None}
+        self.records = {seed: known.get(seed, SeedRecord(seed=seed)) for seed in plan.seeds}
+        """Of all seeds, in the plan's order: with their verdicts, as far as they have one."""
 
-    def train(
-        self, population: Population, objective: Objective, device: torch.device, listener: Listener
-    ) -> Outcome:
-        """Train one population, from where it was stopped if it was; notes its processor time.
+    def measure(
+        self, objective: Objective, device: torch.device, prover: Engine, listener: Listener
+    ) -> bool:
+        """Train, verify and, if planned, repair every seed; False if it was stopped on the way.
 
-        What is lost to a kill, back to the last evaluation, is not counted: the result is the same.
+        ``prover`` decodes the published pairs, one model at a time. What is lost to a kill, back to the
+        last evaluation, is not counted in any cost: the result is the same.
         """
+        environment = self.folder / "environment.json"
+        if not environment.is_file():
+            write_json(environment, collect_environment(str(device), self.plan.command))
+        for i, population in enumerate(self.populations, start=1):
+            label = f"population {i} of {len(self.populations)}, {len(population.seeds)} seeds"
+            if population.done:
+                listener.on_message(f"{label}: done before")
+            else:
+                listener.on_message(f"{label} -> {population.folder}")
+                if not self._train(population, objective, device, listener):
+                    self.write("stopped")
+                    return False
+            if any(self.records[seed].verdict is None for seed in population.seeds):
+                for record in population.records():
+                    if self.records[record.seed].verdict is None:
+                        self.records[record.seed] = record
+                self.write("running")
+        self._verify(prover, listener)
+        self.write("done")
+        return True
+
+    def _train(
+        self, population: Population, objective: Objective, device: torch.device, listener: Listener
+    ) -> bool:
         plan, begun = self.plan, population.begun
         job = Job(
             config=plan.config,
@@ -198,49 +222,79 @@ class RateExperiment:
         )
         # A run killed before its first evaluation has a state, but nothing that has cost anything.
         known = begun and (population.folder / COST_FILE).is_file()
-        spent = _read_cost(population.folder) if known else 0.0
-        meter = _Meter(population.folder, spent, listener)
-        outcome = run(job, objective, device, meter, resume=begun)
+        meter = _CostMeter(population.folder, _read_cost(population.folder) if known else 0.0)
+        result = run(job, objective, device, Listeners((listener, meter)), resume=begun)
         meter.note()
-        return outcome
+        return result.status == "done"
 
-    def outcome_path(self, seed: int) -> Path:
-        return self.folder / f"seed_{seed:04d}.json"
+    def _verify(self, prover: Engine, listener: Listener) -> None:
+        """Verdicts of all seeds that have none yet, then repairs; each is on the disk before the next
+        is begun."""
+        suite, limits, assistance = published(), self.plan.limits, self.plan.assistance
+        for seed, record in self.records.items():
+            if record.verdict is None:
+                checkpoints = self._of_seed[seed].checkpoints(seed)
+                self._note(verify_seed(record, checkpoints, limits, prover, suite), listener)
+        for seed, record in self.records.items() if assistance else ():
+            assert assistance is not None
+            if record.repair is None and worth_repair(record, assistance):
+                checkpoints = self._of_seed[seed].checkpoints(seed)
+                repaired = repair_seed(record, checkpoints, assistance, limits, prover, suite)
+                self._note(repaired, listener)
 
-    def outcome(self, seed: int) -> SeedOutcome | None:
-        """The seed's outcome if it is judged. Raises ``Failure`` if its file is damaged."""
-        path = self.outcome_path(seed)
-        if not path.is_file():
-            return None
-        try:
-            return schema.from_dict(SeedOutcome, read_json(path), str(path))
-        except UsageError as error:
-            raise Failure(f"{error}; delete the file to judge the seed again") from error
+    def _note(self, record: SeedRecord, listener: Listener) -> None:
+        self.records[record.seed] = record
+        self.write("running")
+        verdict = record.proof_of.verdict
+        listener.on_verdict(record, str(verdict))
+        if verdict != "missed":
+            listener.on_message(describe_seed(record))
 
-    def note(self, outcome: SeedOutcome) -> None:
-        """Write a seed's outcome. Raises ``Failure``."""
-        write_json(self.outcome_path(outcome.seed), schema.to_dict(outcome))
+    def write(self, status: Status) -> None:
+        """``seeds.json``, then ``summary.json``."""
+        records = list(self.records.values())
+        write_records(self.folder, records)
+        spent = [read_summary(each.folder)["elapsed_sec"] for each in self.populations if each.begun]
+        table = summarise(
+            run_name=self.folder.resolve().name,
+            model=self.plan.config,
+            train_steps=self.plan.recipe.total_steps,
+            seeds=len(records),
+            best=best_of(records),
+            status=status,
+            step=max(record.steps for record in records) - 1,
+            elapsed_sec=sum(spent),
+            params=count_parameters(self.plan.config),
+        )
+        counts = {
+            "verified": sum(record.verdict is not None for record in records),
+            "proved_pure": sum(record.route == "pure" for record in records),
+            "proved_assisted": sum(record.route == "assisted" for record in records),
+        }
+        write_json(self.folder / "summary.json", table | {"counts": counts})
 
-    def judged(self) -> Iterator[SeedOutcome]:
-        """The outcomes so far, in the plan's order."""
-        for seed in self.plan.seeds:
-            outcome = self.outcome(seed)
-            if outcome is not None:
-                yield outcome
+
+def delete_measurement(folder: Path) -> None:
+    """What a rate wrote into its folder; ``config.json``, by which it is known as one, last."""
+    try:
+        for population in folder.glob("population_[0-9][0-9]*"):
+            shutil.rmtree(population)
+        for old in (*folder.glob("seed_[0-9]*.json"), folder / "plan.json"):
+            old.unlink(missing_ok=True)
+        for name in RUN_FILES:
+            (folder / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise disk_failure(error, folder, "overwrite the measurement in") from error
 
 
-class _Meter:
-    """Passes a run's events on and writes the processor time so far at every evaluation."""
+class _CostMeter(Listener):
+    """Writes a run's processor time so far at every evaluation."""
 
-    def __init__(self, folder: Path, spent: float, listener: Listener) -> None:
-        self.folder, self.spent, self.listener = folder, spent, listener
+    def __init__(self, folder: Path, spent: float) -> None:
+        self.folder, self.spent = folder, spent
         self.started = time.process_time()
 
-    def stepped(self, step: int, active: int) -> None:
-        self.listener.stepped(step, active)
-
-    def evaluated(self, evaluation: Evaluation) -> None:
-        self.listener.evaluated(evaluation)
+    def on_evaluation(self, evaluation: Evaluation, records: tuple[SeedRecord, ...]) -> None:
         self.note()
 
     def note(self) -> None:
@@ -256,26 +310,35 @@ def _read_cost(folder: Path) -> float:
     return seconds
 
 
-CORES = 2
-"""Of the machine that expected times are for."""
+def describe_seed(record: SeedRecord) -> str:
+    """``seed 1003: proved (last weights, smallest margin at least 0.41), 0 published errors``."""
+    found, errors = record.proof_of, record.proof_of.published_errors
+    kind = f"{record.weights} weights"
+    if record.repair is not None:
+        count = record.repair.trainings
+        kind = f"after {count} training{'' if count == 1 else 's'} on its worst pairs"
+    if found.verdict == "no tables":
+        text = "cannot be proved: no table form"
+    else:
+        bound = found.margin_bound
+        margin = "" if bound is None else f", smallest margin at least {bound:.3g}"
+        text = f"{found.verdict} ({kind}{margin})"
+    return f"seed {record.seed}: {text}, {errors or 0:,} published errors"
 
 
-_VERSIONS = ("adderlab", "python", "torch", "numpy")
-
-
-def record_of(experiment: RateExperiment, *, engine: str, threads: int) -> RateRecord:
-    """The row of a experiment whose seeds are all judged."""
-    plan, results = experiment.plan, tuple(experiment.judged())
-    assert len(results) == len(plan.seeds), "not every seed is judged"
-    about = [read_json(each.folder / "environment.json") for each in experiment.populations()]
+def rate_of(experiment: RateExperiment, *, engine: str, threads: int) -> RateRecord:
+    """The row of an experiment whose seeds all have their verdicts."""
+    plan, results = experiment.plan, tuple(experiment.records.values())
+    assert all(each.verdict is not None for each in results), "not every seed has its verdict"
+    about = [read_json(each.folder / "environment.json") for each in experiment.populations]
     can_prove = why_no_tables(plan.config) is None
     assistance = plan.assistance if can_prove else None
     on_cpu = all(each["device"] == "cpu" for each in about)
-    training = sum(each.training_core_seconds for each in results)
-    proving = sum(each.proving_core_seconds for each in results)
-    repairing = sum(each.repair.core_seconds for each in results if each.repair)
-    proved = sum(each.proved for each in results)
-    with_help = sum(each.proved_with_help for each in results)
+    training = sum(each.training_core_seconds or 0.0 for each in results)
+    proving = sum(each.proving_core_seconds or 0.0 for each in results)
+    repairing = sum(each.repair.core_seconds or 0.0 for each in results if each.repair)
+    proved = sum(each.route == "pure" for each in results)
+    with_help = sum(each.route is not None for each in results)
     return RateRecord(
         preset=plan.preset,
         parameters=count_parameters(plan.config),
@@ -286,17 +349,19 @@ def record_of(experiment: RateExperiment, *, engine: str, threads: int) -> RateR
         seeds=seeds_text(plan.seeds),
         n=len(results),
         steps=plan.recipe.total_steps,
-        pure=_share(proved, results) if can_prove else None,
-        assisted=_share(with_help, results) if assistance else None,
-        exact_at_end=_share(sum(each.last_exact >= SUCCESS for each in results), results),
-        exact_ever=_share(sum(each.best_exact >= SUCCESS for each in results), results),
-        published_perfect=_share(sum(each.published_errors == 0 for each in results), results),
+        pure=wilson(proved, len(results)) if can_prove else None,
+        assisted=wilson(with_help, len(results)) if assistance else None,
+        exact_at_end=_rate(each.succeeded for each in results),
+        exact_ever=_rate(each.best_exact >= SUCCESS for each in results),
+        published_perfect=_rate(each.published_errors == 0 for each in results),
         median_steps_to_grok=_median(
             [each.grokked_at for each in results if each.grokked_at is not None]
         ),
-        median_training_core_seconds=statistics.median(each.training_core_seconds for each in results),
+        median_training_core_seconds=statistics.median(
+            each.training_core_seconds or 0.0 for each in results
+        ),
         median_proving_core_seconds=_median(
-            [each.proving_core_seconds for each in results if each.weights is not None]
+            [each.proving_core_seconds or 0.0 for each in results if each.weights is not None]
         ),
         training_core_seconds=training,
         proving_core_seconds=proving,
@@ -329,9 +394,9 @@ def record_of(experiment: RateExperiment, *, engine: str, threads: int) -> RateR
     )
 
 
-def _share(count: int, results: Sequence[SeedOutcome]) -> Share:
-    rate = wilson(count, len(results))
-    return Share(count=count, n=len(results), low=rate.low, high=rate.high)
+def _rate(outcomes: Iterable[bool]) -> Rate:
+    counted = list(outcomes)
+    return wilson(sum(counted), len(counted))
 
 
 def _joined(values: Iterable[str | None]) -> str | None:

@@ -1,126 +1,246 @@
 """Train fresh seeds until one is proved on all pairs: ``adderlab train PRESET --until proved``.
 
-Lanes, one thread each, train one *try* after another side by side; a try is an ordinary run of the
+Worker threads train one batch of seeds after another side by side; a batch is an ordinary run of the
 next seeds in order: on a CPU one seed for every core, because a seed is sequential and two seeds on
-one core take twice as long as one; on an accelerator one lane with many seeds. A seed ends early
-when it is proved or hopeless (training/until_rules.py), and the lane starts the next. Everything
+one core take twice as long as one; on an accelerator one worker with many seeds. A seed ends early
+when it is proved or hopeless (``study.seed_verifier``), and the worker starts the next. Everything
 spent is counted, on failures too: what a user pays is the time from nothing to a proved model.
 
-The folder of a search:
-    until.json          model, recipe, seeds, route; written once, at the start
-    summary.json        the fate of every seed and everything spent; rewritten as it goes
-    seed_0043/          a try: an ordinary run folder (seeds_0000-0031/ where seeds train together)
+The folder of a search, besides what every run folder has (``runs.folder``):
+    seed_0043/          a batch: an ordinary run folder (seeds_0000-0031/ where seeds train together)
     proved/             seed_0043.pt and seed_0043.cert.json.gz for every proved seed
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
+import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
-from adderlab.errors import UsageError
+from adderlab.errors import Failure, UsageError
+from adderlab.files import schema
+from adderlab.files.atomic import disk_failure, make_folder, read_json, write_json
 from adderlab.files.lock import RunLock
+from adderlab.models.config import ModelConfig
+from adderlab.models.describe import count_parameters
 from adderlab.models.mapping import why_no_tables
-from adderlab.runs.folder import STATE_FILE, load_state, seed_folder
-from adderlab.runs.metrics import Metrics, read_metrics, read_seed_metrics
-from adderlab.study.search_files import (
-    Plan,
-    Spent,
-    Summary,
-    Try,
-    create,
-    reopen,
-    write_summary,
-)
-from adderlab.study.search_verifier import Fate, Interrupted, Judge
-from adderlab.training.job import Job
+from adderlab.runs.config import RunConfig, kind_of, read_config, write_config
+from adderlab.runs.environment import collect_environment
+from adderlab.runs.folder import RUN_FILES, STATE_FILE, load_state, seed_folder
+from adderlab.runs.records import SeedRecord, SeedStatus, write_records
+from adderlab.runs.stored import read_history, seed_records
+from adderlab.runs.summary import summarise
+from adderlab.study.seed_verifier import Interrupted, SeedVerifier
+from adderlab.training.listener import Listener, Start
 from adderlab.training.measure import Evaluation
 from adderlab.training.objective import Objective
-from adderlab.training.run import run, stop_requests
+from adderlab.training.recipe import Recipe
+from adderlab.training.run import Job, run, stop_requests
 from adderlab.training.start import check_fits
+from adderlab.training.tracker import SeedTracker
 
 _TICK = 0.1
 """Seconds between looks at the clock and the signals."""
 
 
-class Watcher(Protocol):
-    """Whoever watches a search. Called from the lanes, one call at a time."""
+@dataclass(frozen=True, kw_only=True)
+class SearchPlan:
+    """What a search trains. Where it stops is a matter of each call."""
 
-    def began(self, seeds: tuple[int, ...], resumed: bool) -> None: ...
+    config: ModelConfig
+    recipe: Recipe
+    seeds: tuple[int, ...]
+    """In this order."""
+    onward: bool = False
+    """After the listed seeds, go on with the numbers above them."""
+    folder: Path
+    assisted: bool = True
+    """Repair seeds that end nearly right."""
+    together: int = 1
+    """Seeds of a batch."""
 
-    def stepped(self, seeds: tuple[int, ...], step: int) -> None:
-        """``step`` steps of the try with these seeds are done."""
-        ...
-
-    def evaluated(self, evaluation: Evaluation) -> None: ...
-
-    def judged(self, fate: Fate, verdict: str) -> None:
-        """See ``until_judge.Judged``."""
-        ...
+    def __post_init__(self) -> None:
+        assert self.seeds and self.together >= 1
 
 
-def until_proved(
-    plan: Plan | Path,
-    objective: Callable[[], Objective],
+@dataclass(frozen=True, kw_only=True)
+class Spent:
+    """Everything the search took, failures included."""
+
+    seed_steps: int = 0
+    wall_seconds: float = 0.0
+    core_seconds: float = 0.0
+    """Processor time of the whole process: training, evaluations, proofs, repairs, files."""
+
+    def plus(self, other: Spent) -> Spent:
+        return Spent(
+            seed_steps=self.seed_steps + other.seed_steps,
+            wall_seconds=self.wall_seconds + other.wall_seconds,
+            core_seconds=self.core_seconds + other.core_seconds,
+        )
+
+
+@dataclass(kw_only=True)
+class SearchResult:
+    """A search so far."""
+
+    plan: SearchPlan
+    records: dict[int, SeedRecord] = field(default_factory=dict)
+    """Of every seed that was begun, in that order."""
+    spent: Spent = Spent()
+    wanted: int = 1
+    status: str = "running"
+    """running; proved (as many as wanted), budget spent, seeds used up, stopped."""
+
+    @property
+    def proved(self) -> list[SeedRecord]:
+        return [record for record in self.records.values() if record.status == "proved"]
+
+    def count(self, status: SeedStatus) -> int:
+        return sum(record.status == status for record in self.records.values())
+
+    @property
+    def num_unfinished(self) -> int:
+        return sum(_unfinished(record) for record in self.records.values())
+
+    def describe(self) -> list[str]:
+        """What was found and what it took."""
+        lines = []
+        for record in self.proved:
+            found, step, route = record.proof_of, record.steps - 1, "by training alone"
+            if record.repair is not None and record.route == "assisted":
+                step = record.repair.step or step
+                route = f"after {record.repair.trainings} repair(s)"
+            bound = (
+                "" if found.margin_bound is None else f", at least {found.margin_bound:.4f} everywhere"
+            )
+            lines.append(
+                f"Seed {record.seed} is PROVED on all 10^20 pairs {route}, at step {step:,}: smallest "
+                f"margin {found.margin_witness or 0.0:.4f} logits{bound}."
+            )
+            files = (self.plan.folder / str(name) for name in (record.checkpoint, record.certificate))
+            lines.append("  {}, certificate {}".format(*files))
+        spent, tried = self.spent, len(self.records)
+        counts = (self.count("dropped"), self.count("unproved"), self.num_unfinished)
+        others = [
+            f", {count} {name}"
+            for count, name in zip(counts, ("dropped", "unproved", "unfinished"), strict=True)
+            if count
+        ]
+        lines.append(
+            f"Spent: {tried} seed{'s' if tried != 1 else ''} ({self.count('proved')} proved"
+            f"{''.join(others)}), {spent.seed_steps:,} seed-steps, "
+            f"{spent.core_seconds:.1f} core-seconds, {spent.wall_seconds:.1f} s. "
+            f"{self.plan.folder / 'summary.json'}"
+        )
+        return lines
+
+
+def _unfinished(record: SeedRecord) -> bool:
+    """Whether nothing has been decided about a seed."""
+    return record.status not in ("proved", "dropped", "unproved")
+
+
+def search_until_proved(
+    plan: SearchPlan | Path,
+    objective: Objective,
     device: torch.device,
-    watcher: Watcher,
+    listener: Listener,
     *,
     wanted: int = 1,
     seconds: float,
-    lanes: int,
+    workers: int,
     overwrite: bool = False,
-) -> Summary:
+) -> SearchResult:
     """Search as planned, or go on in the folder of a search, until ``wanted`` seeds are proved in
-    all, ``seconds`` have passed, the seeds are used up, or a signal comes: ``Summary.status`` says
-    which. Every end but the first leaves unfinished tries that another call goes on with.
+    all, ``seconds`` have passed, the seeds are used up, or a signal comes: ``SearchResult.status`` says
+    which. Every end but the first leaves unfinished batches that another call goes on with.
 
-    ``objective`` is called once per lane. Raises ``UsageError`` if the plan cannot be, ``Failure``
-    if the disk refuses.
+    All workers share ``objective``: it holds no state of a run, and compiling it takes a second.
+    Raises ``UsageError`` if the plan cannot be, ``Failure`` if the disk refuses.
     """
     if wanted < 1:
         raise UsageError(f"--proved must be at least 1, not {wanted}")
     if not seconds > 0:
         raise UsageError("--budget must be above 0 minutes")
     if isinstance(plan, Path):
-        plan, summary = reopen(plan)
+        result = read_search(plan)
     else:
         reason = why_no_tables(plan.config)
         if reason:
             raise UsageError(f"--until proved: this model cannot be proved: {reason}")
         check_fits(plan.config, plan.recipe, plan.seeds[:1])
-        create(plan, overwrite=overwrite)
-        summary = Summary(plan=plan)
-    with RunLock(plan.folder), stop_requests() as asked:
-        search = _Search(summary, wanted, device, watcher)
-        return search.run([objective() for _ in range(lanes)], asked, seconds)
+        _create(plan, str(device), overwrite=overwrite)
+        result = SearchResult(plan=plan)
+    with RunLock(result.plan.folder), stop_requests() as asked:
+        return _Search(result, wanted, device, listener).run(objective, workers, asked, seconds)
+
+
+def read_search(folder: Path) -> SearchResult:
+    """The plan of a search and what came of it so far, of version 0.1 too.
+
+    Raises ``UsageError`` if there is none, ``Failure`` for damaged files.
+    """
+    if kind_of(folder) != "search":
+        raise UsageError(f"{folder} is no search; resume it without --until")
+    stored = read_config(folder)
+    try:
+        plan = SearchPlan(
+            config=stored.model,
+            recipe=schema.from_dict(Recipe, stored.recipe, "recipe"),
+            seeds=stored.seeds,
+            folder=folder,
+            **{name: stored.details[name] for name in ("onward", "assisted", "together")},
+        )
+        result = SearchResult(plan=plan)
+        if (folder / "summary.json").is_file():
+            data = read_json(folder / "summary.json")
+            result.spent = schema.from_dict(Spent, data["spent"], "spent")
+            result.records = {record.seed: record for record in seed_records(folder)}
+            result.wanted, result.status = data["wanted"], data["search"]
+    except (KeyError, TypeError, UsageError) as error:
+        raise Failure(f"the search in {folder} is damaged ({error}); begin another") from error
+    return result
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Batch:
+    """Seeds trained together."""
+
+    folder: Path
+    seeds: tuple[int, ...]
 
 
 class _Search:
-    """The state that lanes share; everything in ``summary`` is touched under the lock only."""
+    """What the workers share; everything in ``result`` is touched under the lock only."""
 
-    def __init__(self, summary: Summary, wanted: int, device: torch.device, watcher: Watcher) -> None:
-        self.summary, self.wanted, self.device = summary, wanted, device
-        self.plan = summary.plan
-        self.watcher = watcher
+    def __init__(
+        self, result: SearchResult, wanted: int, device: torch.device, listener: Listener
+    ) -> None:
+        self.result, self.wanted, self.device = result, wanted, device
+        self.plan, self.listener = result.plan, listener
         self.stop = threading.Event()
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._failure: BaseException | None = None
-        self._open = [each for each in summary.tries if each.unfinished]
-        self._fresh = self._fresh_tries()
-        self._before = summary.spent
+        self._open = _unfinished_batches(result)
+        self._fresh = self._fresh_batches()
+        self._before = result.spent
         self._started = time.monotonic(), time.process_time()
         self._steps = 0
 
-    def run(self, objectives: list[Objective], asked: threading.Event, seconds: float) -> Summary:
-        """Until the end; the summary says which."""
-        threads = [threading.Thread(target=self._lane, args=(each,)) for each in objectives]
+    def run(
+        self, objective: Objective, workers: int, asked: threading.Event, seconds: float
+    ) -> SearchResult:
+        """Until the end; the result says which."""
+        threads = [threading.Thread(target=self._work, args=(objective,)) for _ in range(workers)]
         for thread in threads:
             thread.start()
         deadline = time.monotonic() + seconds
@@ -134,132 +254,225 @@ class _Search:
         if self._failure is not None:
             raise self._failure
         self._write("proved" if self._enough() else status)
-        return self.summary
+        return self.result
 
-    def _lane(self, objective: Objective) -> None:
+    def _work(self, objective: Objective) -> None:
+        """One worker thread."""
         try:
-            while (each := self._next()) is not None:
-                self._train(each, objective)
+            while (batch := self._next()) is not None:
+                self._train(batch, objective)
         except BaseException as error:
             # The thread that waits raises it.
             self._failure = self._failure or error
             self.stop.set()
 
-    def _next(self) -> Try | None:
-        """Stopped tries first, then fresh ones; None where none is wanted any more."""
-        with self._lock:
+    def _next(self) -> _Batch | None:
+        """Stopped batches first, then fresh ones; None where none is wanted any more."""
+        with self.lock:
             if self.stop.is_set():
                 return None
             if self._open:
                 return self._open.pop(0)
-            each = next(self._fresh, None)
-            if each is not None:
-                self.summary.tries.append(each)
+            batch = next(self._fresh, None)
+            if batch is not None:
+                fresh = (SeedRecord(seed=seed, run=batch.folder.name) for seed in batch.seeds)
+                self.result.records |= {record.seed: record for record in fresh}
                 self._write("running")
-            return each
+            return batch
 
-    def _fresh_tries(self) -> Iterator[Try]:
+    def _fresh_batches(self) -> Iterator[_Batch]:
         """As many seeds as train together, in order, none twice."""
-        plan = self.plan
-        used = {fate.seed for fate in self.summary.fates}
+        plan, used = self.plan, set(self.result.records)
         onward = itertools.count(max(plan.seeds) + 1) if plan.onward else ()
         seeds = (seed for seed in itertools.chain(plan.seeds, onward) if seed not in used)
         while group := tuple(itertools.islice(seeds, plan.together)):
             folder = seed_folder(plan.folder, group[0])
             if len(group) > 1:
                 folder = plan.folder / f"seeds_{group[0]:04d}-{group[-1]:04d}"
-            yield Try(folder=folder, fates=tuple(Fate(seed=seed) for seed in group))
+            yield _Batch(folder=folder, seeds=group)
 
-    def _train(self, each: Try, objective: Objective) -> None:
+    def _train(self, batch: _Batch, objective: Objective) -> None:
         plan = self.plan
-        resumed = (each.folder / STATE_FILE).is_file()
-        first = load_state(each.folder)["population"]["next_step"] if resumed else 0
-        follower = _Follower(self, each, first)
-        judge = Judge(plan.config, plan.recipe, each.fates, plan.folder / "proved", follower, self.stop)
-        follower.judge = judge
-        if resumed:
-            judge.histories |= _histories(each)
+        resumed = (batch.folder / STATE_FILE).is_file()
+        first = load_state(batch.folder)["population"]["next_step"] if resumed else 0
+        follower = _Follower(self, batch, first)
+        histories = {seed: read_history(batch.folder, seed) for seed in batch.seeds} if resumed else {}
+        verifier = SeedVerifier(
+            plan.recipe, plan.folder / "proved", follower.on_verdict, self.stop, histories
+        )
         job = Job(
             config=plan.config,
             recipe=plan.recipe,
-            seeds=each.seeds,
-            folder=each.folder,
+            seeds=batch.seeds,
+            folder=batch.folder,
             overwrite=not resumed,
         )
-        with self._lock:
-            self.watcher.began(each.seeds, resumed)
-        outcome = run(
-            job,
-            objective,
-            self.device,
-            follower,
-            resume=resumed,
-            stop=self.stop,
-            retire=judge.evaluated,
-        )
-        if outcome.status == "done":
-            with contextlib.suppress(Interrupted):
-                judge.conclude(outcome.tracker, assisted=plan.assisted)
-        follower.take()
 
-    def take(self, each: Try, judge: Judge) -> None:
-        """Put a try's fates into the summary; stop all lanes once enough seeds are proved."""
-        with self._lock:
-            place = next(i for i, other in enumerate(self.summary.tries) if other.folder == each.folder)
-            fates = tuple(judge.fates[seed] for seed in each.seeds)
-            self.summary.tries[place] = Try(folder=each.folder, fates=fates)
+        def verify(evaluation: Evaluation, tracker: SeedTracker) -> None:
+            self.take(batch, verifier, tracker.records.values())
+            verifier.verify(evaluation, tracker)
+            self.take(batch, verifier, tracker.records.values())
+
+        follower.verifier = verifier
+        result = run(
+            job, objective, self.device, follower, resume=resumed, stop=self.stop, verify=verify
+        )
+        if result.status == "done":
+            with contextlib.suppress(Interrupted):
+                verifier.conclude(result.tracker, assisted=plan.assisted)
+            write_records(batch.folder, result.records)
+        self.take(batch, verifier, result.records)
+        with self.lock:
             self._write("running")
+
+    def take(self, batch: _Batch, verifier: SeedVerifier, records: Iterable[SeedRecord]) -> None:
+        """Put a batch's records among the search's; stop all workers once enough seeds are proved."""
+        folder, name = self.plan.folder, batch.folder.name
+        with self.lock:
+            for record in records:
+                files = {"checkpoint": record.checkpoint and f"{name}/{record.checkpoint}"}
+                if record.seed in verifier.files:
+                    kept = (str(path.relative_to(folder)) for path in verifier.files[record.seed])
+                    files = dict(zip(("checkpoint", "certificate"), kept, strict=True))
+                placed = dataclasses.replace(record, run=name, **files)  # type: ignore[arg-type]
+                self.result.records[record.seed] = placed
             if self._enough():
                 self.stop.set()
 
+    def on_verdict(
+        self, batch: _Batch, verifier: SeedVerifier, record: SeedRecord, verdict: str
+    ) -> None:
+        """Note what was found of a seed, and pass it on."""
+        with self.lock:
+            self.take(batch, verifier, [record])
+            self._write("running")
+            self.listener.on_verdict(self.result.records[record.seed], verdict)
+
     def count(self, steps: int) -> None:
         """Seed-steps taken."""
-        with self._lock:
+        with self.lock:
             self._steps += steps
 
     def _enough(self) -> bool:
-        return self.summary.count("proved") >= self.wanted
+        return self.result.count("proved") >= self.wanted
 
     def _write(self, status: str) -> None:
         wall, cpu = time.monotonic() - self._started[0], time.process_time() - self._started[1]
-        self.summary.status = status
-        self.summary.wanted = self.wanted
-        self.summary.spent = self._before.plus(
+        self.result.status = status
+        self.result.wanted = self.wanted
+        self.result.spent = self._before.plus(
             Spent(seed_steps=self._steps, wall_seconds=wall, core_seconds=cpu)
         )
-        write_summary(self.summary)
+        _write_result(self.result)
 
 
-class _Follower:
-    """One try's listener: counts steps, passes everything on under the search's lock."""
+class _Follower(Listener):
+    """One batch's listener: counts steps, passes everything on under the search's lock."""
 
-    judge: Judge
+    verifier: SeedVerifier
 
-    def __init__(self, search: _Search, each: Try, first: int) -> None:
-        """``first``: steps that the try has behind it."""
-        self.search, self.each, self._last = search, each, first
+    def __init__(self, search: _Search, batch: _Batch, first: int) -> None:
+        """``first``: steps that the batch has behind it."""
+        self.search, self.batch, self._last = search, batch, first
 
-    def stepped(self, step: int, active: int) -> None:
-        self.search.count((step - self._last) * active)
+    def on_start(self, start: Start) -> None:
+        with self.search.lock:
+            self.search.listener.on_start(start)
+
+    def on_step(self, seeds: tuple[int, ...], step: int, models: int) -> None:
+        self.search.count((step - self._last) * models)
         self._last = step
-        with self.search._lock:
-            self.search.watcher.stepped(self.each.seeds, step)
+        with self.search.lock:
+            self.search.listener.on_step(seeds, step, models)
 
-    def evaluated(self, evaluation: Evaluation) -> None:
-        with self.search._lock:
-            self.search.watcher.evaluated(evaluation)
+    def on_evaluation(self, evaluation: Evaluation, records: tuple[SeedRecord, ...]) -> None:
+        with self.search.lock:
+            self.search.listener.on_evaluation(evaluation, records)
 
-    def judged(self, fate: Fate, verdict: str) -> None:
-        with self.search._lock:
-            self.search.watcher.judged(fate, verdict)
-        self.take()
-
-    def take(self) -> None:
-        self.search.take(self.each, self.judge)
+    def on_verdict(self, record: SeedRecord, verdict: str) -> None:
+        self.search.on_verdict(self.batch, self.verifier, record, verdict)
 
 
-def _histories(each: Try) -> dict[int, list[Metrics]]:
-    """What a stopped try recorded of each seed."""
-    if len(each.seeds) == 1:
-        return {each.seeds[0]: read_metrics(each.folder)}
-    return read_seed_metrics(each.folder)
+def _unfinished_batches(result: SearchResult) -> list[_Batch]:
+    batches: dict[str, list[SeedRecord]] = {}
+    for record in result.records.values():
+        batches.setdefault(record.run, []).append(record)
+    return [
+        _Batch(folder=result.plan.folder / name, seeds=tuple(record.seed for record in records))
+        for name, records in batches.items()
+        if any(map(_unfinished, records))
+    ]
+
+
+def _create(plan: SearchPlan, device: str, *, overwrite: bool) -> None:
+    """Write the plan into a new folder. Raises ``UsageError`` where a search or a run is already."""
+    folder = plan.folder
+    if any((folder / name).exists() for name in ("until.json", *RUN_FILES)):
+        if not overwrite:
+            raise UsageError(
+                f"{folder} already holds a run; pass --overwrite to delete it, --resume {folder} to go "
+                "on, or another --run-name"
+            )
+        if kind_of(folder) != "search":
+            raise UsageError(f"{folder} holds a run of another kind; choose another --run-name")
+        _delete(folder)
+    make_folder(folder)
+    environment = collect_environment(device)
+    config = RunConfig(
+        kind="search",
+        model=plan.config,
+        recipe=schema.to_dict(plan.recipe),
+        seeds=plan.seeds,
+        command=tuple(environment["command"]),
+        details={"onward": plan.onward, "assisted": plan.assisted, "together": plan.together},
+    )
+    write_config(folder, config)
+    write_json(folder / "environment.json", environment)
+
+
+def _write_result(result: SearchResult) -> None:
+    """``seeds.json``, then ``summary.json``: what every run's says, of the best seed, then the
+    search's own."""
+    plan, records = result.plan, list(result.records.values())
+    best = max(
+        records, key=lambda each: (each.route is not None, each.best_score), default=SeedRecord(seed=0)
+    )
+    write_records(plan.folder, records)
+    table = summarise(
+        run_name=plan.folder.resolve().name,
+        model=plan.config,
+        train_steps=plan.recipe.total_steps,
+        seeds=len(records),
+        best=best,
+        status={"proved": "done", "running": "running"}.get(result.status, "stopped"),  # type: ignore[arg-type]
+        step=max((record.steps for record in records), default=0) - 1,
+        elapsed_sec=result.spent.wall_seconds,
+        params=count_parameters(plan.config),
+    )
+    more = {
+        "search": result.status,
+        "wanted": result.wanted,
+        "counts": {
+            **{status: result.count(status) for status in ("proved", "dropped", "unproved")},  # type: ignore[arg-type]
+            "proved_pure": sum(record.route == "pure" for record in records),
+            "proved_assisted": sum(record.route == "assisted" for record in records),
+            "unfinished": result.num_unfinished,
+        },
+        "spent": schema.to_dict(result.spent),
+        "proofs": sum(record.proofs for record in records),
+        "repair_trainings": sum(record.repair.trainings for record in records if record.repair),
+        "proved": [record.to_dict() for record in result.proved],
+    }
+    write_json(plan.folder / "summary.json", table | more)
+
+
+def _delete(folder: Path) -> None:
+    """What a search wrote there; ``config.json``, by which it is known as one, last."""
+    try:
+        for path in (*folder.glob("seed_[0-9]*"), *folder.glob("seeds_[0-9]*"), folder / "proved"):
+            if path.is_dir():
+                shutil.rmtree(path)
+        for name in (*RUN_FILES, "until.json"):
+            (folder / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise disk_failure(error, folder, "overwrite the search in") from error

@@ -112,7 +112,7 @@ class Cell:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sweep:
+class SweepPlan:
     """A declaration, checked: every cell that it names can be trained."""
 
     preset: str
@@ -165,7 +165,7 @@ class Sweep:
         return Cell(index=index, settings=settings, config=config, recipe=recipe)
 
 
-def read_sweep(table: Mapping[str, Any], seeds: tuple[int, ...]) -> Sweep:
+def read_sweep(table: Mapping[str, Any], seeds: tuple[int, ...]) -> SweepPlan:
     """The sweep that a TOML table declares, for ``seeds`` (the table's own, already read).
 
     Raises ``UsageError`` naming the entry that is wrong.
@@ -194,7 +194,7 @@ def read_sweep(table: Mapping[str, Any], seeds: tuple[int, ...]) -> Sweep:
     if bool(space) != ("samples" in random):
         raise UsageError("random needs both samples (how many) and a space (of which settings)")
     halving = _table(table, "halving")
-    sweep = Sweep(
+    sweep = SweepPlan(
         preset=first["preset"],
         recipe=first["recipe"],
         seeds=seeds,

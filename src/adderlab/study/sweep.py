@@ -1,7 +1,6 @@
 """A sweep: cells trained side by side or all over a cluster, compared in a table.
 
-FOLDER/
-    sweep.json          the declaration, as it was when the sweep began
+The folder of a sweep, besides what every run folder has (``runs.folder``):
     cells/0007/         a run folder for every cell, and cell.json with its settings
     table.csv           the cells, the best first
     table.json          the same for programs
@@ -28,6 +27,9 @@ from adderlab.files import schema
 from adderlab.files.atomic import make_folder, read_json, write_json, write_text
 from adderlab.files.lock import RunLock
 from adderlab.models.config import ModelConfig
+from adderlab.models.describe import count_parameters
+from adderlab.runs.config import RunConfig, kind_of, read_config, write_config
+from adderlab.runs.environment import collect_environment
 from adderlab.runs.folder import STATE_FILE
 from adderlab.runs.metrics import (
     LEARNED,
@@ -35,16 +37,16 @@ from adderlab.runs.metrics import (
     read_metrics,
     read_seed_metrics,
 )
-from adderlab.runs.summary import read_config, read_summary
+from adderlab.runs.records import SUCCESS, SeedRecord, write_records
+from adderlab.runs.stored import seed_records
+from adderlab.runs.summary import read_summary, summarise
 from adderlab.study.cluster.merge import ShardedRun, is_sharded
 from adderlab.study.cluster.ray import Done, Fleet, Stopped
-from adderlab.study.cluster.shards import Means, prepared
-from adderlab.study.space import Axis, Cell, Halving, Sweep
-from adderlab.training.job import Job
-from adderlab.training.measure import Evaluation
+from adderlab.study.space import Axis, Cell, Halving, SweepPlan
+from adderlab.training.backend import Compute, open_backend
+from adderlab.training.listener import Listener, Start
 from adderlab.training.population import launch_shape
-from adderlab.training.run import Order, run_together
-from adderlab.training.tracker import SUCCESS
+from adderlab.training.run import Job, Order, RunResult, run_together
 
 # What a sweep's cells came to: a pure function of their run folders, without times, so that a sweep
 # that was interrupted gives the same bytes as one that was not.
@@ -72,7 +74,7 @@ COLUMNS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
+class CellScore:
     """How the seeds of a cell stand at one step."""
 
     step: int
@@ -96,12 +98,12 @@ class Measured:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class CellRow:
     """A cell in the table. ``measured`` is None before its first evaluation."""
 
     cell: Cell
     state: State
-    measured: Measured | None
+    measured: CellScore | None
 
     @property
     def rank(self) -> tuple[Any, ...]:
@@ -112,6 +114,16 @@ class Row:
         grok = self.measured.median_grok_step
         early = float("inf") if grok is None else grok
         return (0, -successes, early, *(-value for value in rest), self.cell.index)
+
+    def describe(self) -> str:
+        """One line."""
+        found, name = self.measured, f"cell {self.cell.name} ({self.cell.text})"
+        if found is None:
+            return f"{name}: {self.state}"
+        text = f"{name}: {found.rate} at step {found.step:,}"
+        if found.median_grok_step is not None:
+            text += f", median step to grok {found.median_grok_step:,.0f}"
+        return text
 
     def entry(self) -> dict[str, Any]:
         """The cell as plain JSON values, under ``COLUMNS`` and ``settings``."""
@@ -135,7 +147,7 @@ class Row:
         return {name: merged[name] for name in COLUMNS} | {"settings": self.cell.settings}
 
 
-def measure(folder: Path, limit: int | None = None) -> Measured | None:
+def measure(folder: Path, limit: int | None = None) -> CellScore | None:
     """The seeds of a run folder at its end, or as they stood at step ``limit``. Raises ``Failure``."""
     if not (folder / "metrics.csv").is_file():
         return None
@@ -149,7 +161,7 @@ def measure(folder: Path, limit: int | None = None) -> Measured | None:
         return None
     last = [own[-1] for own in histories]
     grokked = [step for step in map(_grokked_at, histories) if step is not None]
-    return Measured(
+    return CellScore(
         step=max(each.step for each in last),
         rate=wilson(sum(each.val_exact >= SUCCESS for each in last), len(last)),
         grokked=len(grokked),
@@ -160,7 +172,7 @@ def measure(folder: Path, limit: int | None = None) -> Measured | None:
     )
 
 
-def write_table(folder: Path, rows: Sequence[Row], about: Mapping[str, Any]) -> list[Row]:
+def write_table(folder: Path, rows: Sequence[CellRow], about: Mapping[str, Any]) -> list[CellRow]:
     """``table.csv`` and ``table.json``, the best cell first; the rows in that order."""
     rows = sorted(rows, key=lambda row: row.rank)
     settings = list(dict.fromkeys(path for row in rows for path in row.cell.settings))
@@ -175,16 +187,6 @@ def write_table(folder: Path, rows: Sequence[Row], about: Mapping[str, Any]) -> 
     table = {"schema_version": TABLE_VERSION, **about, "cells": [row.entry() for row in rows]}
     write_json(folder / "table.json", table)
     return rows
-
-
-def in_words(row: Row) -> str:
-    """One line about a cell that has been measured."""
-    assert row.measured is not None
-    found = row.measured
-    text = f"cell {row.cell.name} ({row.cell.text}): {found.rate} at step {found.step:,}"
-    if found.median_grok_step is not None:
-        text += f", median step to grok {found.median_grok_step:,.0f}"
-    return text
 
 
 def _grokked_at(history: Sequence[Metrics]) -> int | None:
@@ -207,24 +209,6 @@ def _cell(value: Any) -> str:
 SWEEP_VERSION = 1
 
 
-class Watcher(Protocol):
-    """Whoever watches a sweep."""
-
-    def say(self, line: str) -> None: ...
-
-    def began(self, cells: Sequence[Cell]) -> None:
-        """These cells train side by side from now on."""
-        ...
-
-    def stepped(self, cell: Cell, step: int) -> None:
-        """``step`` steps of a cell are done."""
-        ...
-
-    def measured(self, row: Row) -> None:
-        """A cell has reached its end or a rung."""
-        ...
-
-
 class Trainer(Protocol):
     """Something that trains cells."""
 
@@ -238,32 +222,45 @@ class OpenSweep:
     """A sweep's folder, locked while it is open, and what is known of its cells."""
 
     def __init__(
-        self, sweep: Sweep, folder: Path, watcher: Watcher, *, guided: bool, resume: bool
+        self, sweep: SweepPlan, folder: Path, listener: Listener, *, guided: bool, resume: bool
     ) -> None:
         """Raises ``UsageError`` if another sweep is there, or none to resume; ``Failure`` if another
         process is at it."""
-        self.sweep, self.folder, self.watcher = sweep, folder, watcher
-        path = folder / "sweep.json"
-        if resume and not path.is_file():
+        self.sweep, self.folder, self.listener = sweep, folder, listener
+        kind = kind_of(folder)
+        if resume and kind != "sweep":
             raise UsageError(f"there is no sweep in {folder} to resume; leave out --resume")
-        if path.is_file() and not resume:
+        if kind is not None and not resume:
             raise UsageError(
-                f"{folder} already holds a sweep; go on with it (--resume), or name another output"
+                f"{folder} already holds a {kind}; go on with it (--resume), or name another output"
             )
         make_folder(folder)
         self._lock = RunLock(folder)
         try:
             asked = {"guided": guided, "declaration": sweep.declaration}
             if resume:
-                _must_match(read_json(path), asked, path)
-            write_json(path, {"schema_version": SWEEP_VERSION, **asked})
+                _must_match(read_config(folder).details, asked, folder)
+            self._write_config(asked)
         except BaseException:
             self._lock.release()
             raise
         self._states: dict[int, State] = {}
         self._limits: dict[int, int | None] = {}
         self._cells: dict[int, Cell] = {}
-        self._measured: dict[int, Measured | None] = {}
+        self._measured: dict[int, CellScore | None] = {}
+
+    def _write_config(self, details: dict[str, Any]) -> None:
+        environment, first = collect_environment("cpu"), self.sweep.cells()[0]
+        config = RunConfig(
+            kind="sweep",
+            model=first.config,
+            recipe=schema.to_dict(first.recipe),
+            seeds=self.sweep.seeds,
+            command=tuple(environment["command"]),
+            details=details,
+        )
+        write_config(self.folder, config)
+        write_json(self.folder / "environment.json", environment)
 
     def place(self, cell: Cell) -> Path:
         """A cell's run folder."""
@@ -319,26 +316,63 @@ class OpenSweep:
         self._measured[cell.index] = found
         if done and not self.is_done(cell):
             self._write_cell(cell, "done")
-        self.watcher.measured(Row(cell=cell, state=self._states[cell.index], measured=found))
+        row = CellRow(cell=cell, state=self._states[cell.index], measured=found)
+        self.listener.on_message(row.describe())
 
     def abandon(self, cell: Cell) -> None:
         self._states[cell.index] = "abandoned"
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[CellRow]:
         """What is known of every cell; of those that wait, what an earlier process left."""
         return [
-            Row(cell=cell, state=self._states[index], measured=self._measured[index])
+            CellRow(cell=cell, state=self._states[index], measured=self._measured[index])
             for index, cell in self._cells.items()
         ]
 
-    def write_table(self) -> list[Row]:
-        """The table of the cells known so far."""
+    def write_table(self) -> list[CellRow]:
+        """The table of the cells known so far, the records of their seeds, and a summary."""
         about = {
             "preset": self.sweep.preset,
             "recipe": self.sweep.recipe,
             "seeds": list(self.sweep.seeds),
         }
-        return write_table(self.folder, self.rows(), about)
+        rows = write_table(self.folder, self.rows(), about)
+        known = [(row, record) for row in rows for record in self._records(row)]
+        if known:
+            write_records(self.folder, [record for _, record in known])
+            self._write_summary(rows, *max(known, key=lambda each: each[1].best_score))
+        return rows
+
+    def _records(self, row: CellRow) -> list[SeedRecord]:
+        """Of the seeds of a cell that has been trained, with paths from the sweep's folder."""
+        if row.measured is None:
+            return []
+        name = f"cells/{row.cell.name}"
+        return [
+            dataclasses.replace(
+                record, run=name, checkpoint=record.checkpoint and f"{name}/{record.checkpoint}"
+            )
+            for record in seed_records(self.folder / name)
+        ]
+
+    def _write_summary(self, rows: Sequence[CellRow], row: CellRow, best: SeedRecord) -> None:
+        """``row``, ``best``: the cell and the seed of the best checkpoint."""
+        config, measured = row.cell.config, [each.measured for each in rows if each.measured]
+        ended = all(each.state in ("done", "abandoned") for each in rows)
+        summaries = [read_summary(self.place(each.cell)) for each in rows if each.measured]
+        table = summarise(
+            run_name=self.folder.resolve().name,
+            model=config,
+            train_steps=row.cell.recipe.total_steps,
+            seeds=sum(each.rate.n for each in measured),
+            best=best,
+            status="done" if ended else "stopped",
+            step=max(each.step for each in measured),
+            elapsed_sec=sum(each["elapsed_sec"] for each in summaries),
+            params=count_parameters(config),
+        )
+        more = {"cells": len(rows), "best_cell": row.cell.name}
+        write_json(self.folder / "summary.json", table | more)
 
     def _write_cell(self, cell: Cell, state: str) -> None:
         write_json(
@@ -356,7 +390,7 @@ class OpenSweep:
         self.close()
 
 
-def run_cells(opened: OpenSweep, trainer: Trainer) -> list[Row]:
+def run_cells(opened: OpenSweep, trainer: Trainer) -> list[CellRow]:
     """Train every declared cell, by successive halving if declared; the table. Raises ``Stopped``."""
     cells = opened.sweep.cells()
     for cell in cells:
@@ -383,7 +417,7 @@ def _halve(opened: OpenSweep, cells: Sequence[Cell], rung: int, halving: Halving
     for cell in order[len(kept) :]:
         if not opened.is_done(cell):
             opened.abandon(cell)
-    opened.watcher.say(f"step {rung:,}: {len(kept)} of {len(order)} cells go on")
+    opened.listener.on_message(f"step {rung:,}: {len(kept)} of {len(order)} cells go on")
     return sorted(kept, key=lambda cell: cell.index)
 
 
@@ -399,11 +433,11 @@ SEEDS_ON_A_DEVICE = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
-class HereTrainer:
+class LocalTrainer:
     """Cells on this machine, each as one population; those that can share a launch side by side, as many
     as keep the machine busy."""
 
-    means: Means
+    compute: Compute
     stop: threading.Event
 
     def train(self, sweep: OpenSweep, cells: Sequence[Cell], until: int | None) -> None:
@@ -425,30 +459,35 @@ class HereTrainer:
 
     def _train(self, sweep: OpenSweep, group: Sequence[Cell], until: int | None) -> None:
         """Cells of one model and one launch shape."""
-        _, objective, device = prepared(group[0].config, self.means, sweep.watcher.say)
-        on_cpu = device.type == "cpu"
-        seeds = SEEDS_PER_THREAD * self.means.threads if on_cpu else SEEDS_ON_A_DEVICE
+        backend = open_backend(group[0].config, self.compute, sweep.listener.on_message)
+        seeds = SEEDS_PER_THREAD * backend.threads if backend.on_cpu else SEEDS_ON_A_DEVICE
         width = min(MOST_CELLS, max(1, seeds // len(sweep.sweep.seeds)))
         for start in range(0, len(group), width):
             if not self.stop.is_set():
                 cells = group[start : start + width]
-                sweep.watcher.began(cells)
-                orders = [self._order(sweep, cell, until) for cell in cells]
-                run_together(orders, objective, device, until=until, stop=self.stop)
+                listener = _CellListener(sweep.listener, cells)
+                orders = [self._order(sweep, cell, until, listener) for cell in cells]
+                run_together(orders, backend.objective, backend.device, until=until, stop=self.stop)
 
-    def _order(self, sweep: OpenSweep, cell: Cell, until: int | None) -> Order:
+    def _order(self, sweep: OpenSweep, cell: Cell, until: int | None, listener: Listener) -> Order:
         resume = sweep.is_resumable(cell)
+        last = cell.recipe.total_steps if until is None else until
+
+        def ended(result: RunResult) -> None:
+            if result.status == "done" or result.steps >= last:
+                sweep.trained(cell, until)
+
         return Order(
             # Without a state, what a kill left is begun anew.
             job=replace(sweep.job(cell), overwrite=not resume),
-            listener=_CellListener(sweep.watcher, cell),
+            listener=listener,
             resume=resume,
-            reached=lambda outcome: sweep.trained(cell, until),
+            ended=ended,
         )
 
 
 @dataclass(frozen=True, kw_only=True)
-class FleetTrainer:
+class ClusterTrainer:
     """Cells all at once on a cluster, each in as many shards as keep it busy."""
 
     fleet: Fleet
@@ -472,11 +511,11 @@ class FleetTrainer:
     def _open(self, sweep: OpenSweep, cell: Cell, shards: int) -> ShardedRun:
         job, halving = sweep.job(cell), sweep.sweep.halving
         if is_sharded(job.folder):
-            return ShardedRun.open(job, self.fleet.means)
+            return ShardedRun.open(job, self.fleet.compute)
         store = f"{self.store.rstrip('/')}/{cell.name}" if self.store else None
         pauses = tuple(rung + 1 for rung in halving.rungs) if halving else ()
         job = replace(job, overwrite=True)
-        return ShardedRun.create(job, self.fleet.means, shards=shards, store=store, pauses=pauses)
+        return ShardedRun.create(job, self.fleet.compute, shards=shards, store=store, pauses=pauses)
 
     def _carry_out(
         self, sweep: OpenSweep, runs: Sequence[tuple[Cell, ShardedRun]], until: int | None
@@ -505,20 +544,25 @@ def _is_merged(sweep: OpenSweep, cell: Cell) -> bool:
     raise UsageError(f"the sweep in {sweep.folder} was begun on one machine; go on without --cluster")
 
 
-class _CellListener:
-    """A run's listener that tells the sweep's watcher."""
+class _CellListener(Listener):
+    """Passes on where cells side by side begin and how far they are; their seeds are too many to be
+    followed one by one."""
 
-    def __init__(self, watcher: Watcher, cell: Cell) -> None:
-        self._watcher, self._cell = watcher, cell
+    def __init__(self, listener: Listener, cells: Sequence[Cell]) -> None:
+        self._listener = listener
+        first, last = cells[0], cells[-1]
+        self._label = f"cell {first.name}: {first.text}"
+        if len(cells) > 1:
+            self._label = f"{len(cells)} cells side by side, {first.name} to {last.name}"
 
-    def stepped(self, step: int, active: int) -> None:
-        self._watcher.stepped(self._cell, step)
+    def on_start(self, start: Start) -> None:
+        self._listener.on_start(replace(start, label=self._label))
 
-    def evaluated(self, evaluation: Evaluation) -> None:
-        pass
+    def on_step(self, seeds: tuple[int, ...], step: int, models: int) -> None:
+        self._listener.on_step(seeds, step, models)
 
 
-def _must_match(stored: dict[str, Any], asked: dict[str, Any], path: Path) -> None:
+def _must_match(stored: dict[str, Any], asked: dict[str, Any], folder: Path) -> None:
     """A sweep goes on only as it was declared; more samples may be asked for."""
     before, now = stored.get("declaration"), asked["declaration"]
     if stored.get("guided") != asked["guided"]:
@@ -532,7 +576,7 @@ def _must_match(stored: dict[str, Any], asked: dict[str, Any], path: Path) -> No
             one = one | {"samples": other.get("samples")} if more else one
         if one != other:
             raise UsageError(
-                f"the sweep was begun with {key} = {one} ({path}), not {other}; change it back, or "
+                f"the sweep was begun with {key} = {one} ({folder}), not {other}; change it back, or "
                 "name another output"
             )
 
@@ -544,7 +588,7 @@ def _must_match(stored: dict[str, Any], asked: dict[str, Any], path: Path) -> No
 # proposes them again, finds them done, and goes on.
 
 
-def run_guided(opened: OpenSweep, trainer: Trainer) -> list[Row]:
+def run_guided(opened: OpenSweep, trainer: Trainer) -> list[CellRow]:
     """Train ``samples`` cells, one after the other, each where Optuna expects the most; the table.
 
     Raises ``Stopped``; ``UsageError`` if Optuna is missing or there is nothing to search.
@@ -568,7 +612,7 @@ def run_guided(opened: OpenSweep, trainer: Trainer) -> list[Row]:
     return rows
 
 
-def check_guided(sweep: Sweep) -> None:
+def check_guided(sweep: SweepPlan) -> None:
     """Raises ``UsageError`` where guided search makes no sense, or Optuna is missing."""
     if not sweep.space:
         raise UsageError("--optuna searches random.space: declare one, and random.samples")
@@ -580,7 +624,7 @@ def check_guided(sweep: Sweep) -> None:
     _import_optuna()
 
 
-def value(found: Measured) -> float:
+def value(found: CellScore) -> float:
     """What the search makes as large as it can: the success rate; between equal rates, the share of
     right digits, which says something long before the first success does."""
     return found.rate.value + found.mean_token_acc / (2 * found.rate.n)

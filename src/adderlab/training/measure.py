@@ -13,6 +13,8 @@ from torch import Tensor
 
 from adderlab.errors import UsageError
 from adderlab.evaluation.suites import PUBLISHED_SEEDS
+from adderlab.runs.metrics import Metrics
+from adderlab.runs.records import Score
 from adderlab.task.digits import SUM_DIGITS
 from adderlab.task.holdout import Holdout
 from adderlab.task.layouts import Layout, answers_correct
@@ -34,15 +36,15 @@ class Measured:
     margin_S: Tensor
     """Smallest teacher-forced margin over the validation pairs, in logits as the loss sees them."""
 
-    def score(self, row: int) -> tuple[float, float, float]:
-        """What makes a checkpoint better: exact match, then steps, then the smallest margin."""
+    def score(self, row: int) -> Score:
+        """Of a seed's weights as a checkpoint."""
         return (
             float(self.val_exact_S[row]),
             float(self.step_acc_SI[row].mean()),
             float(self.margin_S[row]),
         )
 
-    def scores(self) -> list[tuple[float, float, float]]:
+    def scores(self) -> list[Score]:
         return [self.score(row) for row in range(len(self.val_exact_S))]
 
 
@@ -59,8 +61,20 @@ class Evaluation(Measured):
     averaged_S: Tensor
     """Whether these are the running average."""
 
+    def metrics(self, row: int, elapsed_sec: float) -> Metrics:
+        """A seed's row in the tables of its run."""
+        return Metrics(
+            step=self.step,
+            train_loss=float(self.train_loss_S[row]),
+            val_exact=float(self.val_exact_S[row]),
+            val_token_acc=float(self.val_token_acc_S[row]),
+            lr=self.lr,
+            elapsed_sec=elapsed_sec,
+            step_acc=tuple(self.step_acc_SI[row].tolist()),
+        )
+
     def of(self, seeds: tuple[int, ...], rows: list[int]) -> Evaluation:
-        """What the rows say, one for each of ``seeds``."""
+        """The given rows, one for each of ``seeds``."""
         index = torch.tensor(rows, dtype=torch.int64)
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         chosen = {
@@ -126,7 +140,7 @@ class Best:
 
     def __init__(self, flat_SN: Tensor) -> None:
         self.weights_SN = flat_SN.clone()
-        self.scores: list[tuple[float, float, float]] = [(-1.0, 0.0, 0.0)] * len(flat_SN)
+        self.scores: list[Score] = [(-1.0, 0.0, 0.0)] * len(flat_SN)
 
     def take(self, evaluation: Evaluation) -> None:
         for row, score in enumerate(evaluation.scores()):

@@ -41,6 +41,8 @@ class Objective(Protocol):
     """What a population needs to know of its model: gradients, margins, answers."""
 
     config: ModelConfig
+    engine_name: str
+    """What computes it."""
 
     def sharpened(self, factor: float) -> "Objective":
         """Of the model whose logits are ``factor`` times as large; one object for each factor."""
@@ -93,7 +95,7 @@ class TableObjective:
     """Parameters -> tables -> engine, and the gradient back: compiled where the engine can."""
 
     def __init__(self, config: ModelConfig, engine: Engine) -> None:
-        self.config, self.engine = config, engine
+        self.config, self.engine, self.engine_name = config, engine, engine.name
         self._sharpened = _Sharpened(self, lambda config: TableObjective(config, engine))
         example = stack_parameters([build_model(config, 0)])
         self._names = tuple(example)
@@ -167,7 +169,7 @@ class OracleObjective:
 
     def __init__(self, config: ModelConfig, device: torch.device) -> None:
         self.model = Transformer(config).to(device)
-        self.config = config
+        self.config, self.engine_name = config, "module"
         self._sharpened = _Sharpened(self, lambda config: OracleObjective(config, device))
 
     def sharpened(self, factor: float) -> Objective:

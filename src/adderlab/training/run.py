@@ -1,8 +1,13 @@
-"""Runs: populations trained, watched and written to their folders, from the start or from a stop."""
+"""Runs: populations trained, followed and written to their folders, from the start or from a stop.
+
+Shapes: S seeds still training, N parameters of one model, flat.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import signal
 import threading
 import time
@@ -15,201 +20,132 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from adderlab.errors import Failure
+from adderlab.errors import Failure, UsageError
 from adderlab.files import schema
+from adderlab.models.config import ModelConfig
 from adderlab.runs.checkpoints import Checkpoint
+from adderlab.runs.config import Keep, RunConfig, read_config
 from adderlab.runs.environment import collect_environment
-from adderlab.runs.folder import (
-    STATE_FILE,
-    RunConfig,
-    RunFolder,
-    Status,
-    drop_rows_after,
-    load_state,
-    save_state,
-)
-from adderlab.training.job import Job, Outcome, fingerprint
+from adderlab.runs.folder import STATE_FILE, RunFolder, drop_rows_after, load_state, save_state
+from adderlab.runs.records import SUCCESS, SeedRecord
+from adderlab.runs.stored import tracker_state
+from adderlab.runs.summary import Status
+from adderlab.training.listener import Listener, Start
 from adderlab.training.measure import Evaluation
 from adderlab.training.objective import Objective
 from adderlab.training.population import Population, advance, furthest_behind
+from adderlab.training.recipe import Recipe
 from adderlab.training.start import check_fits
-from adderlab.training.tracker import SUCCESS, SeedTracker
-
-# Evaluations and the final state of a population, into its run folder.
-#
-# Shapes: S seeds, N parameters of one model, flat.
+from adderlab.training.tracker import SeedTracker
 
 
-class Trained(Protocol):
-    """What the writer needs to know of a population."""
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What to train and where to write it."""
 
+    config: ModelConfig
+    recipe: Recipe
     seeds: tuple[int, ...]
-    """Those still training."""
-    next_step: int
-    seconds: float
+    folder: Path
+    run_name: str = ""
+    """Empty: the folder's name."""
+    overwrite: bool = False
+    """Delete a run that is there already."""
+    keep: Keep = "grokked"
+
+    def run_config(self, command: Sequence[str]) -> RunConfig:
+        """What ``config.json`` says of it."""
+        return RunConfig(
+            model=self.config,
+            recipe=schema.to_dict(self.recipe),
+            seeds=self.seeds,
+            command=tuple(command),
+            run_name=self.run_name,
+            keep=self.keep,
+        )
+
+
+def read_job(folder: Path) -> Job:
+    """The job of a run folder, to resume it. Raises ``UsageError`` if there is none."""
+    if not (folder / "config.json").is_file():
+        raise UsageError(f"there is no run in {folder} (no config.json); check the name")
+    stored = read_config(folder)
+    recipe = schema.from_dict(Recipe, stored.recipe, f"{folder / 'config.json'}: recipe")
+    return Job(
+        config=stored.model,
+        recipe=recipe,
+        seeds=stored.seeds,
+        folder=folder,
+        run_name=stored.run_name,
+        keep=stored.keep,
+    )
+
+
+def fingerprint(job: Job, *, old_names: bool = False) -> str:
+    """SHA-256 over what decides a run's numbers: model, recipe and seeds.
+
+    ``old_names``: as version 0.1 hashed them, under the settings' names of its time.
+    """
+    model, recipe = (schema.to_dict(each, old_names=old_names) for each in (job.config, job.recipe))
+    settings = [model, recipe, list(job.seeds)]
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """How a run ended."""
+
+    status: Status
+    steps: int
+    """Of the seeds that trained longest."""
+    tracker: SeedTracker
+    """The record and the weights of every seed."""
+    best: Checkpoint
+    folder: Path
 
     @property
-    def num_parameters(self) -> int: ...
-
-    def params(self, flat_SN: Tensor) -> dict[str, Tensor]: ...
-
-    def keep(self, rows: list[int]) -> None: ...
-
-    def state(self) -> dict[str, Any]: ...
+    def records(self) -> tuple[SeedRecord, ...]:
+        """In the order of the run's seeds."""
+        return tuple(self.tracker.records.values())
 
 
-class Writer:
-    """Puts evaluations and the final state into the run folder."""
+Verify = Callable[[Evaluation, SeedTracker], None]
+"""Called after every evaluation. It may put what it finds of seeds into the tracker's records; those
+that it gives a status to end in train no further."""
 
-    def __init__(self, job: Job, folder: RunFolder, population: Trained, tracker: SeedTracker) -> None:
-        self.job, self.folder, self.population, self.tracker = job, folder, population, tracker
 
-    def begin(self) -> None:
-        """A state to go on from before there is any result."""
-        self._save_state()
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """A run to be begun or gone on with, and who follows it."""
 
-    def take(self, evaluation: Evaluation, retired: Mapping[int, str] | None = None) -> None:
-        """Tables first, then checkpoints, and the state that knows of them last. ``retired``: seeds
-        that end here, each with its status."""
-        population, tracker = self.population, self.tracker
-        self.folder.check()
-        self.folder.record(tracker.take(evaluation, population.seconds))
-        perfect = tracker.finished(evaluation, self.job.recipe)
-        ending = {evaluation.seeds[row]: "perfect" for row in perfect} | dict(retired or {})
-        if ending:
-            for seed, status in ending.items():
-                tracker.set_status((seed,), status)
-            population.keep([row for row, seed in enumerate(evaluation.seeds) if seed not in ending])
-        self._write("running")
-        self._save_state()
-
-    def finish(self, status: Status) -> Outcome:
-        """The closing files. A stopped run keeps its state at the very step it stopped at."""
-        tracker, population = self.tracker, self.population
-        self.folder.check()
-        if status == "done":
-            tracker.set_status(population.seeds, "done")
-        self._write(status)
-        self._save_state()
-        if self.folder.is_population and status == "done":
-            kept = {seed: self._checkpoints(seed) for seed in self._kept_seeds()}
-            rows = list(tracker.rows.values())
-            self.folder.keep_seeds(kept, rows, status=status, step=population.next_step - 1)
-        best, _ = self._checkpoints(tracker.best_seed)
-        path = self.job.folder / "checkpoints" / "best.pt"
-        best = dataclasses.replace(best, path=path)
-        return Outcome(status=status, tracker=tracker, best=best, folder=self.job.folder)
-
-    def _write(self, status: Status) -> None:
-        tracker, rows = self.tracker, list(self.tracker.rows.values())
-        rate = tracker.successes()
-        best, last = self._checkpoints(tracker.best_seed)
-        self.folder.save_best(best)
-        self.folder.save_last(last)
-        self.folder.write_seeds(rows)
-        self.folder.write_summary(
-            rows,
-            status=status,
-            step=self.population.next_step - 1,
-            elapsed_sec=self.population.seconds,
-            params=self.population.num_parameters,
-            success={
-                "criterion": f"final val_exact >= {SUCCESS}",
-                "successes": rate.count,
-                "seeds": rate.n,
-                "rate": rate.count / rate.n,
-                "wilson_95": [rate.low, rate.high],
-            },
-        )
-
-    def _save_state(self) -> None:
-        save_state(
-            self.job.folder,
-            {
-                "run": fingerprint(self.job),
-                "population": self.population.state(),
-                "ledger": self.tracker.state(),
-            },
-        )
-
-    def _kept_seeds(self) -> list[int]:
-        rows = self.tracker.rows.values()
-        if self.job.keep == "all":
-            return [row.seed for row in rows]
-        return [
-            row.seed
-            for row in rows
-            if row.seed == self.tracker.best_seed or row.final_val_exact >= SUCCESS
-        ]
-
-    def _checkpoints(self, seed: int) -> tuple[Checkpoint, Checkpoint]:
-        """(best, last) of a seed."""
-        best_N, row = self.tracker.best_weights(seed)
-        last_N, last_step = self.tracker.last_weights(seed)
-        return (
-            self._checkpoint(seed, best_N, row.best_step, row.best_val_exact),
-            self._checkpoint(seed, last_N, max(last_step, 0), row.final_val_exact),
-        )
-
-    def _checkpoint(self, seed: int, flat_N: Tensor, step: int, val_exact: float) -> Checkpoint:
-        params = self.population.params(flat_N[None])
-        return Checkpoint(
-            config=self.job.config,
-            params={name: tensor[0] for name, tensor in params.items()},
-            recipe=schema.to_dict(self.job.recipe),
-            seed=seed,
-            step=step,
-            val_exact=val_exact,
-        )
+    job: Job
+    listener: Listener
+    resume: bool = False
+    verify: Verify | None = None
+    ended: Callable[[RunResult], None] = lambda result: None
+    """Called once the run is done, or where it was to go, or stopped."""
 
 
 class RunFailed(Failure):
     """A run that had begun could not go on; its folder keeps the last good state."""
 
 
-class Listener(Protocol):
-    """Whoever watches a run."""
-
-    def stepped(self, step: int, active: int) -> None:
-        """``step`` steps are done; ``active`` models are training: every seed's, or all its draws."""
-        ...
-
-    def evaluated(self, evaluation: Evaluation) -> None: ...
-
-
-Retire = Callable[[Evaluation], Mapping[int, str]]
-"""Seeds that need no more training after an evaluation, each with the status it ends in."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Order:
-    """A run to be begun or gone on with, and who is told of it."""
-
-    job: Job
-    listener: Listener
-    resume: bool = False
-    retire: Retire | None = None
-    """Asked after every evaluation which seeds to train no further."""
-    reached: Callable[[Outcome], None] = lambda outcome: None
-    """Told once the run is where it was to go; not if it was stopped before."""
-
-
 def run(
     job: Job,
     objective: Objective,
     device: torch.device,
-    listener: Listener,
+    listener: Listener | None = None,
     *,
     resume: bool = False,
     until: int | None = None,
     stop: threading.Event | None = None,
-    retire: Retire | None = None,
-) -> Outcome:
+    verify: Verify | None = None,
+) -> RunResult:
     """Train until done, stopped by a signal, or failed; the folder is valid after every evaluation.
 
-    ``until``, ``stop`` and what it raises: see ``run_together``; ``retire``: see ``Order``.
+    ``until``, ``stop`` and what it raises: see ``run_together``.
     """
-    order = Order(job=job, listener=listener, resume=resume, retire=retire)
+    order = Order(job=job, listener=listener or Listener(), resume=resume, verify=verify)
     return run_together([order], objective, device, until=until, stop=stop)[0]
 
 
@@ -220,11 +156,12 @@ def run_together(
     *,
     until: int | None = None,
     stop: threading.Event | None = None,
-) -> list[Outcome]:
-    """Runs of one model side by side, their steps in one launch wherever they can be
-    (``training.launch``). Every run's folder is what it would be had the run been alone, but for times.
+) -> list[RunResult]:
+    """Runs of one model side by side, their steps batched wherever they can be
+    (``population.advance``). Every run's folder is what it would be had the run been alone, but for
+    times.
 
-    ``until``: stop, as on a signal, once so many steps are done. ``stop``: whoever starts several runs
+    ``until``: stop, as on a signal, once so many steps are done. ``stop``: who starts several runs
     listens for signals itself and sets this event; otherwise it is done here.
 
     Raises ``UsageError`` if a recipe does not fit the model, or a folder already holds a run (or none,
@@ -238,18 +175,18 @@ def run_together(
         stopping = opened.enter_context(stop_requests()) if stop is None else stop
         begun = zip(orders, folders, strict=True)
         training = [_Run(order, folder, objective, device, until) for order, folder in begun]
-        outcomes: dict[Path, Outcome] = {}
+        results: dict[Path, RunResult] = {}
         pace = Pace()
         try:
             while training:
                 for each in [one for one in training if one.is_there or stopping.is_set()]:
                     training.remove(each)
-                    outcomes[each.order.job.folder] = each.end()
+                    results[each.order.job.folder] = each.end()
                 if training:
                     _advance(training, pace)
         except Failure as error:
             raise RunFailed(str(error)) from error
-    return [outcomes[order.job.folder] for order in orders]
+    return [results[order.job.folder] for order in orders]
 
 
 class _Run:
@@ -267,46 +204,71 @@ class _Run:
         self.order = order
         self.last = job.recipe.total_steps if until is None else until
         self.population = Population(job.config, job.recipe, job.seeds, objective, device)
-        tracker = SeedTracker(job.seeds, self.population.first_SN.cpu())
-        self._writer = Writer(job, folder, self.population, tracker)
-        if order.resume and (job.folder / STATE_FILE).exists():
-            _restore(job, self.population, tracker)
+        first_SN = self.population.first_SN.cpu()
+        self._tracker = SeedTracker(job.config, job.recipe, job.seeds, first_SN)
+        self._writer = Writer(job, folder, self.population, self._tracker)
+        resumed = order.resume and (job.folder / STATE_FILE).exists()
+        if resumed:
+            _restore(job, self.population, self._tracker)
             folder.begin_missing_tables()
         else:
             if order.resume:
                 folder.restart(collect_environment(str(device)))
-            self._writer.begin()
+            self._writer.save_state()
+        order.listener.on_start(
+            Start(
+                folder=job.folder,
+                seeds=self.population.seeds,
+                steps=job.recipe.total_steps,
+                resumed=resumed,
+                device=str(device),
+                engine=objective.engine_name,
+            )
+        )
 
     @property
     def is_there(self) -> bool:
         return self.population.done or self.population.next_step >= self.last
 
-    def stepped(self, loss_S: Tensor) -> None:
-        """What follows a stretch of steps."""
-        population, order = self.population, self.order
+    def after_steps(self, loss_S: Tensor) -> None:
+        """What follows a batch of steps: an evaluation where the recipe asks for one. The tables come
+        first, then the checkpoints, and the state that knows of them last."""
+        population, order, tracker = self.population, self.order, self._tracker
         step = population.next_step - 1
-        order.listener.stepped(step + 1, population.num_rows)
-        if order.job.recipe.looks_at(step):
-            evaluation = population.evaluate(loss_S)
-            order.listener.evaluated(evaluation)
-            self._writer.take(evaluation, order.retire(evaluation) if order.retire else None)
+        order.listener.on_step(population.seeds, step + 1, population.num_rows)
+        if not order.job.recipe.looks_at(step):
+            return
+        evaluation = population.evaluate(loss_S)
+        self._writer.write_tables(evaluation)
+        tracker.end(tracker.perfect_long_enough(evaluation), "perfect")
+        records = tuple(tracker.records[seed] for seed in evaluation.seeds)
+        order.listener.on_evaluation(evaluation, records)
+        if order.verify:
+            order.verify(evaluation, tracker)
+        going = ("training", "diverged")
+        left = [
+            row for row, seed in enumerate(evaluation.seeds) if tracker.records[seed].status in going
+        ]
+        if len(left) < len(evaluation.seeds):
+            population.keep(left)
+        self._writer.write("running")
 
-    def end(self) -> Outcome:
-        outcome = self._writer.finish("done" if self.population.done else "stopped")
-        if self.is_there:
-            self.order.reached(outcome)
-        return outcome
+    def end(self) -> RunResult:
+        """Close the folder's files, and what came of the run."""
+        result = self._writer.finish("done" if self.population.done else "stopped")
+        self.order.ended(result)
+        return result
 
 
 def _advance(training: Sequence[_Run], pace: Pace) -> None:
-    """One launch: of those furthest behind, so that runs stopped at different steps come together."""
+    """One call: of those furthest behind, so that runs stopped at different steps come together."""
     populations, ahead = furthest_behind([each.population for each in training])
     chosen = {id(population) for population in populations}
     runs = [each for each in training if id(each.population) in chosen]
     last = min(each.last for each in runs)
     losses = pace.advance(populations, last if ahead is None else min(last, ahead))
     for each, loss_S in zip(runs, losses, strict=True):
-        each.stepped(loss_S)
+        each.after_steps(loss_S)
 
 
 def _restore(job: Job, population: Population, tracker: SeedTracker) -> None:
@@ -320,12 +282,109 @@ def _restore(job: Job, population: Population, tracker: SeedTracker) -> None:
         )
     try:
         population.load_state(state["population"])
-        tracker.load_state(state["ledger"])
-        last_steps = dict(state["ledger"]["last_step"])
+        tracker.load_state(tracker_state(state, job.folder))
     except (KeyError, TypeError, ValueError, IndexError, RuntimeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:100]
         raise Failure(f"{path} does not fit this run ({reason}); train the run anew") from error
-    drop_rows_after(job.folder, population.next_step - 1, last_steps)
+    drop_rows_after(job.folder, population.next_step - 1, tracker.last_steps())
+
+
+class Trained(Protocol):
+    """What the writer needs to know of a population."""
+
+    seeds: tuple[int, ...]
+    """Those still training."""
+    next_step: int
+    seconds: float
+
+    @property
+    def num_parameters(self) -> int: ...
+
+    def state(self) -> dict[str, Any]: ...
+
+
+class Writer:
+    """Puts evaluations and the final state of a population into its run folder."""
+
+    def __init__(self, job: Job, folder: RunFolder, population: Trained, tracker: SeedTracker) -> None:
+        self.job, self.folder, self.population, self.tracker = job, folder, population, tracker
+
+    def write_tables(self, evaluation: Evaluation) -> None:
+        """Note an evaluation, and append its rows."""
+        self.folder.check()
+        self.folder.record(self.tracker.take(evaluation, self.population.seconds))
+
+    def write(self, status: Status) -> None:
+        """Everything but the tables, the state last: what it knows of is on the disk."""
+        best = self.tracker.best_seed
+        self.folder.save_best(self.tracker.best(best))
+        self.folder.save_last(self.tracker.last(best))
+        self._write_records(status, {best: "checkpoints/best.pt"})
+        self.save_state()
+
+    def save_state(self) -> None:
+        """What a resume goes on from; there is one before there is any result."""
+        save_state(
+            self.job.folder,
+            {
+                "run": fingerprint(self.job),
+                "population": self.population.state(),
+                "tracker": self.tracker.state(),
+            },
+        )
+
+    def finish(self, status: Status) -> RunResult:
+        """The closing files. A stopped run keeps its state at the very step it stopped at."""
+        tracker, population, folder = self.tracker, self.population, self.folder
+        folder.check()
+        if status == "done":
+            tracker.end(population.seeds, "done")
+        self.write(status)
+        if folder.is_population and status == "done":
+            kept = {seed: (tracker.best(seed), tracker.last(seed)) for seed in self._kept_seeds()}
+            step = population.next_step - 1
+            folder.keep_seeds(kept, list(tracker.records.values()), status=status, step=step)
+            places = {seed: f"{folder.seed_path(seed).name}/checkpoints/best.pt" for seed in kept}
+            self._write_records(status, places)
+        best = tracker.best(tracker.best_seed)
+        return RunResult(
+            status=status,
+            steps=population.next_step,
+            tracker=tracker,
+            best=dataclasses.replace(best, path=self.job.folder / "checkpoints" / "best.pt"),
+            folder=self.job.folder,
+        )
+
+    def _write_records(self, status: Status, checkpoints: Mapping[int, str]) -> None:
+        """``checkpoints``: where the checkpoints lie that are kept, by seed."""
+        tracker = self.tracker
+        for record in list(tracker.records.values()):
+            place = checkpoints.get(record.seed)
+            if record.checkpoint != place:
+                tracker.put([dataclasses.replace(record, checkpoint=place)])
+        rate = tracker.successes()
+        records = list(tracker.records.values())
+        self.folder.write_seeds(records)
+        self.folder.write_summary(
+            records,
+            status=status,
+            step=self.population.next_step - 1,
+            elapsed_sec=self.population.seconds,
+            params=self.population.num_parameters,
+            success={
+                "criterion": f"final val_exact >= {SUCCESS}",
+                "successes": rate.count,
+                "seeds": rate.n,
+                "rate": rate.count / rate.n,
+                "wilson_95": [rate.low, rate.high],
+            },
+        )
+
+    def _kept_seeds(self) -> list[int]:
+        records = self.tracker.records.values()
+        best = self.tracker.best_seed
+        everyone = self.job.keep == "all"
+        return [each.seed for each in records if everyone or each.succeeded or each.seed == best]
 
 
 class Pace:
@@ -338,7 +397,7 @@ class Pace:
         self._most = 1
 
     def advance(self, populations: Sequence[Population], last: int) -> list[Tensor]:
-        """``launch.advance`` by a step_batch that does not pass step ``last``."""
+        """``population.advance`` by steps that do not pass step ``last``."""
         before, started = populations[0].next_step, time.perf_counter()
         losses = advance(populations, min(self._most, last - before))
         steps, seconds = populations[0].next_step - before, time.perf_counter() - started
@@ -351,14 +410,7 @@ def _open_folder(order: Order, device: torch.device) -> RunFolder:
     if order.resume:
         return RunFolder.open(job.folder)
     environment = collect_environment(str(device))
-    config = RunConfig(
-        model=job.config,
-        recipe=schema.to_dict(job.recipe),
-        seeds=job.seeds,
-        command=tuple(environment["command"]),
-        run_name=job.run_name,
-        keep=job.keep,
-    )
+    config = job.run_config(environment["command"])
     return RunFolder.create(job.folder, config, environment, overwrite=job.overwrite)
 
 

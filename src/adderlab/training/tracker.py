@@ -1,126 +1,133 @@
-"""What a run remembers of every seed: its row, its best and its last weights.
+"""What a run remembers of every seed: its record, its best and its last weights.
 
-Shapes: S seeds of the whole run (not only those still training), N parameters of one model.
+Shapes: S seeds of the whole run (not only those still training), N parameters of one model, flat.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from adderlab.evaluation.intervals import Rate, wilson
-from adderlab.runs.metrics import Metrics, SeedRow
+from adderlab.files import schema
+from adderlab.models.config import ModelConfig
+from adderlab.runs.checkpoints import Checkpoint, parameter_shapes
+from adderlab.runs.metrics import Metrics
+from adderlab.runs.records import SeedRecord, SeedStatus, best_of
 from adderlab.training.measure import Evaluation
 from adderlab.training.recipe import Recipe
 
-SUCCESS = 0.99
-"""A seed succeeds if its last evaluation has at least this exact match (facts: AdderBoard's bar)."""
-
 
 class SeedTracker:
-    """Rows, best and last weights of all seeds of a run."""
+    """Records, best and last weights of all seeds of a run."""
 
-    def __init__(self, seeds: tuple[int, ...], flat_SN: Tensor) -> None:
-        self.rows = {seed: SeedRow(seed=seed) for seed in seeds}
-        self.best_SN, self.last_SN = flat_SN.clone(), flat_SN.clone()
+    def __init__(
+        self, config: ModelConfig, recipe: Recipe, seeds: tuple[int, ...], flat_SN: Tensor
+    ) -> None:
+        """``flat_SN``: where the seeds start, on the CPU."""
+        self._config, self._recipe = config, recipe
+        self.records = {seed: SeedRecord(seed=seed) for seed in seeds}
+        self._best_SN, self._last_SN = flat_SN.clone(), flat_SN.clone()
         self._index = {seed: s for s, seed in enumerate(seeds)}
-        self._score = {seed: (-1.0, 0.0, 0.0) for seed in seeds}
         self._perfect = dict.fromkeys(seeds, 0)
+        """Evaluations in a row at exact match 1, and the step of the first of them."""
         self._perfect_since: dict[int, int | None] = dict.fromkeys(seeds)
-        self._last_step = dict.fromkeys(seeds, -1)
 
     def take(self, evaluation: Evaluation, elapsed_sec: float) -> dict[int, Metrics]:
-        """Note an evaluation of the active seeds; its table rows."""
+        """Note an evaluation of the seeds that are training; its table rows."""
         metrics, flat_SN = {}, evaluation.weights_SN.cpu()
         for row, seed in enumerate(evaluation.seeds):
-            metrics[seed] = Metrics(
-                step=evaluation.step,
-                train_loss=float(evaluation.train_loss_S[row]),
-                val_exact=float(evaluation.val_exact_S[row]),
-                val_token_acc=float(evaluation.val_token_acc_S[row]),
-                lr=evaluation.lr,
-                elapsed_sec=elapsed_sec,
-                step_acc=tuple(evaluation.step_acc_SI[row].tolist()),
-            )
-            score = evaluation.score(row)
-            is_best = score > self._score[seed]
+            metrics[seed] = evaluation.metrics(row, elapsed_sec)
+            self.records[seed] = self.records[seed].after(metrics[seed], evaluation.score(row))
             s = self._index[seed]
-            self.last_SN[s] = flat_SN[row]
-            self._last_step[seed] = evaluation.step
-            if is_best:
-                self._score[seed] = score
-                self.best_SN[s] = flat_SN[row]
+            self._last_SN[s] = flat_SN[row]
+            if self.records[seed].best_step == evaluation.step:
+                self._best_SN[s] = flat_SN[row]
             perfect = metrics[seed].val_exact == 1.0
             self._perfect[seed] = self._perfect[seed] + 1 if perfect else 0
             if not perfect:
                 self._perfect_since[seed] = None
             elif self._perfect[seed] == 1:
                 self._perfect_since[seed] = evaluation.step
-            self.rows[seed] = self.rows[seed].after(metrics[seed], is_best=is_best)
         return metrics
 
-    def finished(self, evaluation: Evaluation, recipe: Recipe) -> list[int]:
-        """Rows of the evaluation whose seeds have been perfect for as long as the recipe asks."""
-        return [
-            row
-            for row, seed in enumerate(evaluation.seeds)
-            if self._perfect_long_enough(seed, evaluation.step, recipe)
-        ]
+    def perfect_long_enough(self, evaluation: Evaluation) -> list[int]:
+        """Seeds of the evaluation that have been perfect for as long as the recipe asks."""
+        return [seed for seed in evaluation.seeds if self._is_over(seed, evaluation.step)]
 
-    def _perfect_long_enough(self, seed: int, step: int, recipe: Recipe) -> bool:
-        since, times, steps = (
-            self._perfect_since[seed],
-            recipe.stop_after_perfect,
-            recipe.stop_perfect_steps,
-        )
+    def _is_over(self, seed: int, step: int) -> bool:
+        since, times = self._perfect_since[seed], self._recipe.stop_after_perfect
         if since is None:
             return False
-        return 0 < times <= self._perfect[seed] or 0 < steps <= step - since
+        return 0 < times <= self._perfect[seed] or 0 < self._recipe.stop_perfect_steps <= step - since
 
-    def set_status(self, seeds: tuple[int, ...], status: str) -> None:
-        for seed in seeds:
-            self.rows[seed] = dataclasses.replace(self.rows[seed], status=status)
+    def put(self, records: Iterable[SeedRecord]) -> None:
+        """Replace the records of some seeds: what a proof has found, or where a file lies."""
+        self.records |= {record.seed: record for record in records}
+
+    def end(self, seeds: Iterable[int], status: SeedStatus) -> None:
+        """These seeds train no more. One that diverged stays known as such."""
+        ended = (self.records[seed] for seed in seeds if self.records[seed].status != "diverged")
+        self.put([dataclasses.replace(record, status=status) for record in ended])
 
     @property
     def best_seed(self) -> int:
         """The seed with the best checkpoint; the first of equals."""
-        return max(self._score, key=lambda seed: self._score[seed])
+        return best_of(self.records.values()).seed
 
-    def best_weights(self, seed: int) -> tuple[Tensor, SeedRow]:
-        return self.best_SN[self._index[seed]], self.rows[seed]
+    def best(self, seed: int) -> Checkpoint:
+        """The weights of the seed's best evaluation."""
+        record = self.records[seed]
+        flat_N = self._best_SN[self._index[seed]]
+        return self.checkpoint(seed, flat_N, record.best_step, record.best_exact)
 
-    def last_weights(self, seed: int) -> tuple[Tensor, int]:
-        """The weights at the last evaluation, and its step."""
-        return self.last_SN[self._index[seed]], self._last_step[seed]
+    def last(self, seed: int) -> Checkpoint:
+        """The weights of the seed's last evaluation."""
+        record = self.records[seed]
+        flat_N = self._last_SN[self._index[seed]]
+        return self.checkpoint(seed, flat_N, max(record.steps - 1, 0), record.last_exact)
+
+    def checkpoint(self, seed: int, flat_N: Tensor, step: int, val_exact: float) -> Checkpoint:
+        """Flat weights of a seed as a checkpoint of this run."""
+        shapes = parameter_shapes(self._config)
+        parts = flat_N.split([torch.Size(shape).numel() for shape in shapes.values()])
+        named = zip(shapes.items(), parts, strict=True)
+        return Checkpoint(
+            config=self._config,
+            params={name: part.reshape(shape) for (name, shape), part in named},
+            recipe=schema.to_dict(self._recipe),
+            seed=seed,
+            step=step,
+            val_exact=val_exact,
+        )
 
     def successes(self) -> Rate:
-        """Seeds that end at ``SUCCESS`` or better, with the 95% Wilson interval of their rate."""
-        return wilson(self.num_successes, len(self.rows))
+        """Seeds that end at 99% exact match or better, with the 95% Wilson interval of their rate."""
+        return wilson(sum(each.succeeded for each in self.records.values()), len(self.records))
 
-    @property
-    def num_successes(self) -> int:
-        return sum(row.final_val_exact >= SUCCESS for row in self.rows.values())
+    def last_steps(self) -> dict[int, int]:
+        """The step of every seed's last evaluation, -1 before its first."""
+        return {seed: record.steps - 1 for seed, record in self.records.items()}
 
     def state(self) -> dict[str, Any]:
         """Plain values for a resume."""
         return {
-            "rows": {seed: dataclasses.asdict(row) for seed, row in self.rows.items()},
-            "best": self.best_SN,
-            "last": self.last_SN,
-            "score": dict(self._score),
+            "records": {seed: schema.to_dict(record) for seed, record in self.records.items()},
+            "best": self._best_SN,
+            "last": self._last_SN,
             "perfect": dict(self._perfect),
             "perfect_since": dict(self._perfect_since),
-            "last_step": dict(self._last_step),
         }
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        self.rows = {seed: SeedRow(**row) for seed, row in state["rows"].items()}
-        self.best_SN = torch.as_tensor(state["best"])
-        self.last_SN = torch.as_tensor(state["last"])
-        self._score = {seed: tuple(score) for seed, score in state["score"].items()}
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state()`` of a run of the same seeds."""
+        stored = state["records"]
+        self.records = {seed: schema.from_dict(SeedRecord, stored[seed]) for seed in self.records}
+        self._best_SN = torch.as_tensor(state["best"])
+        self._last_SN = torch.as_tensor(state["last"])
         self._perfect = dict(state["perfect"])
         self._perfect_since = dict(state["perfect_since"])
-        self._last_step = dict(state["last_step"])

@@ -12,10 +12,11 @@ import pytest
 from adderlab.errors import UsageError
 from adderlab.models.zoo import get_preset
 from adderlab.proof.prove import prove_checkpoint
+from adderlab.proof.search import Limits
 from adderlab.recipes import get_recipe
 from adderlab.runs.checkpoints import load_checkpoint
-from adderlab.runs.rates import ProverLimits, Repaired, SeedOutcome
-from adderlab.study.rate import Plan, RateExperiment, write_plan
+from adderlab.runs.records import Repair, SeedRecord
+from adderlab.study.rate import RateExperiment, RatePlan, write_plan
 from helpers.paths import ROOT
 
 BEST = ROOT / "records" / "best"
@@ -42,7 +43,7 @@ def test_the_list_is_what_the_command_writes() -> None:
 
 def measurement(folder: Path, margins: dict[int, float | None]) -> RateExperiment:
     """A finished measurement whose seeds all ended as the kept 456p."""
-    plan = Plan(
+    plan = RatePlan(
         preset="456p",
         recipe_name="prefit",
         published=False,
@@ -50,34 +51,34 @@ def measurement(folder: Path, margins: dict[int, float | None]) -> RateExperimen
         recipe=get_recipe("prefit"),
         seeds=tuple(margins),
         batch_of_seeds=8,
-        limits=ProverLimits(cells=10, seconds=1.0, union_seconds=1.0),
+        limits=Limits(cells=10, seconds=1.0, union_seconds=1.0),
         assistance=None,
         command=("adderlab", "rate", "456p"),
     )
     write_plan(folder, plan)
-    experiment = RateExperiment(plan=plan, folder=folder)
-    (population,) = experiment.populations()
+    experiment = RateExperiment(plan, folder)
+    (population,) = experiment.populations
     for seed, margin in margins.items():
         checkpoints = population.checkpoints(seed)
         checkpoints.mkdir(parents=True)
         shutil.copy(BEST / "456p" / "model.pt", checkpoints / "last.pt")
-        experiment.note(
-            SeedOutcome(
-                seed=seed,
-                steps=36_000,
-                last_exact=1.0,
-                best_exact=1.0,
-                grokked_at=24_000,
-                missing_steps=0,
-                verdict="missed" if margin is None else "proved",
-                weights="last",
-                margin_bound=margin,
-                margin_witness=margin,
-                published_errors=0,
-                training_core_seconds=11.0,
-                proving_core_seconds=1.0,
-            )
+        experiment.records[seed] = SeedRecord(
+            seed=seed,
+            status="done",
+            steps=36_000,
+            last_exact=1.0,
+            best_exact=1.0,
+            grokked_at=24_000,
+            steps_learned=11,
+            verdict="missed" if margin is None else "proved",
+            weights="last",
+            margin_bound=margin,
+            margin_witness=margin,
+            published_errors=0,
+            training_core_seconds=11.0,
+            proving_core_seconds=1.0,
         )
+    experiment.write("done")
     about = json.loads((BEST / "456p" / "about.json").read_text())["trained_on"]
     (population.folder / "environment.json").write_text(json.dumps(about))
     return experiment
@@ -100,12 +101,12 @@ def test_the_largest_margin_is_kept_and_only_a_larger_one_replaces_it(tmp_path: 
 def test_a_repaired_model_is_kept_until_one_is_proved_as_trained(tmp_path: Path) -> None:
     records = tmp_path / "records"
     mended = measurement(tmp_path / "mended", {3: None, 4: None})
-    outcome, _ = mended.judged()
-    repair = Repaired(
+    repair = Repair(
         verdict="proved", margin_bound=9.0, trainings=2, published_errors=1, core_seconds=1.0
     )
-    mended.note(dataclasses.replace(outcome, repair=repair))
-    (population,) = mended.populations()
+    mended.records[3] = dataclasses.replace(mended.records[3], repair=repair)
+    mended.write("done")
+    (population,) = mended.populations
     shutil.copy(BEST / "456p" / "model.pt", population.checkpoints(3) / "repaired.pt")
     assert "seed 3" in keep_record.keep(mended.folder, records)
     about = json.loads((records / "456p" / "about.json").read_text())

@@ -19,10 +19,9 @@ from adderlab.models.transformer import build_model
 from adderlab.models.zoo import get_preset
 from adderlab.report.history import SeedHistory
 from adderlab.runs.metrics import Metrics
-from adderlab.training.job import Job
 from adderlab.training.objective import objective_for
 from adderlab.training.recipe import Recipe
-from adderlab.training.run import run
+from adderlab.training.run import Job, run
 
 ROOT = Path(why_runs_fail.__file__).resolve().parents[1]
 CONFIG = get_preset("456p").config
@@ -134,13 +133,8 @@ def population(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = Recipe(steps=11, batch_size=16, val_size=30, test_size=20, eval_interval=5)
     job = Job(config=CONFIG, recipe=recipe, seeds=(5, 6, 7), folder=folder, keep="all")
 
-    class Nobody:
-        def stepped(self, step: int, active: int) -> None: ...
-
-        def evaluated(self, evaluation: object) -> None: ...
-
     cpu = torch.device("cpu")
-    run(job, objective_for(CONFIG, TorchEngine(), cpu), cpu, Nobody())
+    run(job, objective_for(CONFIG, TorchEngine(), cpu), cpu)
     return folder
 
 

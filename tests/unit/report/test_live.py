@@ -1,5 +1,6 @@
 """Training one can watch: a table on a terminal, plain lines elsewhere, JSON lines on request."""
 
+import dataclasses
 import io
 import json
 import math
@@ -9,19 +10,21 @@ import pytest
 from rich.console import Console
 
 from adderlab.cli.main import main
-from adderlab.report.live import (
-    PopulationState,
-    TrainingView,
-    duration,
-    step_cells,
-)
-from helpers.evaluations import evaluation
+from adderlab.report.live import LiveView, describe_population, ranked, step_cells
+from adderlab.runs.records import Repair, SeedRecord
+from adderlab.training.listener import Listener, Start
+from helpers.evaluations import Followed, evaluation
 
 
-def view_on(terminal: bool, **settings) -> tuple[TrainingView, io.StringIO]:  # type: ignore[no-untyped-def]
+def view_on(terminal: bool, **settings) -> tuple[LiveView, io.StringIO]:  # type: ignore[no-untyped-def]
     stream = io.StringIO()
-    console = Console(file=stream, force_terminal=terminal, width=110, height=30)
-    return TrainingView(console, steps=1000, num_seeds=3, **settings), stream
+    console = Console(file=stream, force_terminal=terminal, width=120, height=30)
+    return LiveView(console, **settings), stream
+
+
+def start(*seeds: int, resumed: bool = False) -> Start:
+    folder = Path("results/runs/x")
+    return Start(folder=folder, seeds=seeds, steps=1000, resumed=resumed, device="cpu", engine="torch")
 
 
 def test_plain_lines_when_not_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,9 +32,10 @@ def test_plain_lines_when_not_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Non
     clock = iter(range(100))
     monkeypatch.setattr("time.monotonic", lambda: float(next(clock)))
     with view:
+        view.on_start(start(0, 1, 2))
         for step in (1, 101):
-            view.stepped(step, 3)
-        view.evaluated(evaluation(100, (0, 1, 2), [1.0, 0.4, 0.0]))
+            view.on_step((0, 1, 2), step, 3)
+        Followed(view).evaluate(evaluation(100, (0, 1, 2), [1.0, 0.4, 0.0]))
     text = stream.getvalue()
     assert "step    100  3 of 3 alive; 1 grokked; best seed 0 100.00% exact" in text
     # 100 steps of 3 seeds in the one second between the marks; 899 steps are left.
@@ -41,37 +45,41 @@ def test_plain_lines_when_not_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_the_table_on_a_terminal() -> None:
     view, stream = view_on(True)
+    followed = Followed(view)
     with view:
-        view.stepped(1, 3)
-        view.evaluated(evaluation(100, (0, 1, 2), [0.2, 0.4, 0.0]))
-        view.evaluated(evaluation(200, (0, 1, 2), [1.0, 0.4, 0.0], loss=math.nan))
-        view.evaluated(evaluation(300, (1, 2), [0.5, 0.0]))
-        view.trained()
-        view.proved(0, "proved")
+        view.on_start(start(0, 1, 2))
+        view.on_step((0, 1, 2), 1, 3)
+        followed.evaluate(evaluation(100, (0, 1, 2), [0.2, 0.4, 0.0]))
+        followed.evaluate(evaluation(200, (0,), [1.0]))
+        followed.evaluate(evaluation(200, (1, 2), [0.5, 0.0], loss=math.nan))
+        proved = dataclasses.replace(followed.records[0], status="done", verdict="proved")
+        view.on_verdict(proved, "proved")
     text = stream.getvalue()
-    final = text[text.rindex("seed") :] if "grokked at" in text[text.rindex("seed") :] else text
-    assert "proved" in final and "[███████████]" in text and "200" in text
-    assert "diverged" in text and "finished" in text and "11/11" in text
+    final = text[text.rindex("grokked at") :]
+    assert "proved" in final and "[███████████]" in final and "200" in final
+    assert "diverged" in final and "done" in final and "11/11" in final
 
 
 def test_a_seed_that_stopped_keeps_its_last_state() -> None:
-    population = PopulationState()
-    population.take(evaluation(0, (0, 1, 2), [0.0, 0.0, 0.0]))
-    population.take(evaluation(100, (0, 1, 2), [1.0, 0.2, 0.0]))
-    population.take(evaluation(200, (1, 2), [0.3, 0.995]))
-    states = population.seeds
-    assert [states[s].life for s in range(3)] == ["finished", "training", "training"]
-    assert [states[s].grokked_at for s in range(3)] == [100, None, 200]
-    assert [state.seed for state in population.ranked] == [0, 2, 1]
-    assert "3 of 3 alive; 2 grokked" in population.in_words()
-    population.judge(2, "refuted")
-    assert "0 proved" in population.in_words()
+    followed = Followed(Listener())
+    followed.evaluate(evaluation(0, (0, 1, 2), [0.0, 0.0, 0.0]))
+    followed.evaluate(evaluation(100, (0, 1, 2), [1.0, 0.2, 0.0]))
+    followed.evaluate(evaluation(200, (1, 2), [0.3, 0.995]))
+    records = followed.records
+    assert [records[s].grokked_at for s in range(3)] == [100, None, 200]
+    assert [record.seed for record in ranked(records.values())] == [0, 2, 1]
+    assert "3 of 3 alive; 2 grokked" in describe_population(records.values())
+    records[2] = dataclasses.replace(records[2], verdict="refuted")
+    assert "0 proved" in describe_population(records.values())
+    records[0] = dataclasses.replace(records[0], status="dropped")
+    assert [record.seed for record in ranked(records.values())] == [2, 1, 0]
 
 
 def test_a_large_population_shows_what_fits() -> None:
     view, stream = view_on(False)
-    view.population.take(evaluation(0, tuple(range(100)), [0.0] * 100))
-    view.console.print(view._seed_table())
+    Followed(view).evaluate(evaluation(0, tuple(range(100)), [0.0] * 100))
+    stream.truncate(0)
+    view.console.print(view._table())
     lines = stream.getvalue().splitlines()
     assert len(lines) == 1 + (30 - 8) + 1
     assert "... 78 more" in lines[-1]
@@ -80,10 +88,41 @@ def test_a_large_population_shows_what_fits() -> None:
 def test_quiet_says_nothing() -> None:
     view, stream = view_on(True, quiet=True)
     with view:
-        view.say("device: cpu")
-        view.stepped(1, 3)
-        view.evaluated(evaluation(100, (0, 1, 2), [1.0, 0.4, 0.0]))
+        view.on_message("device: cpu")
+        view.on_start(start(0, 1, 2))
+        view.on_step((0, 1, 2), 1, 3)
+        Followed(view).evaluate(evaluation(100, (0, 1, 2), [1.0, 0.4, 0.0]))
     assert stream.getvalue() == ""
+
+
+def test_a_search_is_told_by_its_verdicts() -> None:
+    """Seeds begin and end one by one: a line for each verdict, none for each evaluation."""
+    view, stream = view_on(False, budget=60.0)
+    with view:
+        view.on_start(start(3))
+        followed = Followed(view)
+        followed.evaluate(evaluation(100, (3,), [0.2]))
+        known = followed.records[3]
+        view.on_verdict(dataclasses.replace(known, status="dropped"), "dropped")
+        repair = Repair(verdict="proved", margin_bound=0.4, margin_witness=0.5, trainings=1)
+        proved = SeedRecord(seed=4, status="proved", steps=901, verdict="refuted", repair=repair)
+        view.on_verdict(proved, "proved")
+    dropped, last = stream.getvalue().splitlines()
+    assert "seed 3 step 101: dropped: 2 of 11 answer steps learned" in dropped
+    assert "seed 4 step 901: PROVED on all 10^20 pairs (repaired), smallest margin 0.500" in last
+
+
+def test_a_search_in_json_lines() -> None:
+    stream = io.StringIO()
+    view = LiveView(Console(file=io.StringIO()), events=stream, budget=60.0)
+    with view:
+        view.on_start(start(3, resumed=True))
+        view.on_verdict(SeedRecord(seed=3, status="dropped", steps=11), "dropped")
+        view.on_end(Path("x"), (SeedRecord(seed=3),), "budget spent")
+    begun, verdict, end = map(json.loads, stream.getvalue().splitlines())
+    assert (begun["event"], begun["seeds"], begun["resumed"]) == ("start", [3], True)
+    assert (verdict["event"], verdict["seed"], verdict["verdict"]) == ("verdict", 3, "dropped")
+    assert (end["event"], end["status"], end["success"]["n"]) == ("end", "budget spent", 1)
 
 
 def test_eleven_cells() -> None:
@@ -91,13 +130,6 @@ def test_eleven_cells() -> None:
     assert step_cells([1.0] * 11) == "█" * 11
     # 98.9% is not learned and must not look like it.
     assert step_cells([0.989, 0.99, 0.05]) == "▇█ "
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0, "0 s"), (59.9, "59 s"), (61, "1 min 01 s"), (7800, "2 h 10 min")]
-)
-def test_durations(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
 
 
 def test_json_lines_are_json_and_nothing_else(tmp_path: Path, monkeypatch, capsys) -> None:
@@ -123,6 +155,6 @@ def test_json_lines_are_json_and_nothing_else(tmp_path: Path, monkeypatch, capsy
 def test_numbers_that_are_not_finite_are_null() -> None:
     stream = io.StringIO()
     view, _ = view_on(False, events=stream)
-    view.evaluated(evaluation(100, (0, 1, 2), [0.0, 0.0, 0.0], loss=math.nan))
+    Followed(view).evaluate(evaluation(100, (0, 1, 2), [0.0, 0.0, 0.0], loss=math.nan))
     event = json.loads(stream.getvalue())
     assert event["seeds"][0]["train_loss"] is None and event["alive"] == 0

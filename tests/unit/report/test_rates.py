@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from adderlab.cli.main import FAILURE, USAGE, main
+from adderlab.evaluation.intervals import Rate
 from adderlab.files.schema import to_dict
 from adderlab.models.zoo import PRESETS
 from adderlab.recipes import best_name
@@ -15,7 +16,7 @@ from adderlab.report.rates import (
     cells,
     summary,
 )
-from adderlab.runs.rates import Share, write_rate
+from adderlab.study.rate_record import write_rate
 from helpers.paths import ROOT
 from helpers.rates import record, with_repair
 
@@ -42,7 +43,7 @@ def test_the_page_of_rates_is_what_the_command_prints(capsys) -> None:
 
 
 def test_a_row_says_what_was_counted() -> None:
-    row = record(pure=Share(count=1, n=2, low=0.1, high=0.9))
+    row = record(pure=Rate(count=1, n=2, low=0.1, high=0.9, kind="wilson"))
     shown = dict(zip(COLUMNS, cells(row), strict=True))
     assert shown["proved"] == "1/2 = 50.0% [10.0%, 90.0%]" and shown["with repair"] == "-"
     assert shown["seeds"] == "1000-1001 (2)" and shown["to a proof"] == "12.5 s"
@@ -92,6 +93,7 @@ def test_the_zoo_shows_the_rate_of_the_recipe_that_best_names(folder: Path, caps
         "n": 2,
         "low": 0.1,
         "high": 0.9,
+        "kind": "wilson",
         "recipe": best_name(PRESETS["456p"]),
     }
     assert entries["456p"]["proved"] is True and entries["57p"]["proved"] is False
@@ -114,9 +116,9 @@ def test_repair_alone_is_told_as_such(tmp_path: Path, capsys, monkeypatch) -> No
         results=(second,),
         n=1,
         seeds="1001",
-        pure=Share(count=0, n=1, low=0.0, high=0.8),
+        pure=Rate(count=0, n=1, low=0.0, high=0.8, kind="wilson"),
     )
-    assert first.proved and rows.assisted is not None
+    assert first.route == "pure" and rows.assisted is not None
     write_rate(tmp_path, helped)
     page = printed(capsys, "zoo", "456", "--markdown", "--records", str(tmp_path))
     assert "| 0/1 [0.0%, 80.0%] | with repair |" in page

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from adderlab.errors import UsageError
-from adderlab.report.sinks import Audience, open_sinks
-from helpers.audience import Silent, feed
+from adderlab.report.sinks import open_sinks
+from helpers.audience import dashboards, feed
 from helpers.paths import ROOT
 
 
@@ -33,9 +33,9 @@ def test_figures_of_a_population() -> None:
         def close(self) -> None:
             self.closed = True
 
-    notes, view = Notes(), Silent()
-    feed(Audience(view, {"notes": notes}, print))
-    assert view.steps == [1, -100, -200] and notes.closed
+    notes = Notes()
+    feed(dashboards({"notes": notes}, print))
+    assert notes.closed
     (first, _), (second, values) = notes.logged
     assert (first, second) == (100, 200)
     assert values["val_exact/best"] == 1.0 and values["population/grokked"] == 1.0
@@ -52,9 +52,7 @@ def test_a_sink_that_fails_is_dropped_and_the_training_goes_on() -> None:
             raise AssertionError("a dropped sink is not closed")
 
     said: list[str] = []
-    view = Silent()
-    feed(Audience(view, {"broken": Broken()}, said.append))
-    assert view.steps == [1, -100, -200]
+    feed(dashboards({"broken": Broken()}, said.append))
     assert said == ["sink broken dropped: RuntimeError: no network"]
 
 
@@ -70,7 +68,7 @@ def test_a_missing_package_is_one_line_with_the_remedy(monkeypatch, tmp_path: Pa
 
 def test_nothing_is_imported_unasked() -> None:
     code = (
-        "import sys, adderlab.cli.training, adderlab.report.sinks as s\n"
+        "import sys, adderlab.api.training, adderlab.report.sinks as s\n"
         "s.open_sinks([], run_name='r', folder=None, settings={})\n"
         "assert not {'wandb', 'trackio', 'tensorboard'} & set(sys.modules), sys.modules.keys()"
     )
@@ -100,7 +98,7 @@ def test_wandb_and_trackio_are_called_as_their_documents_say(monkeypatch, tmp_pa
     monkeypatch.setitem(sys.modules, "trackio", trackio)
     sinks = open_sinks(["wandb", "trackio"], run_name="r", folder=tmp_path, settings={"seeds": [0]})
     assert calls == []  # nothing starts before the run has a folder
-    feed(Audience(Silent(), sinks, print))
+    feed(dashboards(sinks, print))
     names = [name for name, _ in calls]
     assert names.count("wandb.init") == names.count("trackio.init") == 1
     assert names.count("wandb.log") == names.count("trackio.log") == 2
@@ -113,14 +111,14 @@ SCRIPT = """
 import sys
 sys.path.insert(0, "tests")
 from pathlib import Path
-from helpers.audience import Silent, feed
-from adderlab.report.sinks import Audience, open_sinks
+from helpers.audience import dashboards, feed
+from adderlab.report.sinks import open_sinks
 
 def fail(line):
     raise AssertionError(line)
 
 name, folder = sys.argv[1], Path(sys.argv[2])
-feed(Audience(Silent(), open_sinks([name], run_name="r", folder=folder, settings={"lr": 0.02}), fail))
+feed(dashboards(open_sinks([name], run_name="r", folder=folder, settings={"lr": 0.02}), fail))
 """
 
 

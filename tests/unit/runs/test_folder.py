@@ -14,20 +14,16 @@ from adderlab.models.config import ModelConfig
 from adderlab.models.mapping import stack_parameters
 from adderlab.models.transformer import build_model
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint
+from adderlab.runs.config import RunConfig, read_config
 from adderlab.runs.environment import collect_environment
-from adderlab.runs.folder import (
-    RunConfig,
-    RunFolder,
-    read_config,
-    read_summary,
-)
+from adderlab.runs.folder import RunFolder
 from adderlab.runs.metrics import (
     Metrics,
-    SeedRow,
     read_metrics,
     read_seed_metrics,
-    read_seeds,
 )
+from adderlab.runs.records import SeedRecord, best_of, read_records
+from adderlab.runs.summary import read_summary
 from helpers.disk import FailingCalls, fill, tmpfs
 from oracle.r456_loader import PublishedConfig, load_as_published
 
@@ -59,12 +55,12 @@ def checkpoint(seed: int, step: int) -> Checkpoint:
     return Checkpoint(config=MODEL, params=params, recipe=RECIPE, step=step, val_exact=0.5, seed=seed)
 
 
-def evaluate(folder: RunFolder, step: int, exact: dict[int, float], rows: dict[int, SeedRow]) -> None:
+def evaluate(folder: RunFolder, step: int, exact: dict[int, float], rows: dict[int, SeedRecord]) -> None:
     """One evaluation, as the training room writes it."""
     taken = {seed: metrics(step, value, loss=1.0 + seed) for seed, value in exact.items()}
     for seed, each in taken.items():
-        rows[seed] = rows[seed].after(each, is_best=each.val_exact > rows[seed].best_val_exact)
-    best = max(rows.values(), key=lambda row: row.best_val_exact)
+        rows[seed] = rows[seed].after(each)
+    best = best_of(rows.values())
     folder.record(taken)
     folder.save_best(checkpoint(best.seed, best.best_step))
     folder.save_last(checkpoint(best.seed, step))
@@ -78,7 +74,7 @@ def evaluate(folder: RunFolder, step: int, exact: dict[int, float], rows: dict[i
     )
 
 
-def finish(folder: RunFolder, rows: dict[int, SeedRow], **changes: Any) -> None:
+def finish(folder: RunFolder, rows: dict[int, SeedRecord], **changes: Any) -> None:
     values: dict[str, Any] = {"status": "done", "step": 299, "elapsed_sec": 30.0, "params": 155}
     folder.write_summary(list(rows.values()), **values | changes)
 
@@ -88,7 +84,7 @@ def tree(path: Path) -> dict[str, bytes]:
 
 
 def one_seed_run(path: Path) -> None:
-    rows = {43: SeedRow(seed=43)}
+    rows = {43: SeedRecord(seed=43)}
     with RunFolder.create(path, config(43), ENVIRONMENT) as folder:
         evaluate(folder, 0, {43: 0.25}, rows)
         evaluate(folder, 100, {43: 1.0}, rows)
@@ -107,6 +103,7 @@ def test_one_seed_in_the_published_form(tmp_path: Path) -> None:
         "environment.json",
         "metrics.csv",
         "seeds.csv",
+        "seeds.json",
         "summary.json",
     ]
     summary = json.loads((path / "summary.json").read_text())
@@ -150,7 +147,7 @@ def test_config_comes_back(tmp_path: Path) -> None:
 
 def test_population(tmp_path: Path) -> None:
     path = tmp_path / "many"
-    rows = {seed: SeedRow(seed=seed) for seed in (12, 3, 10_043)}
+    rows = {seed: SeedRecord(seed=seed) for seed in (12, 3, 10_043)}
     with RunFolder.create(path, config(12, 3, 10_043), ENVIRONMENT) as folder:
         evaluate(folder, 0, {12: 0.0, 3: 0.0, 10_043: 0.0}, rows)
         evaluate(folder, 100, {12: 0.2, 3: 1.0, 10_043: 0.6}, rows)
@@ -162,9 +159,13 @@ def test_population(tmp_path: Path) -> None:
         finish(folder, rows, success=rate, extra={"note": "x"})
     summary = read_summary(path)
     assert (summary["success"], summary["note"]) == (rate, "x")
-    assert (summary["best_seed"], summary["best_step"], summary["seeds"]) == (3, 100, 3)
-    assert [row.seed for row in read_seeds(path)] == [3, 12, 10_043]
-    assert read_seeds(path)[0].first_step_100 == 100
+    # Of equals the first of the run: the one in best.pt.
+    best = load_checkpoint(path / "checkpoints" / "best.pt")
+    assert (best.seed, best.step) == (summary["best_seed"], summary["best_step"]) == (12, 200)
+    assert summary["seeds"] == 3
+    table = [line.split(",") for line in (path / "seeds.csv").read_text().splitlines()[1:]]
+    assert [row[0] for row in table] == ["3", "12", "10043"] and table[0][6] == "100"
+    assert [record.seed for record in read_records(path)] == [12, 3, 10_043]
     assert [row.val_exact for row in read_metrics(path)] == [0.0, 0.6, 0.9]
     history = read_seed_metrics(path)
     assert {seed: len(each) for seed, each in history.items()} == {12: 3, 3: 3, 10_043: 3}
@@ -182,7 +183,7 @@ def test_population(tmp_path: Path) -> None:
 
 
 def test_seeds_that_stopped_are_not_in_later_rows(tmp_path: Path) -> None:
-    rows = {seed: SeedRow(seed=seed) for seed in (1, 2)}
+    rows = {seed: SeedRecord(seed=seed) for seed in (1, 2)}
     with RunFolder.create(tmp_path / "r", config(1, 2), ENVIRONMENT) as folder:
         evaluate(folder, 0, {1: 0.0, 2: 1.0}, rows)
         evaluate(folder, 100, {1: 0.5}, rows)
@@ -225,7 +226,7 @@ def test_run_without_an_evaluation_is_started_anew(tmp_path: Path) -> None:
 
 def test_overwrite_deletes_the_run_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "r"
-    rows = {seed: SeedRow(seed=seed) for seed in (1, 2)}
+    rows = {seed: SeedRecord(seed=seed) for seed in (1, 2)}
     with RunFolder.create(path, config(1, 2), ENVIRONMENT) as folder:
         evaluate(folder, 0, {1: 0.0, 2: 1.0}, rows)
         kept = {seed: (checkpoint(seed, 0), checkpoint(seed, 0)) for seed in (1, 2)}
@@ -311,7 +312,7 @@ def test_nothing_to_open(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        ({"schema_version": 2}, "newer adderlab"),
+        ({"schema_version": 3}, "newer adderlab"),
         ({"model": {"d_modell": 3}}, "'d_modell'"),
         ({"model": 3}, "model_config must be a table"),
         ({"recipe": 3}, "the recipe must be a table"),
@@ -362,7 +363,7 @@ def test_broken_summary_is_named(tmp_path: Path, change: dict[str, Any], word: s
 
 
 def test_numbers_that_are_not_finite(tmp_path: Path) -> None:
-    rows = {1: SeedRow(seed=1)}
+    rows = {1: SeedRecord(seed=1)}
     with RunFolder.create(tmp_path, config(1), ENVIRONMENT) as folder:
         folder.record({1: metrics(0, 0.0, loss=math.nan)})
         finish(folder, rows, extra={"loss": math.inf})
@@ -372,7 +373,7 @@ def test_numbers_that_are_not_finite(tmp_path: Path) -> None:
 
 def test_full_disk_keeps_the_last_good_state(tmp_path: Path) -> None:
     with tmpfs(tmp_path / "small", kib=128) as disk:
-        rows = {1: SeedRow(seed=1), 2: SeedRow(seed=2)}
+        rows = {1: SeedRecord(seed=1), 2: SeedRecord(seed=2)}
         path = disk / "run"
         with RunFolder.create(path, config(1, 2), ENVIRONMENT) as folder:
             evaluate(folder, 0, {1: 0.0, 2: 0.5}, rows)
@@ -435,7 +436,7 @@ def test_folder_that_vanishes(tmp_path: Path) -> None:
         for write in (
             lambda: folder.record({1: metrics(0, 0.5)}),
             lambda: folder.save_best(checkpoint(1, 0)),
-            lambda: finish(folder, {1: SeedRow(seed=1)}),
+            lambda: finish(folder, {1: SeedRecord(seed=1)}),
         ):
             with pytest.raises(Failure, match="does not exist"):
                 write()

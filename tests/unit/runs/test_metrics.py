@@ -10,15 +10,12 @@ import torch
 from adderlab.errors import Failure
 from adderlab.runs.metrics import (
     METRIC_COLUMNS,
-    SEED_COLUMNS,
     SEED_METRIC_COLUMNS,
     Metrics,
-    SeedRow,
     csv_lines,
     median_metrics,
     read_metrics,
     read_seed_metrics,
-    read_seeds,
 )
 
 STEPS = tuple(i / 10 for i in range(11))
@@ -117,33 +114,3 @@ def test_median_is_per_column_and_leaves_out_nan() -> None:
     with_nan = median_metrics([*rows, metrics(train_loss=math.nan)])
     assert with_nan.train_loss == 2
     assert math.isnan(median_metrics([metrics(train_loss=math.nan)]).train_loss)
-
-
-def test_seed_row_follows_a_run() -> None:
-    row = SeedRow(seed=4)
-    row = row.after(metrics(0, 0.1), is_best=True)
-    row = row.after(metrics(100, 1.0), is_best=True)
-    row = row.after(metrics(200, 1.0, val_token_acc=1.0), is_best=False)
-    row = row.after(metrics(300, 0.9, val_token_acc=0.99), is_best=False)
-    assert row == SeedRow(
-        seed=4,
-        best_val_exact=1.0,
-        best_step=100,
-        final_val_exact=0.9,
-        final_token_acc=0.99,
-        steps_learned=1,
-        first_step_100=100,
-        step_acc=STEPS,
-        status="running",
-    )
-
-
-def test_seed_rows_come_back(tmp_path: Path) -> None:
-    rows = [
-        SeedRow(seed=0),
-        SeedRow(
-            seed=1, best_val_exact=1.0, best_step=5, first_step_100=5, step_acc=STEPS, status="done"
-        ),
-    ]
-    write(tmp_path / "seeds.csv", SEED_COLUMNS, [row.cells() for row in rows])
-    assert read_seeds(tmp_path) == rows

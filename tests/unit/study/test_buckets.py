@@ -19,8 +19,8 @@ from adderlab.study.cluster.merge import ShardedRun, train_sharded
 from adderlab.study.cluster.ray import Stopped
 from adderlab.study.cluster.shards import Task
 from adderlab.study.cluster.store import Store
-from adderlab.training.job import Job
-from helpers.fleets import CONFIG, MEANS, RECIPE, HereFleet, train_here
+from adderlab.training.run import Job
+from helpers.fleets import COMPUTE, CONFIG, RECIPE, HereFleet, train_here
 from helpers.outcomes import results
 
 # Warnings of other people's packages, in their threads.
@@ -128,7 +128,7 @@ def test_a_run_interrupted_twice_is_the_run_of_one_machine(
         raise Killed
 
     with (
-        ShardedRun.create(job, MEANS, shards=2, store=f"{bucket}/run") as run,
+        ShardedRun.create(job, COMPUTE, shards=2, store=f"{bucket}/run") as run,
         monkeypatch.context() as patch,
         pytest.raises(Killed),
     ):

@@ -8,14 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from adderlab.cli import plan as command
+from adderlab.api import studies
+from adderlab.api.experiment import define
 from adderlab.cli.main import main
-from adderlab.cli.plan import duration
 from adderlab.errors import UsageError
+from adderlab.evaluation.intervals import Rate, wilson
 from adderlab.models.zoo import get_preset
 from adderlab.recipes import best_name
-from adderlab.runs import rates
+from adderlab.study import rate_record as rates
 from adderlab.study.forecast import (
+    KnownRate,
+    Plan,
     Speed,
     chance,
     forecast,
@@ -103,11 +106,11 @@ def test_rates_that_are_none_are_refused(text: str) -> None:
         given_rate(text)
 
 
-def share(count: int, n: int) -> rates.Share:
-    return rates.Share(count=count, n=n, low=0.0, high=1.0)
+def share(count: int, n: int) -> Rate:
+    return wilson(count, n)
 
 
-def record(preset: str, recipe: str, pure: rates.Share | None) -> rates.RateRecord:
+def record(preset: str, recipe: str, pure: Rate | None) -> rates.RateRecord:
     """A row with nothing but what a plan looks at."""
     fields = {field.name: None for field in dataclasses.fields(rates.RateRecord)}
     known = {"preset": preset, "recipe": recipe, "pure": pure, "exact_at_end": share(9, 10)}
@@ -127,20 +130,6 @@ def test_the_recorded_rate_is_that_of_preset_and_recipe() -> None:
     unprovable = recorded_rate(records, "6080p", "circle")
     assert unprovable is not None and unprovable.rate.count == 9 and "99%" in unprovable.criterion
     assert recorded_rate(records, "456p", "circle-27k") is None
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0.04, "0.0 s"),
-        (99, "99.0 s"),
-        (3000, "50 min"),
-        (3600 * 3 + 1199, "3 h 20 min"),
-        (360000, "4 d 4 h"),
-    ],
-)
-def test_durations_have_two_units(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
 
 
 SMALL = ["--set", "recipe.batch_size=16", "recipe.val_size=20", "recipe.test_size=20"]
@@ -221,16 +210,31 @@ def test_a_forecast_is_near_the_truth(brief: None, capsys: pytest.CaptureFixture
     assert told / 5 < took < told * 5
 
 
-def test_nothing_known_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    args = command.Args(preset="456p", seeds=3)
-    (line,) = command._success_in_words(args, None, None)
+def made(known: KnownRate | None, steps: int) -> Plan:
+    """Of three seeds, on a machine that was measured."""
+    return Plan(
+        preset="456p",
+        recipe="best",
+        machine="cpu",
+        busy="",
+        speed=SPEED,
+        forecast=forecast(SPEED, RECIPE, 3, 1),
+        nodes=1,
+        price_per_hour=None,
+        known=known,
+        steps_per_seed=steps,
+        enough=None,
+    )
+
+
+def test_nothing_known_is_said_so() -> None:
+    line = made(None, 9000).describe()[-1]
     assert "No success rate is known" in line and "adderlab rate" in line
 
 
 def test_a_rate_of_other_steps_is_told() -> None:
     found = recorded_rate([record("456p", "circle", share(0, 10))], "456p", "circle")
-    args = command.Args(preset="456p", seeds=3, steps=9000)
-    text = "\n".join(command._success_in_words(args, found, None))
+    text = "\n".join(made(found, 9000).describe())
     assert "measured at 27,000 steps, not 9,000" in text
     assert "one: no number [10 to no number]" in text
 
@@ -238,12 +242,13 @@ def test_a_rate_of_other_steps_is_told() -> None:
 def test_the_rate_looked_up_is_the_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     own = best_name(get_preset("456p"))
     rows = [record("456p", own, share(4, 10)), record("456p", "r456-54k", share(1, 10))]
-    monkeypatch.setattr(rates, "default_folder", lambda: Path("somewhere"))
-    monkeypatch.setattr(rates, "read_rates", lambda folder: rows)
+    monkeypatch.setattr(studies, "default_folder", lambda: Path("somewhere"))
+    monkeypatch.setattr(studies, "read_rates", lambda folder: rows)
     for name, count in (("best", 4), (own, 4), ("published", 1)):
-        found = command._recorded(command.Args(preset="456p", recipe=name))
-        assert found is not None and found.rate.count == count, name
-    assert command._recorded(command.Args(preset="456p", set=("recipe.lr=0.01",))) is None
+        for steps in (None, 9000):
+            found = studies.known_rate(define("456p", name, steps=steps))
+            assert found is not None and found.rate.count == count, name
+    assert studies.known_rate(define("456p", "best", settings=["recipe.lr=0.01"])) is None
 
 
 @pytest.mark.parametrize(

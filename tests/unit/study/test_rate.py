@@ -16,34 +16,23 @@ from adderlab.evaluation.suites import fresh
 from adderlab.models.zoo import get_preset
 from adderlab.proof.prove import Margin
 from adderlab.proof.prove import Verdict as ProverVerdict
+from adderlab.proof.search import Limits
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
-from adderlab.runs.folder import read_summary
-from adderlab.runs.metrics import csv_lines, read_seed_metrics
-from adderlab.runs.rates import ProverLimits, RateRecord, read_rate
-from adderlab.study import verifier as verdicts
-from adderlab.study.rate import (
-    Assistance,
-    Plan,
-    Population,
-    RateExperiment,
-    record_of,
-)
-from adderlab.study.verifier import (
-    decide,
-    grokked_at,
-    judge,
-    with_repair,
-    worth_repair,
-)
+from adderlab.runs.records import SeedRecord, from_history
+from adderlab.runs.summary import read_summary
+from adderlab.study import verdicts
+from adderlab.study.rate import Population, RateExperiment, RatePlan, rate_of, write_plan
+from adderlab.study.rate_record import RateRecord, read_rate
+from adderlab.study.verdicts import Assistance, decide, repair_seed, verify_seed, worth_repair
 from adderlab.training.recipe import Recipe
 from helpers.rates import outcome
 from helpers.reference import reference_checkpoint
-from helpers.runs import GROKS, LATE, LOST, NEVER, metrics, write_run
+from helpers.runs import GROKS, LATE, LOST, NEVER, checkpoint, metrics, write_run
 
 TINY = ("recipe.batch_size=16", "recipe.val_size=20", "recipe.eval_interval=5", "recipe.warmup_steps=2")
 SHORT = ["456p", "--seeds", "3-5", "--steps", "12", "--device", "cpu", "--engine", "torch"]
 COMMAND = ["rate", *SHORT, "--batch-of-seeds", "2", "--quiet", "--name", "tiny", "--set", *TINY]
-LIMITS = ProverLimits(cells=3_000_000, seconds=30.0, union_seconds=1.0)
+LIMITS = Limits(cells=3_000_000, seconds=30.0, union_seconds=1.0)
 
 
 def measured(folder: Path, *more: str) -> RateRecord:
@@ -91,18 +80,18 @@ def test_stopped_and_resumed_gives_the_same_row(tmp_path: Path, monkeypatch, cap
     shutil.rmtree(tmp_path / "results")
     (tmp_path / "records/rates/456p_tiny.json").unlink()
 
-    from adderlab.report.live import TrainingView
+    from adderlab.report.live import LiveView
 
     calls = 0
 
-    def stop_in_the_second_population(self: TrainingView, step: int, active: int) -> None:
+    def stop_in_the_second_population(self: LiveView, seeds: object, step: int, models: int) -> None:
         nonlocal calls
         calls += 1
         if calls == 12 + 7:
             signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(TrainingView, "stepped", stop_in_the_second_population)
+        patch.setattr(LiveView, "on_step", stop_in_the_second_population)
         assert main(COMMAND) == INTERRUPTED
     work = "results/rates/456p_tiny_3-5"
     again = f"adderlab rate --resume {work} --device cpu --engine torch"
@@ -142,12 +131,13 @@ def test_settings_changed_by_hand_go_into_the_name(tmp_path: Path, monkeypatch, 
     ],
 )
 def test_steps_to_grok_is_where_success_begins_to_stay(exact, wanted) -> None:
-    assert grokked_at([metrics(1000 * k, value) for k, value in enumerate(exact)]) == wanted
+    history = [metrics(1000 * k, value) for k, value in enumerate(exact)]
+    assert from_history(1, history).grokked_at == wanted
 
 
 def experiment(folder: Path, curves: dict[int, list[float]]) -> tuple[RateExperiment, Population]:
     """One population with these curves of exact match; its kept seeds hold untrained weights."""
-    plan = Plan(
+    plan = RatePlan(
         preset="456p",
         recipe_name="made-up",
         published=False,
@@ -159,8 +149,9 @@ def experiment(folder: Path, curves: dict[int, list[float]]) -> tuple[RateExperi
         assistance=Assistance(seconds=2.0),
         command=("adderlab", "rate"),
     )
-    made = RateExperiment(plan=plan, folder=folder)
-    (population,) = made.populations()
+    write_plan(folder, plan)
+    made = RateExperiment(plan, folder)
+    (population,) = made.populations
     write_run(population.folder, curves)
     (population.folder / "cost.json").write_text('{"core_seconds": 12.0}')
     for seed in curves:
@@ -168,7 +159,15 @@ def experiment(folder: Path, curves: dict[int, list[float]]) -> tuple[RateExperi
         for name in ("last.pt", "best.pt"):
             held = load_checkpoint(population.folder / "checkpoints/best.pt")
             save_checkpoint(population.checkpoints(seed) / name, held)
+    made.records |= {record.seed: record for record in population.records()}
     return made, population
+
+
+def verify(made: RateExperiment, population: Population, seed: int, pairs: int) -> SeedRecord:
+    places = population.checkpoints(seed)
+    record = verify_seed(made.records[seed], places, made.plan.limits, engine(), fresh(pairs))
+    made.records[seed] = record
+    return record
 
 
 def put(population: Population, seed: int, name: str, checkpoint: Checkpoint) -> None:
@@ -207,14 +206,14 @@ def test_last_weights_are_tried_before_the_best(tmp_path: Path, monkeypatch) -> 
     answers = {(1, "last"): "proved", (2, "best"): "refuted", (4, "last"): "refuted"}
     tried = []
 
-    def decided(checkpoint: Checkpoint, limits: ProverLimits) -> ProverVerdict:
+    def decided(checkpoint: Checkpoint, limits: Limits) -> ProverVerdict:
         assert checkpoint.path is not None
         seed = int(checkpoint.path.parent.parent.name[-4:])
         tried.append((seed, checkpoint.path.stem))
         return verdict(answers.get(tried[-1], "proved"), 0.5)
 
     monkeypatch.setattr(verdicts, "decide", decided)
-    found = {seed: judge(made, population, seed, engine(), fresh(20)) for seed in (1, 2, 3, 4)}
+    found = {seed: verify(made, population, seed, 20) for seed in (1, 2, 3, 4)}
     assert tried == [(1, "last"), (2, "best"), (4, "last"), (4, "best")]
     assert [each.verdict for each in found.values()] == ["proved", "refuted", "missed", "proved"]
     assert [each.weights for each in found.values()] == ["last", "best", None, "best"]
@@ -226,7 +225,7 @@ def test_last_weights_are_tried_before_the_best(tmp_path: Path, monkeypatch) -> 
 
 def test_a_seed_that_stopped_early_cost_its_own_steps(tmp_path: Path) -> None:
     _, population = experiment(tmp_path, {1: GROKS, 2: [0.0, 1.0]})
-    costs = population.core_seconds
+    costs = [None, *(record.training_core_seconds for record in population.records())]
     assert costs[1] == pytest.approx(12 * 3001 / 4002) and costs[2] == pytest.approx(12 * 1001 / 4002)
 
 
@@ -234,9 +233,9 @@ def test_who_is_worth_repair() -> None:
     near = Assistance(exact=0.9, missing=2)
     assert worth_repair(outcome(1, 0.95, "refuted"), near)
     assert not worth_repair(outcome(1, 1.0, "proved"), near)
-    assert not worth_repair(outcome(1, 0.5, "missed", missing_steps=3), near)
-    assert worth_repair(outcome(1, 0.1, "missed", missing_steps=2), near)
-    assert not worth_repair(outcome(1, 0.1, "missed", missing_steps=0), Assistance(exact=0.9))
+    assert not worth_repair(outcome(1, 0.5, "missed", steps_learned=8), near)
+    assert worth_repair(outcome(1, 0.1, "missed", steps_learned=9), near)
+    assert not worth_repair(outcome(1, 0.1, "missed", steps_learned=11), Assistance(exact=0.9))
 
 
 @pytest.mark.slow
@@ -249,28 +248,29 @@ def test_a_proved_a_repaired_and_a_lost_seed(tmp_path: Path) -> None:
     for name in ("last.pt", "best.pt"):
         put(population, 7, name, right)
         put(population, 8, name, dataclasses.replace(right, params=noisy))
-    for seed in made.plan.seeds:
-        made.note(judge(made, population, seed, engine(), fresh(300)))
-    first, second, third = made.judged()
+    first, second, third = (verify(made, population, seed, 300) for seed in made.plan.seeds)
     assert (first.verdict, second.verdict, third.verdict) == ("proved", "refuted", "missed")
     assert first.margin_bound == pytest.approx(0.5099, rel=0.01) and first.published_errors == 0
     assert second.margin_witness is not None and second.margin_witness < 0
     assert made.plan.assistance is not None
-    assert [worth_repair(each, made.plan.assistance) for each in made.judged()] == [False, True, False]
-    made.note(with_repair(made, population, second, engine(), fresh(300)))
-    repaired = made.outcome(8)
-    assert repaired is not None and repaired.repair is not None
+    assistance = made.plan.assistance
+    assert [worth_repair(each, assistance) for each in (first, second, third)] == [False, True, False]
+    places = population.checkpoints(8)
+    repaired = repair_seed(second, places, assistance, made.plan.limits, engine(), fresh(300))
+    made.records[8] = repaired
+    assert repaired.repair is not None and repaired.repair.core_seconds is not None
     assert repaired.repair.verdict == "proved" and repaired.repair.published_errors == 0
-    assert not repaired.proved and repaired.proved_with_help
+    assert repaired.route == "assisted"
+    assert repaired.checkpoint == "population_00/checkpoints/repaired.pt"
     held = load_checkpoint(population.checkpoints(8) / "repaired.pt")
     assert decide(held, LIMITS).verdict == "proved"
 
-    record = record_of(made, engine="torch", threads=1)
+    record = rate_of(made, engine="torch", threads=1)
     assert record.pure is not None and record.assisted is not None
     assert (record.pure.count, record.assisted.count, record.n) == (1, 2, 3)
     assert record.exact_at_end.count == 2 and record.published_perfect.count == 1
     assert record.median_steps_to_grok == 2500.0
-    spent = 12.0 + sum(each.proving_core_seconds for each in record.results)
+    spent = 12.0 + sum(each.proving_core_seconds or 0.0 for each in record.results)
     assert record.expected_seconds_on_2_cores == pytest.approx(spent / 2)
     more = spent + repaired.repair.core_seconds
     assert record.expected_assisted_seconds_on_2_cores == pytest.approx(more / 2 / 2)
@@ -278,25 +278,19 @@ def test_a_proved_a_repaired_and_a_lost_seed(tmp_path: Path) -> None:
 
 def test_a_model_without_tables_is_not_called_unproved(tmp_path: Path) -> None:
     made, population = experiment(tmp_path, {7: GROKS})
-    plan = dataclasses.replace(made.plan, preset="1644p", config=get_preset("1644p").config)
-    made = RateExperiment(plan=plan, folder=made.folder)
-    found = judge(made, population, 7, engine(), fresh(20))
+    config = get_preset("1644p").config
+    made.plan = dataclasses.replace(made.plan, preset="1644p", config=config)
+    for name in ("last.pt", "best.pt"):
+        put(population, 7, name, checkpoint(7, 2000, 1.0, config))
+    found = verify(made, population, 7, 20)
     assert found.verdict == "no tables" and found.weights is None
-    made.note(found)
-    record = record_of(made, engine="torch", threads=1)
+    record = rate_of(made, engine="torch", threads=1)
     assert record.pure is None and record.assisted is None
     assert record.expected_seconds_on_2_cores is None
 
 
-def test_curves_are_read_once_and_per_seed(tmp_path: Path) -> None:
-    _, population = experiment(tmp_path, {1: GROKS, 2: NEVER})
-    assert population.history == read_seed_metrics(population.folder)
-    (population.folder / "seed_metrics.csv").write_text(csv_lines([["nothing"]]))
-    assert [each.val_exact for each in population.history[1]] == GROKS
-
-
 def test_batches_are_even() -> None:
-    plan = Plan(
+    plan = RatePlan(
         preset="456p",
         recipe_name="x",
         published=False,

@@ -20,21 +20,16 @@ from adderlab.engine.torch_tables import TorchEngine
 from adderlab.errors import Failure, UsageError
 from adderlab.models.zoo import get_preset
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint
+from adderlab.runs.config import kind_of
+from adderlab.runs.records import SeedRecord
 from adderlab.runs.summary import read_summary
-from adderlab.study import search_verifier as until_judge
-from adderlab.study.search import until_proved
-from adderlab.study.search_files import (
-    Plan,
-    Summary,
-    is_search,
-    reopen,
-)
-from adderlab.study.search_verifier import Fate, Judge
-from adderlab.training.job import Job
+from adderlab.study.search import SearchPlan, SearchResult, read_search, search_until_proved
+from adderlab.study.seed_verifier import Interrupted, SeedVerifier
+from adderlab.training.listener import Listener, Start
 from adderlab.training.measure import Evaluation
 from adderlab.training.objective import Objective, objective_for
 from adderlab.training.recipe import Recipe
-from adderlab.training.run import run
+from adderlab.training.run import Job, run
 from adderlab.training.tracker import SeedTracker
 from helpers.reference import reference_checkpoint
 
@@ -45,8 +40,8 @@ S43 = "lowrank_456p_s43.pt"
 """Correct on all pairs."""
 
 
-class Watcher:
-    """Notes what it is told; asks for a stop at a given evaluation."""
+class Watcher(Listener):
+    """Notes what it hears; asks for a stop at a given evaluation."""
 
     def __init__(self, stop_at: int | None = None) -> None:
         self.begun: list[tuple[int, ...]] = []
@@ -55,21 +50,21 @@ class Watcher:
         self.looks = 0
         self.stop_at = stop_at
 
-    def began(self, seeds: tuple[int, ...], resumed: bool) -> None:
-        self.begun.append(seeds)
-        self.resumed.append(resumed)
+    def on_start(self, start: Start) -> None:
+        self.begun.append(start.seeds)
+        self.resumed.append(start.resumed)
 
-    def stepped(self, seeds: tuple[int, ...], step: int) -> None:
+    def on_step(self, seeds: tuple[int, ...], step: int, models: int) -> None:
         assert 1 <= step <= RECIPE.steps
 
-    def evaluated(self, evaluation: Evaluation) -> None:
+    def on_evaluation(self, evaluation: Evaluation, records: tuple[SeedRecord, ...]) -> None:
         self.looks += 1
         if self.looks == self.stop_at:
             os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(1.0)  # the main thread hears it; a lane would go on meanwhile
+            time.sleep(1.0)  # the main thread hears it; a worker would go on meanwhile
 
-    def judged(self, fate: Fate, verdict: str) -> None:
-        self.verdicts.append((fate.seed, verdict))
+    def on_verdict(self, record: SeedRecord, verdict: str) -> None:
+        self.verdicts.append((record.seed, verdict))
 
 
 @functools.cache
@@ -77,19 +72,19 @@ def objective() -> Objective:
     return objective_for(CONFIG, TorchEngine(), CPU)
 
 
-def plan(folder: Path, **changes) -> Plan:  # type: ignore[no-untyped-def]
+def plan(folder: Path, **changes) -> SearchPlan:  # type: ignore[no-untyped-def]
     values: dict[str, Any] = {
         "config": CONFIG,
         "recipe": RECIPE,
         "seeds": (3, 4, 5, 6),
         "folder": folder,
     }
-    return Plan(**(values | changes))
+    return SearchPlan(**(values | changes))
 
 
-def search(what: Plan | Path, watcher: Watcher | None = None, **settings) -> Summary:  # type: ignore[no-untyped-def]
-    how: dict[str, Any] = {"seconds": 60.0, "lanes": 1} | settings
-    return until_proved(what, objective, CPU, watcher or Watcher(), **how)
+def search(what: SearchPlan | Path, watcher: Watcher | None = None, **settings) -> SearchResult:  # type: ignore[no-untyped-def]
+    how: dict[str, Any] = {"seconds": 60.0, "workers": 1} | settings
+    return search_until_proved(what, objective(), CPU, watcher or Watcher(), **how)
 
 
 @pytest.fixture
@@ -97,20 +92,19 @@ def proves(monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
     """A way to say at which (seed, step) a seed is taken for proved, or given up."""
 
     def arrange(proved: dict[int, int], hopeless: dict[int, int]) -> None:
-        real = Judge.evaluated
+        real = SeedVerifier.verify
 
-        def evaluated(self: Judge, evaluation: Evaluation) -> dict[int, str]:
-            ending = real(self, evaluation)
+        def verify(self: SeedVerifier, evaluation: Evaluation, tracker: SeedTracker) -> None:
+            real(self, evaluation, tracker)
             for seed in evaluation.seeds:
-                for state, when in (("proved", proved), ("dropped", hopeless)):
+                for status, when in (("proved", proved), ("dropped", hopeless)):
                     if when.get(seed) == evaluation.step:
-                        route = "pure" if state == "proved" else ""
-                        self._change(seed, state=state, route=route, margin_witness=1.0)
-                        self._told.judged(self.fates[seed], state)
-                        ending[seed] = state
-            return ending
+                        verdict = "proved" if status == "proved" else None
+                        self._decide(
+                            tracker, seed, status, status=status, verdict=verdict, margin_witness=1.0
+                        )
 
-        monkeypatch.setattr(Judge, "evaluated", evaluated)
+        monkeypatch.setattr(SeedVerifier, "verify", verify)
 
     return arrange
 
@@ -127,16 +121,10 @@ def test_seeds_used_up_are_all_tried_in_order_and_counted(tmp_path: Path) -> Non
     assert table["status"] == "stopped" and table["search"] == "seeds used up"
 
 
-def test_a_try_is_an_ordinary_run_with_the_same_bits(tmp_path: Path) -> None:
-    search(plan(tmp_path / "search"), lanes=2)
+def test_a_batch_is_an_ordinary_run_with_the_same_bits(tmp_path: Path) -> None:
+    search(plan(tmp_path / "search"), workers=2)
     job = Job(config=CONFIG, recipe=RECIPE, seeds=(4,), folder=tmp_path / "alone")
-
-    class Nobody:
-        def stepped(self, step: int, active: int) -> None: ...
-
-        def evaluated(self, evaluation: Evaluation) -> None: ...
-
-    run(job, objective(), CPU, Nobody())
+    run(job, objective(), CPU)
     hashes = {
         load_checkpoint(folder / "checkpoints/last.pt").weights_sha256
         for folder in (tmp_path / "alone", tmp_path / "search/seed_0004")
@@ -149,7 +137,7 @@ def test_it_stops_at_the_first_proof_and_fresh_seeds_follow_dropped_ones(tmp_pat
     proves(proved={8: 10}, hopeless={6: 5, 7: 10})
     watcher = Watcher()
     summary = search(plan(tmp_path / "search", seeds=(6,), onward=True), watcher)
-    assert summary.status == "proved" and [fate.seed for fate in summary.proved] == [8]
+    assert summary.status == "proved" and [record.seed for record in summary.proved] == [8]
     assert watcher.verdicts == [(6, "dropped"), (7, "dropped"), (8, "proved")]
     assert summary.spent.seed_steps == 6 + 11 + 11
     counts = read_summary(tmp_path / "search")["counts"]
@@ -162,16 +150,19 @@ def test_it_stops_at_the_first_proof_and_fresh_seeds_follow_dropped_ones(tmp_pat
 def test_more_can_be_wanted_now_or_later(tmp_path: Path, proves) -> None:
     proves(proved={3: 5, 5: 5, 6: 5}, hopeless={})
     summary = search(plan(tmp_path / "search"), wanted=2)
-    assert [fate.seed for fate in summary.proved] == [3, 5]
+    assert [record.seed for record in summary.proved] == [3, 5]
     again = search(tmp_path / "search", wanted=3)
-    assert [fate.seed for fate in again.proved] == [3, 5, 6] and again.status == "proved"
+    assert [record.seed for record in again.proved] == [3, 5, 6] and again.status == "proved"
     assert again.spent.seed_steps == 6 + 11 + 6 + 6
 
 
 def test_seeds_together_end_one_by_one(tmp_path: Path, proves) -> None:
     proves(proved={4: 10}, hopeless={3: 5, 5: 5})
     summary = search(plan(tmp_path / "search", together=3), wanted=2)
-    assert [each.seeds for each in summary.tries] == [(3, 4, 5), (6,)]
+    assert {r.seed: r.run for r in summary.records.values()} == {
+        **dict.fromkeys((3, 4, 5), "seeds_0003-0005"),
+        6: "seed_0006",
+    }
     assert summary.spent.seed_steps == 3 * 6 + 5 + 11
     assert (tmp_path / "search/seeds_0003-0005/seeds.csv").read_text().count("dropped") == 2
 
@@ -181,11 +172,11 @@ def test_stopped_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     watcher = Watcher(stop_at=5)
     stopped = search(plan(tmp_path / "parts/search", seeds=(3, 4, 5)), watcher)
     assert stopped.status == "stopped"
-    assert [fate.state for fate in stopped.fates] == ["unproved", "training"]
+    assert [record.status for record in stopped.records.values()] == ["unproved", "training"]
     watcher = Watcher()
     resumed = search(tmp_path / "parts/search", watcher)
     assert watcher.begun == [(4,), (5,)] and watcher.resumed == [True, False]
-    assert resumed.fates == whole.fates and resumed.spent.seed_steps == whole.spent.seed_steps
+    assert resumed.records == whole.records and resumed.spent.seed_steps == whole.spent.seed_steps
     for seed in (3, 4, 5):
         one, two = (
             load_checkpoint(tmp_path / name / f"search/seed_000{seed}/checkpoints/last.pt")
@@ -201,12 +192,12 @@ def test_the_budget_ends_a_search(tmp_path: Path) -> None:
 
 
 class AnyStep(Watcher):
-    def stepped(self, seeds: tuple[int, ...], step: int) -> None: ...
+    def on_step(self, seeds: tuple[int, ...], step: int, models: int) -> None: ...
 
 
 def test_folders_are_refused_or_overwritten(tmp_path: Path) -> None:
     search(plan(tmp_path / "search"))
-    assert is_search(tmp_path / "search")
+    assert kind_of(tmp_path / "search") == "search"
     with pytest.raises(UsageError, match="--overwrite"):
         search(plan(tmp_path / "search"))
     search(plan(tmp_path / "search", seeds=(9,)), overwrite=True)
@@ -215,9 +206,9 @@ def test_folders_are_refused_or_overwritten(tmp_path: Path) -> None:
     (tmp_path / "other/config.json").write_text("{}")
     with pytest.raises(UsageError, match="another kind"):
         search(plan(tmp_path / "other"), overwrite=True)
-    (tmp_path / "search/until.json").write_text('{"seeds": 1}')
-    with pytest.raises(Failure, match=r"until\.json"):
-        reopen(tmp_path / "search")
+    (tmp_path / "search/config.json").write_text('{"kind": "search", "seeds": 1}')
+    with pytest.raises(Failure, match=r"config\.json"):
+        read_search(tmp_path / "search")
 
 
 @pytest.mark.parametrize(
@@ -234,13 +225,13 @@ def test_what_cannot_be_is_refused_before_a_folder_is_made(tmp_path, changes, se
     assert not (tmp_path / "search").exists()
 
 
-def test_a_failure_in_a_lane_ends_the_search(tmp_path: Path, monkeypatch) -> None:
+def test_a_failure_in_a_worker_ends_the_search(tmp_path: Path, monkeypatch) -> None:
     def full(*_: object) -> None:
         raise Failure("cannot write: the disk is full")
 
     monkeypatch.setattr("adderlab.training.run.save_state", full)
     with pytest.raises(Failure, match="the disk is full"):
-        search(plan(tmp_path / "search"), lanes=2)
+        search(plan(tmp_path / "search"), workers=2)
 
 
 def damaged() -> Checkpoint:
@@ -254,41 +245,42 @@ def damaged() -> Checkpoint:
     return dataclasses.replace(checkpoint, params=params)
 
 
-def conclude(folder: Path, *, assisted: bool, stop: threading.Event | None = None) -> Judge:
+def conclude(
+    folder: Path, *, assisted: bool, stop: threading.Event | None = None
+) -> tuple[SeedRecord, SeedVerifier]:
     """The last word on the damaged weights, as if a seed had ended with them."""
     checkpoint = damaged()
     flat_SN = torch.cat([tensor.flatten() for tensor in checkpoint.params.values()])[None]
-    tracker = SeedTracker((43,), flat_SN)
-    tracker.rows[43] = dataclasses.replace(
-        tracker.rows[43], best_val_exact=1.0, best_step=20, final_val_exact=1.0
-    )
-    judge = Judge(
-        checkpoint.config, RECIPE, [Fate(seed=43)], folder, Watcher(), stop or threading.Event()
-    )
-    judge.conclude(tracker, assisted=assisted)
-    return judge
+    tracker = SeedTracker(checkpoint.config, RECIPE, (43,), flat_SN)
+    tracker.put([SeedRecord(seed=43, steps=21, best_exact=1.0, best_step=20, last_exact=1.0)])
+    verifier = SeedVerifier(RECIPE, folder, Watcher().on_verdict, stop or threading.Event())
+    verifier.conclude(tracker, assisted=assisted)
+    return tracker.records[43], verifier
 
 
 def test_the_pure_route_ends_with_a_refutation(tmp_path: Path) -> None:
-    fate = conclude(tmp_path / "proved", assisted=False).fates[43]
-    assert (fate.state, fate.route, fate.proofs, fate.trainings) == ("unproved", "", 1, 0)
+    record, _ = conclude(tmp_path / "proved", assisted=False)
+    assert (record.status, record.verdict, record.proofs) == ("unproved", "refuted", 1)
+    assert record.repair is None and record.route is None
     assert not (tmp_path / "proved").exists()
 
 
 @pytest.mark.slow
 def test_the_assisted_route_repairs_and_leaves_a_certificate(tmp_path: Path) -> None:
-    fate = conclude(tmp_path / "proved", assisted=True).fates[43]
-    assert (fate.state, fate.route) == ("proved", "assisted") and fate.trainings >= 1
-    assert fate.margin_bound is not None and fate.margin_bound > 0
-    saved = load_checkpoint(fate.checkpoint)
-    assert saved.seed == 43 and Path(fate.certificate).is_file()
+    record, verifier = conclude(tmp_path / "proved", assisted=True)
+    assert (record.status, record.route) == ("proved", "assisted")
+    assert record.repair is not None and record.repair.trainings >= 1
+    assert record.repair.margin_bound is not None and record.repair.margin_bound > 0
+    checkpoint, certificate = verifier.files[43]
+    saved = load_checkpoint(checkpoint)
+    assert saved.seed == 43 and certificate.is_file()
     assert saved.weights_sha256 != damaged().weights_sha256
 
 
 def test_a_stop_interrupts_a_proof(tmp_path: Path) -> None:
     stop = threading.Event()
     stop.set()
-    with pytest.raises(until_judge.Interrupted):
+    with pytest.raises(Interrupted):
         conclude(tmp_path / "proved", assisted=True, stop=stop)
 
 
@@ -296,7 +288,9 @@ def test_perfect_weights_are_proved_at_once(tmp_path: Path) -> None:
     """Two perfect evaluations of the published 456p: proved by the weights that were measured."""
     checkpoint = load_checkpoint(reference_checkpoint(S43))
     flat_SN = torch.cat([tensor.flatten() for tensor in checkpoint.params.values()])[None]
-    judge = Judge(checkpoint.config, RECIPE, [Fate(seed=43)], tmp_path, Watcher(), threading.Event())
+    tracker = SeedTracker(checkpoint.config, RECIPE, (43,), flat_SN)
+    watcher = Watcher()
+    verifier = SeedVerifier(RECIPE, tmp_path, watcher.on_verdict, threading.Event())
     look = Evaluation(
         step=5,
         lr=0.02,
@@ -309,11 +303,14 @@ def test_perfect_weights_are_proved_at_once(tmp_path: Path) -> None:
         weights_SN=flat_SN,
         averaged_S=torch.zeros(1, dtype=torch.bool),
     )
-    assert judge.evaluated(look) == {}
-    assert judge.evaluated(dataclasses.replace(look, step=7)) == {43: "proved"}
-    fate = judge.fates[43]
-    assert (fate.route, fate.step, fate.proofs) == ("pure", 7, 1)
-    assert fate.margin_witness == pytest.approx(0.5099, abs=1e-3)
+    for evaluation in (look, dataclasses.replace(look, step=7)):
+        assert watcher.verdicts == []
+        tracker.take(evaluation, 0.0)
+        verifier.verify(evaluation, tracker)
+    assert watcher.verdicts == [(43, "proved")]
+    record = tracker.records[43]
+    assert (record.status, record.route, record.steps, record.proofs) == ("proved", "pure", 8, 1)
+    assert record.margin_witness == pytest.approx(0.5099, abs=1e-3)
     saved = load_checkpoint(tmp_path / "seed_0043.pt")
     assert saved.weights_sha256 == checkpoint.weights_sha256
     content = json.loads(gzip.decompress((tmp_path / "seed_0043.cert.json.gz").read_bytes()))

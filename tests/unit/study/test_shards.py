@@ -34,9 +34,9 @@ from adderlab.study.cluster.shards import (
     train_shard,
 )
 from adderlab.study.cluster.store import Store
-from adderlab.training.job import Job
 from adderlab.training.recipe import Recipe
-from helpers.fleets import CONFIG, MEANS, RECIPE, STAGED, HereFleet, table, train_here
+from adderlab.training.run import Job
+from helpers.fleets import COMPUTE, CONFIG, RECIPE, STAGED, HereFleet, table, train_here
 
 pytestmark = pytest.mark.usefixtures("unflushed")
 
@@ -107,12 +107,12 @@ def test_a_pause_leaves_a_run_like_a_stopped_one_and_goes_on_to_the_same_end(
     tmp_path: Path, whole: Path
 ) -> None:
     fleet = HereFleet()
-    with ShardedRun.create(job(tmp_path / "parts"), MEANS, shards=3, store=None, pauses=(11,)) as run:
+    with ShardedRun.create(job(tmp_path / "parts"), COMPUTE, shards=3, store=None, pauses=(11,)) as run:
         fleet.carry_out(run.tasks(11), lambda done: None)
         paused = run.merge(11)
     assert paused.status == "stopped" and load_state(tmp_path / "parts")["population"]["next_step"] == 11
     assert read_json(tmp_path / "parts/summary.json")["step"] == 10
-    with ShardedRun.open(job(tmp_path / "parts"), MEANS) as run:
+    with ShardedRun.open(job(tmp_path / "parts"), COMPUTE) as run:
         fleet.carry_out(run.tasks(), lambda done: None)
         run.merge()
     assert_same_run(whole, tmp_path / "parts")
@@ -138,7 +138,7 @@ def test_a_shard_goes_on_from_the_state_its_dead_worker_left(
 
     monkeypatch.setattr(fleet_shards._Work, "_push", killing)
     done: list[dict[str, Any]] = []
-    with ShardedRun.create(job(tmp_path / "parts"), MEANS, shards=1, store=None) as run:
+    with ShardedRun.create(job(tmp_path / "parts"), COMPUTE, shards=1, store=None) as run:
         (task,) = run.tasks()
         for _ in range(20):
             try:
@@ -193,7 +193,7 @@ def test_a_store_of_an_unknown_kind_is_told() -> None:
 
 
 def test_a_worker_that_sees_another_store_or_runs_another_version_refuses(tmp_path: Path) -> None:
-    with ShardedRun.create(job(tmp_path / "run"), MEANS, shards=1, store=None) as run:
+    with ShardedRun.create(job(tmp_path / "run"), COMPUTE, shards=1, store=None) as run:
         (task,) = run.tasks()
     elsewhere = dataclasses.replace(task, store=str(tmp_path / "elsewhere"))
     with pytest.raises(Failure, match="same store"):
@@ -203,7 +203,7 @@ def test_a_worker_that_sees_another_store_or_runs_another_version_refuses(tmp_pa
 
 
 def test_the_furthest_state_counts_and_damage_is_told(tmp_path: Path) -> None:
-    with ShardedRun.create(job(tmp_path / "run"), MEANS, shards=1, store=None, pauses=(6,)) as run:
+    with ShardedRun.create(job(tmp_path / "run"), COMPUTE, shards=1, store=None, pauses=(6,)) as run:
         paused, (task,) = run.tasks(6)[0], run.tasks()
         train_shard(schema.to_dict(paused))
         store = run.store

@@ -5,7 +5,7 @@ import tomllib
 import pytest
 
 from adderlab.errors import UsageError
-from adderlab.study.space import Axis, Sweep, read_sweep
+from adderlab.study.space import Axis, SweepPlan, read_sweep
 
 SPACE = """
 preset = "456p"
@@ -27,7 +27,7 @@ recipe.beta2 = {values = [0.99, 0.999]}
 """
 
 
-def sweep(text: str, seeds: tuple[int, ...] = (0, 1)) -> Sweep:
+def sweep(text: str, seeds: tuple[int, ...] = (0, 1)) -> SweepPlan:
     return read_sweep(tomllib.loads(text), seeds)
 
 

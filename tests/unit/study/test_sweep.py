@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 import tomllib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +22,19 @@ from adderlab.runs.metrics import METRIC_COLUMNS, SEED_METRIC_COLUMNS
 from adderlab.runs.summary import read_summary
 from adderlab.study.cluster.merge import is_sharded
 from adderlab.study.cluster.ray import Stopped
-from adderlab.study.space import Cell, Sweep, read_sweep
+from adderlab.study.space import SweepPlan, read_sweep
 from adderlab.study.sweep import (
-    FleetTrainer,
-    HereTrainer,
+    ClusterTrainer,
+    LocalTrainer,
     OpenSweep,
-    Row,
     check_guided,
     measure,
     run_cells,
     run_guided,
     value,
 )
-from helpers.fleets import MEANS, HereFleet
+from adderlab.training.listener import Listener, Start
+from helpers.fleets import COMPUTE, HereFleet
 from helpers.outcomes import results
 
 pytestmark = pytest.mark.usefixtures("unflushed")
@@ -58,30 +57,31 @@ GUIDED = (
 )
 
 
-def declared(text: str, seeds: tuple[int, ...] = (0, 1)) -> Sweep:
+def declared(text: str, seeds: tuple[int, ...] = (0, 1)) -> SweepPlan:
     return read_sweep(tomllib.loads(text), seeds)
 
 
-class Watcher:
+class Watcher(Listener):
     """Counts steps over all cells; sets ``stop`` at one of them."""
 
     def __init__(self, stop_at: int | None = None) -> None:
-        self.stop, self.stop_at, self.steps = threading.Event(), stop_at, 0
-        self.seen: list[tuple[int, int]] = []
+        self.stop, self.stop_at = threading.Event(), stop_at
+        self.seen: list[int] = []
+        """The steps heard of, whichever the cell."""
         self.waves: list[list[int]] = []
+        """Cells that began before any of them trained."""
+        self._begun_at = -1
 
-    def say(self, line: str) -> None: ...
+    def on_start(self, start: Start) -> None:
+        if self._begun_at != len(self.seen):
+            self.waves.append([])
+            self._begun_at = len(self.seen)
+        self.waves[-1].append(int(start.folder.name))
 
-    def began(self, cells: Sequence[Cell]) -> None:
-        self.waves.append([cell.index for cell in cells])
-
-    def stepped(self, cell: Cell, step: int) -> None:
-        self.steps += 1
-        self.seen.append((cell.index, step))
-        if self.steps == self.stop_at:
+    def on_step(self, seeds: tuple[int, ...], step: int, models: int) -> None:
+        self.seen.append(step)
+        if len(self.seen) == self.stop_at:
             self.stop.set()
-
-    def measured(self, row: Row) -> None: ...
 
 
 def sweep(
@@ -90,7 +90,7 @@ def sweep(
     """Run a sweep here; raises ``Stopped`` if it is stopped."""
     watcher = Watcher(stop_at)
     with OpenSweep(declared(text), folder, watcher, guided=guided, resume=resume) as opened:
-        (run_guided if guided else run_cells)(opened, HereTrainer(means=MEANS, stop=watcher.stop))
+        (run_guided if guided else run_cells)(opened, LocalTrainer(compute=COMPUTE, stop=watcher.stop))
     return watcher
 
 
@@ -116,7 +116,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("one") / "whole"
     watcher = sweep(GRID, folder)
     assert watcher.waves == [[0, 1, 2, 3]]
-    assert watcher.seen[:5] == [(0, 1), (1, 1), (2, 1), (3, 1), (0, 2)]
+    assert watcher.seen[:5] == [1, 1, 1, 1, 2]
     return folder
 
 
@@ -127,7 +127,7 @@ def test_cells_side_by_side_are_the_cells_one_by_one(
     monkeypatch.setattr("adderlab.study.sweep.MOST_CELLS", 1)
     watcher = sweep(GRID, tmp_path / "single")
     assert watcher.waves == [[0], [1], [2], [3]]
-    assert watcher.seen[:2] == [(0, 1), (0, 2)]
+    assert watcher.seen[:2] == [1, 2]
     assert tables(whole) == tables(tmp_path / "single")
     for cell in range(4):
         one, other = whole / f"cells/{cell:04d}", tmp_path / f"single/cells/{cell:04d}"
@@ -188,7 +188,7 @@ def test_a_fleet_gives_the_same_table_and_goes_on_after_a_stop(tmp_path: Path) -
 
     for i in range(3):
         watcher = Watcher()
-        trainer = FleetTrainer(fleet=HereFleet(stop_at_third), store=str(tmp_path / "store"))
+        trainer = ClusterTrainer(fleet=HereFleet(stop_at_third), store=str(tmp_path / "store"))
         with OpenSweep(
             declared(HALVED), tmp_path / "parts", watcher, guided=False, resume=i > 0
         ) as opened:
@@ -206,7 +206,7 @@ def test_a_guided_search_is_replayed_and_goes_on(tmp_path: Path) -> None:
     whole = sweep(GUIDED, tmp_path / "whole", guided=True)
     interrupted(GUIDED, tmp_path / "parts", (7,), guided=True)
     assert tables(tmp_path / "whole") == tables(tmp_path / "parts")
-    assert len({cell for cell, _ in whole.seen}) == 3
+    assert whole.waves == [[0], [1], [2]]
     with pytest.raises(UsageError, match="--optuna"):
         sweep(GUIDED, tmp_path / "parts", resume=True)
     with pytest.raises(UsageError, match="halving"):
@@ -219,7 +219,7 @@ def test_more_samples_and_nothing_else_may_be_asked_for_later(tmp_path: Path) ->
     text = GUIDED.replace("samples = 3", "samples = 1")
     sweep(text, tmp_path / "sweep")
     more = sweep(text.replace("samples = 1", "samples = 2"), tmp_path / "sweep", resume=True)
-    assert {cell for cell, _ in more.seen} == {1}
+    assert more.waves == [[1]]
     for changed in (
         text,
         GUIDED.replace("0.1, log", "0.2, log"),

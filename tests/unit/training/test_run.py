@@ -11,16 +11,18 @@ from adderlab.engine.torch_tables import TorchEngine
 from adderlab.errors import UsageError
 from adderlab.models.zoo import get_preset
 from adderlab.runs.checkpoints import load_checkpoint
-from adderlab.runs.folder import read_summary
-from adderlab.runs.metrics import read_metrics, read_seed_metrics, read_seeds
+from adderlab.runs.folder import load_state
+from adderlab.runs.metrics import read_metrics, read_seed_metrics
+from adderlab.runs.records import SeedRecord, best_of, read_records
+from adderlab.runs.summary import read_summary
 from adderlab.training.finetune import Targeting
-from adderlab.training.job import Job, Outcome, read_job
+from adderlab.training.listener import Listener
 from adderlab.training.measure import Evaluation
 from adderlab.training.objective import objective_for
 from adderlab.training.optimiser import MICROADDER_DECAY, Average, Freeze, Grokfast
 from adderlab.training.population import Population
 from adderlab.training.recipe import Recipe, Stage
-from adderlab.training.run import run
+from adderlab.training.run import Job, RunResult, read_job, run
 from adderlab.training.tracker import SeedTracker
 
 CPU = torch.device("cpu")
@@ -39,24 +41,24 @@ STAGED = dataclasses.replace(
 )
 
 
-class Watcher:
+class Watcher(Listener):
     """Notes evaluations; asks for a stop after a given step."""
 
     def __init__(self, stop_at: int | None = None) -> None:
         self.evaluations: list[Evaluation] = []
         self.stop_at = stop_at
 
-    def stepped(self, step: int, active: int) -> None:
+    def on_step(self, seeds: tuple[int, ...], step: int, models: int) -> None:
         if step == self.stop_at:
             import signal
 
             signal.raise_signal(signal.SIGINT)
 
-    def evaluated(self, evaluation: Evaluation) -> None:
+    def on_evaluation(self, evaluation: Evaluation, records: tuple[SeedRecord, ...]) -> None:
         self.evaluations.append(evaluation)
 
 
-def train(job: Job, watcher: Watcher | None = None, resume: bool = False) -> Outcome:
+def train(job: Job, watcher: Watcher | None = None, resume: bool = False) -> RunResult:
     objective = objective_for(CONFIG, TorchEngine(), CPU)
     return run(job, objective, CPU, watcher or Watcher(), resume=resume)
 
@@ -76,7 +78,7 @@ def test_a_population_leaves_its_tables_and_kept_seeds(tmp_path: Path) -> None:
     low, high = summary["success"]["wilson_95"]
     assert low == pytest.approx(0.0, abs=1e-12) and high == pytest.approx(0.6576, abs=1e-3)
     assert [row.step for row in read_metrics(tmp_path / "run")] == [0, 5, 10, 15, 20]
-    assert {row.seed for row in read_seeds(tmp_path / "run")} == {3, 4}
+    assert {row.seed for row in read_records(tmp_path / "run")} == {3, 4}
     for seed in (3, 4):
         best = load_checkpoint(tmp_path / "run" / f"seed_{seed:04d}" / "checkpoints" / "best.pt")
         assert best.config == CONFIG and best.seed == seed
@@ -103,8 +105,8 @@ def test_the_best_checkpoint_scores_what_its_row_says(tmp_path: Path) -> None:
     outcome = train(job(tmp_path / "run", seeds=(3,)), watcher)
     best = max(watcher.evaluations, key=lambda each: each.score(0))
     assert outcome.best.step == best.step
-    row = outcome.tracker.rows[3]
-    assert row.best_step == best.step and row.final_token_acc == float(
+    (record,) = outcome.records
+    assert record.best_step == best.step and record.last_token_accuracy == float(
         watcher.evaluations[-1].val_token_acc_S[0]
     )
 
@@ -131,7 +133,7 @@ def test_stopped_and_resumed_equals_uninterrupted(tmp_path: Path, recipe: Recipe
     ]
     assert untimed[0] == untimed[1]
     assert (tmp_path / "whole/seeds.csv").read_text() == (tmp_path / "parts/seeds.csv").read_text()
-    assert whole.tracker.rows == resumed.tracker.rows
+    assert whole.records == resumed.records
 
 
 def test_rows_written_after_the_state_are_dropped_on_resume(tmp_path: Path) -> None:
@@ -164,35 +166,37 @@ def perfect_at(each: Evaluation, step: int, *exact: float) -> Evaluation:
     return dataclasses.replace(each, step=step, val_exact_S=torch.tensor(exact, dtype=torch.float64))
 
 
-def first_evaluation() -> tuple[SeedTracker, Evaluation]:
+def first_evaluation(recipe: Recipe = RECIPE) -> tuple[SeedTracker, Evaluation]:
     population = Population(CONFIG, RECIPE, (1, 2), objective_for(CONFIG, TorchEngine(), CPU), CPU)
-    return SeedTracker((1, 2), population.flat_SN), population.evaluate(population.advance())
+    tracker = SeedTracker(CONFIG, recipe, (1, 2), population.flat_SN)
+    return tracker, population.evaluate(population.advance())
 
 
 def test_seeds_that_are_perfect_often_enough_stop() -> None:
-    tracker, evaluation = first_evaluation()
-    recipe = dataclasses.replace(RECIPE, stop_after_perfect=2)
+    tracker, evaluation = first_evaluation(dataclasses.replace(RECIPE, stop_after_perfect=2))
     perfect = perfect_at(evaluation, 5, 1.0, 0.5)
     tracker.take(perfect, 0.0)
-    assert tracker.finished(perfect, recipe) == []
+    assert tracker.perfect_long_enough(perfect) == []
     tracker.take(perfect, 0.0)
-    assert tracker.finished(perfect, recipe) == [0]
-    assert tracker.finished(perfect, RECIPE) == []
-    assert tracker.num_successes == 1
+    assert tracker.perfect_long_enough(perfect) == [1]
+    assert tracker.successes().count == 1
+    never, _ = first_evaluation()
+    for _ in range(3):
+        never.take(perfect, 0.0)
+    assert never.perfect_long_enough(perfect) == []
 
 
 def test_seeds_that_are_perfect_for_long_enough_stop() -> None:
     """Perfect at 10, not at 15, perfect from 20 on: ten steps are over at 30, not at 20."""
-    tracker, evaluation = first_evaluation()
-    recipe = dataclasses.replace(RECIPE, stop_perfect_steps=10)
+    tracker, evaluation = first_evaluation(dataclasses.replace(RECIPE, stop_perfect_steps=10))
     stopped = {}
     for step, exact in ((10, 1.0), (15, 0.9), (20, 1.0), (25, 1.0), (30, 1.0)):
         each = perfect_at(evaluation, step, exact, 0.0)
         tracker.take(each, 0.0)
-        stopped[step] = tracker.finished(each, recipe)
+        stopped[step] = tracker.perfect_long_enough(each)
         # What a resume restores must tell the same.
         tracker.load_state(tracker.state())
-    assert stopped == {10: [], 15: [], 20: [], 25: [], 30: [0]}
+    assert stopped == {10: [], 15: [], 20: [], 25: [], 30: [1]}
 
 
 def test_a_recipe_that_does_not_fit_is_refused_before_a_folder_is_made(tmp_path: Path) -> None:
@@ -200,3 +204,57 @@ def test_a_recipe_that_does_not_fit_is_refused_before_a_folder_is_made(tmp_path:
     with pytest.raises(UsageError, match="pos_embedding"):
         train(job(tmp_path / "run", recipe=recipe))
     assert not (tmp_path / "run").exists()
+
+
+def test_the_summary_names_the_seed_and_step_of_the_best_checkpoint(tmp_path: Path) -> None:
+    """Of seeds that are equally often right, the answer steps and then the margins decide."""
+    seeds = (0, 1, 2, 3, 4, 5)
+    watcher = Watcher()
+    outcome = train(job(tmp_path / "run", seeds=seeds), watcher)
+    scores = [
+        (each.score(row), -seeds.index(seed), -each.step, seed)
+        for each in watcher.evaluations
+        for row, seed in enumerate(each.seeds)
+    ]
+    assert len({exact for (exact, _, _), *_ in scores}) == 1, "exact match alone must not decide"
+    (_, _, step, seed) = max(scores)
+    best = load_checkpoint(tmp_path / "run/checkpoints/best.pt")
+    summary = read_summary(tmp_path / "run")
+    assert (best.seed, best.step) == (seed, -step)
+    assert (summary["best_seed"], summary["best_step"]) == (seed, -step)
+    assert best_of(outcome.records).seed == seed and outcome.best.seed == seed
+    kept = read_records(tmp_path / "run")
+    assert [record.checkpoint for record in kept] == [
+        f"seed_{record.seed:04d}/checkpoints/best.pt" for record in kept
+    ]
+
+
+def test_a_state_of_version_0_1_is_gone_on_with(tmp_path: Path) -> None:
+    """It kept less of every seed, under other names; the tables have the rest."""
+    whole = train(job(tmp_path / "whole"))
+    train(job(tmp_path / "run"), Watcher(stop_at=8))
+    state = load_state(tmp_path / "run")
+    known = {seed: SeedRecord(**each) for seed, each in state["tracker"].pop("records").items()}
+    state["ledger"] = state.pop("tracker") | {
+        "rows": {
+            seed: {
+                "seed": seed,
+                "best_val_exact": each.best_exact,
+                "best_step": each.best_step,
+                "final_val_exact": each.last_exact,
+                "final_token_acc": each.last_token_accuracy,
+                "steps_learned": each.steps_learned,
+                "first_step_100": each.first_perfect_step,
+                "step_acc": each.step_accuracy,
+                "status": "running",
+            }
+            for seed, each in known.items()
+        },
+        "score": {seed: each.best_score for seed, each in known.items()},
+        "last_step": {seed: each.steps - 1 for seed, each in known.items()},
+    }
+    torch.save(state, tmp_path / "run/state.pt")
+    (tmp_path / "run/seeds.json").unlink()
+    resumed = train(dataclasses.replace(read_job(tmp_path / "run"), keep="all"), resume=True)
+    assert resumed.records == whole.records
+    assert resumed.best.weights_sha256 == whole.best.weights_sha256

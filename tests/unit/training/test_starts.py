@@ -22,11 +22,11 @@ from adderlab.training.initialise import (
     picture,
     prefit_attention,
 )
-from adderlab.training.job import Job
+from adderlab.training.listener import Listener
 from adderlab.training.objective import objective_for
 from adderlab.training.population import Population
 from adderlab.training.recipe import UNIFORM_PAIRS, Recipe
-from adderlab.training.run import run
+from adderlab.training.run import Job, run
 from adderlab.training.start import check_fits, start
 
 CPU = torch.device("cpu")
@@ -195,7 +195,7 @@ def test_seeds_can_be_given_up_while_they_still_have_draws() -> None:
     assert torch.equal(together.flat_SN[1:2], alone.flat_SN)
 
 
-class Quiet:
+class Quiet(Listener):
     """Watches a run and says nothing."""
 
     models: list[int]
@@ -203,10 +203,8 @@ class Quiet:
     def __init__(self) -> None:
         self.models = []
 
-    def stepped(self, step: int, active: int) -> None:
-        self.models.append(active)
-
-    def evaluated(self, evaluation: object) -> None: ...
+    def on_step(self, seeds: tuple[int, ...], step: int, models: int) -> None:
+        self.models.append(models)
 
 
 def test_a_run_with_draws_stopped_among_them_ends_in_the_same_bits(tmp_path: Path) -> None:

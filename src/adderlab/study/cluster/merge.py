@@ -23,28 +23,26 @@ from torch import Tensor
 from adderlab.errors import Failure, UsageError
 from adderlab.files import schema
 from adderlab.files.atomic import read_json, write_json
-from adderlab.models.config import ModelConfig
-from adderlab.runs.checkpoints import parameter_shapes
+from adderlab.runs.config import read_config
 from adderlab.runs.environment import collect_environment
-from adderlab.runs.folder import RunConfig, RunFolder, drop_rows_after, load_state
+from adderlab.runs.folder import RunFolder, drop_rows_after, load_state
 from adderlab.runs.metrics import Metrics, read_metrics, read_seed_metrics
-from adderlab.runs.summary import read_config
+from adderlab.runs.stored import tracker_state
 from adderlab.study.cluster.ray import Fleet
 from adderlab.study.cluster.shards import (
     MACHINES_FILE,
-    Means,
     Task,
     split,
     unpack,
 )
 from adderlab.study.cluster.store import Store
-from adderlab.training.job import Job, Outcome
-from adderlab.training.run import Writer
+from adderlab.training.backend import Compute
+from adderlab.training.run import Job, RunResult, Writer
 from adderlab.training.start import check_fits
 from adderlab.training.tracker import SeedTracker
 
 
-def merge(job: Job, folder: RunFolder, shards: Sequence[Path]) -> Outcome:
+def merge(job: Job, folder: RunFolder, shards: Sequence[Path]) -> RunResult:
     """Write the run of ``job`` to ``folder`` (open, and of this job) from the shards' run folders, in
     the order of their seeds; the shards have all reached the same goal.
 
@@ -55,9 +53,11 @@ def merge(job: Job, folder: RunFolder, shards: Sequence[Path]) -> Outcome:
     seeds = [read_config(path).seeds for path in shards]
     if tuple(seed for own in seeds for seed in own) != job.seeds:
         raise Failure(f"the shards of {job.folder} hold other seeds than the run; train it anew")
-    population = _Joined(job.config, [state["population"] for state in states])
-    tracker = SeedTracker(job.seeds, torch.zeros(len(job.seeds), population.num_parameters))
-    tracker.load_state(joined([state["ledger"] for state in states], [len(own) for own in seeds]))
+    population = _Joined([state["population"] for state in states])
+    first_SN = torch.zeros(len(job.seeds), population.num_parameters)
+    tracker = SeedTracker(job.config, job.recipe, job.seeds, first_SN)
+    known = [tracker_state(state, path) for state, path in zip(states, shards, strict=True)]
+    tracker.load_state(joined(known, [len(own) for own in seeds]))
     drop_rows_after(job.folder, -1)
     for evaluations in _by_step(job.seeds, shards):
         folder.record(evaluations)
@@ -90,8 +90,7 @@ def joined(parts: Sequence[Any], sizes: Sequence[int]) -> Any:
 class _Joined:
     """What the writer asks of a population, from the shards' last states."""
 
-    def __init__(self, config: ModelConfig, states: Sequence[dict[str, Any]]) -> None:
-        self._shapes = parameter_shapes(config)
+    def __init__(self, states: Sequence[dict[str, Any]]) -> None:
         # Shards whose seeds have all stopped early ended at an earlier step, with nothing to join.
         active = [state for state in states if state["seeds"]]
         furthest = max(states, key=lambda state: state["next_step"])
@@ -107,14 +106,6 @@ class _Joined:
     @property
     def num_parameters(self) -> int:
         return self._state["params"].shape[1]
-
-    def params(self, flat_SN: Tensor) -> dict[str, Tensor]:
-        sizes = [torch.Size(shape).numel() for shape in self._shapes.values()]
-        columns = zip(self._shapes.items(), flat_SN.split(sizes, 1), strict=True)
-        return {name: part.reshape(len(part), *shape) for (name, shape), part in columns}
-
-    def keep(self, rows: list[int]) -> None:
-        raise AssertionError("the training is over")
 
     def state(self) -> dict[str, Any]:
         return self._state
@@ -179,27 +170,20 @@ def is_sharded(folder: Path) -> bool:
 class ShardedRun:
     """The run folder and its shards; holds the folder's lock until it is closed."""
 
-    def __init__(self, job: Job, folder: RunFolder, plan: Plan, means: Means) -> None:
-        self.job, self.plan, self.means = job, plan, means
+    def __init__(self, job: Job, folder: RunFolder, plan: Plan, compute: Compute) -> None:
+        self.job, self.plan, self.compute = job, plan, compute
         self.store = Store(plan.store)
         self._folder = folder
 
     @classmethod
     def create(
-        cls, job: Job, means: Means, *, shards: int, store: str | None, pauses: Sequence[int] = ()
+        cls, job: Job, compute: Compute, *, shards: int, store: str | None, pauses: Sequence[int] = ()
     ) -> ShardedRun:
         """Start a run. ``store``: None is a folder below the run's. ``pauses``: steps at which shards
         wait for one another, as well as at the end. Raises as ``training.run.run`` does."""
         check_fits(job.config, job.recipe, job.seeds)
-        environment = collect_environment(means.device)
-        config = RunConfig(
-            model=job.config,
-            recipe=schema.to_dict(job.recipe),
-            seeds=job.seeds,
-            command=tuple(environment["command"]),
-            run_name=job.run_name,
-            keep=job.keep,
-        )
+        environment = collect_environment(compute.device)
+        config = job.run_config(environment["command"])
         earlier = _stored_plan(job.folder) if job.overwrite and is_sharded(job.folder) else None
         if is_sharded(job.folder) and not job.overwrite:
             raise UsageError(
@@ -212,7 +196,7 @@ class ShardedRun:
             store=store or str((job.folder / "shards").resolve()),
             shards=tuple(split(job.seeds, shards)),
             goals=(*(goal for goal in pauses if goal < total), total),
-            engine=means.engine,
+            engine=compute.engine,
         )
         opened = Store(plan.store)
         folder = RunFolder.create(job.folder, config, environment, overwrite=job.overwrite)
@@ -221,20 +205,20 @@ class ShardedRun:
                 _remove_objects(Store(earlier.store), earlier)
             opened.write(plan.marker, json.dumps(schema.to_dict(plan)).encode())
             write_json(job.folder / FLEET_FILE, schema.to_dict(plan))
-            return cls(job, folder, plan, means)
+            return cls(job, folder, plan, compute)
         except BaseException:
             folder.close()
             raise
 
     @classmethod
-    def open(cls, job: Job, means: Means) -> ShardedRun:
+    def open(cls, job: Job, compute: Compute) -> ShardedRun:
         """Go on with a run. Raises ``UsageError`` if there is none, ``Failure`` if it is in use."""
         folder = RunFolder.open(job.folder)
         try:
             plan = _stored_plan(job.folder)
-            if means.engine == "auto":
-                means = dataclasses.replace(means, engine=plan.engine)
-            return cls(job, folder, plan, means)
+            if compute.engine == "auto":
+                compute = dataclasses.replace(compute, engine=plan.engine)
+            return cls(job, folder, plan, compute)
         except BaseException:
             folder.close()
             raise
@@ -253,12 +237,12 @@ class ShardedRun:
                 seeds=seeds,
                 goals=self.plan.goals,
                 until=total if until is None else min(until, total),
-                means=self.means,
+                compute=self.compute,
             )
             for i, seeds in enumerate(self.plan.shards)
         ]
 
-    def merge(self, until: int | None = None) -> Outcome:
+    def merge(self, until: int | None = None) -> RunResult:
         """The run folder, once every task is done. A run that is done needs its shards no more."""
         with tempfile.TemporaryDirectory(prefix="adderlab-merge-") as scratch:
             folders = []
@@ -299,6 +283,17 @@ def differing_machines(folder: Path) -> list[str]:
     return [name for name in SAME if len({str(machine[name]) for machine in machines}) > 1]
 
 
+def describe_machines(folders: Sequence[Path]) -> list[str]:
+    """In what merged runs may differ from ones trained on one machine."""
+    different = dict.fromkeys(name for folder in folders for name in differing_machines(folder))
+    if not different:
+        return []
+    return [
+        f"the machines differ in {' and '.join(different)} (environment.json): a seed is reproducible "
+        "on the kind of machine that trained it, not on another"
+    ]
+
+
 def _stored_plan(folder: Path) -> Plan:
     path = folder / FLEET_FILE
     try:
@@ -317,15 +312,15 @@ def _remove_objects(store: Store, plan: Plan) -> None:
 
 def train_sharded(
     job: Job, fleet: Fleet, *, shards: int | None = None, store: str | None = None, resume: bool = False
-) -> Outcome:
+) -> RunResult:
     """Train a run's seeds on ``fleet`` and merge them. ``shards``: None is as many as run at once.
 
     Raises ``Stopped``: what is done is kept, ``resume`` goes on. Otherwise as ``training.run.run``.
     """
     if resume:
-        run = ShardedRun.open(job, fleet.means)
+        run = ShardedRun.open(job, fleet.compute)
     else:
-        run = ShardedRun.create(job, fleet.means, shards=shards or fleet.slots, store=store)
+        run = ShardedRun.create(job, fleet.compute, shards=shards or fleet.slots, store=store)
     with run:
         fleet.carry_out(run.tasks(), lambda done: None)
         return run.merge()

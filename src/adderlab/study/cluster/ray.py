@@ -14,13 +14,15 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from adderlab.errors import Failure, UsageError
 from adderlab.files import schema
-from adderlab.study.cluster.shards import Means, Task, train_shard
+from adderlab.study.cluster.shards import Task, train_shard
 from adderlab.study.cluster.store import Store
+from adderlab.training.backend import Compute
+from adderlab.training.run import stop_requests
 
 RETRIES = 20
 """How often a shard may lose its machine."""
@@ -45,7 +47,7 @@ class Done:
 class Fleet(Protocol):
     """Something that carries out tasks, on one machine or many."""
 
-    means: Means
+    compute: Compute
 
     @property
     def slots(self) -> int:
@@ -58,9 +60,16 @@ class Fleet(Protocol):
 
 
 @contextmanager
-def connect(
-    address: str, *, device: str, engine: str, threads: int | None, say: Callable[[str], None]
-) -> Iterator[RayFleet]:
+def connected(address: str, compute: Compute, log: Callable[[str], None]) -> Iterator[RayFleet]:
+    """See ``connect``; Ctrl-C and SIGTERM ask the fleet to stop."""
+    # Signals after the connection: Ray sets handlers of its own.
+    with connect(address, compute, log) as fleet, stop_requests() as stop:
+        fleet.stop = stop
+        yield fleet
+
+
+@contextmanager
+def connect(address: str, compute: Compute, log: Callable[[str], None]) -> Iterator[RayFleet]:
     """The cluster at ``address``: "local" (this machine), "auto" (the one that this machine belongs
     to), "HOST:PORT", or "ray://HOST:PORT" from outside.
 
@@ -76,7 +85,7 @@ def connect(
     except (OSError, ValueError, RuntimeError) as error:
         raise _no_cluster(address, error) from error
     try:
-        yield RayFleet(ray, device=device, engine=engine, threads=threads or 1, say=say)
+        yield RayFleet(ray, compute, log)
     finally:
         context.disconnect()
         ray.shutdown()
@@ -106,19 +115,17 @@ def _no_cluster(address: str, error: Exception) -> UsageError:
 class RayFleet:
     """A Ray cluster that this process is connected to."""
 
-    def __init__(
-        self, ray: Any, *, device: str, engine: str, threads: int, say: Callable[[str], None]
-    ) -> None:
-        self._ray, self._say = ray, say
-        has = ray.cluster_resources()
+    def __init__(self, ray: Any, compute: Compute, log: Callable[[str], None]) -> None:
+        self._ray, self._log = ray, log
+        has, device, threads = ray.cluster_resources(), compute.device, compute.threads or 1
         if device == "auto":
             device = "cuda" if has.get("GPU", 0) >= 1 else "cpu"
-        self.means = Means(device=device, engine=engine, threads=threads)
+        self.compute = replace(compute, device=device, threads=threads)
         self.stop = threading.Event()
         """Set it to have ``carry_out`` end as soon as it can."""
         self._need = {"CPU": threads} | ({"GPU": 1} if device == "cuda" else {})
         machines = len(self._slots())
-        say(
+        log(
             f"cluster: {machines} machine{'s' if machines > 1 else ''}, {self.slots} shard"
             f"{'s' if self.slots > 1 else ''} at once, on {device}"
         )
@@ -156,9 +163,9 @@ class RayFleet:
                         finished(Done(task=task, machine=ray.get(reference)))
                     except ray.exceptions.RayError as error:
                         failures.append(f"{task.label}: {_reason(error)}")
-                        self._say(failures[-1])
+                        self._log(failures[-1])
                 if time.monotonic() - looked >= _LOOK_SECONDS and pending:
-                    self._say(_progress(tasks, pending.values()))
+                    self._log(_progress(tasks, pending.values()))
                     looked = time.monotonic()
         finally:
             for reference in pending:

@@ -8,7 +8,6 @@ goes on beside its successor writes the same numbers and does no harm.
 
 from __future__ import annotations
 
-import functools
 import io
 import json
 import os
@@ -20,7 +19,7 @@ import tempfile
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,20 +27,18 @@ from typing import Any
 import torch
 
 from adderlab import __version__
-from adderlab.engine.base import choose_device
-from adderlab.engine.select import select_engine
 from adderlab.errors import Failure
 from adderlab.files import schema
 from adderlab.files.atomic import read_json, write_json
 from adderlab.models.config import ModelConfig
 from adderlab.runs.environment import cpu_model, device_name
+from adderlab.runs.records import SeedRecord
 from adderlab.study.cluster.store import Store
-from adderlab.training.job import Job
+from adderlab.training.backend import Compute, cached_backend
+from adderlab.training.listener import Listener
 from adderlab.training.measure import Evaluation
-from adderlab.training.objective import Objective, objective_for
 from adderlab.training.recipe import Recipe
-from adderlab.training.run import run
-from adderlab.training.tracker import SUCCESS
+from adderlab.training.run import Job, run
 
 PUSH_SECONDS = 5.0
 """The store gets a state at most so often: a restart loses that and one evaluation interval."""
@@ -49,15 +46,6 @@ PUSH_SECONDS = 5.0
 MACHINES_FILE = "machines.json"
 
 _KEPT_SEED = re.compile(r"seed_\d+")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Means:
-    """What a machine computes with."""
-
-    device: str
-    engine: str
-    threads: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +66,7 @@ class Task:
     """Steps at which shards wait for one another; the last is the recipe's end."""
     until: int
     """One of the goals."""
-    means: Means
+    compute: Compute
     version: str = __version__
 
     def final(self, goal: int) -> str:
@@ -127,7 +115,7 @@ def train_shard(data: dict[str, Any], scratch: Path | None = None) -> dict[str, 
         return _Work(task, store, Path(folder) / "run").do()
 
 
-class _Work:
+class _Work(Listener):
     """One attempt at a task, in a folder of its own. It is also the run's listener."""
 
     def __init__(self, task: Task, store: Store, folder: Path) -> None:
@@ -137,19 +125,19 @@ class _Work:
     def do(self) -> dict[str, Any]:
         task = self.task
         step = restore(self.store, task, self.folder)
-        engine, objective, device = _prepared(task.config, task.means)
-        machine = _machine(engine, device, step)
+        backend = cached_backend(task.config, task.compute)
+        machine = _machine(backend.engine, backend.device, step)
         if self.store.read(task.final(task.until)) is None:
             job = Job(config=task.config, recipe=task.recipe, seeds=task.seeds, folder=self.folder)
             self._note(machine)
             never = threading.Event()
             going_on = {"resume": step > 0, "until": task.until, "stop": never}
-            outcome = run(job, objective, device, self, **going_on)
-            self._at_success = outcome.tracker.num_successes
+            result = run(job, backend.objective, backend.device, self, **going_on)
+            self._at_success = sum(record.succeeded for record in result.records)
             self._push(task.final(task.until), task.until)
         return machine
 
-    def stepped(self, step: int, active: int) -> None:
+    def on_step(self, seeds: tuple[int, ...], step: int, models: int) -> None:
         """The run folder is in order here: an evaluation before this step is written by now."""
         if self._dirty and time.monotonic() - self._pushed >= PUSH_SECONDS:
             try:
@@ -159,9 +147,9 @@ class _Work:
                 print(f"adderlab: {error}; going on", file=sys.stderr)
             self._dirty, self._pushed = False, time.monotonic()
 
-    def evaluated(self, evaluation: Evaluation) -> None:
+    def on_evaluation(self, evaluation: Evaluation, records: tuple[SeedRecord, ...]) -> None:
         self._dirty = True
-        self._at_success = int((evaluation.val_exact_S >= SUCCESS).sum())
+        self._at_success = sum(record.succeeded for record in records)
 
     def _note(self, machine: dict[str, Any]) -> None:
         """One more machine that worked on the shard; travels with its state."""
@@ -228,23 +216,6 @@ def _opened(data: bytes) -> zipfile.ZipFile:
         return zipfile.ZipFile(io.BytesIO(data))
     except zipfile.BadZipFile as error:
         raise Failure(f"a shard in the store is damaged ({error}); train the run anew") from error
-
-
-Prepared = tuple[str, Objective, torch.device]
-
-
-def prepared(
-    config: ModelConfig, means: Means, say: Callable[[str], None] = lambda line: None
-) -> Prepared:
-    """(name of the engine, objective, device) for a model. Raises ``UsageError``."""
-    torch.set_num_threads(1)  # seeds are spread over threads; a sum is never split among them
-    device, _ = choose_device(means.device)
-    engine = select_engine(means.engine, config, device, threads=means.threads, say=say)
-    return engine.name, objective_for(config, engine, device), device
-
-
-_prepared = functools.lru_cache(maxsize=8)(prepared)
-"""A worker is given shard after shard of one run."""
 
 
 def _machine(engine: str, device: torch.device, step: int) -> dict[str, Any]:

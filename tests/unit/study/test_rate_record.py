@@ -9,8 +9,8 @@ import pytest
 
 from adderlab.errors import Failure
 from adderlab.files import schema
-from adderlab.runs import rates
-from adderlab.runs.rates import (
+from adderlab.study import rate_record as rates
+from adderlab.study.rate_record import (
     RateRecord,
     default_folder,
     file_name,
@@ -42,10 +42,10 @@ def test_what_is_written_is_read(tmp_path: Path, row: RateRecord) -> None:
         ({"n": "two"}, "n must be int"),
         ({"n": 3}, "n is 3, but its seeds come to 2"),
         ({"seeds": "1-2"}, "seeds is 1-2"),
-        ({"pure": {"count": 2, "n": 2, "low": 0.1, "high": 1.0}}, "pure is 2"),
-        ({"assisted": {"count": 2, "n": 2, "low": 0.1, "high": 1.0}}, "assisted is 2"),
-        ({"limits": {"cells": 1}}, "lacks the setting 'seconds'"),
-        ({"results": [{"seed": 1}]}, "results[0] lacks"),
+        ({"pure": {"count": 2, "n": 2, "low": 0.1, "high": 1.0, "kind": "wilson"}}, "pure is 2"),
+        ({"assisted": {"count": 2, "n": 2, "low": 0.1, "high": 1.0, "kind": "wilson"}}, "assisted is 2"),
+        ({"limits": {"cells": "many"}}, "limits.cells must be int"),
+        ({"results": [{}]}, "results[0] lacks"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

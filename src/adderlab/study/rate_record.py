@@ -1,7 +1,8 @@
 """``records/rates/*.json``: how often one recipe gives a right adder, measured over seeds.
 
 One file is one row of docs/rates.md: a preset trained by one recipe from many seeds, every seed that
-reached ``SUCCESS`` then decided on all 10^20 pairs. A row is written only when every seed is judged.
+reached 99% exact match then decided on all 10^20 pairs. A row is written only when every seed has its
+verdict.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from adderlab.errors import Failure, UsageError
+from adderlab.evaluation.intervals import Rate
 from adderlab.files import aliases, schema
 from adderlab.files.atomic import (
     disk_failure,
@@ -20,91 +22,13 @@ from adderlab.files.atomic import (
     read_json,
     write_json,
 )
+from adderlab.proof.search import Limits
+from adderlab.runs.records import SeedRecord
+from adderlab.runs.stored import of_old_outcome
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FOLDER = Path("records") / "rates"
-
-Verdict = Literal["proved", "refuted", "undecided", "missed", "no tables"]
-"""``missed``: never at 99% exact match, so no proof was tried. ``no tables``: outside the table form,
-so it cannot be proved."""
-Weights = Literal["last", "best"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Share:
-    """``count`` of ``n`` seeds with the two-sided 95% Wilson interval [low, high] of the rate."""
-
-    count: int
-    n: int
-    low: float
-    high: float
-
-    @property
-    def value(self) -> float:
-        return self.count / self.n
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProverLimits:
-    """What a proof was allowed to take (``adderlab.proof.search.Limits``)."""
-
-    cells: int
-    seconds: float
-    """Wall time of the branch and bound."""
-    union_seconds: float
-    """Processor time for counting the failing pairs of a wrong model."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Repaired:
-    """What proof-guided repair came to."""
-
-    verdict: Verdict
-    margin_bound: float | None
-    """Lower bound in logits of the smallest margin over all pairs."""
-    trainings: int
-    published_errors: int
-    """Of the 100,000 published pairs."""
-    core_seconds: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class SeedOutcome:
-    """One seed from its first step to its verdict."""
-
-    seed: int
-    steps: int
-    """Optimiser steps taken, fewer than the recipe's where it stopped early."""
-    last_exact: float
-    """Exact match on the seed's own validation pairs at the end."""
-    best_exact: float
-    """The highest at any evaluation."""
-    grokked_at: int | None
-    """Step of the first evaluation at 99% or more after which none was below; None: there is none."""
-    missing_steps: int
-    """Answer steps of eleven below 99% at the end."""
-    verdict: Verdict
-    weights: Weights | None
-    """Which weights the verdict is about; None without a proof."""
-    margin_bound: float | None
-    margin_witness: float | None
-    """Smallest margin met, in logits; that of a real pair."""
-    published_errors: int | None
-    """Of the 100,000 published pairs, for the proved weights or else the best; None: not run."""
-    training_core_seconds: float
-    """The seed's part, by steps, of its population's processor time."""
-    proving_core_seconds: float
-    repair: Repaired | None = None
-    """None: not tried."""
-
-    @property
-    def proved(self) -> bool:
-        return self.verdict == "proved"
-
-    @property
-    def proved_with_help(self) -> bool:
-        """Proved as trained, or after repair."""
-        return self.proved or (self.repair is not None and self.repair.verdict == "proved")
+_RATES = ("pure", "assisted", "exact_at_end", "exact_ever", "published_perfect")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,15 +49,15 @@ class RateRecord:
     n: int
     steps: int
     """Optimiser steps of one seed at most."""
-    pure: Share | None
+    pure: Rate | None
     """Proved on all 10^20 pairs as trained; None where the model has no table form."""
-    assisted: Share | None
+    assisted: Rate | None
     """Proved as trained or after repair; None where no repair was tried."""
-    exact_at_end: Share
+    exact_at_end: Rate
     """At 99% exact match or more at the end."""
-    exact_ever: Share
+    exact_ever: Rate
     """At 99% exact match or more at any evaluation."""
-    published_perfect: Share
+    published_perfect: Rate
     """Without an error on the 100,000 published pairs."""
     median_steps_to_grok: float | None
     """Over the seeds that have one; None: no seed has."""
@@ -150,10 +74,11 @@ class RateRecord:
     None: no seed was proved, or an accelerator trained them."""
     expected_assisted_seconds_on_2_cores: float | None
     """The same with repair."""
-    limits: ProverLimits
+    limits: Limits
     repair_settings: dict | None
     """How repair was done and which seeds it was tried on; None: not tried."""
-    results: tuple[SeedOutcome, ...]
+    results: tuple[SeedRecord, ...]
+    """Of every seed."""
     command: tuple[str, ...]
     """As typed."""
     git_revision: str | None
@@ -169,6 +94,10 @@ class RateRecord:
     @property
     def file_name(self) -> str:
         return file_name(self.preset, self.recipe)
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """A flat row for every seed, for pandas or polars."""
+        return [record.to_dict() for record in self.results]
 
 
 def file_name(preset: str, recipe: str) -> str:
@@ -195,8 +124,8 @@ def read_rate(path: Path | str) -> RateRecord:
             f"{path} was written by a newer adderlab (schema {version}, this one reads up to "
             f"{SCHEMA_VERSION}); upgrade with pip install -U adderlab"
         )
-    data = _upgraded(data)
     try:
+        data = _upgraded(data, path)
         record = schema.from_dict(RateRecord, data, str(path))
     except UsageError as error:
         raise Failure(f"{error}; restore the file from a copy") from error
@@ -204,7 +133,7 @@ def read_rate(path: Path | str) -> RateRecord:
     return record
 
 
-def _upgraded(data: dict[str, Any]) -> dict[str, Any]:
+def _upgraded(data: dict[str, Any], path: Path | str) -> dict[str, Any]:
     """A row of an earlier version under the names of today. What is no such thing stays as it is: the
     schema refuses it."""
     upgraded = dict(data)
@@ -215,6 +144,17 @@ def _upgraded(data: dict[str, Any]) -> dict[str, Any]:
     words = data.get("command")
     if isinstance(words, list) and all(isinstance(word, str) for word in words):
         upgraded["command"] = aliases.command(words)
+    if data.get("schema_version") == 1:
+        # Rates did not say what their intervals are, and a seed had an entry of its own kind.
+        for name in _RATES:
+            if isinstance(data.get(name), dict):
+                upgraded[name] = {"kind": "wilson"} | data[name]
+        if isinstance(data.get("results"), list):
+            upgraded["results"] = [
+                schema.to_dict(of_old_outcome(each, f"{path}: results[{i}]"))
+                for i, each in enumerate(data["results"])
+            ]
+        upgraded["schema_version"] = SCHEMA_VERSION
     return upgraded
 
 
@@ -265,10 +205,13 @@ def _check(record: RateRecord, path: Path | str) -> None:
     counted = {
         "n": (record.n, len(record.results)),
         "seeds": (record.seeds, seeds_text([each.seed for each in record.results])),
-        "pure": (record.pure and record.pure.count, sum(each.proved for each in record.results)),
+        "pure": (
+            record.pure and record.pure.count,
+            sum(each.route == "pure" for each in record.results),
+        ),
         "assisted": (
             record.assisted and record.assisted.count,
-            sum(each.proved_with_help for each in record.results),
+            sum(each.route is not None for each in record.results),
         ),
     }
     for name, (said, found) in counted.items():

@@ -1,0 +1,426 @@
+"""Training through the public API: runs, searches for proved models, and what they left."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shlex
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from adderlab.api.experiment import Seeds, Settings, Trainable, define, parse_open_seeds, parse_seeds
+from adderlab.api.models import Model, load
+from adderlab.errors import UsageError
+from adderlab.evaluation.exact import predict
+from adderlab.evaluation.intervals import Rate, wilson
+from adderlab.files.atomic import write_json
+from adderlab.models.config import ModelConfig
+from adderlab.models.mapping import why_no_tables
+from adderlab.report.describe import describe_seeds
+from adderlab.results import Result, html_table
+from adderlab.runs.checkpoints import Checkpoint
+from adderlab.runs.config import Keep, Kind, kind_of
+from adderlab.runs.folder import update_records
+from adderlab.runs.metrics import Metrics
+from adderlab.runs.records import SeedRecord, best_of
+from adderlab.runs.stored import StoredRun
+from adderlab.runs.stored import open_run as open_stored
+from adderlab.study.cluster.merge import describe_machines, is_sharded, train_sharded
+from adderlab.study.cluster.ray import Stopped, connected
+from adderlab.study.search import SearchPlan, read_search, search_until_proved
+from adderlab.study.verdicts import prove_seeds
+from adderlab.task.digits import from_digits
+from adderlab.task.sampling import uniform_pairs
+from adderlab.training.backend import Compute, open_backend
+from adderlab.training.listener import Listener
+from adderlab.training.recipe import Recipe
+from adderlab.training.run import Job, read_job, run
+
+RUNS = Path("results/runs")
+"""Where runs go that are given no folder."""
+SEEDS_ON_A_GPU = 32
+"""Seeds of a search that train together where they run side by side."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Run(Result):
+    """What training left: a run, or the runs of a search, a rate or a sweep. Read from its folder."""
+
+    folder: Path
+    stored: StoredRun
+
+    @property
+    def kind(self) -> Kind:
+        """run, search, rate or sweep."""
+        return self.stored.kind
+
+    @property
+    def status(self) -> str:
+        """started, running, done, stopped or failed; of a search proved, budget spent, seeds used up or
+        stopped."""
+        summary = self.stored.summary or {}
+        return str(summary.get("search", self.stored.status))
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model; of a sweep, that of its first cell."""
+        return self.stored.config.model
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The recipe's settings, as ``config.json`` has them."""
+        return self.stored.config.recipe
+
+    @cached_property
+    def seeds(self) -> tuple[SeedRecord, ...]:
+        """What became of every seed. Their checkpoints and certificates are paths that can be opened."""
+        return tuple(
+            dataclasses.replace(
+                record,
+                checkpoint=record.checkpoint and str(self.folder / record.checkpoint),
+                certificate=record.certificate and str(self.folder / record.certificate),
+            )
+            for record in self.stored.seeds
+        )
+
+    @property
+    def proved(self) -> tuple[SeedRecord, ...]:
+        """The seeds that are right on all 10^20 pairs, as trained or after repair."""
+        return tuple(record for record in self.seeds if record.route is not None)
+
+    @cached_property
+    def best(self) -> Model:
+        """The best model: of a run its best checkpoint, otherwise a proved one if there is one. Raises
+        ``UsageError`` if nothing was kept."""
+        if self.kind == "run":
+            return load(self.folder / "checkpoints" / "best.pt")
+        kept = [record for record in self.seeds if record.checkpoint]
+        if not kept:
+            raise UsageError(f"the {self.kind} in {self.folder} has kept no model yet; go on with it")
+        return load(max(kept, key=lambda each: (each.route is not None, each.best_score)))
+
+    @property
+    def success(self) -> Rate:
+        """Seeds that end at 99% exact match or more, with a 95% Wilson interval."""
+        return wilson(sum(record.succeeded for record in self.seeds), len(self.seeds))
+
+    @property
+    def spent(self) -> dict[str, float]:
+        """``seed_steps`` and ``wall_seconds``; of a search ``core_seconds`` too."""
+        summary = self.stored.summary or {}
+        steps = sum(record.steps for record in self.seeds)
+        counted = {"seed_steps": steps, "wall_seconds": summary.get("elapsed_sec", 0.0)}
+        return counted | summary.get("spent", {})
+
+    def history(self, seed: int) -> list[Metrics]:
+        """The evaluations of a seed. Raises ``UsageError`` if it is not one of the run's."""
+        for record in self.stored.seeds:
+            if record.seed == seed:
+                return self.stored.history(record)
+        raise UsageError(f"the {self.kind} in {self.folder} has no seed {seed}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The summary, as ``summary.json`` has it."""
+        return dict(self.stored.summary or {"run_name": self.stored.name, "status": self.status})
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """A flat row for every seed, for pandas or polars."""
+        return [record.to_dict() for record in self.seeds]
+
+    def describe(self) -> list[str]:
+        """What came of it, in sentences."""
+        begun = [record for record in self.seeds if record.steps]
+        return describe_seeds(begun) if begun else [f"{self.folder}: no seed has been evaluated yet."]
+
+    def _repr_html_(self) -> str:
+        shown = ("seed", "status", "steps", "last_exact", "steps_learned", "grokked_at", "verdict")
+        rows = [{name: row[name] for name in shown} for row in self.to_dicts()]
+        return html_table(rows, f"{self.folder}: {self.status}")
+
+
+def open_run(folder: str | os.PathLike[str]) -> Run:
+    """A run folder of any kind, ours (of version 0.1 too) or the published program's.
+
+    Raises ``UsageError`` if there is none, ``Failure`` if it is damaged.
+    """
+    return Run(folder=Path(folder), stored=open_stored(folder))
+
+
+def train(
+    model: Trainable,
+    *,
+    recipe: str | Recipe = "best",
+    seeds: Seeds = range(8),
+    steps: int | None = None,
+    set: Settings = (),
+    folder: str | os.PathLike[str] | None = None,
+    run_name: str = "",
+    device: str = "auto",
+    engine: str = "auto",
+    threads: int | None = None,
+    keep: Keep = "grokked",
+    overwrite: bool = False,
+    prove: bool = False,
+    cluster: str | None = None,
+    shards: int | None = None,
+    store: str | None = None,
+    listener: Listener | None = None,
+) -> Run:
+    """Train a population of seeds of one model.
+
+    ``recipe``: best (as ``zoo`` names it), quick (soonest to a proof), published, another name, or a
+    ``Recipe``. ``steps``: optimiser steps of each seed before any restart, unless the recipe's. ``set``:
+    changed settings. ``folder``: default results/runs/PRESET_TIME. ``threads``: seeds trained at once on
+    a CPU; default every core; no effect on any result. ``keep``: seeds that get a folder of their own:
+    "all", or those that end at 99% and the best. ``prove``: afterwards decide all 10^20 pairs for these.
+    ``cluster``: train on a Ray cluster, in ``shards`` whose state lies in ``store``.
+
+    Ctrl-C stops it after the current step: the run's ``status`` is then "stopped", and ``resume`` goes
+    on. Raises ``UsageError`` for what cannot be, ``Failure`` if the disk refuses.
+    """
+    wanted = define(model, recipe, steps=steps, settings=set)
+    job = Job(
+        config=wanted.config,
+        recipe=wanted.recipe,
+        seeds=parse_seeds(seeds),
+        folder=Path(folder) if folder else default_folder(wanted.preset.name),
+        run_name=run_name,
+        overwrite=overwrite,
+        keep=keep,
+    )
+    compute = Compute(device=device, engine=engine, threads=threads)
+    if cluster is None and (store or shards):
+        raise UsageError("--store and --shards go with --cluster")
+    listener = listener or Listener()
+    if cluster is not None:
+        return _train_on_cluster(job, compute, cluster, listener, prove, shards=shards, store=store)
+    return _train(job, compute, listener, prove)
+
+
+def resume(
+    folder: str | os.PathLike[str],
+    *,
+    device: str = "auto",
+    engine: str = "auto",
+    threads: int | None = None,
+    keep: Keep | None = None,
+    prove: bool = False,
+    proved: int = 1,
+    minutes: float = 10.0,
+    cluster: str | None = None,
+    listener: Listener | None = None,
+) -> Run:
+    """Go on with a stopped run or search, with its own settings; its seeds end in the bits that they
+    would have reached without the stop. ``proved``, ``minutes``: of a search (see ``search``). A rate is
+    gone on with by ``measure_rate``, a sweep by ``sweep``.
+
+    Raises ``UsageError`` if there is nothing to go on with, ``Failure`` if it is damaged.
+    """
+    folder, listener = Path(folder), listener or Listener()
+    compute = Compute(device=device, engine=engine, threads=threads)
+    kind = kind_of(folder)
+    if kind == "search":
+        return _search(folder, compute, listener, proved=proved, minutes=minutes)
+    if kind in ("rate", "sweep"):
+        raise UsageError(f"{folder} is a {kind}; go on with it by adderlab {kind}")
+    job = read_job(folder)
+    job = dataclasses.replace(job, keep=keep or job.keep)
+    if cluster is not None:
+        if not is_sharded(folder):
+            raise UsageError(f"the run in {folder} has no shards; go on with it without --cluster")
+        return _train_on_cluster(job, compute, cluster, listener, prove, resume=True)
+    if is_sharded(folder):
+        raise UsageError(
+            f"the run in {folder} was sharded; go on with --cluster local, or the cluster's address"
+        )
+    return _train(job, compute, listener, prove, resume=True)
+
+
+def search(
+    model: Trainable,
+    *,
+    proved: int = 1,
+    minutes: float = 10.0,
+    recipe: str | Recipe = "quick",
+    seeds: Seeds = "0-",
+    assisted: bool = True,
+    steps: int | None = None,
+    set: Settings = (),
+    folder: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    engine: str = "auto",
+    threads: int | None = None,
+    overwrite: bool = False,
+    listener: Listener | None = None,
+) -> Run:
+    """Train fresh seeds until ``proved`` of them are proved on all 10^20 pairs, or ``minutes`` are over.
+
+    ``seeds`` in order; ``"100-"``: from 100 on without end. ``assisted``: repair seeds that end nearly
+    right, counted apart from training alone. The other arguments: see ``train``.
+
+    The result's ``proved`` are the seeds with their files, its ``status`` says how it ended; ``resume``
+    goes on with it. Raises ``UsageError`` for a model that cannot be proved.
+    """
+    wanted = define(model, recipe, steps=steps, settings=set)
+    first, onward = parse_open_seeds(seeds)
+    plan = SearchPlan(
+        config=wanted.config,
+        recipe=wanted.recipe,
+        seeds=first,
+        onward=onward,
+        folder=Path(folder) if folder else default_folder(wanted.preset.name),
+        assisted=assisted,
+    )
+    compute = Compute(device=device, engine=engine, threads=threads)
+    listener = listener or Listener()
+    return _search(plan, compute, listener, proved=proved, minutes=minutes, overwrite=overwrite)
+
+
+def default_folder(preset: str) -> Path:
+    """results/runs/PRESET_TIME."""
+    return RUNS / f"{preset}_{time.strftime('%Y%m%d_%H%M%S')}"
+
+
+def _train(job: Job, compute: Compute, listener: Listener, prove: bool, *, resume: bool = False) -> Run:
+    backend = open_backend(job.config, compute, listener.on_message)
+    threads = f"{backend.threads} thread{'s' if backend.threads > 1 else ''}"
+    listener.on_message(f"device: {backend.device} ({backend.device_reason}); {threads}")
+    listener.on_message(
+        f"engine: {backend.engine}; {len(job.seeds)} seeds, {job.recipe.steps} steps -> {job.folder}"
+    )
+    started = time.monotonic()
+    result = run(job, backend.objective, backend.device, listener, resume=resume)
+    seconds = time.monotonic() - started
+    return _conclude(result.folder, result.records, result.status, seconds, listener, prove)
+
+
+def _train_on_cluster(
+    job: Job,
+    compute: Compute,
+    address: str,
+    listener: Listener,
+    prove: bool,
+    *,
+    shards: int | None = None,
+    store: str | None = None,
+    resume: bool = False,
+) -> Run:
+    if shards is not None and shards < 1:
+        raise UsageError(f"--shards must be at least 1, not {shards}")
+    started = time.monotonic()
+    try:
+        with connected(address, compute, listener.on_message) as fleet:
+            listener.on_message(
+                f"{len(job.seeds)} seeds, {job.recipe.total_steps} steps -> {job.folder}"
+            )
+            result = train_sharded(job, fleet, shards=shards, store=store, resume=resume)
+    except Stopped:
+        raise KeyboardInterrupt from None
+    for line in describe_machines([job.folder]):
+        listener.on_message(line)
+    seconds = time.monotonic() - started
+    return _conclude(result.folder, result.records, result.status, seconds, listener, prove)
+
+
+def _conclude(
+    folder: Path,
+    records: tuple[SeedRecord, ...],
+    status: str,
+    seconds: float,
+    listener: Listener,
+    prove: bool,
+) -> Run:
+    """Prove what a run came to, if that is wanted, and say so."""
+    verdicts: list[str] = []
+    if prove and status == "done":
+        found, verdicts = _prove(folder, records, listener)
+        records = tuple(found.get(record.seed, record) for record in records)
+        update_records(folder, found)
+    listener.on_end(folder, records, status)
+    for line in (f"{status} after {seconds:.1f} s", *describe_seeds(records), *verdicts):
+        listener.on_message(line)
+    return open_run(folder)
+
+
+def _prove(
+    folder: Path, records: Sequence[SeedRecord], listener: Listener
+) -> tuple[dict[int, SeedRecord], list[str]]:
+    """Decide all pairs for the seeds that succeeded; proofs.json, and what to say of it. A best seed far
+    from success is refuted by one pair that it gets wrong."""
+    best = load(folder / "checkpoints" / "best.pt")
+    reason = why_no_tables(best.config)
+    if reason:
+        return {}, [f"No proof: {reason}."]
+    found, verdicts = prove_seeds(
+        folder, records, lambda record, verdict: listener.on_verdict(record, verdict.verdict)
+    )
+    if not verdicts:
+        return {}, [_refute(best)]
+    write_json(folder / "proofs.json", {str(seed): each.to_dict() for seed, each in verdicts.items()})
+    seed = best_of(records).seed
+    place = folder / (found[seed].checkpoint or "checkpoints/best.pt")
+    lines = [f"All 10^20 pairs, for the best checkpoint ({place}):"]
+    lines += [f"  {line}" for line in verdicts[seed].describe()]
+    proved = sorted(each.seed for each in found.values() if each.verdict == "proved")
+    if len(records) > 1:
+        named = f": seeds {', '.join(map(str, proved))}" if proved else ""
+        rate = wilson(len(proved), len(records))
+        lines.append(f"{len(proved)} of {len(records)} seeds are proved on all pairs, {rate}{named}.")
+    return found, lines
+
+
+def _refute(checkpoint: Checkpoint) -> str:
+    """A pair that the real model, run in fp32, gets wrong."""
+    model = checkpoint.model()
+    for a, b in zip(*(from_digits(digits).tolist() for digits in uniform_pairs(0, 1000)), strict=True):
+        answer = predict(model, a, b)
+        if not answer.right:
+            return f"REFUTED on all pairs by one: {a} + {b} = {a + b}, it answers {answer.answer}."
+    return "No proof: the best checkpoint is far from success, yet 1,000 pairs did not refute it."
+
+
+def _search(
+    plan: SearchPlan | Path,
+    compute: Compute,
+    listener: Listener,
+    *,
+    proved: int,
+    minutes: float,
+    overwrite: bool = False,
+) -> Run:
+    settings = plan if isinstance(plan, SearchPlan) else read_search(plan).plan
+    # Every worker trains a population of its own: the engine itself needs one thread.
+    backend = open_backend(settings.config, compute, listener.on_message, engine_threads=1)
+    workers = backend.threads if backend.on_cpu else 1
+    if isinstance(plan, SearchPlan) and not backend.on_cpu:
+        plan = dataclasses.replace(plan, together=SEEDS_ON_A_GPU)
+    listener.on_message(
+        f"device: {backend.device} ({backend.device_reason}); engine: {backend.engine}; {workers} "
+        f"seed{'s' if workers > 1 else ''} at a time, {settings.recipe.total_steps} steps each -> "
+        f"{settings.folder}"
+    )
+    result = search_until_proved(
+        plan,
+        backend.objective,
+        backend.device,
+        listener,
+        wanted=proved,
+        seconds=60 * minutes,
+        workers=workers,
+        overwrite=overwrite,
+    )
+    listener.on_end(settings.folder, tuple(result.records.values()), result.status)
+    for line in result.describe():
+        listener.on_message(line)
+    return open_run(settings.folder)
+
+
+def resume_command(run: Run | str | os.PathLike[str], options: Sequence[str] = ()) -> str:
+    """What to type to go on with a run or a search."""
+    folder = run.folder if isinstance(run, Run) else Path(run)
+    until = ["--until", "proved"] if kind_of(folder) == "search" else []
+    return shlex.join(["adderlab", "train", *until, "--resume", str(folder), *options])

@@ -1,0 +1,287 @@
+"""What became of each seed: one record, from its first step to its verdict.
+
+The seed tracker makes it while the seed trains; proofs and repairs add to it; the live view, the rate,
+the search, the sweep, the report and the log read it. ``seeds.json`` holds the records of a folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from adderlab.errors import Failure, UsageError
+from adderlab.files import schema
+from adderlab.files.atomic import read_json, write_text
+from adderlab.runs.metrics import LEARNED, STEP_COLUMNS, Metrics, csv_lines, csv_number, csv_steps
+from adderlab.task.digits import SUM_DIGITS
+
+SEEDS_FILE = "seeds.json"
+SCHEMA_VERSION = 1
+
+SUCCESS = 0.99
+"""A seed succeeds if its last evaluation has at least this exact match: AdderBoard's bar."""
+
+SeedStatus = Literal["training", "done", "perfect", "diverged", "dropped", "proved", "unproved"]
+"""``done``: trained to the end. ``perfect``: stopped early, as the recipe asks, after perfect
+evaluations. ``diverged``: its loss is no number. The last three are a search's: given up as hopeless,
+proved, and trained to the end without a proof."""
+
+Verdict = Literal["proved", "refuted", "undecided", "missed", "no tables"]
+"""``missed``: never at 99% exact match, so no proof was tried. ``no tables``: outside the table form,
+so it cannot be proved."""
+
+Weights = Literal["last", "best"]
+Route = Literal["pure", "assisted"]
+Score = tuple[float, float, float]
+"""What makes a checkpoint better, the first difference deciding: exact match, the mean accuracy of the
+answer steps, the smallest margin. It decides the best step of a seed and the best seed of a run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repair:
+    """What proof-guided repair came to: training on the pairs that a proof found worst."""
+
+    verdict: Verdict
+    margin_bound: float | None
+    """Lower bound in logits of the smallest margin over all pairs; None unless proved."""
+    trainings: int
+    published_errors: int | None = None
+    """Of the 100,000 published pairs; None: not run."""
+    core_seconds: float | None = None
+    margin_witness: float | None = None
+    """Smallest margin met, in logits; that of ``worst_pair``."""
+    worst_pair: tuple[int, int] | None = None
+    step: int | None = None
+    """Of the repaired weights, the steps of the repair included."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedRecord:
+    """What became of one seed. Accuracies are of its own validation pairs."""
+
+    seed: int
+    status: SeedStatus = "training"
+    """Why it trains no more."""
+    steps: int = 0
+    """Optimiser steps at its last evaluation; 0 before the first."""
+    last_exact: float = 0.0
+    """Exact match at the last evaluation."""
+    last_token_accuracy: float = 0.0
+    """Share of the eleven digits that greedy decoding gets right, at the last evaluation."""
+    step_accuracy: tuple[float, ...] = ()
+    """Accuracy of answer steps 0 to 10 given the right earlier digits, at the last evaluation; empty
+    where the run's program did not record it."""
+    steps_learned: int = 0
+    """Answer steps of eleven at 99% or more, at the last evaluation."""
+    train_loss: float | None = None
+    """Before the last step evaluated; None: no finite number, or not recorded."""
+    best_exact: float = 0.0
+    """Exact match of its best checkpoint."""
+    best_step: int = 0
+    """Where the best checkpoint was taken: THE best step, of ``best.pt`` as of ``summary.json``."""
+    best_step_accuracy: float = 0.0
+    """Of the best checkpoint, the mean over answer steps."""
+    best_margin: float | None = None
+    """Of the best checkpoint: the smallest teacher-forced margin over the validation pairs, in logits
+    as the loss saw them. None: not recorded, or no finite number."""
+    first_perfect_step: int | None = None
+    """The first step evaluated at exact match 1; None: never."""
+    first_success_step: int | None = None
+    """The first step evaluated at 99% exact match or more; it may have been lost again."""
+    grokked_at: int | None = None
+    """The first step evaluated at 99% or more after which none was below; None: there is none."""
+    verdict: Verdict | None = None
+    """On all 10^20 pairs, of the weights that training left; None: no proof was asked for."""
+    weights: Weights | None = None
+    """Which weights ``verdict`` is about; None without a proof."""
+    margin_bound: float | None = None
+    """Lower bound in logits of the smallest margin over all pairs; None unless proved."""
+    margin_witness: float | None = None
+    """Smallest margin that a proof met, in logits; that of ``worst_pair``."""
+    worst_pair: tuple[int, int] | None = None
+    published_errors: int | None = None
+    """Of the 100,000 published pairs, for the proved weights or else the best; None: not run."""
+    proofs: int = 0
+    """Proofs tried, those of a repair included."""
+    repair: Repair | None = None
+    """None: not tried."""
+    training_core_seconds: float | None = None
+    """Its part, by steps, of the run's processor time; None: not measured."""
+    proving_core_seconds: float | None = None
+    run: str = ""
+    """The run folder that holds its curves, relative to the folder of this record; empty: that one."""
+    checkpoint: str | None = None
+    """Its best, or the proved, or the repaired weights, relative to the folder of this record; None:
+    not kept."""
+    certificate: str | None = None
+    """Of the proved weights, likewise."""
+
+    @property
+    def succeeded(self) -> bool:
+        """Ends at ``SUCCESS`` or more: what success rates count."""
+        return self.last_exact >= SUCCESS
+
+    @property
+    def best_score(self) -> Score:
+        """Of the best checkpoint."""
+        margin = -math.inf if self.best_margin is None else self.best_margin
+        return self.best_exact, self.best_step_accuracy, margin
+
+    @property
+    def missing_steps(self) -> int:
+        """Answer steps of eleven below 99% at the last evaluation."""
+        return SUM_DIGITS - self.steps_learned
+
+    @property
+    def route(self) -> Route | None:
+        """How it came to be proved: by training alone, or with repair; None: it is not proved."""
+        if self.verdict == "proved":
+            return "pure"
+        return "assisted" if self.repair is not None and self.repair.verdict == "proved" else None
+
+    @property
+    def proof_of(self) -> SeedRecord | Repair:
+        """Where ``verdict``, ``margin_bound``, ``margin_witness`` and ``worst_pair`` are those of the
+        model that the seed ends with: the repair if there was one."""
+        return self if self.repair is None else self.repair
+
+    def after(self, metrics: Metrics, score: Score | None = None) -> SeedRecord:
+        """The record after one more evaluation, which scored ``score`` (``Evaluation.score``); without
+        that, as far as ``metrics`` tells."""
+        steps = metrics.step_acc
+        exact, accuracy, margin = score or (metrics.val_exact, _mean(steps), -math.inf)
+        taken = dataclasses.replace(
+            self,
+            best_exact=exact,
+            best_step=metrics.step,
+            best_step_accuracy=accuracy,
+            best_margin=margin if math.isfinite(margin) else None,
+        )
+        is_best = self.steps == 0 or taken.best_score > self.best_score
+        diverged = not math.isfinite(metrics.train_loss)
+        success, perfect = metrics.val_exact >= SUCCESS, metrics.val_exact == 1.0
+        return dataclasses.replace(
+            taken if is_best else self,
+            status="diverged" if diverged else "training",
+            steps=metrics.step + 1,
+            last_exact=metrics.val_exact,
+            last_token_accuracy=metrics.val_token_acc,
+            step_accuracy=steps,
+            steps_learned=sum(accuracy >= LEARNED for accuracy in steps),
+            train_loss=None if diverged else metrics.train_loss,
+            first_perfect_step=_first(self.first_perfect_step, metrics.step, perfect),
+            first_success_step=_first(self.first_success_step, metrics.step, success),
+            grokked_at=_first(self.grokked_at, metrics.step, True) if success else None,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """One flat row, for pandas or polars: lists as numbered columns, the repair's values with its
+        name in front."""
+        row: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            if name == "step_accuracy":
+                row |= {f"step_accuracy_{i}": accuracy for i, accuracy in enumerate(value)}
+            elif name == "repair":
+                repair = vars(value) if value else dict.fromkeys(Repair.__dataclass_fields__)
+                row |= _flat_pair(repair, "repair_")
+            else:
+                row[name] = value
+        return _flat_pair(row) | {"succeeded": self.succeeded, "route": self.route}
+
+
+def best_of(records: Iterable[SeedRecord]) -> SeedRecord:
+    """The record of the best checkpoint, the first of equals: the one that decides ``best.pt`` and what
+    ``summary.json`` says is best."""
+    return max(records, key=lambda record: record.best_score)
+
+
+def from_history(seed: int, evaluations: Iterable[Metrics]) -> SeedRecord:
+    """The record of a seed whose tables alone are known. Tables hold no margins: of evaluations equal in
+    all else, the first counts as the best."""
+    record = SeedRecord(seed=seed)
+    for metrics in evaluations:
+        record = record.after(metrics)
+    return record
+
+
+TABLE_FILE = "seeds.csv"
+TABLE_COLUMNS = (
+    "seed",
+    "best_val_exact",
+    "best_step",
+    "final_val_exact",
+    "final_token_acc",
+    "steps_learned",
+    "first_step_100",
+    *STEP_COLUMNS,
+    "status",
+)
+
+
+def write_table(folder: Path, records: Iterable[SeedRecord]) -> None:
+    """Replace ``seeds.csv``: what training came to, a row for every seed, by number. Raises
+    ``Failure``."""
+    ordered = sorted(records, key=lambda record: record.seed)
+    write_text(folder / TABLE_FILE, csv_lines([TABLE_COLUMNS, *(_table_row(each) for each in ordered)]))
+
+
+def _table_row(record: SeedRecord) -> list[str]:
+    first = record.first_perfect_step
+    return [
+        str(record.seed),
+        csv_number(record.best_exact),
+        str(record.best_step),
+        csv_number(record.last_exact),
+        csv_number(record.last_token_accuracy),
+        str(record.steps_learned),
+        "" if first is None else str(first),
+        *csv_steps(record.step_accuracy),
+        record.status,
+    ]
+
+
+def write_records(folder: Path, records: Sequence[SeedRecord]) -> None:
+    """Replace ``seeds.json``: a line for every seed, in the order given. Raises ``Failure``."""
+    # One line a record by the fast encoder: thousands of seeds are written at every evaluation.
+    lines = ",\n".join(json.dumps(vars(record), default=vars, allow_nan=False) for record in records)
+    text = f'{{"schema_version": {SCHEMA_VERSION}, "seeds": [\n{lines}\n]}}\n'
+    write_text(folder / SEEDS_FILE, text)
+
+
+def read_records(folder: Path) -> tuple[SeedRecord, ...]:
+    """The records in ``seeds.json``. Raises ``Failure`` if it is missing or damaged."""
+    path = folder / SEEDS_FILE
+    data = read_json(path)
+    version = data.get("schema_version")
+    if not isinstance(version, int) or version > SCHEMA_VERSION:
+        raise Failure(
+            f"{path} was written by another adderlab (schema {version}, this one reads up to "
+            f"{SCHEMA_VERSION}); upgrade with pip install -U adderlab"
+        )
+    rows = data.get("seeds")
+    if not isinstance(rows, list):
+        raise Failure(f"{path} lacks its list of seeds; restore it from a copy")
+    try:
+        return tuple(schema.from_dict(SeedRecord, row, f"seeds[{i}]") for i, row in enumerate(rows))
+    except UsageError as error:
+        raise Failure(f"{path} does not fit: {error}; restore it from a copy") from error
+
+
+def _first(before: int | None, step: int, reached: bool) -> int | None:
+    return before if before is not None or not reached else step
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values) if values else 0.0
+
+
+def _flat_pair(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """With the worst pair as two columns."""
+    flat = {f"{prefix}{name}": value for name, value in values.items() if name != "worst_pair"}
+    a, b = values["worst_pair"] or (None, None)
+    return flat | {f"{prefix}worst_a": a, f"{prefix}worst_b": b}

@@ -1,0 +1,223 @@
+"""What trained seeds come to on all 10^20 pairs: proved, refuted or undecided, as trained or repaired.
+
+A run asks for the verdict on the seeds that succeeded (``prove_seeds``), a rate for that of every seed
+(``verify_seed``): its last weights are tried first, then its best by validation. The published test
+sets are looked at once, afterwards, and choose nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adderlab.engine.base import Engine
+from adderlab.errors import UsageError
+from adderlab.evaluation.exact import decoder_for, evaluate
+from adderlab.evaluation.suites import Suite
+from adderlab.models.mapping import why_no_tables
+from adderlab.proof.certificate import write_beside
+from adderlab.proof.prove import Verdict, prove_checkpoint
+from adderlab.proof.search import Limits
+from adderlab.runs.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from adderlab.runs.folder import seed_folder
+from adderlab.runs.records import SUCCESS, Repair, SeedRecord, Weights, best_of
+from adderlab.task.layouts import get_layout
+from adderlab.training.repair import RepairSettings, repair
+
+RUN_LIMITS = Limits(seconds=30.0)
+"""For the seeds of a run that has just been trained."""
+WORTH_COUNTING = 0.9
+"""Below this exact match a counterexample refutes a model; counting its failures would take minutes."""
+REPAIRED_FILE = "repaired.pt"
+
+_QUICK = Limits(cells=0, seconds=15.0, union_seconds=0.0)
+"""The leaf pass alone: proves most right models and finds a wrong pair of most wrong ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assistance:
+    """Which seeds of a rate are repaired, and how hard; the rest is ``training.repair``'s default."""
+
+    exact: float = 0.9
+    """A seed that is not proved is repaired from this exact match on, of its last or best weights."""
+    missing: int = 0
+    """A seed is repaired too if it misses at most so many answer steps at the end; 0: none is."""
+    rounds: int = 5
+    seconds: float = 10.0
+    """Wall time of each proof between two trainings."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.exact <= 1:
+            raise UsageError(f"repair needs an exact match from 0 to 1, not {self.exact}")
+        if self.missing < 0 or self.rounds < 1 or not self.seconds > 0:
+            raise UsageError(
+                "repair needs missing at least 0, rounds at least 1 and seconds above 0, not "
+                f"{self.missing}, {self.rounds} and {self.seconds}"
+            )
+
+
+def verdict_fields(found: Verdict) -> dict[str, Any]:
+    """A proof's verdict as the fields that a seed's record and its repair have for it."""
+    return {
+        "verdict": found.verdict,
+        "margin_bound": found.margin.bound if found.verdict == "proved" else None,
+        "margin_witness": found.margin.witness if math.isfinite(found.margin.witness) else None,
+        "worst_pair": found.margin.pair,
+    }
+
+
+def decide(checkpoint: Checkpoint, limits: Limits) -> Verdict:
+    """The prover's verdict; failing pairs of a wrong model are not counted if one is found early."""
+    found = prove_checkpoint(checkpoint, limits=_QUICK)
+    if found.verdict == "undecided":
+        found = prove_checkpoint(checkpoint, limits=limits)
+    return found.summary
+
+
+def prove_seeds(
+    folder: Path,
+    records: Sequence[SeedRecord],
+    on_verdict: Callable[[SeedRecord, Verdict], None] = lambda record, found: None,
+) -> tuple[dict[int, SeedRecord], dict[int, Verdict]]:
+    """Decide the best checkpoints of a finished run: of the best seed, and of all that end at 99% or
+    more. The records of these seeds with what was found, and the verdicts; a certificate lies beside
+    every proved checkpoint. Nothing, if the best is far from success.
+
+    ``folder`` is the run's. Raises ``Failure`` if a checkpoint cannot be read.
+    """
+    best = best_of(records)
+    if best.best_exact < WORTH_COUNTING or why_no_tables(_best_checkpoint(folder, best).config):
+        return {}, {}
+    found: dict[int, SeedRecord] = {}
+    verdicts: dict[int, Verdict] = {}
+    for record in [best, *(each for each in records if each.succeeded and each.seed != best.seed)]:
+        started = time.process_time()
+        checkpoint = _best_checkpoint(folder, record)
+        assert checkpoint.path is not None
+        proof = prove_checkpoint(checkpoint, limits=RUN_LIMITS)
+        verdicts[record.seed] = proof.summary
+        certified = None
+        if proof.verdict == "proved":
+            certified = write_beside(checkpoint.path, proof).relative_to(folder).as_posix()
+        found[record.seed] = dataclasses.replace(
+            record,
+            weights="best",
+            certificate=certified,
+            proofs=record.proofs + 1,
+            proving_core_seconds=time.process_time() - started,
+            **verdict_fields(proof),
+        )
+        on_verdict(found[record.seed], verdicts[record.seed])
+    return found, verdicts
+
+
+def _best_checkpoint(folder: Path, record: SeedRecord) -> Checkpoint:
+    """Of a kept seed in a folder of its own; of the best one, or a single one, in the run's."""
+    own = seed_folder(folder, record.seed) / "checkpoints" / "best.pt"
+    return load_checkpoint(own if own.is_file() else folder / "checkpoints" / "best.pt")
+
+
+def verify_seed(
+    record: SeedRecord, checkpoints: Path, limits: Limits, engine: Engine, published: Suite
+) -> SeedRecord:
+    """The record of a trained seed with its verdict, without repair. ``checkpoints``: the folder of its
+    best.pt and last.pt."""
+    started = time.process_time()
+    fields, proofs = _verdict(record, checkpoints, limits)
+    seconds = time.process_time() - started if proofs else 0.0
+    errors = None
+    if record.best_exact >= SUCCESS:
+        chosen = fields["weights"] if fields["verdict"] == "proved" else "best"
+        errors = count_errors(load_checkpoint(checkpoints / f"{chosen}.pt"), engine, published)
+        record = dataclasses.replace(record, checkpoint=_beside(record, f"{chosen}.pt"))
+    return dataclasses.replace(
+        record, proofs=proofs, published_errors=errors, proving_core_seconds=seconds, **fields
+    )
+
+
+def _beside(record: SeedRecord, name: str) -> str | None:
+    """Where the record's checkpoint lies, another one of the seed."""
+    return record.checkpoint and Path(record.checkpoint).with_name(name).as_posix()
+
+
+def _verdict(record: SeedRecord, checkpoints: Path, limits: Limits) -> tuple[dict[str, Any], int]:
+    """The best verdict among the weights that reached success, of equals that of the last weights, as
+    fields of a record; and how many proofs it took."""
+    if record.best_exact < SUCCESS:
+        return {"verdict": "missed", "weights": None}, 0
+    loaded: dict[Weights, Checkpoint] = {}
+    choices: tuple[tuple[Weights, float], ...] = (
+        ("last", record.last_exact),
+        ("best", record.best_exact),
+    )
+    tried: list[tuple[Weights, Verdict]] = []
+    for weights, exact in choices:
+        if exact < SUCCESS:
+            continue
+        checkpoint = load_checkpoint(checkpoints / f"{weights}.pt")
+        if why_no_tables(checkpoint.config):
+            return {"verdict": "no tables", "weights": None}, 0
+        if any(checkpoint.weights_sha256 == other.weights_sha256 for other in loaded.values()):
+            continue
+        loaded[weights] = checkpoint
+        tried.append((weights, decide(checkpoint, limits)))
+        if tried[-1][1].verdict == "proved":
+            break
+    order = ("proved", "undecided", "refuted")
+    weights, found = min(tried, key=lambda each: order.index(each[1].verdict))
+    return {"weights": weights, **verdict_fields(found)}, len(tried)
+
+
+def worth_repair(record: SeedRecord, assistance: Assistance) -> bool:
+    """Whether a seed that is not proved is near enough."""
+    if record.verdict in ("proved", "no tables"):
+        return False
+    near = max(record.last_exact, record.best_exact) >= assistance.exact
+    return near or (assistance.missing > 0 and record.missing_steps <= assistance.missing)
+
+
+def repair_seed(
+    record: SeedRecord,
+    checkpoints: Path,
+    assistance: Assistance,
+    limits: Limits,
+    engine: Engine,
+    published: Suite,
+) -> SeedRecord:
+    """The record with what repair made of the seed; its weights become ``repaired.pt``."""
+    weights = "last" if record.last_exact >= record.best_exact else "best"
+    started = time.process_time()
+    result = repair(
+        load_checkpoint(checkpoints / f"{weights}.pt"),
+        RepairSettings(rounds=assistance.rounds, seed=record.seed),
+        limits=Limits(cells=limits.cells, seconds=assistance.seconds, union_seconds=0.0),
+    )
+    found, proofs = result.proof.summary, len(result.rounds)
+    if found.verdict == "undecided":
+        found, proofs = decide(result.checkpoint, limits), proofs + 1
+    seconds = time.process_time() - started
+    save_checkpoint(checkpoints / REPAIRED_FILE, result.checkpoint)
+    proved = found.verdict == "proved"
+    return dataclasses.replace(
+        record,
+        checkpoint=_beside(record, REPAIRED_FILE) if proved else record.checkpoint,
+        proofs=record.proofs + proofs,
+        repair=Repair(
+            trainings=result.trainings,
+            published_errors=count_errors(result.checkpoint, engine, published),
+            core_seconds=seconds,
+            step=result.checkpoint.step,
+            **verdict_fields(found),
+        ),
+    )
+
+
+def count_errors(checkpoint: Checkpoint, engine: Engine, suite: Suite) -> int:
+    """Pairs of a suite that a model gets wrong."""
+    decoder = decoder_for(checkpoint.config, checkpoint.stacked(), engine)
+    return evaluate(decoder, get_layout(checkpoint.config.layout), suite).total.errors
