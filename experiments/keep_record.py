@@ -38,13 +38,13 @@ from adderlab.files.atomic import (
     write_json,
     write_text,
 )
+from adderlab.format import seed_list
 from adderlab.proof.certificate import write_beside
 from adderlab.proof.prove import Proof, prove_checkpoint
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from adderlab.runs.environment import now
 from adderlab.runs.records import Repair, SeedRecord
 from adderlab.study.rate import RateExperiment, RatePlan, read_plan
-from adderlab.study.rate_record import seeds_text
 from adderlab.study.verdicts import REPAIRED_FILE, count_errors
 
 RECORDS = Path("records/best")
@@ -153,7 +153,7 @@ def _about(
         "weights": best.file.removesuffix(".pt"),
         "weights_sha256": checkpoint.weights_sha256,
         "step": checkpoint.step,
-        "chosen_among": f"{len(plan.seeds)} seeds ({seeds_text(plan.seeds)}), for the largest smallest "
+        "chosen_among": f"{len(plan.seeds)} seeds ({seed_list(plan.seeds)}), for the largest smallest "
         "margin",
         "verdict": "proved on all 10^20 pairs, "
         + (f"after {best.trainings} trainings on its worst pairs" if mended else "as trained"),

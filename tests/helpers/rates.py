@@ -3,9 +3,10 @@
 from typing import Any
 
 from adderlab.evaluation.intervals import Rate
+from adderlab.format import seed_list
 from adderlab.proof.search import Limits
 from adderlab.runs.records import Repair, SeedRecord
-from adderlab.study.rate_record import RateRecord, seeds_text
+from adderlab.study.rate_record import RateRecord
 
 
 def outcome(seed: int, last_exact: float, verdict: Any, **more: Any) -> SeedRecord:
@@ -47,7 +48,7 @@ def record(
         "published": False,
         "recipe_settings": {"steps": 1000, "data": {"mix": 1}},
         "model_settings": {"layout": "P"},
-        "seeds": seeds_text([each.seed for each in results]),
+        "seeds": seed_list([each.seed for each in results]),
         "n": n,
         "steps": 1000,
         "pure": share(proved, n),

@@ -78,15 +78,14 @@ def _preset(model: Trainable) -> Preset:
         return get_preset(model)
     config = model if isinstance(model, ModelConfig) else load(model).config
     known = next((each for each in PRESETS.values() if each.config == config), None)
-    count = count_parameters(config)
     return known or Preset(
-        name=f"{count}p",
+        name=f"{count_parameters(config)}p",
         config=config,
-        parameters=count,
         source="",
         published="",
         published_rate="",
         recipe=None,
+        notes="",
     )
 
 

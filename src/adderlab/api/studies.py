@@ -17,7 +17,7 @@ from adderlab.engine.select import select_engine
 from adderlab.errors import UsageError
 from adderlab.files.atomic import disk_failure, make_folder
 from adderlab.files.lock import RunLock
-from adderlab.format import as_typed
+from adderlab.format import as_typed, seed_list
 from adderlab.proof.search import Limits
 from adderlab.results import Result, html_table
 from adderlab.runs.config import kind_of
@@ -39,7 +39,6 @@ from adderlab.study.rate_record import (
     default_folder,
     file_name,
     read_rates,
-    seeds_text,
     write_rate,
 )
 from adderlab.study.space import SweepPlan, read_sweep
@@ -184,7 +183,7 @@ def _resumed(folder: Path, assistance: Assistance | None) -> RatePlan:
 def rate_folder(plan: RatePlan) -> Path:
     """Where a measurement's runs go that are given no folder."""
     stem = Path(file_name(plan.preset, plan.recipe_name)).stem
-    return Path("results/rates") / f"{stem}_{seeds_text(plan.seeds)[:60]}"
+    return Path("results/rates") / f"{stem}_{seed_list(plan.seeds)[:60]}"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -209,7 +209,7 @@ class LiveView(Listener):
 
     def _eta_text(self) -> str:
         left = self.seconds_left
-        return "" if left is None else f"about {duration(left)} left"
+        return "" if left is None else f"about {duration(round(left))} left"
 
     def _clock(self) -> str:
         return f"{time.monotonic() - self._started:6.1f} s"

@@ -25,6 +25,7 @@ from adderlab.evaluation.intervals import Rate, wilson
 from adderlab.evaluation.suites import published
 from adderlab.files import schema
 from adderlab.files.atomic import disk_failure, make_folder, read_json, write_json
+from adderlab.format import seed_list
 from adderlab.models.config import ModelConfig
 from adderlab.models.describe import count_parameters
 from adderlab.models.mapping import why_no_tables
@@ -35,7 +36,7 @@ from adderlab.runs.folder import RUN_FILES, STATE_FILE, seed_folder
 from adderlab.runs.records import SUCCESS, SeedRecord, best_of, write_records
 from adderlab.runs.stored import seed_records
 from adderlab.runs.summary import Status, read_summary, summarise
-from adderlab.study.rate_record import RateRecord, seeds_text
+from adderlab.study.rate_record import RateRecord
 from adderlab.study.verdicts import Assistance, repair_seed, verify_seed, worth_repair
 from adderlab.training.listener import Listener, Listeners
 from adderlab.training.measure import Evaluation
@@ -346,7 +347,7 @@ def rate_of(experiment: RateExperiment, *, engine: str, threads: int) -> RateRec
         published=plan.published,
         recipe_settings=schema.to_dict(plan.recipe),
         model_settings=schema.to_dict(plan.config),
-        seeds=seeds_text(plan.seeds),
+        seeds=seed_list(plan.seeds),
         n=len(results),
         steps=plan.recipe.total_steps,
         pure=wilson(proved, len(results)) if can_prove else None,

@@ -8,7 +8,6 @@ verdict.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from adderlab.files.atomic import (
     read_json,
     write_json,
 )
+from adderlab.format import seed_list
 from adderlab.proof.search import Limits
 from adderlab.runs.records import SeedRecord
 from adderlab.runs.stored import of_old_outcome
@@ -175,17 +175,6 @@ def default_folder() -> Path | None:
     return next((place / FOLDER for place in places if (place / FOLDER).is_dir()), None)
 
 
-def seeds_text(seeds: Sequence[int]) -> str:
-    """``(1000, 1001, 1002, 43)`` -> ``"1000-1002,43"``, in that order."""
-    parts: list[list[int]] = []
-    for seed in seeds:
-        if parts and seed == parts[-1][-1] + 1:
-            parts[-1] = [parts[-1][0], seed]
-        else:
-            parts.append([seed])
-    return ",".join("-".join(map(str, part)) for part in parts)
-
-
 def _merit(record: RateRecord) -> tuple[float, float, float, int]:
     pure, assisted = record.pure, record.assisted
     return (
@@ -204,7 +193,7 @@ def _check(record: RateRecord, path: Path | str) -> None:
     """What the schema alone cannot see: the counts are those of the seeds listed."""
     counted = {
         "n": (record.n, len(record.results)),
-        "seeds": (record.seeds, seeds_text([each.seed for each in record.results])),
+        "seeds": (record.seeds, seed_list([each.seed for each in record.results])),
         "pure": (
             record.pure and record.pure.count,
             sum(each.route == "pure" for each in record.results),

@@ -39,7 +39,7 @@ def test_plain_lines_when_not_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Non
     text = stream.getvalue()
     assert "step    100  3 of 3 alive; 1 grokked; best seed 0 100.00% exact" in text
     # 100 steps of 3 seeds in the one second between the marks; 899 steps are left.
-    assert "300 seed-steps/s; about 8 s left" in text
+    assert "300 seed-steps/s; about 9 s left" in text
     assert "\x1b" not in text
 
 

@@ -16,7 +16,6 @@ from adderlab.study.rate_record import (
     file_name,
     read_rate,
     read_rates,
-    seeds_text,
     write_rate,
 )
 from helpers.rates import record, with_repair
@@ -94,11 +93,6 @@ def test_rows_are_ordered_and_the_best_is_known(tmp_path: Path) -> None:
 def test_file_names_survive_any_setting() -> None:
     name = file_name("456p", 'circle+data={"a": [1/2]}')
     assert name == "456p_circle+data=--a----1-2--.json"
-
-
-def test_seeds_in_words() -> None:
-    assert seeds_text((1000, 1001, 1002, 43, 7, 8)) == "1000-1002,43,7-8"
-    assert seeds_text(()) == ""
 
 
 def test_the_default_folder_is_the_checkouts_or_the_current_one(tmp_path: Path, monkeypatch) -> None:
