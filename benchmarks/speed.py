@@ -20,7 +20,7 @@ from collections.abc import Callable
 import torch
 
 from adderlab.engine.select import select_engine
-from adderlab.models.mapping import tables
+from adderlab.models.tables import tables
 from adderlab.models.transformer import build_model
 from adderlab.models.zoo import get_preset
 from adderlab.runs.environment import cpu_model

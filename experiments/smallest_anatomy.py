@@ -18,7 +18,7 @@ from torch import Tensor
 
 from adderlab.errors import UsageError
 from adderlab.models.embeddings import TokenArc
-from adderlab.models.mapping import stack_parameters
+from adderlab.models.tables import stack_parameters
 from adderlab.models.transformer import Transformer
 from adderlab.runs.checkpoints import load_checkpoint
 from adderlab.task.digits import OPERAND_DIGITS

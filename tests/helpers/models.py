@@ -9,8 +9,7 @@ from torch import Tensor
 
 from adderlab.errors import UsageError
 from adderlab.models.config import SPECIALS, ModelConfig
-from adderlab.models.mapping import stack_parameters, tables, why_no_tables
-from adderlab.models.tables import NormForm, Tables
+from adderlab.models.tables import NormForm, Tables, stack_parameters, tables, why_no_tables
 from adderlab.models.transformer import Transformer, build_model
 from adderlab.models.zoo import PRESETS
 from adderlab.task.digits import to_digits

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from adderlab.models.config import ModelConfig
-from adderlab.models.mapping import stack_parameters
+from adderlab.models.tables import stack_parameters
 from adderlab.models.transformer import build_model
 from adderlab.models.zoo import get_preset
 from adderlab.runs.checkpoints import Checkpoint

@@ -20,8 +20,7 @@ from adderlab.evaluation.suites import Suite, of_pairs, parse_suite
 from adderlab.files import schema
 from adderlab.models.config import ModelConfig
 from adderlab.models.describe import ParameterRow, parameter_table
-from adderlab.models.mapping import why_no_tables
-from adderlab.models.tables import Tables
+from adderlab.models.tables import Tables, why_no_tables
 from adderlab.models.transformer import Transformer
 from adderlab.models.zoo import get_preset
 from adderlab.proof.prove import exact_tables

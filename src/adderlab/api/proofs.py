@@ -13,7 +13,7 @@ from adderlab.api.models import ModelLike, load
 from adderlab.engine.base import single_threaded
 from adderlab.errors import Failure, UsageError
 from adderlab.evaluation.suites import strata
-from adderlab.models.mapping import why_no_tables
+from adderlab.models.tables import why_no_tables
 from adderlab.proof import attack as attacks
 from adderlab.proof.attack import Attack
 from adderlab.proof.problem import problem_from_tables

@@ -19,7 +19,7 @@ from adderlab.evaluation.exact import predict
 from adderlab.evaluation.intervals import Rate, wilson
 from adderlab.files.atomic import write_json
 from adderlab.models.config import ModelConfig
-from adderlab.models.mapping import why_no_tables
+from adderlab.models.tables import why_no_tables
 from adderlab.report.describe import describe_seeds
 from adderlab.results import Result, html_table
 from adderlab.runs.checkpoints import Checkpoint

@@ -5,7 +5,7 @@ transcendental functions (``functions``), and the certificate is read as a stran
 (``document``). It shares no code with the prover. What it does share with the rest of adderlab:
 
 - ``adderlab.errors``, the two exceptions for users, and ``adderlab.results``, how results are shown.
-- The map from parameters to tables, ``adderlab.models.mapping.tables``, with the layouts of
+- The map from parameters to tables, ``adderlab.models.tables.tables``, with the layouts of
   ``adderlab.task``. It is run here too, but on intervals (``enclosure``): its *code* is trusted to be
   the model, no number that it computes in floating point is.
 - The readable module, ``adderlab.models.transformer``: the fp32 question is about this very program

@@ -27,8 +27,8 @@ from adderlab.checker.functions import from_arb, to_arb
 from adderlab.checker.intervals import Array, Interval
 from adderlab.errors import Failure
 from adderlab.models.config import ModelConfig
-from adderlab.models.mapping import tables as build_tables
 from adderlab.models.tables import TableForm
+from adderlab.models.tables import tables as build_tables
 from adderlab.models.transformer import skeleton
 
 aten = torch.ops.aten

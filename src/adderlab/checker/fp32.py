@@ -50,7 +50,7 @@ from adderlab.checker.rounding import EXP_ULPS, FP32, Rounded, moved_by_rounding
 from adderlab.checker.steps import Batch
 from adderlab.checker.tracing import Noisy, Tracing
 from adderlab.errors import Failure
-from adderlab.models.maps import rotary, turn
+from adderlab.models.maps import rotary, rotate
 from adderlab.models.transformer import Transformer
 
 MOST_HALVINGS = 8
@@ -128,7 +128,7 @@ def _projected(module: Transformer, rows: Sequence[tuple[int, int]]) -> _Project
         if config.rope_theta is not None:
             angles = rotary(positions, config.key_width, config.rope_theta)
             cos, sin = (t.to(x_B1D.dtype)[:, None, None] for t in angles)
-            q, k = (turn(y, cos, sin, config.rope_pairs) for y in (q, k))
+            q, k = (rotate(y, cos, sin, config.rope_pairs) for y in (q, k))
         k, v = k[:, shared], v[:, shared]
     return _Projected(_value(q), _value(k), _value(v), stream)
 

@@ -57,7 +57,7 @@ def _measured(folder: Path | None) -> list[RateRecord]:
 def _entry(preset: Preset, measured: Sequence[RateRecord]) -> dict[str, Any]:
     """A preset as JSON. ``rate`` and ``proved`` are null until a rate is measured."""
     from adderlab.files.schema import to_dict
-    from adderlab.models.mapping import why_no_tables
+    from adderlab.models.tables import why_no_tables
     from adderlab.recipes import best_name
 
     best = _of_best_recipe(preset, measured)

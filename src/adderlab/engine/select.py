@@ -10,8 +10,7 @@ from adderlab.engine.base import Engine
 from adderlab.engine.torch_tables import TorchEngine
 from adderlab.errors import Failure, UsageError
 from adderlab.models.config import ModelConfig
-from adderlab.models.mapping import stack_parameters, tables, why_no_tables
-from adderlab.models.tables import Tables
+from adderlab.models.tables import Tables, stack_parameters, tables, why_no_tables
 from adderlab.models.transformer import build_model
 from adderlab.task.sampling import uniform_pairs
 

@@ -23,7 +23,7 @@ from adderlab.evaluation.intervals import Rate, clopper_pearson
 from adderlab.evaluation.suites import Suite
 from adderlab.format import percent
 from adderlab.models.config import ModelConfig
-from adderlab.models.mapping import tables, why_no_tables
+from adderlab.models.tables import tables, why_no_tables
 from adderlab.models.transformer import Transformer, build_model
 from adderlab.results import Result, html_lines, html_table, text_table
 from adderlab.task.digits import OPERAND_LIMIT, SUM_DIGITS, add, from_digits, pairs_from_ints

@@ -14,6 +14,18 @@ SETTINGS: Mapping[str, Mapping[str, str]] = {
 }
 """Dataclass -> old setting -> setting."""
 
+VALUES: Mapping[str, Mapping[str, Mapping[str, str]]] = {
+    "ModelConfig": {"query_map": {"turn": "scaled_rotation"}},
+}
+"""Dataclass -> setting -> old value -> value."""
+
+REMOVED: Mapping[str, Mapping[str, Any]] = {
+    "Circle": {"digit_radius": 0.0},
+    "Recipe": {"stop_after_perfect": 0},
+    "WideInit": {"maps": "xavier"},
+}
+"""Dataclass -> setting that is no more -> the only value that any recipe gave it."""
+
 RECIPES: Mapping[str, str] = {
     "aimed": "prefit",
     "aimed-13k": "prefit-13k",
@@ -77,19 +89,44 @@ def setting(kind: str, name: str) -> str:
     return SETTINGS.get(kind, {}).get(name, name)
 
 
-def old_setting(kind: str, name: str) -> str:
-    """What files of version 0.1 call the setting ``name`` of dataclass ``kind``."""
-    return next((old for old, new in SETTINGS.get(kind, {}).items() if new == name), name)
+def upgraded(kind: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of dataclass ``kind`` as a file has them, under the names and values of today.
+
+    A setting that is no more is left out where it had its only value; otherwise it stays, for the
+    schema to refuse it by its name.
+    """
+    removed, values = REMOVED.get(kind, {}), VALUES.get(kind, {})
+    result = {}
+    for old, value in settings.items():
+        name = setting(kind, old)
+        if name in removed and value == removed[name]:
+            continue
+        if isinstance(value, str):
+            value = values.get(name, {}).get(value, value)
+        result[name] = value
+    return result
+
+
+def downgraded(kind: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of ``upgraded``: as version 0.1 wrote them, to recognise what it hashed."""
+    names = {new: old for old, new in SETTINGS.get(kind, {}).items()}
+    result = {}
+    for name, value in settings.items():
+        if isinstance(value, str):
+            values = {new: old for old, new in VALUES.get(kind, {}).get(name, {}).items()}
+            value = values.get(value, value)
+        result[names.get(name, name)] = value
+    return {**result, **REMOVED.get(kind, {})}
 
 
 def upgraded_recipe(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe's settings as a file has them, under the names of today."""
-    recipe = {setting("Recipe", name): value for name, value in settings.items()}
-    if isinstance(recipe.get("restarts"), dict):
-        recipe["restarts"] = {setting("Restarts", k): v for k, v in recipe["restarts"].items()}
+    """A recipe's settings as a file has them, and those of its parts, under the names of today."""
+    recipe = upgraded("Recipe", settings)
+    for name, kind in (("restarts", "Restarts"), ("circle", "Circle"), ("wide_init", "WideInit")):
+        if isinstance(recipe.get(name), dict):
+            recipe[name] = upgraded(kind, recipe[name])
     if isinstance(recipe.get("stages"), list):
         recipe["stages"] = [
-            {setting("Stage", k): v for k, v in each.items()} if isinstance(each, dict) else each
-            for each in recipe["stages"]
+            upgraded("Stage", each) if isinstance(each, dict) else each for each in recipe["stages"]
         ]
     return recipe

@@ -22,13 +22,11 @@ def to_dict(config: Any, *, old_names: bool = False) -> dict[str, Any]:
     ``old_names``: under the names that version 0.1 wrote, to recognise what it hashed.
     """
     assert dataclasses.is_dataclass(config)
-    kind = type(config).__name__
-    return {
-        aliases.old_setting(kind, field.name) if old_names else field.name: _plain(
-            getattr(config, field.name), old_names
-        )
+    plain = {
+        field.name: _plain(getattr(config, field.name), old_names)
         for field in dataclasses.fields(config)
     }
+    return aliases.downgraded(type(config).__name__, plain) if old_names else plain
 
 
 def _plain(value: Any, old_names: bool) -> Any:
@@ -47,7 +45,7 @@ def from_dict(kind: type[T], data: Any, where: str = "") -> T:
     where = where or kind.__name__
     if not isinstance(data, Mapping):
         raise UsageError(f"{where} must be a table of settings, not {data!r}")
-    data = {aliases.setting(kind.__name__, key): value for key, value in data.items()}
+    data = aliases.upgraded(kind.__name__, data)
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     unknown = [key for key in data if key not in fields]
     if unknown:

@@ -3,8 +3,8 @@
 import math
 from dataclasses import dataclass
 
-from adderlab.models.attention import SHARED_FACTORS, SHARED_MAPS
 from adderlab.models.config import SPECIALS, ModelConfig
+from adderlab.models.layers import SHARED_FACTORS, SHARED_MAPS
 from adderlab.models.transformer import skeleton
 
 _ROLES = ("Q", "K", "V")
@@ -55,7 +55,7 @@ def _maps(config: ModelConfig) -> list[str]:
         lines.append("Q and K read those others")
     elif config.qk_input != "all":
         lines.append(f"Q and K read the {config.qk_input}' channels")
-    if config.query_map == "turn":
+    if config.query_map == "scaled_rotation":
         lines.append("Q = scale * rotation of what it reads")
     if config.keys == "input":
         lines.append("K = what it reads")
@@ -115,7 +115,6 @@ def _after(config: ModelConfig) -> list[str]:
         (config.gate == "scaled_up", "gate = alpha * up"),
         (config.gate == "sparse", "gate: the last unit does not read the last channel"),
         (config.fc2 == "head", "fc2 = head^T"),
-        (config.fc2 == "up_transpose", "down = up^T"),
         (config.fc2 == "rotated_up_transpose", "down = up^T after a rotation of hidden pairs"),
         (config.fc2 == "up_transpose_carry", "down = scaled up^T + last unit along its row of the gate"),
         (config.repeat_mix, "the block is applied twice; one learned number mixes the second pass in"),

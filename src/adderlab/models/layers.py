@@ -1,11 +1,16 @@
-"""RMS and layer norm: the modules, and the first norm of S models on sums of token and position.
+"""The layers of a block: norms, causal self-attention and the MLP.
 
-Shapes: S seeds, V tokens, P positions, R chosen positions, D width, N outputs.
+What attention shares between query, key and value is said here by name; how a tied map computes stands
+in ``models.maps``.
+
+Shapes: S seeds, B batch, T positions, R chosen positions, V tokens, D width, F hidden units, H query
+heads, G key and value heads, K width of a key, E of a value, r rank.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -15,19 +20,37 @@ from adderlab.models import ordered
 from adderlab.models.config import ModelConfig
 from adderlab.models.maps import (
     CarryDown,
+    Identity,
     InputRotated,
+    LastScalesFirst,
     Linear,
+    LowRankLinear,
     Map,
     MirroredDown,
     MirroredUp,
+    OneChannel,
+    QuarterNorm,
+    QueryTransposeTail,
+    Rotated,
     Scaled,
+    ScaledRotation,
     SparseGate,
     Stacked,
     Transposed,
     linear,
+    low_rank_factor,
     padded,
+    rotary,
+    rotate,
+    rotate_fixed,
     scope,
 )
+
+KEY_ANGLE = 0.1
+"""Where the angle of K = rotation of Q starts (M10S); that of a rotated query starts at 0."""
+
+DOWN_ANGLE = 0.1
+"""Where the angle of a rotated down = up^T starts (M10S)."""
 
 
 class RMSNorm(nn.Module):
@@ -89,131 +112,314 @@ def dense_rms_norm(weight_SK: Tensor, x_SMK: Tensor, eps: float) -> Tensor:
     return _DenseRMSNorm.apply(weight_SK, x_SMK, eps)
 
 
-Piece = tuple[slice, int]
-"""(positions, number of outputs) of one projection."""
+SHARED_MAPS: dict[str, tuple[str, str, str]] = {
+    "separate": ("q_proj", "k_proj", "v_proj"),
+    "all": ("qkv_shared", "qkv_shared", "qkv_shared"),
+    "qk": ("qk_shared", "qk_shared", "v_proj"),
+    "kv": ("q_proj", "kv_shared", "kv_shared"),
+}
+"""Modes that tie whole maps: the module used for query, key and value."""
+
+SHARED_FACTORS: dict[str, tuple[tuple[str, str], ...]] = {
+    "shareA": (("qkv_A", "qkv_Bq"), ("qkv_A", "qkv_Bk"), ("qkv_A", "qkv_Bv")),
+    "shareB": (("qkv_Aq", "qkv_B"), ("qkv_Ak", "qkv_B"), ("qkv_Av", "qkv_B")),
+    "shareB_tieQK": (("qkv_Aqk", "qkv_B"), ("qkv_Aqk", "qkv_B"), ("qkv_Av", "qkv_B")),
+    "shareB_tieKV": (("qkv_Aq", "qkv_B"), ("qkv_Akv", "qkv_B"), ("qkv_Akv", "qkv_B")),
+    "shareA_tieKV": (("qkv_A", "qkv_Bq"), ("qkv_A", "qkv_Bkv"), ("qkv_A", "qkv_Bkv")),
+    "shareA_tieQK": (("qkv_A", "qkv_Bqk"), ("qkv_A", "qkv_Bqk"), ("qkv_A", "qkv_Bv")),
+}
+"""Modes that tie low-rank factors: the (A, B) used for query, key and value."""
 
 
-def project_normed(
-    config: ModelConfig,
-    params: Stacked,
-    token_SVD: Tensor,
-    position_SPD: Tensor | None,
-    weight_SDN: Tensor,
-    pieces: Sequence[Piece],
-) -> tuple[Tensor, ...]:
-    """norm(token + position) @ weight, at every (position, token).
+class Attention(nn.Module):
+    """softmax(q k^T / sqrt(K)) v, projected back to the width; causal."""
 
-    ``params`` are those of the norm. ``weight_SDN`` holds several projections side by side, and of
-    each ``pieces`` says at which positions it is wanted and how many columns it has. Returned:
-    (S, R, V, n) for each; without positions all rows are alike and R is 1.
+    def __init__(self, config: ModelConfig, head: Map | None) -> None:
+        """``head``: the output head's map where the model has one."""
+        super().__init__()
+        self.config = config
+        D, H, r, tie = config.d_model, config.n_head, config.qkv_rank, config.tie_qkv
+        K, E, bias = config.key_width, config.value_width, config.bias == "all"
+        self.qk_channels = config.channels(config.qk_input)
+        self.value_channels = config.channels(config.value_input)
+        self.map_names: tuple[str, str, str] | None = None
+        if tie == "none":
+            self.qkv = linear(D, 3 * D, r, bias=bias)
+        elif tie in SHARED_MAPS:
+            self._make_maps(head)
+        else:
+            factors = SHARED_FACTORS[tie]
+            for name in dict.fromkeys(first for first, _ in factors):
+                setattr(self, name, low_rank_factor(D, r))
+            for name in dict.fromkeys(second for _, second in factors):
+                setattr(self, name, low_rank_factor(r, D))
+        if config.attn_out == "last_token":
+            W = config.token_width
+            self.proj: Map = OneChannel(H * E, W - 1, config.content_width - W)
+        elif config.attn_out == "map":
+            self.proj = linear(H * E, config.content_width, config.attn_out_rank, bias=bias)
+        else:
+            tail = config.attn_out == "query_transpose_tail"
+            query = getattr(self, SHARED_MAPS[tie][0])
+            self.proj = QueryTransposeTail(query) if tail else Transposed(query)
+        if config.qk_norm != "none":
+            quarter, own = config.qk_norm == "quarter", config.qk_norm == "own"
+            self.q_norm = QuarterNorm(config.eps) if quarter else RMSNorm(K, config.eps)
+            self.k_norm = RMSNorm(K, config.eps) if own else self.q_norm
+
+    def _make_maps(self, head: Map | None) -> None:
+        """Whole maps, shared as the tie says, then what rotates or scales them."""
+        config = self.config
+        G, K = config.kv_heads, config.key_width
+        query, key, value = SHARED_MAPS[config.tie_qkv]
+        sizes = {value: G * config.value_width, key: G * K, query: config.n_head * K}
+        for name in dict.fromkeys((query, key, value)):
+            channels = self.qk_channels if name in (query, key) else self.value_channels
+            if name == value and config.values == "head":
+                setattr(self, name, Transposed(cast(Map, head)))
+            elif name == key and config.key_rows == "last_scales_first":
+                setattr(self, name, LastScalesFirst(len(channels), sizes[name]))
+            elif (name == key and config.keys == "input") or (
+                name == value and config.values == "input"
+            ):
+                setattr(self, name, Identity(len(channels)))
+            elif name == query and config.query_map == "scaled_rotation":
+                setattr(self, name, ScaledRotation(len(channels)))
+            else:
+                setattr(self, name, linear(len(channels), sizes[name], config.qkv_rank))
+        if config.query_rotation:
+            self.query = Rotated(getattr(self, query), K, 0.0)
+            query = "query"
+        if config.key_transform != "none":
+            source = getattr(self, SHARED_MAPS[config.tie_qkv][1])
+            rotated = config.key_transform == "rotate"
+            self.key = Rotated(source, K, KEY_ANGLE) if rotated else Scaled(source)
+            key = "key"
+        self.map_names = (query, key, value)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        B, T, _ = x_BTD.shape
+        config = self.config
+        query, key, value = self._project(x_BTD)
+        q_BHTK = query.view(B, T, config.n_head, -1).transpose(1, 2)
+        k_BGTK, v_BGTE = (y.view(B, T, config.kv_heads, -1).transpose(1, 2) for y in (key, value))
+        if config.qk_norm != "none":
+            q_BHTK, k_BGTK = self.q_norm(q_BHTK), self.k_norm(k_BGTK)
+        if config.rope_theta is not None:
+            cos, sin = (t.to(x_BTD) for t in rotary(list(range(T)), config.key_width, config.rope_theta))
+            q_BHTK, k_BGTK = (rotate(y, cos, sin, config.rope_pairs) for y in (q_BHTK, k_BGTK))
+        k_BHTK, v_BHTE = (
+            y.repeat_interleave(config.n_head // config.kv_heads, 1) for y in (k_BGTK, v_BGTE)
+        )
+        score_BHTT = q_BHTK @ k_BHTK.transpose(-2, -1) / math.sqrt(config.key_width)
+        causal_TT = torch.ones(T, T, dtype=torch.bool, device=x_BTD.device).tril()
+        weight_BHTT = score_BHTT.masked_fill(~causal_TT, float("-inf")).softmax(-1)
+        return self.written((weight_BHTT @ v_BHTE).transpose(1, 2).reshape(B, T, -1))
+
+    def written(self, mixed: Tensor) -> Tensor:
+        """What is added to the stream: (..., H * E) -> (..., D)."""
+        rest = self.config.d_model - self.config.content_width
+        return padded(self.proj(mixed), -1, after=rest)
+
+    def _project(self, x_BTD: Tensor) -> tuple[Tensor, ...]:
+        tie = self.config.tie_qkv
+        if tie == "none":
+            return self.qkv(x_BTD).chunk(3, -1)
+        if self.map_names is None:
+            return tuple(x_BTD @ getattr(self, A) @ getattr(self, B) for A, B in SHARED_FACTORS[tie])
+        qk, value = _take(x_BTD, self.qk_channels), _take(x_BTD, self.value_channels)
+        return tuple(
+            getattr(self, name)(part) for name, part in zip(self.map_names, (qk, qk, value), strict=True)
+        )
+
+    def dense(self, params: Stacked) -> AttentionWeights:
+        """The dense weights. Where a map's inner dimension is less than the head's, scores and
+        values live in it: q . k = (x A_q B_q B_k^T) . (x A_k), and so for values and the output."""
+        config = self.config
+        H, G, K, E = config.n_head, config.kv_heads, config.key_width, config.value_width
+        query, key, value = self._dense_factors(params)
+
+        if key.rank < K and not self._acts_on_scores and config.bias != "all":
+            cross_SHrr = matmul_heads(
+                by_head_columns(query.second, H), grouped(key.second, G, H).transpose(2, 3)
+            )
+            query_SHDK = matmul_heads(every_head(query.first, H), cross_SHrr)
+            key_SHDK = every_head(key.first, H)
+        else:
+            query_SHDK = by_head_columns(query.product(), H)
+            key_SHDK = grouped(key.product(), G, H)
+
+        out_params = scope(params, "proj")
+        low_rank_out = isinstance(self.proj, LowRankLinear)
+        if low_rank_out and config.attn_out_rank < min(E, value.rank + 1):
+            inner_SHEr = by_head_rows(out_params["A"], H)
+            value_SHDE = matmul_heads(grouped(value.product(), G, H), inner_SHEr)
+            out_SHED = every_head(out_params["B"], H)
+        elif value.rank < E and config.bias != "all":
+            value_SHDE = every_head(value.first, H)
+            out_SHCD = by_head_rows(self.proj.dense(out_params), H)
+            out_SHED = matmul_heads(grouped(value.second, G, H), out_SHCD)
+        else:
+            value_SHDE = grouped(value.product(), G, H)
+            out_SHED = by_head_rows(self.proj.dense(out_params), H)
+        return AttentionWeights(
+            query_SHDK=self._widen(query_SHDK, self.qk_channels),
+            key_SHDK=self._widen(key_SHDK, self.qk_channels),
+            value_SHDE=self._widen(value_SHDE, self.value_channels),
+            out_SHED=padded(out_SHED, 3, after=config.d_model - config.content_width),
+            **self._dense_biases(params),
+        )
+
+    def _dense_biases(self, params: Stacked) -> dict[str, Tensor]:
+        if self.config.bias != "all":
+            return {}
+        H, K = self.config.n_head, self.config.key_width
+        query, key, value = (b.unflatten(1, (H, K)) for b in params["qkv.bias"].chunk(3, 1))
+        return {
+            "query_bias_SHK": query,
+            "key_bias_SHK": key,
+            "value_bias_SHE": value,
+            "out_bias_SD": params["proj.bias"],
+        }
+
+    @property
+    def _acts_on_scores(self) -> bool:
+        """Whether queries and keys go through more than linear maps."""
+        return self.config.qk_norm != "none" or self.config.rope_theta is not None
+
+    def finish_query(self, params: Stacked, query_SRVHK: Tensor, positions: list[int]) -> Tensor:
+        """What happens to projected queries before they meet keys, the scale included."""
+        done = self._finish(params, "q_norm", query_SRVHK, positions)
+        return done / math.sqrt(self.config.key_width)
+
+    def finish_key(self, params: Stacked, key_SRVHK: Tensor, positions: list[int]) -> Tensor:
+        """What happens to projected keys before they meet queries."""
+        return self._finish(params, "k_norm", key_SRVHK, positions)
+
+    def _finish(self, params: Stacked, norm: str, x_SRVHK: Tensor, positions: list[int]) -> Tensor:
+        config = self.config
+        S, K = x_SRVHK.shape[0], x_SRVHK.shape[4]
+        if config.qk_norm != "none":
+            weight_SK = getattr(self, norm).dense(scope(params, norm))
+            normed = dense_rms_norm(weight_SK, x_SRVHK.reshape(S, -1, K), config.eps)
+            x_SRVHK = normed.reshape(x_SRVHK.shape)
+        if x_SRVHK.shape[1] != len(positions):
+            x_SRVHK = ordered.expand(x_SRVHK[:, 0], 1, len(positions))
+        if config.rope_theta is None:
+            return x_SRVHK
+        cos, sin = (t.to(x_SRVHK)[None, :, None, None] for t in rotary(positions, K, config.rope_theta))
+        return rotate_fixed(x_SRVHK, cos, sin, config.rope_pairs)
+
+    def _widen(self, w_SHCN: Tensor, channels: range) -> Tensor:
+        """Rows of the channels read -> rows of all D channels, zero elsewhere."""
+        after = self.config.d_model - channels.stop
+        return padded(w_SHCN, 2, before=channels.start, after=after)
+
+    def _dense_factors(self, params: Stacked) -> tuple[Factors, ...]:
+        tie, D = self.config.tie_qkv, self.config.d_model
+        if tie in SHARED_FACTORS:
+            return tuple(Factors(params[A], params[B]) for A, B in SHARED_FACTORS[tie])
+        like = next(iter(params.values()))
+        if self.map_names is not None:
+            maps = {
+                name: Factors.of(getattr(self, name), scope(params, name), like)
+                for name in dict.fromkeys(self.map_names)
+            }
+            return tuple(maps[name] for name in self.map_names)
+        fused = Factors.of(self.qkv, scope(params, "qkv"), like)
+        return tuple(Factors(fused.first_or_none, second) for second in fused.second.split(D, 2))
+
+
+def _take(x_BTD: Tensor, channels: range) -> Tensor:
+    return x_BTD[..., channels.start : channels.stop]
+
+
+# Dense weights of attention: projections as factors, split by head.
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionWeights:
+    """Dense attention of S models, reading all channels of the normed stream.
+
+    Inner dimensions are folded to the smallest that are exact, biases are None without.
     """
-    if config.norm == "layer":
-        token_SVD = _Centred.apply(token_SVD)
-        position_SPD = None if position_SPD is None else _Centred.apply(position_SPD)
-    scaled_SDN = weight_SDN * ordered.expand(params["weight"], 2, weight_SDN.shape[2])
-    offset_SN = None
-    if "bias" in params:
-        offset_SN = ordered.matmul(params["bias"][:, None], weight_SDN)[:, 0]
-    return _ProjectNormed.apply(token_SVD, position_SPD, scaled_SDN, offset_SN, config.eps, pieces)
+
+    query_SHDK: Tensor
+    key_SHDK: Tensor
+    value_SHDE: Tensor
+    out_SHED: Tensor
+    query_bias_SHK: Tensor | None = None
+    key_bias_SHK: Tensor | None = None
+    value_bias_SHE: Tensor | None = None
+    out_bias_SD: Tensor | None = None
 
 
-class _Centred(torch.autograd.Function):
-    """x minus its mean over the width. A projection, so the derivative is the same."""
+class Factors:
+    """A projection as first @ second; a full matrix has no first factor (None is the identity)."""
 
-    @staticmethod
-    def forward(ctx: Any, x_SMD: Tensor) -> Tensor:
-        return x_SMD - (ordered.halving_sum(x_SMD, 2) / x_SMD.shape[2])[:, :, None]
+    def __init__(self, first: Tensor | None, second: Tensor) -> None:
+        self.first_or_none, self.second = first, second
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        return _Centred.apply(grads[0])
+    @classmethod
+    def of(cls, module: Map, params: Stacked, like: Tensor) -> Factors:
+        """The factors of a low-rank map; any other map as one dense factor. ``like``: a parameter of the
+        same seeds, for maps that have none."""
+        if isinstance(module, LowRankLinear):
+            return cls(params["A"], params["B"])
+        return cls(None, module.dense(params).to(like).expand(len(like), -1, -1))
 
+    @property
+    def rank(self) -> int:
+        """Inner dimension; that of a full matrix is the number of channels it reads."""
+        return self.second.shape[1]
 
-class _ProjectNormed(torch.autograd.Function):
-    """y = (t @ w + p @ w) / rms(t + p) + offset, which is norm(t + p) @ w without ever forming a
-    tensor of the size P x V x D x N. Long axes are kept last inside."""
+    @property
+    def first(self) -> Tensor:
+        """(S, in, r)."""
+        if self.first_or_none is None:
+            S, C, _ = self.second.shape
+            return torch.eye(C, dtype=self.second.dtype, device=self.second.device).expand(S, C, C)
+        return self.first_or_none
 
-    @staticmethod
-    def forward(
-        ctx: Any,
-        token_SVD: Tensor,
-        position_SPD: Tensor | None,
-        weight_SDN: Tensor,
-        offset_SN: Tensor | None,
-        eps: float,
-        pieces: Sequence[Piece],
-    ) -> tuple[Tensor, ...]:
-        weight_SND = weight_SDN.transpose(1, 2).contiguous()
-        token_SDV = token_SVD.transpose(1, 2).contiguous()
-        x_SDPV = token_SDV[:, :, None]
-        z_SNPV = ordered.product(weight_SND, token_SDV)[:, :, None]
-        position_SDP = None
-        if position_SPD is not None:
-            position_SDP = position_SPD.transpose(1, 2).contiguous()
-            x_SDPV = x_SDPV + position_SDP[..., None]
-            z_SNPV = z_SNPV + ordered.product(weight_SND, position_SDP)[..., None]
-        D = token_SDV.shape[1]
-        root_SPV = torch.sqrt(ordered.fold(x_SDPV * x_SDPV, 1) / D + eps)
-        y_SNPV = z_SNPV / root_SPV[:, None]
-        ctx.pieces, ctx.has_offset = pieces, offset_SN is not None
-        ctx.save_for_backward(token_SDV, position_SDP, weight_SND, x_SDPV, root_SPV, y_SNPV)
-        if offset_SN is not None:
-            y_SNPV = y_SNPV + offset_SN[:, :, None, None]
-        results, start = [], 0
-        for rows, n in pieces:
-            chosen = y_SNPV[:, start : start + n]
-            chosen = chosen if position_SPD is None else chosen[:, :, rows]
-            results.append(chosen.permute(0, 2, 3, 1).contiguous())
-            start += n
-        return tuple(results)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        token_SDV, position_SDP, weight_SND, x_SDPV, root_SPV, y_SNPV = ctx.saved_tensors
-        grad_SNPV, start = torch.zeros_like(y_SNPV), 0
-        for (rows, n), grad_SRVn in zip(ctx.pieces, grads, strict=True):
-            wanted = grad_SNPV[:, start : start + n]
-            wanted = wanted if position_SDP is None else wanted[:, :, rows]
-            wanted.copy_(grad_SRVn.permute(0, 3, 1, 2))
-            start += n
-        gz_SNPV = grad_SNPV / root_SPV[:, None]
-        slope_SPV = ordered.fold(gz_SNPV * y_SNPV, 1) / (root_SPV * -token_SDV.shape[1])
-        both_SMPV = torch.cat([gz_SNPV, x_SDPV * slope_SPV[:, None]], 1)
-        weight_SDN = weight_SND.transpose(1, 2)
-
-        def along(both_SMR: Tensor, x_SDR: Tensor) -> tuple[Tensor, Tensor]:
-            """Gradients of one addend of the stream (S, R, D), and of the weight through it."""
-            gz_SNR, gx_SDR = both_SMR.split([weight_SDN.shape[2], weight_SDN.shape[1]], 1)
-            grad_SDR = ordered.product(weight_SDN, gz_SNR) + gx_SDR
-            return grad_SDR.transpose(1, 2), ordered.product(x_SDR, gz_SNR.transpose(1, 2))
-
-        grad_position = more = None
-        if position_SDP is not None:
-            grad_position, more = along(ordered.halving_sum(both_SMPV, 3), position_SDP)
-        grad_token, grad_weight = along(ordered.fold(both_SMPV, 2), token_SDV)
-        if more is not None:
-            grad_weight = grad_weight + more
-        grad_offset = None
-        if ctx.has_offset:
-            grad_offset = ordered.fold(ordered.halving_sum(grad_SNPV, 2), 2)
-        return grad_token, grad_position, grad_weight, grad_offset, None, None
+    def product(self) -> Tensor:
+        """(S, in, out)."""
+        if self.first_or_none is None:
+            return self.second
+        return ordered.matmul(self.first_or_none, self.second)
 
 
-def stream(token_SVD: Tensor, position_SPD: Tensor | None) -> Tensor:
-    """token + position at every (position, token): (S, P, V, D), P = 1 without positions."""
-    if position_SPD is None:
-        return token_SVD[:, None]
-    P, V = position_SPD.shape[1], token_SVD.shape[1]
-    return ordered.expand(position_SPD, 2, V) + ordered.expand(token_SVD, 1, P)
+def by_head_columns(w_SMD: Tensor, H: int) -> Tensor:
+    """(S, M, H * C) -> (S, H, M, C)."""
+    S, M, D = w_SMD.shape
+    return w_SMD.reshape(S, M, H, D // H).transpose(1, 2)
+
+
+def grouped(w_SMD: Tensor, G: int, H: int) -> Tensor:
+    """(S, M, G * C) -> (S, H, M, C): each of the G heads serves H / G query heads."""
+    w_SGMC = by_head_columns(w_SMD, G)
+    return w_SGMC if G == H else ordered.expand(w_SGMC, 2, H // G).flatten(1, 2)
+
+
+def by_head_rows(w_SDN: Tensor, H: int) -> Tensor:
+    """(S, H * C, N) -> (S, H, C, N)."""
+    S, D, N = w_SDN.shape
+    return w_SDN.reshape(S, H, D // H, N)
+
+
+def every_head(w_SMN: Tensor, H: int) -> Tensor:
+    """(S, M, N) -> (S, H, M, N), the same for every head."""
+    return ordered.expand(w_SMN, 1, H)
+
+
+def matmul_heads(x_SHMK: Tensor, w_SHKN: Tensor) -> Tensor:
+    """Head by head: (S, H, M, K) @ (S, H, K, N)."""
+    S, H, M, K = x_SHMK.shape
+    N = w_SHKN.shape[3]
+    flat = ordered.matmul(x_SHMK.reshape(S * H, M, K), w_SHKN.reshape(S * H, K, N))
+    return flat.reshape(S, H, M, N)
 
 
 # The second half of a block: fc2(act(fc1(x))), or SwiGLU: fc2(silu(gate(x)) * fc1(x)).
-#
-# Shapes: S seeds, D width, F hidden units.
-
-
-DOWN_ANGLE = 0.1
-"""Where the angle of a rotated down = up^T starts (M10S)."""
 
 
 class MLP(nn.Module):
@@ -238,8 +444,6 @@ class MLP(nn.Module):
             self.fc2 = linear(F, D, r, bias=bias)
         elif config.fc2 == "head":
             self.fc2 = Transposed(cast(Linear, head))
-        elif config.fc2 == "up_transpose":
-            self.fc2 = Transposed(self.fc1)
         elif config.fc2 == "rotated_up_transpose":
             self.fc2 = InputRotated(Transposed(self.fc1), DOWN_ANGLE)
         else:

@@ -1,6 +1,16 @@
-"""Turning pairs of coordinates: by one learned angle, or by an angle that grows with the position.
+"""Linear maps: full, low-rank, tied to another map, or made of a few numbers.
 
-Shapes: S seeds, R positions, K coordinates, G = K / 2 pairs.
+Each says two things side by side:
+
+``forward``  what it does to one model's activations, as plain PyTorch (the oracle);
+``dense``    the dense weights it stands for, for S models at once (on the way to the tables).
+
+``dense`` takes the part's own parameters stacked over seeds, by name.
+
+Shapes: S seeds, r rank, C channels, D width, F hidden units, K coordinates of a key, G = K / 2 pairs of
+coordinates, R positions; weights as (S, in, out).
+Initialisation: protocols of the published 456p program; low-rank factors are
+N(0, sqrt(2 / (rows + columns))), full matrices N(0, 0.02) (``transformer.draw``).
 """
 
 from __future__ import annotations
@@ -14,105 +24,8 @@ from torch import Tensor, nn
 
 from adderlab.models import ordered
 
-
-def split_pairs(x: Tensor, pairs: str) -> tuple[Tensor, Tensor]:
-    """(..., K) -> first and second coordinate of each pair, (..., G)."""
-    if pairs == "halves":
-        first, second = x.chunk(2, -1)
-        return first, second
-    return x[..., 0::2], x[..., 1::2]
-
-
-def join_pairs(first: Tensor, second: Tensor, pairs: str) -> Tensor:
-    """The inverse of ``split_pairs``."""
-    if pairs == "halves":
-        return torch.cat([first, second], -1)
-    return torch.stack([first, second], -1).flatten(-2)
-
-
-def turn(x: Tensor, cos: Tensor, sin: Tensor, pairs: str) -> Tensor:
-    """Each pair (u, v) becomes (u cos - v sin, u sin + v cos); cos and sin broadcast to (..., G)."""
-    first, second = split_pairs(x, pairs)
-    return join_pairs(first * cos - second * sin, first * sin + second * cos, pairs)
-
-
-def turn_neighbours(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """``turn`` on the pairs (0,1), (2,3), ...; with an odd last coordinate, that one stays."""
-    whole = x.shape[-1] // 2 * 2
-    turned = turn(x[..., :whole], cos, sin, "neighbours")
-    return turned if whole == x.shape[-1] else torch.cat([turned, x[..., whole:]], -1)
-
-
-class _Turn(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, pairs: str) -> Tensor:
-        ctx.turn = cos, sin, pairs
-        return turn(x, cos, sin, pairs)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        cos, sin, pairs = ctx.turn
-        return turn(grads[0], cos, -sin, pairs), None, None, None
-
-
-def turn_fixed(x: Tensor, cos: Tensor, sin: Tensor, pairs: str) -> Tensor:
-    """``turn`` by angles that are not learned; its derivative turns back."""
-    return _Turn.apply(x, cos, sin, pairs)
-
-
-class _TurnBy(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, angle_S: Tensor) -> Tensor:
-        cos_sin = [t.reshape(-1, *[1] * (x.ndim - 1)) for t in (angle_S.cos(), angle_S.sin())]
-        y = turn_neighbours(x, *cos_sin)
-        ctx.save_for_backward(y, *cos_sin)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
-        (grad,) = grads
-        y, cos, sin = ctx.saved_tensors
-        whole = y.shape[-1] // 2 * 2
-        first, second = split_pairs(y[..., :whole], "neighbours")
-        grad_first, grad_second = split_pairs(grad[..., :whole], "neighbours")
-        swirl = grad_second * first - grad_first * second
-        grad_angle_S = ordered.fold(swirl.reshape(len(y), -1), 1)
-        return turn_neighbours(grad, cos, -sin), grad_angle_S
-
-
-def turn_by(x: Tensor, angle_S: Tensor) -> Tensor:
-    """``turn_neighbours`` of x (S, ..., K) by one learned angle per seed."""
-    return _TurnBy.apply(x, angle_S)
-
-
-def rotary(positions: list[int], width: int, theta: float) -> tuple[Tensor, Tensor]:
-    """cos_RG and sin_RG of position p times theta^(-2 g / width), float64 (arXiv 2104.09864)."""
-    angle_RG = torch.tensor(
-        [[p * theta ** (-2 * g / width) for g in range(width // 2)] for p in positions],
-        dtype=torch.float64,
-    ).reshape(len(positions), width // 2)
-    return angle_RG.cos(), angle_RG.sin()
-
-
-def circle(count: int, amplitude: float, phase: float) -> list[tuple[float, float]]:
-    """``count`` points at equal angles."""
-    angles = [2 * math.pi * i / count + phase for i in range(count)]
-    return [(amplitude * math.cos(angle), amplitude * math.sin(angle)) for angle in angles]
-
-
-# Linear maps, full and low-rank, alone or derived from another. Each says two things side by side:
-#
-# ``forward``  what it does to one model's activations, as plain PyTorch (the oracle);
-# ``dense``    the dense weights it stands for, for S models at once (on the way to the tables).
-#
-# ``dense`` takes the part's own parameters stacked over seeds, by name.
-#
-# Shapes: S seeds, r rank; weights as (S, in, out).
-# Initialisation: protocols of the published 456p program; low-rank factors are
-# N(0, sqrt(2 / (rows + columns))), full matrices N(0, 0.02) (models/start.py).
-
-
 Stacked = Mapping[str, Tensor]
+"""Parameters of S models by name, the seed axis first."""
 
 
 def scope(params: Stacked, prefix: str) -> dict[str, Tensor]:
@@ -132,6 +45,18 @@ def padded(x: Tensor, dim: int, *, before: int = 0, after: int = 0) -> Tensor:
         return [x.new_zeros(shape)] if count else []
 
     return torch.cat([*zeros(before), x, *zeros(after)], dim)
+
+
+class Map(Protocol):
+    """Any linear map: the classes below, and modules of other files that have the same two methods."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(..., in) -> (..., out)."""
+        ...
+
+    def dense(self, params: Stacked) -> Tensor:
+        """(S, in, out); a map without parameters may give (1, in, out)."""
+        ...
 
 
 class Linear(nn.Linear):
@@ -166,10 +91,108 @@ def low_rank_factor(rows: int, columns: int) -> nn.Parameter:
     return nn.Parameter(torch.empty(rows, columns).normal_(0.0, math.sqrt(2.0 / (rows + columns))))
 
 
+def linear(in_features: int, out_features: int, rank: int, *, bias: bool = False) -> Map:
+    """A full map for rank 0, otherwise a low-rank one."""
+    if rank:
+        return LowRankLinear(in_features, out_features, rank)
+    return Linear(in_features, out_features, bias=bias)
+
+
+# Rotations of pairs of coordinates: by a learned angle, or by one that grows with the position.
+
+
+def split_pairs(x: Tensor, pairs: str) -> tuple[Tensor, Tensor]:
+    """(..., K) -> first and second coordinate of each pair, (..., G)."""
+    if pairs == "halves":
+        first, second = x.chunk(2, -1)
+        return first, second
+    return x[..., 0::2], x[..., 1::2]
+
+
+def join_pairs(first: Tensor, second: Tensor, pairs: str) -> Tensor:
+    """The inverse of ``split_pairs``."""
+    if pairs == "halves":
+        return torch.cat([first, second], -1)
+    return torch.stack([first, second], -1).flatten(-2)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, pairs: str) -> Tensor:
+    """Each pair (u, v) becomes (u cos - v sin, u sin + v cos); cos and sin broadcast to (..., G)."""
+    first, second = split_pairs(x, pairs)
+    return join_pairs(first * cos - second * sin, first * sin + second * cos, pairs)
+
+
+def rotate_neighbours(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """``rotate`` on the pairs (0,1), (2,3), ...; with an odd last coordinate, that one stays."""
+    whole = x.shape[-1] // 2 * 2
+    rotated = rotate(x[..., :whole], cos, sin, "neighbours")
+    return rotated if whole == x.shape[-1] else torch.cat([rotated, x[..., whole:]], -1)
+
+
+class _RotateFixed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, pairs: str) -> Tensor:
+        ctx.rotation = cos, sin, pairs
+        return rotate(x, cos, sin, pairs)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        cos, sin, pairs = ctx.rotation
+        return rotate(grads[0], cos, -sin, pairs), None, None, None
+
+
+def rotate_fixed(x: Tensor, cos: Tensor, sin: Tensor, pairs: str) -> Tensor:
+    """``rotate`` by angles that are not learned; its derivative rotates back."""
+    return _RotateFixed.apply(x, cos, sin, pairs)
+
+
+class _RotateBy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, angle_S: Tensor) -> Tensor:
+        cos_sin = [t.reshape(-1, *[1] * (x.ndim - 1)) for t in (angle_S.cos(), angle_S.sin())]
+        y = rotate_neighbours(x, *cos_sin)
+        ctx.save_for_backward(y, *cos_sin)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        (grad,) = grads
+        y, cos, sin = ctx.saved_tensors
+        whole = y.shape[-1] // 2 * 2
+        first, second = split_pairs(y[..., :whole], "neighbours")
+        grad_first, grad_second = split_pairs(grad[..., :whole], "neighbours")
+        swirl = grad_second * first - grad_first * second
+        grad_angle_S = ordered.fold(swirl.reshape(len(y), -1), 1)
+        return rotate_neighbours(grad, cos, -sin), grad_angle_S
+
+
+def rotate_by(x: Tensor, angle_S: Tensor) -> Tensor:
+    """``rotate_neighbours`` of x (S, ..., K) by one learned angle per seed."""
+    return _RotateBy.apply(x, angle_S)
+
+
+def rotary(positions: list[int], width: int, theta: float) -> tuple[Tensor, Tensor]:
+    """cos_RG and sin_RG of position p times theta^(-2 g / width), float64 (arXiv 2104.09864)."""
+    angle_RG = torch.tensor(
+        [[p * theta ** (-2 * g / width) for g in range(width // 2)] for p in positions],
+        dtype=torch.float64,
+    ).reshape(len(positions), width // 2)
+    return angle_RG.cos(), angle_RG.sin()
+
+
+def circle(count: int, amplitude: float, phase: float) -> list[tuple[float, float]]:
+    """``count`` points at equal angles."""
+    angles = [2 * math.pi * i / count + phase for i in range(count)]
+    return [(amplitude * math.cos(angle), amplitude * math.sin(angle)) for angle in angles]
+
+
+# Maps tied to another map, whose parameters they share.
+
+
 class Scaled(nn.Module):
     """One learned number times another map (K = alpha Q, gate = alpha up)."""
 
-    def __init__(self, source: "Map") -> None:
+    def __init__(self, source: Map) -> None:
         super().__init__()
         self.source = source
         self.scale = nn.Parameter(torch.tensor(1.0))
@@ -183,47 +206,47 @@ class Scaled(nn.Module):
 
 
 class Rotated(nn.Module):
-    """Another map, its output turned by one learned angle in every pair of coordinates.
+    """Another map, its output rotated by one learned angle in every pair of coordinates.
 
-    ``group`` coordinates (a head) are turned on their own; an odd last one of a group stays.
+    ``group`` coordinates (a head) are rotated on their own; an odd last one of a group stays.
     """
 
-    def __init__(self, source: "Map", group: int, angle: float) -> None:
+    def __init__(self, source: Map, group: int, angle: float) -> None:
         super().__init__()
         self.source, self.group = source, group
         self.angle = nn.Parameter(torch.tensor(angle))
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.source(x).unflatten(-1, (-1, self.group))
-        return turn_neighbours(y, self.angle.cos(), self.angle.sin()).flatten(-2)
+        return rotate_neighbours(y, self.angle.cos(), self.angle.sin()).flatten(-2)
 
     def dense(self, params: Stacked) -> Tensor:
         """(S, in, out)."""
         weight = self.source.dense(scope(params, "source")).unflatten(-1, (-1, self.group))
-        return turn_by(weight, params["angle"]).flatten(-2)
+        return rotate_by(weight, params["angle"]).flatten(-2)
 
 
 class InputRotated(nn.Module):
-    """Another map, its input turned first by one learned angle in every pair of coordinates."""
+    """Another map, its input rotated first by one learned angle in every pair of coordinates."""
 
-    def __init__(self, source: "Map", angle: float) -> None:
+    def __init__(self, source: Map, angle: float) -> None:
         super().__init__()
         self.source = source
         self.angle = nn.Parameter(torch.tensor(angle))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.source(turn_neighbours(x, self.angle.cos(), self.angle.sin()))
+        return self.source(rotate_neighbours(x, self.angle.cos(), self.angle.sin()))
 
     def dense(self, params: Stacked) -> Tensor:
         """(S, in, out): R W, with the rotation x -> x R written on the columns of W^T."""
         columns = self.source.dense(scope(params, "source")).transpose(1, 2)
-        return turn_by(columns, -params["angle"]).transpose(1, 2)
+        return rotate_by(columns, -params["angle"]).transpose(1, 2)
 
 
 class Transposed(nn.Module):
     """The transpose of a full map without bias (O = Q^T, down = up^T, the head's map read back)."""
 
-    def __init__(self, source: "Map") -> None:
+    def __init__(self, source: Map) -> None:
         super().__init__()
         self.source = source
 
@@ -235,28 +258,11 @@ class Transposed(nn.Module):
         return self.source.dense(scope(params, "source")).transpose(1, 2)
 
 
-class Map(Protocol):
-    """Any linear map: the classes here, in models/sparse.py and in models/frugal.py."""
-
-    def __call__(self, x: Tensor) -> Tensor: ...
-
-    def dense(self, params: Stacked) -> Tensor: ...
-
-
-def linear(in_features: int, out_features: int, rank: int, *, bias: bool = False) -> Map:
-    """A full map for rank 0, otherwise a low-rank one."""
-    if rank:
-        return LowRankLinear(in_features, out_features, rank)
-    return Linear(in_features, out_features, bias=bias)
-
-
-# Maps of one or two numbers, or of none, from our own line (docs/smallest.md).
-#
-# Shapes: S seeds, C channels, N units of one half of the pairs; weights as (S, in, out).
+# Maps of one or two numbers, or of none: our own line (docs/smallest.md).
 
 
 class Identity(nn.Module):
-    """The identity: what it reads is what it gives. No parameters."""
+    """x itself: keys or values that are the channels they read. No parameters."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -271,7 +277,7 @@ class Identity(nn.Module):
 
 
 class ScaledRotation(nn.Module):
-    """One learned number times a turn by one learned angle, in the pairs (0,1), (2,3), ..."""
+    """One learned number times a rotation by one learned angle, in the pairs (0,1), (2,3), ..."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -280,13 +286,13 @@ class ScaledRotation(nn.Module):
         self.angle = nn.Parameter(torch.tensor(0.0))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.scale * turn_neighbours(x, self.angle.cos(), self.angle.sin())
+        return self.scale * rotate_neighbours(x, self.angle.cos(), self.angle.sin())
 
     def dense(self, params: Stacked) -> Tensor:
         """(S, in, out)."""
         scale_S, C = params["scale"], self.channels
         eye_SCC = torch.eye(C, dtype=scale_S.dtype, device=scale_S.device).expand(len(scale_S), C, C)
-        return ordered.scale(turn_by(eye_SCC, params["angle"]), scale_S)
+        return ordered.scale(rotate_by(eye_SCC, params["angle"]), scale_S)
 
 
 class MirroredUp(nn.Module):
@@ -387,9 +393,7 @@ class Negated(nn.Module):
         return -torch.eye(self.channels)[None]
 
 
-# Maps with few free numbers, from the 39p model (Lokimorty's AdderBoard submission).
-#
-# Shapes: S seeds, C channels, D width, F hidden units, K width of a key; weights as (S, in, out).
+# Maps with few free numbers: the 39p (Lokimorty's AdderBoard submission).
 
 
 def _drawn(*shape: int) -> nn.Parameter:

@@ -13,10 +13,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from adderlab.models.attention import Attention
 from adderlab.models.config import ModelConfig
 from adderlab.models.embeddings import LearnedColumns, TokenTable, position_embedding, token_embedding
-from adderlab.models.layers import MLP, norm
+from adderlab.models.layers import MLP, Attention, norm
 from adderlab.models.maps import Linear, LowRankLinear, Map, Negated, ScaledChannels, circle
 from adderlab.task.digits import OPERAND_DIGITS
 from adderlab.task.layouts import Layout

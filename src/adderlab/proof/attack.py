@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from adderlab.evaluation.suites import Suite
-from adderlab.models.mapping import why_no_tables
+from adderlab.models.tables import why_no_tables
 from adderlab.models.transformer import Transformer
 from adderlab.proof.problem import RADIX, Problem
 from adderlab.proof.search import Limits, decide_leaves

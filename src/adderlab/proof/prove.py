@@ -20,8 +20,7 @@ import torch
 from adderlab.errors import Failure, UsageError
 from adderlab.evaluation.exact import predict
 from adderlab.files.schema import to_dict
-from adderlab.models.mapping import tables, why_no_tables
-from adderlab.models.tables import Tables
+from adderlab.models.tables import Tables, tables, why_no_tables
 from adderlab.models.transformer import Transformer
 from adderlab.proof import count as union
 from adderlab.proof.head import OPEN, RIGHT, WRONG, raise_margins

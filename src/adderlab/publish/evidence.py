@@ -15,7 +15,7 @@ from adderlab.evaluation.intervals import wilson
 from adderlab.evaluation.suites import parse_suite
 from adderlab.files.atomic import disk_failure
 from adderlab.format import percent
-from adderlab.models.mapping import why_no_tables
+from adderlab.models.tables import why_no_tables
 from adderlab.proof.certificate import FORMAT, digest
 from adderlab.proof.search import Limits
 from adderlab.runs.checkpoints import Checkpoint

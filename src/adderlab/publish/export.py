@@ -24,7 +24,7 @@ from adderlab.engine.torch_tables import TorchEngine
 from adderlab.errors import Failure, UsageError
 from adderlab.evaluation.exact import oracle_decoder
 from adderlab.files.atomic import make_folder, write_bytes, write_json, write_text
-from adderlab.models.mapping import why_no_tables
+from adderlab.models.tables import why_no_tables
 from adderlab.publish.evidence import (
     SUITES,
     Credits,

@@ -10,7 +10,6 @@ import math
 
 from torch import nn
 
-from adderlab.models.attention import SHARED_FACTORS, Attention
 from adderlab.models.config import SPECIALS
 from adderlab.models.embeddings import (
     CircleColumns,
@@ -20,7 +19,7 @@ from adderlab.models.embeddings import (
     PositionTable,
     TokenArc,
 )
-from adderlab.models.layers import MLP
+from adderlab.models.layers import MLP, SHARED_FACTORS, Attention
 from adderlab.models.transformer import Block, Transformer
 from adderlab.publish.parts import Code, applied, expressions, operand
 from adderlab.task.digits import OPERAND_DIGITS

@@ -18,7 +18,7 @@ from adderlab.errors import Failure, UsageError
 from adderlab.evaluation.exact import SuiteReport
 from adderlab.evaluation.suites import adderboard, strata
 from adderlab.files.atomic import disk_failure
-from adderlab.models.mapping import why_no_tables
+from adderlab.models.tables import why_no_tables
 from adderlab.publish.counting import Counts, Literals, count, judge_claim, outside_the_count
 from adderlab.publish.evidence import ProofStatement, accuracy_line, ask_prover
 from adderlab.publish.sandbox import Ended, Limits, Mode, Sandbox, describe, require

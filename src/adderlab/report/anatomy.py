@@ -16,8 +16,7 @@ from torch import Tensor
 from adderlab.engine.torch_tables import TorchEngine
 from adderlab.evaluation.exact import Prediction, predict
 from adderlab.evaluation.suites import fresh, strata
-from adderlab.models.mapping import tables, why_no_tables
-from adderlab.models.tables import Tables
+from adderlab.models.tables import Tables, tables, why_no_tables
 from adderlab.runs.checkpoints import Checkpoint
 from adderlab.task.digits import SUM_DIGITS, from_digits
 from adderlab.task.layouts import Layout

@@ -22,7 +22,7 @@ from adderlab.errors import UsageError
 from adderlab.evaluation.intervals import Rate, wilson
 from adderlab.format import duration
 from adderlab.models.config import ModelConfig
-from adderlab.models.mapping import why_no_tables
+from adderlab.models.tables import why_no_tables
 from adderlab.results import Result
 from adderlab.runs.config import RunConfig
 from adderlab.runs.folder import RunFolder
@@ -183,7 +183,7 @@ def forecast(speed: Speed, recipe: Recipe, seeds: int, nodes: int) -> Forecast:
     evaluations = num_evaluations(recipe)
     measured = sum(recipe.restarts_after(step - 1) for step in _looks(recipe))
     not_counted = ["its L-BFGS polish"] if any(each.lbfgs for _, each in recipe.parts) else []
-    if recipe.stop_after_perfect or recipe.stop_perfect_steps:
+    if recipe.stop_perfect_steps:
         not_counted.append("seeds that stop early once they are perfect")
     return Forecast(
         seeds=seeds,

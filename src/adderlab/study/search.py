@@ -31,7 +31,7 @@ from adderlab.files.atomic import disk_failure, make_folder, read_json, write_js
 from adderlab.files.lock import RunLock
 from adderlab.models.config import ModelConfig
 from adderlab.models.describe import count_parameters
-from adderlab.models.mapping import why_no_tables
+from adderlab.models.tables import why_no_tables
 from adderlab.runs.config import RunConfig, kind_of, read_config, write_config
 from adderlab.runs.environment import collect_environment
 from adderlab.runs.folder import RUN_FILES, STATE_FILE, load_state, seed_folder

@@ -19,7 +19,7 @@ from adderlab.engine.base import Engine
 from adderlab.errors import UsageError
 from adderlab.evaluation.exact import decoder_for, evaluate
 from adderlab.evaluation.suites import Suite
-from adderlab.models.mapping import why_no_tables
+from adderlab.models.tables import why_no_tables
 from adderlab.proof.certificate import write_beside
 from adderlab.proof.prove import Verdict, prove_checkpoint
 from adderlab.proof.search import Limits

@@ -13,7 +13,7 @@ from adderlab.engine.base import choose_device
 from adderlab.engine.select import select_engine
 from adderlab.errors import UsageError
 from adderlab.models.config import ModelConfig
-from adderlab.models.mapping import why_no_tables
+from adderlab.models.tables import why_no_tables
 from adderlab.training.objective import Objective, objective_for
 
 

@@ -15,15 +15,14 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.optim.adam import adam
 
 from adderlab.errors import UsageError
-from adderlab.models.config import PUBLISHED_ARC, ModelConfig
-from adderlab.models.mapping import tables, why_no_tables
+from adderlab.models.config import ModelConfig
+from adderlab.models.tables import tables, why_no_tables
 from adderlab.task.digits import OPERAND_DIGITS, SUM_DIGITS
 from adderlab.task.sampling import DataConfig, sample_pairs
 
@@ -39,15 +38,12 @@ class Circle:
     """Columns of a full turn."""
     spread: float = 0.5
     """Standard deviation of B."""
-    digit_radius: float = 0.0
-    """Digit d starts at this radius, angle -1.2 + 0.29 d, of the first two channels; 0: undisturbed."""
 
     def __post_init__(self) -> None:
         if self.period < 3:
             raise UsageError(f"circle.period must be at least 3, not {self.period}")
-        for name in ("spread", "digit_radius"):
-            if not getattr(self, name) >= 0:
-                raise UsageError(f"circle.{name} must be at least 0, not {getattr(self, name)}")
+        if not self.spread >= 0:
+            raise UsageError(f"circle.spread must be at least 0, not {self.spread}")
 
 
 def check_circle(circle: Circle, config: ModelConfig) -> None:
@@ -57,8 +53,6 @@ def check_circle(circle: Circle, config: ModelConfig) -> None:
             "circle needs learned positions of rank 2 or more (456p, 311p, 262p, ...); this model's "
             f"positions are {config.positions} of rank {config.pos_rank or 'full'}"
         )
-    if circle.digit_radius and (config.tokens != "table" or config.init != "normal"):
-        raise UsageError("circle.digit_radius needs a token table; set it to 0 for this model")
 
 
 def on_circle(circle: Circle, config: ModelConfig, params: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -67,15 +61,6 @@ def on_circle(circle: Circle, config: ModelConfig, params: dict[str, Tensor]) ->
     moved = dict(params)
     moved["pos_emb.A"] = params["pos_emb.A"] + _rows(circle, config, params["pos_emb.A"])
     moved["pos_emb.B"] = params["pos_emb.B"] * (circle.spread / DRAWN_STD)
-    if circle.digit_radius:
-        table_SVW = params["token_emb.weight"]
-        _, start, stride = PUBLISHED_ARC
-        centre_VW = torch.zeros_like(table_SVW[0])
-        for d in range(10):
-            angle = start + d * stride
-            centre_VW[d, 0] = circle.digit_radius * math.cos(angle)
-            centre_VW[d, 1] = circle.digit_radius * math.sin(angle)
-        moved["token_emb.weight"] = table_SVW + centre_VW
     return moved
 
 
@@ -114,8 +99,6 @@ _SIGNS_STREAM = 7_919
 class WideInit:
     """What is drawn otherwise than the model does."""
 
-    maps: Literal["own", "xavier"] = "xavier"
-    """How whole maps are drawn; "own": as the model does."""
     signs: bool = True
     """Whether every weight of the norms before attention, MLP and head gets a random sign."""
     arc: tuple[float, float, float] | None = None
@@ -142,8 +125,7 @@ def check_wide_init(wide_init: WideInit, config: ModelConfig, names: list[str]) 
 
 def drawn_as(wide_init: WideInit, config: ModelConfig) -> ModelConfig:
     """The model whose own draw is the spread one; their parameters have the same names and shapes."""
-    init = "xavier" if wide_init.maps == "xavier" else config.init
-    return dataclasses.replace(config, init=init, arc=wide_init.arc or config.arc)
+    return dataclasses.replace(config, init="xavier", arc=wide_init.arc or config.arc)
 
 
 def with_signs(params: dict[str, Tensor], drawn: list[int]) -> dict[str, Tensor]:

@@ -18,13 +18,13 @@ from adderlab.engine.base import (
     Stepper,
 )
 from adderlab.models.config import ModelConfig
-from adderlab.models.mapping import (
-    derivative,
+from adderlab.models.tables import (
+    Tables,
     stack_parameters,
     tables,
+    vjp,
     why_no_tables,
 )
-from adderlab.models.tables import Tables
 from adderlab.models.transformer import Transformer, build_model
 from adderlab.task.layouts import Layout
 from adderlab.task.sampling import DataConfig, sample_pairs
@@ -102,11 +102,11 @@ class TableObjective:
         with torch.no_grad():
             self._form = tables(config, example)
         examples = list(example.values())
-        pulls = [torch.zeros_like(table) for _, table in self._form.items()]
+        cotangents = [torch.zeros_like(table) for _, table in self._form.items()]
         self._map = engine.compile(self._table_tuple, examples, f"tables of {config}")
-        self._pull_back = engine.compile(
-            derivative(self._table_tuple, len(examples)),
-            [*examples, *pulls],
+        self._vjp = engine.compile(
+            vjp(self._table_tuple, len(examples)),
+            [*examples, *cotangents],
             f"derivative of the tables of {config}",
         )
 
@@ -121,19 +121,21 @@ class TableObjective:
         self, params: Params, tokens_SBP: Tensor, targets_SBA: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         values = [params[name] for name in self._names]
-        if self._map is None or self._pull_back is None:
+        if self._map is None or self._vjp is None:
             values = [value.detach().requires_grad_() for value in values]
             built = self._table_tuple(*values)
         else:
             built = self._map(values)
-        loss_S, slopes = self.engine.loss_and_grad(
+        loss_S, table_grads = self.engine.loss_and_grad(
             self._tables([table.detach() for table in built]), tokens_SBP, targets_SBA
         )
-        pulls = [slope for _, slope in slopes.items()]
-        if self._pull_back is None:
-            grads = torch.autograd.grad(built, values, pulls, allow_unused=True, materialize_grads=True)
+        cotangents = [grad for _, grad in table_grads.items()]
+        if self._vjp is None:
+            grads = torch.autograd.grad(
+                built, values, cotangents, allow_unused=True, materialize_grads=True
+            )
         else:
-            grads = self._pull_back([*values, *pulls])
+            grads = self._vjp([*values, *cotangents])
         return loss_S, dict(zip(self._names, grads, strict=True))
 
     def _tables(self, values: Sequence[Tensor]) -> Tables:
@@ -159,9 +161,9 @@ class TableObjective:
         return self.engine.sampler(data, layout) or torch_sampler(data, layout)
 
     def stepper(self, data: DataConfig, layout: Layout) -> Stepper | None:
-        if self._map is None or self._pull_back is None:
+        if self._map is None or self._vjp is None:
             return None
-        return self.engine.stepper(self._map, self._pull_back, self._form, data, layout)
+        return self.engine.stepper(self._map, self._vjp, self._form, data, layout)
 
 
 class OracleObjective:

@@ -110,8 +110,6 @@ class Recipe:
     val_size: int = 5000
     test_size: int = 10_000
     """Held out with the validation pairs and never drawn in training (r456 sampler)."""
-    stop_after_perfect: int = 0
-    """A seed stops after this many evaluations in a row at exact match 1; 0 never stops it."""
     stop_perfect_steps: int = 0
     """A seed stops once all evaluations over this many steps were at exact match 1; 0 never."""
 
@@ -120,7 +118,6 @@ class Recipe:
         at_least_0 = (
             "warmup_steps",
             "test_size",
-            "stop_after_perfect",
             "stop_perfect_steps",
             "min_lr_ratio",
             "weight_decay",

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from adderlab.errors import UsageError
-from adderlab.models.mapping import why_no_tables
+from adderlab.models.tables import why_no_tables
 from adderlab.models.transformer import Transformer
 from adderlab.proof.prove import Progress, Proof, Verdict, prove_checkpoint
 from adderlab.proof.search import Limits

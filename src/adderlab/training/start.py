@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from adderlab.models.config import ModelConfig
-from adderlab.models.mapping import stack_parameters
+from adderlab.models.tables import stack_parameters
 from adderlab.models.transformer import build_model, skeleton
 from adderlab.training.initialise import (
     check_circle,

@@ -33,9 +33,8 @@ class SeedTracker:
         self.records = {seed: SeedRecord(seed=seed) for seed in seeds}
         self._best_SN, self._last_SN = flat_SN.clone(), flat_SN.clone()
         self._index = {seed: s for s, seed in enumerate(seeds)}
-        self._perfect = dict.fromkeys(seeds, 0)
-        """Evaluations in a row at exact match 1, and the step of the first of them."""
         self._perfect_since: dict[int, int | None] = dict.fromkeys(seeds)
+        """Step of the first of the latest evaluations in a row at exact match 1."""
 
     def take(self, evaluation: Evaluation, elapsed_sec: float) -> dict[int, Metrics]:
         """Note an evaluation of the seeds that are training; its table rows."""
@@ -47,11 +46,9 @@ class SeedTracker:
             self._last_SN[s] = flat_SN[row]
             if self.records[seed].best_step == evaluation.step:
                 self._best_SN[s] = flat_SN[row]
-            perfect = metrics[seed].val_exact == 1.0
-            self._perfect[seed] = self._perfect[seed] + 1 if perfect else 0
-            if not perfect:
+            if metrics[seed].val_exact < 1.0:
                 self._perfect_since[seed] = None
-            elif self._perfect[seed] == 1:
+            elif self._perfect_since[seed] is None:
                 self._perfect_since[seed] = evaluation.step
         return metrics
 
@@ -60,10 +57,8 @@ class SeedTracker:
         return [seed for seed in evaluation.seeds if self._is_over(seed, evaluation.step)]
 
     def _is_over(self, seed: int, step: int) -> bool:
-        since, times = self._perfect_since[seed], self._recipe.stop_after_perfect
-        if since is None:
-            return False
-        return 0 < times <= self._perfect[seed] or 0 < self._recipe.stop_perfect_steps <= step - since
+        since = self._perfect_since[seed]
+        return since is not None and 0 < self._recipe.stop_perfect_steps <= step - since
 
     def put(self, records: Iterable[SeedRecord]) -> None:
         """Replace the records of some seeds: what a proof has found, or where a file lies."""
@@ -119,7 +114,6 @@ class SeedTracker:
             "records": {seed: schema.to_dict(record) for seed, record in self.records.items()},
             "best": self._best_SN,
             "last": self._last_SN,
-            "perfect": dict(self._perfect),
             "perfect_since": dict(self._perfect_since),
         }
 
@@ -129,5 +123,4 @@ class SeedTracker:
         self.records = {seed: schema.from_dict(SeedRecord, stored[seed]) for seed in self.records}
         self._best_SN = torch.as_tensor(state["best"])
         self._last_SN = torch.as_tensor(state["last"])
-        self._perfect = dict(state["perfect"])
         self._perfect_since = dict(state["perfect_since"])

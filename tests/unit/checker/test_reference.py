@@ -15,7 +15,7 @@ from adderlab.checker.pairs import margin_by_step
 from adderlab.checker.verify import plain_config, read_model
 from adderlab.cli import check as command
 from adderlab.errors import Failure, UsageError
-from adderlab.models.mapping import tables
+from adderlab.models.tables import tables
 from adderlab.proof.problem import problem_from_tables
 from adderlab.proof.prove import prove_problem
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint, save_checkpoint

@@ -15,9 +15,8 @@ OUTSIDE = {"numpy", "flint"}
 SHARED = {"adderlab.errors", "adderlab.results"}
 MODEL = {
     "adderlab.models.config",
-    "adderlab.models.mapping",
-    "adderlab.models.maps",
     "adderlab.models.tables",
+    "adderlab.models.maps",
     "adderlab.models.transformer",
 }
 

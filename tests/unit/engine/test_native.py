@@ -10,9 +10,9 @@ from torch import Tensor
 
 from adderlab.engine.native import NativeEngine, why_not
 from adderlab.errors import UsageError
-from adderlab.models import mapping
 from adderlab.models.config import ModelConfig
-from adderlab.models.tables import TableForm, Tables
+from adderlab.models.tables import TableForm, Tables, stack_parameters
+from adderlab.models.tables import tables as build_tables
 from adderlab.models.transformer import Transformer
 from helpers.reference import reference_checkpoint
 from oracle import table_forward
@@ -180,7 +180,7 @@ def test_converged_checkpoint() -> None:
     )
     model = Transformer(config)
     model.load_state_dict(torch.load(path, weights_only=True, map_location="cpu")["model_state"])
-    tables = mapping.tables(config, mapping.stack_parameters([model])).detach()
+    tables = build_tables(config, stack_parameters([model])).detach()
     native = engine(optimise="-O3")
     tokens, targets = random_tokens(tables.form, 1, 512)
     loss_S, grads = native.loss_and_grad(tables, tokens, targets)

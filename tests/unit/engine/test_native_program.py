@@ -8,7 +8,7 @@ from torch import Tensor
 
 from adderlab.engine.native.program import Program
 from adderlab.models import ordered
-from adderlab.models.mapping import derivative, stack_parameters, tables
+from adderlab.models.tables import stack_parameters, tables, vjp
 from adderlab.models.transformer import build_model
 from adderlab.models.zoo import get_preset
 
@@ -57,7 +57,7 @@ def test_the_derivative_of_ordered_sums_and_slices() -> None:
         return ordered.total(y * y, 1), y[:, 1:, ::2], ordered.expand(y[:, 0], 1, 3)
 
     pulls = [random(7), random(4, 4), random(3, 7)]
-    agree(derivative(function, 2), [random(5, 6), random(6, 7), *pulls])
+    agree(vjp(function, 2), [random(5, 6), random(6, 7), *pulls])
 
 
 @pytest.mark.parametrize("name", ["456p", "67p", "122p"])
@@ -75,7 +75,7 @@ def test_the_map_to_tables_and_its_derivative(name: str) -> None:
     for one, two in zip(program(values), want, strict=True):
         assert (one - two).abs().max() <= 1e-6 * two.abs().max()
     pulls = [random(*table.shape[1:]) for table in want]
-    pull_back = Program(derivative(function, len(values)), [t[:1] for t in (*values, *pulls)], threads=2)
+    pull_back = Program(vjp(function, len(values)), [t[:1] for t in (*values, *pulls)], threads=2)
     exact = torch.autograd.grad(want, precise, [pull.double() for pull in pulls])
     for one, two in zip(pull_back([*values, *pulls]), exact, strict=True):
         assert (one - two).abs().max() <= 5e-6 * two.abs().max()

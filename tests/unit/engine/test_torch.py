@@ -7,7 +7,7 @@ import torch
 
 from adderlab.engine.torch_tables import TorchEngine
 from adderlab.models.config import TIE_MODES, ModelConfig
-from adderlab.models.mapping import stack_parameters, tables
+from adderlab.models.tables import stack_parameters, tables
 from adderlab.models.transformer import Transformer, build_model
 from adderlab.task.digits import to_digits
 from adderlab.task.layouts import get_layout

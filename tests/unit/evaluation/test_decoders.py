@@ -12,8 +12,7 @@ from adderlab.evaluation.exact import (
     oracle_decoder,
 )
 from adderlab.models.config import ModelConfig
-from adderlab.models.mapping import stack_parameters
-from adderlab.models.tables import Tables
+from adderlab.models.tables import Tables, stack_parameters
 from adderlab.models.transformer import Transformer, build_model
 from adderlab.task.digits import from_digits
 from adderlab.task.sampling import uniform_pairs

@@ -14,7 +14,7 @@ import why_runs_fail_text as text
 
 from adderlab.engine.torch_tables import TorchEngine
 from adderlab.errors import UsageError
-from adderlab.models.mapping import stack_parameters, tables
+from adderlab.models.tables import stack_parameters, tables
 from adderlab.models.transformer import build_model
 from adderlab.models.zoo import get_preset
 from adderlab.report.history import SeedHistory

@@ -2,8 +2,13 @@
 
 import pytest
 
-from adderlab.files import aliases
+from adderlab.errors import UsageError
+from adderlab.files import aliases, schema
+from adderlab.models.config import ModelConfig
+from adderlab.models.zoo import PRESETS
 from adderlab.recipes import RECIPES, get_named
+from adderlab.training.initialise import Circle
+from adderlab.training.recipe import Recipe
 
 
 @pytest.mark.parametrize(("old", "new"), aliases.RECIPES.items())
@@ -28,3 +33,24 @@ def test_a_command_of_an_earlier_version() -> None:
         "recipe.restarts.halve_at=[1]",
         "recipe.prefit.below=0",
     ]
+
+
+@pytest.mark.parametrize("name", ["prefit-restarts2", "wide-36-anneal", "m10s-86"])
+def test_a_recipe_survives_the_names_of_an_earlier_version(name: str) -> None:
+    recipe = RECIPES[name].recipe
+    old = schema.to_dict(recipe, old_names=True)
+    assert {"aim", "spread", "draws", "stop_after_perfect"} <= set(old)
+    assert schema.from_dict(Recipe, old) == recipe
+    assert schema.from_dict(Recipe, aliases.upgraded_recipe(old)) == recipe
+
+
+def test_a_model_survives_the_names_of_an_earlier_version() -> None:
+    config = PRESETS["7p"].config
+    old = schema.to_dict(config, old_names=True)
+    assert old["query_map"] == "turn" and schema.from_dict(ModelConfig, old) == config
+
+
+def test_a_setting_that_is_no_more_is_refused_where_it_was_used() -> None:
+    assert schema.from_dict(Circle, {"digit_radius": 0.0}) == Circle()
+    with pytest.raises(UsageError, match="'digit_radius'"):
+        schema.from_dict(Circle, {"digit_radius": 0.5})

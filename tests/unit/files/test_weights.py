@@ -14,7 +14,7 @@ import torch
 
 from adderlab.errors import Failure
 from adderlab.models.config import ModelConfig
-from adderlab.models.mapping import stack_parameters
+from adderlab.models.tables import stack_parameters
 from adderlab.models.transformer import build_model
 from adderlab.runs.checkpoints import (
     Checkpoint,

@@ -28,9 +28,9 @@ from adderlab.models.maps import (
     Transposed,
     join_pairs,
     rotary,
+    rotate,
+    rotate_neighbours,
     split_pairs,
-    turn,
-    turn_neighbours,
 )
 
 
@@ -142,11 +142,11 @@ def test_rotary_scores_depend_on_the_distance_alone() -> None:
     assert math.isclose(cos_RG[0, 1].item(), math.cos(3 / math.sqrt(3)))
     q, k = torch.randn(2, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     for pairs in ("neighbours", "halves"):
-        turned_q, turned_k = (turn(y[None], cos_RG, sin_RG, pairs) for y in (q, k))
+        turned_q, turned_k = (rotate(y[None], cos_RG, sin_RG, pairs) for y in (q, k))
         torch.testing.assert_close(turned_q[0] @ turned_k[2], turned_q[1] @ turned_k[3])
 
 
 def test_an_odd_last_coordinate_stays() -> None:
     x = torch.tensor([1.0, 0.0, 7.0])
-    y = turn_neighbours(x, torch.tensor(0.0), torch.tensor(1.0))
+    y = rotate_neighbours(x, torch.tensor(0.0), torch.tensor(1.0))
     assert torch.equal(y, torch.tensor([0.0, 1.0, 7.0]))

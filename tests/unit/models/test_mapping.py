@@ -12,7 +12,7 @@ import torch
 
 from adderlab.errors import UsageError
 from adderlab.models.config import TIE_MODES, ModelConfig, TieQKV
-from adderlab.models.mapping import stack_parameters, tables
+from adderlab.models.tables import stack_parameters, tables
 from adderlab.models.transformer import build_model
 from helpers.models import (
     assert_population_is_bitwise_alone,

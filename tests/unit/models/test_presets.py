@@ -9,7 +9,7 @@ from adderlab.errors import UsageError
 from adderlab.files.schema import from_dict, to_dict
 from adderlab.models.config import ModelConfig
 from adderlab.models.describe import count_parameters
-from adderlab.models.mapping import why_no_tables
+from adderlab.models.tables import why_no_tables
 from adderlab.models.transformer import build_model
 from adderlab.models.zoo import PRESETS, get_preset
 from adderlab.task.digits import pairs_from_ints

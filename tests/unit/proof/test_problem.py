@@ -7,7 +7,7 @@ import torch
 
 from adderlab.errors import UsageError
 from adderlab.models.config import ModelConfig
-from adderlab.models.mapping import tables
+from adderlab.models.tables import tables
 from adderlab.models.transformer import build_model
 from adderlab.proof.problem import problem_from_tables, tables_sha256
 from adderlab.proof.witnesses import pair_margins, to_digits

@@ -184,7 +184,7 @@ def test_attention_and_margins_are_those_of_the_readable_model() -> None:
     import torch
 
     from adderlab.evaluation.suites import fresh
-    from adderlab.models.mapping import tables
+    from adderlab.models.tables import tables
     from adderlab.report.anatomy import _margins, _oracle_margins
 
     some = checkpoint(3, 0, 0.0)

@@ -11,7 +11,7 @@ import pytest
 
 from adderlab.errors import Failure, UsageError
 from adderlab.models.config import ModelConfig
-from adderlab.models.mapping import stack_parameters
+from adderlab.models.tables import stack_parameters
 from adderlab.models.transformer import build_model
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint
 from adderlab.runs.config import RunConfig, read_config

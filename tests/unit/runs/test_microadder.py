@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from adderlab.errors import Failure, UsageError
-from adderlab.models.mapping import stack_parameters
+from adderlab.models.tables import stack_parameters
 from adderlab.models.transformer import build_model
 from adderlab.models.zoo import get_preset
 from adderlab.runs.foreign import read_microadder, write_microadder

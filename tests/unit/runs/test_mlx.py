@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from adderlab.errors import Failure, UsageError
-from adderlab.models.mapping import stack_parameters
+from adderlab.models.tables import stack_parameters
 from adderlab.models.transformer import build_model
 from adderlab.models.zoo import get_preset
 from adderlab.runs.foreign import read_mlx, write_mlx

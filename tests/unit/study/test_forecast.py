@@ -62,7 +62,7 @@ def test_more_machines_than_seeds_do_not_help() -> None:
 
 def test_restarts_cost_by_their_batch_and_a_polish_is_not_counted() -> None:
     stages = (Stage(steps=500, batch_size=128, average=Average()), Stage(lbfgs=LBFGS()))
-    recipe = dataclasses.replace(RECIPE, stages=stages, stop_after_perfect=2)
+    recipe = dataclasses.replace(RECIPE, stages=stages, stop_perfect_steps=200)
     found = forecast(SPEED, recipe, 2, 1)
     assert found.steps == 1501
     assert found.training_seconds == pytest.approx((1000 + 2 * 500) / 200)

@@ -40,7 +40,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "adaptive": {"adaptive_decay": AdaptiveDecay(rules=(DecayRule(factor=0.0, val_exact=0.0),))},
     "clip": {"grad_clip": 0.01},
     "unclipped": {"grad_clip": 0.0},
-    "circle": {"circle": Circle(digit_radius=0.5)},
+    "circle": {"circle": Circle()},
     "freeze": {"freeze": (Freeze(prefix="pos_emb.A", until=0.4, then=0.3),)},
     "steps": {"steps": 9},
     "looks": {"eval_interval": 4},

@@ -34,7 +34,7 @@ EVERYTHING = Recipe(
     adaptive_decay=AdaptiveDecay(rules=(DecayRule(factor=0.1, val_exact=0.0, val_token_acc=0.1),)),
     grokfast=Grokfast(),
     average=Average(decay=0.5),
-    circle=Circle(digit_radius=0.5),
+    circle=Circle(),
     freeze=(Freeze(prefix="pos_emb.A", until=0.35, then=0.3),),
     data=DataConfig(curriculum=R456_CURRICULUM, carry_mix=CarryMix(share=0.5, fade_start=2, fade_end=8)),
     stages=(

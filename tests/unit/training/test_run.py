@@ -172,20 +172,6 @@ def first_evaluation(recipe: Recipe = RECIPE) -> tuple[SeedTracker, Evaluation]:
     return tracker, population.evaluate(population.advance())
 
 
-def test_seeds_that_are_perfect_often_enough_stop() -> None:
-    tracker, evaluation = first_evaluation(dataclasses.replace(RECIPE, stop_after_perfect=2))
-    perfect = perfect_at(evaluation, 5, 1.0, 0.5)
-    tracker.take(perfect, 0.0)
-    assert tracker.perfect_long_enough(perfect) == []
-    tracker.take(perfect, 0.0)
-    assert tracker.perfect_long_enough(perfect) == [1]
-    assert tracker.successes().count == 1
-    never, _ = first_evaluation()
-    for _ in range(3):
-        never.take(perfect, 0.0)
-    assert never.perfect_long_enough(perfect) == []
-
-
 def test_seeds_that_are_perfect_for_long_enough_stop() -> None:
     """Perfect at 10, not at 15, perfect from 20 on: ten steps are over at 30, not at 20."""
     tracker, evaluation = first_evaluation(dataclasses.replace(RECIPE, stop_perfect_steps=10))
@@ -197,6 +183,12 @@ def test_seeds_that_are_perfect_for_long_enough_stop() -> None:
         # What a resume restores must tell the same.
         tracker.load_state(tracker.state())
     assert stopped == {10: [], 15: [], 20: [], 25: [], 30: [1]}
+    assert tracker.successes().count == 1
+    never, _ = first_evaluation()
+    for step in (10, 1000):
+        perfect = perfect_at(evaluation, step, 1.0, 0.5)
+        never.take(perfect, 0.0)
+    assert never.perfect_long_enough(perfect) == []
 
 
 def test_a_recipe_that_does_not_fit_is_refused_before_a_folder_is_made(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 from adderlab.engine.native.engine import NativeEngine
 from adderlab.engine.torch_tables import TorchEngine
 from adderlab.errors import UsageError
-from adderlab.models.mapping import stack_parameters
+from adderlab.models.tables import stack_parameters
 from adderlab.models.transformer import build_model
 from adderlab.models.zoo import get_preset
 from adderlab.task.sampling import sample_pairs
@@ -62,9 +62,9 @@ def test_a_spread_start_is_the_seeds_own() -> None:
     assert not torch.equal(together[NORM][:8], together[NORM][8:])
 
 
-def test_signs_and_maps_can_be_left_as_they_are() -> None:
-    own = start(CONFIG, RECIPE, (3,))
-    same = start(CONFIG, dataclasses.replace(RECIPE, wide_init=WideInit(maps="own", signs=False)), (3,))
+def test_signs_can_be_left_as_they_are() -> None:
+    own = start(dataclasses.replace(CONFIG, init="xavier"), RECIPE, (3,))
+    same = start(CONFIG, dataclasses.replace(RECIPE, wide_init=WideInit(signs=False)), (3,))
     assert all(torch.equal(own[name], same[name]) for name in own)
 
 

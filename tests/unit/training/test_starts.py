@@ -9,7 +9,7 @@ from torch import Tensor
 
 from adderlab.engine.torch_tables import TorchEngine
 from adderlab.errors import UsageError
-from adderlab.models.mapping import stack_parameters
+from adderlab.models.tables import stack_parameters
 from adderlab.models.transformer import build_model
 from adderlab.models.zoo import get_preset
 from adderlab.recipes import get_recipe

@@ -4,7 +4,7 @@ import torch
 
 from adderlab.engine.torch_tables import TorchEngine
 from adderlab.evaluation.suites import adderboard, fresh, strata_groups
-from adderlab.models.mapping import stack_parameters
+from adderlab.models.tables import stack_parameters
 from adderlab.models.transformer import build_model
 from adderlab.models.zoo import get_preset
 from adderlab.task.digits import add, from_digits
