@@ -59,10 +59,13 @@ def container_of(data: bytes, path: Path | str) -> Container:
         if names and all(name.endswith(".npy") for name in names):
             return "npz"
         raise Failure(f"{path} is an archive but no checkpoint; name a .pt, .npz or .safetensors file")
+    # Before the pickle: a header's length may begin with a pickle's first byte too.
+    if data[8:9] == b"{" and int.from_bytes(data[:8], "little") <= len(data) - 8:
+        return "safetensors"
     if data[:1] == b"\x80":
         return "torch"
     if data[8:9] == b"{":
-        return "safetensors"
+        return "safetensors"  # cut short: its reader says so
     if data.startswith(b"version https://git-lfs"):
         raise Failure(f"{path} is a Git LFS pointer, not the file itself; run git lfs pull")
     raise Failure(f"{path} is no checkpoint this program knows; name a .pt, .npz or .safetensors file")

@@ -269,6 +269,8 @@ _R456_KEYS = ("model_state", "model_config", "train_config", "step", "val_exact"
 
 def _load_r456(payload: dict[str, Any], path: Path) -> Checkpoint:
     """R456's own files, and ours, which are a superset."""
+    # Forks of R456's program (rezabyt, lichengliu03) publish files without what they were trained by.
+    payload = {"train_config": {}} | payload
     _require(payload, _R456_KEYS, path)
     config = r456.model_from_dict(payload["model_config"])
     recipe = _plain(_typed(payload, "train_config", dict, path))

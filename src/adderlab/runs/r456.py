@@ -68,8 +68,23 @@ _SAME_NAME = (
 )
 
 
+_FORK_SETTINGS: Mapping[str, tuple[Any, ...]] = {"pe_type": ("learned",), "token_emb_rank": (0,)}
+"""Settings that a fork (lichengliu03's, of the 274p) adds, and their values in R456's own family."""
+_FORK_INITIAL = "pe_init_period"
+"""Another of its settings: where positions start, which no trained model depends on."""
+
+
+def _without_fork_settings(flat: Mapping[str, Any]) -> dict[str, Any]:
+    for name, known in _FORK_SETTINGS.items():
+        if flat.get(name, known[0]) not in known:
+            raise UsageError(f"model_config.{name} must be {known[0]}, not {flat[name]!r}")
+    return {k: v for k, v in flat.items() if k not in _FORK_SETTINGS and k != _FORK_INITIAL}
+
+
 def from_r456(flat: Mapping[str, Any]) -> ModelConfig:
     """R456's flat settings -> ours. Raises ``UsageError`` naming what is unknown or impossible."""
+    if isinstance(flat, Mapping):
+        flat = _without_fork_settings(flat)
     theirs = schema.from_dict(R456Config, flat, "model_config")
     if theirs.vocab_size != _VOCABULARY:
         raise UsageError(f"model_config.vocab_size must be {_VOCABULARY}, not {theirs.vocab_size}")

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from adderlab.errors import Failure
+from adderlab.files.weights import container_of
 from adderlab.models.config import ModelConfig
 from adderlab.models.tables import stack_parameters
 from adderlab.models.transformer import build_model
@@ -186,3 +187,12 @@ def test_archive_that_would_fill_the_memory(tmp_path: Path) -> None:
     data[entry + 24 : entry + 28] = b"\xff\xff\xff\xfe"[::-1]
     path.write_bytes(data)
     refuses(path, "larger than")
+
+
+@pytest.mark.parametrize("padding", range(8))
+def test_a_header_whose_length_begins_like_a_pickle(padding: int) -> None:
+    """0x80 is the first byte of a pickle, and of one safetensors header in 32."""
+    length = 0x0280
+    header = b'{"__metadata__":{"x":"' + b"y" * (length - 25) + b'"}}'
+    data = len(header).to_bytes(8, "little") + header + b"\0" * padding
+    assert data[:1] == b"\x80" and container_of(data, "a") == "safetensors"

@@ -179,6 +179,9 @@ def test_published_files_there_and_back(
         ("microadder_67p_s71046.pt", "microadder", 67),
         ("qwen3_122p.npz", "mlx", 122),
         ("qwen3_122p_lbfgs.npz", "mlx", 122),
+        ("microadder_75p.pt", "microadder", 75),
+        ("rezabyt_311p_s34.pt", "r456", 311),
+        ("lichengliu_274p.pt", "r456", 274),
     ],
 )
 @pytest.mark.parametrize("suffix", SAVERS)
@@ -189,7 +192,7 @@ def test_foreign_files_load_and_convert(
     assert loaded.origin == origin
     assert loaded.num_parameters == params
     loaded.model()
-    if origin == "microadder":
+    if name == "microadder_67p_s71046.pt":
         assert (loaded.step, loaded.seed, loaded.val_exact) == (46_000, 71_046, 1.0)
     SAVERS[suffix](tmp_path / "a", loaded)
     again = load_checkpoint(tmp_path / "a")
@@ -254,9 +257,17 @@ def test_other_floats_are_widened(tmp_path: Path) -> None:
     refuses(write(tmp_path / "a.pt", content), "blocks.0.ln1.weight", "float64", "float32")
 
 
-@pytest.mark.parametrize(
-    "key", ["model_state", "model_config", "train_config", "step", "val_exact", "params"]
-)
+def test_files_of_forks_lack_what_they_were_trained_by(tmp_path: Path) -> None:
+    content = payload()
+    del content["train_config"]
+    content["model_config"] |= {"pe_type": "learned", "pe_init_period": 11.0, "token_emb_rank": 0}
+    loaded = load_checkpoint(write(tmp_path / "a.pt", content))
+    assert (loaded.recipe, loaded.seed, loaded.origin) == ({}, None, "r456")
+    content["model_config"]["pe_type"] = "sinusoidal"
+    refuses(write(tmp_path / "a.pt", content), "pe_type must be learned, not 'sinusoidal'")
+
+
+@pytest.mark.parametrize("key", ["model_state", "model_config", "step", "val_exact", "params"])
 def test_missing_entry(tmp_path: Path, key: str) -> None:
     content = payload()
     del content[key]

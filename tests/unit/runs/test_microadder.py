@@ -91,6 +91,7 @@ def test_weights_that_do_not_fit_are_refused(
     name: str, value: Tensor, complaint: str, tmp_path: Path
 ) -> None:
     payload = _saved(tmp_path)
+    payload["config"]["tie_tok_arc_ab"] = True
     payload["model_state_dict"][name] = value
     torch.save(payload, tmp_path / "bad.pt")
     with pytest.raises(Failure, match=complaint):
