@@ -184,6 +184,8 @@ def mix_error(value: Rounded, chosen: np.ndarray, terms: int) -> tuple[Interval,
 
 def attention_errors(module: Transformer, model: Model) -> list[StepError]:
     """For every step of the model that ``module`` computes in fp32."""
+    if any(len(step.bands) > 1 for step in model.steps):
+        raise Failure("scores spread so far that fp32 may lose every attention weight that counts")
     geometry, n, H = model.geometry, model.columns, module.config.n_head
     fixed, digits = dict(geometry.separators), range(RADIX)
     slot_of = {p: s for s, p in enumerate((*geometry.a_positions, *geometry.b_positions))}
@@ -254,6 +256,7 @@ def drift(batch: Batch, error: StepError) -> Array:
     sum of weights, and at most the largest single term.
     """
     step, parts, leaf = batch.step, batch.parts, batch.leaves
+    (band,) = parts.bands
     row, z = batch.directions[1], batch.residual[1]
     N, H, E = len(row), *parts.projected_RHELT.shape[1:3]
     low_NHE, high_NHE = batch.low_NK.reshape(N, H, E), batch.high_NK.reshape(N, H, E)
@@ -270,12 +273,12 @@ def drift(batch: Batch, error: StepError) -> Array:
     own = own_slots(step, leaf)
     for slot, digit in own:
         include(
-            parts.weight_RHLT[row, :, slot, digit],
+            band.weight_RHLT[row, :, slot, digit],
             error.eta_ZHLT[z, :, slot, digit],
             parts.projected_RHELT[row, :, :, slot, digit],
         )
-    for c in range(parts.constant_RHC.shape[-1]):
-        include(parts.constant_RHC[row, :, c], error.eta_ZHC[z, :, c], parts.constant_RHEC[row, :, :, c])
+    for c in range(band.constant_RHC.shape[-1]):
+        include(band.constant_RHC[row, :, c], error.eta_ZHC[z, :, c], parts.constant_RHEC[row, :, :, c])
     free_RHE, most_RHE, least_RH = _free_part(batch, error, {slot for slot, _ in own})
     moved, least = up(moved + free_RHE[row]), down(least + least_RH[row])
     most = np.maximum(most, most_RHE[row])
@@ -292,8 +295,9 @@ def _free_part(batch: Batch, error: StepError, own: set[int]) -> tuple[Array, Ar
     step, parts = batch.step, batch.parts
     i, n = step.index, step.columns
     free = [s for s in range(2 * n) if s not in own] + [2 * n + j for j in range(max(i - 1, 0))]
-    z_R = _row_tokens(batch.directions[1], batch.residual[1], parts.constant_RHC.shape[0])
-    weight, projected = parts.weight_RHLT[:, :, free], parts.projected_RHELT[:, :, :, free]
+    (band,) = parts.bands
+    z_R = _row_tokens(batch.directions[1], batch.residual[1], len(band.least_RH))
+    weight, projected = band.weight_RHLT[:, :, free], parts.projected_RHELT[:, :, :, free]
     seen = [*free, *own]
     highest = parts.projected_RHELT.high[:, :, :, seen].max((3, 4))
     lowest = parts.projected_RHELT.low[:, :, :, seen].min((3, 4))

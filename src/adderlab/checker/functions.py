@@ -17,6 +17,7 @@ from functools import cache
 
 import numpy as np
 from flint import arb, arb_series, ctx
+from numpy.typing import NDArray
 
 from adderlab.checker.intervals import (
     TINY,
@@ -50,10 +51,12 @@ def from_arb(ball: arb) -> tuple[float, float]:
     )
 
 
-def exp(x: Interval) -> Interval:
-    """e^x, number by number; exp is increasing, so the ends are enough."""
-    low, high = np.empty(x.shape), np.empty(x.shape)
+def exp(x: Interval, where: NDArray[np.bool_] | None = None) -> Interval:
+    """e^x, number by number; exp is increasing, so the ends are enough. Elsewhere than ``where``: 0."""
+    low, high = np.zeros(x.shape), np.zeros(x.shape)
     for index in np.ndindex(*x.shape):
+        if where is not None and not where[index]:
+            continue
         low[index] = max(0.0, from_arb(arb(float(x.low[index])).exp())[0])
         high[index] = from_arb(arb(float(x.high[index])).exp())[1]
     return Interval(low, high)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from adderlab.checker import functions, intervals
 from adderlab.checker.intervals import (
+    Array,
     Interval,
     concatenate,
     matmul,
@@ -24,6 +25,9 @@ from adderlab.checker.intervals import (
 from adderlab.errors import Failure
 
 RADIX = 10
+ONE_BAND, BAND = 300.0, 200.0
+"""Where the largest scores of a row's inputs differ by at most ONE_BAND, one band serves them all;
+otherwise bands are at most BAND wide (``Weights``)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,16 +83,42 @@ class Head:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Weights:
+    """Attention weights exp(score - shift), with one shift for each row and head, of some inputs.
+
+    A row is a query token z, or a split leaf of one. In float64 no shift serves all inputs where scores
+    spread over hundreds: the weights of some would underflow. Then inputs are sorted into bands by the
+    largest of the lower ends of their keys' scores; the shift is the band's top, and digits above it
+    are forbidden. The lower ends are plain numbers, so every input is in exactly one band.
+    """
+
+    weight_RHLT: Interval
+    """Of digits; the slots s_(i-1).. n - 1 are not keys of this step and hold zeros."""
+    constant_RHC: Interval
+    """Of separators and the query token itself."""
+    allowed_RHLT: NDArray[np.bool_]
+    least_RH: Array
+    """Where there are several bands: no input of this one has a smaller total weight. Otherwise 0."""
+
+    def take(self, rows: NDArray[np.intp]) -> Weights:
+        return Weights(
+            weight_RHLT=self.weight_RHLT[rows],
+            constant_RHC=self.constant_RHC[rows],
+            allowed_RHLT=self.allowed_RHLT[rows],
+            least_RH=self.least_RH[rows],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Step:
-    """Everything step i needs. Weights are exp(score - shift) with one shift for each (z, h)."""
+    """Everything step i needs."""
 
     index: int
     columns: int
     tokens: tuple[int, ...]
-    weight_ZHLT: Interval
-    """Of digits; the slots s_(i-1).. n - 1 are not keys of this step and hold zeros."""
+    bands: tuple[Weights, ...]
+    """Weights of each row z; from the lowest band to the highest, which forbids nothing."""
     value_LTHE: Interval
-    constant_weight_ZHC: Interval
     constant_value_ZCHE: Interval
     """Separators and the query token itself."""
     residual_ZD: Interval
@@ -171,7 +201,6 @@ class Model:
         seen = (*geometry.a_positions, *geometry.b_positions, *geometry.sum_positions[: max(i - 1, 0)])
         if sorted((*seen, *(p for p, _ in constant), at)) != list(range(at + 1)):
             raise Failure(f"step {i} of this layout reads positions the checker cannot place")
-        Z = len(tokens)
 
         score = [self._scores(i, z, at) for z in tokens]  # each (H, P, V)
         digits = [s[:, list(seen), :RADIX] for s in score]
@@ -179,15 +208,6 @@ class Model:
             stack([s[:, p, token] for p, token in constant] + [s[:, at, z]], 1)
             for s, z in zip(score, tokens, strict=True)
         ]
-        weight_ZHLT = np.zeros((2, Z, H, 3 * n, RADIX))
-        constant_ZHC = np.zeros((2, Z, H, len(constant) + 1))
-        for z in range(Z):
-            peak_H = np.maximum(digits[z].high.max((1, 2)), others[z].high.max(1))
-            for target, part in ((weight_ZHLT, digits[z]), (constant_ZHC, others[z])):
-                shift = peak_H.reshape(-1, *[1] * (part.ndim - 1))
-                weight = functions.exp(part - shift)
-                for end, numbers in enumerate((weight.low, weight.high)):
-                    target[(end, z, slice(None), slice(0, part.shape[1]))] = numbers
         value_LTHE = self.value_PVHE[list(seen), :RADIX]
         hidden = 3 * n - len(seen)
         value_LTHE = concatenate([value_LTHE, Interval(np.zeros((hidden, RADIX, H, E)))])
@@ -195,9 +215,8 @@ class Model:
             index=i,
             columns=n,
             tokens=tokens,
-            weight_ZHLT=Interval(*weight_ZHLT),
+            bands=_bands(stack(digits), stack(others), 3 * n),
             value_LTHE=value_LTHE,
-            constant_weight_ZHC=Interval(*constant_ZHC),
             constant_value_ZCHE=stack(
                 [stack([self.value_PVHE[p, token] for p, token in (*constant, (at, z))]) for z in tokens]
             ),
@@ -210,6 +229,50 @@ class Model:
         P, V = at + 1, self.key_PVHK.shape[1]
         key_HMK = self.key_PVHK[:P].reshape(P * V, self.heads, -1).transpose(1, 0, 2)
         return matmul(key_HMK, query_HK1).reshape(self.heads, P, V)
+
+
+def _bands(digit_ZHST: Interval, constant_ZHC: Interval, slots: int) -> tuple[Weights, ...]:
+    """Scores of the digits seen and of the constant keys, as weights of each band."""
+    Z, H, S, T = digit_ZHST.shape
+    tops_of = {}
+    for z, h in np.ndindex(Z, H):
+        digit_ST, constant_C = digit_ZHST.low[z, h], constant_ZHC.low[z, h]
+        # An input has all constant keys, and one digit of every slot.
+        floor = max(float(constant_C.max()), float(digit_ST.min(1).max(initial=-np.inf)))
+        scores = np.unique(np.append(digit_ST, floor))
+        scores, tops = scores[scores >= floor], []
+        width = ONE_BAND if scores[-1] - floor <= ONE_BAND else BAND
+        while len(scores):
+            tops.append((float(scores[0]), float(scores[scores <= scores[0] + width][-1])))
+            scores = scores[scores > tops[-1][1]]
+        tops_of[z, h] = tops
+    found = []
+    for number in range(max(map(len, tops_of.values()))):
+        weight_ZHLT, constant = np.zeros((2, Z, H, slots, T)), np.zeros((2, *constant_ZHC.shape))
+        allowed_ZHLT, least_ZH = np.ones((Z, H, slots, T), dtype=bool), np.zeros((Z, H))
+        for (z, h), tops in tops_of.items():
+            # A row with fewer bands repeats its last.
+            bottom, top = tops[min(number, len(tops) - 1)]
+            allowed = digit_ZHST.low[z, h] <= top
+            highest = np.where(allowed, digit_ZHST.high[z, h], -np.inf).max(initial=-np.inf)
+            shift = max(float(highest), float(constant_ZHC.high[z, h].max()))
+            weight = functions.exp(digit_ZHST[z, h] - shift, allowed)
+            weight_ZHLT[0, z, h, :S], weight_ZHLT[1, z, h, :S] = weight.low, weight.high
+            weight = functions.exp(constant_ZHC[z, h] - shift)
+            constant[0, z, h], constant[1, z, h] = weight.low, weight.high
+            allowed_ZHLT[z, h, :S] = allowed
+            if len(tops) > 1:
+                # The key with the largest score alone weighs this much.
+                least_ZH[z, h] = functions.exp(Interval(np.array(bottom)) - shift).low
+        found.append(
+            Weights(
+                weight_RHLT=Interval(*weight_ZHLT),
+                constant_RHC=Interval(*constant),
+                allowed_RHLT=allowed_ZHLT,
+                least_RH=least_ZH,
+            )
+        )
+    return tuple(found)
 
 
 def model_from_tables(form: Any, tables: Mapping[str, Interval]) -> Model:

@@ -6,7 +6,7 @@ Shapes: H heads, E bottleneck, D width, P keys that hold a digit, C constant key
 from __future__ import annotations
 
 from adderlab.checker.head import margins
-from adderlab.checker.intervals import Interval
+from adderlab.checker.intervals import Interval, stack
 from adderlab.checker.model import Model, Step, digits_of
 
 
@@ -19,13 +19,17 @@ def mix_at(model: Model, step: Step, a: int, b: int) -> tuple[int, int, Interval
     seen += [(n + j, digit) for j, digit in enumerate(digits_of(b, n))]
     seen += [(2 * n + j, answer[j]) for j in range(i - 1)]
     slots, digits = (list(part) for part in zip(*seen, strict=True))
-    weight_HP = step.weight_ZHLT[row][:, slots, digits]
     value_HPE = step.value_LTHE[slots, digits].transpose(1, 0, 2)
-    constant_HC = step.constant_weight_ZHC[row]
     constant_HCE = step.constant_value_ZCHE[row].transpose(1, 0, 2)
-    total_H = weight_HP.sum(1) + constant_HC.sum(1)
-    sum_HE = (_last(weight_HP) * value_HPE).sum(1) + (_last(constant_HC) * constant_HCE).sum(1)
-    return row, answer[i], sum_HE / _last(total_H)
+    mixed: list[Interval] = []
+    for h in range(model.heads):
+        # The lowest band that forbids none of the digits is the pair's own: there nothing underflows.
+        band = next(b for b in step.bands if b.allowed_RHLT[row, h, slots, digits].all())
+        weight_P, constant_C = band.weight_RHLT[row, h][slots, digits], band.constant_RHC[row, h]
+        total = weight_P.sum(0) + constant_C.sum(0)
+        sum_E = (_last(weight_P) * value_HPE[h]).sum(0) + (_last(constant_C) * constant_HCE[h]).sum(0)
+        mixed.append(sum_E / total)
+    return row, answer[i], stack(mixed)
 
 
 def margin_by_step(model: Model, a: int, b: int) -> list[tuple[float, float]]:

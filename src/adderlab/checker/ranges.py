@@ -21,14 +21,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from adderlab.checker.intervals import Array, Interval, matmul, up
-from adderlab.checker.model import RADIX, Leaves, Step
+from adderlab.checker.intervals import Array, Interval, down, matmul, up
+from adderlab.checker.model import RADIX, Leaves, Step, Weights
 
 FREE = -1
 """Stands for a digit or carry that is not fixed."""
 NEVER = -1e300
 """The gain of what is forbidden: far below all real gains, and sums of it stay finite."""
 CELLS_AT_ONCE = 256
+INWARD = 1e-12
+"""Where there are several bands, claims are proved with this much to spare, relative to 1 + |tau|; the
+prover widens its bounds by a thousand times as much."""
 
 
 def _pair_maxima(a_TB: Array, b_TB: Array) -> Array:
@@ -113,15 +116,12 @@ def count(a: Sequence[int], b: Sequence[int], carry: Sequence[int], i: int) -> t
 
 @dataclass(frozen=True, kw_only=True)
 class Projected:
-    """Weights and f.U for R rows of functionals; a row is a query token, or one split leaf.
+    """Weights and f.U for R rows of functionals; a row is a query token, or one split leaf."""
 
-    ``weight_RHLT``, ``projected_RHELT``; constant keys ``constant_RHC``, ``constant_RHEC``.
-    """
-
-    weight_RHLT: Interval
+    bands: tuple[Weights, ...]
     projected_RHELT: Interval
-    constant_RHC: Interval
     constant_RHEC: Interval
+    """f.U of the constant keys."""
 
 
 def project(step: Step, rows: NDArray[np.intp], functional_RHEE: Interval) -> Projected:
@@ -131,9 +131,8 @@ def project(step: Step, rows: NDArray[np.intp], functional_RHEE: Interval) -> Pr
     projected = matmul(functional_RHEE, value_HEM).reshape(len(rows), H, E, L, T)
     constant_RHEC = step.constant_value_ZCHE[rows].transpose(0, 2, 3, 1)
     return Projected(
-        weight_RHLT=step.weight_ZHLT[rows],
+        bands=tuple(band.take(rows) for band in step.bands),
         projected_RHELT=projected,
-        constant_RHC=step.constant_weight_ZHC[rows],
         constant_RHEC=matmul(functional_RHEE, constant_RHEC),
     )
 
@@ -156,17 +155,43 @@ def own_slots(step: Step, leaf: Leaves) -> list[tuple[int, NDArray[np.intp]]]:
 
 
 def _own_part(
-    parts: Projected, leaf: Leaves, step: Step, row: NDArray[np.intp], tau_NHE: Array, side: int
+    parts: Projected,
+    band: Weights,
+    leaf: Leaves,
+    step: Step,
+    row: NDArray[np.intp],
+    tau_NHE: Array,
+    side: int,
 ) -> Array:
-    """Upper bound of what columns i, i - 1 and the constant keys add on each leaf: (N, H, E)."""
+    """Upper bound of what columns i, i - 1 and the constant keys add on each leaf: (N, H, E).
+
+    NEVER where the band forbids a leaf's own digit: then it holds none of its pairs.
+    """
     total = np.zeros_like(tau_NHE)
+    allowed_NH = np.ones(tau_NHE.shape[:2], dtype=bool)
     for slot, digit in own_slots(step, leaf):
-        weight = parts.weight_RHLT[row, :, slot, digit][:, :, None]
+        weight = band.weight_RHLT[row, :, slot, digit][:, :, None]
         total = up(total + gain(weight, parts.projected_RHELT[row, :, :, slot, digit], tau_NHE, side))
-    for constant in range(parts.constant_RHC.shape[-1]):
-        weight = parts.constant_RHC[row, :, constant][:, :, None]
+        allowed_NH &= band.allowed_RHLT[row, :, slot, digit]
+    for constant in range(band.constant_RHC.shape[-1]):
+        weight = band.constant_RHC[row, :, constant][:, :, None]
         total = up(total + gain(weight, parts.constant_RHEC[row, :, :, constant], tau_NHE, side))
-    return total
+    return np.where(allowed_NH[:, :, None], total, NEVER)
+
+
+def _asked(band: Weights, row_N: NDArray[np.intp], bounds_NHE2: Array) -> tuple[Array, Array]:
+    """The bounds to try for a band (N, H, E, 2), and the value of S(tau) that is allowed there.
+
+    With one band: the claims themselves, and S <= 0. With several, S at the claim moved inward by mu may
+    be as large as mu times the least total weight D of the band's inputs, because then
+    f.y <= tau - mu + S / D <= tau. So inputs *below* the band, whose weights may be lost and whose S may
+    be anything tiny, do not stand in the way of the band's own.
+    """
+    least_NH11 = band.least_RH[row_N][..., None, None]
+    mu = np.where(least_NH11 > 0, INWARD * (1.0 + np.abs(bounds_NHE2)), 0.0)
+    low, high = up(bounds_NHE2[..., 0] + mu[..., 0]), down(bounds_NHE2[..., 1] - mu[..., 1])
+    asked = np.where(mu > 0, np.stack([low, high], -1), bounds_NHE2)
+    return asked, np.maximum(down(mu * least_NH11), 0.0)
 
 
 def _chord(nodes_M: Array, value_M: Array, tau_N: Array) -> Array:
@@ -187,18 +212,40 @@ def _chord(nodes_M: Array, value_M: Array, tau_N: Array) -> Array:
 def leaf_excess(
     step: Step, leaf: Leaves, parts: Projected, nodes_ZHE2M: Array, bounds_NHE2: Array
 ) -> Array:
-    """Upper bound of S(tau) for every claim of every leaf: (N, H, E, 2). Proved where <= 0."""
+    """Upper bound of S(tau), less what is allowed, for every claim of every leaf: (N, H, E, 2).
+
+    A claim is proved where it is <= 0 in every band.
+    """
+    found = []
+    for band in parts.bands:
+        asked, room = _asked(band, leaf.row, bounds_NHE2)
+        excess = _leaf_excess(step, band, leaf, parts, nodes_ZHE2M, asked)
+        found.append(np.where(room > 0, up(excess - room), excess))
+    return np.maximum.reduce(found)
+
+
+def _leaf_excess(
+    step: Step,
+    band: Weights,
+    leaf: Leaves,
+    parts: Projected,
+    nodes_ZHE2M: Array,
+    bounds_NHE2: Array,
+) -> Array:
     i, n = step.index, step.columns
     Z, H, E, _, M = nodes_ZHE2M.shape
-    L, T = parts.weight_RHLT.shape[2:]
-    weight = parts.weight_RHLT.transpose(2, 3, 0, 1).reshape(L, T, Z, H, 1, 1)
+    L, T = band.weight_RHLT.shape[2:]
+    weight = band.weight_RHLT.transpose(2, 3, 0, 1).reshape(L, T, Z, H, 1, 1)
+    forbidden = ~band.allowed_RHLT.transpose(2, 3, 0, 1)
     projected = parts.projected_RHELT.transpose(3, 4, 0, 1, 2).reshape(L, T, Z, H, E, 1)
     excess = np.empty(bounds_NHE2.shape)
     order = [np.flatnonzero(leaf.row == z) for z in range(Z)]
     for side in (0, 1):
         gains = gain(weight, projected, nodes_ZHE2M[:, :, :, side], side)
+        if forbidden.any():
+            gains[forbidden] = NEVER
         best = [part.reshape(Z, H, E, M) for part in maximum(gains.reshape(L, T, -1), i, n)]
-        excess[..., side] = _own_part(parts, leaf, step, leaf.row, bounds_NHE2[..., side], side)
+        excess[..., side] = _own_part(parts, band, leaf, step, leaf.row, bounds_NHE2[..., side], side)
         for z, rows in enumerate(order):
             for h, k in np.ndindex(H, E):
                 nodes_M, tau_N = nodes_ZHE2M[z, h, k, side], bounds_NHE2[rows, h, k, side]
@@ -225,13 +272,32 @@ def cell_excess(
     ``leaf`` has one entry per cell; ``row_N`` is the cell's row in ``parts``; -1 means free in
     ``digits_NL`` (a and b) and ``carries_NJ``.
     """
+    found = []
+    for band in parts.bands:
+        asked, room = _asked(band, row_N, bounds_NHE2)
+        excess = _cell_excess(step, band, leaf, parts, row_N, digits_NL, carries_NJ, asked)
+        found.append(np.where(room > 0, up(excess - room), excess))
+    return np.maximum.reduce(found)
+
+
+def _cell_excess(
+    step: Step,
+    band: Weights,
+    leaf: Leaves,
+    parts: Projected,
+    row_N: NDArray[np.intp],
+    digits_NL: NDArray[np.int8],
+    carries_NJ: NDArray[np.int8],
+    bounds_NHE2: Array,
+) -> Array:
     i, n = step.index, step.columns
     excess = np.empty(bounds_NHE2.shape)
     for start in range(0, len(row_N), CELLS_AT_ONCE):
         part = slice(start, start + CELLS_AT_ONCE)
         row = row_N[part]
         cells, H, E, _ = bounds_NHE2[part].shape
-        weight = parts.weight_RHLT[row].transpose(2, 3, 0, 1)[..., None]
+        weight = band.weight_RHLT[row].transpose(2, 3, 0, 1)[..., None]
+        forbidden = ~band.allowed_RHLT[row].transpose(2, 3, 0, 1)
         projected = parts.projected_RHELT[row].transpose(3, 4, 0, 1, 2)
         choice_TN = np.arange(10)[:, None] == digits_NL[part].T[:, None]
         allowed_LTN = choice_TN | (digits_NL[part].T[:, None] < 0)
@@ -244,9 +310,11 @@ def cell_excess(
             tau_NHE = bounds_NHE2[part, ..., side]
             gains = gain(weight, projected, tau_NHE, side)
             gains[: 2 * n][~allowed_LTN] = NEVER
+            if forbidden.any():
+                gains[forbidden] = NEVER
             best = maximum(gains.reshape(*gains.shape[:2], -1), i, n, carry_JCB)
             carry = own_leaf.carry[:, None, None]
             free = np.where(carry == 0, *(each.reshape(cells, H, E) for each in best))
-            own = _own_part(parts, own_leaf, step, row, tau_NHE, side)
+            own = _own_part(parts, band, own_leaf, step, row, tau_NHE, side)
             excess[part, ..., side] = up(own + free)
     return excess

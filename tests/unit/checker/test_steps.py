@@ -19,7 +19,7 @@ from adderlab.checker.model import (
     digits_of,
     leaves_of,
 )
-from adderlab.checker.pairs import margin_by_step, smallest_margin
+from adderlab.checker.pairs import margin_by_step, mix_at, smallest_margin
 from adderlab.checker.ranges import FREE, NEVER, count, maximum
 from adderlab.checker.trees import read_tree
 from adderlab.errors import Failure
@@ -141,7 +141,7 @@ def test_leaves_partition_the_pairs_and_name_the_right_digit() -> None:
 
 
 @pytest.mark.parametrize("i", range(4))
-def test_carry_programme_is_the_maximum(i: int) -> None:
+def test_carry_dp_is_the_maximum(i: int) -> None:
     """Against all digits of three columns, with forbidden digits and a fixed carry."""
     n, rng = 3, np.random.default_rng(i)
     gain = rng.normal(size=(3 * n, 10, 4))
@@ -154,7 +154,7 @@ def test_carry_programme_is_the_maximum(i: int) -> None:
     for a, b in all_pairs(n) if i else [(a, b) for a, b in all_pairs(n) if a % 10 == b % 10 == 0]:
         own = {i, i - 1} if i else {0}
         if any(a // 10**j % 10 or b // 10**j % 10 for j in own if j < n):
-            continue  # the leaf's own columns, which the programme leaves out
+            continue  # the leaf's own columns, which it leaves out
         c = into(a, b, i - 1) if i > 1 else 0
         total = np.zeros(4)
         for j in range(n):
@@ -213,6 +213,30 @@ def test_accepted_bounds_hold_for_every_pair_and_are_nearly_exact(seed: int) -> 
         # What is left is the chords' slack, where the extremes change quickly between nodes.
         slack = np.stack([least - bounds[..., 0], bounds[..., 1] - most])
         assert slack.max() < 0.05 and np.median(slack) < 1e-5
+
+
+@pytest.mark.parametrize("factor", [30.0, 1e4])
+def test_bounds_of_sharp_attention_hold_for_every_pair(factor: float) -> None:
+    """Scores so far apart that the weights of most inputs underflow beside those of others."""
+    n, model = 2, random_model(3, 2, heads=1)
+    model = dataclasses.replace(model, query_AVHK=model.query_AVHK * factor)
+    assert any(len(step.bands) > 1 for step in model.steps) == (factor > 100)
+    for i, step in list(enumerate(model.steps))[1:]:
+        frame = axes_frame(len(step.tokens), model.heads, model.bottleneck)
+        bounds, _ = leaf_bounds(model, i, frame, nodes=65, halvings=10)
+        least = np.full(bounds.shape[:-1], np.inf)
+        most = -least
+        for a, b in all_pairs(n):
+            y = plain_attention(model, i, a, b)
+            if (100 * a + b) % 97 == 0:
+                _, _, enclosed = mix_at(model, step, a, b)
+                assert (enclosed.low <= y + 1e-9).all() and (y <= enclosed.high + 1e-9).all()
+                assert (enclosed.high - enclosed.low < 1e-7).all()
+            leaf = leaf_of(i, a, b, n)
+            assert (bounds[leaf, ..., 0] <= y).all() and (y <= bounds[leaf, ..., 1]).all()
+            least[leaf], most[leaf] = np.minimum(least[leaf], y), np.maximum(most[leaf], y)
+        slack = np.stack([least - bounds[..., 0], bounds[..., 1] - most])
+        assert slack.max() < 0.2
 
 
 @pytest.mark.parametrize("activation", ["gelu", "relu", "swiglu"])
