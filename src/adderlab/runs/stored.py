@@ -247,5 +247,5 @@ def tracker_state(state: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
             best_step_accuracy=accuracy,
             best_margin=margin if history and math.isfinite(margin) else None,
         )
-    kept = {name: ledger[name] for name in ("best", "last", "perfect", "perfect_since")}
+    kept = {name: ledger[name] for name in ("best", "last", "perfect_since")}
     return {"records": {seed: schema.to_dict(each) for seed, each in records.items()}, **kept}
