@@ -7,7 +7,7 @@ import shlex
 
 import pytest
 
-from adderlab import __version__
+import adderlab
 from adderlab.cli.main import COMMANDS, parse
 from adderlab.errors import UsageError
 from helpers.paths import ROOT
@@ -31,10 +31,16 @@ def test_the_code_of_the_readme(monkeypatch: pytest.MonkeyPatch) -> None:
     assert outcome.attempted >= 5 and outcome.failed == 0
 
 
+@pytest.mark.parametrize("name", PAGES)
+def test_names_of_the_api_in_documents_exist(name: str) -> None:
+    for each in re.findall(r"\bal\.([a-z_]\w*)\(", (ROOT / name).read_text()):
+        assert each in adderlab.__all__, f"{name}: al.{each}"
+
+
 def test_changelog_and_citation_name_the_version() -> None:
     first = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
-    assert first and first.group(1) == __version__
-    assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    assert first and first.group(1) == adderlab.__version__
+    assert f"\nversion: {adderlab.__version__}\n" in (ROOT / "CITATION.cff").read_text()
 
 
 def commands(text: str) -> list[list[str]]:
