@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from adderlab.api.models import inspect as inspect
     from adderlab.api.models import load as load
     from adderlab.api.models import predict as predict
+    from adderlab.api.presets import Zoo as Zoo
+    from adderlab.api.presets import preset as preset
+    from adderlab.api.presets import presets as presets
+    from adderlab.api.presets import recipe as recipe
     from adderlab.api.proofs import attack as attack
     from adderlab.api.proofs import check as check
     from adderlab.api.proofs import prove as prove
@@ -49,6 +53,7 @@ __version__ = "0.2.0"
 _HOMES = {
     "errors": ("UsageError", "Failure"),
     "api.models": ("Model", "load", "evaluate", "predict", "inspect", "Inspection"),
+    "api.presets": ("presets", "preset", "recipe", "Zoo"),
     "api.figures": ("figures", "Figure"),
     "api.training": ("Run", "train", "resume", "search", "open_run"),
     "api.studies": ("measure_rate", "sweep", "Sweep", "plan"),

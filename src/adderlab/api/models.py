@@ -19,7 +19,7 @@ from adderlab.evaluation.exact import Prediction, SuiteReport
 from adderlab.evaluation.suites import Suite, of_pairs, parse_suite
 from adderlab.files import schema
 from adderlab.models.config import ModelConfig
-from adderlab.models.describe import ParameterRow, parameter_table
+from adderlab.models.describe import ParameterRow, parameter_rows, parameter_table
 from adderlab.models.tables import Tables, why_no_tables
 from adderlab.models.transformer import Transformer
 from adderlab.models.zoo import get_preset
@@ -223,22 +223,6 @@ class Inspection(Result):
 
     def _repr_html_(self) -> str:
         return html_table(parameter_rows(self.rows), str(self.origin.get("checkpoint", "")))
-
-
-def parameter_rows(rows: Sequence[ParameterRow]) -> list[dict[str, str | int]]:
-    """The parameter table for people, with its total."""
-    total = sum(row.count for row in rows if row.counted)
-    table: list[dict[str, str | int]] = [
-        {
-            "parameter": row.name,
-            "shape": " x ".join(map(str, row.shape)) or "scalar",
-            "numbers": row.count,
-            "tied to": row.tied_to or "",
-            "counted": row.count if row.counted else "-",
-        }
-        for row in rows
-    ]
-    return [*table, {"parameter": "total", "shape": "", "numbers": "", "tied to": "", "counted": total}]
 
 
 def inspect(model: ModelLike | ModelConfig) -> Inspection:

@@ -1,6 +1,7 @@
 """A configuration in words: what is shared, derived or fixed, one line each."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from adderlab.models.config import SPECIALS, ModelConfig
@@ -180,6 +181,22 @@ def parameter_table(config: ModelConfig) -> tuple[ParameterRow, ...]:
             )
         )
     return tuple(rows)
+
+
+def parameter_rows(rows: Sequence[ParameterRow]) -> list[dict[str, str | int]]:
+    """The parameter table for people, with its total."""
+    total = sum(row.count for row in rows if row.counted)
+    table: list[dict[str, str | int]] = [
+        {
+            "parameter": row.name,
+            "shape": " x ".join(map(str, row.shape)) or "scalar",
+            "numbers": row.count,
+            "tied to": row.tied_to or "",
+            "counted": row.count if row.counted else "-",
+        }
+        for row in rows
+    ]
+    return [*table, {"parameter": "total", "shape": "", "numbers": "", "tied to": "", "counted": total}]
 
 
 def count_parameters(config: ModelConfig) -> int:
