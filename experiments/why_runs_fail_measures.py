@@ -51,9 +51,11 @@ def count_learned(metrics: Metrics) -> int:
 
 def outcome(histories: Sequence[SeedHistory]) -> dict[str, Any]:
     """Success rate, how many answer steps each seed ends with, which are missing and how."""
-    rate = wilson(sum(history.succeeded for history in histories), len(histories))
-    ever = wilson(sum(history.grokked_at is not None for history in histories), len(histories))
-    failed = [history for history in histories if not history.succeeded]
+    records = [history.record for history in histories]
+    reached = [each.first_success_step for each in records if each.first_success_step is not None]
+    rate = wilson(sum(record.succeeded for record in records), len(records))
+    ever = wilson(len(reached), len(records))
+    failed = [each for each, record in zip(histories, records, strict=True) if not record.succeeded]
     final = Counter(count_learned(history.last) for history in histories)
     near = sum(1 <= SUM_DIGITS - count_learned(history.last) <= 2 for history in failed)
     per_step = []
@@ -83,8 +85,7 @@ def outcome(histories: Sequence[SeedHistory]) -> dict[str, Any]:
         if failed
         else None,
         "per_answer_step": per_step,
-        "median_grokked_at": median([s.grokked_at for s in histories if s.grokked_at is not None] or [0])
-        or None,
+        "median_grokked_at": median(reached or [0]) or None,
     }
 
 
@@ -95,7 +96,7 @@ def _first_learned(history: SeedHistory, i: int) -> int | None:
 def prediction(histories: Sequence[SeedHistory], total_steps: int) -> list[dict[str, Any]]:
     """How well early metrics separate seeds that succeed from those that fail: the AUC, with a bootstrap
     interval over seeds. 0.5 is chance."""
-    success_S = np.array([history.succeeded for history in histories])
+    success_S = np.array([history.record.succeeded for history in histories])
     found = []
     for step in [s for s in PREDICT_AT if s < total_steps]:
         known = [at(history, step) for history in histories]
@@ -134,7 +135,7 @@ def giving_up(histories: Sequence[SeedHistory], recipe: Recipe) -> dict[str, Any
         end = next((k for k in range(len(seen)) if hopeless(seen[: k + 1], recipe)), None)
         spent += recipe.total_steps if end is None else seen[end].step + 1
         dropped += end is not None
-        wrongly += end is not None and history.succeeded
+        wrongly += end is not None and history.record.succeeded
     return {
         "dropped": dropped,
         "dropped_that_succeed": wrongly,

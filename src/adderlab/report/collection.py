@@ -9,16 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from adderlab.evaluation.intervals import Rate, wilson
-from adderlab.report.history import (
+from adderlab.models.describe import count_parameters
+from adderlab.report.evidence import (
     CertificateRecord,
     EvaluationRecord,
-    RunEvidence,
-    flat_settings,
-    is_run,
     json_files,
     read_results,
-    read_run,
 )
+from adderlab.report.history import RunEvidence, flat_settings, is_run, populations, read_run
 from adderlab.report.replay import Replay, is_replay, open_replay
 
 
@@ -87,9 +85,10 @@ def runs_of(replay: Replay) -> list[RunEvidence]:
 
 
 def groups(runs: Sequence[RunEvidence]) -> list[tuple[str, list[RunEvidence]]]:
-    """Runs of the same model and recipe together, each group with a label of its own."""
+    """Runs of the same kind, model and recipe together, each group with a label of its own; of a sweep,
+    its cells."""
     members: dict[str, list[RunEvidence]] = {}
-    for run in runs:
+    for run in populations(runs):
         key = json.dumps(_comparable(run), sort_keys=True, default=str)
         members.setdefault(key, []).append(run)
     labels = [_label(group[0]) for group in members.values()]
@@ -103,17 +102,21 @@ def groups(runs: Sequence[RunEvidence]) -> list[tuple[str, list[RunEvidence]]]:
 def _comparable(run: RunEvidence) -> dict[str, Any]:
     """Settings that decide a run's success rate: runs equal in all of these are samples of one rate."""
     own = ("recipe.seed", "recipe.run_name", "recipe.run_dir", "recipe.device")
-    return {name: value for name, value in flat_settings(run).items() if name not in own}
+    settings = {name: value for name, value in flat_settings(run).items() if name not in own}
+    # A search gives seeds up early and ends with a success: its rate is not that of a run.
+    return settings | ({"recipe.until": "proved"} if run.kind == "search" else {})
 
 
 def _label(run: RunEvidence) -> str:
     if run.config is None:
         return run.name
-    recipe, params = run.config.recipe, "" if run.summary is None else f"{run.summary['params']}p, "
+    recipe, params = run.config.recipe, count_parameters(run.config.model)
     steps = recipe.get("steps", recipe.get("train_steps", "?"))
     shown = f"{steps:,}" if isinstance(steps, int) else steps
-    text = f"{params}layout {run.config.model.layout}, {shown} steps of {recipe.get('batch_size', '?')}"
-    return f"{text}, lr {recipe.get('lr', '?')}"
+    batch, layout = recipe.get("batch_size", "?"), run.config.model.layout
+    text = f"{params}p, layout {layout}, {shown} steps of {batch}"
+    until = ", until proved" if run.kind == "search" else ""
+    return f"{text}, lr {recipe.get('lr', '?')}{until}"
 
 
 def _distinction(run: RunEvidence, alike: Sequence[RunEvidence]) -> str:
@@ -150,10 +153,10 @@ def pooled_rate(runs: Sequence[RunEvidence]) -> Rate | None:
     A seed that was run again and came to the very same numbers is the same sample and counts once.
     """
     samples = {
-        (history.seed, history.last.step, history.last.train_loss, history.last.val_token_acc): history
+        (record.seed, record.steps, record.train_loss, record.last_token_accuracy): record
         for run in runs
-        for history in run.histories
+        for record in run.evaluated
     }
     if not samples:
         return None
-    return wilson(sum(history.succeeded for history in samples.values()), len(samples))
+    return wilson(sum(record.succeeded for record in samples.values()), len(samples))

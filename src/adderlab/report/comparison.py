@@ -16,7 +16,7 @@ import numpy as np
 from adderlab.errors import Failure, UsageError
 from adderlab.evaluation.intervals import Rate, wilson
 from adderlab.format import seed_list
-from adderlab.report.history import RunEvidence, flat_settings
+from adderlab.report.history import RunEvidence, flat_settings, populations
 from adderlab.results import Result, html_table
 
 ENVIRONMENT = ("device", "device_name", "cpu", "torch", "adderlab", "engine")
@@ -77,7 +77,13 @@ class Contrast:
         return "no seed grokked" if self.log_rank_p is None else f"log-rank p {self.log_rank_p:.2g}"
 
 
-_CONTRAST = tuple(field.name for field in dataclasses.fields(Contrast))
+def _contrast_columns(contrast: Contrast | None) -> dict[str, float | None]:
+    """Flat, under names that tell the difference's interval from the rate's."""
+    names = {"low": "difference_low", "high": "difference_high"}
+    return {
+        names.get(field.name, field.name): None if contrast is None else getattr(contrast, field.name)
+        for field in dataclasses.fields(Contrast)
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +93,8 @@ class Compared:
     name: str
     rate: Rate
     """Seeds that end at 99% exact match or more."""
+    proved: Rate | None
+    """Seeds proved on all pairs; None where no proof was asked for."""
     grokking: Grokking
     contrast: Contrast | None
 
@@ -95,6 +103,7 @@ class Compared:
         return {
             "run": self.name,
             "seeds at 99%, 95% interval": str(self.rate),
+            "proved": "-" if self.proved is None else str(self.proved),
             "median steps to grok": self._median(),
             "against the first": "(the first)" if self.contrast is None else str(self.contrast),
         }
@@ -107,6 +116,7 @@ class Compared:
             "seeds": self.rate.n,
             "rate": self.rate.value,
             "wilson_95": [self.rate.low, self.rate.high],
+            "proved": None if self.proved is None else dataclasses.asdict(self.proved),
             "steps_to_grok": {
                 "reached": list(self.grokking.reached),
                 "censored": list(self.grokking.censored),
@@ -146,10 +156,11 @@ class Comparison(Result):
                 "successes": run.rate.count,
                 "seeds": run.rate.n,
                 "rate": run.rate.value,
-                "low": run.rate.low,
-                "high": run.rate.high,
+                "rate_low": run.rate.low,
+                "rate_high": run.rate.high,
+                "proved": None if run.proved is None else run.proved.count,
                 "median_steps_to_grok": run.grokking.median,
-                **(dataclasses.asdict(run.contrast) if run.contrast else dict.fromkeys(_CONTRAST)),
+                **_contrast_columns(run.contrast),
             }
             for run in self.runs
         ]
@@ -167,12 +178,14 @@ class Comparison(Result):
 
 
 def compare_runs(runs: Sequence[RunEvidence]) -> Comparison:
-    """Compare runs with the first of them. Raises ``UsageError`` for fewer than two, ``Failure`` for
-    one without its settings (all would seem to differ) or without evaluations."""
+    """Compare runs, searches, rates and the cells of sweeps with the first of them. Raises
+    ``UsageError`` for fewer than two, ``Failure`` for one without its settings (all would seem to
+    differ) or without evaluations."""
+    runs = populations(runs)
     if len(runs) < 2:
-        raise UsageError("name at least two run folders to compare")
+        raise UsageError("name at least two run folders to compare, or a sweep of several cells")
     for run in runs:
-        if run.config is None or not run.histories:
+        if run.config is None or not run.evaluated:
             why = run.problems[0] if run.problems else "it has no evaluation"
             raise Failure(f"{run.path} cannot be compared: {why}")
     rates = [_rate(run) for run in runs]
@@ -191,11 +204,11 @@ def compare_runs(runs: Sequence[RunEvidence]) -> Comparison:
                 fisher_holm_p=holm_p,
             )
         )
-    columns = zip(unique_names(runs), rates, grokking, contrasts, strict=True)
+    columns = zip(unique_names(runs), runs, rates, grokking, contrasts, strict=True)
     return Comparison(
         runs=tuple(
-            Compared(name=name, rate=rate, grokking=grok, contrast=contrast)
-            for name, rate, grok, contrast in columns
+            Compared(name=name, rate=rate, proved=run.proved, grokking=grok, contrast=contrast)
+            for name, run, rate, grok, contrast in columns
         ),
         differing=differing_settings(runs),
         problems=tuple(f"{run.path}: {problem}" for run in runs for problem in run.problems),
@@ -217,9 +230,9 @@ def unique_names(runs: Sequence[RunEvidence]) -> list[str]:
 
 def steps_to_grok(run: RunEvidence) -> Grokking:
     """When each seed first reached 99%, or the last step at which it had not."""
-    reached = sorted(history.grokked_at for history in run.histories if history.grokked_at is not None)
-    censored = sorted(history.last.step for history in run.histories if history.grokked_at is None)
-    return Grokking(reached=tuple(reached), censored=tuple(censored))
+    reached = [each.first_success_step for each in run.evaluated if each.first_success_step is not None]
+    censored = [each.steps - 1 for each in run.evaluated if each.first_success_step is None]
+    return Grokking(reached=tuple(sorted(reached)), censored=tuple(sorted(censored)))
 
 
 def fisher(first: Rate, second: Rate) -> float:
@@ -268,8 +281,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def differing_settings(runs: Sequence[RunEvidence]) -> tuple[tuple[str, tuple[Any, ...]], ...]:
     """Settings of model, recipe, seeds and environment that are not the same in every run."""
     tables = [
-        flat_settings(run)
-        | {"seeds": _seeds_text(run)}
+        {"kind": run.kind}
+        | flat_settings(run)
+        | {"seeds": _seeds(run)}
         | {f"environment.{key}": run.environment.get(key) for key in ENVIRONMENT}
         for run in runs
     ]
@@ -278,5 +292,6 @@ def differing_settings(runs: Sequence[RunEvidence]) -> tuple[tuple[str, tuple[An
     return tuple(row for row in rows if any(value != row[1][0] for value in row[1]))
 
 
-def _seeds_text(run: RunEvidence) -> str:
-    return seed_list(run.config.seeds) if run.config else "not recorded"
+def _seeds(run: RunEvidence) -> str:
+    """Those that were begun: a search is given where to start, not where to end."""
+    return seed_list([record.seed for record in run.seeds])

@@ -14,103 +14,121 @@ from typing import Any
 
 from adderlab.evaluation.intervals import clopper_pearson, wilson
 from adderlab.files import schema
-from adderlab.format import count, percent
+from adderlab.format import count, duration, percent
 from adderlab.models.config import ModelConfig
 from adderlab.models.describe import count_parameters
 from adderlab.models.zoo import PRESETS
 from adderlab.recipes import RECIPES
-from adderlab.report.history import (
-    CertificateRecord,
-    Count,
-    EvaluationRecord,
-    RunEvidence,
-    SeedHistory,
-    missing_steps,
-)
+from adderlab.report.evidence import CertificateRecord, Count, EvaluationRecord
+from adderlab.report.history import RunEvidence, missing_steps
 from adderlab.runs.metrics import LEARNED
-from adderlab.runs.records import SUCCESS, SeedRecord, best_of
+from adderlab.runs.records import SeedRecord, best_of
 from adderlab.task.digits import SUM_DIGITS
 
 MOST_CHANGES = 5
 """A recipe with more settings changed is another recipe."""
-NO_FINDING = "No finding: the run's metric tables are missing or unreadable."
+NO_FINDING = "No finding: no seed has an evaluation on record."
 
 
-def describe_run(run: RunEvidence) -> str:
-    """What became of the run's seeds."""
-    if not run.histories:
-        return NO_FINDING
-    sentence = _one_seed(run.histories[0]) if run.num_seeds == 1 else _population(run)
-    return f"{_unfinished(run)}{sentence}"
+def describe_seeds(records: Sequence[SeedRecord], best: SeedRecord | None = None) -> list[str]:
+    """What became of seeds: success, the answer steps that were learned, the best checkpoint, which is
+    that of ``best`` or, without it, the one with the best score."""
+    known = [record for record in records if record.steps]
+    if not known:
+        return [NO_FINDING]
+    if len(records) == 1:
+        return [_one_seed(known[0]), _its_steps(known[0])]
+    return [_population(known), *_steps_of(known), _best_checkpoint(best or best_of(known))]
 
 
-def _unfinished(run: RunEvidence) -> str:
-    if run.status == "done":
-        return ""
-    last = max(history.last.step for history in run.histories)
-    return f"Not finished ({run.status}, last evaluation at step {last:,}). "
-
-
-def _one_seed(history: SeedHistory) -> str:
-    last, best = history.last, history.best
-    if history.succeeded:
-        text = f"Learned to add: {percent(last.val_exact)} exact match at the end (step {last.step:,})"
-        text += f", 99% first at step {history.grokked_at:,}"
-    elif history.grokked_at is not None:
-        text = (
-            f"Grokked at step {history.grokked_at:,} and lost it: {percent(last.val_exact)} exact match "
-            f"at the end (step {last.step:,}), {percent(best.val_exact)} at best (step {best.step:,})"
-        )
+def _one_seed(record: SeedRecord) -> str:
+    last, reached = f"at the end (step {record.steps - 1:,})", record.first_success_step
+    exact = f"{percent(record.last_exact)} exact match {last}"
+    best = f"{percent(record.best_exact)} at best"
+    if record.succeeded:
+        text = f"Learned to add: {exact}"
+        text += "" if reached is None else f", 99% first at step {reached:,}"
+    elif reached is not None:
+        text = f"Grokked at step {reached:,} and lost it: {exact}, {best} (step {record.best_step:,})"
     else:
-        text = (
-            f"Did not learn to add: {percent(last.val_exact)} exact match at the end "
-            f"(step {last.step:,}), {percent(best.val_exact)} at best"
-        )
-    if not math.isfinite(last.train_loss):
-        text += "; its loss is no longer a number (diverged)"
-    return f"{text}. {_steps_of(history)}".strip()
+        text = f"Did not learn to add: {exact}, {best}"
+    return f"{text}{_why_ended(record)}."
 
 
-def _steps_of(history: SeedHistory) -> str:
-    if not history.learned:
+def _why_ended(record: SeedRecord) -> str:
+    reasons = {
+        "diverged": "its loss is no longer a number (diverged)",
+        "dropped": "given up as hopeless",
+        "perfect": "stopped early, as its recipe asks",
+    }
+    return f"; {reasons[record.status]}" if record.status in reasons else ""
+
+
+def _its_steps(record: SeedRecord) -> str:
+    accuracy = record.step_accuracy
+    if not accuracy:
         return "Its tables do not hold the answer steps one by one."
-    learned = sum(history.learned)
-    if learned == SUM_DIGITS:
+    if record.steps_learned == SUM_DIGITS:
         return "All eleven answer steps are learned."
-    missing = ", ".join(
-        f"s_{i} at {percent(history.last.step_acc[i])}"
-        for i in range(SUM_DIGITS)
-        if not history.learned[i]
-    )
-    have = ", ".join(f"s_{i}" for i in range(SUM_DIGITS) if history.learned[i]) or "none"
-    return f"Answer steps learned: {learned} of 11 ({have}); not learned: {missing}."
+    have = ", ".join(f"s_{i}" for i in range(SUM_DIGITS) if accuracy[i] >= LEARNED) or "none"
+    missing = [f"s_{i} at {percent(accuracy[i])}" for i in range(SUM_DIGITS) if accuracy[i] < LEARNED]
+    learned = f"Answer steps learned: {record.steps_learned} of 11 ({have})"
+    return f"{learned}; not learned: {', '.join(missing)}."
 
 
-def _population(run: RunEvidence) -> str:
-    rate = run.success
-    assert rate is not None
-    histories = run.histories
+def _population(records: Sequence[SeedRecord]) -> str:
+    rate = wilson(sum(record.succeeded for record in records), len(records))
     text = f"{rate.count} of {rate.n} seeds learned to add: success rate {rate} (95% Wilson interval)"
-    reached = [history.grokked_at for history in histories if history.grokked_at is not None]
+    reached = [each.first_success_step for each in records if each.first_success_step is not None]
     if reached:
         text += f"; 99% first reached at step {min(reached):,}"
         if len(reached) > 1:
             median = f"{statistics.median(reached):,.0f}"
             text += f", by the median of those {len(reached)} seeds at step {median}"
-    diverged = sum(not math.isfinite(history.last.train_loss) for history in histories)
-    if diverged:
-        text += f"; {diverged} diverged"
-    learned = [sum(history.learned) for history in histories if history.learned]
-    if learned:
-        text += f". Answer steps learned: median {statistics.median(learned):g} of 11"
-        missing = missing_steps(histories)[:3]
-        if missing:
-            worst = ", ".join(f"s_{i} ({n} seed{'s' if n > 1 else ''})" for i, n in missing)
-            text += f"; most often missing: {worst}"
-    best = run.checkpoint
-    if best is not None:
-        text += f". Best checkpoint: seed {best.seed}, {percent(best.val_exact)} at step {best.step:,}"
-    return text + "."
+    counts = Counter(record.status for record in records)
+    ends = [f"{counts[status]} {status}" for status in ("diverged", "dropped") if counts[status]]
+    return f"{'; '.join([text, *ends])}."
+
+
+def _steps_of(records: Sequence[SeedRecord]) -> list[str]:
+    known = [record for record in records if record.step_accuracy]
+    if not known:
+        return []
+    median = statistics.median(record.steps_learned for record in known)
+    text = f"Answer steps learned: median {median:g} of 11"
+    near = sum(9 <= record.steps_learned < SUM_DIGITS for record in known)
+    if near:
+        misses = "1 seed misses" if near == 1 else f"{near} seeds miss"
+        text += f"; {misses} only one or two, which alone makes exact match 0"
+    if missing := missing_steps(known)[:3]:
+        worst = ", ".join(f"s_{i} ({n} seed{'s' if n > 1 else ''})" for i, n in missing)
+        text += f"; most often missing: {worst}"
+    return [f"{text}."]
+
+
+def _best_checkpoint(best: SeedRecord) -> str:
+    return f"Best checkpoint: seed {best.seed}, {percent(best.best_exact)} at step {best.best_step:,}."
+
+
+def describe_run(run: RunEvidence) -> str:
+    """What became of a run's seeds, or of a sweep's cells, in one paragraph; of what is unfinished, that
+    it is."""
+    text = " ".join(describe_seeds(run.seeds, run.best_record))
+    if run.kind == "sweep" and run.cells:
+        text = f"{len(run.cells)} cells; the best: {describe_cell(run.cells[0])}"
+    if not run.evaluated or run.status == "done":
+        return text
+    if run.kind == "search" and run.status not in ("running", "stopped"):
+        return f"The search ended: {run.status}. {text}"
+    last = max(record.steps for record in run.evaluated) - 1
+    return f"Not finished ({run.status}, last evaluation at step {last:,}). {text}"
+
+
+def describe_cell(cell: RunEvidence) -> str:
+    """A cell of a sweep: its settings and its success rate."""
+    settings = ", ".join(f"{name.partition('.')[2]} {value}" for name, value in cell.settings.items())
+    rate = "no evaluation" if cell.success is None else str(cell.success)
+    return f"{cell.name} ({settings}): {rate}." if settings else f"{cell.name}: {rate}."
 
 
 def describe_evaluation(record: EvaluationRecord, *, digits: bool = True) -> str:
@@ -146,24 +164,45 @@ def describe_certificate(record: CertificateRecord) -> str:
 
 
 def describe_proofs(run: RunEvidence) -> str | None:
-    """What is known of the run's models on all pairs; None if nothing was tried."""
-    if not run.proofs and not run.certificates:
-        return None
+    """What is known of the run's models on all pairs; None if no proof was asked for."""
     sentences = []
-    if run.num_seeds > 1:
+    if len(run.seeds) > 1 and run.proved is not None:
         verdicts = [proof.verdict for proof in run.proofs]
         counts = [f"{verdicts.count(v)} {v}" for v in ("refuted", "undecided") if v in verdicts]
-        proved = wilson(run.num_proved, run.num_seeds)
+        repaired = sum(record.route == "assisted" for record in run.seeds)
+        counts += [f"{repaired} of the proved after repair"] if repaired else []
         also = f", {', '.join(counts)}" if counts else ""
-        sentences.append(f"On all pairs: {proved} of the seeds are proved (95% Wilson interval){also}.")
+        sentences.append(
+            f"On all pairs: {run.proved} of the seeds are proved (95% Wilson interval){also}."
+        )
     if run.proof is not None:
-        which = "" if run.num_seeds == 1 else "Best checkpoint: "
+        which = "" if len(run.seeds) == 1 else "Best checkpoint: "
         sentences.append(f"{which}{describe_certificate(run.proof)}")
     return " ".join(sentences) or None
 
 
-def count_or_bounds(number: Count) -> str:
-    """An exact number, or both ends of what is known."""
+def describe_spent(run: RunEvidence) -> str | None:
+    """What a search, or training and proving of recorded seeds, took; None where nothing is known."""
+    spent = (run.summary or {}).get("spent")
+    if isinstance(spent, dict):
+        return (
+            f"Spent: {spent['seed_steps']:,} seed-steps, {spent['core_seconds']:,.1f} core-seconds, "
+            f"{duration(spent['wall_seconds'])} by the clock, failures included."
+        )
+    training = [r.training_core_seconds for r in run.seeds if r.training_core_seconds is not None]
+    proving = [r.proving_core_seconds for r in run.seeds if r.proving_core_seconds is not None]
+    if not training:
+        return None
+    return (
+        f"Spent: {math.fsum(training):,.1f} core-seconds of training and {math.fsum(proving):,.1f} of "
+        "proving, failures included."
+    )
+
+
+def count_or_bounds(number: Count | None) -> str:
+    """An exact number, or both ends of what is known; "some" where it is not recorded."""
+    if number is None:
+        return "some"
     if isinstance(number, tuple):
         return f"between {count(number[0])} and {count(number[1])}"
     return count(number)
@@ -220,50 +259,3 @@ def describe_environment(environment: dict[str, Any]) -> str:
         f"device {device}" + (f" ({name}, {environment.get('cpu_count', '?')} cores)" if name else "")
     )
     return ", ".join(parts)
-
-
-def describe_seeds(records: Sequence[SeedRecord]) -> list[str]:
-    """Sentences about success, the best seed and the answer steps that were learned."""
-    lines = [_success_of(records), _best_seed(records)]
-    if any(record.step_accuracy for record in records):
-        lines.append(_learned_by(records))
-    return lines
-
-
-def _success_of(records: Sequence[SeedRecord]) -> str:
-    count = sum(record.succeeded for record in records)
-    if len(records) == 1:
-        exact = records[0].last_exact
-        verdict = "learned to add" if count else "did not learn to add"
-        return (
-            f"Seed {records[0].seed} {verdict}: {exact:.2%} of its validation pairs are exactly right."
-        )
-    return (
-        f"{count} of {len(records)} seeds end at {SUCCESS:.0%} exact match or more: "
-        f"success rate {wilson(count, len(records))} (95% Wilson interval)."
-    )
-
-
-def _best_seed(records: Sequence[SeedRecord]) -> str:
-    best = best_of(records)
-    exact = f"{best.best_exact:.2%} exact match"
-    text = f"The best checkpoint is seed {best.seed} at step {best.best_step}: {exact}"
-    if best.first_perfect_step is not None:
-        text += f", 100% first at step {best.first_perfect_step}"
-    return text + "."
-
-
-def _learned_by(records: Sequence[SeedRecord]) -> str:
-    known = [record for record in records if record.step_accuracy]
-    missing = Counter(i for each in known for i in range(SUM_DIGITS) if each.step_accuracy[i] < LEARNED)
-    median = statistics.median(record.steps_learned for record in known)
-    text = f"Of the eleven answer digits, {median:g} are learned"
-    text += " (median over seeds)" if len(known) > 1 else ""
-    near = sum(9 <= record.steps_learned < SUM_DIGITS for record in known)
-    if near:
-        who = "1 seed misses" if near == 1 else f"{near} seeds miss"
-        text += f"; {who} only one or two, which alone makes exact match 0"
-    if missing:
-        worst = ", ".join(f"s_{i} ({count})" for i, count in missing.most_common(3))
-        text += f"; most often missing: {worst}"
-    return text + "."

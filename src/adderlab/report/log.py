@@ -15,21 +15,16 @@ from adderlab.files.atomic import disk_failure, write_text
 from adderlab.format import as_typed, code_block
 from adderlab.report.collection import Evidence, collect, groups, pooled_rate, runs_of
 from adderlab.report.describe import (
+    describe_cell,
     describe_certificate,
     describe_environment,
     describe_evaluation,
     describe_proofs,
     describe_run,
+    describe_spent,
 )
-from adderlab.report.history import (
-    NOTES,
-    EvaluationRecord,
-    RunEvidence,
-    is_run,
-    read_notes,
-    read_results,
-    read_run,
-)
+from adderlab.report.evidence import EvaluationRecord, read_results
+from adderlab.report.history import NOTES, RunEvidence, is_run, read_notes, read_run
 from adderlab.report.replay import Entry, Replay
 from adderlab.report.series import Checked, Experiment, SeriesStep
 
@@ -39,7 +34,7 @@ _TITLE = "# Experiments Log"
 _MARKS = (MARK, f"{_TITLE}\n\nWritten by `adderlab log")
 """Logs of version 0.1 begin with the second."""
 UNDATED = "Undated"
-_RUN_FILES = ("summary.json", "metrics.csv", "seed_metrics.csv", "seeds.csv")
+_RUN_FILES = ("summary.json", "metrics.csv", "seed_metrics.csv", "seeds.csv", "table.csv")
 
 
 def write_log(paths: Sequence[Path], output: Path, command: str) -> None:
@@ -221,7 +216,7 @@ def _run_findings(run: RunEvidence, brief: bool = False) -> list[str]:
         describe_run(run),
         *(f"Missing or damaged: {problem}." for problem in run.problems),
         *(_about(e, brief) for e in run.evaluations),
-        *([proof] if (proof := describe_proofs(run)) else []),
+        *filter(None, (describe_proofs(run), describe_spent(run))),
     ]
 
 
@@ -256,7 +251,7 @@ def _unmet(checked: Sequence[Checked]) -> str:
 
 
 def _run_section(run: RunEvidence) -> str:
-    lines = [f"### Run {run.name} ({run.path.as_posix()})\n"]
+    lines = [f"### {run.kind.capitalize()} {run.name} ({run.path.as_posix()})\n"]
     lines.append(f"- Environment: {describe_environment(run.environment)}")
     if run.config and run.config.command:
         lines.append(f"- Command:\n```bash\n{code_block(shlex.join(as_typed(run.config.command)))}\n```")
@@ -264,6 +259,7 @@ def _run_section(run: RunEvidence) -> str:
     if outputs:
         lines.append(f"- Outputs: {', '.join(outputs)}")
     lines += [_finding(text) for text in _run_findings(run)]
+    lines += [f"- Cell {describe_cell(cell)}" for cell in run.cells]
     return "\n".join([*lines, _remarks(run.path / NOTES)])
 
 
@@ -292,7 +288,7 @@ def _over_all(evidence: Evidence) -> str:
     for label, members in groups(runs):
         rate = pooled_rate(members)
         proved = sum(run.num_proved for run in members)
-        seeds = sum(run.num_seeds for run in members)
+        seeds = sum(len(run.seeds) for run in members)
         rows.append(
             f"| {_cell(label)} | {len(members)} | {seeds} | {rate or 'no evaluation'} | {proved} |"
         )

@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 import shlex
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from adderlab.format import as_typed, percent, seed_list
+from adderlab.evaluation.intervals import Rate
+from adderlab.format import as_typed, duration, percent, seed_list
 from adderlab.report import sections
 from adderlab.report.anatomy import dissect
 from adderlab.report.comparison import Comparison, compare_runs, unique_names
@@ -23,7 +25,7 @@ from adderlab.report.describe import (
     describe_recipe,
     describe_run,
 )
-from adderlab.report.history import RunEvidence, flat_settings
+from adderlab.report.history import RunEvidence, flat_settings, populations
 from adderlab.report.html import page, paragraph, table, tag, tile
 from adderlab.runs.environment import now
 
@@ -52,65 +54,103 @@ def _run(run: RunEvidence, name: str, number: int, *, alone: bool) -> str:
         _tiles(run),
     ]
     parts += [paragraph(f"Missing or damaged: {problem}.", class_="no") for problem in run.problems]
-    if run.histories:
-        parts += [sections.curves(run), sections.digits(run)]
-    if run.checkpoint is not None:
-        parts.append(sections.inside(run, dissect(run.checkpoint)))
-    parts.append(sections.results(run))
+    if run.kind == "sweep":
+        parts.append(sections.cells(run))
+    else:
+        parts += _population(run)
     if run.notes:
         parts += [tag("h2", "Remarks"), tag("pre", escape(run.notes))]
     parts.append(_settings(run))
     return "\n".join(parts)
 
 
+def _population(run: RunEvidence) -> list[str]:
+    """The sections on seeds of one model and recipe: of a run, a search or a rate."""
+    parts = [sections.curves(run), sections.digits(run)] if run.histories else []
+    if len(run.seeds) > 1 or run.kind != "run":
+        parts.append(sections.seeds(run))
+    if run.checkpoint is not None:
+        parts.append(sections.inside(run, dissect(run.checkpoint)))
+    return [*parts, sections.results(run)]
+
+
 def _about(run: RunEvidence) -> list[str]:
     """Model, recipe, seeds, date; then how far it is, and where it ran."""
     date = run.started[:10] or "not recorded"
-    config = run.config
-    if config is None:
-        what = [f"date: {date}"]
-    else:
-        count = f"{len(config.seeds)} seed" + ("s" if len(config.seeds) > 1 else "")
-        what = [
-            f"model: {describe_model(config.model)}",
-            f"recipe: {describe_recipe(config.recipe)}, {config.train_steps:,} steps",
-            f"{count}: {seed_list(config.seeds)}",
-            f"date: {date}",
-        ]
+    # A search is given where to start, not where to end; the cells of a sweep share their seeds.
+    seeds = list(dict.fromkeys(record.seed for record in run.seeds))
+    count = f"{len(seeds)} seed{'s' if len(seeds) != 1 else ''}"
+    what = [f"{count}: {seed_list(seeds)}", f"date: {date}"]
+    if run.config is not None:
+        recipe = f"{describe_recipe(run.config.recipe)}, {run.config.train_steps:,} steps"
+        what = [f"model: {describe_model(run.config.model)}", f"recipe: {recipe}", *what]
+    what = [run.kind, *what] if run.kind != "run" else what
     return [" | ".join(what), f"status: {run.status} | {describe_environment(run.environment)}"]
 
 
 def _tiles(run: RunEvidence) -> str:
-    """Did it grok, how many, since when, proved?"""
-    return tag("div", *_success_tiles(run), _proved(run), class_="tiles")
+    """Did it grok, how many, since when, proved? Of a sweep, which cell is best."""
+    if run.kind == "sweep":
+        return tag("div", *_sweep_tiles(run), class_="tiles")
+    return tag("div", *_success_tiles(run), _proved(run), *_cost(run), class_="tiles")
+
+
+def _sweep_tiles(sweep: RunEvidence) -> list[str]:
+    best = sweep.cells[0] if sweep.cells else None
+    counts = Counter(cell.status for cell in sweep.cells)
+    states = ", ".join(f"{n} {status}" for status, n in counts.items())
+    tiles = [tile("How many cells?", str(len(sweep.cells)), states, "open")]
+    if best is None or best.success is None:
+        return [*tiles, tile("Which is best?", "not known", "no cell has been evaluated", "open")]
+    mood = "yes" if best.success.count else "no"
+    settings = ", ".join(f"{name} {_plain(value)}" for name, value in best.settings.items())
+    rate = f"{best.success.count} of {best.success.n}"
+    return [
+        *tiles,
+        tile("Which is best?", best.name, settings, mood),
+        tile("How many of its seeds?", rate, _interval(best.success), mood),
+    ]
+
+
+def _interval(rate: Rate) -> str:
+    return f"rate {percent(rate.value)}, 95% interval {percent(rate.low)} to {percent(rate.high)}"
+
+
+def _cost(run: RunEvidence) -> list[str]:
+    """What a search took; nothing for others."""
+    spent = (run.summary or {}).get("spent")
+    if not isinstance(spent, dict):
+        return []
+    more = f"{spent['core_seconds']:,.1f} core-seconds, {spent['seed_steps']:,} seed-steps"
+    return [tile("What did it take?", duration(spent["wall_seconds"]), more, "open")]
 
 
 def _success_tiles(run: RunEvidence) -> list[str]:
     asks = ("Did it grok?", "How many seeds?", "Since when?")
-    rate, best = run.success, run.best
+    rate, best = run.success, run.best_record
     if rate is None or best is None:
-        return [tile(ask, "not known", "the metric tables are missing", "open") for ask in asks]
+        return [tile(ask, "not known", "no seed has an evaluation on record", "open") for ask in asks]
     mood = "yes" if rate.count else "no"
-    more = f"best seed {best.seed}: {percent(best.best.val_exact)}"
+    more = f"best seed {best.seed}: {percent(best.best_exact)}"
     if rate.count:
         more += " on its validation pairs"
         measured = run.evaluations_of_best
         more += "".join(f"; {e.errors:,} of {e.n:,} pairs wrong ({e.suite})" for e in measured)
     else:
-        steps = f"{sum(best.learned)} of 11 answer steps" if best.learned else "answer steps unknown"
+        known = bool(best.step_accuracy)
+        steps = f"{best.steps_learned} of 11 answer steps" if known else "answer steps unknown"
         more += f" exact, {steps}"
-    interval = f"rate {percent(rate.value)}, 95% interval {percent(rate.low)} to {percent(rate.high)}"
     return [
         tile(asks[0], "Yes" if rate.count else "No", more, mood),
-        tile(asks[1], f"{rate.count} of {rate.n}", interval, mood),
+        tile(asks[1], f"{rate.count} of {rate.n}", _interval(rate), mood),
         _since(run),
     ]
 
 
 def _since(run: RunEvidence) -> str:
-    reached = [each.grokked_at for each in run.histories if each.grokked_at is not None]
+    reached = [each.first_success_step for each in run.seeds if each.first_success_step is not None]
     if not reached:
-        last = max(history.last.step for history in run.histories)
+        last = max(record.steps for record in run.evaluated) - 1
         return tile("Since when?", "never", f"watched until step {last:,}", "no")
     more = "first evaluation at 99% or more"
     if len(reached) > 1:
@@ -121,9 +161,9 @@ def _since(run: RunEvidence) -> str:
 def _proved(run: RunEvidence) -> str:
     certificate = run.proof
     if certificate is None:
-        return tile("Proved?", "not tried", f"adderlab prove {run.path}/checkpoints/best.pt", "open")
-    others = run.num_proved - (certificate.verdict == "proved")
-    also = f"; {others} more of its models proved" if others > 0 else ""
+        return tile("Proved?", "not tried", f"adderlab prove {sections.best_file(run)}", "open")
+    several = run.proved is not None and run.proved.n > 1
+    also = f"; {run.proved.count} of {run.proved.n} seeds proved" if several and run.proved else ""
     failing = count_or_bounds(certificate.failing_pairs)
     if certificate.verdict == "proved":
         bound = certificate.margin_bound
@@ -153,7 +193,7 @@ def _overview(runs: Sequence[RunEvidence], names: Sequence[str]) -> str:
     """Several runs at a glance."""
     rows = []
     for run, name in zip(runs, names, strict=True):
-        reached = [each.grokked_at for each in run.histories if each.grokked_at is not None]
+        reached = [each.first_success_step for each in run.seeds if each.first_success_step is not None]
         rows.append(
             [
                 name,
@@ -164,7 +204,7 @@ def _overview(runs: Sequence[RunEvidence], names: Sequence[str]) -> str:
         )
     head = ("run", "seeds at 99%, 95% Wilson interval", "first at", "best checkpoint proved?")
     parts = [tag("h1", f"{len(runs)} runs"), table(head, rows)]
-    if all(run.config and run.histories for run in runs):
+    if all(run.config and run.evaluated for run in populations(runs)):
         parts.append(_contrasts(compare_runs(runs)))
     return "\n".join(parts)
 

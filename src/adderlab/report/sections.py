@@ -1,21 +1,36 @@
-"""The sections of a report on one run: what happened, the best checkpoint from inside, results.
+"""The sections of a report: what became of seeds and cells, the best checkpoint from inside, results.
 
 Every function gives HTML.
 """
 
 from __future__ import annotations
 
+import json
 from html import escape
+from pathlib import Path
 
 from adderlab.evaluation.exact import Prediction
 from adderlab.evaluation.intervals import clopper_pearson
 from adderlab.format import percent, tick
 from adderlab.report import figures as charts
 from adderlab.report.anatomy import Anatomy
-from adderlab.report.describe import count_or_bounds, describe_evaluation, describe_proofs
-from adderlab.report.history import CertificateRecord, RunEvidence
+from adderlab.report.describe import (
+    count_or_bounds,
+    describe_cell,
+    describe_evaluation,
+    describe_proofs,
+    describe_spent,
+)
+from adderlab.report.evidence import CertificateRecord
+from adderlab.report.history import RunEvidence
 from adderlab.report.html import figure, key, paragraph, table, tag
+from adderlab.runs.records import SeedRecord
 from adderlab.task.digits import SUM_DIGITS
+
+MOST_ROWS = 40
+"""A longer table of seeds is folded."""
+MOST_CELLS = 48
+"""Of a sweep, whose curves are drawn."""
 
 _RAMP = 'none <span class="ramp"></span> all. '
 """The legend of a grid of cells."""
@@ -23,12 +38,8 @@ _RAMP = 'none <span class="ramp"></span> all. '
 
 def curves(run: RunEvidence) -> str:
     """Exact match, success rate, answer steps learned and loss over training steps."""
-    histories, best = run.histories, run.best
+    histories, best, legend = run.histories, run.best, _legend(run)
     several = len(histories) > 1
-    legend = key("best", f"best seed {best.seed}") if best else ""
-    if several:
-        legend += key("median", "median") + key("band", "middle 80% of the seeds")
-        legend += key("seed", "every seed") if len(histories) <= charts.MOST_LINES else ""
     figures = [
         figure(
             "Grokking",
@@ -44,6 +55,14 @@ def curves(run: RunEvidence) -> str:
         figures.append(figure("Answer steps learned", charts.learned(histories, best), caption))
     figures.append(figure("Loss", charts.losses(histories, best), f"Of one training batch. {legend}"))
     return tag("div", *figures, class_="figures")
+
+
+def _legend(run: RunEvidence) -> str:
+    legend = key("best", f"best seed {run.best.seed}") if run.best else ""
+    if len(run.histories) > 1:
+        legend += key("median", "median") + key("band", "middle 80% of the seeds")
+        legend += key("seed", "every seed") if len(run.histories) <= charts.MOST_LINES else ""
+    return legend
 
 
 def digits(run: RunEvidence) -> str:
@@ -80,7 +99,7 @@ def inside(run: RunEvidence, anatomy: Anatomy) -> str:
     """The best checkpoint: where it looks, its embeddings, its margins, its worst pair."""
     checkpoint = run.checkpoint
     assert checkpoint is not None
-    where = f"checkpoints/best.pt: seed {checkpoint.seed}, step {checkpoint.step:,}"
+    where = f"Seed {checkpoint.seed}, step {checkpoint.step:,}."
     parts = [tag("h2", "Inside the best checkpoint"), paragraph(where, class_="muted")]
     figures = []
     if anatomy.no_tables:
@@ -166,12 +185,108 @@ def _sum_text(worst: Prediction) -> str:
     return tag("div", "\n".join(f"{name:<9}{number}" for name, number in rows), class_="sum")
 
 
+SEED_COLUMNS = (
+    "seed",
+    "status",
+    "steps",
+    "exact at the end",
+    "best exact",
+    "at step",
+    "answer steps",
+    "99% first at",
+    "verdict",
+    "failing pairs",
+    "smallest margin",
+    "core-s training",
+    "core-s proving",
+)
+
+
+def seeds(run: RunEvidence) -> str:
+    """What became of each seed, in the order in which they were begun."""
+    proofs = {proof.seed: proof for proof in run.proofs}
+    rows = [_seed_row(record, proofs.get(record.seed)) for record in run.seeds]
+    # A column of which nothing is known is left out.
+    known = [k for k in range(len(SEED_COLUMNS)) if any(row[k] for row in rows)]
+    listed = table(
+        [SEED_COLUMNS[k] for k in known],
+        [[row[k] for k in known] for row in rows],
+        numeric=[place for place, k in enumerate(known) if SEED_COLUMNS[k] not in ("status", "verdict")],
+    )
+    if len(rows) > MOST_ROWS:
+        listed = tag("details", tag("summary", f"All {len(rows)} seeds"), listed)
+    return tag("h2", "What became of each seed") + listed
+
+
+def _seed_row(record: SeedRecord, proof: CertificateRecord | None) -> list[str]:
+    verdict = "proved after repair" if record.route == "assisted" else record.verdict or ""
+    return [
+        str(record.seed),
+        record.status,
+        f"{record.steps:,}",
+        percent(record.last_exact),
+        percent(record.best_exact),
+        f"{record.best_step:,}",
+        str(record.steps_learned) if record.step_accuracy else "",
+        _shown(record.first_success_step, "{:,}"),
+        verdict,
+        "" if proof is None else count_or_bounds(proof.failing_pairs),
+        "" if proof is None else f"{proof.margin_witness:.4g}",
+        _shown(record.training_core_seconds, "{:,.1f}"),
+        _shown(record.proving_core_seconds, "{:,.1f}"),
+    ]
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "" if value is None else form.format(value)
+
+
+def cells(sweep: RunEvidence) -> str:
+    """A sweep's cells, the best first: their settings and rates, then the curves of the best."""
+    settings = list(dict.fromkeys(name for cell in sweep.cells for name in cell.settings))
+    head = ["cell", *settings, "status", "seeds at 99%, 95% Wilson interval", "proved", "99% first at"]
+    rows = []
+    for cell in sweep.cells:
+        reached = [each.first_success_step for each in cell.seeds if each.first_success_step is not None]
+        rows.append(
+            [
+                cell.name,
+                *(_setting(cell.settings.get(name)) for name in settings),
+                cell.status,
+                "no evaluation" if cell.success is None else str(cell.success),
+                "" if cell.proved is None else str(cell.proved),
+                f"{min(reached):,}" if reached else "never",
+            ]
+        )
+    figures = [
+        figure(describe_cell(cell), charts.grokking(cell.histories, cell.best), _legend(cell))
+        for cell in sweep.cells[:MOST_CELLS]
+        if cell.histories
+    ]
+    parts = [tag("h2", "Cells, the best first"), table(head, rows)]
+    if len(sweep.cells) > MOST_CELLS:
+        parts.append(paragraph(f"Curves are drawn of the best {MOST_CELLS} cells.", class_="muted"))
+    return "\n".join([*parts, tag("div", *figures, class_="figures")])
+
+
+def _setting(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def best_file(run: RunEvidence) -> Path:
+    """Where the best checkpoint lies."""
+    best = run.best_record
+    if run.kind == "run" or best is None or best.checkpoint is None:
+        return run.path / "checkpoints" / "best.pt"
+    return run.path / best.checkpoint
+
+
 def results(run: RunEvidence) -> str:
     """Evaluations, failures, certificates."""
     parts = [tag("h2", "Evaluations and failures")]
     records = run.evaluations_of_best
     if not records:
-        where = run.path / "checkpoints" / "best.pt"
+        where = best_file(run)
         parts.append(
             paragraph(f"No evaluation is in the run folder. adderlab evaluate {where} makes one.")
         )
@@ -185,16 +300,8 @@ def results(run: RunEvidence) -> str:
             rows = [_group_row(*group) for group in record.groups]
             by_group = table(("group", "pairs", "wrong", "exact match"), rows, numeric=(1, 2, 3))
             parts.append(tag("details", tag("summary", "By group"), by_group))
-    parts += [paragraph(proof) for proof in (describe_proofs(run),) if proof]
-    if run.proofs:
-        head = ("seed", "verdict", "failing pairs", "smallest margin", "at")
-        parts.append(table(head, [_proof_row(proof) for proof in run.proofs], numeric=(0, 2, 3)))
-    return "\n".join(parts)
-
-
-def _proof_row(proof: CertificateRecord) -> list[str]:
-    failing, (a, b) = count_or_bounds(proof.failing_pairs), proof.pair
-    return [str(proof.seed), proof.verdict, failing, f"{proof.margin_witness:.4g}", f"{a} + {b}"]
+    sentences = (describe_proofs(run), describe_spent(run))
+    return "\n".join([*parts, *(paragraph(sentence) for sentence in sentences if sentence)])
 
 
 def _group_row(name: str, n: int, errors: int) -> list[str]:

@@ -125,11 +125,15 @@ def test_steps_to_grok_are_censored_where_a_seed_did_not(tmp_path: Path) -> None
 def test_runs_that_cannot_be_compared_are_refused(tmp_path: Path, capsys) -> None:
     a = write_run(tmp_path / "a", {0: GROKS, 1: NEVER})
     b = write_run(tmp_path / "b", {0: GROKS, 1: NEVER})
-    (b / "seed_metrics.csv").unlink()
+    for name in ("seed_metrics.csv", "seeds.json", "seeds.csv", "metrics.csv"):
+        (b / name).unlink()
     with pytest.raises(Failure, match="seed_metrics"):
         compare_runs([read_run(a), read_run(b)])
     assert main(["compare", str(a)]) == 2
     assert "two run folders" in capsys.readouterr().err
+    (a / "config.json").write_text("{")
+    with pytest.raises(Failure, match=r"config\.json"):
+        compare_runs([read_run(a), read_run(a)])
 
 
 def test_environments_and_seeds_that_differ_are_listed(tmp_path: Path) -> None:

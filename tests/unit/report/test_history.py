@@ -16,17 +16,18 @@ from helpers.runs import GROKS, LATE, LOST, NEVER, checkpoint, write_run
 def test_a_population_is_read_seed_by_seed(tmp_path: Path) -> None:
     run = read_run(write_run(tmp_path / "run", {0: GROKS, 1: LATE, 2: NEVER, 3: LOST}))
     assert run.problems == ()
+    assert [record.succeeded for record in run.seeds] == [True, True, False, False]
+    assert [record.first_success_step for record in run.seeds] == [2000, 3000, None, 1000]
+    assert run.seeds[3].best_step == 1000
     by_seed = {history.seed: history for history in run.histories}
-    assert [by_seed[s].succeeded for s in range(4)] == [True, True, False, False]
-    assert [by_seed[s].grokked_at for s in range(4)] == [2000, 3000, None, 1000]
-    assert by_seed[3].best.step == 1000
+    assert all(by_seed[record.seed].record.best_step == record.best_step for record in run.seeds)
     assert by_seed[0].learned_since(0) == 1000 and by_seed[0].learned_since(10) == 2000
     assert by_seed[2].learned_since(0) is None
     # The lost seed learned all eleven steps and kept only four: what counts is the end.
     assert by_seed[3].learned_since(9) is None
     assert run.success is not None and (run.success.count, run.success.n) == (2, 4)
-    assert missing_steps(run.histories)[0] == (4, 2)
-    assert run.best is not None and run.best.seed == 0
+    assert missing_steps(run.seeds)[0] == (4, 2)
+    assert run.best is not None and run.best.seed == 0 and run.proved is None
 
 
 @pytest.mark.parametrize("name", ["seed_metrics.csv", "summary.json"])
@@ -35,7 +36,17 @@ def test_missing_files_are_problems(tmp_path: Path, name: str) -> None:
     (path / name).unlink()
     run = read_run(path)
     assert any(name in problem for problem in run.problems)
-    assert (run.histories == ()) is (run.success is None) is (name == "seed_metrics.csv")
+    assert (run.histories == ()) is (name == "seed_metrics.csv")
+    # The records of the seeds know what came of them, without the curves.
+    assert run.success is not None and run.success.count == 2
+
+
+def test_without_records_and_tables_nothing_is_known(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "run", {0: GROKS, 1: LATE})
+    for name in ("seed_metrics.csv", "seeds.json", "seeds.csv", "metrics.csv"):
+        (path / name).unlink()
+    run = read_run(path)
+    assert run.success is None and run.evaluated == () and "seed_metrics.csv" in run.problems[0]
 
 
 def test_a_folder_without_a_configuration_is_no_run(tmp_path: Path) -> None:
@@ -43,6 +54,15 @@ def test_a_folder_without_a_configuration_is_no_run(tmp_path: Path) -> None:
     (path / "config.json").unlink()
     with pytest.raises(UsageError, match="no run"):
         read_run(path)
+
+
+def test_a_run_of_version_0_1_is_read_off_its_tables(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "run", {0: GROKS, 1: LATE, 2: NEVER})
+    now = read_run(path)
+    (path / "seeds.json").unlink()
+    old = read_run(path)
+    assert old.problems == () and old.success == now.success
+    assert [each.best_step for each in old.seeds] == [each.best_step for each in now.seeds]
 
 
 def test_a_damaged_table_gives_no_curves(tmp_path: Path) -> None:
@@ -59,9 +79,12 @@ def test_tables_that_contradict_the_summary_are_problems(tmp_path: Path) -> None
     summary["success"]["successes"] = 2
     summary["best_val_exact"] = 0.75
     (path / "summary.json").write_text(json.dumps(summary))
+    table = path / "seed_metrics.csv"
+    table.write_text(table.read_text().replace("1,3000,0.5,0,", "1,3000,0.5,0.5,"))
     problems = " ".join(read_run(path).problems)
-    assert "counts 2 successful seeds, the metric tables 1" in problems
-    assert "best_val_exact 0.75, the metric tables 1" in problems
+    assert "differ on seed 1" in problems
+    assert "counts 2 successful seeds, their records 1" in problems
+    assert "best_val_exact 0.75, the records of the seeds 1" in problems
 
 
 def test_evaluations_and_certificates_are_found(tmp_path: Path) -> None:

@@ -68,10 +68,17 @@ def test_deleted_evidence_is_said_and_not_invented(lab: Path, name: str) -> None
     start = text.index("### Run first")
     section = text[start : text.index("\n## ", start)]
     assert name in section
-    if name == "seed_metrics.csv":
-        assert "No finding" in section and "2 of 3" not in text
-        # The other run still counts; the first one's seeds count nowhere.
-        assert "0/2 = 0.0%" in text
+    # The records of the seeds still know what came of them.
+    assert "2 of 3 seeds learned to add" in section
+
+
+def test_evidence_of_nothing_is_no_finding(lab: Path) -> None:
+    for name in ("seed_metrics.csv", "seeds.json", "seeds.csv", "metrics.csv"):
+        Path("results/runs/first", name).unlink()
+    text = written()
+    assert "No finding" in text and "2 of 3" not in text
+    # The other run still counts; the first one's seeds count nowhere.
+    assert "0/2 = 0.0%" in text
 
 
 def test_certificates_are_told_and_counted(lab: Path) -> None:
@@ -180,7 +187,7 @@ def test_a_run_of_the_published_program(tmp_path: Path, monkeypatch) -> None:
     (path / "config.json").write_text(json.dumps({"model": config["model"], "train": train}))
     rows = [line.split(",")[:6] for line in (path / "metrics.csv").read_text().splitlines()]
     (path / "metrics.csv").write_text("".join(",".join(row) + "\n" for row in rows))
-    for name in ("environment.json", "seeds.csv"):
+    for name in ("environment.json", "seeds.csv", "seeds.json"):
         (path / name).unlink()
     text = written()
     assert "Environment: not recorded" in text

@@ -9,7 +9,6 @@ import struct
 import subprocess
 import zlib
 from html import unescape
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -28,38 +27,9 @@ from adderlab.report.svg import Plot, ticks
 from adderlab.task.layouts import LAYOUTS, get_layout
 from helpers.evidence import CERTIFICATE, EVALUATION
 from helpers.golden import Golden
+from helpers.pages import Page
 from helpers.reference import reference_checkpoint
 from helpers.runs import GROKS, LATE, LOST, NEVER, checkpoint, write_run
-
-VOID = {"meta", "br", "img", "input", "link", "hr"}
-
-
-class Page(HTMLParser):
-    """Checks that tags close in order; collects text and attributes."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.words: list[str] = []
-        self.attributes: list[tuple[str, str, str]] = []
-        self.feed(html)
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.attributes += [(tag, name, value or "") for name, value in attrs]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if not self.open or self.open[-1] != "style":
-            self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
 
 
 def population(path: Path) -> Path:
@@ -85,21 +55,15 @@ def proved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def top(page: Page) -> str:
-    """What stands above the first figure, a line for every piece of text."""
-    words = [piece.strip() for piece in page.words if piece.strip()]
-    return "\n".join(words[: words.index("Grokking")]) + "\n"
-
-
 def test_the_top_answers_what_a_reader_asks_first(proved: Path, tmp_path: Path, golden: Golden) -> None:
-    golden("report/page_proved.txt", top(report(proved, output=tmp_path / "r.html")))
+    golden("report/page_proved.txt", report(proved, output=tmp_path / "r.html").above("Grokking"))
 
 
 def test_the_header_names_model_recipe_seeds_and_date(tmp_path: Path) -> None:
     preset = get_preset("456p")
     settings = to_dict(named_for(preset, "best").recipe)
     path = write_run(tmp_path / "run", {0: GROKS, 1: NEVER, 5: NEVER}, changes=settings)
-    text = top(report(path, output=tmp_path / "r.html"))
+    text = report(path, output=tmp_path / "r.html").above("Grokking")
     assert "model: 456p (456 parameters)" in text and "seeds: 0-1,5" in text
     assert f"recipe: {named_for(preset, 'best').name}" in text and "date: 2026-11-20" in text
 
@@ -138,13 +102,14 @@ def test_nothing_is_fetched_and_nothing_runs(proved: Path, tmp_path: Path) -> No
 def test_no_seed_grokked_nothing_proved(tmp_path: Path, monkeypatch, golden: Golden) -> None:
     monkeypatch.chdir(tmp_path)
     page = report(write_run(Path("run"), {0: NEVER, 1: NEVER}), output=Path("r.html"))
-    golden("report/page_not_grokked.txt", top(page))
+    golden("report/page_not_grokked.txt", page.above("Grokking"))
     assert "No evaluation is in the run folder" in page.text
 
 
 def test_a_run_without_tables_or_checkpoint_still_has_a_report(tmp_path: Path) -> None:
     path = write_run(tmp_path / "run", {0: GROKS, 1: NEVER})
-    (path / "seed_metrics.csv").unlink()
+    for name in ("seed_metrics.csv", "seeds.json", "seeds.csv", "metrics.csv"):
+        (path / name).unlink()
     (path / "checkpoints" / "best.pt").unlink()
     text = report(path, output=tmp_path / "r.html").text
     assert "seed_metrics.csv is missing" in text and "Did it grok? not known" in text
@@ -153,7 +118,10 @@ def test_a_run_without_tables_or_checkpoint_still_has_a_report(tmp_path: Path) -
 
 def test_several_runs_are_compared_at_the_top(proved: Path, tmp_path: Path, golden: Golden) -> None:
     other = write_run(tmp_path / "other", {s: NEVER for s in range(8)}, changes={"lr": 0.01})
-    golden("report/page_of_two_runs.txt", top(report(proved, other, output=tmp_path / "r.html")))
+    golden(
+        "report/page_of_two_runs.txt",
+        report(proved, other, output=tmp_path / "r.html").above("Grokking"),
+    )
 
 
 def test_wrong_use_is_one_line(tmp_path: Path, capsys) -> None:
