@@ -77,7 +77,7 @@ def run(args: Args) -> int:
     from adderlab.cli.options import emit_json
     from adderlab.errors import UsageError
     from adderlab.files.schema import to_dict
-    from adderlab.report.rates import summary
+    from adderlab.report.rates import describe_rate
     from adderlab.runs.config import kind_of
     from adderlab.study.rate_record import FOLDER
     from adderlab.study.verdicts import Assistance
@@ -137,7 +137,7 @@ def run(args: Args) -> int:
         emit_json(to_dict(record), None)
     else:
         path = (args.output or FOLDER) / record.file_name
-        print("\n".join([*summary(record), f"Written to {path}; runs are in {folder}/"]))
+        print("\n".join([*describe_rate(record), f"Written to {path}; runs are in {folder}/"]))
     return 0
 
 
@@ -146,7 +146,7 @@ def _show(args: Args) -> int:
     from adderlab.cli.options import emit_json
     from adderlab.errors import UsageError
     from adderlab.files.schema import to_dict
-    from adderlab.report.rates import as_markdown
+    from adderlab.report.rates import rates_page
     from adderlab.study.rate_record import default_folder, read_rates
 
     if not (args.table or args.markdown or args.json):
@@ -156,7 +156,7 @@ def _show(args: Args) -> int:
     if args.json:
         emit_json([to_dict(record) for record in records], None)
     elif args.markdown:
-        print(as_markdown(records))
+        print(rates_page(records))
     elif records:
         _print_table(records)
     else:
@@ -168,12 +168,12 @@ def _print_table(records: list[RateRecord]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from adderlab.report.rates import COLUMNS, cells
+    from adderlab.report.rates import COLUMNS, table_row
 
     table = Table(box=None, pad_edge=False)
     for i, column in enumerate(COLUMNS):
         table.add_column(column, justify="left" if i < 3 else "right")
     for record in records:
-        table.add_row(*cells(record))
+        table.add_row(*table_row(record))
     Console().print(table)
     print("train s, prove s: median core-seconds of a seed; to a proof: expected, on 2 cores.")

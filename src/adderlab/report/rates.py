@@ -28,7 +28,7 @@ COLUMNS = (
 """The last three: core-seconds of one seed (median), and time from nothing on 2 cores."""
 
 
-def cells(record: RateRecord) -> list[str]:
+def table_row(record: RateRecord) -> list[str]:
     """A row under ``COLUMNS``."""
     return [
         record.preset,
@@ -66,7 +66,7 @@ def _or_dash(value: float | None, shown: Callable[[float], str]) -> str:
     return "-" if value is None else shown(value)
 
 
-def summary(record: RateRecord) -> list[str]:
+def describe_rate(record: RateRecord) -> list[str]:
     """A row as sentences."""
     lines = [
         f"{record.preset}, recipe {record.recipe}, {record.n} seeds ({record.seeds}), "
@@ -97,7 +97,7 @@ def summary(record: RateRecord) -> list[str]:
     return lines
 
 
-def as_markdown(records: Sequence[RateRecord]) -> str:
+def rates_page(records: Sequence[RateRecord]) -> str:
     """docs/rates.md: the table, then how to measure every row again."""
     lines = [
         "# Measured success rates",
@@ -122,7 +122,7 @@ def as_markdown(records: Sequence[RateRecord]) -> str:
     if not records:
         return "\n".join([*lines, "No rate has been measured yet."])
     lines += [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
-    lines += [f"| {' | '.join(cells(record))} |" for record in records]
+    lines += [f"| {' | '.join(table_row(record))} |" for record in records]
     lines += ["", "## How each was measured", ""]
     for record in records:
         lines += [*_about(record), ""]

@@ -12,11 +12,12 @@ from adderlab.models.zoo import PRESETS
 from adderlab.recipes import best_name
 from adderlab.report.rates import (
     COLUMNS,
-    as_markdown,
-    cells,
-    summary,
+    describe_rate,
+    rates_page,
+    table_row,
 )
 from adderlab.study.rate_record import write_rate
+from helpers.golden import Golden
 from helpers.paths import ROOT
 from helpers.rates import record, with_repair
 
@@ -42,25 +43,25 @@ def test_the_page_of_rates_is_what_the_command_prints(capsys) -> None:
     assert page == printed(capsys, "rate", "--markdown"), "adderlab rate --markdown > docs/rates.md"
 
 
-def test_a_row_says_what_was_counted() -> None:
+def test_a_row_shows_what_was_counted() -> None:
     row = record(pure=Rate(count=1, n=2, low=0.1, high=0.9, kind="wilson"))
-    shown = dict(zip(COLUMNS, cells(row), strict=True))
+    shown = dict(zip(COLUMNS, table_row(row), strict=True))
     assert shown["proved"] == "1/2 = 50.0% [10.0%, 90.0%]" and shown["with repair"] == "-"
     assert shown["seeds"] == "1000-1001 (2)" and shown["to a proof"] == "12.5 s"
     assert shown["steps to 99%"] == "500" and shown["train s"] == "2"
-    failed = dict(zip(COLUMNS, cells(record(proved=0, published=True)), strict=True))
+    failed = dict(zip(COLUMNS, table_row(record(proved=0, published=True)), strict=True))
     assert failed["to a proof"] == failed["steps to 99%"] == failed["prove s"] == "-"
     assert failed["recipe"] == "circle (published)"
-    assert any("no seed was proved" in line for line in summary(record(proved=0)))
-    assert any("after repair: 2/2" in line for line in summary(with_repair()))
 
 
-def test_the_page_tells_how_to_measure_again() -> None:
-    page = as_markdown([with_repair()])
-    assert "adderlab rate 456p --recipe circle" in page
-    assert "commit 0123456789" in page and "A Processor, 2 cores" in page
-    assert "Repair, at most 5 rounds of 1,000 steps, was tried on 1 seed;" in page
-    assert "No rate has been measured" in as_markdown([])
+def test_rates_are_described(golden: Golden) -> None:
+    lines = [line for each in (record(proved=0), with_repair()) for line in describe_rate(each)]
+    golden("report/describe_rates.txt", "\n".join(lines) + "\n")
+
+
+def test_the_page_shows_how_to_measure_again(golden: Golden) -> None:
+    golden("report/rates_page.md", rates_page([record("456p", proved=0), with_repair()]))
+    assert "No rate has been measured" in rates_page([])
 
 
 def test_the_table_has_every_row(folder: Path, capsys, monkeypatch) -> None:
@@ -107,7 +108,7 @@ def test_the_zoo_shows_the_rate_of_the_recipe_that_best_names(folder: Path, caps
     assert "measured: recipe r456-54k, 0/2" in printed(capsys, "zoo", "456p", "--records", str(folder))
 
 
-def test_repair_alone_is_told_as_such(tmp_path: Path, capsys, monkeypatch) -> None:
+def test_repair_alone_is_named_as_such(tmp_path: Path, capsys, monkeypatch) -> None:
     first, second = with_repair().results
     rows = with_repair()
     helped = record(

@@ -127,7 +127,7 @@ def test_a_stopped_series_goes_on_where_it_stopped(lab: Path, monkeypatch, capsy
     assert (newest / "tiny" / "seeds.csv").read_text() == stopped
 
 
-def test_an_absent_checkpoint_is_said_clearly(lab: Path, capsys) -> None:
+def test_an_absent_checkpoint_is_named(lab: Path, capsys) -> None:
     Path("s.toml").write_text(SERIES.split("[[experiment]]")[0] + PUBLISHED)
     assert main(["replay", "s.toml"]) == 1
     assert "not run: elsewhere/best.pt is not here" in capsys.readouterr().out

@@ -66,14 +66,14 @@ def test_the_published_log_is_declared_as_printed() -> None:
         (("schema_version = 1", "schema_version = "), "not TOML"),
     ],
 )
-def test_a_wrong_series_is_told_in_one_line(tmp_path: Path, change, words_of_it: str) -> None:
+def test_a_wrong_series_is_one_line(tmp_path: Path, change, words_of_it: str) -> None:
     path = write(tmp_path, SERIES.replace(*change))
     with pytest.raises(UsageError) as caught:
         read_series(path)
     assert words_of_it in str(caught.value) and str(path) in str(caught.value)
 
 
-def test_a_missing_series_is_told(tmp_path: Path) -> None:
+def test_a_missing_series_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no file"):
         read_series(tmp_path / "none.toml")
 

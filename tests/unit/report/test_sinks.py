@@ -51,9 +51,9 @@ def test_a_sink_that_fails_is_dropped_and_the_training_goes_on() -> None:
         def close(self) -> None:
             raise AssertionError("a dropped sink is not closed")
 
-    said: list[str] = []
-    feed(dashboards({"broken": Broken()}, said.append))
-    assert said == ["sink broken dropped: RuntimeError: no network"]
+    messages: list[str] = []
+    feed(dashboards({"broken": Broken()}, messages.append))
+    assert messages == ["sink broken dropped: RuntimeError: no network"]
 
 
 def test_a_missing_package_is_one_line_with_the_remedy(monkeypatch, tmp_path: Path) -> None:
