@@ -252,7 +252,8 @@ def log_rank(first: Grokking, second: Grokking) -> float | None:
     samples = [
         CensoredData(uncensored=np.array(g.reached), right=np.array(g.censored)) for g in (first, second)
     ]
-    p = float(logrank(samples[0], samples[1]).pvalue)
+    with np.errstate(invalid="ignore"):  # 0 / 0 where all events come after one group is gone
+        p = float(logrank(samples[0], samples[1]).pvalue)
     return p if math.isfinite(p) else None
 
 

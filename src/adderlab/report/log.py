@@ -34,7 +34,7 @@ _TITLE = "# Experiments Log"
 _MARKS = (MARK, f"{_TITLE}\n\nWritten by `adderlab log")
 """Logs of version 0.1 begin with the second."""
 UNDATED = "Undated"
-_RUN_FILES = ("summary.json", "metrics.csv", "seed_metrics.csv", "seeds.csv", "table.csv")
+_RUN_FILES = ("summary.json", "seeds.json", "metrics.csv", "seed_metrics.csv", "seeds.csv", "table.csv")
 
 
 def write_log(paths: Sequence[Path], output: Path, command: str) -> None:

@@ -35,7 +35,7 @@ def report_page(runs: Sequence[RunEvidence]) -> str:
     assert runs
     names = unique_names(runs)
     alone = len(runs) == 1
-    parts = [] if alone else [_overview(runs, names)]
+    parts = [] if alone else [_overview(runs)]
     parts += [
         _run(run, name, number, alone=alone)
         for number, (run, name) in enumerate(zip(runs, names, strict=True))
@@ -189,10 +189,11 @@ def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def _overview(runs: Sequence[RunEvidence], names: Sequence[str]) -> str:
-    """Several runs at a glance."""
+def _overview(runs: Sequence[RunEvidence]) -> str:
+    """Several runs, or cells of sweeps, at a glance."""
     rows = []
-    for run, name in zip(runs, names, strict=True):
+    shown = populations(runs)
+    for run, name in zip(shown, unique_names(shown), strict=True):
         reached = [each.first_success_step for each in run.seeds if each.first_success_step is not None]
         rows.append(
             [
@@ -204,7 +205,7 @@ def _overview(runs: Sequence[RunEvidence], names: Sequence[str]) -> str:
         )
     head = ("run", "seeds at 99%, 95% Wilson interval", "first at", "best checkpoint proved?")
     parts = [tag("h1", f"{len(runs)} runs"), table(head, rows)]
-    if all(run.config and run.evaluated for run in populations(runs)):
+    if len(shown) > 1 and all(run.config and run.evaluated for run in shown):
         parts.append(_contrasts(compare_runs(runs)))
     return "\n".join(parts)
 

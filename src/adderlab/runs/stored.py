@@ -127,11 +127,11 @@ def _of_tables(folder: Path) -> tuple[SeedRecord, ...]:
     """An ordinary run without ``seeds.json``: its tables have all but the margins, ``seeds.csv`` the
     best step that these decided."""
     seeds = read_config(folder).seeds
+    histories: Mapping[int, list[Metrics]] = {}
     if (folder / "seed_metrics.csv").is_file():
         histories = read_seed_metrics(folder)
-    else:
-        table = folder / "metrics.csv"
-        histories = {seeds[0]: read_metrics(folder) if table.is_file() else []}
+    elif len(seeds) == 1 and (folder / "metrics.csv").is_file():
+        histories = {seeds[0]: read_metrics(folder)}  # of a population it holds medians
     known = _seed_rows(folder / TABLE_FILE)
     return tuple(
         dataclasses.replace(from_history(seed, histories.get(seed, ())), **known.get(seed, {}))
@@ -163,7 +163,7 @@ def _of_old_search(folder: Path) -> tuple[SeedRecord, ...]:
         return ()
     try:
         return tuple(
-            _of_fate(fate, batch["folder"])
+            _of_fate(fate, batch["folder"], folder)
             for batch in read_json(path)["tries"]
             for fate in batch["seeds"]
         )
@@ -171,7 +171,17 @@ def _of_old_search(folder: Path) -> tuple[SeedRecord, ...]:
         raise Failure(f"{path} is no summary of a search ({error!r}); begin another") from error
 
 
-def _of_fate(fate: Mapping[str, Any], run: str) -> SeedRecord:
+def _of_fate(fate: Mapping[str, Any], run: str, folder: Path) -> SeedRecord:
+    """From what the search noted of a seed, added to what the tables of its run know."""
+    known = SeedRecord(
+        seed=fate["seed"],
+        steps=fate["step"] + 1 if fate["step"] or fate["val_exact"] else 0,
+        last_exact=fate["val_exact"],
+        best_exact=fate["val_exact"],
+        best_step=fate["step"],
+    )
+    if any((folder / run / name).is_file() for name in ("metrics.csv", "seed_metrics.csv")):
+        known = from_history(fate["seed"], read_history(folder / run, fate["seed"]))
     proved = fate["state"] == "proved"
     margins: dict[str, Any] = {
         "verdict": "proved" if proved else None,
@@ -185,13 +195,9 @@ def _of_fate(fate: Mapping[str, Any], run: str) -> SeedRecord:
     if assisted:
         repair = Repair(trainings=fate["trainings"], step=fate["step"], **margins)
     names = {"checkpoint": fate["checkpoint"], "certificate": fate["certificate"]}
-    return SeedRecord(
-        seed=fate["seed"],
+    return dataclasses.replace(
+        known,
         status=fate["state"],
-        steps=fate["step"] + 1 if fate["step"] or fate["val_exact"] else 0,
-        last_exact=fate["val_exact"],
-        best_exact=fate["val_exact"],
-        best_step=fate["step"],
         proofs=fate["proofs"],
         repair=repair,
         run=run,

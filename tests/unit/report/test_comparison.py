@@ -70,6 +70,8 @@ def test_log_rank_equals_its_definition() -> None:
     never = Grokking(reached=(), censored=(9, 9))
     assert log_rank(never, never) is None
     assert log_rank(first, never) == pytest.approx(log_rank_twin(first, never), rel=1e-9)
+    # No event while both groups are at risk: there is nothing to compare.
+    assert log_rank(Grokking(reached=(9,), censored=()), Grokking(reached=(), censored=(2,))) is None
 
 
 def test_newcombe_equals_the_papers_example() -> None:
@@ -125,7 +127,7 @@ def test_steps_to_grok_are_censored_where_a_seed_did_not(tmp_path: Path) -> None
 def test_runs_that_cannot_be_compared_are_refused(tmp_path: Path, capsys) -> None:
     a = write_run(tmp_path / "a", {0: GROKS, 1: NEVER})
     b = write_run(tmp_path / "b", {0: GROKS, 1: NEVER})
-    for name in ("seed_metrics.csv", "seeds.json", "seeds.csv", "metrics.csv"):
+    for name in ("seed_metrics.csv", "seeds.json", "seeds.csv"):
         (b / name).unlink()
     with pytest.raises(Failure, match="seed_metrics"):
         compare_runs([read_run(a), read_run(b)])

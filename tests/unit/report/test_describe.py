@@ -29,7 +29,7 @@ def test_sentences_about_runs(tmp_path: Path, golden: Golden) -> None:
     stopped = write_run(tmp_path / "stopped", {43: NEVER}, status="stopped")
     several = write_run(tmp_path / "several", {0: GROKS, 1: LATE, 2: NEVER, 3: LOST})
     empty = write_run(tmp_path / "empty", {0: GROKS, 1: LATE})
-    for name in ("seed_metrics.csv", "seeds.json", "metrics.csv"):
+    for name in ("seed_metrics.csv", "seeds.json", "seeds.csv"):
         (empty / name).unlink()
     lines += [f"{path.name}: {describe_run(read_run(path))}" for path in (stopped, several, empty)]
     golden("report/describe_runs.txt", "\n".join(lines) + "\n")

@@ -43,7 +43,7 @@ def test_missing_files_are_problems(tmp_path: Path, name: str) -> None:
 
 def test_without_records_and_tables_nothing_is_known(tmp_path: Path) -> None:
     path = write_run(tmp_path / "run", {0: GROKS, 1: LATE})
-    for name in ("seed_metrics.csv", "seeds.json", "seeds.csv", "metrics.csv"):
+    for name in ("seed_metrics.csv", "seeds.json", "seeds.csv"):
         (path / name).unlink()
     run = read_run(path)
     assert run.success is None and run.evaluated == () and "seed_metrics.csv" in run.problems[0]

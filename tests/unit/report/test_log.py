@@ -73,7 +73,7 @@ def test_deleted_evidence_is_named_and_not_invented(lab: Path, name: str) -> Non
 
 
 def test_evidence_of_nothing_is_no_finding(lab: Path) -> None:
-    for name in ("seed_metrics.csv", "seeds.json", "seeds.csv", "metrics.csv"):
+    for name in ("seed_metrics.csv", "seeds.json", "seeds.csv"):
         Path("results/runs/first", name).unlink()
     text = written()
     assert "No finding" in text and "2 of 3" not in text

@@ -108,7 +108,7 @@ def test_no_seed_grokked_nothing_proved(tmp_path: Path, monkeypatch, golden: Gol
 
 def test_a_run_without_tables_or_checkpoint_still_has_a_report(tmp_path: Path) -> None:
     path = write_run(tmp_path / "run", {0: GROKS, 1: NEVER})
-    for name in ("seed_metrics.csv", "seeds.json", "seeds.csv", "metrics.csv"):
+    for name in ("seed_metrics.csv", "seeds.json", "seeds.csv"):
         (path / name).unlink()
     (path / "checkpoints" / "best.pt").unlink()
     text = report(path, output=tmp_path / "r.html").text

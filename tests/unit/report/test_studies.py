@@ -80,6 +80,14 @@ def test_a_search_and_the_cells_of_a_sweep_are_compared_with_a_run(lab: Path, ca
     assert dict(compare(["run", "search"]).differing)["kind"] == ("run", "search")
 
 
+def test_a_page_of_several_kinds_lists_the_cells(lab: Path) -> None:
+    write_run(Path("run"), {0: GROKS, 1: NEVER})
+    page = Page(write_report(["run", "search", "sweep"], "all.html").read_text())
+    top = page.above("Grokking")
+    for name in ("3 runs", "search", "sweep/0001", "sweep/0000", "Fisher p"):
+        assert name in top, name
+
+
 def test_the_log_of_a_search_and_a_sweep(lab: Path, golden: Golden) -> None:
     assert main(["log", ".", "--output", "log.md"]) == 0
     golden("report/log_of_studies.md", Path("log.md").read_text())
@@ -108,4 +116,5 @@ def test_a_search_of_version_0_1_is_read(lab: Path) -> None:
     run = read_run("search")
     assert run.kind == "search" and [record.status for record in run.seeds] == ["dropped", "proved"]
     assert run.proved is not None and run.proved.count == 1
+    assert run.seeds[1].first_success_step == 2000 and run.seeds[1].steps_learned == 11
     assert "How many seeds?" in Page(write_report("search").read_text()).text
