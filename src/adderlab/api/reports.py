@@ -8,11 +8,12 @@ import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
+from adderlab.engine.base import single_threaded
 from adderlab.errors import UsageError
 from adderlab.report.comparison import Comparison, compare_runs
-from adderlab.report.history import RunEvidence, read_run
+from adderlab.report.history import read_run
 from adderlab.report.log import refuse_foreign
 from adderlab.report.log import write_log as write_log_file
 from adderlab.report.replay import (
@@ -26,18 +27,28 @@ from adderlab.report.replay import (
 from adderlab.report.series import Checked, read_series
 from adderlab.results import Result
 
-RunLike: TypeAlias = "str | os.PathLike[str] | Any"
-"""A run: its folder, or anything with a ``folder`` (what ``train``, ``search`` and ``sweep`` return)."""
+
+class HasFolder(Protocol):
+    """What ``train``, ``search``, ``sweep`` and ``open_run`` return."""
+
+    @property
+    def folder(self) -> Path: ...
+
+
+RunLike: TypeAlias = "str | os.PathLike[str] | HasFolder"
+"""A run, a search, a rate or a sweep: its folder, or what the function that wrote it returned."""
 
 LOG = Path("EXPERIMENTS.md")
 EVIDENCE = (Path("records"), Path("results"))
 """Where evidence lies unless folders are named."""
 
 
+@single_threaded()
 def write_report(
     runs: RunLike | Sequence[RunLike], output: str | os.PathLike[str] | None = None
 ) -> Path:
-    """One HTML file about a run or several: curves, digits, attention, margins, failures, settings.
+    """One HTML file about a run, a search, a rate or a sweep, or about several: curves, what became of
+    each seed or cell, attention, margins, failures, settings.
 
     It opens offline in any browser, light and dark, and runs no script. ``output``: default
     ``report.html`` in the run's folder, ``results/report.html`` for several. Returns the file's path.
@@ -59,8 +70,9 @@ def write_report(
 def compare(runs: Sequence[RunLike]) -> Comparison:
     """Runs side by side: success rates, steps to grok, settings that differ; each against the first.
 
-    Rates have 95% Wilson intervals, differences Newcombe's; the tests are Fisher's and the log-rank
-    test (docs/statistics.md). Raises ``UsageError`` for fewer than two runs, ``Failure`` for a run
+    Searches and rates stand beside runs; a sweep is replaced by its cells. Rates have 95% Wilson
+    intervals, differences Newcombe's; the tests are Fisher's and the log-rank test
+    (docs/statistics.md). Raises ``UsageError`` for fewer than two runs, ``Failure`` for a run
     without evaluations or without its settings.
     """
     return compare_runs([read_run(path) for path in _folders(runs)])
@@ -181,16 +193,5 @@ def _command_line() -> Runner:
 
 
 def _folders(runs: RunLike | Sequence[RunLike]) -> list[Path]:
-    several = runs if isinstance(runs, (list, tuple)) else [runs]
+    several: Sequence[Any] = runs if isinstance(runs, (list, tuple)) else [runs]
     return [Path(getattr(run, "folder", run)) for run in several]
-
-
-__all__ = [
-    "Comparison",
-    "Replayed",
-    "RunEvidence",
-    "compare",
-    "replay",
-    "write_log",
-    "write_report",
-]

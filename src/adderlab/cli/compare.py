@@ -17,7 +17,7 @@ class Args:
     """Which runs; each is compared with the first."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN RUN ...")]
-    """Run folders."""
+    """Folders of runs, searches, rates or sweeps; a sweep is replaced by its cells."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print one object instead of tables."""
 

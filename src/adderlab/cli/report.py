@@ -19,10 +19,7 @@ class Args:
 
 def run(args: Args) -> int:
     """Write the report; it opens offline in any browser."""
-    import torch
-
     from adderlab.api.reports import write_report
 
-    torch.set_num_threads(1)  # small models: more threads only wait for each other
     print(f"Report: {write_report(args.runs, args.output)}")
     return 0
