@@ -12,9 +12,6 @@ from hypothesis import strategies as st
 from adderlab.checker import intervals
 from adderlab.checker.intervals import Interval
 
-settings.register_profile("checker", deadline=None)
-settings.load_profile("checker")
-
 numbers = st.floats(min_value=-1e6, max_value=1e6, allow_nan=False, allow_subnormal=True)
 pairs = st.tuples(numbers, numbers).map(sorted)
 shares = st.fractions(min_value=0, max_value=1)

@@ -72,7 +72,7 @@ def test_without_bias_correction_the_first_step_is_mlx_s() -> None:
     torch.testing.assert_close(ours.params_SN, -0.0316227766 * grad_SN.sign(), rtol=1e-5, atol=0)
 
 
-@hypothesis_settings(max_examples=15, deadline=None)
+@hypothesis_settings(max_examples=15)
 @given(seeds=st.integers(1, 9), parameters=st.integers(1, 70))
 def test_a_seed_steps_alike_alone_and_among_seeds_of_other_settings(seeds: int, parameters: int) -> None:
     generator = torch.Generator().manual_seed(seeds * 100 + parameters)

@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom, binomtest
 
@@ -12,7 +12,6 @@ from adderlab.evaluation.intervals import clopper_pearson, wilson
 counts = st.integers(1, 2000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 
 
-@settings(deadline=None)
 @given(counts)
 def test_clopper_pearson_leaves_a_fortieth_on_each_side(count: tuple[int, int]) -> None:
     k, n = count
@@ -24,7 +23,6 @@ def test_clopper_pearson_leaves_a_fortieth_on_each_side(count: tuple[int, int]) 
         assert binom.cdf(k, n, rate.high) == pytest.approx(0.025, rel=1e-6)
 
 
-@settings(deadline=None)
 @given(counts)
 def test_wilson_solves_its_equation(count: tuple[int, int]) -> None:
     """|k/n - p| = 1.96 sqrt(p (1 - p) / n) at both ends."""
@@ -34,7 +32,6 @@ def test_wilson_solves_its_equation(count: tuple[int, int]) -> None:
         assert abs(k / n - p) == pytest.approx(1.959964 * math.sqrt(p * (1 - p) / n), rel=1e-5, abs=1e-9)
 
 
-@settings(deadline=None)
 @given(counts)
 def test_both_equal_scipy_s(count: tuple[int, int]) -> None:
     test = binomtest(*count)

@@ -40,7 +40,7 @@ def fisher_twin(first: tuple[int, int], second: tuple[int, int]) -> float:
     return sum(p for p in map(probability, possible) if p <= seen * (1 + 1e-9))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 12), st.integers(1, 12), st.data())
 def test_fisher_equals_its_definition(m: int, n: int, data: st.DataObject) -> None:
     a, b = data.draw(st.integers(0, m)), data.draw(st.integers(0, n))

@@ -1,7 +1,7 @@
 """The counter-based generator: equal to its Python twin, and random enough."""
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
@@ -12,7 +12,6 @@ from oracle import sampler_twin
 seeds = st.integers(-(2**63), 2**63 - 1)
 
 
-@settings(deadline=None)
 @given(
     st.lists(seeds, min_size=1, max_size=3),
     st.sampled_from(Stream),
@@ -37,7 +36,6 @@ def test_known_words() -> None:
     assert counter.words(key_S, 1, 1).item() == 110758869544222633
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**59 - 1), st.lists(st.integers(1, counter.MAX_BELOW), min_size=1, max_size=6))
 def test_take_equals_the_twin(value: int, belows: list[int]) -> None:
     twin, word = sampler_twin.Word(value), torch.tensor([value])
@@ -47,7 +45,6 @@ def test_take_equals_the_twin(value: int, belows: list[int]) -> None:
         assert word.item() == twin.value
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 2**59 - 1), min_size=1, max_size=5))
 def test_digits_equal_the_twin(values: list[int]) -> None:
     digit_JB = counter.digits(torch.tensor(values))

@@ -1,7 +1,7 @@
 """Digit tensors against Python integers."""
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from adderlab.task import digits
@@ -10,7 +10,6 @@ operands = st.integers(0, 10**10 - 1)
 pairs = st.lists(st.tuples(operands, operands), min_size=1, max_size=20)
 
 
-@settings(deadline=None)
 @given(st.lists(operands, min_size=1, max_size=20))
 def test_to_digits_and_back(values: list[int]) -> None:
     digit_BJ = digits.to_digits(torch.tensor(values))
@@ -19,7 +18,6 @@ def test_to_digits_and_back(values: list[int]) -> None:
     assert [int("".join(map(str, reversed(row)))) for row in digit_BJ.tolist()] == values
 
 
-@settings(deadline=None)
 @given(pairs)
 def test_add_is_integer_addition(values: list[tuple[int, int]]) -> None:
     a_BJ, b_BJ = digits.pairs_from_ints(values)
@@ -28,7 +26,6 @@ def test_add_is_integer_addition(values: list[tuple[int, int]]) -> None:
     assert digits.from_digits(sum_BI).tolist() == [a + b for a, b in values]
 
 
-@settings(deadline=None)
 @given(pairs)
 def test_carries_are_those_of_the_sums_below(values: list[tuple[int, int]]) -> None:
     carry_BI = digits.carries(*digits.pairs_from_ints(values))

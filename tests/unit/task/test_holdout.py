@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from adderlab.errors import UsageError
@@ -35,7 +35,6 @@ def test_equals_the_twin(seed: int, val_size: int, test_size: int) -> None:
 few = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=30)
 
 
-@settings(deadline=None)
 @given(few, few, st.integers(0, 40))
 def test_repeats_are_skipped_in_order(
     first: list[tuple[int, int]], second: list[tuple[int, int]], count: int

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from adderlab.errors import UsageError
@@ -25,7 +25,6 @@ def written(layout: Layout, a: int, b: int) -> str:
 
 
 @every_layout
-@settings(deadline=None)
 @given(st.lists(st.tuples(operands, operands), min_size=1, max_size=8))
 def test_encode_and_decode(layout: Layout, values: list[tuple[int, int]]) -> None:
     a_BJ, b_BJ = pairs_from_ints(values)

@@ -34,7 +34,7 @@ def values(data: DataConfig, seed: int, step: int, batch: int) -> tuple[list[int
     return from_digits(a_SBJ[0]).tolist(), from_digits(b_SBJ[0]).tolist()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(configs, st.integers(0, 2**40), steps)
 def test_equals_the_twin(data: DataConfig, seed: int, step: int) -> None:
     a, b = values(data, seed, step, 12)
@@ -42,7 +42,7 @@ def test_equals_the_twin(data: DataConfig, seed: int, step: int) -> None:
     assert list(zip(a, b, strict=True)) == expected
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(configs, steps, st.lists(st.integers(0, 99), min_size=2, max_size=5), st.integers(1, 40))
 def test_a_seed_is_the_same_alone_and_in_any_batch(
     data: DataConfig, step: int, seeds: list[int], batch: int
@@ -54,7 +54,7 @@ def test_a_seed_is_the_same_alone_and_in_any_batch(
         assert torch.equal(a[0], a_SBJ[s, :batch]) and torch.equal(b[0], b_SBJ[s, :batch])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.sampled_from([R456_CURRICULUM, MICROADDER_CURRICULUM]), steps, st.integers(0, 99))
 def test_operands_stay_within_the_phase(curriculum: Curriculum, step: int, seed: int) -> None:
     a, b = values(DataConfig(curriculum=curriculum), seed, step, 200)
