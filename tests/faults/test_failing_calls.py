@@ -193,14 +193,15 @@ def count(scene: Scene, prepared: Path, folder: Path, kind: str) -> Ended:
 def fill_up(scene: Scene, prepared: Path, tmp_path: Path, faults: int) -> None:
     """The disk is full from a call on, or for that call only; then the command can be typed again."""
     clean = tmp_path / "clean"
-    good = count(scene, prepared, clean, "writes")
+    good, before = count(scene, prepared, clean, "writes"), files(prepared)
     for n, at in enumerate(spread(faults, good.calls)):
         folder = tmp_path / str(at)
         action = ("forever", "half", "once")[n % 3]
         fault = Fault(at=at, action=action, code=errno.ENOSPC)  # type: ignore[arg-type]
         ended = play(scene, prepared, folder, fault)
         assert ended.code == 1 and ("disk is full" in ended.err), (fault, ended)
-        leftovers = [name for name in files(folder) if ".adderlab-" in name]
+        # A kill leaves what it was writing; a full disk, which the program can tell, does not.
+        leftovers = [name for name in files(folder) if ".adderlab-" in name and name not in before]
         assert not leftovers, (fault, leftovers)
         assert complete(scene, folder).code == good.code
         for name in scene.writes:
@@ -222,9 +223,9 @@ def complete(scene: Scene, folder: Path) -> Ended:
         evaluate = argv[len(argv) - argv[::-1].index("--evaluate")]
         argv = ["train", "--resume", str(run.relative_to(folder)), "--evaluate", evaluate, "--quiet"]
         argv += ["--device", "cpu", *(["--no-prove"] if "--no-prove" in scene.argv else [])]
-    if scene.name == "sweep" and (folder / "results/sweeps/lr/sweep.json").exists():
+    if scene.name == "sweep" and (folder / "results/sweeps/lr/config.json").exists():
         argv += ["--resume"]
-    plans = sorted(folder.glob("results/rates/*/plan.json"))
+    plans = sorted(folder.glob("results/rates/*/config.json"))
     if scene.name == "rate" and plans:
         argv = ["rate", "--resume", str(plans[0].parent.relative_to(folder)), "--overwrite", "--quiet"]
     ended = nursery().run(folder, *argv)

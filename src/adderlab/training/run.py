@@ -316,6 +316,8 @@ class Writer:
 
     def write(self, status: Status) -> None:
         """Everything but the tables, the state last: what it knows of is on the disk."""
+        # Once more: since the tables were written, listeners and proofs may have taken minutes.
+        self.folder.check()
         best = self.tracker.best_seed
         self.folder.save_best(self.tracker.best(best))
         self.folder.save_last(self.tracker.last(best))
@@ -336,7 +338,6 @@ class Writer:
     def finish(self, status: Status) -> RunResult:
         """The closing files. A stopped run keeps its state at the very step it stopped at."""
         tracker, population, folder = self.tracker, self.population, self.folder
-        folder.check()
         if status == "done":
             tracker.end(population.seeds, "done")
         self.write(status)
