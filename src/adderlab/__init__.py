@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from adderlab.api.proofs import repair as repair
     from adderlab.api.publishing import export as export
     from adderlab.api.publishing import verify as verify
+    from adderlab.api.reports import Comparison as Comparison
+    from adderlab.api.reports import Replayed as Replayed
     from adderlab.api.reports import compare as compare
     from adderlab.api.reports import replay as replay
     from adderlab.api.reports import write_log as write_log
@@ -60,7 +62,7 @@ _HOMES = {
     "api.proofs": ("prove", "check", "attack", "repair"),
     "api.publishing": ("export", "verify"),
     "api.settings": ("settings",),
-    "api.reports": ("write_report", "compare", "write_log", "replay"),
+    "api.reports": ("write_report", "compare", "Comparison", "write_log", "replay", "Replayed"),
 }
 """Module -> the public names it defines; the imports above tell type checkers and editors the same."""
 

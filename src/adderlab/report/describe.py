@@ -115,7 +115,7 @@ def describe_run(run: RunEvidence) -> str:
     it is."""
     text = " ".join(describe_seeds(run.seeds, run.best_record))
     if run.kind == "sweep" and run.cells:
-        text = f"{len(run.cells)} cells; the best: {describe_cell(run.cells[0])}"
+        text = f"{len(run.cells)} cells; the best: {describe_cell(run.cells[0])}."
     if not run.evaluated or run.status == "done":
         return text
     if run.kind == "search" and run.status not in ("running", "stopped"):
@@ -128,7 +128,7 @@ def describe_cell(cell: RunEvidence) -> str:
     """A cell of a sweep: its settings and its success rate."""
     settings = ", ".join(f"{name.partition('.')[2]} {value}" for name, value in cell.settings.items())
     rate = "no evaluation" if cell.success is None else str(cell.success)
-    return f"{cell.name} ({settings}): {rate}." if settings else f"{cell.name}: {rate}."
+    return f"{cell.name} ({settings}): {rate}" if settings else f"{cell.name}: {rate}"
 
 
 def describe_evaluation(record: EvaluationRecord, *, digits: bool = True) -> str:

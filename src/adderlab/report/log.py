@@ -259,7 +259,7 @@ def _run_section(run: RunEvidence) -> str:
     if outputs:
         lines.append(f"- Outputs: {', '.join(outputs)}")
     lines += [_finding(text) for text in _run_findings(run)]
-    lines += [f"- Cell {describe_cell(cell)}" for cell in run.cells]
+    lines += [f"- Cell {describe_cell(cell)}." for cell in run.cells]
     return "\n".join([*lines, _remarks(run.path / NOTES)])
 
 
