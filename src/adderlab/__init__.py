@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from adderlab.api.proofs import attack as attack
     from adderlab.api.proofs import check as check
     from adderlab.api.proofs import prove as prove
+    from adderlab.api.proofs import prove_window as prove_window
     from adderlab.api.proofs import repair as repair
     from adderlab.api.publishing import export as export
     from adderlab.api.publishing import verify as verify
@@ -59,7 +60,7 @@ _HOMES = {
     "api.figures": ("figures", "Figure"),
     "api.training": ("Run", "train", "resume", "search", "open_run"),
     "api.studies": ("measure_rate", "sweep", "Sweep", "plan"),
-    "api.proofs": ("prove", "check", "attack", "repair"),
+    "api.proofs": ("prove", "prove_window", "check", "attack", "repair"),
     "api.publishing": ("export", "verify"),
     "api.settings": ("settings",),
     "api.reports": ("write_report", "compare", "Comparison", "write_log", "replay", "Replayed"),

@@ -6,7 +6,8 @@ Margins are in logits: the right digit's minus the best other one's.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from adderlab.api.models import ModelLike, load
@@ -16,9 +17,24 @@ from adderlab.evaluation.suites import strata
 from adderlab.models.tables import why_no_tables
 from adderlab.proof import attack as attacks
 from adderlab.proof.attack import Attack
+from adderlab.proof.certificate import certificate
 from adderlab.proof.problem import problem_from_tables
-from adderlab.proof.prove import Progress, Proof, prove_checkpoint
+from adderlab.proof.prove import (
+    Progress,
+    Proof,
+    exact_tables,
+    plain_config,
+    prove_checkpoint,
+    prove_problem,
+)
 from adderlab.proof.search import Limits
+from adderlab.proof.window import (
+    Window,
+    WindowReport,
+    disagreements,
+    restricted,
+    try_every_pair,
+)
 
 if TYPE_CHECKING:
     from adderlab.checker import Report
@@ -44,6 +60,57 @@ def prove(
     """
     limits = Limits(cells=cells, seconds=seconds)
     return prove_checkpoint(load(model), limits=limits, progress=progress)
+
+
+@single_threaded()
+def prove_window(
+    model: ModelLike,
+    columns: int | Sequence[int] = 2,
+    *,
+    seed: int = 0,
+    fp32: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> WindowReport:
+    """Decide all pairs of a *window*, and try every one of them: the strongest test of a proof.
+
+    A window is all 10^(2w) pairs that share the digits of every column but w; ``columns`` is w (1 to
+    3), or the open columns themselves (0 is the units); ``seed`` draws what is left. The readable module
+    answers every pair in float64 and float32, the prover decides the same pairs, and, where
+    python-flint is installed, the checker checks its certificate; with ``fp32`` it also asks whether
+    fp32 is covered. ``progress`` gets the name of what is done.
+
+    Raises ``UsageError`` for a model outside the table form or a window of no or too many columns.
+    Source: docs/proof.md, section 5.
+    """
+    began, name = time.monotonic(), progress or (lambda _: None)
+    found, window = load(model), Window.draw(columns, seed)
+    problem = restricted(problem_from_tables(exact_tables(found)), window)
+    module = found.module()
+    name("every pair in float32")
+    float32 = try_every_pair(module, window)
+    name("every pair in float64")
+    float64 = try_every_pair(module.double(), window)
+    name("the prover")
+    config = plain_config(found.config)
+    proof = prove_problem(problem, weights_sha256=found.weights_sha256, config=config)
+    name("the checker")
+    try:
+        from adderlab.checker.verify import check_window
+    except ModuleNotFoundError as error:
+        if error.name != "flint":
+            raise
+        report = None
+    else:
+        report = check_window(certificate(proof), found, window.given, fp32=fp32)
+    return WindowReport(
+        window=window,
+        float64=float64,
+        float32=float32,
+        verdict=proof.summary,
+        check=report,
+        disagreements=tuple(disagreements(float64, float32, proof.summary, report)),
+        seconds=time.monotonic() - began,
+    )
 
 
 def check(

@@ -25,6 +25,8 @@ from adderlab.checker.intervals import (
 from adderlab.errors import Failure
 
 RADIX = 10
+FREE = -1
+"""Stands for a digit or carry that is not fixed."""
 ONE_BAND, BAND = 300.0, 200.0
 """Where the largest scores of a row's inputs differ by at most ONE_BAND, one band serves them all;
 otherwise bands are at most BAND wide (``Weights``)."""
@@ -122,6 +124,8 @@ class Step:
     constant_value_ZCHE: Interval
     """Separators and the query token itself."""
     residual_ZD: Interval
+    given: tuple[int, ...]
+    """``Model.given``."""
 
     @property
     def leaf_shape(self) -> tuple[int, ...]:
@@ -176,10 +180,17 @@ class Model:
     residual_AVD: Interval
     out_HED: Interval
     head: Head
+    given: tuple[int, ...] = ()
+    """For a question about a window of pairs only: the digits that all of them have at a_0 .. a_(n-1),
+    b_0 .. b_(n-1), FREE at the open ones. Without any, the question is about all pairs."""
 
     @property
     def columns(self) -> int:
         return self.geometry.columns
+
+    @property
+    def num_pairs(self) -> int:
+        return RADIX ** (self.given.count(FREE) if self.given else 2 * self.columns)
 
     @property
     def heads(self) -> int:
@@ -221,6 +232,7 @@ class Model:
                 [stack([self.value_PVHE[p, token] for p, token in (*constant, (at, z))]) for z in tokens]
             ),
             residual_ZD=self.residual_AVD[i, list(tokens)],
+            given=self.given or (FREE,) * (2 * n),
         )
 
     def _scores(self, i: int, token: int, at: int) -> Interval:

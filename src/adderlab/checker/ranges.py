@@ -22,10 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adderlab.checker.intervals import Array, Interval, down, matmul, up
-from adderlab.checker.model import RADIX, Leaves, Step, Weights
+from adderlab.checker.model import FREE, RADIX, Leaves, Step, Weights
 
-FREE = -1
-"""Stands for a digit or carry that is not fixed."""
 NEVER = -1e300
 """The gain of what is forbidden: far below all real gains, and sums of it stay finite."""
 CELLS_AT_ONCE = 256
@@ -209,6 +207,12 @@ def _chord(nodes_M: Array, value_M: Array, tau_N: Array) -> Array:
     return np.where((nodes_M[0] <= tau_N) & (tau_N <= nodes_M[-1]), bound_N, np.inf)
 
 
+def _allowed(given: Sequence[int]) -> NDArray[np.bool_]:
+    """Which digits each slot may hold: (2n, T)."""
+    digit_L1 = np.array(given)[:, np.newaxis]
+    return (digit_L1 == FREE) | (digit_L1 == np.arange(RADIX))
+
+
 def leaf_excess(
     step: Step, leaf: Leaves, parts: Projected, nodes_ZHE2M: Array, bounds_NHE2: Array
 ) -> Array:
@@ -237,6 +241,7 @@ def _leaf_excess(
     L, T = band.weight_RHLT.shape[2:]
     weight = band.weight_RHLT.transpose(2, 3, 0, 1).reshape(L, T, Z, H, 1, 1)
     forbidden = ~band.allowed_RHLT.transpose(2, 3, 0, 1)
+    forbidden[: 2 * n] |= ~_allowed(step.given)[:, :, np.newaxis, np.newaxis]
     projected = parts.projected_RHELT.transpose(3, 4, 0, 1, 2).reshape(L, T, Z, H, E, 1)
     excess = np.empty(bounds_NHE2.shape)
     order = [np.flatnonzero(leaf.row == z) for z in range(Z)]

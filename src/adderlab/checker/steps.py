@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from adderlab.checker.document import Frame, Rejected, StepClaims
 from adderlab.checker.head import Rows, proved_margins
 from adderlab.checker.intervals import Array, Interval, stack
-from adderlab.checker.model import RADIX, Head, Leaves, Model, Step, leaves_of
-from adderlab.checker.ranges import FREE, Projected, cell_excess, count, leaf_excess, project
+from adderlab.checker.model import FREE, RADIX, Head, Leaves, Model, Step, leaves_of
+from adderlab.checker.ranges import Projected, cell_excess, count, leaf_excess, own_slots, project
 from adderlab.checker.trees import read_tree
 
 LEAST = 2.0**-1000
@@ -116,13 +116,19 @@ def check_step(model: Model, step: Step, claim: StepClaims, watch: Watch) -> flo
     whole[split_rows] = False
     _check_parts(claim.parts_NH, whole, f"step {i}")
 
-    free = [FREE] * model.columns
-    by_carry = count(free, free, free, i)
+    a, b = step.given[: model.columns], step.given[model.columns :]
+    by_carry = count(a, b, [FREE] * model.columns, i)
+    # Of a window, some leaves hold no pair: they have nothing to prove.
+    held = np.array(by_carry)[leaves.carry] > 0
+    for slot, digit in own_slots(step, leaves):
+        held &= (step.given[slot] == FREE) | (step.given[slot] == digit)
+    if not held[split_rows].all():
+        raise Rejected(f"step {i}: a leaf without any pair is split")
     inputs = sum(
         by_carry[carry] * int(number)
-        for carry, number in enumerate(np.bincount(leaves.carry, minlength=2))
+        for carry, number in enumerate(np.bincount(leaves.carry[held], minlength=2))
     )
-    if inputs != 100**model.columns or claim.inputs != inputs:
+    if inputs != model.num_pairs or claim.inputs != inputs:
         raise Rejected(
             f"step {i}: the leaves hold {inputs} pairs, the certificate says {claim.inputs}, "
             f"and there are {100**model.columns}"
@@ -131,10 +137,10 @@ def check_step(model: Model, step: Step, claim: StepClaims, watch: Watch) -> flo
     rows = np.arange(len(step.tokens), dtype=np.intp)
     parts = project(step, rows, functionals(claim.frame))
     excess = leaf_excess(step, leaves, parts, claim.nodes_ZHE2M, claim.bounds_NHE2)
-    _require(excess <= 0, f"step {i}: the bound of leaf")
+    _require((excess <= 0) | ~held[:, None, None, None], f"step {i}: the bound of leaf")
 
     directions = _directions(claim.frame, model)
-    keep = np.flatnonzero(whole)
+    keep = np.flatnonzero(whole & held)
     claimed = _Claimed(
         cells=False,
         number_N=keep,
@@ -179,7 +185,7 @@ def _check_splits(
     digits, carries, owner = [], [], []
     for number, split in enumerate(splits):
         carry = int(leaves.carry[split.leaf])
-        cells, pairs = read_tree(split.tree, i, n, carry)
+        cells, pairs = read_tree(split.tree, i, n, carry, step.given)
         if pairs != by_carry[carry]:
             raise Rejected(
                 f"step {i}: the cells of leaf {split.leaf} hold {pairs} pairs, not {by_carry[carry]}"

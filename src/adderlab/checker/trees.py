@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adderlab.checker.document import Rejected
-from adderlab.checker.model import RADIX
-from adderlab.checker.ranges import FREE, count
+from adderlab.checker.model import FREE, RADIX
+from adderlab.checker.ranges import count
 
 TERMINAL, EMPTY = -1, -2
 
@@ -80,20 +80,26 @@ def _variable(code: int, digits: list[int], carries: list[int], n: int) -> tuple
     return (digits, code, RADIX) if code < 2 * n else (carries, code - 2 * n, 2)
 
 
-def read_tree(codes: Sequence[int], i: int, n: int, carry: int) -> tuple[Cells, int]:
+def read_tree(
+    codes: Sequence[int], i: int, n: int, carry: int, given: Sequence[int] = ()
+) -> tuple[Cells, int]:
     """The terminal cells of a leaf with carry ``carry`` into column i - 1, and their exact number of
-    pairs. ``Rejected`` if the tree is malformed or an empty cell is not empty."""
+    pairs; ``given`` are the digits of a window. ``Rejected`` if the tree is malformed or an empty cell
+    is not empty."""
+    given = given or (FREE,) * (2 * n)
     digits: list[list[int]] = []
     carries: list[list[int]] = []
     pairs = 0
     for code, cell_digits, cell_carries in _walk(codes, i, n):
-        inside = count(cell_digits[:n], cell_digits[n:], cell_carries, i)[carry]
+        fixed = [own if own != FREE else held for own, held in zip(cell_digits, given, strict=True)]
+        fits = all(held in (FREE, own) for own, held in zip(fixed, given, strict=True))
+        inside = count(fixed[:n], fixed[n:], cell_carries, i)[carry] if fits else 0
         if code == EMPTY:
             if inside:
                 raise Rejected(f"a cell is called empty and holds {inside} pairs")
             continue
         pairs += inside
-        digits.append(list(cell_digits))
+        digits.append(fixed)
         carries.append(list(cell_carries))
     cells = Cells(
         digits_NS=np.array(digits, dtype=np.int8).reshape(-1, 2 * n),

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from adderlab.checker.document import (
     Rejected,
+    canonical,
     check_config,
     check_outline,
     is_count,
@@ -147,7 +148,7 @@ def check(
         counterexample_confirmed=found.confirmed,
         leaves=found.leaves,
         cells=found.cells,
-        pairs_per_step=100**model.columns if reason is None else 0,
+        pairs_per_step=model.num_pairs if reason is None else 0,
         unchecked=tuple(found.unchecked),
         fp32=floating.report() if floating is not None and reason is None else None,
         seconds=time.monotonic() - started,
@@ -322,8 +323,26 @@ def check_file(
     Raises ``UsageError`` for a missing file or a model without tables, ``Failure`` for a file that is
     no certificate.
     """
-    document = read_document(path)
+    return _check_document(read_document(path), weights, (), progress, fp32)
+
+
+def check_window(
+    document: Mapping[str, Any], weights: Weights, given: tuple[int, ...], *, fp32: bool = True
+) -> Report:
+    """Check a certificate about a window of pairs (``Model.given``), as the prover makes it in memory.
+    Raises as ``check_file``."""
+    return _check_document(json.loads(canonical(document)), weights, given, None, fp32)
+
+
+def _check_document(
+    document: Mapping[str, Any],
+    weights: Weights,
+    given: tuple[int, ...],
+    progress: Progress | None,
+    fp32: bool,
+) -> Report:
     model, form = read_model(weights)
+    model = dataclasses.replace(model, given=given)
     return check(
         document,
         model,

@@ -17,12 +17,14 @@ bottleneck.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from adderlab.proof.problem import RADIX, Array, Step, Weights
+from adderlab.proof.problem import FREE, RADIX, Array, Step, Weights
 
 Ints = NDArray[np.int64]
 NO = -np.inf
@@ -37,15 +39,18 @@ class Rest:
     runs: tuple[tuple[int, int], ...]
     """Tied columns lo .. hi - 1; the carries into columns lo and hi are known."""
     free: tuple[int, ...]
+    given: tuple[int, ...] = ()
+    """A window's digits (``Problem.given``). They leave less to choose, but no slot leaves the list."""
 
     @classmethod
-    def of_leaf(cls, i: int, n: int) -> Rest:
+    def of_leaf(cls, i: int, n: int, given: tuple[int, ...] = ()) -> Rest:
         """A leaf of step i leaves all columns but i and i - 1."""
         above = range(i + 1, n)
         return cls(
             columns=n,
             runs=((0, i - 1),) if i > 1 else (),
             free=(*above, *(n + j for j in above)),
+            given=given,
         )
 
     @property
@@ -65,24 +70,40 @@ class Rest:
         """After fixing a tied column (with its carry) or a free slot."""
         if slot in self.free:
             free = tuple(s for s in self.free if s != slot)
-            return Rest(columns=self.columns, runs=self.runs, free=free)
+            return dataclasses.replace(self, free=free)
         runs = []
         for lo, hi in self.runs:
             pieces = ((lo, slot), (slot + 1, hi)) if lo <= slot < hi else ((lo, hi),)
             runs += [piece for piece in pieces if piece[0] < piece[1]]
-        return Rest(columns=self.columns, runs=tuple(runs), free=self.free)
+        return dataclasses.replace(self, runs=tuple(runs))
 
     def ways(self, carries: tuple[int, ...]) -> int:
         """Number of choices; ``carries`` holds the carry in and out of each run in turn."""
-        total = RADIX ** len(self.free)
+        given = self.given or (FREE,) * (2 * self.columns)
+        total = RADIX ** sum(given[slot] == FREE for slot in self.free)
         for (lo, hi), first, last in zip(self.runs, carries[::2], carries[1::2], strict=True):
             # No carry enters the units column.
             state = [1 - first, first if lo else 0]
-            for _ in range(lo, hi):
-                # Of the 100 digit pairs, 55 (45 with a carry in) make no carry.
-                state = [55 * state[0] + 45 * state[1], 45 * state[0] + 55 * state[1]]
+            for j in range(lo, hi):
+                size, over0, over1 = _ways(given[j], given[self.columns + j])
+                state = [
+                    (size - over0) * state[0] + (size - over1) * state[1],
+                    over0 * state[0] + over1 * state[1],
+                ]
             total *= state[last]
         return total
+
+
+@functools.cache
+def _ways(a: int, b: int) -> tuple[int, int, int]:
+    """Digit pairs of a column, and those that make a carry without and with one coming in. Of all 100
+    these are 45 and 55."""
+    pairs = [
+        x + y
+        for x in (range(RADIX) if a == FREE else (a,))
+        for y in (range(RADIX) if b == FREE else (b,))
+    ]
+    return len(pairs), sum(q >= RADIX for q in pairs), sum(q + 1 >= RADIX for q in pairs)
 
 
 def pair_maximum(gain_a_TB: Array, gain_b_TB: Array) -> Array:
@@ -154,8 +175,10 @@ def tied_children() -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True)
 class Leaves:
-    """All leaves of a step: fixed digits, query row, right digit and multiplicity."""
+    """Leaves of a step: fixed digits, query row, right digit and multiplicity."""
 
+    number_N: Ints
+    """Place in the canonical order; a window has some of them only."""
     carry_N: Ints
     """Carry into column i - 1."""
     a_before_N: Ints
@@ -179,9 +202,10 @@ def leaves(step: Step) -> Leaves:
     carry_here_N = before_N // RADIX
     row_N = before_N % RADIX if step.index else np.zeros_like(before_N)
     target_N = (a_N + b_N + carry_here_N) % RADIX
-    rest = Rest.of_leaf(step.index, step.columns)
+    rest = Rest.of_leaf(step.index, step.columns, step.given)
     ways_C = np.array([rest.ways((0, c) if rest.runs else ()) for c in (0, 1)], dtype=np.int64)
-    return Leaves(
+    found = Leaves(
+        number_N=np.arange(len(carry_N)),
         carry_N=carry_N,
         a_before_N=a_before_N,
         b_before_N=b_before_N,
@@ -191,20 +215,37 @@ def leaves(step: Step) -> Leaves:
         target_N=target_N,
         inputs_N=ways_C[carry_N],
     )
+    if not step.given:
+        return found
+    possible_N = found.inputs_N > 0
+    for slot, digit_N in own_digits(step, found):
+        possible_N &= (step.given[slot] == FREE) | (step.given[slot] == digit_N)
+    return found.take(np.flatnonzero(possible_N))
+
+
+def own_digits(step: Step, leaf: Leaves) -> list[tuple[int, Ints]]:
+    """(slot, its digit on every leaf) of the columns that leaves fix."""
+    i, n = step.index, step.columns
+    slots: list[tuple[int, Ints]] = []
+    if i > 0:
+        slots += [(i - 1, leaf.a_before_N), (n + i - 1, leaf.b_before_N)]
+    if i < n:
+        slots += [(i, leaf.a_N), (n + i, leaf.b_N)]
+    return slots
 
 
 def fixed_digits(step: Step, leaf: Leaves) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
-    """The digits (N, 2n) and carries (N, n) that leaves fix; -1 where nothing is fixed."""
+    """The digits (N, 2n) and carries (N, n) that leaves or a window fix; FREE where nothing is fixed."""
     n, i = step.columns, step.index
     N = len(leaf.row_N)
-    digits = np.full((N, 2 * n), -1, dtype=np.int8)
-    carries = np.full((N, n), -1, dtype=np.int8)
+    digits = np.full((N, 2 * n), FREE, dtype=np.int8)
+    digits[:] = step.given or FREE
+    carries = np.full((N, n), FREE, dtype=np.int8)
     carries[:, 0] = 0
     if i > 0:
         carries[:, i - 1] = leaf.carry_N
-        digits[:, i - 1], digits[:, n + i - 1] = leaf.a_before_N, leaf.b_before_N
-    if i < n:
-        digits[:, i], digits[:, n + i] = leaf.a_N, leaf.b_N
+    for slot, digit_N in own_digits(step, leaf):
+        digits[:, slot] = digit_N
     return digits, carries
 
 
@@ -219,17 +260,11 @@ class Fixed:
 
 
 def fixed_parts(step: Step, band: Weights, leaf: Leaves) -> Fixed:
-    i, n = step.index, step.columns
     z = leaf.row_N
     weight_NH = band.weight_ZH[z]
     mass_NHE = band.mass_ZHE[z]
     possible_NH = np.ones(weight_NH.shape, dtype=bool)
-    slots: list[tuple[int, Ints]] = []
-    if i > 0:
-        slots += [(i - 1, leaf.a_before_N), (n + i - 1, leaf.b_before_N)]
-    if i < n:
-        slots += [(i, leaf.a_N), (n + i, leaf.b_N)]
-    for slot, digit_N in slots:
+    for slot, digit_N in own_digits(step, leaf):
         weight_NH = weight_NH + band.weight_ZHLT[z, :, slot, digit_N]
         mass_NHE = mass_NHE + band.mass_ZHLTE[z, :, slot, digit_N]
         possible_NH &= band.allowed_ZHLT[z, :, slot, digit_N]

@@ -103,14 +103,18 @@ def _step(result: StepResult, proof: Proof) -> dict[str, Any]:
                 entry, margin = _split(group, leaf)
                 splits.append(entry)
                 margin_N[group.leaf_rows[leaf]] = margin
-    parts_NH = np.repeat(np.where(split_N, 0, decision.parts_N)[:, None], H, 1)
+    # In canonical order; leaves outside a window have no claims, and nothing reads what stands there.
+    bounds_NHE2 = np.zeros((result.step.num_leaves, *result.ranges.bounds_NHE2.shape[1:]))
+    bounds_NHE2[result.leaves.number_N] = result.ranges.bounds_NHE2
+    parts_NH = np.ones((len(bounds_NHE2), H), dtype=np.int64)
+    parts_NH[result.leaves.number_N] = np.where(split_N, 0, decision.parts_N)[:, None]
     return {
         "step": result.step.index,
         "pivot": encode_array(result.frame.pivot_ZH, "<i4"),
         "shear": encode_array(result.frame.shear_ZHE, "<f8"),
         "nodes_low": encode_array(nodes[:, :, :, 0], "<f8"),
         "nodes_high": encode_array(nodes[:, :, :, 1], "<f8"),
-        "bounds": encode_array(result.ranges.bounds_NHE2, "<f4"),
+        "bounds": encode_array(bounds_NHE2, "<f4"),
         "parts": encode_array(parts_NH, "<i4"),
         "inputs": sum(result.leaves.inputs_N.tolist()),
         "margin_bound": float(margin_N.min()),
@@ -126,7 +130,7 @@ def _split(group: Group, leaf: int) -> tuple[dict[str, Any], float]:
     cells.walk(0, np.arange(len(cells.level_N)), tree, order)
     H, E = group.frame.shear_ZHE.shape[1:]
     entry = {
-        "leaf": int(group.leaf_rows[leaf]),
+        "leaf": int(group.leaves.number_N[leaf]),
         "pivot": encode_array(group.frame.pivot_ZH[0], "<i4"),
         "shear": encode_array(group.frame.shear_ZHE[0], "<f8"),
         "tree": encode_array(np.array(tree), "|i1"),

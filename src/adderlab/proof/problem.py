@@ -29,6 +29,8 @@ from adderlab.task.layouts import Layout
 
 Array = NDArray[np.float64]
 RADIX = 10
+FREE = -1
+"""Stands for a digit or carry that nothing fixes."""
 UNIT = 2.0**-53
 SCORE_ROUNDINGS = 4.0
 """Roundings of a score for each of its terms, those of the table entries included."""
@@ -133,6 +135,8 @@ class Step:
     residual_ZD: Array
     range_HE2: Array
     """Smallest and largest value coordinate among the keys that can occur."""
+    given: tuple[int, ...]
+    """``Problem.given``."""
     doubt_ZH: Array
     """Bound of the relative error of a weight: scores far from zero are rounded coarsely."""
 
@@ -173,10 +177,17 @@ class Problem:
     head: Head
     tables: Tables | None = None
     """What it was made from; None for one made by hand, which gets no certificate."""
+    given: tuple[int, ...] = ()
+    """For a *window* (``proof.window``): the digits that all its pairs have at a_0 .. a_(n-1), b_0 ..
+    b_(n-1), FREE at the open ones. Without any, the problem is about all pairs."""
 
     @property
     def columns(self) -> int:
         return self.geometry.columns
+
+    @property
+    def num_pairs(self) -> int:
+        return RADIX ** self.given.count(FREE) if self.given else self.geometry.num_pairs
 
     @property
     def heads(self) -> int:
@@ -232,13 +243,30 @@ class Problem:
             columns=n,
             tokens=tokens,
             bands=tuple(
-                _weights(shift_ZH, least_ZH, score_ZHLT, value_HLTE, score_ZHC, value_ZCHE, 3 * n)
+                _weights(
+                    shift_ZH,
+                    least_ZH,
+                    score_ZHLT,
+                    value_HLTE,
+                    score_ZHC,
+                    value_ZCHE,
+                    self._allowed_LT(),
+                )
                 for shift_ZH, least_ZH in _bands(score_ZHLT, score_ZHC)
             ),
             residual_ZD=self.residual_AVD[i, list(tokens)],
             range_HE2=np.stack([low_HE, high_HE], -1),
+            given=self.given,
             doubt_ZH=SCORE_ROUNDINGS * (query_ZHK.shape[-1] + 4) * UNIT * size_ZH,
         )
+
+    def _allowed_LT(self) -> NDArray[np.bool_]:
+        """Which digits the slots may hold: all, but for those that a window gives."""
+        allowed_LT = np.ones((3 * self.columns, RADIX), dtype=bool)
+        for slot, digit in enumerate(self.given):
+            if digit != FREE:
+                allowed_LT[slot] = np.arange(RADIX) == digit
+        return allowed_LT
 
 
 def _bands(score_ZHLT: Array, score_ZHC: Array) -> Iterator[tuple[Array, Array]]:
@@ -276,9 +304,10 @@ def _weights(
     value_HLTE: Array,
     score_ZHC: Array,
     value_ZCHE: Array,
-    slots: int,
+    allowed_LT: NDArray[np.bool_],
 ) -> Weights:
     Z, H, seen, T = score_ZHLT.shape
+    slots = len(allowed_LT)
     E = value_HLTE.shape[-1]
     above_ZHLT = score_ZHLT - shift_ZH[:, :, None, None]
     seen_ZHLT = np.exp(np.minimum(above_ZHLT, 0.0))
@@ -293,8 +322,8 @@ def _weights(
     weight_ZHLT[:, :, :seen] = seen_ZHLT
     mass_ZHLTE = np.zeros((Z, H, slots, T, E))
     mass_ZHLTE[:, :, :seen] = seen_ZHLT[..., None] * value_HLTE
-    allowed_ZHLT = np.ones((Z, H, slots, T), dtype=bool)
-    allowed_ZHLT[:, :, :seen] = above_ZHLT <= 0
+    allowed_ZHLT = np.broadcast_to(allowed_LT, (Z, H, slots, T)).copy()
+    allowed_ZHLT[:, :, :seen] &= above_ZHLT <= 0
     return Weights(
         weight_ZHLT=weight_ZHLT,
         mass_ZHLTE=mass_ZHLTE,

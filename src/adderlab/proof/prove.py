@@ -20,6 +20,7 @@ import torch
 from adderlab.errors import Failure, UsageError
 from adderlab.evaluation.exact import predict
 from adderlab.files.schema import to_dict
+from adderlab.models.config import ModelConfig
 from adderlab.models.tables import Tables, tables, why_no_tables
 from adderlab.models.transformer import Transformer
 from adderlab.proof import count as union
@@ -319,7 +320,7 @@ def _failing_pairs(
     seconds: float,
 ) -> tuple[Count, str]:
     """Pairs that fail at one step or more, and why the number is a bracket if it is."""
-    everything = problem.geometry.num_pairs
+    everything = problem.num_pairs
     left = sum(count[1] - count[0] for count in by_step if isinstance(count, tuple))
     if by_step == (0,) * len(by_step):
         return 0, ""
@@ -338,7 +339,7 @@ def _failing_pairs(
     reasons = []
     if left:
         reasons.append(f"{left} cases (pair and step) were still open when the search stopped.")
-    if low < high:
+    if low < high and not problem.given:
         # The exact union of whole leaves may say more than the overlaps that could be worked out.
         status = [result.decision.status_N for result in results]
         leaves_low = union.leaf_union(problem.steps, [s == WRONG for s in status])
@@ -404,6 +405,12 @@ def exact_tables(checkpoint: Checkpoint) -> Tables:
         return tables(checkpoint.config, {n: t.double() for n, t in checkpoint.stacked().items()})
 
 
+def plain_config(config: ModelConfig) -> dict[str, Any]:
+    """What a configuration says about the model, as JSON values: all but how its first weights were
+    drawn."""
+    return {name: value for name, value in to_dict(config).items() if name != "init"}
+
+
 def greedy_answer(model: Transformer) -> Callable[[int, int], int]:
     """The model's own answer to a + b as a number; -1 where it is no number."""
 
@@ -431,7 +438,7 @@ def prove_checkpoint(
     return prove_problem(
         problem,
         weights_sha256=checkpoint.weights_sha256,
-        config={k: v for k, v in to_dict(checkpoint.config).items() if k != "init"},
+        config=plain_config(checkpoint.config),
         limits=limits,
         progress=progress,
         confirm=greedy_answer(model),

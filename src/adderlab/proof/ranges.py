@@ -254,13 +254,13 @@ def sweep(step: Step, leaf: Leaves, frame: Frame, num_nodes: int = FINE_NODES) -
 
     A coarse pass over the whole range of f.y finds the range of tau that matters; nodes placed there
     make chords so short that the second pass loses a fraction of a percent."""
-    rest = Rest.of_leaf(step.index, step.columns)
+    rest = Rest.of_leaf(step.index, step.columns, step.given)
     table = functionals(step, frame)
     fixed = [in_functionals(fixed_parts(step, band, leaf), table, leaf.row_N) for band in step.bands]
     row_Z = np.arange(len(step.tokens))
     code_N = leaf.carry_N if rest.runs else np.zeros_like(leaf.carry_N)
     order = np.argsort(leaf.row_N, kind="stable")
-    starts = np.searchsorted(leaf.row_N[order], row_Z)
+    rows, starts = np.unique(leaf.row_N[order], return_index=True)
 
     def bounds(nodes: Array) -> Array:
         found = []
@@ -271,13 +271,9 @@ def sweep(step: Step, leaf: Leaves, frame: Frame, num_nodes: int = FINE_NODES) -
         return widest(found)
 
     coarse = bounds(even_nodes(table.ends_ZHE2, COARSE_NODES))[order]
-    ends = np.stack(
-        [
-            np.minimum.reduceat(coarse[..., 0], starts) - table.reach_ZHE,
-            np.maximum.reduceat(coarse[..., 1], starts) + table.reach_ZHE,
-        ],
-        -1,
-    )
+    ends = table.ends_ZHE2.copy()  # of query tokens that a window does not have, nothing better is known
+    ends[rows, ..., 0] = np.minimum.reduceat(coarse[..., 0], starts) - table.reach_ZHE[rows]
+    ends[rows, ..., 1] = np.maximum.reduceat(coarse[..., 1], starts) + table.reach_ZHE[rows]
     nodes = even_nodes(ends, num_nodes)
     slack_NHE = table.slack_ZHE[leaf.row_N]
     return Ranges(bounds_NHE2=_to_float32(bounds(nodes), slack_NHE), nodes_ZHE2M=nodes)

@@ -14,6 +14,7 @@ K = H * E, D width, M nodes, n columns, O options of a move, B bands.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import heapq
 import time
 from collections.abc import Callable, Iterator
@@ -33,7 +34,7 @@ from adderlab.proof.carries import (
     tied_children,
 )
 from adderlab.proof.head import OPEN, PART_STEPS, RIGHT, WRONG, Boxes, Decision, decide
-from adderlab.proof.problem import RADIX, Array, Problem, Step
+from adderlab.proof.problem import FREE, RADIX, Array, Problem, Step
 from adderlab.proof.ranges import (
     CELL_NODES,
     FINE_NODES,
@@ -58,7 +59,6 @@ CELL_PARTS = 4
 MAX_RUNS = 3
 """Runs of tied columns between fixed ones. Each multiplies the carry codes of a group by four."""
 FRAME_LEVEL = 3
-FREE = -1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +101,7 @@ class StepResult:
 
 def decide_leaves(problem: Problem, step: Step, limits: Limits) -> StepResult:
     """Ranges and verdicts of all leaves of a step."""
-    leaf, frame = leaves(step), thin_frame(step, Rest.of_leaf(step.index, step.columns))
+    leaf, frame = leaves(step), thin_frame(step, Rest.of_leaf(step.index, step.columns, step.given))
     ranges = sweep(step, leaf, frame, limits.nodes)
     H, E, D = problem.attn_out_HED.shape
     K, Z = H * E, len(step.tokens)
@@ -196,7 +196,7 @@ class Group:
         """A group of the leaves ``leaf_rows`` of a step, which share the query token ``row``."""
         step, leaves = step.only(row), leaves.take(leaf_rows)
         leaves = dataclasses.replace(leaves, row_N=np.zeros_like(leaves.row_N))
-        whole = thin_frame(step, Rest.of_leaf(step.index, step.columns))
+        whole = thin_frame(step, Rest.of_leaf(step.index, step.columns, step.given))
         moves, rests = _order(step, whole, sweep(step, leaves, whole).bounds_NHE2.mean((0, -1)))
         # Most cells lie a few levels down: take the frame that is thin for them.
         frame = thin_frame(step, rests[min(FRAME_LEVEL, len(moves) - 1)]) if moves else whole
@@ -249,6 +249,10 @@ class Group:
             fits = (known_in == FREE) | (known_in == in_O)
             fits &= (known_out == FREE) | (known_out == out_O)
             parent_N, option_N = np.nonzero(fits)
+        for key, digit_O in keys[:2] if self.step.given else ():
+            if self.step.given[key] != FREE:
+                fits = digit_O[option_N] == self.step.given[key]
+                parent_N, option_N = parent_N[fits], option_N[fits]
         weight_BHO = np.sum([self._weight_BHLT[:, :, key, digit_O] for key, digit_O in keys], 0)
         mass_BHEO = np.sum([self._mass_BHELT[:, :, :, key, digit_O] for key, digit_O in keys], 0)
         allowed_BHO = np.all([self._allowed_BHLT[:, :, key, digit_O] for key, digit_O in keys], 0)
@@ -257,7 +261,7 @@ class Group:
             digits_NS[:, key] = digit_O[option_N]
         if not free:
             carry_NC[:, slot], carry_NC[:, slot + 1] = in_O[option_N], out_O[option_N]
-        return Cells(
+        children = Cells(
             leaf_N=cells.leaf_N[parent_N],
             weight_NBH=cells.weight_NBH[parent_N] + weight_BHO.transpose(2, 0, 1)[option_N],
             mass_NBHE=cells.mass_NBHE[parent_N] + mass_BHEO.transpose(3, 0, 1, 2)[option_N],
@@ -265,6 +269,12 @@ class Group:
             digits_NS=digits_NS,
             carry_NC=carry_NC,
         )
+        if not self.step.given:
+            return children
+        # The digits that a window gives may rule out carries: cells without any input have no bounds.
+        rest = self.rests[level + 1]
+        some_C = np.array([ways > 0 for ways in self._ways(rest)])
+        return children.take(np.flatnonzero(some_C[children.codes(rest)]))
 
     def box(self, cells: Cells, level: int) -> Array:
         """Sound bounds of every functional on cells of ``level``: (N, K, 2)."""
@@ -306,13 +316,18 @@ class Group:
     def inputs_of(self, cells: Cells, level: int) -> int:
         """Exact number of inputs in the cells."""
         rest = self.rests[level]
+        number_C = np.bincount(cells.codes(rest), minlength=rest.codes).tolist()
+        return sum(n * ways for n, ways in zip(number_C, self._ways(rest), strict=True) if n)
+
+    @staticmethod
+    @functools.cache
+    def _ways(rest: Rest) -> list[int]:
+        """Inputs of a cell for every carry code."""
         digits = 2 * len(rest.runs)
-        total = 0
-        for code, number in enumerate(np.bincount(cells.codes(rest), minlength=rest.codes).tolist()):
-            if number:
-                carries = tuple(code >> (digits - 1 - d) & 1 for d in range(digits))
-                total += number * rest.ways(carries)
-        return total
+        return [
+            rest.ways(tuple(code >> (digits - 1 - d) & 1 for d in range(digits)))
+            for code in range(rest.codes)
+        ]
 
     def worth(self, cells: Cells, level: int) -> float:
         """Open inputs per child that splitting the cells would make."""
@@ -329,8 +344,10 @@ def _order(step: Step, frame: Frame, tau_HE: Array) -> tuple[list[int], list[Res
     heads = np.arange(len(pivot_H))
     mass_HLT = functionals(step, frame).bands[-1][0, heads, pivot_H]
     gain = mass_HLT - tau_HE[heads, pivot_H][:, None, None] * step.bands[-1].weight_ZHLT[0]
+    allowed_LT = step.bands[-1].allowed_ZHLT[0, 0]
+    gain = np.where(allowed_LT, gain, gain.mean(2, keepdims=True, where=allowed_LT))
     influence_L = (gain.max(2) - gain.min(2)).sum(0)
-    rest = Rest.of_leaf(step.index, n)
+    rest = Rest.of_leaf(step.index, n, step.given)
     moves, rests = [], [rest]
 
     def influence(slot: int) -> float:

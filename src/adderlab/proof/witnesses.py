@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from adderlab.proof.carries import NO, Leaves, Rest, run_maximum, tied_children
+from adderlab.proof.carries import NO, Leaves, Rest, fixed_digits, run_maximum, tied_children
 from adderlab.proof.count import some_pairs
 from adderlab.proof.head import WRONG, margins_at
 from adderlab.proof.problem import RADIX, Array, Problem, Step
@@ -152,7 +152,7 @@ def extremes(step: Step, leaf: Leaves, rows_B: Ints, head: int, functional_BE: A
     For the smallest value, turn the functional's sign.
     """
     n, i = step.columns, step.index
-    rest = Rest.of_leaf(i, n)
+    rest = Rest.of_leaf(i, n, step.given)
     row_B, carry_B = leaf.row_N[rows_B], leaf.carry_N[rows_B]
     a_BJ, b_BJ = _some_input(step, leaf, rows_B)
     tables = [
@@ -192,6 +192,10 @@ def extremes(step: Step, leaf: Leaves, rows_B: Ints, head: int, functional_BE: A
 def _some_input(step: Step, leaf: Leaves, rows_B: Ints) -> tuple[Ints, Ints]:
     """Any input of each leaf: zeros, and a 5 + 5 below column i - 1 where a carry is needed."""
     n, i = step.columns, step.index
+    if step.given:
+        pairs = some_pairs(*fixed_digits(step, leaf.take(rows_B)))
+        a_BJ, b_BJ = (to_digits(numbers, n) for numbers in pairs)
+        return a_BJ, b_BJ
     a_BJ = np.zeros((len(rows_B), n), dtype=np.int64)
     b_BJ = np.zeros_like(a_BJ)
     if i > 1:
