@@ -36,6 +36,14 @@ def test_prove_in_words_with_a_certificate(tmp_path: Path, capsys: pytest.Captur
     assert cert.read_bytes()[:2] == b"\x1f\x8b"
 
 
+def test_prove_a_window(capsys: pytest.CaptureFixture[str]) -> None:
+    path = reference_checkpoint("microadder_67p_s71046.pt")
+    assert run_command(prove_command, [str(path), "--window", "1", "--json"], "adderlab prove") == 0
+    value = json.loads(capsys.readouterr().out)
+    assert value["pairs"] == 100 and value["agree"] and value["checker"]["accepted"]
+    assert value["prover"]["verdict"] == "proved" and value["float32"]["failing_pairs"] == 0
+
+
 def test_prove_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     path = reference_checkpoint("lowrank_512p_s42.pt")
     assert run_command(prove_command, [str(path), "--json", "--cells", "3000"], "adderlab prove") == 0
@@ -121,6 +129,8 @@ def test_attack_as_json(capsys: pytest.CaptureFixture[str]) -> None:
         (prove_command, ["missing.pt"], "missing.pt"),
         (prove_command, ["CKPT", "--cells", "-1"], "cells must be 0 or more"),
         (prove_command, ["CKPT", "--seconds", "0"], "seconds must be above 0"),
+        (prove_command, ["CKPT", "--window", "4"], "a window has 1 to 3 columns, not 4"),
+        (prove_command, ["CKPT", "--window", "1", "--output", "x.json"], "a window has no certificate"),
         (attack_command, ["missing.pt", "--pairs", "0"], "pairs must be 1 or more"),
         (attack_command, ["missing.pt", "--starts", "0"], "starts must be 1 or more"),
     ],

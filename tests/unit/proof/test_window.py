@@ -5,6 +5,7 @@ fail, and the counts have to agree pair for pair.
 """
 
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -54,6 +55,9 @@ def test_a_right_window_is_proved_and_checked_with_its_fp32() -> None:
     assert report.verdict.verdict == "proved" and report.check.accepted
     assert report.check.pairs_per_step == 10**4 and report.check.fp32.covered
     assert report.verdict.margin.bound == pytest.approx(report.float64.margin, rel=0.01)
+    value = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert value["agree"] and value["columns"] == [4, 6] and value["float64"]["failing_pairs"] == 0
+    assert "THEY AGREE" in report.describe()
 
 
 def test_two_heads() -> None:
