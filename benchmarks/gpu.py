@@ -71,7 +71,7 @@ def main() -> int:
     )
     for name in args.engines:
         try:
-            engine = select_engine(name, config, CUDA, threads=1, say=print)
+            engine = select_engine(name, config, CUDA, threads=1, log=print)
         except UsageError as error:
             print(f"| {name} | {error} | | | |")
             continue

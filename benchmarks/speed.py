@@ -76,7 +76,7 @@ def engine_step(
 ) -> Callable[[], None]:
     """``STEPS`` whole steps of a population: sampling, encoding, tables, gradient, clip, AdamW."""
     config = get_preset(preset).config
-    chosen = select_engine(engine, config, CPU, threads=threads, say=print)
+    chosen = select_engine(engine, config, CPU, threads=threads, log=print)
     population = Population(config, recipe, tuple(range(seeds)), objective_for(config, chosen, CPU), CPU)
     population.next_step = 10_000
 
@@ -91,7 +91,7 @@ def engine_step(
 def engine_evaluation(preset: str, engine: str, threads: int) -> Callable[[], None]:
     """100,000 pairs from integers to answers."""
     config = get_preset(preset).config
-    chosen = select_engine(engine, config, CPU, threads=threads, say=print)
+    chosen = select_engine(engine, config, CPU, threads=threads, log=print)
     layout = get_layout(config.layout)
     params = {name: tensor.detach()[None] for name, tensor in build_model(config, 0).named_parameters()}
     values = torch.randint(0, 10**10, (2, 100_000))

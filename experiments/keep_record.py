@@ -98,7 +98,7 @@ def _by_hand(mended: Mended, outcomes: Sequence[SeedRecord]) -> SeedRecord:
     if outcome is None:
         raise UsageError(f"{mended.file} is of seed {checkpoint.seed}, which was not measured there")
     verdict = prove_checkpoint(checkpoint)
-    engine = select_engine("torch", checkpoint.config, torch.device("cpu"), threads=1, say=print)
+    engine = select_engine("torch", checkpoint.config, torch.device("cpu"), threads=1, log=print)
     repaired = Repair(
         verdict=verdict.verdict,
         margin_bound=verdict.margin.bound,

@@ -148,7 +148,7 @@ def film(found: Study, seed: int, drawn: dict[str, str]) -> dict[str, Any]:
     place = next((s for s, history in enumerate(found.histories) if history.seed == seed), None)
     if place is None or seed not in job.seeds:
         raise UsageError(f"--film {seed}: the first run has no such seed")
-    engine = select_engine("auto", job.config, cpu, threads=1, say=lambda line: None)
+    engine = select_engine("auto", job.config, cpu, threads=1, log=lambda line: None)
     population = Population(
         job.config,
         job.recipe,

@@ -71,9 +71,11 @@ def assert_tables_match_model(model: Transformer) -> None:
     logits = logits_of_tables(tables(model.config, params), tokens_BP)
     wanted = model.answer_logits(tokens_BP)
     torch.testing.assert_close(logits, wanted, rtol=1e-9, atol=1e-9)
-    pull = torch.randn(wanted.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    (pull * logits).sum().backward()
-    (pull * wanted).sum().backward()
+    cotangent = torch.randn(
+        wanted.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64
+    )
+    (cotangent * logits).sum().backward()
+    (cotangent * wanted).sum().backward()
     for name, parameter in model.named_parameters():
         grad, wanted_grad = params[name].grad, parameter.grad
         assert grad is not None and wanted_grad is not None, name
@@ -87,11 +89,11 @@ def assert_population_is_bitwise_alone(config: ModelConfig, num_seeds: int = 5) 
     params = stack_parameters(models)
     together = {name: tensor.clone().requires_grad_() for name, tensor in params.items()}
     all_tables = tables(config, together)
-    pulls = {
+    cotangents = {
         name: torch.randn(tensor.shape, generator=torch.Generator().manual_seed(3))
         for name, tensor in all_tables.items()
     }
-    torch.autograd.backward([t for _, t in all_tables.items()], list(pulls.values()))
+    torch.autograd.backward([t for _, t in all_tables.items()], list(cotangents.values()))
     for seed in range(num_seeds):
         alone = {
             name: tensor[seed : seed + 1].clone().requires_grad_() for name, tensor in params.items()
@@ -100,7 +102,8 @@ def assert_population_is_bitwise_alone(config: ModelConfig, num_seeds: int = 5) 
         for name, tensor in one_table.items():
             assert torch.equal(tensor[0], dict(all_tables.items())[name][seed]), name
         torch.autograd.backward(
-            [t for _, t in one_table.items()], [pull[seed : seed + 1] for pull in pulls.values()]
+            [t for _, t in one_table.items()],
+            [cotangent[seed : seed + 1] for cotangent in cotangents.values()],
         )
         for name, tensor in alone.items():
             grad = together[name].grad

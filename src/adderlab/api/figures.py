@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adderlab.api.models import ModelLike, load
-from adderlab.engine.base import single_threaded
+from adderlab.engine.select import single_threaded
 from adderlab.errors import UsageError
 from adderlab.files.atomic import write_text
 from adderlab.report import figures as charts

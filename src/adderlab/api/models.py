@@ -11,8 +11,7 @@ from typing import Any, Protocol, TypeAlias
 
 from torch import Tensor
 
-from adderlab.engine.base import choose_device, single_threaded
-from adderlab.engine.select import select_engine
+from adderlab.engine.select import choose_device, select_engine, single_threaded
 from adderlab.errors import UsageError
 from adderlab.evaluation import exact
 from adderlab.evaluation.exact import Prediction, SuiteReport
@@ -104,7 +103,7 @@ class Model(Checkpoint):
         where, why = choose_device(device)
         if device == "auto":
             log(f"device: {where} ({why})")
-        chosen = select_engine(engine, self.config, where, threads=1, say=log)
+        chosen = select_engine(engine, self.config, where, threads=1, log=log)
         params = {name: tensor.to(where) for name, tensor in self.stacked().items()}
         decoder = exact.decoder_for(self.config, params, chosen)
         report = exact.evaluate(decoder, self.config.token_layout, suite, progress)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from adderlab.api.models import ModelLike, load
-from adderlab.engine.base import single_threaded
+from adderlab.engine.select import single_threaded
 from adderlab.errors import Failure, UsageError
 from adderlab.evaluation.suites import strata
 from adderlab.models.tables import why_no_tables

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from adderlab.api.models import ModelLike, load
-from adderlab.engine.base import single_threaded
+from adderlab.engine.select import single_threaded
 from adderlab.publish import export as exports
 from adderlab.publish import verify as verifications
 from adderlab.publish.evidence import SUITES

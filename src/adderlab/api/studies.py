@@ -12,8 +12,7 @@ from typing import Any
 import torch
 
 from adderlab.api.experiment import Experiment, Seeds, Settings, Trainable, define, parse_seeds
-from adderlab.engine.base import single_threaded
-from adderlab.engine.select import select_engine
+from adderlab.engine.select import select_engine, single_threaded
 from adderlab.errors import UsageError
 from adderlab.files.atomic import disk_failure, make_folder
 from adderlab.files.lock import RunLock
@@ -162,7 +161,7 @@ def measure_rate(
         backend = open_backend(plan.config, compute, listener.on_message)
         # The published pairs are decoded one model at a time: on the CPU, whatever trained them.
         cpu = torch.device("cpu")
-        decoder = select_engine("auto", plan.config, cpu, threads=1, say=listener.on_message)
+        decoder = select_engine("auto", plan.config, cpu, threads=1, log=listener.on_message)
         experiment = RateExperiment(plan, work)
         if not experiment.measure(backend.objective, backend.device, decoder, listener):
             raise KeyboardInterrupt

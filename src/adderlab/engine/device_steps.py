@@ -10,37 +10,40 @@ asks the device for a number.
 The same function runs without a graph on other devices, where the tests compare it with the steps of
 ``training``.
 
-Shapes: S seeds, N parameters of one model, flat; C steps of a call.
+Shapes: C steps of a call, S seeds, N parameters of one model, flat; B pairs, J = 10 columns, units
+first; o = 2 operands; P input positions, A answer steps.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from adderlab.engine.base import Compiled, Engine, Function
 from adderlab.engine.step_batch import CONSTANTS, RATES, StepBatch, descend
-from adderlab.engine.trace import Run, trace
 from adderlab.models.tables import Tables
 from adderlab.task import counter
 from adderlab.task.counter import Stream
 from adderlab.task.layouts import Layout
 from adderlab.task.sampling import DataConfig, carry_pairs, columns, pick
 
-# Training pairs drawn where the seeds are, from a step that the device knows only as numbers in its
-# memory: equal bit for bit to ``task.sampling``, but the host need not name the step, so the same
-# recorded kernels draw every step.
-#
-# Shapes: C steps, S seeds, B pairs, J = 10 columns, units first; o = 2 operands; P input positions,
-# A answer steps. The three numbers of a step: its site (``task.counter``), the longest operand, and the
-# word below which a row is a carry pattern.
+MOST_STEPS = 1024
+"""Steps whose numbers are on the device at a time."""
+
+WARM_UP = 3
+"""Steps before the recording, in which libraries and compilers set themselves up."""
+
+Run = Callable[..., Sequence[Tensor]]
+"""A traced function."""
 
 
 def step_numbers(data: DataConfig, steps: Iterable[int]) -> Tensor:
-    """number_C3 of the steps, int64 on the CPU."""
+    """number_C3 of the steps, int64 on the CPU: a step's site (``task.counter``), its longest operand,
+    and the word below which a row is a carry pattern."""
     mix = data.carry_mix
     rows = [
         (
@@ -56,7 +59,9 @@ def step_numbers(data: DataConfig, steps: Iterable[int]) -> Tensor:
 def sample(
     data: DataConfig, layout: Layout, seeds_S: Tensor, number_3: Tensor, batch_size: int
 ) -> tuple[Tensor, Tensor]:
-    """(tokens_SBP, targets_SBA), uint8, of the step with these numbers."""
+    """(tokens_SBP, targets_SBA), uint8, of the step with these numbers: equal bit for bit to
+    ``task.sampling``. The device reads the step from its memory, the host need not name it, so the same
+    recorded kernels draw every step."""
     mix, uniform_lengths = data.carry_mix, data.curriculum.lengths == "uniform"
     site, max_digits, threshold = number_3.unbind()
     key_S = counter.keys_at(seeds_S, site)
@@ -72,13 +77,6 @@ def sample(
         digit_oJSB = pick(mixed_SB, patterned_oJSB, digit_oJSB)
     a_SBJ, b_SBJ = digit_oJSB.movedim(1, -1).contiguous()
     return layout.encode(a_SBJ, b_SBJ)
-
-
-MOST_STEPS = 1024
-"""Steps whose numbers are on the device at a time."""
-
-WARM_UP = 3
-"""Steps before the recording, in which libraries and compilers set themselves up."""
 
 
 class Eager:
@@ -112,7 +110,7 @@ class _Buffers:
         self.cursor = torch.zeros(1, dtype=torch.int64, device=device)
         self.rates_CGR = params_SN.new_ones(MOST_STEPS, settings, len(RATES))
         self.number_C3 = torch.ones(MOST_STEPS, 3, dtype=torch.int64, device=device)
-        """See ``device_sampler``."""
+        """See ``step_numbers``."""
 
     def exchange(self, step_batch: StepBatch, copy: Callable[[Tensor, Tensor], Tensor]) -> None:
         """copy(of the buffers, of the step_batch) for everything a step changes."""
@@ -147,13 +145,13 @@ class DeviceStepper:
         self,
         engine: Engine,
         map: Compiled,
-        pull_back: Compiled,
+        vjp: Compiled,
         form: Tables,
         data: DataConfig,
         layout: Layout,
     ) -> None:
-        assert isinstance(map, Eager) and isinstance(pull_back, Eager)
-        self._engine, self._map, self._pull_back, self._form = engine, map, pull_back, form
+        assert isinstance(map, Eager) and isinstance(vjp, Eager)
+        self._engine, self._map, self._vjp, self._form = engine, map, vjp, form
         self._data, self._layout = data, layout
         self._run: tuple[Run, Run] | None = None
         self._kind: Hashable = None
@@ -199,7 +197,7 @@ class DeviceStepper:
         """The map and its derivative for so many seeds: what they compute from nothing but the model
         (rotary angles, fixed positions) is put on the device now, for a step may not copy there."""
         maps = []
-        for each in (self._map, self._pull_back):
+        for each in (self._map, self._vjp):
             maps.append(trace(each.function, [(S, *shape) for shape in each.shapes], device))
         self._run = (maps[0], maps[1])
 
@@ -231,8 +229,55 @@ class DeviceStepper:
         values = [column.reshape(S, *shape) for column, shape in zip(columns, shapes, strict=True)]
         built = iter(forward(*values))
         tables = self._form.map(lambda _: next(built))
-        loss_S, slopes = self._engine.loss_and_grad(tables, tokens, targets)
-        grads = back(*values, *(slope for _, slope in slopes.items()))
+        loss_S, table_grads = self._engine.loss_and_grad(tables, tokens, targets)
+        grads = back(*values, *(grad for _, grad in table_grads.items()))
         grad_SN = torch.cat([grad.reshape(S, -1) for grad in grads], 1)
         descend(buffers, grad_SN, rates_SR, buffers.constants_SX, buffers.lr_scale_SN)
         buffers.loss_S.copy_(loss_S)
+
+
+def trace(function: Function, shapes: Sequence[tuple[int, ...]], device: torch.device) -> Run:
+    """The bare list of operations that a function comes down to on float32 inputs of these shapes.
+
+    What depends on no input (rotary angles, fixed positions, lists of rows) is computed once, on the CPU
+    as ever, and put on the device, so that running the list copies nothing there. Its operations are
+    those of the function, in the same order; a derivative loses the forward operations that it does not
+    need. The shapes must not depend on the values.
+    """
+    # Importing what traces takes a second, and is needed only here.
+    from torch.fx import Node
+    from torch.fx.experimental.proxy_tensor import make_fx
+    from torch.fx.node import map_arg
+
+    examples = [torch.ones(shape) for shape in shapes]
+    function(*examples)  # what it keeps for later calls must not become part of the trace
+    module = make_fx(function)(*examples)
+    graph, known = module.graph, dict[Node, Any]()
+    for node in list(graph.nodes):
+        if node.op == "get_attr":
+            known[node] = getattr(module, str(node.target))
+        elif node.op == "call_function":
+            if all(source in known for source in node.all_input_nodes):
+                arguments = map_arg((node.args, node.kwargs), known.__getitem__)
+                known[node] = node.target(*arguments[0], **arguments[1])
+                continue
+            schema = getattr(node.target, "_schema", None)  # taking one of several results has none
+            changes = schema is not None and schema.is_mutable
+            assert not (changes and node.args[0] in known), f"{node} writes into a constant"
+            if "device" in node.kwargs:
+                node.kwargs = {**node.kwargs, "device": device}
+
+    constants = {
+        node: value
+        for node, value in known.items()
+        if isinstance(value, Tensor) and any(user not in known for user in node.users)
+    }
+    for number, (node, value) in enumerate(constants.items()):
+        name = f"constant_{number}"
+        module.register_buffer(name, value.detach().to(device))
+        with graph.inserting_before(node):
+            place = graph.get_attr(name)
+        node.replace_all_uses_with(place, delete_user_cb=lambda user: user not in known)
+    graph.eliminate_dead_code()
+    module.recompile()
+    return module

@@ -1,8 +1,12 @@
-"""Which engine computes, chosen once and said in one line."""
+"""On what to compute: which device, how many threads of PyTorch, which engine.
+
+Each is chosen once, and its reason is given in one line.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -14,6 +18,7 @@ from adderlab.models.tables import Tables, stack_parameters, tables, why_no_tabl
 from adderlab.models.transformer import build_model
 from adderlab.task.sampling import uniform_pairs
 
+DEVICES = ("auto", "cpu", "cuda", "mps")
 ENGINES = ("auto", "native", "triton", "torch")
 
 CHECKED_PAIRS = 64
@@ -23,34 +28,72 @@ CHECK_TOLERANCE = 1e-3
 """Largest error over a table's largest gradient; rounding stays a hundred times below."""
 
 
+def choose_device(name: str) -> tuple[torch.device, str]:
+    """The device for ``--device name`` and the reason in a few words.
+
+    Raises ``UsageError`` for an unknown name or a device this machine does not have.
+    """
+    if name not in DEVICES:
+        raise UsageError(f"no device {name!r}; there are {', '.join(DEVICES)}")
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda"), f"a CUDA GPU is here ({torch.cuda.get_device_name()})"
+        # Apple's backend has no 64-bit integer shifts worth the name and no bit-stable sums;
+        # models this small are faster on its CPU anyway.
+        return torch.device("cpu"), "no CUDA GPU is here"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: this machine has no CUDA GPU; use --device cpu or auto")
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise UsageError("--device mps: this machine has no Apple GPU; use --device cpu or auto")
+    return torch.device(name), "you asked for it"
+
+
+@contextlib.contextmanager
+def single_threaded() -> Iterator[None]:
+    """PyTorch splits no sum among threads inside this block, or function if used as a decorator.
+
+    The order of a sum would depend on the machine's cores, and with it the last bits; seeds are spread
+    over threads instead. Afterwards the process has the threads that it had.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def select_engine(
     name: str,
     config: ModelConfig,
     device: torch.device,
     *,
     threads: int,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> Engine:
-    """The engine for ``--engine name``; ``say`` gets a line when it compiles or is not the fastest.
+    """The engine for ``--engine name``; ``log`` gets a line when it compiles or is not the fastest.
 
     Raises ``UsageError`` for an unknown name, or for ``native`` or ``triton`` where it cannot be had.
     """
     if name not in ENGINES:
         raise UsageError(f"no engine {name!r}; there are {', '.join(ENGINES)}")
-    plain = TorchEngine(threads, whole_steps=device.type == "cuda")
     if name == "torch":
-        return plain
+        return _torch(device, threads)
     fastest = "triton" if device.type == "cuda" else "native"
     chosen = fastest if name == "auto" else name
     try:
         if chosen == "triton":
-            return _triton(config, device, plain)
-        return _native(config, device, threads, say)
+            return _triton(config, device, threads)
+        return _native(config, device, threads, log)
     except Failure as error:
         if name != "auto":
             raise UsageError(f"--engine {name}: {error}") from error
-        say(f"the {chosen} engine is not used: {error}; computing with PyTorch")
-        return plain
+        log(f"the {chosen} engine is not used: {error}; computing with PyTorch")
+        return _torch(device, threads)
+
+
+def _torch(device: torch.device, threads: int) -> TorchEngine:
+    return TorchEngine(threads, whole_steps=device.type == "cuda")
 
 
 def _example(config: ModelConfig) -> Tables:
@@ -62,7 +105,7 @@ def _example(config: ModelConfig) -> Tables:
         return tables(config, stack_parameters([build_model(config, 0)]))
 
 
-def _triton(config: ModelConfig, device: torch.device, plain: TorchEngine) -> Engine:
+def _triton(config: ModelConfig, device: torch.device, threads: int) -> Engine:
     """The Triton engine, its kernels compiled for this model and compared with PyTorch on this very
     device. Raises ``Failure`` saying why it cannot be had."""
     from adderlab.engine.triton import why_not
@@ -75,7 +118,7 @@ def _triton(config: ModelConfig, device: torch.device, plain: TorchEngine) -> En
 
     engine = TritonEngine()
     try:
-        error = _worst_error(engine, plain, example.to(device=device))
+        error = _worst_error(engine, _torch(device, threads), example.to(device=device))
     except Exception as problem:  # a compiler and a driver may fail in any way; a run need not
         raise Failure(f"its kernels do not run here ({_first_line(problem)})") from problem
     if not error < CHECK_TOLERANCE:
@@ -101,7 +144,7 @@ def _first_line(problem: Exception) -> str:
 
 
 def _native(
-    config: ModelConfig, device: torch.device, threads: int, say: Callable[[str], None]
+    config: ModelConfig, device: torch.device, threads: int, log: Callable[[str], None]
 ) -> Engine:
     """The native engine, compiled for this model. Raises ``Failure`` saying why it cannot be had."""
     from adderlab.engine.native import NativeEngine, why_not
@@ -112,6 +155,6 @@ def _native(
     reason = why_not(example.form)
     if reason:
         raise Failure(reason)
-    engine = NativeEngine(threads, say=say)
+    engine = NativeEngine(threads, log=log)
     engine.prepare(example)
     return engine

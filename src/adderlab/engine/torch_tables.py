@@ -22,13 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from adderlab.engine.base import (
-    Compiled,
-    Descent,
-    Function,
-    Sampler,
-    Stepper,
-)
+from adderlab.engine.base import Compiled, Descent, Function, Sampler, Stepper
 from adderlab.engine.device_steps import DeviceStepper, Eager
 from adderlab.models.tables import NormForm, Tables
 from adderlab.task.layouts import Layout
@@ -77,9 +71,9 @@ class TorchEngine:
         return None
 
     def stepper(
-        self, map: Compiled, pull_back: Compiled, form: Tables, data: DataConfig, layout: Layout
+        self, map: Compiled, vjp: Compiled, form: Tables, data: DataConfig, layout: Layout
     ) -> Stepper | None:
-        return DeviceStepper(self, map, pull_back, form, data, layout) if self.whole_steps else None
+        return DeviceStepper(self, map, vjp, form, data, layout) if self.whole_steps else None
 
     def _each(self, tables: Tables, program: Callable[..., T], *tokens: Tensor) -> list[T]:
         """Run ``program`` on all seeds at once off the CPU, seed by seed on it."""
@@ -232,13 +226,15 @@ class _Attention(torch.autograd.Function):
             [(weight_SAPB * grad_SEAB[:, e, :, None]).sum(1) for e in range(value_SEPB.shape[1])], 1
         )
         # d loss / d score = weight * (grad . value - grad . mixed)
-        pull_SAPB = -(grad_SEAB * mixed_SEAB).sum(1)[:, :, None]
+        cotangent_SAPB = -(grad_SEAB * mixed_SEAB).sum(1)[:, :, None]
         for e in range(value_SEPB.shape[1]):
-            pull_SAPB = pull_SAPB + grad_SEAB[:, e, :, None] * value_SEPB[:, e, None]
-        pull_SAPB *= weight_SAPB
+            cotangent_SAPB = cotangent_SAPB + grad_SEAB[:, e, :, None] * value_SEPB[:, e, None]
+        cotangent_SAPB *= weight_SAPB
         features = range(query_SKAB.shape[1])
-        grad_query = torch.stack([(pull_SAPB * key_SKPB[:, k, None]).sum(2) for k in features], 1)
-        grad_key = torch.stack([(pull_SAPB * query_SKAB[:, k, :, None]).sum(1) for k in features], 1)
+        grad_query = torch.stack([(cotangent_SAPB * key_SKPB[:, k, None]).sum(2) for k in features], 1)
+        grad_key = torch.stack(
+            [(cotangent_SAPB * query_SKAB[:, k, :, None]).sum(1) for k in features], 1
+        )
         return grad_query, grad_key, grad_value, None
 
 

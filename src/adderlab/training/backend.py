@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from adderlab.engine.base import choose_device
-from adderlab.engine.select import select_engine
+from adderlab.engine.select import choose_device, select_engine
 from adderlab.errors import UsageError
 from adderlab.models.config import ModelConfig
 from adderlab.models.tables import why_no_tables
@@ -75,7 +74,7 @@ def open_backend(
     reason = why_no_tables(config)
     if reason:
         log(f"this model has no table form ({reason}): it trains on the full sequence, slowly")
-    engine = select_engine(compute.engine, config, device, threads=engine_threads or threads, say=log)
+    engine = select_engine(compute.engine, config, device, threads=engine_threads or threads, log=log)
     return Backend(
         objective=objective_for(config, engine, device),
         device=device,

@@ -9,9 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from adderlab.engine.device_steps import Eager, sample, step_numbers
+from adderlab.engine.device_steps import Eager, sample, step_numbers, trace
 from adderlab.engine.torch_tables import TorchEngine
-from adderlab.engine.trace import trace
 from adderlab.task.layouts import get_layout
 from adderlab.task.sampling import (
     DataConfig,

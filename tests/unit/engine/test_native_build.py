@@ -39,14 +39,14 @@ def program(folder: Path, name: str, body: str) -> Path:
 
 def test_compiles_once_and_says_so(answer: Path, cache: Path) -> None:
     said: list[str] = []
-    assert load_library(answer, {"ANSWER": 42}, say=said.append).answer() == 42
+    assert load_library(answer, {"ANSWER": 42}, log=said.append).answer() == 42
     assert any("compiling" in line for line in said)
     files = {path: path.stat().st_mtime_ns for path in cache.iterdir()}
     assert [path.suffix for path in files] == [".so"]
 
     build._loaded.cache_clear()
     said.clear()
-    assert load_library(answer, {"ANSWER": 42}, say=said.append).answer() == 42
+    assert load_library(answer, {"ANSWER": 42}, log=said.append).answer() == 42
     assert said == []
     assert {path: path.stat().st_mtime_ns for path in cache.iterdir()} == files
 
@@ -107,7 +107,7 @@ def test_an_unwritable_cache(answer: Path, tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("ADDERLAB_CACHE", str(tmp_path / "file" / "cache"))
     said: list[str] = []
-    assert load_library(answer, {"ANSWER": 7}, say=said.append).answer() == 7
+    assert load_library(answer, {"ANSWER": 7}, log=said.append).answer() == 7
     assert "cannot be written" in said[0] and str(tmp_path / "file") in said[0]
 
 

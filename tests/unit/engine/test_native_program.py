@@ -56,8 +56,8 @@ def test_the_derivative_of_ordered_sums_and_slices() -> None:
         y = ordered.matmul(x, w)
         return ordered.total(y * y, 1), y[:, 1:, ::2], ordered.expand(y[:, 0], 1, 3)
 
-    pulls = [random(7), random(4, 4), random(3, 7)]
-    agree(vjp(function, 2), [random(5, 6), random(6, 7), *pulls])
+    cotangents = [random(7), random(4, 4), random(3, 7)]
+    agree(vjp(function, 2), [random(5, 6), random(6, 7), *cotangents])
 
 
 @pytest.mark.parametrize("name", ["456p", "67p", "122p"])
@@ -74,10 +74,10 @@ def test_the_map_to_tables_and_its_derivative(name: str) -> None:
     want = function(*precise)
     for one, two in zip(program(values), want, strict=True):
         assert (one - two).abs().max() <= 1e-6 * two.abs().max()
-    pulls = [random(*table.shape[1:]) for table in want]
-    pull_back = Program(vjp(function, len(values)), [t[:1] for t in (*values, *pulls)], threads=2)
-    exact = torch.autograd.grad(want, precise, [pull.double() for pull in pulls])
-    for one, two in zip(pull_back([*values, *pulls]), exact, strict=True):
+    cotangents = [random(*table.shape[1:]) for table in want]
+    gradients = Program(vjp(function, len(values)), [t[:1] for t in (*values, *cotangents)], threads=2)
+    exact = torch.autograd.grad(want, precise, [cotangent.double() for cotangent in cotangents])
+    for one, two in zip(gradients([*values, *cotangents]), exact, strict=True):
         assert (one - two).abs().max() <= 5e-6 * two.abs().max()
 
 

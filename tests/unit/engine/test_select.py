@@ -16,23 +16,23 @@ CONFIG = get_preset("242p").config
 
 def test_unknown_engines_are_named() -> None:
     with pytest.raises(UsageError, match="'cuda'; there are auto, native, triton, torch"):
-        select_engine("cuda", CONFIG, CPU, threads=1, say=print)
+        select_engine("cuda", CONFIG, CPU, threads=1, log=print)
 
 
 def test_native_is_not_for_cuda() -> None:
     with pytest.raises(UsageError, match="--engine native: it computes on the CPU, not on cuda"):
-        select_engine("native", CONFIG, CUDA, threads=1, say=print)
+        select_engine("native", CONFIG, CUDA, threads=1, log=print)
 
 
 def test_triton_is_not_for_models_without_tables() -> None:
     with pytest.raises(UsageError, match="--engine triton: this model has no table form"):
-        select_engine("triton", get_preset("1644p").config, CUDA, threads=1, say=print)
+        select_engine("triton", get_preset("1644p").config, CUDA, threads=1, log=print)
 
 
 def test_triton_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     said: list[str] = []
-    chosen = select_engine("auto", CONFIG, CUDA, threads=1, say=said.append)
+    chosen = select_engine("auto", CONFIG, CUDA, threads=1, log=said.append)
     assert isinstance(chosen, TorchEngine) and chosen.whole_steps
     assert said == [
         "the triton engine is not used: Triton is not installed (on Linux: pip install "
@@ -44,14 +44,14 @@ def test_triton_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 def test_a_device_that_fails_is_said_in_one_line_and_torch_computes() -> None:
     said: list[str] = []
-    chosen = select_engine("auto", CONFIG, CUDA, threads=1, say=said.append)
+    chosen = select_engine("auto", CONFIG, CUDA, threads=1, log=said.append)
     assert isinstance(chosen, TorchEngine) and chosen.whole_steps
     (line,) = said
     assert line.startswith("the triton engine is not used: its kernels do not run here (")
     with pytest.raises(UsageError, match="--engine triton: its kernels do not run here"):
-        select_engine("triton", CONFIG, CUDA, threads=1, say=print)
+        select_engine("triton", CONFIG, CUDA, threads=1, log=print)
 
 
 def test_torch_on_the_cpu_takes_single_steps() -> None:
-    chosen = select_engine("torch", CONFIG, CPU, threads=1, say=print)
+    chosen = select_engine("torch", CONFIG, CPU, threads=1, log=print)
     assert isinstance(chosen, TorchEngine) and not chosen.whole_steps

@@ -345,7 +345,7 @@ def few_pairs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.slow
 @pytest.mark.usefixtures("few_pairs")
 def test_the_kernels_are_compared_with_pytorch_before_they_are_used() -> None:
-    assert select_engine("triton", CONFIG, DEVICE, threads=1, say=print).name == "triton"
+    assert select_engine("triton", CONFIG, DEVICE, threads=1, log=print).name == "triton"
 
 
 @pytest.mark.usefixtures("few_pairs")
@@ -356,11 +356,11 @@ def test_kernels_that_err_or_fail_are_not_used(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(TritonEngine, "loss_and_grad", wrong)
     with pytest.raises(UsageError, match=r"--engine triton: its gradients are off by 1\.0e-02 here"):
-        select_engine("triton", CONFIG, DEVICE, threads=1, say=print)
+        select_engine("triton", CONFIG, DEVICE, threads=1, log=print)
 
     def failing(self: TritonEngine, *args: Any) -> tuple[Tensor, Tables]:
         raise RuntimeError("no kernel image\nis available")
 
     monkeypatch.setattr(TritonEngine, "loss_and_grad", failing)
     with pytest.raises(UsageError, match=r"its kernels do not run here \(no kernel image\)"):
-        select_engine("triton", CONFIG, DEVICE, threads=1, say=print)
+        select_engine("triton", CONFIG, DEVICE, threads=1, log=print)

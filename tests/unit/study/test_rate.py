@@ -175,7 +175,7 @@ def put(population: Population, seed: int, name: str, checkpoint: Checkpoint) ->
 
 
 def engine():  # type: ignore[no-untyped-def]
-    return select_engine("torch", get_preset("456p").config, torch.device("cpu"), threads=1, say=print)
+    return select_engine("torch", get_preset("456p").config, torch.device("cpu"), threads=1, log=print)
 
 
 def verdict(word: str, margin: float) -> ProverVerdict:

@@ -124,7 +124,7 @@ class OneByOne(NativeEngine):
     """The native engine without its way to take many steps in one call."""
 
     def stepper(
-        self, map: Compiled, pull_back: Compiled, form: Tables, data: DataConfig, layout: Layout
+        self, map: Compiled, vjp: Compiled, form: Tables, data: DataConfig, layout: Layout
     ) -> Stepper | None:
         return None
 

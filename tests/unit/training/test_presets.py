@@ -24,7 +24,7 @@ def learns(name: str, engine: str, batch_size: int = 64) -> None:
     preset = PRESETS[name]
     recipe = recipe_for(preset, "published")
     recipe = dataclasses.replace(recipe, batch_size=batch_size, val_size=20, test_size=20)
-    chosen = select_engine("auto", preset.config, CPU, threads=1, say=print)
+    chosen = select_engine("auto", preset.config, CPU, threads=1, log=print)
     assert chosen.name == engine
     objective = objective_for(preset.config, chosen, CPU)
     population = Population(preset.config, recipe, tuple(range(SEEDS)), objective, CPU)
@@ -38,7 +38,7 @@ def test_the_native_engine_is_chosen_wherever_there_are_tables(name: str, monkey
     prepared = []
     monkeypatch.setattr(NativeEngine, "prepare", lambda self, tables: prepared.append(tables.form))
     said: list[str] = []
-    engine = select_engine("auto", PRESETS[name].config, CPU, threads=1, say=said.append)
+    engine = select_engine("auto", PRESETS[name].config, CPU, threads=1, log=said.append)
     if name in WITHOUT_TABLES:
         assert engine.name == "torch" and "no table form" in said[0] and not prepared
     else:

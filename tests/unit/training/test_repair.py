@@ -12,8 +12,7 @@ from adderlab.checker import check_file
 from adderlab.cli import check as check_command
 from adderlab.cli import repair as repair_command
 from adderlab.cli.main import run_command
-from adderlab.engine.base import choose_device
-from adderlab.engine.select import select_engine
+from adderlab.engine.select import choose_device, select_engine
 from adderlab.errors import UsageError
 from adderlab.evaluation.exact import decoder_for, evaluate
 from adderlab.evaluation.suites import fresh
@@ -114,7 +113,7 @@ def test_512p_is_repaired_proved_and_checked(tmp_path: Path, capsys: pytest.Capt
     assert told["verdict"] == "proved" and told["failing_pairs"] == 0 and 1 <= told["trainings"] <= 3
 
     checkpoint = load_checkpoint(out)
-    engine = select_engine("torch", checkpoint.config, choose_device("cpu")[0], threads=1, say=print)
+    engine = select_engine("torch", checkpoint.config, choose_device("cpu")[0], threads=1, log=print)
     decoder = decoder_for(checkpoint.config, checkpoint.stacked(), engine)
     report = evaluate(decoder, get_layout(checkpoint.config.layout), fresh(100_000, 3))
     assert report.total.errors == 0

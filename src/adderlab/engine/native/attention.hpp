@@ -63,7 +63,7 @@ INLINE void attend(const vf (*kv)[KV], int keys, int h, Column* column, vf (*wei
     });
 }
 
-// Given pull = (d loss / d mix) / sum in every column: query_grad, and kv_grad, which is
+// Given cotangent = (d loss / d mix) / sum in every column: query_grad, and kv_grad, which is
 // overwritten when FRESH and added to otherwise.
 template <bool FRESH, int QB>
 INLINE void attend_back(const vf (*kv)[KV], vf (*kv_grad)[KV], int keys, int h, Column* column,
@@ -81,16 +81,16 @@ INLINE void attend_back(const vf (*kv)[KV], vf (*kv_grad)[KV], int keys, int h, 
         unroll<E>(EACH(e) { value_[e] = keep(value[e]); });
         unroll<QB - first>(EACH(i) {
             constexpr std::integral_constant<int, first + i> j;
-            vf w = keep(weight[j][p]), pull[E];
-            unroll<E>(EACH(e) { pull[e] = keep(column[j].pull[h * E + e]); });
-            vf slope = pull[0] * value_[0] - column[j].pull_mean[h];
-            unroll<E - 1>(EACH(e) { slope += pull[e + 1] * value_[e + 1]; });
+            vf w = keep(weight[j][p]), cotangent[E];
+            unroll<E>(EACH(e) { cotangent[e] = keep(column[j].cotangent[h * E + e]); });
+            vf slope = cotangent[0] * value_[0] - column[j].cotangent_mean[h];
+            unroll<E - 1>(EACH(e) { slope += cotangent[e + 1] * value_[e + 1]; });
             slope *= w;
             unroll<K>(EACH(k) {
                 key_grad[k] += slope * column[j].query[h * K + k];
                 query_grad[j][k] += slope * key_[k];
             });
-            unroll<E>(EACH(e) { value_grad[e] += w * pull[e]; });
+            unroll<E>(EACH(e) { value_grad[e] += w * cotangent[e]; });
         });
         unroll<K>(EACH(k) { key_sum[k] = key_grad[k]; });
         unroll<E>(EACH(e) { value_sum[e] = value_grad[e]; });

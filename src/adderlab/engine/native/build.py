@@ -30,7 +30,8 @@ ISA_FLAGS = {
 }
 """ADDERLAB_ISA: the instruction sets to compile for."""
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
+"""Gets a line when something takes a while or is not as it should be."""
 
 
 class NativeUnavailable(Failure):
@@ -53,22 +54,22 @@ def load_library(
     optimise: str = "-O3",
     extra: Sequence[str] = (),
     isa: str | None = None,
-    say: Say = to_stderr,
+    log: Log = to_stderr,
 ) -> ctypes.CDLL:
     """The shared library of ``source``, compiled with ``-DNAME=VALUE`` unless the cache has it.
 
     ``extra``: further flags. ``isa``: a key of ``ISA_FLAGS``, by default that of ADDERLAB_ISA.
-    ``say`` gets one line when the compiler runs. Raises ``NativeUnavailable``, ``UsageError`` for
+    ``log`` gets one line when the compiler runs. Raises ``NativeUnavailable``, ``UsageError`` for
     an unknown ADDERLAB_ISA.
     """
     compiler = find_compiler()
     flags = ["-std=c++17", "-shared", "-fPIC", "-pthread", optimise, *isa_flags(isa), *extra]
     flags += [f"-D{name}={value}" for name, value in (defines or {}).items()]
     name = f"{source.stem}-{_digest(compiler, flags)}.so"
-    folder = cache_folder(say)
+    folder = cache_folder(log)
     path = folder / name
     if not path.is_file():
-        _compile(compiler, flags, source, path, say)
+        _compile(compiler, flags, source, path, log)
     try:
         return _loaded(str(path))
     except OSError as error:
@@ -100,7 +101,7 @@ def find_compiler() -> str:
     raise NativeUnavailable(f"no C++ compiler: {missing}; install one, for example apt install g++")
 
 
-def cache_folder(say: Say = to_stderr) -> Path:
+def cache_folder(log: Log = to_stderr) -> Path:
     """$ADDERLAB_CACHE, or adderlab below $XDG_CACHE_HOME or ~/.cache; a folder of this process alone,
     with a line, where that cannot be written."""
     named = os.environ.get("ADDERLAB_CACHE")
@@ -111,12 +112,12 @@ def cache_folder(say: Say = to_stderr) -> Path:
         with tempfile.TemporaryFile(dir=folder):
             return folder
     except OSError as error:
-        return _private_folder(folder, str(error.strerror), say)
+        return _private_folder(folder, str(error.strerror), log)
 
 
 @functools.cache
-def _private_folder(folder: Path, reason: str, say: Say) -> Path:
-    say(f"the cache {folder} cannot be written ({reason}): compiling for this process alone")
+def _private_folder(folder: Path, reason: str, log: Log) -> Path:
+    log(f"the cache {folder} cannot be written ({reason}): compiling for this process alone")
     holder = tempfile.TemporaryDirectory(prefix="adderlab-")
     _holders.append(holder)
     return Path(holder.name)
@@ -155,8 +156,8 @@ def _digest(compiler: str, flags: list[str]) -> str:
     return digest.hexdigest()[:24]
 
 
-def _compile(compiler: str, flags: list[str], source: Path, path: Path, say: Say) -> None:
-    say(f"compiling {source.name} for this model and machine, once (into {path.parent})")
+def _compile(compiler: str, flags: list[str], source: Path, path: Path, log: Log) -> None:
+    log(f"compiling {source.name} for this model and machine, once (into {path.parent})")
     started = time.monotonic()
     descriptor, temporary = tempfile.mkstemp(prefix=path.stem, suffix=".tmp", dir=path.parent)
     os.close(descriptor)
@@ -177,4 +178,4 @@ def _compile(compiler: str, flags: list[str], source: Path, path: Path, say: Say
         raise NativeUnavailable(f"compiling {source.name} failed: {error}") from error
     finally:
         Path(temporary).unlink(missing_ok=True)
-    say(f"compiled in {time.monotonic() - started:.1f} s")
+    log(f"compiled in {time.monotonic() - started:.1f} s")

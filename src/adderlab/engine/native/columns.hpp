@@ -154,7 +154,7 @@ INLINE void hidden_back(const Weights& w, Column& c) {
         });
 }
 
-// Through norm2 and the attention's output to the pull on the mixed values.
+// Through norm2 and the attention's output to the cotangent on the mixed values.
 INLINE void leave_back(const Weights& w, Column& c) {
     vf grad[D];
     product<F, D>(c.act_slope, w.fc1_back, START(d) { return vf{}; }, SINK(d, y) { grad[d] = y; });
@@ -165,11 +165,11 @@ INLINE void leave_back(const Weights& w, Column& c) {
     unroll<D>(EACH(d) { row_grad[d] = grad[d] + c.x_grad[d]; });
     product<D, HE>(
         row_grad, w.attn_out_back, START(e) { return vf{}; },
-        SINK(e, y) { c.pull[e] = y * c.inverse_sum[e / E]; });
+        SINK(e, y) { c.cotangent[e] = y * c.inverse_sum[e / E]; });
     unroll<H>(EACH(h) {
-        vf mean = c.pull[h * E] * c.mix[h * E];
-        unroll<E - 1>(EACH(e) { mean += c.pull[h * E + e + 1] * c.mix[h * E + e + 1]; });
-        c.pull_mean[h] = mean;
+        vf mean = c.cotangent[h * E] * c.mix[h * E];
+        unroll<E - 1>(EACH(e) { mean += c.cotangent[h * E + e + 1] * c.mix[h * E + e + 1]; });
+        c.cotangent_mean[h] = mean;
     });
 }
 

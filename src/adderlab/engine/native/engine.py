@@ -14,20 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adderlab.engine.base import (
-    Compiled,
-    Descent,
-    Function,
-    Sampler,
-    Stepper,
-)
-from adderlab.engine.native.build import (
-    NativeUnavailable,
-    Say,
-    isa_flags,
-    load_library,
-    to_stderr,
-)
+from adderlab.engine.base import Compiled, Descent, Function, Sampler, Stepper
+from adderlab.engine.native.build import Log, NativeUnavailable, isa_flags, load_library, to_stderr
 from adderlab.engine.native.program import Program
 from adderlab.engine.native.steps import (
     TABLE_NAMES,
@@ -87,19 +75,19 @@ class NativeEngine:
         *,
         isa: str | None = None,
         optimise: str = "-O3",
-        say: Say = to_stderr,
+        log: Log = to_stderr,
     ) -> None:
-        """``threads``: all cores by default; no effect on any result. ``isa``, ``optimise``, ``say``:
+        """``threads``: all cores by default; no effect on any result. ``isa``, ``optimise``, ``log``:
         see ``build.load_library``."""
         self.threads = threads or cores()
         isa_flags(isa)  # an unknown name is refused here
-        self._build = {"isa": isa, "optimise": optimise, "say": say}
+        self._build = {"isa": isa, "optimise": optimise, "log": log}
         self._libraries: dict[Any, ctypes.CDLL] = {}
 
     def compile(
         self, function: Function, examples: Sequence[Tensor], key: str | None = None
     ) -> Compiled | None:
-        return Program(function, examples, self.threads, key=key, say=self._build["say"])
+        return Program(function, examples, self.threads, key=key, log=self._build["log"])
 
     def descent(self) -> Descent | None:
         return native_descent
@@ -108,11 +96,11 @@ class NativeEngine:
         return NativeSampler(data, layout, self.threads)
 
     def stepper(
-        self, map: Compiled, pull_back: Compiled, form: Tables, data: DataConfig, layout: Layout
+        self, map: Compiled, vjp: Compiled, form: Tables, data: DataConfig, layout: Layout
     ) -> Stepper | None:
-        assert isinstance(map, Program) and isinstance(pull_back, Program)
+        assert isinstance(map, Program) and isinstance(vjp, Program)
         sampler = NativeSampler(data, layout, self.threads)
-        return NativeSteps(map, pull_back, self._library(form), form, sampler)
+        return NativeSteps(map, vjp, self._library(form), form, sampler)
 
     def prepare(self, tables: Tables) -> None:
         """Compile now what these tables need, rather than at the first step."""

@@ -15,29 +15,22 @@ import ctypes
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from adderlab.engine.native.build import (
-    FOLDER,
-    Say,
-    cache_folder,
-    load_library,
-    to_stderr,
-)
+from adderlab.engine.base import Function
+from adderlab.engine.native.build import FOLDER, Log, cache_folder, load_library, to_stderr
 from adderlab.files.atomic import write_text
 
-Function = Callable[..., tuple[Tensor, ...]]
-
-ROOMS = ("task", "models", "engine")
+PACKAGES = ("task", "models", "engine")
 """Whose code may decide what a function computes."""
 
 SHAPES = "// Output shapes: "
-"""How a written program begins."""
+"""How a written program begins: on a later run the shapes are read from here, and nothing is traced."""
 
 
 class Program:
@@ -55,11 +48,11 @@ class Program:
         threads: int = 1,
         *,
         key: str | None = None,
-        say: Say = to_stderr,
+        log: Log = to_stderr,
     ) -> None:
-        path, self.shapes = _written(function, examples, key, cache_folder(say))
+        path, self.shapes = _written(function, examples, key, cache_folder(log))
         flags = ("-ftree-vectorize", "-w", f"-I{FOLDER}")
-        library = load_library(path, optimise="-O2", extra=flags, say=say)
+        library = load_library(path, optimise="-O2", extra=flags, log=log)
         self.threads = threads
         self._run, self.run_seed = library.run, library.run_seed
 
@@ -124,7 +117,7 @@ def _code() -> str:
     """Digest of all code that may decide what a function computes."""
     digest = hashlib.sha256()
     package = FOLDER.parents[1]
-    for path in sorted(path for room in ROOMS for path in (package / room).rglob("*.py")):
+    for path in sorted(path for name in PACKAGES for path in (package / name).rglob("*.py")):
         digest.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 

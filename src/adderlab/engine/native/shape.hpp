@@ -28,7 +28,7 @@ constexpr int KV_ROW = row_size(KV), QR_ROW = row_size(QR);
 // Activations of one answer step of one block, kept from the forward to the backward pass.
 struct Column {
     vf query[HK], mix[HE], inverse_sum[H];
-    vf pull[HE], pull_mean[H];     // (d loss / d mix) / sum, and its product with mix
+    vf cotangent[HE], cotangent_mean[H];     // (d loss / d mix) / sum, and its product with mix
     vf normed2[D], scale2;         // output of norm2 before weight and bias
     vf act[F], act_slope[F];       // the latter becomes d loss / d (fc1 output)
     vf gate[GATED ? F : 1];        // becomes d loss / d (gate output)

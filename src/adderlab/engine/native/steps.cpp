@@ -37,7 +37,7 @@ struct Steps {
     void (*sample)(const Sampling*, int64_t);
     uint64_t (*train_key)(uint64_t, uint64_t);
     void (*map)(const float* const*, float* const*);
-    void (*pull_back)(const float* const*, float* const*);
+    void (*vjp)(const float* const*, float* const*);
     int (*train_seed)(const Request*, void*);
     int (*train_threads)(const Request*);  // one seed, its batch spread over threads
     void* (*new_workspace)();
@@ -98,7 +98,7 @@ class Worker {
             s_.map(inputs_.data(), tables_.data());
             int status = workspace_ ? s_.train_seed(&request_, workspace_.get()) : s_.train_threads(&request_);
             if (status) return false;
-            s_.pull_back(inputs_.data(), grads_.data());
+            s_.vjp(inputs_.data(), grads_.data());
             adamw.rates = s_.rates + int64_t(i) * s_.settings + setting;
             s_.descend_seed(&adamw, work_.data());
         }

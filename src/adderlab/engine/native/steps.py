@@ -205,7 +205,7 @@ _FUNCTIONS = (
     "sample",
     "train_key",
     "map",
-    "pull_back",
+    "vjp",
     "train_seed",
     "train_threads",
     "new_workspace",
@@ -243,13 +243,13 @@ class NativeSteps:
     """Steps of one model on the data of one sampler; see ``engine.base.Stepper``."""
 
     def __init__(
-        self, map: Program, pull_back: Program, kernel: ctypes.CDLL, form: Tables, sampler: NativeSampler
+        self, map: Program, vjp: Program, kernel: ctypes.CDLL, form: Tables, sampler: NativeSampler
     ) -> None:
         """``form``: tables of any number of seeds, for their form and shapes. ``map``: parameters to
-        tables; ``pull_back``: its derivative. Raises ``NativeUnavailable``."""
+        tables; ``vjp``: its derivative. Raises ``NativeUnavailable``."""
         names = [name for name, _ in form.items()]
         sizes = [table[0].numel() for _, table in form.items()]
-        params = [math.prod(shape) for shape in pull_back.shapes]
+        params = [math.prod(shape) for shape in vjp.shapes]
         self._size, self._threads, self._sampler = sum(params), sampler.threads, sampler
         self._keep = {
             "param_offset": _longs([sum(params[:i]) for i in range(len(params))]),
@@ -265,7 +265,7 @@ class NativeSteps:
             sampling.adderlab_sample_seed,
             sampling.adderlab_train_key,
             map.run_seed,
-            pull_back.run_seed,
+            vjp.run_seed,
             kernel.adderlab_train_seed,
             kernel.adderlab_loss_and_grad,
             kernel.adderlab_new_workspace,
@@ -274,7 +274,7 @@ class NativeSteps:
         )
         for name, function in zip(_FUNCTIONS, functions, strict=True):
             setattr(self._request, name, ctypes.cast(function, ctypes.c_void_p).value)
-        self._libraries = (map, pull_back, kernel)
+        self._libraries = (map, vjp, kernel)
 
     def __call__(self, step_batch: StepBatch) -> Tensor:
         """Take the steps; loss_S before the last one. Raises ``MemoryError``."""

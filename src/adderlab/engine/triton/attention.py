@@ -6,8 +6,8 @@ is ever in memory, as in Dao, arXiv 2307.08691, and nothing is added up by atomi
 the same bits every time.
 
 Between kernels, over (S, A, H, B): ``top``, the largest score, ``inverse``, one over the sum of the
-exponentials, and ``along`` = pull . mixed; over (S, A, H * E, B): ``mixed``, what attention gives,
-and ``pull`` = d loss / d mixed. Pairs are contiguous everywhere.
+exponentials, and ``along`` = cotangent . mixed; over (S, A, H * E, B): ``mixed``, what attention gives,
+and ``cotangent`` = d loss / d mixed. Pairs are contiguous everywhere.
 
 Shapes: S seeds, B pairs, P positions, T prompt positions, A answer steps, V vocabulary, H heads, K key
 and E value dimension per head; BLOCK pairs are handled together, VOCABULARY is V padded.
@@ -73,7 +73,7 @@ def attend(
 
 @triton.jit
 def query_gradient(
-    tokens, query, key, value, mixed, pull, top, inverse, along, grad,
+    tokens, query, key, value, mixed, cotangent, top, inverse, along, grad,
     B, token_seed, splits,
     A: tl.constexpr, P: tl.constexpr, T: tl.constexpr, V: tl.constexpr,
     H: tl.constexpr, K: tl.constexpr, E: tl.constexpr,
@@ -94,9 +94,9 @@ def query_gradient(
         asked_B = tl.load(tokens + (T - 1 + step) * B + pair_B, mask=valid_B, other=0).to(tl.int32)
         row_B = query + ((s * A + step) * V + asked_B) * (H * K) + h * K
         query_BK = numbers(row_B, asked_B < V, K)
-        pull_BE = columns(pull + row * E + pair_B, B, valid_B, E)
+        cotangent_BE = columns(cotangent + row * E + pair_B, B, valid_B, E)
         mixed_BE = columns(mixed + row * E + pair_B, B, valid_B, E)
-        along_B = inner(pull_BE, mixed_BE, E)
+        along_B = inner(cotangent_BE, mixed_BE, E)
         tl.store(along + row + pair_B, along_B, mask=valid_B)
         # An infinite top makes every weight 0 in rows that hold no pair.
         top_B = tl.load(top + row + pair_B, mask=valid_B, other=float("inf"))
@@ -107,8 +107,8 @@ def query_gradient(
             key_BK = numbers(key + (p * V + token_B) * (H * K), token_B < V, K)
             value_BE = numbers(value + (p * V + token_B) * (H * E), token_B < V, E)
             weight_B = tl.exp(inner(query_BK, key_BK, K) - top_B) * inverse_B
-            # d loss / d score = weight * (pull . value - pull . mixed)
-            slope_B = weight_B * (inner(pull_BE, value_BE, E) - along_B)
+            # d loss / d score = weight * (cotangent . value - cotangent . mixed)
+            slope_B = weight_B * (inner(cotangent_BE, value_BE, E) - along_B)
             slope_BK = add_scaled(slope_BK, slope_B, key_BK, K)
         sums_VK = add_by_token(sums_VK, asked_B, slope_BK, K, VOCABULARY)
 
@@ -118,7 +118,7 @@ def query_gradient(
 
 @triton.jit
 def key_gradient(
-    tokens, query, key, value, pull, top, inverse, along, key_grad, value_grad,
+    tokens, query, key, value, cotangent, top, inverse, along, key_grad, value_grad,
     B, token_seed, splits,
     A: tl.constexpr, P: tl.constexpr, T: tl.constexpr, V: tl.constexpr,
     H: tl.constexpr, K: tl.constexpr, E: tl.constexpr,
@@ -146,14 +146,14 @@ def key_gradient(
             asked_B = tl.load(tokens + (T - 1 + step) * B + pair_B, mask=valid_B, other=0).to(tl.int32)
             query_BK = numbers(query + (step * V + asked_B) * (H * K), asked_B < V, K)
             row = ((s * A + step) * H + h) * B
-            pull_BE = columns(pull + row * E + pair_B, B, valid_B, E)
+            cotangent_BE = columns(cotangent + row * E + pair_B, B, valid_B, E)
             top_B = tl.load(top + row + pair_B, mask=valid_B, other=float("inf"))
             inverse_B = tl.load(inverse + row + pair_B, mask=valid_B, other=0.0)
             along_B = tl.load(along + row + pair_B, mask=valid_B, other=0.0)
             weight_B = tl.exp(inner(query_BK, key_BK, K) - top_B) * inverse_B
-            slope_B = weight_B * (inner(pull_BE, value_BE, E) - along_B)
+            slope_B = weight_B * (inner(cotangent_BE, value_BE, E) - along_B)
             key_slope = add_scaled(key_slope, slope_B, query_BK, K)
-            value_slope = add_scaled(value_slope, weight_B, pull_BE, E)
+            value_slope = add_scaled(value_slope, weight_B, cotangent_BE, E)
         key_sums = add_by_token(key_sums, token_B, key_slope, K, VOCABULARY)
         value_sums = add_by_token(value_sums, token_B, value_slope, E, VOCABULARY)
 

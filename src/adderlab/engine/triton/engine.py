@@ -68,9 +68,9 @@ class TritonEngine:
         return None
 
     def stepper(
-        self, map: Compiled, pull_back: Compiled, form: Tables, data: DataConfig, layout: Layout
+        self, map: Compiled, vjp: Compiled, form: Tables, data: DataConfig, layout: Layout
     ) -> Stepper | None:
-        return DeviceStepper(self, map, pull_back, form, data, layout)
+        return DeviceStepper(self, map, vjp, form, data, layout)
 
     def loss_and_grad(
         self, tables: Tables, tokens_SBP: Tensor, targets_SBA: Tensor
@@ -79,7 +79,7 @@ class TritonEngine:
         form, S, A = tables.form, call.seeds, call.A
         splits = max(1, min(-(-call.B // BLOCK), PROGRAMS // (S * A)))
         mixed, top, inverse = call.attend(0, A)
-        pull, along = torch.empty_like(mixed), torch.empty_like(top)
+        cotangent, along = torch.empty_like(mixed), torch.empty_like(top)
         grads = {
             name: tables.query.new_empty(S * splits, *getattr(tables, name).shape[1:])
             for name in ("query", "key", "value", "residual")
@@ -90,17 +90,17 @@ class TritonEngine:
         parts_SGW = tables.query.new_empty(S, splits * A, width)
         places = {name: parts_SGW[..., start:] for name, start in starts.items()}
         call.head(
-            "gradient", mixed, first=0, steps=A, splits=splits, weights=width, pull=pull,
+            "gradient", mixed, first=0, steps=A, splits=splits, weights=width, cotangent=cotangent,
             loss=parts_SGW, grads=places | {"residual": grads["residual"]},
         )  # fmt: skip
         dims = call.attention_dims() | {"VOCABULARY": call.Vp, "BLOCK": BLOCK}
         looked_up = (call.tokens, *call.looked_up)
         query_gradient[(S * splits, A, form.heads)](
-            *looked_up, mixed, pull, top, inverse, along, grads["query"],
+            *looked_up, mixed, cotangent, top, inverse, along, grads["query"],
             call.B, call.token_seed, splits, **dims,
         )  # fmt: skip
         key_gradient[(S * splits, call.P, form.heads)](
-            *looked_up, pull, top, inverse, along, grads["key"], grads["value"],
+            *looked_up, cotangent, top, inverse, along, grads["key"], grads["value"],
             call.B, call.token_seed, splits, **dims,
         )  # fmt: skip
         if splits > 1:
@@ -208,7 +208,10 @@ class _Call:
         sizes = {"N": form.heads * form.value_dim, "D": form.width, "F": form.hidden}
         padded = {f"{name}p": _padded(size) for name, size in sizes.items()}
         arguments: dict[str, Any] = {
-            **{name: results.get(name) for name in ("pull", "loss", "margin", "answers", "next_tokens")},
+            **{
+                name: results.get(name)
+                for name in ("cotangent", "loss", "margin", "answers", "next_tokens")
+            },
             **{name: getattr(tables, name) for name in names},
             **{f"g_{name}": (grads or {}).get(name) for name in names},
         }

@@ -126,15 +126,15 @@ def normalised(x_BD, eps, KIND: tl.constexpr, D: tl.constexpr, PADDED: tl.conste
 
 @triton.jit
 def normalised_back(
-    pull_BD, unit_BD, inverse_B, KIND: tl.constexpr, D: tl.constexpr, PADDED: tl.constexpr
+    cotangent_BD, unit_BD, inverse_B, KIND: tl.constexpr, D: tl.constexpr, PADDED: tl.constexpr
 ):
-    """d loss / d x from pull = d loss / d ``normalised``, which is unit."""
-    along_B = tl.sum(pull_BD * unit_BD, 1) / D
-    pull_BD = (pull_BD - unit_BD * along_B[:, None]) * inverse_B[:, None]
+    """d loss / d x from cotangent = d loss / d ``normalised``, which is unit."""
+    along_B = tl.sum(cotangent_BD * unit_BD, 1) / D
+    cotangent_BD = (cotangent_BD - unit_BD * along_B[:, None]) * inverse_B[:, None]
     if KIND == "layer":
         inside_D = (tl.arange(0, PADDED) < D)[None, :]
-        pull_BD = tl.where(inside_D, pull_BD - (tl.sum(pull_BD, 1) / D)[:, None], 0.0)
-    return pull_BD
+        cotangent_BD = tl.where(inside_D, cotangent_BD - (tl.sum(cotangent_BD, 1) / D)[:, None], 0.0)
+    return cotangent_BD
 
 
 @triton.jit

@@ -26,7 +26,7 @@ from adderlab.engine.triton.functions import (
 
 @triton.jit
 def head(
-    tokens, targets, mixed, pull, loss, margin, answers, next_tokens,
+    tokens, targets, mixed, cotangent, loss, margin, answers, next_tokens,
     residual, attn_out, norm2_weight, norm2_bias, fc1, fc1_bias, gate, fc2, fc2_bias,
     norm_f_weight, norm_f_bias, unembed,
     g_residual, g_attn_out, g_norm2_weight, g_norm2_bias, g_fc1, g_fc1_bias, g_gate, g_fc2,
@@ -39,7 +39,7 @@ def head(
 ):  # fmt: skip
     """Grid (S * splits, steps); split g has every ``splits``-th block of pairs.
 
-    GOAL "gradient": loss, ``pull`` and the gradients of this step, the weights' ``weights`` numbers
+    GOAL "gradient": loss, ``cotangent`` and the gradients of this step, the weights' ``weights`` numbers
     apart. "margins": ``margin``. "answers": the best token, also into the tokens of the next step.
     """
     part = tl.program_id(0).to(tl.int64)
@@ -57,7 +57,7 @@ def head(
     if GOAL != "answers":
         targets += s * target_seed + step * B
     if GOAL == "gradient":
-        pull += (s * A + step) * N * B
+        cotangent += (s * A + step) * N * B
         loss_B = tl.zeros((BLOCK,), tl.float32)
         residual_VD = tl.zeros((Vp, Dp), tl.float32)
         attn_out_grad = tl.zeros((Np, Dp), tl.float32)
@@ -140,40 +140,40 @@ def head(
             slope_BV = tl.where(valid_B[:, None], slope_BV / (B * A), 0.0)
 
             unembed_grad += product(tl.trans(final_BD), slope_BV)
-            x_pull = product(slope_BV, tl.trans(unembed_DV))
+            x_cotangent = product(slope_BV, tl.trans(unembed_DV))
             if NORM_F != "none":
-                norm_f_weight_grad += tl.sum(x_pull * unit_f_BD, 0)
-                norm_f_bias_grad += tl.sum(x_pull, 0)
-                x_pull *= row(norm_f_weight + s * D, D, Dp)
-                x_pull = normalised_back(x_pull, unit_f_BD, inverse_f_B, NORM_F, D, Dp)
-            fc2_grad += product(tl.trans(hidden_BF), x_pull)
-            fc2_bias_grad += tl.sum(x_pull, 0)
-            up_pull = product(x_pull, tl.trans(fc2_FD))
+                norm_f_weight_grad += tl.sum(x_cotangent * unit_f_BD, 0)
+                norm_f_bias_grad += tl.sum(x_cotangent, 0)
+                x_cotangent *= row(norm_f_weight + s * D, D, Dp)
+                x_cotangent = normalised_back(x_cotangent, unit_f_BD, inverse_f_B, NORM_F, D, Dp)
+            fc2_grad += product(tl.trans(hidden_BF), x_cotangent)
+            fc2_bias_grad += tl.sum(x_cotangent, 0)
+            up_cotangent = product(x_cotangent, tl.trans(fc2_FD))
             if ACTIVATION == "swiglu":
-                gate_pull = up_pull * up_BF * open_BF * (1.0 + gate_BF * (1.0 - open_BF))
-                up_pull *= gate_BF * open_BF
-                gate_grad += product(tl.trans(inner_BD), gate_pull)
+                gate_cotangent = up_cotangent * up_BF * open_BF * (1.0 + gate_BF * (1.0 - open_BF))
+                up_cotangent *= gate_BF * open_BF
+                gate_grad += product(tl.trans(inner_BD), gate_cotangent)
             elif ACTIVATION == "gelu":
-                up_pull *= gelu_slope(up_BF)
+                up_cotangent *= gelu_slope(up_BF)
             else:
-                up_pull = tl.where(up_BF > 0, up_pull, 0.0)
-            fc1_grad += product(tl.trans(inner_BD), up_pull)
-            fc1_bias_grad += tl.sum(up_pull, 0)
-            inner_pull = product(up_pull, tl.trans(fc1_DF))
+                up_cotangent = tl.where(up_BF > 0, up_cotangent, 0.0)
+            fc1_grad += product(tl.trans(inner_BD), up_cotangent)
+            fc1_bias_grad += tl.sum(up_cotangent, 0)
+            inner_cotangent = product(up_cotangent, tl.trans(fc1_DF))
             if ACTIVATION == "swiglu":
-                inner_pull += product(gate_pull, tl.trans(gate_DF))
+                inner_cotangent += product(gate_cotangent, tl.trans(gate_DF))
             if NORM2 != "none":
-                norm2_weight_grad += tl.sum(inner_pull * unit2_BD, 0)
-                norm2_bias_grad += tl.sum(inner_pull, 0)
-                inner_pull *= row(norm2_weight + s * D, D, Dp)
-                inner_pull = normalised_back(inner_pull, unit2_BD, inverse2_B, NORM2, D, Dp)
-            x_pull += inner_pull
-            attn_out_grad += product(tl.trans(mixed_BN), x_pull)
+                norm2_weight_grad += tl.sum(inner_cotangent * unit2_BD, 0)
+                norm2_bias_grad += tl.sum(inner_cotangent, 0)
+                inner_cotangent *= row(norm2_weight + s * D, D, Dp)
+                inner_cotangent = normalised_back(inner_cotangent, unit2_BD, inverse2_B, NORM2, D, Dp)
+            x_cotangent += inner_cotangent
+            attn_out_grad += product(tl.trans(mixed_BN), x_cotangent)
             is_asked_BV = tl.where(asked_B[:, None] == v[None, :], 1.0, 0.0)
-            residual_VD += product(tl.trans(is_asked_BV), x_pull)
+            residual_VD += product(tl.trans(is_asked_BV), x_cotangent)
             tl.store(
-                pull + n[None, :] * B + b[:, None],
-                product(x_pull, tl.trans(attn_out_ND)),
+                cotangent + n[None, :] * B + b[:, None],
+                product(x_cotangent, tl.trans(attn_out_ND)),
                 mask=valid_B[:, None] & (n < N)[None, :],
             )
 
