@@ -50,11 +50,15 @@ if TYPE_CHECKING:
     from adderlab.api.training import train as train
     from adderlab.errors import Failure as Failure
     from adderlab.errors import UsageError as UsageError
+    from adderlab.runs.records import SeedRecord as SeedRecord
+    from adderlab.training.listener import Listener as Listener
 
 __version__ = "0.2.0"
 
 _HOMES = {
     "errors": ("UsageError", "Failure"),
+    "runs.records": ("SeedRecord",),
+    "training.listener": ("Listener",),
     "api.models": ("Model", "load", "evaluate", "predict", "inspect", "Inspection"),
     "api.presets": ("presets", "preset", "recipe", "Zoo"),
     "api.figures": ("figures", "Figure"),

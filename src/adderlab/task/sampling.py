@@ -39,7 +39,9 @@ class Phase:
     """Operands of up to ``max_digits`` digits before step ``until`` (None: to the end)."""
 
     until: int | None
+    """First step after the phase; None: to the end."""
     max_digits: int
+    """Digits of an operand at most."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_digits <= OPERAND_DIGITS:
@@ -58,7 +60,9 @@ class Curriculum:
     """
 
     phases: tuple[Phase, ...]
+    """In order of their ends."""
     lengths: Lengths
+    """How a length is chosen within a phase."""
 
     def __post_init__(self) -> None:
         if not self.phases or self.phases[-1].until is not None:
@@ -99,9 +103,13 @@ class CarryMix:
     """
 
     share: float
+    """Of the rows of a batch, at first."""
     fade_start: int
+    """Step from which the share falls."""
     fade_end: int
+    """Step from which there are none."""
     patterns: tuple[Pattern, ...] = MICROADDER_PATTERNS
+    """Of which each row gets one at random."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.share <= 1.0:
@@ -131,7 +139,9 @@ class DataConfig:
     """Everything that decides a run's training pairs, but for the seed and the batch size."""
 
     curriculum: Curriculum
+    """How long operands are at which step."""
     carry_mix: CarryMix | None = None
+    """A share of pairs with long carries; None: none."""
 
 
 _GROWING = (

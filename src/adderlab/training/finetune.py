@@ -40,6 +40,7 @@ class LBFGS:
     examples: int = 2048
     """Fixed pairs, drawn as the recipe's training pairs are."""
     iterations: int = 500
+    """At most; it ends sooner where it converges."""
 
     def __post_init__(self) -> None:
         for name in ("examples", "iterations"):

@@ -161,7 +161,9 @@ class AttentionPrefit:
     below: float = 0.1
     """Share of the attention for the column below."""
     steps: int = 40
+    """Steps of Adam."""
     lr: float = 0.1
+    """Learning rate of the fit."""
     pairs: int = 8
     """Drawn afresh for every step of the fit, as training pairs are."""
 

@@ -66,6 +66,7 @@ class Grokfast:
     """How slow the average is and how much of it is added."""
 
     alpha: float = 0.98
+    """Decay of the average of gradients, per step."""
     strength: float = 2.0
     """lambda of the paper."""
 
@@ -102,6 +103,7 @@ class Average:
     """mean <- decay mean + (1 - decay) weights, after every step."""
 
     decay: float = 0.999
+    """Of the average, per step."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.decay < 1:
@@ -131,8 +133,11 @@ class DecayRule:
     """From these accuracies of the validation pairs on, weight decay is ``factor`` x its setting."""
 
     factor: float
+    """Multiple of the weight decay."""
     val_exact: float
+    """Exact match from which the rule holds."""
     val_token_acc: float = 0.0
+    """Accuracy of single answer tokens from which it holds; both must be reached."""
 
     def __post_init__(self) -> None:
         if not self.factor >= 0:
@@ -149,6 +154,7 @@ class AdaptiveDecay:
     """Rules from the weakest to the strictest; the last one that holds decides."""
 
     rules: tuple[DecayRule, ...]
+    """From the weakest to the strictest."""
     lasting: bool = True
     """A rule that held once holds from then on; if not, the last evaluation alone decides."""
 
@@ -211,6 +217,7 @@ class Freeze:
     """Parameters whose name starts with ``prefix``."""
 
     prefix: str
+    """Beginning of the parameters' names."""
     until: float
     """Fraction of ``recipe.steps``; before it they stand still."""
     then: float = 1.0

@@ -39,17 +39,29 @@ class Stage:
     """
 
     steps: int = 1
+    """Optimiser steps of the stage."""
     lr: float = 1e-3
+    """Peak learning rate."""
     warmup_steps: int = 0
+    """Steps over which the rate rises linearly to its peak."""
     schedule: Schedule = "cosine"
+    """How the rate goes on from its peak, as in the recipe."""
     min_lr_ratio: float = 0.1
+    """Learning rate at the last step of the cosine, as a fraction of ``lr``."""
     batch_size: int | None = None
+    """Pairs in a step."""
     weight_decay: float | None = None
+    """Of AdamW."""
     beta2: float | None = None
+    """Of AdamW."""
     logit_scale: float | None = None
+    """The loss sees logits times this."""
     data: DataConfig | None = None
+    """Where training pairs come from."""
     grokfast: Grokfast | None = None
+    """Amplify slow gradients; None: not in this stage."""
     average: Average | None = None
+    """Average the weights over steps; None: not in this stage."""
     lbfgs: LBFGS | None = None
     """L-BFGS instead of AdamW; it is one step, however long."""
     targeting: Targeting | None = None
@@ -72,17 +84,25 @@ class Recipe:
     steps: int = 54_000
     """Before the first restart; ``total_steps`` counts the stages too."""
     batch_size: int = 512
+    """Pairs in a step."""
     lr: float = 0.02
+    """Peak learning rate."""
     warmup_steps: int = 1350
+    """Steps over which the rate rises linearly to its peak."""
     schedule: Schedule = "cosine"
+    """From the peak on: a cosine down to ``min_lr_ratio`` (arXiv 1608.03983), or constant."""
     min_lr_ratio: float = 0.1
     """Learning rate at the last step of the cosine, as a fraction of ``lr``."""
     beta1: float = 0.9
+    """Of AdamW (arXiv 1711.05101): decay of the mean gradient."""
     beta2: float = 0.999
+    """Of AdamW: decay of the mean squared gradient."""
     eps: float = 1e-8
+    """Of AdamW: added to the root of the mean square."""
     bias_correction: bool = True
     """Off: as in MLX, whose Adam takes longer first steps."""
     weight_decay: float = 0.01
+    """Of AdamW, decoupled: a step shrinks every weight by lr times this."""
     adaptive_decay: AdaptiveDecay | None = None
     """Lowers weight decay of a seed that begins to answer right; before the first restart only."""
     grad_clip: float = 1.0
@@ -91,7 +111,9 @@ class Recipe:
     """The loss sees logits times this, so that it tells close answers apart before weights are large.
     No answer depends on it, and the model does not keep it."""
     grokfast: Grokfast | None = None
+    """Amplify slow gradients (arXiv 2405.20233); None: not."""
     average: Average | None = None
+    """Evaluate and keep an average of the weights over steps; None: the weights themselves."""
     wide_init: WideInit | None = None
     """How starts are drawn; None: as the model draws them."""
     circle: Circle | None = None
@@ -101,13 +123,17 @@ class Recipe:
     restarts: Restarts | None = None
     """How many starts a seed has, and when the worse are dropped; None: one."""
     freeze: tuple[Freeze, ...] = ()
+    """Parameters that stand still at first."""
     data: DataConfig = R456_DATA
+    """Where training pairs come from: curriculum and carry mix."""
     sampler: Literal["counter", "r456"] = "counter"
     """"counter": a pure function of (seed, step, row). "r456": the published generator's stream."""
     stages: tuple[Stage, ...] = ()
     """Restarts after ``steps``, in order."""
     eval_interval: int = 1000
+    """Steps between evaluations."""
     val_size: int = 5000
+    """Validation pairs, held out for each seed of its own."""
     test_size: int = 10_000
     """Held out with the validation pairs and never drawn in training (r456 sampler)."""
     stop_perfect_steps: int = 0
