@@ -147,7 +147,7 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
 
     Raises ``UsageError`` if there is none, ``Failure`` if it is damaged.
     """
-    return Run(folder=Path(folder), stored=open_stored(folder))
+    return Run(folder=Path(folder), stored=open_stored(Path(folder)))
 
 
 def train(
