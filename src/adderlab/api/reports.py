@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
-from adderlab.engine.base import single_threaded
+from adderlab.engine.select import single_threaded
 from adderlab.errors import UsageError
 from adderlab.report.comparison import Comparison, compare_runs
 from adderlab.report.history import read_run
