@@ -8,7 +8,7 @@ import shlex
 import pytest
 
 import adderlab
-from adderlab.cli.main import COMMANDS, main, parse
+from adderlab.cli.main import COMMANDS, parse
 from adderlab.errors import UsageError
 from helpers.paths import ROOT
 
@@ -35,12 +35,6 @@ def test_the_code_of_the_readme(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_names_of_the_api_in_documents_exist(name: str) -> None:
     for each in re.findall(r"\bal\.([a-z_]\w*)\(", (ROOT / name).read_text()):
         assert each in adderlab.__all__, f"{name}: al.{each}"
-
-
-def test_the_page_of_settings_is_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["settings", "--markdown"]) == 0
-    page = (ROOT / "docs" / "settings.md").read_text()
-    assert page == capsys.readouterr().out, "adderlab settings --markdown > docs/settings.md"
 
 
 def test_changelog_and_citation_name_the_version() -> None:
