@@ -99,7 +99,7 @@ def _steps_of(records: Sequence[SeedRecord]) -> list[str]:
     near = sum(9 <= record.steps_learned < SUM_DIGITS for record in known)
     if near:
         misses = "1 seed misses" if near == 1 else f"{near} seeds miss"
-        text += f"; {misses} only one or two, which alone makes exact match 0"
+        text += f"; {misses} only one or two, which is enough to fail"
     if missing := missing_steps(known)[:3]:
         worst = ", ".join(f"s_{i} ({n} seed{'s' if n > 1 else ''})" for i, n in missing)
         text += f"; most often missing: {worst}"
