@@ -25,8 +25,8 @@ from adderlab.training.measure import Evaluation
 from adderlab.training.objective import objective_for
 from adderlab.training.recipe import Recipe
 from adderlab.training.run import Job, RunResult, read_job, run
-from helpers.nursery import NO_FAULT, SWEEP, Ended, Fault, nursery, spread
-from helpers.outcomes import files, results
+from helpers.forked_commands import NO_FAULT, SWEEP, Ended, Fault, command_runner, sample_evenly
+from helpers.run_files import files, results
 
 CPU = torch.device("cpu")
 SETTINGS = "recipe.batch_size=16 recipe.val_size=20 recipe.test_size=20 recipe.eval_interval=5"
@@ -50,16 +50,16 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     ended = []
     for name in ("compiles", "times"):
         folder = tmp_path_factory.mktemp(name)
-        ended.append(nursery().run(folder, *TRAIN))
+        ended.append(command_runner().run(folder, *TRAIN))
         assert ended[-1].code == 0, ended[-1].err
     assert {row.step for row in read_metrics(folder / RUN)} == {0, 5, 10, 15, 20, 25}
     return Whole(results=results(folder / RUN), seconds=ended[-1].seconds, calls=ended[-1].calls)
 
 
-def go_on(folder: Path, **how: Any) -> Ended:
+def resume(folder: Path, **how: Any) -> Ended:
     """Resume the run; or start it, if it was killed before there was one."""
     argv = RESUME if (folder / RUN / "config.json").exists() else TRAIN
-    return nursery().run(folder, *argv, **how)
+    return command_runner().run(folder, *argv, **how)
 
 
 def kill_at_random(tmp_path: Path, whole: Whole, kills: int, seed: int) -> None:
@@ -68,11 +68,11 @@ def kill_at_random(tmp_path: Path, whole: Whole, kills: int, seed: int) -> None:
     while killed < kills:
         folder = tmp_path / str(chain)
         folder.mkdir()
-        ended = go_on(folder, signal_after=generator.uniform(0, whole.seconds))
+        ended = resume(folder, signal_after=generator.uniform(0, whole.seconds))
         while ended.killed:
             killed += 1
             moment = generator.uniform(0, whole.seconds) if killed < kills else None
-            ended = go_on(folder, signal_after=moment)
+            ended = resume(folder, signal_after=moment)
         assert ended.code == 0, ended.err
         assert results(folder / RUN) == whole.results, f"chain {chain} of seed {seed}"
         shutil.rmtree(folder)
@@ -84,9 +84,9 @@ def kill_at_calls(tmp_path: Path, whole: Whole, calls: list[int]) -> None:
     for call in calls:
         folder = tmp_path / str(call)
         folder.mkdir()
-        ended = nursery().run(folder, *TRAIN, fault=Fault(at=call, action="half, kill"))
+        ended = command_runner().run(folder, *TRAIN, fault=Fault(at=call, action="half, kill"))
         assert ended.killed
-        ended = go_on(folder)
+        ended = resume(folder)
         assert ended.code == 0, (call, ended.err)
         assert results(folder / RUN) == whole.results, f"call {call}"
         shutil.rmtree(folder)
@@ -102,7 +102,7 @@ def test_killed_at_200_random_moments(tmp_path: Path, whole: Whole) -> None:
 
 
 def test_killed_while_writing(tmp_path: Path, whole: Whole) -> None:
-    kill_at_calls(tmp_path, whole, spread(4, whole.calls))
+    kill_at_calls(tmp_path, whole, sample_evenly(4, whole.calls))
 
 
 def test_a_sweep_killed_while_it_writes_cells_that_train_side_by_side(tmp_path: Path) -> None:
@@ -114,10 +114,10 @@ def test_a_sweep_killed_while_it_writes_cells_that_train_side_by_side(tmp_path: 
         folder.mkdir()
         (folder / "lr.toml").write_text(SWEEP)
         fault = NO_FAULT if at is None else Fault(at=at, action="half, kill")
-        ended = nursery().run(folder, *argv, fault=fault)
+        ended = command_runner().run(folder, *argv, fault=fault)
         if ended.killed:
             on = ["--resume"] if (folder / "out/config.json").is_file() else []
-            ended = nursery().run(folder, *argv, *on)
+            ended = command_runner().run(folder, *argv, *on)
         assert ended.code == 0, (at, ended.err)
         cells = [results(folder / f"out/cells/{cell:04d}") for cell in range(2)]
         for name, config in ((name, found) for cell in cells for name, found in cell.items()):
@@ -126,7 +126,7 @@ def test_a_sweep_killed_while_it_writes_cells_that_train_side_by_side(tmp_path: 
         return ended, [(folder / "out/table.csv").read_bytes(), ended.out, *cells]
 
     ended, want = swept("whole")
-    for call in spread(3, ended.calls):
+    for call in sample_evenly(3, ended.calls):
         assert swept(str(call), call)[1] == want, f"call {call}"
 
 
@@ -140,27 +140,27 @@ def test_a_stop_prints_the_command_that_goes_on(number: int, tmp_path: Path) -> 
     """The run would take hours; a process that ignores the signal would not come back."""
     long = [each if each != "26" else "1000000" for each in TRAIN]
     begun: dict[str, Any] = {"signal_after": 0.1, "signal_when": RUN / "summary.json", "number": number}
-    ended = nursery().run(tmp_path, *long, **begun)
+    ended = command_runner().run(tmp_path, *long, **begun)
     command = f"adderlab train --resume {RUN} --device cpu"
     assert ended.code == 130, ended
     assert ended.err == f"Stopped. To go on: {command}\n"
     step = load_state(tmp_path / RUN)["population"]["next_step"]
     (tmp_path / RUN / "summary.json").unlink()
-    again = nursery().run(tmp_path, *command.split()[1:], **begun)
+    again = command_runner().run(tmp_path, *command.split()[1:], **begun)
     assert again.code == 130 and command in again.out, again
     assert load_state(tmp_path / RUN)["population"]["next_step"] > step > 0
 
 
 def test_a_second_process_is_refused(tmp_path: Path, whole: Whole) -> None:
-    killed = nursery().run(tmp_path, *TRAIN, fault=Fault(at=whole.calls // 2, action="kill"))
+    killed = command_runner().run(tmp_path, *TRAIN, fault=Fault(at=whole.calls // 2, action="kill"))
     assert killed.killed
     with RunLock(tmp_path / RUN):
         for argv in (RESUME, TRAIN, [*TRAIN, "--overwrite"]):
-            refused = nursery().run(tmp_path, *argv)
+            refused = command_runner().run(tmp_path, *argv)
             assert refused.code == 1
             (line,) = refused.err.splitlines()
             assert "is in use by process" in line and str(RUN) in line
-    assert go_on(tmp_path).code == 0
+    assert resume(tmp_path).code == 0
     assert results(tmp_path / RUN) == whole.results
 
 
@@ -170,25 +170,25 @@ CONFIG = get_preset("456p").config
 RECIPE = Recipe(steps=11, batch_size=8, warmup_steps=4, val_size=10, test_size=10, eval_interval=5)
 
 
-class Meddler(Listener):
-    """Does something to the folder after an evaluation."""
+class ActAfterEvaluation(Listener):
+    """Does something to the folder after the evaluation at one step."""
 
-    def __init__(self, meddle: Callable[[], object], step: int) -> None:
-        self.meddle, self.step = meddle, step
+    def __init__(self, act: Callable[[], object], step: int) -> None:
+        self.act, self.step = act, step
 
     def on_evaluation(self, evaluation: Evaluation, records: tuple[SeedRecord, ...]) -> None:
         if evaluation.step == self.step:
-            self.meddle()
+            self.act()
 
 
-def train(folder: Path, meddle: Callable[[], object] = int, step: int = -1, **how: Any) -> RunResult:
+def train(folder: Path, act: Callable[[], object] = int, step: int = -1, **how: Any) -> RunResult:
     job = (
         read_job(folder)
         if how.get("resume")
         else Job(config=CONFIG, recipe=RECIPE, seeds=(3, 4), folder=folder)
     )
     objective = objective_for(CONFIG, TorchEngine(), CPU)
-    return run(job, objective, CPU, Meddler(meddle, step), **how)
+    return run(job, objective, CPU, ActAfterEvaluation(act, step), **how)
 
 
 def test_a_folder_that_another_run_took_over_is_left_alone(tmp_path: Path) -> None:
@@ -220,7 +220,7 @@ def stopped(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_table_that_was_cut_short_is_told(tmp_path: Path) -> None:
+def test_a_table_that_was_cut_short_is_named(tmp_path: Path) -> None:
     folder = stopped(tmp_path)
     table = folder / "seed_metrics.csv"
     lines = table.read_text().splitlines(keepends=True)
@@ -233,7 +233,7 @@ def test_a_table_that_was_cut_short_is_told(tmp_path: Path) -> None:
     assert table.read_text().startswith(lines[0]) and len(table.read_text().splitlines()) == 3
 
 
-def test_a_state_of_other_settings_is_told(tmp_path: Path) -> None:
+def test_a_state_of_other_settings_is_refused(tmp_path: Path) -> None:
     folder = stopped(tmp_path)
     config = json.loads((folder / "config.json").read_text())
     config["recipe"]["lr"] *= 2
@@ -242,7 +242,7 @@ def test_a_state_of_other_settings_is_told(tmp_path: Path) -> None:
         train(folder, resume=True)
 
 
-def test_a_state_that_does_not_fit_is_told(tmp_path: Path) -> None:
+def test_a_state_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     folder = stopped(tmp_path)
     state = load_state(folder)
     del state["population"]["optimizer"]
@@ -264,7 +264,7 @@ def test_the_choice_of_kept_seeds_is_resumed(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     job = Job(config=CONFIG, recipe=RECIPE, seeds=(3, 4, 5), folder=folder, keep="all")
     objective = objective_for(CONFIG, TorchEngine(), CPU)
-    run(job, objective, CPU, Meddler(lambda: signal.raise_signal(signal.SIGINT), 5))
+    run(job, objective, CPU, ActAfterEvaluation(lambda: signal.raise_signal(signal.SIGINT), 5))
     assert train(folder, resume=True).status == "done"
     for row in read_records(folder):
         assert (

@@ -18,7 +18,7 @@ from adderlab.runs.foreign import write_mlx
 from adderlab.training.objective import objective_for
 from adderlab.training.recipe import Recipe
 from adderlab.training.run import Job, run
-from helpers.outcomes import files
+from helpers.run_files import files
 
 RUN = "run"
 RESUME = f"train --resume {RUN} --evaluate none --no-prove --quiet --device cpu --engine torch"
@@ -46,7 +46,7 @@ REPORTED = (
     "evaluation.json",
     "proofs.json",
 )
-"""Files of a run that a report reads: it shows what there is and says what it cannot read."""
+"""Files of a run that a report reads: it shows what there is and names what it cannot read."""
 
 
 MISSES = re.compile("damaged|cannot be read|is empty|no header|holds no evaluation|cells instead")
@@ -107,7 +107,7 @@ def test_a_file_cut_short_is_one_line(
 
 @pytest.mark.parametrize("share", [0.0, 0.5])
 @pytest.mark.parametrize("name", REPORTED)
-def test_a_report_says_what_it_cannot_read(
+def test_a_report_names_what_it_cannot_read(
     name: str,
     share: float,
     whole: Path,
@@ -117,10 +117,10 @@ def test_a_report_says_what_it_cannot_read(
 ) -> None:
     before = cut(whole, tmp_path / "cut", f"{RUN}/{name}", share)
     monkeypatch.chdir(tmp_path / "cut")
-    code = main(["report", RUN, "--output", "told.html"])
+    code = main(["report", RUN, "--output", "report.html"])
     err = capsys.readouterr().err
     if code == 0:
-        page = (tmp_path / "cut/told.html").read_text()
+        page = (tmp_path / "cut/report.html").read_text()
         assert any(Path(name).name in line and MISSES.search(line) for line in page.splitlines()), name
     else:
         assert code in (1, 2) and len(err.splitlines()) == 1 and Path(name).name in err

@@ -78,7 +78,7 @@ class HostTraffic(TorchDispatchMode):
         return result
 
 
-def meta_stretch(num_parameters: int, recipe: Recipe) -> StepBatch:
+def meta_step_batch(num_parameters: int, recipe: Recipe) -> StepBatch:
     def zeros(*shape: int) -> Tensor:
         return torch.zeros(shape, device=META)
 
@@ -115,7 +115,7 @@ def host_traffic_of_a_step(name: str, recipe: Recipe, engine: Any) -> list[str]:
     assert isinstance(stepper, DeviceStepper)
     with torch.no_grad():
         size = sum(t.numel() for t in population(name, recipe, TorchEngine()).params().values()) // 3
-    step_batch = meta_stretch(size, recipe)
+    step_batch = meta_step_batch(size, recipe)
     buffers = _Buffers(step_batch)
     stepper.prepare(len(step_batch.params_SN), META)
     with HostTraffic() as traffic:

@@ -1,4 +1,4 @@
-// A disk that fails, or a process that dies, at the n-th call: preloaded (LD_PRELOAD) by nursery.py.
+// A disk that fails, or a process that dies, at the n-th call: preloaded (LD_PRELOAD) by forked_commands.py.
 // Only calls on files below a folder count, and only from fault_arm() on.
 #include <cerrno>
 #include <climits>

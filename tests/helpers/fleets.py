@@ -37,7 +37,7 @@ STAGED = dataclasses.replace(
 )
 
 
-class HereFleet:
+class InProcessFleet:
     """Carries out every task at once, in this process."""
 
     compute = COMPUTE

@@ -1,4 +1,4 @@
-"""Checkpoints of other programs, loaded and judged."""
+"""Checkpoints of other programs, loaded and evaluated."""
 
 import torch
 from torch import Tensor

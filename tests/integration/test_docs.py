@@ -1,4 +1,4 @@
-"""The documents tell the truth: their code runs and prints what they say, their commands parse."""
+"""The documents are true: their code runs and prints what stands there, their commands parse."""
 
 import doctest
 import importlib

@@ -27,7 +27,9 @@ def two_layers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_prove_in_words_with_a_certificate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prove_prints_the_verdict_and_writes_a_certificate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path, cert = reference_checkpoint("microadder_67p_s71046.pt"), tmp_path / "cert.json.gz"
     assert run_command(prove_command, [str(path), "--output", str(cert)], "adderlab prove") == 0
     out = capsys.readouterr().out
@@ -74,7 +76,7 @@ def verdict(**values: object) -> Verdict:
     return dataclasses.replace(base, **values)  # type: ignore[arg-type]
 
 
-def test_every_verdict_in_words() -> None:
+def test_every_verdict_is_described() -> None:
     words = "\n".join(verdict().describe())
     assert "UNDECIDED" in words and "0 to 12,345" in words and "still open" in words
     assert "no bound is known" in words and "1 split into 10 cells" in words

@@ -1,4 +1,4 @@
-"""The published log's first experiment, as far as a replay can be judged: its first steps.
+"""The published log's first experiment, as far as a replay can be compared: its first steps.
 
 Expected values: R456 itself, run anew on a CPU (docs/reproducing.md).
 """

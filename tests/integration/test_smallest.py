@@ -96,14 +96,14 @@ def test_the_best_recipe_is_the_measured_one(name: str) -> None:
     assert best_name(get_preset(name)) == quick_name(get_preset(name)) == recipe
 
 
-def test_the_anatomy_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_anatomy_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     spec = importlib.util.spec_from_file_location("anatomy", ROOT / "experiments/smallest_anatomy.py")
     assert spec is not None and spec.loader is not None
     anatomy = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(anatomy)
     assert anatomy.main([str(ROOT / "records/best/7p/model.pt")]) == 0
-    told = capsys.readouterr().out
-    assert told.splitlines()[-20:][0].startswith(" 0") and told.splitlines()[-1].startswith("19")
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[-20:][0].startswith(" 0") and printed.splitlines()[-1].startswith("19")
     assert anatomy.main([str(ROOT / "records/best/57p/model.pt")]) == 2
     assert "give a 11p, 8p or 7p" in capsys.readouterr().err
 

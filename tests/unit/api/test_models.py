@@ -84,7 +84,7 @@ def test_evaluating_own_pairs(model: al.Model) -> None:
         model.evaluate([])
 
 
-def test_evaluating_says_where_it_computes(model: al.Model) -> None:
+def test_evaluating_logs_where_it_computes(model: al.Model) -> None:
     lines: list[str] = []
     model.evaluate("fresh:20", engine="torch", log=lines.append)
     assert lines[0].startswith("device: ")

@@ -57,5 +57,5 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         adderlab.nothing  # noqa: B018
 
 
-def test_the_package_says_that_it_is_typed() -> None:
+def test_the_package_is_marked_as_typed() -> None:
     assert Path(str(adderlab.__file__)).with_name("py.typed").is_file()

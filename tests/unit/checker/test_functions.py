@@ -74,7 +74,7 @@ def test_intervals_are_enclosed_and_not_overestimated(name: str) -> None:
         assert most - max(values) <= slack and min(values) - least <= slack, (name, x, y)
 
 
-def test_turning_points_are_where_they_are_said_to_be() -> None:
+def test_turning_points_are_where_the_enclosures_have_them() -> None:
     """Just over a turning point the range must contain the extreme value."""
     for name, x in (
         ("gelu", -0.7517915246935645),

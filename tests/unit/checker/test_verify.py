@@ -46,7 +46,7 @@ TREES = {
 }
 
 
-def judged(document: Document, model: Model = MODEL, **given: Any) -> Report:
+def checked(document: Document, model: Model = MODEL, **given: Any) -> Report:
     names: dict[str, Any] = {"form": FORM, "weights_sha256": WEIGHTS, "config": CONFIG}
     return check(document, model, **{**names, **given})
 
@@ -62,7 +62,7 @@ def whole() -> Document:
 
 def test_a_true_certificate_is_accepted(whole: Document) -> None:
     calls: list[tuple[int, int]] = []
-    report = judged(whole, progress=lambda done, total: calls.append((done, total)))
+    report = checked(whole, progress=lambda done, total: calls.append((done, total)))
     assert report.accepted and report.reason is None
     assert report.pairs_per_step == 10 ** (2 * N)
     assert (report.leaves, report.cells) == (100 + 10_000 + 20_000 + 200, 19 + 19)
@@ -73,7 +73,7 @@ def test_a_true_certificate_is_accepted(whole: Document) -> None:
 
 
 def test_the_margin_proved_is_below_that_of_every_pair(whole: Document) -> None:
-    report = judged(whole)
+    report = checked(whole)
     rng = np.random.default_rng(0)
     pairs = [tuple(pair) for pair in rng.integers(0, 10**N, (40, 2)).tolist()] + [(999, 999), (0, 0)]
     assert report.margin is not None
@@ -265,7 +265,7 @@ SINGLE: dict[str, Callable[[Document], Any]] = {
 
 @pytest.mark.parametrize("name", SINGLE)
 def test_no_single_alteration_is_accepted(whole: Document, name: str) -> None:
-    report = judged(altered(whole, SINGLE[name]))
+    report = checked(altered(whole, SINGLE[name]))
     assert not report.accepted and report.reason, name
     assert report.margin is None and report.pairs_per_step == 0
 
@@ -274,7 +274,7 @@ def test_no_single_alteration_is_accepted(whole: Document, name: str) -> None:
 def test_no_random_alteration_of_a_bound_is_accepted(whole: Document, count: int) -> None:
     reasons = []
     for name, change in random_alterations(count):
-        report = judged(altered(whole, change))
+        report = checked(altered(whole, change))
         assert not report.accepted, name
         reasons.append(report.reason or "")
     # Both kinds of objection must occur: false ranges, and boxes on which the digit does not win.
@@ -284,8 +284,8 @@ def test_no_random_alteration_of_a_bound_is_accepted(whole: Document, count: int
 
 
 def test_an_alteration_without_a_new_digest_is_refused(whole: Document) -> None:
-    assert not judged(whole | {"adderlab": "1"}).accepted
-    assert not judged(whole | {"digest": "0" * 64}).accepted
+    assert not checked(whole | {"adderlab": "1"}).accepted
+    assert not checked(whole | {"digest": "0" * 64}).accepted
 
 
 @pytest.mark.parametrize("table", ["query_AVHK", "key_PVHK", "value_PVHE", "residual_AVD", "out_HED"])
@@ -307,7 +307,7 @@ def test_a_changed_weight_is_refused_even_under_the_same_hash(whole: Document, t
         changed = values.copy()
         changed[index] += 0.3 if table != "query_AVHK" else 12.0
         different: dict[str, Any] = {table: Interval(changed)}
-        report = judged(whole, replace(MODEL, **different))
+        report = checked(whole, replace(MODEL, **different))
         assert not report.accepted, (table, index)
 
 
@@ -315,7 +315,7 @@ def test_a_changed_head_is_refused(whole: Document) -> None:
     unembed = MODEL.head.unembed.low.copy()
     unembed[1, 4] += 1.0
     model = replace(MODEL, head=replace(MODEL.head, unembed=Interval(unembed)))
-    assert "margin" in (judged(whole, model).reason or "")
+    assert "margin" in (checked(whole, model).reason or "")
 
 
 def test_a_wrong_adder_has_no_certificate() -> None:
@@ -324,7 +324,7 @@ def test_a_wrong_adder_has_no_certificate() -> None:
     assert min(low for low, _ in margin_by_step(model, 99, 99)) < 0
     with np.errstate(all="ignore"):
         document = certificate(model, margin=1e-9)
-    assert "margin" in (judged(document, model).reason or "")
+    assert "margin" in (checked(document, model).reason or "")
 
 
 def refutation(pair: Any) -> Document:
@@ -353,18 +353,18 @@ def refutation(pair: Any) -> Document:
 
 def test_a_refutation_is_never_accepted_but_its_counterexample_is_tried() -> None:
     wrong, right = hand_made(2, leak=0.5), hand_made(2)
-    report = judged(refutation([99, 99]), wrong)
+    report = checked(refutation([99, 99]), wrong)
     assert not report.accepted and report.counterexample_confirmed
     assert "99 + 99" in (report.reason or "") and "failing_pairs" in report.unchecked
-    report = judged(refutation([99, 99]), right)
+    report = checked(refutation([99, 99]), right)
     assert not report.accepted and report.counterexample_confirmed is False
     for pair in (None, [99], [100, 0], ["9", 9], [-1, 0]):
-        assert judged(refutation(pair), wrong).counterexample_confirmed is None
+        assert checked(refutation(pair), wrong).counterexample_confirmed is None
 
 
 def test_tables_of_another_machine_are_no_objection(whole: Document) -> None:
     """Their last bits differ; weights, form and configuration say which model it is."""
-    report = judged(altered(whole, assign("tables_sha256", "c" * 64)))
+    report = checked(altered(whole, assign("tables_sha256", "c" * 64)))
     assert report.accepted and any("tables_sha256" in note for note in report.unchecked)
 
 
@@ -394,9 +394,9 @@ def with_config(document: Document, **settings: Any) -> Document:
     ],
 )
 def test_another_configuration_is_refused_by_name(whole: Document, name: str, value: Any) -> None:
-    report = judged(with_config(whole, **{name: value}))
+    report = checked(with_config(whole, **{name: value}))
     assert not report.accepted and name in (report.reason or "")
-    assert judged(with_config(whole)).accepted
+    assert checked(with_config(whole)).accepted
 
 
 def test_a_setting_that_the_certificate_does_not_know_has_its_usual_value(whole: Document) -> None:
@@ -405,12 +405,12 @@ def test_a_setting_that_the_certificate_does_not_know_has_its_usual_value(whole:
         sha = hashlib.sha256(canonical(config).encode()).hexdigest()
         return altered(whole, lambda d: d.update(config=config, config_sha256=sha))
 
-    assert judged(without("repeat_mix")).accepted
-    assert "rope_theta" in (judged(without("rope_theta")).reason or "")
+    assert checked(without("repeat_mix")).accepted
+    assert "rope_theta" in (checked(without("rope_theta")).reason or "")
 
 
 def test_a_configuration_with_another_hash_is_refused(whole: Document) -> None:
-    report = judged(altered(whole, assign("config.rope_theta", 3.5)))
+    report = checked(altered(whole, assign("config.rope_theta", 3.5)))
     assert "config_sha256" in (report.reason or "")
 
 
@@ -419,7 +419,7 @@ def test_certificates_of_version_1_name_no_configuration_and_are_read(whole: Doc
         document["version"] = 1
         del document["config"], document["config_sha256"]
 
-    assert judged(altered(whole, older)).accepted
+    assert checked(altered(whole, older)).accepted
 
 
 def test_files_are_read_with_and_without_compression(whole: Document, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from adderlab.engine.step_batch import descend
-from helpers.descents import numbers, settings, state_of
+from helpers.optimiser_steps import numbers, settings, state_of
 
 
 def test_equals_pytorch_with_its_own_settings_for_each_seed() -> None:

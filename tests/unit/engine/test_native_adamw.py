@@ -7,7 +7,7 @@ import torch
 
 from adderlab.engine.native.steps import native_descent
 from adderlab.engine.step_batch import descend
-from helpers.descents import numbers, settings, state_of
+from helpers.optimiser_steps import numbers, settings, state_of
 
 DECAY = [0.01, 0.0, 0.3]
 OWN: list[dict[str, Any]] = [
@@ -64,7 +64,7 @@ def test_numbers_that_lack_precision_are_zero_inside_and_left_alone_outside() ->
     state = state_of(torch.ones(1, 5), [0.0])
     state.mean_SN.fill_(1e-39)
     state.square_SN.fill_(1e-40)
-    assert bool((state.mean_SN * 0.5 != 0).all()), "PyTorch keeps such numbers unless told otherwise"
+    assert bool((state.mean_SN * 0.5 != 0).all()), "PyTorch does not flush such numbers"
     native_descent(state, torch.zeros(1, 5), *numbers(state, [settings(1)]))
     assert not bool(state.mean_SN.any()) and not bool(state.square_SN.any())
     assert bool((torch.full((5,), 1e-39) * 0.5 != 0).all()), "the caller's arithmetic has changed"

@@ -37,17 +37,17 @@ def program(folder: Path, name: str, body: str) -> Path:
     return path
 
 
-def test_compiles_once_and_says_so(answer: Path, cache: Path) -> None:
-    said: list[str] = []
-    assert load_library(answer, {"ANSWER": 42}, log=said.append).answer() == 42
-    assert any("compiling" in line for line in said)
+def test_compiles_once_with_a_message(answer: Path, cache: Path) -> None:
+    messages: list[str] = []
+    assert load_library(answer, {"ANSWER": 42}, log=messages.append).answer() == 42
+    assert any("compiling" in line for line in messages)
     files = {path: path.stat().st_mtime_ns for path in cache.iterdir()}
     assert [path.suffix for path in files] == [".so"]
 
     build._loaded.cache_clear()
-    said.clear()
-    assert load_library(answer, {"ANSWER": 42}, log=said.append).answer() == 42
-    assert said == []
+    messages.clear()
+    assert load_library(answer, {"ANSWER": 42}, log=messages.append).answer() == 42
+    assert messages == []
     assert {path: path.stat().st_mtime_ns for path in cache.iterdir()} == files
 
 
@@ -106,9 +106,9 @@ def test_a_compiler_that_does_not_start(
 def test_an_unwritable_cache(answer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("ADDERLAB_CACHE", str(tmp_path / "file" / "cache"))
-    said: list[str] = []
-    assert load_library(answer, {"ANSWER": 7}, log=said.append).answer() == 7
-    assert "cannot be written" in said[0] and str(tmp_path / "file") in said[0]
+    messages: list[str] = []
+    assert load_library(answer, {"ANSWER": 7}, log=messages.append).answer() == 7
+    assert "cannot be written" in messages[0] and str(tmp_path / "file") in messages[0]
 
 
 def test_a_damaged_library_is_named(

@@ -1,4 +1,4 @@
-"""Which engine is chosen where, and what is said of it."""
+"""Which engine is chosen where, and with which message."""
 
 import importlib.util
 
@@ -31,10 +31,10 @@ def test_triton_is_not_for_models_without_tables() -> None:
 
 def test_triton_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    said: list[str] = []
-    chosen = select_engine("auto", CONFIG, CUDA, threads=1, log=said.append)
+    messages: list[str] = []
+    chosen = select_engine("auto", CONFIG, CUDA, threads=1, log=messages.append)
     assert isinstance(chosen, TorchEngine) and chosen.whole_steps
-    assert said == [
+    assert messages == [
         "the triton engine is not used: Triton is not installed (on Linux: pip install "
         "-c constraints.txt -e '.[gpu]'); computing with PyTorch"
     ]
@@ -42,11 +42,11 @@ def test_triton_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
-def test_a_device_that_fails_is_said_in_one_line_and_torch_computes() -> None:
-    said: list[str] = []
-    chosen = select_engine("auto", CONFIG, CUDA, threads=1, log=said.append)
+def test_a_device_that_fails_is_one_message_and_torch_computes() -> None:
+    messages: list[str] = []
+    chosen = select_engine("auto", CONFIG, CUDA, threads=1, log=messages.append)
     assert isinstance(chosen, TorchEngine) and chosen.whole_steps
-    (line,) = said
+    (line,) = messages
     assert line.startswith("the triton engine is not used: its kernels do not run here (")
     with pytest.raises(UsageError, match="--engine triton: its kernels do not run here"):
         select_engine("triton", CONFIG, CUDA, threads=1, log=print)

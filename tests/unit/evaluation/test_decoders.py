@@ -57,7 +57,7 @@ def test_decoders_equal_the_twin(config: ModelConfig) -> None:
 
 
 class CountingEngine(TorchEngine):
-    """Tells whether it was asked."""
+    """Counts how often it decodes."""
 
     calls = 0
 

@@ -25,7 +25,7 @@ def test_a_trained_model_is_right_and_sure() -> None:
     assert len(prediction.confidences) == 11 and min(prediction.confidences) > 0.5
 
 
-def test_an_untrained_model_says_what_it_answered() -> None:
+def test_an_untrained_models_answer_is_reported() -> None:
     model = build_model(ModelConfig(), 1)
     prediction = predict(model, 12, 34)
     tokens = greedy_twin.greedy_answer(model, 12, 34)[:11]

@@ -136,6 +136,6 @@ def test_a_model_repaired_by_hand_is_its_seeds(tmp_path: Path) -> None:
         keep_record.keep(other.folder, records, mended)
 
 
-def test_what_is_no_measurement_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_no_measurement_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert keep_record.main([str(tmp_path)]) == 2
     assert "there is no measurement" in capsys.readouterr().err

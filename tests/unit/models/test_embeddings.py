@@ -121,5 +121,5 @@ def test_normal_start_has_no_biases() -> None:
         ("137p", ["each K and V head serves 2 Q heads"]),
     ],
 )
-def test_ties_in_words(name: str, lines: list[str]) -> None:
+def test_ties_are_described(name: str, lines: list[str]) -> None:
     assert set(lines) <= set(ties(PRESETS[name].config))

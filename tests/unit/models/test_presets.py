@@ -42,7 +42,7 @@ def test_count_is_the_published_one(count: int) -> None:
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_what_is_said_of_it_is_complete(name: str) -> None:
+def test_its_description_is_complete(name: str) -> None:
     preset = PRESETS[name]
     for text in (preset.source, preset.published, preset.published_rate):
         assert text and not text.endswith(".")

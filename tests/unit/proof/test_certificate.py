@@ -159,7 +159,7 @@ def test_the_same_proof_gives_the_same_bytes(barely_right, tmp_path) -> None:
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_a_certificate_that_cannot_be_written_says_so(barely_right, tmp_path) -> None:
+def test_a_certificate_that_cannot_be_written_is_a_failure(barely_right, tmp_path) -> None:
     with pytest.raises(Failure, match="nowhere"):
         write_certificate(tmp_path / "nowhere" / "a.json", barely_right[2])
 

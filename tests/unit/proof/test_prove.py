@@ -92,20 +92,20 @@ def test_without_any_known_failure_the_verdict_is_undecided() -> None:
 
 def test_confirmation_by_the_real_model_decides_the_counterexample() -> None:
     problem = random_problem(1)
-    said: list[tuple[int, int]] = []
+    asked: list[tuple[int, int]] = []
 
     def right(a: int, b: int) -> int:
-        said.append((a, b))
+        asked.append((a, b))
         return a + b
 
     stubborn = prove_problem(problem, confirm=right)
     assert stubborn.verdict == "refuted" and stubborn.counterexample is None
-    assert "within its rounding" in stubborn.reason and len(said) > 10
-    late = prove_problem(problem, confirm=lambda a, b: a + b + ((a, b) == said[3]))
-    assert late.counterexample == said[3] and late.answer == sum(said[3]) + 1
+    assert "within its rounding" in stubborn.reason and len(asked) > 10
+    late = prove_problem(problem, confirm=lambda a, b: a + b + ((a, b) == asked[3]))
+    assert late.counterexample == asked[3] and late.answer == sum(asked[3]) + 1
 
 
-def test_progress_is_told_and_results_repeat() -> None:
+def test_progress_is_reported_and_results_repeat() -> None:
     problem = random_problem(11, heads=2, bottleneck=3, norm="none")
     seen: list[Progress] = []
     first = prove_problem(problem, progress=seen.append)

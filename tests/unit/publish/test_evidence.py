@@ -66,7 +66,7 @@ def test_the_failing_pairs_of_a_refutation_are_read(tmp_path: Path) -> None:
     assert statement.pair == (3, 4), "a counterexample, rather than the pair of the smallest margin"
 
 
-def test_what_is_said_of_a_proof(golden: Golden) -> None:
+def test_proofs_are_described(golden: Golden) -> None:
     known: dict[str, Any] = {"margin_witness": 0.5, "pair": (3, 4), "source": "a test"}
     statements = [
         ProofStatement(verdict="proved", failing_pairs=0, margin_bound=0.25, **known),

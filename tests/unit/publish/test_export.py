@@ -96,7 +96,7 @@ def test_a_hub_folder_has_everything(tmp_path: Path, golden: Golden) -> None:
     golden("publish/model_page.md", wording((folder / "README.md").read_text(), published))
 
 
-def test_nothing_known_is_said_so(tmp_path: Path, golden: Golden) -> None:
+def test_a_model_without_evidence_is_published_as_such(tmp_path: Path, golden: Golden) -> None:
     bare = Publication(
         checkpoint=publication().checkpoint, credits=CREDITS, evidence=Evidence(why_no_proof="no time")
     )
@@ -142,15 +142,19 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) ->
     save_checkpoint("model.pt", publication().checkpoint)
     quick = ["--suites", "fresh:50", "--no-prove"]
     assert main(["export", "model.pt", "--to", "adderboard", "-o", "s.py", *quick, "--author", "A"]) == 0
-    said = capsys.readouterr().out
-    assert "fresh:50: " in said and "No proof: the prover was not asked." in said
-    assert "Written, and compared with the checkpoint: s.py, s.md" in said
+    printed = capsys.readouterr().out
+    assert "fresh:50: " in printed and "No proof: the prover was not asked." in printed
+    assert "Written, and compared with the checkpoint: s.py, s.md" in printed
     submission = read_submission(Path("s.py").read_text())
     assert submission is not None and submission.credits == Credits(name="36p", author="A")
 
     assert main(["export", "model.pt", "--to", "hub-folder", "-o", "hub", *quick, "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["parameters"] == 36 and told["verdict"] is None and "hub/README.md" in told["written"]
+    printed = json.loads(capsys.readouterr().out)
+    assert (
+        printed["parameters"] == 36
+        and printed["verdict"] is None
+        and "hub/README.md" in printed["written"]
+    )
 
     assert main(["export", "model.pt", "--to", "adderboard", "-o", "no/such/folder.py", *quick]) == 1
     assert capsys.readouterr().err.startswith("adderlab: cannot write no/such/folder.py")

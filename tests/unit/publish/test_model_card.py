@@ -1,4 +1,4 @@
-"""A model in words: right figures, nothing that only concerns somebody's disk."""
+"""A model described: right figures, nothing that only concerns somebody's disk."""
 
 import dataclasses
 import math

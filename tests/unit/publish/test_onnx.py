@@ -34,7 +34,7 @@ def checkpoint(name: str) -> Checkpoint:
     return Checkpoint(config=config, params=params, recipe={}, step=0, val_exact=0.0)
 
 
-def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(name: str) -> None:
         raise ModuleNotFoundError(name=name)
 

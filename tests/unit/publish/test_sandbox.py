@@ -20,7 +20,7 @@ import adderlab
 from adderlab.errors import UsageError
 from adderlab.publish import bubblewrap
 from adderlab.publish.sandbox import Ended, Limits, Mode, Sandbox, require
-from helpers.strangers import needs_bubblewrap
+from helpers.submissions import needs_bubblewrap
 
 in_both_modes = pytest.mark.parametrize(
     "mode", [pytest.param("bubblewrap", marks=needs_bubblewrap), "limits"]
@@ -519,7 +519,7 @@ def test_what_it_printed_last_is_kept_and_bounded(mode: Mode, tmp_path: Path) ->
 
 
 @in_both_modes
-def test_what_it_says_is_strict_json(mode: Mode, tmp_path: Path) -> None:
+def test_its_metadata_is_strict_json(mode: Mode, tmp_path: Path) -> None:
     path = submission(
         tmp_path, "import math\n" + adding("return a").replace("{}", "{'params': math.nan}")
     )

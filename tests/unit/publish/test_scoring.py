@@ -14,8 +14,8 @@ from adderlab.task.digits import pairs_from_ints
 PAIRS = [(0, 0), (1, 9), (99, 1), (9999999999, 9999999999), (5, 6)]
 
 
-class Told:
-    """A sandbox that answers as it is told to."""
+class ScriptedSandbox:
+    """A sandbox with given replies."""
 
     def __init__(self, reply: Any) -> None:
         self.reply, self.asked, self.limits = reply, [], Limits()
@@ -26,7 +26,7 @@ class Told:
 
 
 def answerer(reply: Any, batched: Any = None) -> Answerer:
-    return Answerer(sandbox=Told(reply), seconds_per_pair=0.4, batched=batched)  # type: ignore[arg-type]
+    return Answerer(sandbox=ScriptedSandbox(reply), seconds_per_pair=0.4, batched=batched)  # type: ignore[arg-type]
 
 
 def suite() -> Suite:

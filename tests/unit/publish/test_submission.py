@@ -193,7 +193,7 @@ def test_an_altered_weight_is_another_model_of_ours() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "x = 1\n", "def add(model, a, b): return 1", "\0", "("])
-def test_strangers_have_no_mark(text: str) -> None:
+def test_files_of_others_have_no_mark(text: str) -> None:
     assert read_submission(text) is None
 
 

@@ -1,4 +1,4 @@
-"""The verdicts on strangers' files: honest ones, cheats and crashes."""
+"""The verdicts on other people's files: honest ones, cheats and crashes."""
 
 import json
 import sys
@@ -22,7 +22,15 @@ from adderlab.publish.verify import Verification, verify
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint
 from helpers.golden import Golden
 from helpers.reference import reference_checkpoint
-from helpers.strangers import AT_ONCE, PYTHON_ADDER, SHOW, InProcess, calculator, needs_bubblewrap, write
+from helpers.submissions import (
+    AT_ONCE,
+    PYTHON_ADDER,
+    SHOW,
+    InProcess,
+    calculator,
+    needs_bubblewrap,
+    write,
+)
 
 QUICK = Limits(seconds=60, load_seconds=30, answer_seconds=10, memory_mib=2000, output_mib=1)
 
@@ -39,7 +47,7 @@ def few_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Verification]:
+def verify_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Verification]:
     """Verify code without a process of its own."""
     monkeypatch.setattr(module, "Sandbox", InProcess)
 
@@ -55,8 +63,8 @@ def exported(name: str) -> str:
 
 
 @pytest.mark.parametrize("up", [True, False])
-def test_an_honest_stranger_is_qualified(judge: Callable[..., Verification], up: bool) -> None:
-    result = judge(calculator(up=up))
+def test_an_honest_submission_is_qualified(verify_code: Callable[..., Verification], up: bool) -> None:
+    result = verify_code(calculator(up=up))
     assert (result.verdict, result.rejections, result.tried) == ("qualified", (), ())
     assert result.how.startswith("the model driven in batches")
     assert [report.total.errors for report in result.reports] == [0, 0]
@@ -66,15 +74,15 @@ def test_an_honest_stranger_is_qualified(judge: Callable[..., Verification], up:
     assert result.proof is None and any(note.startswith("not proved") for note in result.notes)
 
 
-def test_one_pair_at_a_time_gives_the_same(judge: Callable[..., Verification]) -> None:
-    result = judge(calculator(), pairwise=True)
+def test_one_pair_at_a_time_gives_the_same(verify_code: Callable[..., Verification]) -> None:
+    result = verify_code(calculator(), pairwise=True)
     assert result.verdict == "qualified"
     assert result.how.startswith("through add, one pair at a time")
 
 
-def test_wrong_sums_are_not_qualified_and_are_named(judge: Callable[..., Verification]) -> None:
+def test_wrong_sums_are_not_qualified_and_are_named(verify_code: Callable[..., Verification]) -> None:
     worse = calculator().replace("% 10\n", "% 9\n", 1)
-    result = judge(worse)
+    result = verify_code(worse)
     assert result.verdict == "not qualified"
     assert result.reports[0].total.errors > 0
     miss = result.reports[0].failures[0]
@@ -107,9 +115,9 @@ def test_wrong_sums_are_not_qualified_and_are_named(judge: Callable[..., Verific
     ids=["adds in Python", "calls for show", "forward adds", "at once", "lies", "no number"],
 )
 def test_cheats_are_rejected_although_every_sum_is_right(
-    judge: Callable[..., Verification], code: str, reasons: list[str]
+    verify_code: Callable[..., Verification], code: str, reasons: list[str]
 ) -> None:
-    result = judge(code)
+    result = verify_code(code)
     assert result.reports[0].total.errors == 0
     assert result.verdict == "rejected"
     for reason in reasons:
@@ -117,10 +125,10 @@ def test_cheats_are_rejected_although_every_sum_is_right(
     assert len(result.rejections) == len(reasons), result.rejections
 
 
-def test_numbers_outside_the_count_are_named(judge: Callable[..., Verification]) -> None:
+def test_numbers_outside_the_count_are_named(verify_code: Callable[..., Verification]) -> None:
     code = calculator() + "\nHIDDEN = torch.rand(30)\nTABLE = [0.5, 0.25, 1.5, 2.5] * 1\n"
     init = "super().__init__()"
-    result = judge(code.replace(init, f"{init}; self.b = nn.Buffer(torch.rand(7))"))
+    result = verify_code(code.replace(init, f"{init}; self.b = nn.Buffer(torch.rand(7))"))
     assert result.counts is not None
     named = result.counts.named()
     assert named["unique parameters"] == 10
@@ -159,13 +167,13 @@ def test_ours_is_proved_and_an_altered_one_is_not(
 
 
 def test_a_model_that_answers_otherwise_in_batches_is_asked_one_by_one(
-    judge: Callable[..., Verification],
+    verify_code: Callable[..., Verification],
 ) -> None:
     moody = calculator().replace(
         "return logits[:, None]",
         "logits = logits * (1 if len(tokens) < 2 else -1)\n        return logits[:, None]",
     )
-    result = judge(moody)
+    result = verify_code(moody)
     assert result.verdict == "qualified"
     assert result.how.startswith("through add")
     assert "its model could not be driven in batches with the same answers" in result.notes
@@ -184,9 +192,9 @@ def test_a_model_that_answers_otherwise_in_batches_is_asked_one_by_one(
     ],
 )
 def test_files_that_do_not_load_fail(
-    judge: Callable[..., Verification], code: str, failure: str
+    verify_code: Callable[..., Verification], code: str, failure: str
 ) -> None:
-    result = judge(code)
+    result = verify_code(code)
     assert result.verdict == "failed"
     assert result.failure is not None and failure in result.failure
 
@@ -236,7 +244,7 @@ def test_in_the_real_sandbox_with_torch(tmp_path: Path) -> None:
     assert plain["suites"][0]["n"] == 50
 
 
-def test_how_a_verdict_reads(golden: Golden) -> None:
+def test_a_verdict_as_text_html_and_json(golden: Golden) -> None:
     counts = Counts(
         parameters=10,
         trainable=9,

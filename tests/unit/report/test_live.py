@@ -85,7 +85,7 @@ def test_a_large_population_shows_what_fits() -> None:
     assert "... 78 more" in lines[-1]
 
 
-def test_quiet_says_nothing() -> None:
+def test_quiet_prints_nothing() -> None:
     view, stream = view_on(True, quiet=True)
     with view:
         view.on_message("device: cpu")
@@ -95,7 +95,7 @@ def test_quiet_says_nothing() -> None:
     assert stream.getvalue() == ""
 
 
-def test_a_search_is_told_by_its_verdicts() -> None:
+def test_a_search_prints_its_verdicts() -> None:
     """Seeds begin and end one by one: a line for each verdict, none for each evaluation."""
     view, stream = view_on(False, budget=60.0)
     with view:

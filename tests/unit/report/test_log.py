@@ -97,7 +97,7 @@ def test_a_copy_of_a_run_counts_once(lab: Path) -> None:
     assert "2/5 = 40.0%" in text
 
 
-def test_a_log_of_named_folders_says_so(lab: Path) -> None:
+def test_a_log_of_named_folders_gives_its_command(lab: Path) -> None:
     assert main(["log", "results/runs/second", "--output", "second.md"]) == 0
     text = Path("second.md").read_text()
     assert "`adderlab log results/runs/second --output second.md`" in text

@@ -12,8 +12,8 @@ import pytest
 
 from adderlab.errors import UsageError
 from adderlab.report.sinks import open_sinks
-from helpers.audience import dashboards, feed
 from helpers.paths import ROOT
+from helpers.sinks import dashboards, feed
 
 
 def installed(name: str) -> None:
@@ -111,7 +111,7 @@ SCRIPT = """
 import sys
 sys.path.insert(0, "tests")
 from pathlib import Path
-from helpers.audience import dashboards, feed
+from helpers.sinks import dashboards, feed
 from adderlab.report.sinks import open_sinks
 
 def fail(line):

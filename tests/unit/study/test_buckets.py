@@ -20,8 +20,8 @@ from adderlab.study.cluster.ray import Stopped
 from adderlab.study.cluster.shards import Task
 from adderlab.study.cluster.store import Store
 from adderlab.training.run import Job
-from helpers.fleets import COMPUTE, CONFIG, RECIPE, HereFleet, train_here
-from helpers.outcomes import results
+from helpers.fleets import COMPUTE, CONFIG, RECIPE, InProcessFleet, train_here
+from helpers.run_files import results
 
 # Warnings of other people's packages, in their threads.
 pytestmark = [
@@ -133,7 +133,7 @@ def test_a_run_interrupted_twice_is_the_run_of_one_machine(
         pytest.raises(Killed),
     ):
         patch.setattr(fleet_shards._Work, "_push", killing)
-        HereFleet().carry_out(run.tasks(), lambda done: None)
+        InProcessFleet().carry_out(run.tasks(), lambda done: None)
     names = sorted(name.rpartition("/")[2] for name in objects(f"{bucket}/run"))
     assert names == ["plan.json", "shard_0000.json", "shard_0000.zip"]
     begun: list[Task] = []
@@ -144,8 +144,8 @@ def test_a_run_interrupted_twice_is_the_run_of_one_machine(
             raise Stopped
 
     with pytest.raises(Stopped):
-        train_sharded(job, HereFleet(stopping), resume=True)
-    outcome = train_sharded(job, HereFleet(), resume=True)
+        train_sharded(job, InProcessFleet(stopping), resume=True)
+    outcome = train_sharded(job, InProcessFleet(), resume=True)
     assert outcome.status == "done"
     assert results(tmp_path / "whole") == results(tmp_path / "parts")
     assert objects(f"{bucket}/run") == []
@@ -160,9 +160,9 @@ def test_what_is_wrong_with_a_bucket_is_one_line(bucket: str) -> None:
     missing = Store(f"{protocol}://nobody-s-bucket/x")
     with pytest.raises(
         Failure, match=f"cannot write {protocol}://nobody-s-bucket/x/plan.json: "
-    ) as told:
+    ) as refused:
         missing.write("plan.json", b"1")
-    assert "\n" not in str(told.value) and "bucket" in str(told.value).partition("plan.json")[2]
+    assert "\n" not in str(refused.value) and "bucket" in str(refused.value).partition("plan.json")[2]
 
 
 def test_a_server_that_is_not_there_is_one_line(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,9 +174,9 @@ def test_a_server_that_is_not_there_is_one_line(s3: str, monkeypatch: pytest.Mon
     store = Store(s3)
     store._system.retries = 1
     for act in (lambda: store.write("x", b"1"), lambda: store.read("x"), lambda: store.remove(["x"])):
-        with pytest.raises(Failure, match="endpoint and credentials") as told:
+        with pytest.raises(Failure, match="endpoint and credentials") as refused:
             act()
-        assert "127.0.0.1:9" in str(told.value) and "\n" not in str(told.value)
+        assert "127.0.0.1:9" in str(refused.value) and "\n" not in str(refused.value)
     s3fs.S3FileSystem.clear_instance_cache()
 
 

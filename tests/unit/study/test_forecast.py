@@ -1,4 +1,4 @@
-"""Forecasts: the arithmetic exactly, the measurement roughly, the words as promised."""
+"""Forecasts: the arithmetic exactly, the measurement by a clock of its own, the text as promised."""
 
 import dataclasses
 import json
@@ -146,7 +146,7 @@ def brief(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def test_the_command_in_words(brief: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_as_text(brief: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = [
         "plan",
         "456p",
@@ -190,11 +190,11 @@ def test_the_command_as_json(brief: None, capsys: pytest.CaptureFixture[str]) ->
     assert main([*argv, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["success"] is None and found["forecast"]["cost"] is None
-    measured, told = found["measured"], found["forecast"]
+    measured, expected = found["measured"], found["forecast"]
     per_step = 2 / measured["seed_steps_per_second"]
     each = 2 * measured["evaluation_seconds"] + measured["writing_seconds"]
-    assert told["evaluations"] == 2
-    assert math.isclose(told["seconds"], 300 * per_step + 2 * each)
+    assert expected["evaluations"] == 2
+    assert math.isclose(expected["seconds"], 300 * per_step + 2 * each)
 
 
 def test_a_forecast_is_near_the_truth(brief: None, capsys: pytest.CaptureFixture[str]) -> None:
@@ -227,12 +227,12 @@ def made(known: KnownRate | None, steps: int) -> Plan:
     )
 
 
-def test_nothing_known_is_said_so() -> None:
+def test_an_unknown_rate_names_the_remedy() -> None:
     line = made(None, 9000).describe()[-1]
     assert "No success rate is known" in line and "adderlab rate" in line
 
 
-def test_a_rate_of_other_steps_is_told() -> None:
+def test_a_rate_of_other_steps_is_shown_as_such() -> None:
     found = recorded_rate([record("456p", "circle", share(0, 10))], "456p", "circle")
     text = "\n".join(made(found, 9000).describe())
     assert "measured at 27,000 steps, not 9,000" in text

@@ -36,7 +36,7 @@ from adderlab.study.cluster.shards import (
 from adderlab.study.cluster.store import Store
 from adderlab.training.recipe import Recipe
 from adderlab.training.run import Job
-from helpers.fleets import COMPUTE, CONFIG, RECIPE, STAGED, HereFleet, table, train_here
+from helpers.fleets import COMPUTE, CONFIG, RECIPE, STAGED, InProcessFleet, table, train_here
 
 pytestmark = pytest.mark.usefixtures("unflushed")
 
@@ -87,7 +87,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_merged_shards_are_the_run_of_one_machine(tmp_path: Path, whole: Path) -> None:
-    outcome = train_sharded(job(tmp_path / "parts"), HereFleet())
+    outcome = train_sharded(job(tmp_path / "parts"), InProcessFleet())
     assert outcome.status == "done" and outcome.best.path == tmp_path / "parts/checkpoints/best.pt"
     assert_same_run(whole, tmp_path / "parts")
     machines = read_json(tmp_path / "parts/environment.json")["machines"]
@@ -99,14 +99,14 @@ def test_merged_shards_are_the_run_of_one_machine(tmp_path: Path, whole: Path) -
 def test_every_ingredient_of_a_recipe_is_merged(tmp_path: Path) -> None:
     """Averages, slow gradients, decay factors, failing pairs: all have a state of their own."""
     train_here(job(tmp_path / "whole", STAGED))
-    train_sharded(job(tmp_path / "parts", STAGED), HereFleet())
+    train_sharded(job(tmp_path / "parts", STAGED), InProcessFleet())
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
 def test_a_pause_leaves_a_run_like_a_stopped_one_and_goes_on_to_the_same_end(
     tmp_path: Path, whole: Path
 ) -> None:
-    fleet = HereFleet()
+    fleet = InProcessFleet()
     with ShardedRun.create(job(tmp_path / "parts"), COMPUTE, shards=3, store=None, pauses=(11,)) as run:
         fleet.carry_out(run.tasks(11), lambda done: None)
         paused = run.merge(11)
@@ -161,12 +161,12 @@ def test_a_stopped_run_goes_on_from_any_fsspec_store(tmp_path: Path, whole: Path
 
     store = "memory://somewhere/deep"
     with pytest.raises(Stopped):
-        train_sharded(job(tmp_path / "parts"), HereFleet(stop_at_second), store=store)
+        train_sharded(job(tmp_path / "parts"), InProcessFleet(stop_at_second), store=store)
     assert is_sharded(tmp_path / "parts") and not (tmp_path / "parts/shards").exists()
     assert len(fsspec.filesystem("memory").glob("/somewhere/deep/*/shard_0000.at-21.zip")) == 1
     with pytest.raises(UsageError, match="--resume"):
-        train_sharded(job(tmp_path / "parts"), HereFleet())
-    train_sharded(job(tmp_path / "parts"), HereFleet(), resume=True)
+        train_sharded(job(tmp_path / "parts"), InProcessFleet())
+    train_sharded(job(tmp_path / "parts"), InProcessFleet(), resume=True)
     assert_same_run(whole, tmp_path / "parts")
     assert not fsspec.filesystem("memory").find("/somewhere")
     machines = read_json(tmp_path / "parts/environment.json")["machines"]
@@ -180,14 +180,14 @@ def test_overwriting_an_unfinished_run_removes_its_shards(tmp_path: Path) -> Non
 
     store = str(tmp_path / "store")
     with pytest.raises(Stopped):
-        train_sharded(job(tmp_path / "run"), HereFleet(stop), store=store)
+        train_sharded(job(tmp_path / "run"), InProcessFleet(stop), store=store)
     assert len(list((tmp_path / "store").rglob("*.zip"))) == 1
     again = dataclasses.replace(job(tmp_path / "run", seeds=(3,)), overwrite=True)
-    train_sharded(again, HereFleet(), store=store)
+    train_sharded(again, InProcessFleet(), store=store)
     assert not list((tmp_path / "store").rglob("*")) and not (tmp_path / "run" / FLEET_FILE).exists()
 
 
-def test_a_store_of_an_unknown_kind_is_told() -> None:
+def test_a_store_of_an_unknown_kind_is_refused() -> None:
     with pytest.raises(UsageError, match="ftpx"):
         Store("ftpx://host/place")
 
@@ -202,7 +202,7 @@ def test_a_worker_that_sees_another_store_or_runs_another_version_refuses(tmp_pa
         train_shard(schema.to_dict(dataclasses.replace(task, version="0.0.0")))
 
 
-def test_the_furthest_state_counts_and_damage_is_told(tmp_path: Path) -> None:
+def test_the_furthest_state_counts_and_damage_is_named(tmp_path: Path) -> None:
     with ShardedRun.create(job(tmp_path / "run"), COMPUTE, shards=1, store=None, pauses=(6,)) as run:
         paused, (task,) = run.tasks(6)[0], run.tasks()
         train_shard(schema.to_dict(paused))

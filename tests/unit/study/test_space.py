@@ -56,7 +56,7 @@ def test_cells_are_the_same_when_read_again_and_more_samples_come_after_them() -
 
 
 def test_draws_are_fixed_for_good() -> None:
-    """Whoever reads a declaration years from now trains the same cells."""
+    """A declaration that is read years from now gives the same cells."""
     assert sweep(SPACE).cells()[0].settings == {
         "recipe.lr": 0.01,
         "recipe.weight_decay": 0.00267174,
@@ -128,7 +128,7 @@ def test_axes_reach_both_ends() -> None:
         ('preset = "456p"\n[set]\nrecipe.circle.strength = 1', "circle"),
     ],
 )
-def test_wrong_declarations_are_told_by_name(text: str, words: str) -> None:
+def test_wrong_declarations_are_refused_by_name(text: str, words: str) -> None:
     with pytest.raises(UsageError) as trouble:
         sweep(text)
     assert words in str(trouble.value) and "\n" not in str(trouble.value)

@@ -34,8 +34,8 @@ from adderlab.study.sweep import (
     value,
 )
 from adderlab.training.listener import Listener, Start
-from helpers.fleets import COMPUTE, HereFleet
-from helpers.outcomes import results
+from helpers.fleets import COMPUTE, InProcessFleet
+from helpers.run_files import results
 
 pytestmark = pytest.mark.usefixtures("unflushed")
 
@@ -188,7 +188,7 @@ def test_a_fleet_gives_the_same_table_and_goes_on_after_a_stop(tmp_path: Path) -
 
     for i in range(3):
         watcher = Watcher()
-        trainer = ClusterTrainer(fleet=HereFleet(stop_at_third), store=str(tmp_path / "store"))
+        trainer = ClusterTrainer(fleet=InProcessFleet(stop_at_third), store=str(tmp_path / "store"))
         with OpenSweep(
             declared(HALVED), tmp_path / "parts", watcher, guided=False, resume=i > 0
         ) as opened:
@@ -326,7 +326,7 @@ def test_wrong_files_are_one_line(
     assert len(said) == 1 and words in said[0]
 
 
-def test_flags_that_do_not_go_together_are_told(
+def test_flags_that_do_not_go_together_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "sweep.toml"
@@ -340,7 +340,7 @@ def test_flags_that_do_not_go_together_are_told(
         assert words in capsys.readouterr().err
 
 
-def test_what_is_not_installed_is_told(
+def test_what_is_not_installed_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("ray", "optuna"):

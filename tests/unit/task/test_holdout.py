@@ -58,7 +58,7 @@ def test_collides() -> None:
     assert mixed.tolist() == [[True] * 75, [False] * 75]
 
 
-def test_equal_hashes_are_told_apart() -> None:
+def test_pairs_with_equal_hashes_are_different_pairs() -> None:
     """2^64 = 1844674408 * 10^10 - 6290448384, so these two pairs share a * 10^10 + b mod 2^64."""
     first, second = (8_000_000_000, 1), (8_000_000_000 - 1844674408, 1 + 6290448384)
     assert (first[0] * 10**10 + first[1] - second[0] * 10**10 - second[1]) % 2**64 == 0

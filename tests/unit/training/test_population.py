@@ -178,13 +178,13 @@ def test_frozen_parameters_stand_still_until_their_time() -> None:
     assert not torch.equal(free.params()["pos_emb.A"], start["pos_emb.A"])
 
 
-def forced(each: Population, judge: Callable[[torch.Tensor], torch.Tensor]) -> None:
-    """Let ``judge`` decide the exact match of each weight vector that is measured."""
+def forced(each: Population, exact_match: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """Let ``exact_match`` decide the exact match of each weight vector that is measured."""
     measure = each._validation.measure
 
     def measured(objective, params):
         flat_SN = torch.cat([tensor.flatten(1) for tensor in params.values()], 1)
-        return dataclasses.replace(measure(objective, params), val_exact_S=judge(flat_SN))
+        return dataclasses.replace(measure(objective, params), val_exact_S=exact_match(flat_SN))
 
     each._validation.measure = measured  # type: ignore[method-assign]
 
@@ -194,11 +194,11 @@ def test_a_stage_starts_from_the_best_weights_and_a_fresh_optimiser() -> None:
     each, seen = population((1, 2), recipe), []
     scores = iter(([0.1, 0.3], [0.5, 0.2], [0.2, 0.2], [0.4, 0.1], [0.0, 0.0]))
 
-    def judge(flat_SN: torch.Tensor) -> torch.Tensor:
+    def exact_match(flat_SN: torch.Tensor) -> torch.Tensor:
         seen.append(flat_SN.clone())
         return torch.tensor(next(scores), dtype=torch.float64)
 
-    forced(each, judge)
+    forced(each, exact_match)
     advance(each, 7)
     # Looked at after steps 0, 2, 4 and 5; the second was best for seed 1, the first for seed 2.
     expected_SN = torch.stack([seen[1][0], seen[0][1]])

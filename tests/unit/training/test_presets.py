@@ -37,12 +37,12 @@ def learns(name: str, engine: str, batch_size: int = 64) -> None:
 def test_the_native_engine_is_chosen_wherever_there_are_tables(name: str, monkeypatch) -> None:
     prepared = []
     monkeypatch.setattr(NativeEngine, "prepare", lambda self, tables: prepared.append(tables.form))
-    said: list[str] = []
-    engine = select_engine("auto", PRESETS[name].config, CPU, threads=1, log=said.append)
+    messages: list[str] = []
+    engine = select_engine("auto", PRESETS[name].config, CPU, threads=1, log=messages.append)
     if name in WITHOUT_TABLES:
-        assert engine.name == "torch" and "no table form" in said[0] and not prepared
+        assert engine.name == "torch" and "no table form" in messages[0] and not prepared
     else:
-        assert engine.name == "native" and len(prepared) == 1 and not said
+        assert engine.name == "native" and len(prepared) == 1 and not messages
 
 
 @pytest.mark.parametrize("name", QUICK)

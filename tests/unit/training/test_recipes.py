@@ -48,7 +48,7 @@ def test_the_circle_is_for_presets_with_low_rank_positions() -> None:
     assert fitting == {*("582p", "512p", "491p", "456p", "335p", "311p", "305p", "275p", "274p", "262p")}
 
 
-def test_an_unknown_name_is_told_with_close_ones() -> None:
+def test_an_unknown_name_is_refused_with_close_ones() -> None:
     with pytest.raises(UsageError, match="m10s-36"):
         get_recipe("m10s-37")
     assert recipe_for(get_preset("57p"), "circle") == get_recipe("circle")

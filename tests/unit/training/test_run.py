@@ -156,7 +156,7 @@ def test_an_existing_run_is_refused_and_overwritten_on_request(tmp_path: Path) -
     assert json.loads((tmp_path / "run/config.json").read_text())["seeds"] == [2]
 
 
-def test_resume_without_a_run_is_told(tmp_path: Path) -> None:
+def test_resume_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         train(job(tmp_path / "nothing"), resume=True)
 
@@ -180,7 +180,7 @@ def test_seeds_that_are_perfect_for_long_enough_stop() -> None:
         each = perfect_at(evaluation, step, exact, 0.0)
         tracker.take(each, 0.0)
         stopped[step] = tracker.perfect_long_enough(each)
-        # What a resume restores must tell the same.
+        # What a resume restores must give the same answer.
         tracker.load_state(tracker.state())
     assert stopped == {10: [], 15: [], 20: [], 25: [], 30: [1]}
     assert tracker.successes().count == 1

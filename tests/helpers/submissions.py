@@ -1,4 +1,4 @@
-"""Submissions as strangers write them, honest and not, and a sandbox without a process to judge them."""
+"""Submission files as other people write them, honest and not, and a sandbox without a process."""
 
 import textwrap
 from pathlib import Path

@@ -30,33 +30,33 @@ RECIPE = Recipe(
     eval_interval=5,
     data=UNIFORM_PAIRS,
 )
-SPREAD = dataclasses.replace(RECIPE, wide_init=WideInit(arc=ARC), restarts=Restarts(halve_at=(3, 8, 10)))
+WIDE = dataclasses.replace(RECIPE, wide_init=WideInit(arc=ARC), restarts=Restarts(halve_at=(3, 8, 10)))
 NORM = "blocks.0.ln1.weight"
 
 
-def test_a_spread_start_differs_in_maps_signs_and_arc_and_in_nothing_else() -> None:
-    own = start(CONFIG, dataclasses.replace(SPREAD, wide_init=None), (3,))
-    spread = start(CONFIG, SPREAD, (3,))
-    assert {name: t.shape for name, t in own.items()} == {name: t.shape for name, t in spread.items()}
-    unchanged = {name for name in own if torch.equal(own[name], spread[name])}
+def test_a_wide_start_differs_in_maps_signs_and_arc_and_in_nothing_else() -> None:
+    own = start(CONFIG, dataclasses.replace(WIDE, wide_init=None), (3,))
+    wide = start(CONFIG, WIDE, (3,))
+    assert {name: t.shape for name, t in own.items()} == {name: t.shape for name, t in wide.items()}
+    unchanged = {name for name in own if torch.equal(own[name], wide[name])}
     assert unchanged == {"blocks.0.attn.q_norm.weight", "blocks.0.attn.k_norm.weight"}
-    assert [spread[f"token_emb.{name}"][0].item() for name in ("radius", "start", "stride")] == (
+    assert [wide[f"token_emb.{name}"][0].item() for name in ("radius", "start", "stride")] == (
         pytest.approx(ARC)
     )
     # The weight is 1 in every channel of every draw before, and 1 or -1 after, not alike in all draws.
     assert torch.equal(own[NORM], torch.ones_like(own[NORM]))
-    assert torch.equal(spread[NORM].abs(), own[NORM])
-    assert 3 <= len(torch.unique(spread[NORM], dim=0)) <= 8
+    assert torch.equal(wide[NORM].abs(), own[NORM])
+    assert 3 <= len(torch.unique(wide[NORM], dim=0)) <= 8
     # Xavier: uniform within sqrt(6 / (in + out)), against N(0, 0.02).
-    for name, tensor in spread.items():
+    for name, tensor in wide.items():
         if name.endswith(("qkv_shared.weight", "fc1.weight", "gate.weight", "fc2.weight")):
             bound = (6 / sum(tensor.shape[1:])) ** 0.5
             assert bound * 0.8 < tensor.abs().max() <= bound, name
             assert own[name].abs().max() < 0.1, name
 
 
-def test_a_spread_start_is_the_seeds_own() -> None:
-    together, alone = start(CONFIG, SPREAD, (7, 3)), start(CONFIG, SPREAD, (3,))
+def test_a_wide_start_is_the_seeds_own() -> None:
+    together, alone = start(CONFIG, WIDE, (7, 3)), start(CONFIG, WIDE, (3,))
     for name, tensor in alone.items():
         assert torch.equal(together[name][8:], tensor), name
     assert not torch.equal(together[NORM][:8], together[NORM][8:])
@@ -68,13 +68,13 @@ def test_signs_can_be_left_as_they_are() -> None:
     assert all(torch.equal(own[name], same[name]) for name in own)
 
 
-def test_what_cannot_be_spread_is_told() -> None:
+def test_models_that_cannot_start_wide_are_refused() -> None:
     with pytest.raises(UsageError, match="radius"):
         WideInit(arc=(0.0, 0.0, 0.1))
     with pytest.raises(UsageError, match=r"table of them.*recipe\.wide_init\.arc=null"):
-        check_fits(get_preset("89p").config, SPREAD, (0,))
+        check_fits(get_preset("89p").config, WIDE, (0,))
     with pytest.raises(UsageError, match=r"recipe\.wide_init\.signs=false"):
-        check_fits(get_preset("7p").config, SPREAD, (0,))
+        check_fits(get_preset("7p").config, WIDE, (0,))
 
 
 @pytest.mark.parametrize("name", ["44p", "311p", "7p", "1644p"])
@@ -99,7 +99,7 @@ def test_the_loss_and_nothing_else_sees_the_factor(name: str) -> None:
 
 
 def test_the_native_engine_sees_it_too() -> None:
-    recipe = dataclasses.replace(SPREAD, logit_scale=30.0)
+    recipe = dataclasses.replace(WIDE, logit_scale=30.0)
     native, slow = (
         Population(CONFIG, recipe, (4, 9), objective_for(CONFIG, engine, CPU), CPU)
         for engine in (NativeEngine(1), TorchEngine())

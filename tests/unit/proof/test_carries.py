@@ -1,4 +1,4 @@
-"""The carry programme against trying every choice."""
+"""The dynamic programme over carries against trying every choice."""
 
 import itertools
 

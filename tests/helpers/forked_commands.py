@@ -81,7 +81,7 @@ class Ended:
         return self.code == -signal.SIGKILL
 
 
-class Nursery:
+class CommandRunner:
     """Starts commands one after another."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
@@ -98,7 +98,7 @@ class Nursery:
     ) -> Ended:
         """``adderlab ARGV`` in ``folder``; after so many seconds, or so many after a file is there, it
         gets the signal ``number``."""
-        wish = {
+        request = {
             "folder": str(folder),
             "argv": [str(each) for each in argv],
             "fault": dataclasses.asdict(fault),
@@ -107,24 +107,24 @@ class Nursery:
             "number": int(number),
         }
         assert self._process.stdin and self._process.stdout
-        self._process.stdin.write(json.dumps(wish) + "\n")
+        self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         answer = self._process.stdout.readline()
-        assert answer, "the nursery died"
+        assert answer, "the process that starts commands has ended"
         return Ended(**json.loads(answer))
 
 
 @functools.cache
-def nursery() -> Nursery:
+def command_runner() -> CommandRunner:
     """One for all tests of a session; skips the test where nothing can compile the faults."""
     opened = contextlib.ExitStack()
     atexit.register(opened.close)
     folder = opened.enter_context(tempfile.TemporaryDirectory())
-    return opened.enter_context(_open_nursery(Path(folder) / "faults.so"))
+    return opened.enter_context(_start_runner(Path(folder) / "faults.so"))
 
 
 @contextmanager
-def _open_nursery(shim: Path) -> Iterator[Nursery]:
+def _start_runner(shim: Path) -> Iterator[CommandRunner]:
     try:
         compiler = find_compiler()
     except NativeUnavailable as error:
@@ -149,14 +149,14 @@ def _open_nursery(shim: Path) -> Iterator[Nursery]:
     assert process.stdin and process.stdout
     try:
         assert process.stdout.readline() == "ready\n"
-        yield Nursery(process)
+        yield CommandRunner(process)
     finally:
         process.stdin.close()
         process.wait(timeout=60)
         process.stdout.close()
 
 
-def spread(count: int, calls: int, seed: int = 0) -> list[int]:
+def sample_evenly(count: int, calls: int, seed: int = 0) -> list[int]:
     """``count`` of the numbers below ``calls``: one from each of as many equal parts; or all."""
     if count >= calls:
         return list(range(calls))
@@ -166,7 +166,7 @@ def spread(count: int, calls: int, seed: int = 0) -> list[int]:
 
 
 def _serve() -> None:
-    """The parent: one wish a line, one answer a line."""
+    """The parent: one request a line, one answer a line."""
     from adderlab.cli.main import main
 
     _import_everything(main)
@@ -188,14 +188,14 @@ def _import_everything(main: Any) -> None:
         os.chdir("/")
 
 
-def _raise(main: Any, wish: dict[str, Any]) -> dict[str, Any]:
+def _raise(main: Any, request: dict[str, Any]) -> dict[str, Any]:
     shared = mmap.mmap(-1, 8)
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         started = time.perf_counter()
         child = os.fork()
         if child == 0:
-            _be_child(main, wish, shared, out.fileno(), err.fileno())
-        status = _await(child, wish)
+            _be_child(main, request, shared, out.fileno(), err.fileno())
+        status = _await(child, request)
         seconds = time.perf_counter() - started
         texts = []
         for file in (out, err):
@@ -210,26 +210,26 @@ def _raise(main: Any, wish: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _be_child(main: Any, wish: dict[str, Any], shared: mmap.mmap, out: int, err: int) -> None:
+def _be_child(main: Any, request: dict[str, Any], shared: mmap.mmap, out: int, err: int) -> None:
     """Run the command; never returns."""
     code = 99
     try:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(out, 1)
         os.dup2(err, 2)
-        os.chdir(wish["folder"])
-        fault, shim = wish["fault"], ctypes.CDLL(None)
+        os.chdir(request["folder"])
+        fault, shim = request["fault"], ctypes.CDLL(None)
         shim.fault_arm(
-            os.path.realpath(wish["folder"]).encode() + b"/",
+            os.path.realpath(request["folder"]).encode() + b"/",
             KINDS[fault["kind"]],
             ctypes.c_long(fault["at"]),
             ACTIONS[fault["action"]],
             fault["code"],
         )
         shim.fault_seen.restype = ctypes.c_long
-        sys.argv = ["adderlab", *wish["argv"]]
+        sys.argv = ["adderlab", *request["argv"]]
         try:
-            code = main(wish["argv"])
+            code = main(request["argv"])
         except SystemExit as stop:
             code = stop.code if isinstance(stop.code, int) else 98
         shared[:8] = shim.fault_seen().to_bytes(8, "little")
@@ -243,9 +243,9 @@ def _be_child(main: Any, wish: dict[str, Any], shared: mmap.mmap, out: int, err:
         os._exit(code)
 
 
-def _await(child: int, wish: dict[str, Any]) -> int:
+def _await(child: int, request: dict[str, Any]) -> int:
     """Wait for the child; it stays a zombie until then, so the signal cannot hit anybody else."""
-    when, after = wish["signal_when"], wish["signal_after"]
+    when, after = request["signal_when"], request["signal_after"]
     since = None if when else time.perf_counter()
     while after is not None:
         pid, status = os.waitpid(child, os.WNOHANG)
@@ -254,7 +254,7 @@ def _await(child: int, wish: dict[str, Any]) -> int:
         if since is None and Path(when).exists():
             since = time.perf_counter()
         if since is not None and time.perf_counter() - since >= after:
-            os.kill(child, wish["number"])
+            os.kill(child, request["number"])
             break
         time.sleep(0.0005)
     return os.waitpid(child, 0)[1]

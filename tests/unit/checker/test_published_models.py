@@ -96,7 +96,9 @@ def test_margins_at_pairs_agree_with_the_readable_model(known: tuple[Path, Path]
             assert low - 1e-9 <= margin <= high + 1e-9 and high - low < 1e-7
 
 
-def test_words_for_people(known: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_certificate_is_rejected_with_its_reason(
+    known: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     cert, path = known
     document = read_document(cert)
     document["adderlab"] = "other"

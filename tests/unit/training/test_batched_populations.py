@@ -1,5 +1,5 @@
-"""Populations of several recipes in one launch: every seed ends in the bits it has when its own recipe
-is trained alone, and the launch is shared indeed."""
+"""Populations of several recipes in one batch of steps: every seed ends in the bits it has when its own
+recipe is trained alone, and the batches are shared indeed."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -191,7 +191,7 @@ STAGED = [
 
 
 def test_stages_polishing_and_targeting_are_each_cells_own() -> None:
-    """The third recipe's parts begin later: launches are shared as far as they can be."""
+    """The third recipe's parts begin later: batches are shared as far as they can be."""
     assert_alike(STAGED, NativeEngine(2), NativeEngine(1))
 
 
@@ -246,7 +246,7 @@ def test_populations_at_different_steps_catch_up_and_go_on_together() -> None:
         assert_same(alone.state(), each.state())
 
 
-def test_what_a_launch_has_only_once_keeps_populations_apart() -> None:
+def test_what_a_batch_has_only_once_keeps_populations_apart() -> None:
     """Batches of another size, other data, another factor on the logits, another ingredient."""
     mix = dataclasses.replace(BASE.data, carry_mix=CarryMix(share=0.5, fade_start=2, fade_end=8))
     others = [
@@ -264,7 +264,7 @@ def test_what_a_launch_has_only_once_keeps_populations_apart() -> None:
     assert_alike([BASE, *others[:5]], NativeEngine(1), NativeEngine(1))
 
 
-def test_seconds_of_a_launch_are_divided_among_its_seeds() -> None:
+def test_seconds_of_a_batch_are_divided_among_its_seeds() -> None:
     one, other = populations([BASE, BASE], objective_for(CONFIG, NativeEngine(1), CPU))
     advance([one, other], 1)
     assert one.seconds > 0 and one.seconds / 2 == pytest.approx(other.seconds, rel=0.2)

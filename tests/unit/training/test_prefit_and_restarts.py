@@ -1,4 +1,4 @@
-"""Where seeds start: attention fitted to a picture, and several draws of which one stays."""
+"""Where seeds start: attention fitted to a pattern, and several restarts of which one stays."""
 
 import dataclasses
 from pathlib import Path
@@ -33,7 +33,7 @@ CPU = torch.device("cpu")
 CONFIG = get_preset("456p").config
 QUERY = "blocks.0.attn.qkv_Bq"
 PREFIT = dataclasses.replace(get_recipe("prefit"), steps=40, batch_size=32, val_size=40, eval_interval=5)
-DRAWN = Recipe(
+RESTARTED = Recipe(
     steps=20,
     batch_size=16,
     warmup_steps=2,
@@ -74,7 +74,7 @@ def test_the_picture_names_the_columns_of_every_layout(preset: str) -> None:
     assert (wanted_AP[10, layout.a_positions[9]] < 0.5) == rotary
 
 
-def test_an_aimed_query_looks_at_its_column_and_nothing_else_has_moved() -> None:
+def test_a_prefit_query_looks_at_its_column_and_nothing_else_has_moved() -> None:
     drawn = start(CONFIG, dataclasses.replace(PREFIT, prefit=None), (3,))
     fitted = start(CONFIG, PREFIT, (3,))
     changed = {name for name in drawn if not torch.equal(drawn[name], fitted[name])}
@@ -101,7 +101,7 @@ def test_what_attention_does_not_depend_on_stays_as_drawn() -> None:
     assert all(name.startswith(("blocks.0.attn", "blocks.0.ln1")) for name in moved), moved
 
 
-def test_what_cannot_be_aimed_is_told() -> None:
+def test_what_cannot_be_prefit_is_refused() -> None:
     with pytest.raises(UsageError, match="no parameter's name begins with 'query'"):
         check_fits(
             CONFIG, dataclasses.replace(PREFIT, prefit=AttentionPrefit(parameters=("query",))), (0,)
@@ -114,19 +114,19 @@ def test_what_cannot_be_aimed_is_told() -> None:
         prefit_attention(AttentionPrefit(parameters=("none",)), CONFIG, UNIFORM_PAIRS, 0, params)
 
 
-def test_the_halves_of_draws() -> None:
-    draws = Restarts(halve_at=(3, 8))
-    assert draws.count == 4
-    assert [draws.left_after(step) for step in (0, 2, 3, 7, 8, 100)] == [4, 4, 2, 2, 1, 1]
-    # 4 draws for 3 steps, 2 for 5 more, 1 for the other 12.
-    assert draws.seed_steps(20) == 4 * 3 + 2 * 5 + 12
+def test_restarts_are_halved_at_their_steps() -> None:
+    restarts = Restarts(halve_at=(3, 8))
+    assert restarts.count == 4
+    assert [restarts.left_after(step) for step in (0, 2, 3, 7, 8, 100)] == [4, 4, 2, 2, 1, 1]
+    # 4 restarts for 3 steps, 2 for 5 more, 1 for the other 12.
+    assert restarts.seed_steps(20) == 4 * 3 + 2 * 5 + 12
     for wrong in ((), (5, 5), (8, 3), (-1, 4), tuple(range(9))):
         with pytest.raises(UsageError, match="halve_at"):
             Restarts(halve_at=wrong)
     with pytest.raises(UsageError, match="last halving"):
-        dataclasses.replace(DRAWN, steps=8)
+        dataclasses.replace(RESTARTED, steps=8)
     with pytest.raises(UsageError, match="counter"):
-        dataclasses.replace(DRAWN, sampler="r456")
+        dataclasses.replace(RESTARTED, sampler="r456")
 
 
 def test_leaders_are_the_best_of_every_seed_in_their_order() -> None:
@@ -135,7 +135,7 @@ def test_leaders_are_the_best_of_every_seed_in_their_order() -> None:
     assert leaders([7, 7, 7, 4, 4, 4], scores, 1) == [1, 3]
 
 
-def population(seeds: tuple[int, ...], recipe: Recipe = DRAWN) -> Population:
+def population(seeds: tuple[int, ...], recipe: Recipe = RESTARTED) -> Population:
     return Population(CONFIG, recipe, seeds, objective_for(CONFIG, TorchEngine(), CPU), CPU)
 
 
@@ -146,8 +146,8 @@ def advance(each: Population, steps: int) -> None:
             each.evaluate(loss)
 
 
-def test_the_draw_that_is_best_at_the_halving_goes_on_as_if_it_were_alone() -> None:
-    once = dataclasses.replace(DRAWN, restarts=Restarts(halve_at=(3,)))
+def test_the_restart_that_is_best_at_the_halving_goes_on_as_if_it_were_alone() -> None:
+    once = dataclasses.replace(RESTARTED, restarts=Restarts(halve_at=(3,)))
     each = population((5,), once)
     starts = [row.clone() for row in each.flat_SN]
     singles = []
@@ -161,7 +161,7 @@ def test_the_draw_that_is_best_at_the_halving_goes_on_as_if_it_were_alone() -> N
         last = one.evaluate(loss)
         assert last.seeds == (5,) and len(last.weights_SN) == 1
     measured = [single.evaluate(torch.zeros(1)).score(0) for single in singles]
-    assert len(set(measured)) == 2, "the two draws must differ for this test to tell them apart"
+    assert len(set(measured)) == 2, "the two restarts must differ for this test to tell them apart"
     assert each.num_rows == 1
     assert torch.equal(each.flat_SN, singles[measured.index(max(measured))].flat_SN)
     advance(each, 15)
@@ -169,10 +169,10 @@ def test_the_draw_that_is_best_at_the_halving_goes_on_as_if_it_were_alone() -> N
     assert torch.equal(each.flat_SN, singles[measured.index(max(measured))].flat_SN)
 
 
-def test_a_seed_with_draws_is_the_same_alone_in_company_and_after_a_resume() -> None:
+def test_a_seed_with_restarts_is_the_same_alone_in_company_and_after_a_resume() -> None:
     together, alone = population((5, 2, 9)), population((2,))
     rows = []
-    for _ in range(DRAWN.steps):
+    for _ in range(RESTARTED.steps):
         for each in (together, alone):
             advance(each, 1)
         rows.append(together.num_rows)
@@ -184,7 +184,7 @@ def test_a_seed_with_draws_is_the_same_alone_in_company_and_after_a_resume() -> 
     assert torch.equal(together.flat_SN[1:2], alone.flat_SN)
 
 
-def test_seeds_can_be_given_up_while_they_still_have_draws() -> None:
+def test_seeds_can_be_given_up_while_they_still_have_restarts() -> None:
     together, alone = population((5, 2, 9)), population((9,))
     for each in (together, alone):
         advance(each, 3)
@@ -195,8 +195,8 @@ def test_seeds_can_be_given_up_while_they_still_have_draws() -> None:
     assert torch.equal(together.flat_SN[1:2], alone.flat_SN)
 
 
-class Quiet(Listener):
-    """Watches a run and says nothing."""
+class ModelCounts(Listener):
+    """Notes how many models train at each step."""
 
     models: list[int]
 
@@ -207,13 +207,13 @@ class Quiet(Listener):
         self.models.append(models)
 
 
-def test_a_run_with_draws_stopped_among_them_ends_in_the_same_bits(tmp_path: Path) -> None:
-    objective, watched = objective_for(CONFIG, TorchEngine(), CPU), Quiet()
-    whole = Job(config=CONFIG, recipe=DRAWN, seeds=(1, 2), folder=tmp_path / "whole", keep="all")
+def test_a_run_with_restarts_stopped_among_them_ends_in_the_same_bits(tmp_path: Path) -> None:
+    objective, watched = objective_for(CONFIG, TorchEngine(), CPU), ModelCounts()
+    whole = Job(config=CONFIG, recipe=RESTARTED, seeds=(1, 2), folder=tmp_path / "whole", keep="all")
     stopped = dataclasses.replace(whole, folder=tmp_path / "stopped")
     run(whole, objective, CPU, watched)
     assert watched.models[0] == 8 and watched.models[-1] == 2
-    run(stopped, objective, CPU, Quiet(), until=6)
-    run(stopped, objective, CPU, Quiet(), resume=True)
+    run(stopped, objective, CPU, ModelCounts(), until=6)
+    run(stopped, objective, CPU, ModelCounts(), resume=True)
     for name in ("seeds.csv", "seed_0001/checkpoints/last.pt", "seed_0002/checkpoints/best.pt"):
         assert (stopped.folder / name).read_bytes() == (whole.folder / name).read_bytes(), name
