@@ -291,8 +291,13 @@ def tables_of_intervals(
     """
     skeleton(config)  # made outside the scope below, which knows no drawing of numbers
     stacked = {name: _wide(Interval(x.low[None], x.high[None])) for name, x in params.items()}
-    with torch.no_grad(), np.errstate(all="ignore"), _Enclosing():
-        tables = build_tables(config, stacked)
+    try:
+        with torch.no_grad(), np.errstate(all="ignore"), _Enclosing():
+            tables = build_tables(config, stacked)
+    except ArithmeticError as error:
+        raise Failure(
+            f"this model's tables cannot be enclosed: {error}; are its weights huge?"
+        ) from error
     found = {name: _interval(table)[0] for name, table in tables.items()}
     for name, table in found.items():
         if not table.is_sound():
@@ -308,8 +313,10 @@ def enclose_tables(
     form, found = tables_of_intervals(config, exact)
     rounded = float64_tables(config, params)
     for name, table in found.items():
-        distance = np.abs(table.mid_rad()[0] - rounded[name])
-        assert (distance <= AGREE * (1.0 + np.abs(rounded[name]))).all(), name
+        middle, radius = table.mid_rad()
+        distance = np.abs(middle - rounded[name])
+        if not (distance <= radius + AGREE * (1.0 + np.abs(rounded[name]))).all():
+            raise Failure(f"the enclosure of the table {name!r} contradicts the table: a bug; report it")
     return form, found
 
 

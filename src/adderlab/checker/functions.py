@@ -148,7 +148,7 @@ def _value_far(x: Array) -> Interval:
 
 def _derivative_far(x: Array) -> Interval:
     """Their derivatives: within 2 TAIL of 1 on the right and of 0 on the left."""
-    step = np.where(x > 0, 1.0, 0.0)
+    step = np.where(x > 0, 1.0, np.where(x <= 0, 0.0, np.nan))  # of no number nothing is known
     return Interval(down(step - 2 * TAIL), up(step + 2 * TAIL))
 
 
@@ -260,4 +260,4 @@ def relu(x: Interval) -> Interval:
 
 def relu_derivative(x: Interval) -> Interval:
     """Slopes of all secants in the interval: the mean value form needs no derivative at the kink."""
-    return Interval((x.low > 0).astype(np.float64), (x.high > 0).astype(np.float64))
+    return Interval((x.low > 0).astype(np.float64), 1.0 - (x.high <= 0))

@@ -238,7 +238,7 @@ def _joined(frames: list[Frame]) -> Frame:
 
 def _check_head(model: Model, step: Step, claimed: _Claimed, margin_bound: float, watch: Watch) -> float:
     """Prove that the right digit wins on every box; the smallest margin proved."""
-    if claimed.parts_NH.prod(1).sum() > MOST_BOXES:
+    if number_of_boxes(claimed.parts_NH) > MOST_BOXES:
         raise Rejected(f"step {step.index}: more than {MOST_BOXES} boxes")
     wanted, smallest = max(margin_bound, LEAST), np.inf
     for right in range(RADIX):
@@ -277,6 +277,11 @@ def _check_head(model: Model, step: Step, claimed: _Claimed, margin_bound: float
             watch.boxes(batch)
         watch.advance(len(mine))
     return smallest
+
+
+def number_of_boxes(parts_NH: np.ndarray) -> float:
+    """Boxes that leaves cut into these parts make; in float64, because many heads overflow an integer."""
+    return float(parts_NH.astype(np.float64).prod(1).sum())
 
 
 def _cut(bounds_NHE2: Array, parts_NH: np.ndarray, pivot_NH: np.ndarray):

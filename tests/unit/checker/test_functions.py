@@ -97,3 +97,14 @@ def test_relu_is_exact() -> None:
     value, slope = functions.relu(x), functions.relu_derivative(x)
     assert value.low.tolist() == [0, 0, 0.5] and value.high.tolist() == [0, 1, 2]
     assert slope.low.tolist() == [0, 0, 1] and slope.high.tolist() == [0, 1, 1]
+
+
+def test_of_no_number_nothing_is_known() -> None:
+    """An end that is no number must not become a derivative of 0, which would say "does not change"."""
+    x = Interval(np.array([np.nan, -1.0, np.nan, 70.0]), np.array([1.0, np.nan, np.nan, np.nan]))
+    with np.errstate(all="ignore"):
+        for derivative in (functions.gelu_derivative, functions.silu_derivative):
+            found = derivative(x)
+            assert not (np.isfinite(found.low) & np.isfinite(found.high)).any()
+    relu = functions.relu_derivative(x)
+    assert relu.low.tolist() == [0, 0, 0, 1] and relu.high.tolist() == [1, 1, 1, 1]

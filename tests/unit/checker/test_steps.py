@@ -21,6 +21,7 @@ from adderlab.checker.model import (
 )
 from adderlab.checker.pairs import margin_by_step, mix_at, smallest_margin
 from adderlab.checker.ranges import FREE, NEVER, count, maximum
+from adderlab.checker.steps import MOST_BOXES, number_of_boxes
 from adderlab.checker.trees import read_tree
 from adderlab.errors import Failure
 from helpers.checker_cases import axes_frame, geometry, hand_made, leaf_bounds
@@ -363,3 +364,9 @@ def test_unknown_layouts_are_refused() -> None:
     for change in changes:
         with pytest.raises(Failure, match="layout"):
             dataclasses.replace(good, **change)
+
+
+def test_parts_of_many_heads_are_counted_beyond_64_bits() -> None:
+    parts_NH = np.full((3, 6), 4096)
+    assert number_of_boxes(parts_NH) == 3 * 2.0**72 > MOST_BOXES
+    assert number_of_boxes(np.array([[2, 3], [1, 4]])) == 10

@@ -139,3 +139,8 @@ def test_a_long_box_is_cut_until_it_is_decided() -> None:
     assert len(pieces.low_NK) == 16
     assert pieces.low_NK.min(0).tolist() == boxes.low_NK[5].tolist()
     assert pieces.high_NK.max(0).tolist() == boxes.high_NK[5].tolist()
+
+
+def test_relu_of_no_number_may_have_any_derivative() -> None:
+    derivative = relu_derivative_range(np.array([np.nan, -1.0]), np.array([1.0, np.nan]))
+    assert derivative.middle.tolist() == [0.5, 0.5] and derivative.radius.tolist() == [0.5, 0.5]
