@@ -310,15 +310,23 @@ def _tables(folder: Path, seeds: tuple[int, ...]) -> tuple[SeedHistory, ...]:
 
 def _cells(path: Path, problems: list[str]) -> tuple[RunEvidence, ...]:
     """The cells of a sweep with their settings, in the order of its table; others after them."""
-    table = path / "table.json"
-    listed = (_attempt(lambda: read_json(table), problems) or {}) if table.is_file() else {}
-    settings: Mapping[str, Any] = {each["cell"]: each["settings"] for each in listed.get("cells", ())}
+    settings = _attempt(lambda: _cell_settings(path / "table.json"), problems) or {}
     place = {name: k for k, name in enumerate(settings)}
     runs = sorted(child_runs(path, "sweep"), key=lambda run: (place.get(run.name, len(place)), run.name))
     return tuple(
         dataclasses.replace(read_run(run), name=run.name, settings=settings.get(run.name, {}))
         for run in runs
     )
+
+
+def _cell_settings(table: Path) -> Mapping[str, dict[str, Any]]:
+    """Cell -> settings, in the order of a sweep's table; empty before there is one."""
+    if not table.is_file():
+        return {}
+    try:
+        return {each["cell"]: dict(each["settings"]) for each in read_json(table)["cells"]}
+    except (KeyError, TypeError, ValueError) as error:
+        raise Failure(f"{table} is no table of a sweep ({error!r}); restore it from a copy") from error
 
 
 def _checkpoint(path: Path, kind: Kind, seeds: Sequence[SeedRecord]) -> Checkpoint | None:

@@ -88,6 +88,22 @@ def test_a_page_of_several_kinds_lists_the_cells(lab: Path) -> None:
         assert name in top, name
 
 
+@pytest.mark.parametrize("name", ["summary.json", "seeds.json", "environment.json", "config.json"])
+def test_damaged_files_of_a_search_are_problems(lab: Path, name: str) -> None:
+    Path("search", name).write_text("{")
+    run = read_run("search")
+    assert any(name in problem for problem in run.problems)
+    assert "Missing or damaged" in Page(write_report("search").read_text()).text
+
+
+@pytest.mark.parametrize("text", ["{", '{"cells": [1]}', "{}"])
+def test_a_damaged_table_of_a_sweep_is_a_problem(lab: Path, text: str) -> None:
+    Path("sweep/table.json").write_text(text)
+    run = read_run("sweep")
+    assert any("table.json" in problem for problem in run.problems)
+    assert [cell.name for cell in run.cells] == ["0000", "0001"]
+
+
 def test_the_log_of_a_search_and_a_sweep(lab: Path, golden: Golden) -> None:
     assert main(["log", ".", "--output", "log.md"]) == 0
     golden("report/log_of_studies.md", Path("log.md").read_text())
