@@ -116,11 +116,18 @@ def seed_records(folder: Path) -> tuple[SeedRecord, ...]:
         return _of_old_rate(folder)
     if kind == "sweep":
         return tuple(
-            dataclasses.replace(record, run=f"cells/{cell.name}")
+            _below(record, f"cells/{cell.name}")
             for cell in child_runs(folder, "sweep")
             for record in seed_records(cell)
         )
     return _of_tables(folder)
+
+
+def _below(record: SeedRecord, run: str) -> SeedRecord:
+    """The record of a seed of an ordinary run, as the study has it that the run is part of."""
+    return dataclasses.replace(
+        record, run=run, checkpoint=record.checkpoint and f"{run}/{record.checkpoint}"
+    )
 
 
 def _of_tables(folder: Path) -> tuple[SeedRecord, ...]:
@@ -133,8 +140,15 @@ def _of_tables(folder: Path) -> tuple[SeedRecord, ...]:
     elif len(seeds) == 1 and (folder / "metrics.csv").is_file():
         histories = {seeds[0]: read_metrics(folder)}  # of a population it holds medians
     known = _seed_rows(folder / TABLE_FILE)
+    kept = {seed: f"seed_{seed:04d}/checkpoints/best.pt" for seed in seeds}
+    if len(seeds) == 1:
+        kept = {seeds[0]: "checkpoints/best.pt"}
     return tuple(
-        dataclasses.replace(from_history(seed, histories.get(seed, ())), **known.get(seed, {}))
+        dataclasses.replace(
+            from_history(seed, histories.get(seed, ())),
+            checkpoint=kept[seed] if (folder / kept[seed]).is_file() else None,
+            **known.get(seed, {}),
+        )
         for seed in seeds
     )
 
@@ -211,7 +225,7 @@ def _of_old_rate(folder: Path) -> tuple[SeedRecord, ...]:
     the tables of their populations."""
     records: dict[int, SeedRecord] = {}
     for run in child_runs(folder, "rate"):
-        own = (dataclasses.replace(each, run=run.name) for each in seed_records(run))
+        own = (_below(each, run.name) for each in seed_records(run))
         records |= {record.seed: record for record in own}
     for seed, record in records.items():
         path = folder / f"seed_{seed:04d}.json"
