@@ -13,7 +13,8 @@ transcendental functions (``functions``), and the certificate is read as a stran
 - The reading of checkpoints, done by the caller, who passes weights and their hash (``verify``).
 
 Only ``enclosure``, ``tracing``, ``fp32`` and ``verify`` import PyTorch and ``adderlab.models``, to run
-the model's own code; a test holds the checker to this list.
+the model's own code, and ``primitives`` imports PyTorch, to measure it; a test holds the checker to this
+list.
 """
 
 from adderlab.checker.fp32 import FloatReport

@@ -32,7 +32,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from adderlab.checker import rounding
+from adderlab.checker import primitives, rounding
 from adderlab.checker.head import BOXES_AT_ONCE, margins, residual_stream
 from adderlab.checker.intervals import (
     Array,
@@ -45,6 +45,7 @@ from adderlab.checker.intervals import (
 )
 from adderlab.checker.mean_value import Real
 from adderlab.checker.model import RADIX, Model
+from adderlab.checker.primitives import Primitive
 from adderlab.checker.ranges import own_slots
 from adderlab.checker.rounding import EXP_ULPS, FP32, Rounded, moved_by_rounding
 from adderlab.checker.steps import Batch
@@ -340,6 +341,8 @@ class FloatReport:
     """Where covered: no fp32 margin is smaller, in logits."""
     reason: str | None = None
     """Why the question could not be asked at all."""
+    primitives: tuple[Primitive, ...] = ()
+    """What this machine's PyTorch was measured to do."""
 
     def describe(self) -> list[str]:
         """The floating-point question, answered."""
@@ -353,7 +356,13 @@ class FloatReport:
             answer = f"fp32: NOT COVERED: {self.reason}."
         else:
             answer = f"fp32: NOT COVERED: rounding may matter on {self.left:,} leaves and cells."
-        return [answer, f"Not covered either: {', '.join(NOT_COVERED)}."]
+        lines = [answer]
+        if self.primitives:
+            shares = ", ".join(
+                f"{each.name} {each.worst / each.assumed:.0%}" for each in self.primitives
+            )
+            lines.append(f"Measured here, in per cent of the error assumed: {shares}.")
+        return [*lines, f"Not covered either: {', '.join(NOT_COVERED)}."]
 
 
 def logits_after_attention(module: Transformer, x_ND: Rounded) -> Rounded:
@@ -365,6 +374,12 @@ def logits_after_attention(module: Transformer, x_ND: Rounded) -> Rounded:
         logits = module.read_out(x)
     assert isinstance(logits, Noisy)
     return logits.value
+
+
+def _relies_on(module: Transformer, primitive: str) -> bool:
+    """All but the activations that the model does not have."""
+    own = {"gelu": "gelu", "swiglu": "silu"}.get(module.config.activation)
+    return primitive == own or primitive not in ("gelu", "silu")
 
 
 Boxes = tuple[NDArray[np.intp], Array, Array]
@@ -386,6 +401,9 @@ class FloatCheck:
     @classmethod
     def of(cls, module: Transformer, model: Model) -> FloatCheck:
         """``model`` is what ``module`` computes, in real arithmetic."""
+        bad = primitives.outside(lambda name: _relies_on(module, name))
+        if bad is not None:
+            return cls(module=module, errors=[], reason=bad.complaint())
         try:
             with np.errstate(all="ignore"):
                 return cls(module=module, errors=attention_errors(module, model))
@@ -488,6 +506,7 @@ class FloatCheck:
             left=len(self.left),
             margin=self.margin if covered else None,
             reason=self.reason,
+            primitives=primitives.measured(),
         )
 
 

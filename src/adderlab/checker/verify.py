@@ -30,6 +30,7 @@ from adderlab.checker.fp32 import NOT_COVERED, FloatCheck, FloatReport
 from adderlab.checker.intervals import arithmetic_is_ieee
 from adderlab.checker.model import Model, model_from_tables
 from adderlab.checker.pairs import smallest_margin
+from adderlab.checker.primitives import reference_is_right
 from adderlab.checker.steps import Watch, check_step
 from adderlab.errors import Failure
 from adderlab.models.config import ModelConfig
@@ -124,10 +125,10 @@ def check(
     ``form`` is the model's form, ``config`` its configuration, both as plain JSON; with ``floating``,
     fp32 is examined too. Raises ``Failure`` if this machine's arithmetic cannot be trusted.
     """
-    if not arithmetic_is_ieee():
+    if not (arithmetic_is_ieee() and reference_is_right()):
         raise Failure(
-            "this process does not compute as IEEE 754 asks (rounding mode or flushed subnormal "
-            "numbers): run the check in a fresh process"
+            "this process does not compute as IEEE 754 asks (rounding mode, flushed subnormal numbers "
+            "or a square root that is another): run the check in a fresh process"
         )
     started = time.monotonic()
     found, reason = _Found(), None
