@@ -165,7 +165,17 @@ def _root() -> Primitive:
             np.sqrt(x, dtype=float),
         )
         error = np.abs(computed - exact) * 2.0**23
-        found.append(_worst("sqrt", ROOT_ULPS, "units of the last place", x, computed, exact, error))
+        found.append(
+            _worst(
+                "sqrt",
+                ROOT_ULPS,
+                "units of the last place",
+                x.astype(np.float64),
+                computed,
+                exact,
+                error,
+            )
+        )
     x = _spread_out(np.random.default_rng(1), 126.0)
     computed, exact = _both_kernels(torch.sqrt, x, torch.float32), np.sqrt(x)
     error = _ulps(computed, exact, FP32)
