@@ -53,7 +53,7 @@ def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -
 def test_settings_end_at_the_next_option() -> None:
     argv = ["456p", "--set", "recipe.lr=0.1", "-o", "folder", "--set=recipe.steps=5", "model.d_ff=3"]
     args = parse(rate.Args, argv, "adderlab rate", None)
-    assert args.set == ("recipe.lr=0.1", "recipe.steps=5", "model.d_ff=3")
+    assert args.settings == ("recipe.lr=0.1", "recipe.steps=5", "model.d_ff=3")
     assert (args.preset, args.output) == ("456p", Path("folder"))
 
 

@@ -6,21 +6,17 @@ from typing import Annotated
 
 import tyro
 
-from adderlab.cli.options import Switch, emit_json, print_note
+from adderlab.cli.options import DeviceOptions, Switch, emit_json, print_note
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args:
+class Args(DeviceOptions):
     """What to evaluate, and on which pairs."""
 
     checkpoints: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="CKPT ...")]
     """Checkpoint files: ours, R456's .pt, MicroAdder's .pt, MLX-named .npz, .safetensors."""
     suite: str = "published"
     """published (10 x 10,000 pairs), adderboard (10,010), strata, or fresh:N."""
-    device: str = "auto"
-    """auto, cpu, cuda or mps."""
-    engine: str = "auto"
-    """auto, native, triton or torch."""
     json: Annotated[bool, Switch] = False
     """Print a list of objects instead of text."""
     output: Annotated[Path | None, tyro.conf.arg(metavar="F")] = None

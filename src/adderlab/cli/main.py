@@ -105,28 +105,11 @@ def parse(kind: type, argv: list[str], prog: str, description: str | None) -> An
     captured = io.StringIO()
     try:
         with contextlib.redirect_stderr(captured):
-            return tyro.cli(kind, args=_joined(argv), prog=prog, description=description)
+            return tyro.cli(kind, args=argv, prog=prog, description=description)
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
         raise UsageError(f"{_plain(captured.getvalue())} (see {prog} --help)") from None
-
-
-def _joined(argv: list[str]) -> list[str]:
-    """The arguments with the settings of every ``--set`` in one: tyro would keep the last alone."""
-    rest: list[str] = []
-    settings: list[str] = []
-    given = inside = False
-    for argument in argv:
-        if argument == "--set":
-            given = inside = True
-        elif argument.startswith("--set="):
-            given = inside = True
-            settings.append(argument.removeprefix("--set="))
-        else:
-            inside = inside and not argument.startswith("-")
-            (settings if inside else rest).append(argument)
-    return [*rest, "--set", *settings] if given else rest
 
 
 def _plain(boxed: str) -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Annotated
 
 import tyro
 
+from adderlab.cli.options import ChangeOptions, ComputeOptions, Switch, emit_json
+
 
 @dataclass(frozen=True, kw_only=True)
-class Args:
+class Args(ComputeOptions, ChangeOptions):
     """What to train, on how many machines."""
 
     preset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PRESET")]
@@ -18,23 +20,13 @@ class Args:
     """best or published, or a recipe by name, as for adderlab train."""
     seeds: Annotated[int, tyro.conf.arg(metavar="N")] = 64
     """How many seeds."""
-    steps: Annotated[int | None, tyro.conf.arg(metavar="T")] = None
-    """Optimiser steps of each seed before any restart; default: the recipe's."""
-    set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="SECTION.NAME=VALUE")] = ()
-    """Changed settings, as for adderlab train."""
     nodes: Annotated[int, tyro.conf.arg(metavar="K")] = 1
     """Machines like this one that share the seeds (adderlab train --cluster)."""
     price_per_hour: Annotated[float | None, tyro.conf.arg(metavar="X")] = None
     """Price of one machine for an hour, in any currency."""
     rate: Annotated[str | None, tyro.conf.arg(metavar="K/N")] = None
     """Seeds that succeeded of those tried, for example 12/48; default: as in records/rates."""
-    device: str = "auto"
-    """auto, cpu, cuda or mps."""
-    engine: str = "auto"
-    """auto, native, triton or torch."""
-    threads: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    """Seeds trained at once on a CPU; default: every core."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    json: Annotated[bool, Switch] = False
     """Print one object instead of text."""
 
 
@@ -43,15 +35,26 @@ def run(args: Args) -> int:
     import sys
 
     import adderlab as al
-    from adderlab.cli.options import emit_json
     from adderlab.training.listener import Listener
 
     class OnStderr(Listener):
         def on_message(self, text: str) -> None:
             print(text, file=sys.stderr)
 
-    values = {field.name: getattr(args, field.name) for field in fields(args) if field.name != "json"}
-    found = al.plan(values.pop("preset"), **values, listener=OnStderr())
+    found = al.plan(
+        args.preset,
+        recipe=args.recipe,
+        seeds=args.seeds,
+        steps=args.steps,
+        set=args.settings,
+        nodes=args.nodes,
+        price_per_hour=args.price_per_hour,
+        rate=args.rate,
+        device=args.device,
+        engine=args.engine,
+        threads=args.threads,
+        listener=OnStderr(),
+    )
     if args.json:
         emit_json(found.to_dict(), None)
     else:

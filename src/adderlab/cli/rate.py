@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from adderlab.cli.options import ChangeOptions, ComputeOptions, Switch
+
 if TYPE_CHECKING:
     from adderlab.study.rate_record import RateRecord
 
-Switch = tyro.conf.FlagCreatePairsOff
-
 
 @dataclass(frozen=True, kw_only=True)
-class Args:
+class Args(ComputeOptions, ChangeOptions):
     """What to measure; or, with --table, --markdown or --json alone, what has been measured."""
 
     preset: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[PRESET]")] = None
@@ -25,10 +25,6 @@ class Args:
     """best (the one that adderlab zoo names), published, quick, or one by name, for example circle."""
     seeds: str = "1000-1047"
     """Seeds, for example 1000-1095. Report none that served to develop the recipe."""
-    steps: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    """Optimiser steps of each seed before any restart; default: the recipe's."""
-    set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="SECTION.NAME=VALUE")] = ()
-    """Changed settings, for example --set recipe.lr=0.01; they go into the row's name."""
     name: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """The row's name instead of the recipe's, where settings are changed."""
     batch_of_seeds: Annotated[int, tyro.conf.arg(metavar="N")] = 48
@@ -51,12 +47,6 @@ class Args:
     """Go on with a stopped measurement (results/rates/NAME); give no preset. --assisted adds repair."""
     overwrite: Annotated[bool, Switch] = False
     """Measure anew, or write the row again, where that is there already."""
-    device: str = "auto"
-    """auto, cpu, cuda or mps."""
-    engine: str = "auto"
-    """auto, native, triton or torch."""
-    threads: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    """Seeds trained at once on a CPU; default: every core."""
     quiet: Annotated[bool, Switch] = False
     """Print only the rate at the end."""
     table: Annotated[bool, Switch] = False
@@ -101,7 +91,7 @@ def run(args: Args) -> int:
             seeds=args.seeds,
             recipe=args.recipe,
             steps=args.steps,
-            set=args.set,
+            set=args.settings,
             name=args.name,
             batch_of_seeds=args.batch_of_seeds,
             assistance=assistance if args.assisted else None,
@@ -118,7 +108,7 @@ def run(args: Args) -> int:
     options += Compute(device=args.device, engine=args.engine).options()
     again = shlex.join(["adderlab", "rate", "--resume", str(folder), *options])
     following = Following(
-        lambda: again if kind_of(folder) == "rate" else None, quiet=args.quiet or args.json
+        lambda: again if folder and kind_of(folder) == "rate" else None, quiet=args.quiet or args.json
     )
     with following as listener:
         record = al.measure_rate(

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from adderlab.cli.options import ComputeOptions, Switch
+
 if TYPE_CHECKING:
     from adderlab.study.sweep import CellRow
 
-Switch = tyro.conf.FlagCreatePairsOff
-
 
 @dataclass(frozen=True, kw_only=True)
-class Args:
+class Args(ComputeOptions):
     """What to try, and with what."""
 
     file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE.toml")]
@@ -27,10 +27,6 @@ class Args:
     """Go on with a sweep that was stopped or killed."""
     optuna: Annotated[bool, Switch] = False
     """Choose every cell after those before it, where success is likeliest (needs adderlab[sweep])."""
-    device: str = "auto"
-    """auto, cpu, cuda or mps."""
-    engine: str = "auto"
-    """auto, native, triton or torch."""
     threads: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Seeds trained at once on a CPU; default: every core. On a cluster: of each shard; default: 1."""
     cluster: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS")] = None

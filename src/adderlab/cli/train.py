@@ -6,11 +6,11 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-Switch = tyro.conf.FlagCreatePairsOff
+from adderlab.cli.options import ChangeOptions, ComputeOptions, Switch
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args:
+class Args(ComputeOptions, ChangeOptions):
     """What to train, for how long, and where to."""
 
     preset: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[PRESET]")] = None
@@ -29,14 +29,6 @@ class Args:
     seeds: Annotated[str | None, tyro.conf.arg(metavar="SEEDS")] = None
     """Seeds, for example 0-63 or 43,44; with --until proved also from one on, 100-. Default: 0-7;
     with --until proved 0-."""
-    steps: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    """Optimiser steps of each seed before any restart; default: the recipe's."""
-    device: str = "auto"
-    """auto, cpu, cuda or mps."""
-    engine: str = "auto"
-    """auto, native, triton or torch."""
-    threads: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    """Seeds trained at once on a CPU; default: every core. No effect on any seed's results."""
     run_name: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """Folder below results/runs; default: the preset and the time."""
     overwrite: Annotated[bool, Switch] = False
@@ -47,8 +39,6 @@ class Args:
     """Seeds that get a folder: all, or (default) those that end at 99% and the best."""
     evaluate: str = "published"
     """Suite for the best seed afterwards: published, adderboard, strata, fresh:N, or none."""
-    set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="SECTION.NAME=VALUE")] = ()
-    """Changed settings, for example --set recipe.lr=0.01 model.d_ff=12 (docs/settings.md)."""
     prove: bool = True
     """Afterwards, decide all 10^20 pairs for every seed at 99% or more, or else for the best."""
     quiet: Annotated[bool, Switch] = False
@@ -136,13 +126,23 @@ def _train(args: Args, folder: Path, listener: Any) -> Any:
     """The one call of the API that the options stand for."""
     import adderlab as al
 
-    how = {"device": args.device, "engine": args.engine, "threads": args.threads, "listener": listener}
+    how: dict[str, Any] = {
+        "device": args.device,
+        "engine": args.engine,
+        "threads": args.threads,
+        "listener": listener,
+    }
     if args.resume is not None:
-        search = {"proved": args.proved, "minutes": args.budget} if args.until else {}
-        run = {"keep": args.keep, "prove": args.prove, "cluster": args.cluster}
+        search: dict[str, Any] = {"proved": args.proved, "minutes": args.budget} if args.until else {}
+        run: dict[str, Any] = {"keep": args.keep, "prove": args.prove, "cluster": args.cluster}
         return al.resume(folder, **how, **(search or run))
     assert args.preset is not None
-    what = {"steps": args.steps, "set": args.set, "folder": folder, "overwrite": args.overwrite}
+    what: dict[str, Any] = {
+        "steps": args.steps,
+        "set": args.settings,
+        "folder": folder,
+        "overwrite": args.overwrite,
+    }
     if args.until:
         return al.search(
             args.preset,
