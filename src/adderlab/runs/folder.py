@@ -297,7 +297,7 @@ def update_records(path: Path, changed: Mapping[int, SeedRecord]) -> None:
     for seed, record in changed.items():
         own = seed_folder(path, seed)
         if own.is_dir():
-            files = {
+            files: dict[str, Any] = {
                 name: file and file.removeprefix(f"{own.name}/")
                 for name, file in (
                     ("checkpoint", record.checkpoint),

@@ -30,7 +30,7 @@ from adderlab.runs.records import (
 from adderlab.runs.summary import read_summary
 from adderlab.task.digits import SUM_DIGITS
 
-_STATUS = {"running": "training"}
+_STATUS: Mapping[str, Any] = {"running": "training"}
 """A seed's status in files of version 0.1 -> today's."""
 
 
@@ -208,7 +208,9 @@ def _of_fate(fate: Mapping[str, Any], run: str, folder: Path) -> SeedRecord:
     repair = None
     if assisted:
         repair = Repair(trainings=fate["trainings"], step=fate["step"], **margins)
-    names = {"checkpoint": fate["checkpoint"], "certificate": fate["certificate"]}
+    files: dict[str, Any] = {
+        name: f"proved/{Path(fate[name]).name}" for name in ("checkpoint", "certificate") if fate[name]
+    }
     return dataclasses.replace(
         known,
         status=fate["state"],
@@ -216,7 +218,7 @@ def _of_fate(fate: Mapping[str, Any], run: str, folder: Path) -> SeedRecord:
         repair=repair,
         run=run,
         **own,
-        **{name: f"proved/{Path(file).name}" for name, file in names.items() if file},
+        **files,
     )
 
 
