@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -125,12 +124,10 @@ def test_a_damaged_certificate_is_rejected_with_its_reason(
 def test_the_published_proofs_hold_in_fp32_too(
     name: str, least: float, least_fp32: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Accepted, and rounding covered on every leaf, within a minute on one core."""
+    """Accepted, and rounding covered on every leaf."""
     path = reference_checkpoint(name)
     cert = proved(load_checkpoint(path), tmp_path / "cert.json.gz")
-    started = time.process_time()
     report = check_file(cert, load_checkpoint(path))
-    assert time.process_time() - started < 60
     assert report.accepted and report.margin is not None and report.margin >= least
     assert report.fp32 is not None and report.fp32.covered and report.fp32.left == 0
     assert report.fp32.margin is not None and least_fp32 <= report.fp32.margin < report.margin

@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -88,11 +88,20 @@ def test_forgotten_lock_is_given_back(tmp_path: Path) -> None:
     RunLock(tmp_path).release()
 
 
-def test_looking_for_an_owner_blocks_nobody(tmp_path: Path) -> None:
+def test_looking_for_an_owner_blocks_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that only looks holds a shared lock for an instant, during which a writer waits."""
     descriptor = os.open(tmp_path / LOCK_NAME, os.O_RDWR | os.O_CREAT)
     fcntl.flock(descriptor, fcntl.LOCK_SH)
-    threading.Timer(0.05, os.close, [descriptor]).start()
+    waits: list[float] = []
+
+    def let_go_while_the_writer_waits(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 2:
+            os.close(descriptor)
+
+    monkeypatch.setattr(time, "sleep", let_go_while_the_writer_waits)
     RunLock(tmp_path).release()
+    assert len(waits) == 2
 
 
 def test_folder_without_lock(tmp_path: Path) -> None:

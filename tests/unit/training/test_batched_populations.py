@@ -2,6 +2,8 @@
 recipe is trained alone, and the batches are shared indeed."""
 
 import dataclasses
+import itertools
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -264,7 +266,12 @@ def test_what_a_batch_has_only_once_keeps_populations_apart() -> None:
     assert_alike([BASE, *others[:5]], NativeEngine(1), NativeEngine(1))
 
 
-def test_seconds_of_a_batch_are_divided_among_its_seeds() -> None:
+def test_seconds_of_a_batch_are_divided_among_its_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that is a second further whenever it is read: each is prepared in one second of its
+    own, and the one second of the batch is shared by its three seeds."""
     one, other = populations([BASE, BASE], objective_for(CONFIG, NativeEngine(1), CPU))
+    seconds = itertools.count()
+    monkeypatch.setattr(time, "perf_counter", lambda: float(next(seconds)))
     advance([one, other], 1)
-    assert one.seconds > 0 and one.seconds / 2 == pytest.approx(other.seconds, rel=0.2)
+    assert (len(one.seeds), len(other.seeds)) == (2, 1)
+    assert (one.seconds, other.seconds) == pytest.approx((1 + 2 / 3, 1 + 1 / 3))
