@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import gzip
 import hashlib
 import json
 import math
@@ -23,9 +22,17 @@ from adderlab.errors import Failure, UsageError
 
 FORMAT, VERSIONS = "adderlab-certificate", (1, 2)
 """Version 1 did not name the configuration, which the checkpoint alone then says."""
-MOST_BYTES = 2**30
-"""A file that unpacks to more than this is refused."""
+MOST_BYTES = 2**28
+"""Where the model is not known: a file that unpacks to more than this is refused."""
+MOST_CELLS = 1_000_000
+"""Cells of split leaves that a certificate may have, for the bound of its length."""
+MOST_VALUES = 1_000_000
+"""JSON values and containers that it may have: each costs up to a few hundred bytes of memory, one empty
+list three bytes of text. A split leaf has some fifty."""
+MOST_NESTED = 8
+"""A certificate's arrays lie six deep."""
 MOST_NODES = 4096
+BLOCK = 1 << 20
 DTYPES = {"<f4", "<f8", "<i4", "|i1"}
 
 KEYS = {
@@ -96,26 +103,37 @@ class StepClaims:
     splits: list[Split]
 
 
-def read_document(path: Path | str) -> dict[str, Any]:
-    """The JSON object of a certificate file, gzip-compressed or not.
+def most_bytes(leaves: int, tokens: int, heads: int, bottleneck: int) -> int:
+    """More bytes than a certificate needs for so many leaves and query tokens, in all steps together."""
+    per_leaf = heads * bottleneck * 2 * 4 + heads * 4
+    per_cell = heads * bottleneck * 2 * 8 + heads * 4 + 8
+    nodes = tokens * heads * bottleneck * 2 * 8 * MOST_NODES
+    frames = leaves * heads * (bottleneck * 8 + 4)
+    return 4 * (leaves * per_leaf + MOST_CELLS * per_cell + nodes + frames) // 3 + 64 * MOST_VALUES
 
-    Raises ``UsageError`` if there is no such file, ``Failure`` if it is not a certificate at all.
+
+def read_document(path: Path | str, most: int = MOST_BYTES) -> dict[str, Any]:
+    """The JSON object of a certificate file of at most ``most`` bytes, gzip-compressed or not.
+
+    A stranger's file is not to take memory: it is unpacked up to ``most`` bytes, and its values and
+    their nesting are counted in the text before any is made. Raises ``UsageError`` if there is no
+    such file, ``Failure`` if it is not a certificate at all.
     """
     path = Path(path)
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(most + 1)
     except FileNotFoundError:
         raise UsageError(f"there is no file {path}") from None
     except OSError as error:
         raise Failure(f"{path} cannot be read: {error.strerror}") from error
     if data[:2] == b"\x1f\x8b":
-        try:
-            with gzip.open(path) as file:
-                data = file.read(MOST_BYTES + 1)
-        except (OSError, EOFError, zlib.error) as error:
-            raise Failure(f"{path} is damaged: {error}; make the certificate again") from error
-    if len(data) > MOST_BYTES:
-        raise Failure(f"{path} holds more than {MOST_BYTES} bytes: no certificate is that long")
+        data = _unpacked(data, most, path)
+    if len(data) > most:
+        raise Failure(f"{path} holds more than {most} bytes: no certificate of this model is that long")
+    values, nested = _values_and_nesting(data)
+    if values > MOST_VALUES or nested > MOST_NESTED:
+        raise Failure(f"{path} holds {values} values, nested {nested} deep: no certificate does")
     try:
         value = json.loads(
             data.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_no_duplicates
@@ -125,6 +143,36 @@ def read_document(path: Path | str) -> dict[str, Any]:
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise Failure(f"{path} is not a certificate; name a file written by adderlab prove")
     return value
+
+
+def _unpacked(data: bytes, most: int, path: Path) -> bytes:
+    """The one gzip member that the file is, up to ``most`` bytes and one more."""
+    member = zlib.decompressobj(zlib.MAX_WBITS | 16)  # with gzip's header and checksum
+    try:
+        out = member.decompress(data, most + 1)
+    except zlib.error as error:
+        raise Failure(f"{path} is damaged: {error}; make the certificate again") from error
+    if len(out) <= most and not member.eof:
+        raise Failure(f"{path} is damaged: it ends early; make the certificate again")
+    if member.unused_data:
+        raise Failure(f"{path} holds something after its end; make the certificate again")
+    return out
+
+
+def _values_and_nesting(data: bytes) -> tuple[int, int]:
+    """At least as many JSON values as the text holds, and how deep its brackets go (in strings, too,
+    where a certificate has none)."""
+    values = nested = depth = 0
+    for start in range(0, len(data), BLOCK):
+        block = np.frombuffer(data, np.uint8, min(BLOCK, len(data) - start), start)
+        opens = (block == ord("[")) | (block == ord("{"))
+        closes = (block == ord("]")) | (block == ord("}"))
+        values += int(opens.sum()) + int((block == ord(",")).sum())
+        marks = np.flatnonzero(opens | closes)
+        depths = depth + np.cumsum(np.where(opens[marks], 1, -1))
+        nested = max(nested, int(depths.max(initial=0)))
+        depth = int(depths[-1]) if len(depths) else depth
+    return values, nested
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -243,7 +291,7 @@ def read_step(
     """Step ``index``'s claims, with every array of the right shape. Raises ``Rejected``."""
     what, Z, H, E = f"step {index}", tokens, heads, bottleneck
     same_keys(value, STEP_KEYS, what)
-    if value["step"] != index or isinstance(value["step"], bool):
+    if not is_count(value["step"]) or value["step"] != index:
         raise Rejected(f"{what} stands where step {value['step']} should")
     nodes = [
         array(value[name], "<f8", (Z, H, E, None), f"{what}, {name}")

@@ -280,7 +280,7 @@ def _check_head(model: Model, step: Step, claimed: _Claimed, margin_bound: float
 
 
 def number_of_boxes(parts_NH: np.ndarray) -> float:
-    """Boxes that leaves cut into these parts make; in float64, because many heads overflow an integer."""
+    """Boxes that leaves cut into these parts make: a float, since many heads overflow an integer."""
     return float(parts_NH.astype(np.float64).prod(1).sum())
 
 

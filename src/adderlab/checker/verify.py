@@ -21,6 +21,7 @@ from adderlab.checker.document import (
     check_outline,
     is_count,
     is_real,
+    most_bytes,
     read_document,
     read_step,
     same_keys,
@@ -169,14 +170,15 @@ def _check(
     check_outline(document)
     if document["weights_sha256"] != weights_sha256:
         raise Rejected("the certificate is about other weights than this checkpoint's")
-    if document["form"] != form:
+    # As text: 1, 1.0 and true are one number to Python.
+    if canonical(document["form"]) != canonical(form):
         raise Rejected("the certificate is about another form of model than this checkpoint's")
     if document["version"] > 1:
         check_config(document, config, plain_config(ModelConfig()))
     if not isinstance(document["tables_sha256"], str):
         raise Rejected("the certificate does not say which tables it was made from")
     found.unchecked.append("tables_sha256 (float64 tables differ between machines in the last bit)")
-    if document["bottleneck"] != model.bottleneck or isinstance(document["bottleneck"], bool):
+    if not is_count(document["bottleneck"]) or document["bottleneck"] != model.bottleneck:
         raise Rejected(
             f"the certificate says bottleneck {document['bottleneck']}, not {model.bottleneck}"
         )
@@ -324,7 +326,11 @@ def check_file(
     Raises ``UsageError`` for a missing file or a model without tables, ``Failure`` for a file that is
     no certificate.
     """
-    return _check_document(read_document(path), weights, (), progress, fp32)
+    model, form = read_model(weights)
+    leaves = sum(int(np.prod(step.leaf_shape)) for step in model.steps)
+    tokens = sum(len(step.tokens) for step in model.steps)
+    document = read_document(path, most_bytes(leaves, tokens, model.heads, model.bottleneck))
+    return _check_document(document, model, form, weights, progress, fp32)
 
 
 def check_window(
@@ -332,18 +338,19 @@ def check_window(
 ) -> Report:
     """Check a certificate about a window of pairs (``Model.given``), as the prover makes it in memory.
     Raises as ``check_file``."""
-    return _check_document(json.loads(canonical(document)), weights, given, None, fp32)
+    model, form = read_model(weights)
+    model = dataclasses.replace(model, given=given)
+    return _check_document(json.loads(canonical(document)), model, form, weights, None, fp32)
 
 
 def _check_document(
     document: Mapping[str, Any],
+    model: Model,
+    form: dict[str, Any],
     weights: Weights,
-    given: tuple[int, ...],
     progress: Progress | None,
     fp32: bool,
 ) -> Report:
-    model, form = read_model(weights)
-    model = dataclasses.replace(model, given=given)
     return check(
         document,
         model,

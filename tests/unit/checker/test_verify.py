@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from adderlab.checker.document import canonical, digest_of, read_document
+from adderlab.checker.document import canonical, digest_of, most_bytes, read_document
 from adderlab.checker.intervals import Interval
 from adderlab.checker.model import Model
 from adderlab.checker.pairs import margin_by_step, smallest_margin
@@ -448,6 +448,79 @@ def test_what_is_no_certificate_is_a_failure(data: bytes, tmp_path: Path) -> Non
     path.write_bytes(data)
     with pytest.raises(Failure):
         read_document(path)
+
+
+FIRST = b'{"format": "adderlab-certificate", "x": '
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (FIRST + b"[" + b"[]," * 5_000_000 + b"0]}", "values"),
+        (FIRST + b"[" + b"{}," * 5_000_000 + b"0]}", "values"),
+        (FIRST + b"[" + b"0," * 5_000_000 + b"0]}", "values"),
+        (FIRST + b"[" * 5_000 + b"]" * 5_000 + b"}", "nested 5001 deep"),
+        (FIRST + b'"' + b"a" * 2**28 + b'"}', "holds more than"),
+        (FIRST + b"0" * 2**28 + b"}", "holds more than"),
+    ],
+    ids=["lists", "objects", "numbers", "nesting", "a long string", "a long number"],
+)
+def test_a_hostile_file_is_refused_before_it_is_parsed(
+    data: bytes, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few kilobytes of gzip that would take gigabytes of Python objects."""
+
+    def parse(*_: object, **__: object) -> None:
+        raise AssertionError("parsed")
+
+    monkeypatch.setattr("adderlab.checker.document.json.loads", parse)
+    path = tmp_path / "cert.json.gz"
+    path.write_bytes(gzip.compress(data, 1))
+    with pytest.raises(Failure, match=message):
+        read_document(path)
+    path.write_bytes(data)
+    with pytest.raises(Failure, match=message):
+        read_document(path)
+
+
+def test_no_more_is_unpacked_than_a_certificate_of_the_model_needs(
+    whole: Document, tmp_path: Path
+) -> None:
+    path = tmp_path / "cert.json.gz"
+    path.write_bytes(gzip.compress(json.dumps(whole).encode()))
+    size = len(json.dumps(whole).encode())
+    assert read_document(path, size) == whole
+    with pytest.raises(Failure, match=f"more than {size - 1} bytes"):
+        read_document(path, size - 1)
+    # Of the largest models here: fewer than 256 MB, more than any certificate kept with the records.
+    assert 40e6 < most_bytes(170_300, 101, 1, 3) < 2.6e8
+
+
+@pytest.mark.parametrize("rest", [b"x", b"\0", gzip.compress(b"{}"), b"\x1f\x8b"])
+def test_nothing_may_stand_after_the_gzip_member(rest: bytes, whole: Document, tmp_path: Path) -> None:
+    path = tmp_path / "cert.json.gz"
+    path.write_bytes(gzip.compress(json.dumps(whole).encode()) + rest)
+    with pytest.raises(Failure, match="something after its end"):
+        read_document(path)
+
+
+@pytest.mark.parametrize(
+    "name", ["bottleneck", "version", "leaves", "cells", "steps.1.step", "form.heads"]
+)
+@pytest.mark.parametrize("kind", [float, bool, str])
+def test_whole_numbers_are_no_other_type(name: str, kind: type, whole: Document) -> None:
+    """1.0, true and "1" are not 1, even where Python finds them equal."""
+    document = json.loads(json.dumps(whole))
+    *path, last = [int(key) if key.isdigit() else key for key in name.split(".")]
+    place = document
+    for key in path:
+        place = place[key]
+    if last == "heads":
+        place[last] = 1
+    form = json.loads(json.dumps(document["form"]))
+    place[last] = kind(place[last])
+    report = checked(sealed(document), form=form)
+    assert not report.accepted and "its digest" not in (report.reason or "")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
