@@ -32,8 +32,7 @@ def test_every_preset_has_a_recipe_that_fits(name: str) -> None:
 
 
 def test_every_recipe_says_where_it_comes_from() -> None:
-    for name, each in RECIPES.items():
-        assert each.name == name and each.source
+    assert [name for name, each in RECIPES.items() if not each.source] == []
 
 
 def test_the_circle_is_for_presets_with_low_rank_positions() -> None:
