@@ -24,6 +24,10 @@ class Result:
         """The result for people, line by line."""
         raise NotImplementedError
 
+    def __repr__(self) -> str:
+        # A dataclass with repr=False has this one: its fields would fill the screen.
+        return "\n".join(self.describe())
+
     def _repr_html_(self) -> str:
         return html_lines(self.describe())
 

@@ -180,7 +180,7 @@ def predict(model: ModelLike, a: int, b: int) -> Prediction:
     return load(model).predict(a, b)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Inspection(Result):
     """What a model stores: every tensor, which are tied, and how many numbers count."""
 

@@ -34,7 +34,7 @@ seed was, by any recipe.
 """
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Zoo(Result):
     """Presets with the rates that were measured of them. Iterating gives the presets."""
 

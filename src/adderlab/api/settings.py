@@ -50,7 +50,7 @@ class Section:
     settings: tuple[Setting, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Settings(Result):
     """All settings below a path."""
 

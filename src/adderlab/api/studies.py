@@ -185,7 +185,7 @@ def rate_folder(plan: RatePlan) -> Path:
     return Path("results/rates") / f"{stem}_{seed_list(plan.seeds)[:60]}"
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Sweep(Result):
     """The cells of a sweep, the best first."""
 

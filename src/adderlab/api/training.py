@@ -46,7 +46,7 @@ SEEDS_ON_A_GPU = 32
 """Seeds of a search that train together where they run side by side."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Run(Result):
     """What training left: a run, or the runs of a search, a rate or a sweep. Read from its folder."""
 

@@ -45,7 +45,7 @@ Progress = Callable[[int, int], None]
 """Called with the number of leaves and cells checked so far, and of all."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Report(Result):
     """What the checker found. ``accepted`` means proved in real arithmetic for the stored weights."""
 

@@ -134,7 +134,7 @@ class Score:
         }
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class SuiteReport(Result):
     """The result of one model on one suite of pairs."""
 
@@ -266,7 +266,7 @@ def evaluate(
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Prediction(Result):
     """A greedy answer to one addition. Digits and confidences go from s_0 (units) to s_10."""
 

@@ -43,7 +43,7 @@ class Attempt:
     step: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Attack(Result):
     """All attempts, and the failing pair with the smallest margin found, if any."""
 

@@ -68,7 +68,7 @@ class Margin:
     step: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Verdict(Result):
     """What is known about all pairs of one model, in real arithmetic."""
 
@@ -158,7 +158,7 @@ def _format_count(count: Count) -> str:
     return f"{low:,} to {high:,} ({low / PAIRS:.4e} to {high / PAIRS:.4e})"
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Proof(Verdict):
     """A verdict with the material for its certificate; compared and shown by the verdict alone."""
 

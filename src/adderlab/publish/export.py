@@ -72,7 +72,7 @@ class Publication:
     evidence: Evidence
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Exported(Result):
     """What was written, and what its texts say about the model."""
 

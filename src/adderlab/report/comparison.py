@@ -17,7 +17,7 @@ from adderlab.errors import Failure, UsageError
 from adderlab.evaluation.intervals import Rate, wilson
 from adderlab.format import seed_list
 from adderlab.report.history import RunEvidence, flat_settings, populations
-from adderlab.results import Result, html_table
+from adderlab.results import Result, html_table, text_table
 
 ENVIRONMENT = ("device", "device_name", "cpu", "torch", "adderlab", "engine")
 """Entries of environment.json that may change a result."""
@@ -131,7 +131,7 @@ class Compared:
         return f"not within {max((*self.grokking.censored, *self.grokking.reached)):,}"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Comparison(Result):
     """Runs side by side; each is compared with the first."""
 
@@ -165,16 +165,25 @@ class Comparison(Result):
             for run in self.runs
         ]
 
+    def describe(self) -> list[str]:
+        """Rates and tests as a table, then the settings that differ."""
+        lines = text_table([run.row() for run in self.runs])
+        if not self.differing:
+            return [*lines, "No setting differs."]
+        return [*lines, "", "Settings that differ", *text_table(self._settings())]
+
     def _repr_html_(self) -> str:
         parts = [html_table([run.row() for run in self.runs])]
         if self.differing:
-            names = [run.name for run in self.runs]
-            settings = [
-                {"setting": setting, **dict(zip(names, map(str, values), strict=True))}
-                for setting, values in self.differing
-            ]
-            parts.append(html_table(settings, "Settings that differ"))
+            parts.append(html_table(self._settings(), "Settings that differ"))
         return "".join(parts)
+
+    def _settings(self) -> list[dict[str, str]]:
+        names = [run.name for run in self.runs]
+        return [
+            {"setting": setting, **dict(zip(names, map(str, values), strict=True))}
+            for setting, values in self.differing
+        ]
 
 
 def compare_runs(runs: Sequence[RunEvidence]) -> Comparison:

@@ -70,7 +70,7 @@ class Round:
     witnesses: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Repair(Result):
     """The last model, its proof, and every round before."""
 

@@ -1,6 +1,6 @@
 """Tables of results, as text and as HTML."""
 
-from adderlab.results import html_lines, html_table, text_table
+from adderlab.results import Result, html_lines, html_table, text_table
 
 ROWS = [
     {"name": "a<b", "pairs": 12000, "share": "99.5%", "margin": 0.123456, "proved": True},
@@ -22,3 +22,12 @@ def test_html_is_escaped() -> None:
     assert "a&lt;b" in html and "two &amp; more" in html and html.count("<tr>") == 3
     assert html_table([], "none") == "<i>none</i>"
     assert html_lines(["a<b", "c"]) == "<b>a&lt;b</b><br>c"
+
+
+class Shown(Result):
+    def describe(self) -> list[str]:
+        return ["first", "second"]
+
+
+def test_a_result_shows_its_description() -> None:
+    assert repr(Shown()) == "first\nsecond" and Shown()._repr_html_() == "<b>first</b><br>second"
