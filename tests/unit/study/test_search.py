@@ -9,7 +9,9 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,7 +25,13 @@ from adderlab.runs.checkpoints import Checkpoint, load_checkpoint
 from adderlab.runs.config import kind_of
 from adderlab.runs.records import SeedRecord
 from adderlab.runs.summary import read_summary
-from adderlab.study.search import SearchPlan, SearchResult, read_search, search_until_proved
+from adderlab.study.search import (
+    SearchPlan,
+    SearchResult,
+    _Search,
+    read_search,
+    search_until_proved,
+)
 from adderlab.study.seed_verifier import Interrupted, SeedVerifier
 from adderlab.training.listener import Listener, Start
 from adderlab.training.measure import Evaluation
@@ -41,14 +49,14 @@ S43 = "lowrank_456p_s43.pt"
 
 
 class Watcher(Listener):
-    """Notes what it hears; asks for a stop at a given evaluation."""
+    """Notes what happens; asks for a stop at a given evaluation, and goes on once ``heard`` returns."""
 
-    def __init__(self, stop_at: int | None = None) -> None:
+    def __init__(self, stop_at: int | None = None, heard: Callable[[], object] = int) -> None:
         self.begun: list[tuple[int, ...]] = []
         self.resumed: list[bool] = []
         self.verdicts: list[tuple[int, str]] = []
         self.looks = 0
-        self.stop_at = stop_at
+        self.stop_at, self.heard = stop_at, heard
 
     def on_start(self, start: Start) -> None:
         self.begun.append(start.seeds)
@@ -61,7 +69,7 @@ class Watcher(Listener):
         self.looks += 1
         if self.looks == self.stop_at:
             os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(1.0)  # the main thread hears it; a worker would go on meanwhile
+            self.heard()
 
     def on_verdict(self, record: SeedRecord, verdict: str) -> None:
         self.verdicts.append((record.seed, verdict))
@@ -167,9 +175,15 @@ def test_seeds_together_end_one_by_one(tmp_path: Path, proves) -> None:
     assert (tmp_path / "search/seeds_0003-0005/seeds.csv").read_text().count("dropped") == 2
 
 
-def test_stopped_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
+def test_stopped_and_resumed_equals_uninterrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = search(plan(tmp_path / "whole/search", seeds=(3, 4, 5)))
-    watcher = Watcher(stop_at=5)
+    begun: list[_Search] = []
+    begin = _Search.__init__
+    monkeypatch.setattr(_Search, "__init__", lambda self, *a: begin(self, *a) or begun.append(self))
+    # The main thread gets the signal; the worker waits for it, or it would go on meanwhile.
+    watcher = Watcher(stop_at=5, heard=lambda: begun[-1].stop.wait(60))
     stopped = search(plan(tmp_path / "parts/search", seeds=(3, 4, 5)), watcher)
     assert stopped.status == "stopped"
     assert [record.status for record in stopped.records.values()] == ["unproved", "training"]
@@ -185,14 +199,24 @@ def test_stopped_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
         assert one.weights_sha256 == two.weights_sha256
 
 
-def test_the_budget_ends_a_search(tmp_path: Path) -> None:
+class Budget(Watcher):
+    """A clock by which every step takes a second."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__()
+        self.seconds = 0.0
+        clock = SimpleNamespace(monotonic=lambda: self.seconds, process_time=time.process_time)
+        monkeypatch.setattr("adderlab.study.search.time", clock)
+
+    def on_step(self, seeds: tuple[int, ...], step: int, models: int) -> None:
+        self.seconds = float(step)
+
+
+def test_the_budget_ends_a_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     endless = dataclasses.replace(RECIPE, steps=10**6)
-    summary = search(plan(tmp_path / "search", recipe=endless), AnyStep(), seconds=0.5)
+    summary = search(plan(tmp_path / "search", recipe=endless), Budget(monkeypatch), seconds=7.0)
     assert summary.status == "budget spent" and summary.count("training") == 1
-
-
-class AnyStep(Watcher):
-    def on_step(self, seeds: tuple[int, ...], step: int, models: int) -> None: ...
+    assert 7 <= summary.spent.seed_steps < 10**6
 
 
 def test_folders_are_refused_or_overwritten(tmp_path: Path) -> None:
