@@ -14,7 +14,7 @@ from adderlab.proof.prove import prove_checkpoint
 from adderlab.recipes import best_name, quick_name
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint
 from adderlab.task.digits import pairs_from_ints
-from adderlab.training.initialise import log_attention, picture
+from adderlab.training.initialise import log_attention, wanted_attention
 from helpers.paths import ROOT
 
 NAMES = ("11p", "8p", "7p")
@@ -67,11 +67,11 @@ def test_every_query_looks_alike() -> None:
     tokens_BP, _ = checkpoint.config.token_layout.encode(*pairs_from_ints([(1234567890, 9876543210)]))
     log_AP = log_attention(checkpoint.config, checkpoint.stacked(), tokens_BP.long())[0, 0, :, 0]
     weight_AP = log_AP.exp()
-    own_AP = picture(checkpoint.config, 0.0) > 0
+    own_AP = wanted_attention(checkpoint.config, 0.0) > 0
     own_A = weight_AP[own_AP].reshape(11, 2)
     assert (own_A - own_A[5]).abs().max() < 1e-3
     assert own_A.min() > 0.4 and own_A.max() < 0.45
-    below_AP = (picture(checkpoint.config, 0.1) > 0) & ~own_AP
+    below_AP = (wanted_attention(checkpoint.config, 0.1) > 0) & ~own_AP
     below_A = weight_AP[below_AP].reshape(11, 2)
     assert (below_A - below_A[5]).abs().max() < 1e-3
 

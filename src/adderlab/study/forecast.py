@@ -182,7 +182,7 @@ def forecast(speed: Speed, recipe: Recipe, seeds: int, nodes: int) -> Forecast:
         training += (last - first) * _seconds_per_step(speed, rows)
     evaluations = num_evaluations(recipe)
     measured = sum(recipe.restarts_after(step - 1) for step in _looks(recipe))
-    not_counted = ["its L-BFGS polish"] if any(each.lbfgs for _, each in recipe.parts) else []
+    not_counted = ["its L-BFGS stage"] if any(each.lbfgs for _, each in recipe.parts) else []
     if recipe.stop_perfect_steps:
         not_counted.append("seeds that stop early once they are perfect")
     return Forecast(

@@ -81,12 +81,6 @@ def holdout(seed: int, val_size: int = 5000, test_size: int = 10_000) -> Holdout
     )
 
 
-def collides(holdout: Holdout, a_BJ: Tensor, b_BJ: Tensor) -> Tensor:
-    """Which pairs (..., J) are held out: bool (...), on the pairs' device."""
-    found = holdout.contains(from_digits(a_BJ).cpu().numpy(), from_digits(b_BJ).cpu().numpy())
-    return torch.from_numpy(found).to(a_BJ.device)
-
-
 def _first_pairs(seed: int, count: int) -> _Values:
     generator = torch.Generator().manual_seed(seed)
     a = b = np.empty(0, dtype=np.int64)

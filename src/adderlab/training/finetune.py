@@ -1,11 +1,19 @@
-"""Polishing one model with L-BFGS in double precision on fixed examples.
+"""Two ways to fine-tune a trained model: L-BFGS on fixed examples, and its own fresh failures.
 
-AdamW at a constant rate ends near a saddle of the loss, not at a minimum; a few hundred steps of a
-quasi-Newton method on a fixed set of examples go on from there. Source: staghado/
-minimal-ten-digit-addition-transformer (SciPy's L-BFGS-B, 8 x 256 examples, at most 500 iterations),
-which reports 10010 of 10010 after it for models that AdamW left at 9973 to 10008.
+**L-BFGS**, one model, in double precision. AdamW at a constant rate ends near a saddle of the loss, not
+at a minimum; a few hundred steps of a quasi-Newton method on a fixed set of examples go on from there.
+Source: staghado/minimal-ten-digit-addition-transformer (SciPy's L-BFGS-B, 8 x 256 examples, at most 500
+iterations), which reports 10010 of 10010 after it for models that AdamW left at 9973 to 10008.
 
-Shapes: S = 1 seed in front of parameters and tokens; B pairs, J = 10 columns, N parameters, flat.
+**Targeting**: find pairs that a model gets wrong, train on them and others. Failures come from uniform
+pairs and from strata (long carries, nines, ...) of streams that belong to the training seed alone.
+Published fine-tuning used failures of the evaluation set itself; here the streams are none that an
+evaluation draws from (suites have seeds from 0 up, targeting has negative ones), and AdderBoard's pairs
+are left out by name: a stratum of small numbers meets its (0, 1). Source of the method: tbukic/
+M10S-Transformer (83p, 86p, 36p).
+
+Shapes: S seeds, B pairs, J = 10 columns, M failing pairs of one seed at most, N parameters, flat; L-BFGS
+has S = 1 in front of parameters and tokens.
 """
 
 from __future__ import annotations
@@ -29,23 +37,30 @@ from adderlab.task.layouts import Layout, answers_correct, get_layout
 from adderlab.task.sampling import uniform_pairs
 from adderlab.training.objective import Objective, OracleObjective, TableObjective
 
+Pairs = tuple[Tensor, Tensor]
+"""Digits a_MJ and b_MJ."""
+
+MAX_ROUNDS = 64
+"""Stages of a recipe: each has a stream of its own to look for failures in."""
+
 CHUNK = 256
 """Pairs per evaluation of the loss: their intermediate results stay in a core's cache."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LBFGS:
-    """How much work."""
+    """L-BFGS instead of AdamW, for one stage."""
 
     examples: int = 2048
     """Fixed pairs, drawn as the recipe's training pairs are."""
     iterations: int = 500
+    """At most."""
     """At most; it ends sooner where it converges."""
 
     def __post_init__(self) -> None:
         for name in ("examples", "iterations"):
             if getattr(self, name) < 1:
-                raise UsageError(f"polish.{name} must be at least 1, not {getattr(self, name)}")
+                raise UsageError(f"lbfgs.{name} must be at least 1, not {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -60,7 +75,7 @@ class LBFGSResult:
     iterations: int
 
 
-def polish(
+def minimise(
     config: ModelConfig,
     params: Mapping[str, Tensor],
     a_BJ: Tensor,
@@ -72,19 +87,19 @@ def polish(
     Computes on the CPU, through the tables where the model has them. A search that ends in no
     better loss leaves the weights as they are.
     """
-    from scipy.optimize import minimize  # loading it takes a second, and few runs polish
+    from scipy.optimize import minimize  # loading it takes a second, and few runs need it
 
     settings = settings or LBFGS()
     objective = _double_objective(config)
     tokens_BP, targets_BA = get_layout(config.layout).encode(a_BJ.cpu(), b_BJ.cpu())
     start_N = torch.cat([tensor.detach().flatten() for tensor in params.values()]).cpu().double()
 
-    def loss_and_slope(weights_N: np.ndarray) -> tuple[float, np.ndarray]:
+    def loss_and_grad(weights_N: np.ndarray) -> tuple[float, np.ndarray]:
         named = _named(torch.from_numpy(weights_N), params)
-        return _loss_and_slope(objective, named, tokens_BP, targets_BA)
+        return _loss_and_grad(objective, named, tokens_BP, targets_BA)
 
     result = minimize(
-        loss_and_slope,
+        loss_and_grad,
         start_N.numpy(),
         jac=True,
         method="L-BFGS-B",
@@ -96,7 +111,7 @@ def polish(
             "gtol": 1e-8,
         },
     )
-    before, after = loss_and_slope(start_N.numpy())[0], float(result.fun)
+    before, after = loss_and_grad(start_N.numpy())[0], float(result.fun)
     better = after < before and bool(np.isfinite(result.x).all())
     best_N = torch.from_numpy(result.x) if better else start_N
     named = {name: tensor[0].to(params[name]) for name, tensor in _named(best_N, params).items()}
@@ -122,41 +137,23 @@ def _named(weights_N: Tensor, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: part.reshape(1, *like[name].shape) for name, part in zip(like, parts, strict=True)}
 
 
-def _loss_and_slope(
+def _loss_and_grad(
     objective: Objective, params: Mapping[str, Tensor], tokens_BP: Tensor, targets_BA: Tensor
 ) -> tuple[float, np.ndarray]:
     """Mean over all pairs, chunk by chunk."""
     B = len(tokens_BP)
-    loss, slope_N = 0.0, np.zeros(sum(tensor.numel() for tensor in params.values()))
+    loss, grad_N = 0.0, np.zeros(sum(tensor.numel() for tensor in params.values()))
     for tokens, targets in zip(tokens_BP.split(CHUNK), targets_BA.split(CHUNK), strict=True):
         share = len(tokens) / B
         loss_S, grads = objective.loss_and_grad(params, tokens[None], targets[None])
         loss += share * float(loss_S[0])
-        slope_N += share * torch.cat([grads[name].flatten() for name in params]).numpy()
-    return loss, slope_N
-
-
-# Fine-tuning on a model's own fresh failures: find pairs it gets wrong, train on them and others.
-#
-# Failures come from uniform pairs and from strata (long carries, nines, ...) of streams that belong to
-# the training seed alone. Published fine-tuning used failures of the evaluation set itself; here the
-# streams are none that an evaluation draws from (suites have seeds from 0 up, targeting has negative
-# ones), and AdderBoard's pairs are left out by name: a stratum of small numbers meets its (0, 1).
-#
-# Source of the method: tbukic/M10S-Transformer (83p, 86p, 36p).
-#
-# Shapes: S seeds, B pairs, J = 10 columns, M failing pairs of one seed at most.
-
-
-Pairs = tuple[Tensor, Tensor]
-"""Digits a_MJ and b_MJ."""
-
-MAX_ROUNDS = 64
+        grad_N += share * torch.cat([grads[name].flatten() for name in params]).numpy()
+    return loss, grad_N
 
 
 @dataclass(frozen=True, kw_only=True)
 class Targeting:
-    """Where to look for failures and how many to train on."""
+    """Where to look for a model's failures and how many to train on."""
 
     fresh: int = 20_000
     """Uniform pairs looked through."""

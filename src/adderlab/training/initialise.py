@@ -1,12 +1,16 @@
-"""Learned positions that start in convex position: the columns of a sum on a circle.
+"""Where training starts, other than at the model's own draw. Nothing comes from a trained model.
 
-A query can single out a column only if the column's keys are an extreme point of all columns' keys,
-so the columns must stand in convex position (docs/why-runs-fail.md). A low-rank table of positions,
-row p = A[p] @ B, starts here with the rows of A that belong to column j - a_j, b_j and the query of
-answer step j - at (cos 2 pi j / period, sin 2 pi j / period, 0, ...). The noise around them is the
-model's own first draw, N(0, 0.02); its B is widened. Nothing comes from a trained model.
+Four ingredients of a recipe, each a small dataclass with its settings:
 
-Shapes: S seeds, P rows of the table, R its rank.
+- ``Circle``: learned positions start in convex position.
+- ``WideInit``: wider draws with norms of either sign.
+- ``AttentionPrefit``: before the first step, queries are fitted to look at their column.
+- ``Restarts``: several starts of a seed train side by side, the worse half is dropped at given steps.
+
+Why each of them helps is measured in docs/why-runs-fail.md.
+
+Shapes: S seeds, R starts of one seed or the rank of the position table, P positions or rows of that
+table, B pairs, A = 11 answer steps, V tokens, H heads, K width of a key.
 """
 
 from __future__ import annotations
@@ -32,7 +36,14 @@ DRAWN_STD = 0.02
 
 @dataclass(frozen=True, kw_only=True)
 class Circle:
-    """Where positions, and if wanted digits, start."""
+    """Learned positions that start in convex position: the columns of a sum on a circle.
+
+    A query can single out a column only if the column's keys are an extreme point of all columns' keys,
+    so the columns must stand in convex position. A low-rank table of positions, row p = A[p] @ B, starts
+    here with the rows of A that belong to column j - a_j, b_j and the query of answer step j - at
+    (cos 2 pi j / period, sin 2 pi j / period, 0, ...). The noise around them is the model's own first
+    draw, N(0, 0.02); its B is widened.
+    """
 
     period: int = SUM_DIGITS
     """Columns of a full turn."""
@@ -78,26 +89,22 @@ def _rows(circle: Circle, config: ModelConfig, table_SPR: Tensor) -> Tensor:
     return centre_PR
 
 
-# Starts that differ: where a model's own draw is nearly the same for every seed, a wider one.
-#
-# Most published starts are narrow: maps N(0, 0.02), every weight of a norm 1, digits on an arc of 150
-# degrees. Two draws of such a model differ in little that matters, and what training would have to cross
-# zero for, the sign of a channel, is the same in all. A spread start draws whole maps Xavier uniform and
-# gives every weight of the stream's norms a random sign; with ``recipe.restarts`` a seed then begins
-# with starts that are worth choosing from. Digits may start on a short arc, on which a channel is nearly
-# linear in the digit. Nothing comes from a trained model, and no parameter is added or fixed.
-#
-# Shapes: S draws.
-
-
 _NORMS = ("ln1.weight", "ln2.weight", "ln_f.weight")
 _SIGNS_STREAM = 7_919
-"""Added to a draw's number: signs come from a stream of their own."""
+"""Added to a start's number: signs come from a stream of their own."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WideInit:
-    """What is drawn otherwise than the model does."""
+    """Starts that differ: where a model's own draw is nearly the same for every seed, a wider one.
+
+    Most published starts are narrow: maps N(0, 0.02), every weight of a norm 1, digits on an arc of 150
+    degrees. Two draws of such a model differ in little that matters, and what training would have to
+    cross zero for, the sign of a channel, is the same in all. A wide start draws whole maps Xavier
+    uniform and gives every weight of the stream's norms a random sign; with ``recipe.restarts`` a seed
+    then begins with starts that are worth choosing from. Digits may start on a short arc, on which a
+    channel is nearly linear in the digit. No parameter is added or fixed.
+    """
 
     signs: bool = True
     """Whether every weight of the norms before attention, MLP and head gets a random sign."""
@@ -124,12 +131,12 @@ def check_wide_init(wide_init: WideInit, config: ModelConfig, names: list[str]) 
 
 
 def drawn_as(wide_init: WideInit, config: ModelConfig) -> ModelConfig:
-    """The model whose own draw is the spread one; their parameters have the same names and shapes."""
+    """The model whose own draw is the wide one; their parameters have the same names and shapes."""
     return dataclasses.replace(config, init="xavier", arc=wide_init.arc or config.arc)
 
 
 def with_signs(params: dict[str, Tensor], drawn: list[int]) -> dict[str, Tensor]:
-    """Norm weights (S, D) of draws numbered ``drawn`` with signs at random."""
+    """Norm weights (S, D) of starts numbered ``drawn`` with signs at random."""
     signed = dict(params)
     generators = [torch.Generator().manual_seed(number + _SIGNS_STREAM) for number in drawn]
     for name, tensor in params.items():
@@ -139,22 +146,17 @@ def with_signs(params: dict[str, Tensor], drawn: list[int]) -> dict[str, Tensor]
     return signed
 
 
-# Attention that starts where a sum needs it: each answer step looks at its own column.
-#
-# A query that begins far from the keys of its column may never turn to them (docs/why-runs-fail.md). So
-# before the first step, named parameters of the query (or of query and key, where those are one) are
-# fitted, seed by seed, to a picture of the attention that says nothing of digits or sums: of what answer
-# step i looks at, ``1 - below`` goes to a_i and b_i, ``below`` to a_(i-1) and b_(i-1), where the carry
-# comes from. The fit is plain Adam on the cross-entropy of that picture; nothing comes from a trained
-# model, values and the rest of the network stay as drawn.
-#
-# Shapes: R draws of one seed, B pairs, A = 11 answer steps, P positions, V tokens, H heads, K width of a
-# key.
-
-
 @dataclass(frozen=True, kw_only=True)
 class AttentionPrefit:
-    """What is fitted, and to what."""
+    """Attention that starts where a sum needs it: each answer step looks at its own column.
+
+    A query that begins far from the keys of its column may never turn to them. So before the first step,
+    named parameters of the query (or of query and key, where those are one) are fitted, seed by seed, to
+    a pattern of attention that says nothing of digits or sums: of what answer step i looks at,
+    ``1 - below`` goes to a_i and b_i, ``below`` to a_(i-1) and b_(i-1), where the carry comes from. The
+    fit is plain Adam on the cross-entropy of that pattern; values and the rest of the network stay as
+    drawn.
+    """
 
     parameters: tuple[str, ...]
     """Beginnings of the names of the parameters that are fitted."""
@@ -191,7 +193,7 @@ def check_prefit(prefit: AttentionPrefit, config: ModelConfig, names: list[str])
             )
 
 
-def picture(config: ModelConfig, below: float) -> Tensor:
+def wanted_attention(config: ModelConfig, below: float) -> Tensor:
     """The wanted attention, (A, P); every row sums to 1.
 
     Where a column does not exist, its share goes to the other. Rotary and circular positions know only
@@ -218,9 +220,9 @@ def prefit_attention(
     seed: int,
     params: Mapping[str, Tensor],
 ) -> dict[str, Tensor]:
-    """One seed's draws (R, ...) with the named parameters fitted; on the CPU."""
+    """One seed's starts (R, ...) with the named parameters fitted; on the CPU."""
     check_prefit(prefit, config, list(params))
-    wanted_AP = picture(config, prefit.below)
+    wanted_AP = wanted_attention(config, prefit.below)
     values = {name: tensor.detach().clone() for name, tensor in params.items()}
     fitted = [
         tensor.requires_grad_() for name, tensor in values.items() if name.startswith(prefit.parameters)
@@ -232,7 +234,7 @@ def prefit_attention(
         a_SBJ, b_SBJ = sample_pairs(data, torch.tensor([seed]), step, prefit.pairs)
         tokens_SBP, _ = layout.encode(a_SBJ, b_SBJ)
         log_RBAHP = log_attention(config, values, tokens_SBP[0].long())
-        # The sum over draws: each has the gradient of its own mean.
+        # The sum over starts: each has the gradient of its own mean.
         loss = -(log_RBAHP.mean(3) * wanted_AP).sum(-1).mean((1, 2)).sum()
         gradients = torch.autograd.grad(loss, fitted, allow_unused=True, materialize_grads=True)
         with torch.no_grad():
@@ -269,26 +271,23 @@ def log_attention(config: ModelConfig, params: Mapping[str, Tensor], tokens_BP: 
     return score_RBAHP.log_softmax(-1).clamp(min=-80.0)
 
 
-# Several starts for a seed, of which the best goes on: they train side by side, and at given steps the
-# worse half of each seed's is dropped.
-#
-# Whether a start leads anywhere shows early (docs/why-runs-fail.md). Where most starts of a small model
-# lead nowhere, a seed that begins with sixteen and soon goes on with one costs a few runs and succeeds
-# far more often. All draws of a seed train and are judged on the seed's own pairs; what decides is
-# accuracy on its validation pairs. That is a choice among starts, so a rate measured with it says so.
-
-
 _APART = 1_000_000
-"""Between the seeds of two draws: draw 0 of a seed is the seed's own."""
+"""Between the numbers of two starts: start 0 of a seed is drawn from the seed itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Restarts:
-    """A start drawn ``count`` times; the better half goes on at the first evaluation from each of
-    ``halve_at`` on."""
+    """Several starts for a seed, by successive halving: they train side by side, and at the first
+    evaluation from each of ``halve_at`` on the better half goes on.
+
+    Whether a start leads anywhere shows early. Where most starts of a small model lead nowhere, a seed
+    that begins with sixteen and soon goes on with one costs a few runs and succeeds far more often. All
+    starts of a seed train and are measured on the seed's own pairs; what decides is accuracy on its
+    validation pairs. That is a choice among starts, so a rate measured with it says so.
+    """
 
     halve_at: tuple[int, ...]
-    """Steps, rising; after the last one draw is left, so ``count`` is 2 to their number."""
+    """Steps, rising; after the last one start is left, so ``count`` is 2 to their number."""
 
     def __post_init__(self) -> None:
         if not self.halve_at or list(self.halve_at) != sorted(set(self.halve_at)):
@@ -298,7 +297,7 @@ class Restarts:
 
     @property
     def count(self) -> int:
-        """How many draws a seed begins with."""
+        """How many starts a seed begins with."""
         return int(2 ** len(self.halve_at))
 
     def left_after(self, step: int) -> int:
@@ -306,12 +305,12 @@ class Restarts:
         return int(2 ** sum(step < halving for halving in self.halve_at))
 
     def seed_steps(self, steps: int) -> int:
-        """Steps of all draws together in a run of ``steps``, if evaluations fall on the halve_at."""
+        """Steps of all starts together in a run of ``steps``, if evaluations fall on ``halve_at``."""
         return steps + sum(halving * (self.count >> i) // 2 for i, halving in enumerate(self.halve_at))
 
 
 def restart_seeds(seed: int, count: int) -> list[int]:
-    """The numbers that ``count`` draws of a seed's parameters are made from."""
+    """The numbers that ``count`` starts of a seed's parameters are drawn from."""
     return [seed + i * _APART for i in range(count)]
 
 

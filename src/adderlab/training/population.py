@@ -24,7 +24,7 @@ from adderlab.task.holdout import holdout
 from adderlab.task.layouts import get_layout
 from adderlab.task.r456 import R456Sampler
 from adderlab.task.sampling import sample_pairs
-from adderlab.training.finetune import FailingPairs, find_failures, polish
+from adderlab.training.finetune import FailingPairs, find_failures, minimise
 from adderlab.training.initialise import leaders, rows_of
 from adderlab.training.measure import (
     Best,
@@ -90,7 +90,7 @@ def advance(populations: Sequence[Population], most: int) -> list[Tensor]:
     assert all(each.objective is lead.objective for each in populations)
     started, steps = time.perf_counter(), 1
     if lead.takes_lbfgs:
-        losses = [each.polish() for each in populations]
+        losses = [each.take_lbfgs() for each in populations]
     else:
         if lead.takes_many:
             steps = min(each.uniform_steps(most) for each in populations)
@@ -325,7 +325,7 @@ class Population:
         )
 
     def took(self, steps: int, seconds: float) -> None:
-        """Note that the steps of ``step_batch``, or of ``polish``, were taken."""
+        """Note that the steps of ``step_batch``, or of ``take_lbfgs``, were taken."""
         if not self.takes_lbfgs:
             self.optimizer.steps += steps
         self.next_step += steps
@@ -337,7 +337,7 @@ class Population:
             decay_S = decay_S * decay_S.new_tensor(self._decay.factors())
         return decay_S
 
-    def polish(self) -> Tensor:
+    def take_lbfgs(self) -> Tensor:
         """L-BFGS on every seed, one after another; the loss before, loss_S."""
         settings, data, losses = self._stage.lbfgs, self._stage.data, []
         assert settings is not None and data is not None
@@ -346,9 +346,9 @@ class Population:
             own_seed_S = self._seeds_S[s : s + 1]
             a_SBJ, b_SBJ = sample_pairs(data, own_seed_S, self.next_step, settings.examples)
             own = {name: tensor[s] for name, tensor in params.items()}
-            polished = polish(self.objective.config, own, a_SBJ[0], b_SBJ[0], settings)
-            self.flat_SN[s] = torch.cat([each.flatten() for each in polished.params.values()])
-            losses.append(polished.loss_before)
+            found = minimise(self.objective.config, own, a_SBJ[0], b_SBJ[0], settings)
+            self.flat_SN[s] = torch.cat([each.flatten() for each in found.params.values()])
+            losses.append(found.loss_before)
         return self.flat_SN.new_tensor(losses)
 
     def own_batch(self) -> tuple[Tensor, Tensor]:
@@ -377,7 +377,7 @@ class Population:
             measured, averaged_S = better(measured, other)
             weights_SN = torch.where(averaged_S.to(self.device)[:, None], mean_SN, weights_SN)
         if self._decay:
-            self._decay.heed(measured.val_exact_S.tolist(), measured.val_token_acc_S.tolist())
+            self._decay.update(measured.val_exact_S.tolist(), measured.val_token_acc_S.tolist())
         step = self.next_step - 1
         evaluation = Evaluation(
             step=step,

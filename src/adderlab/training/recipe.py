@@ -1,7 +1,8 @@
 """Recipes: everything that decides a training run except the model and the seeds. Data, no code.
 
 Each ingredient that can be left out is a small dataclass or None; the module that has the dataclass
-has the method.
+has the method. Defaults are those of the published 456p program (yinglunz/
+A-456-Parameter-Transformer-Solves-10-Digit-Addition, docs/reproducing.md).
 """
 
 from __future__ import annotations
@@ -12,28 +13,26 @@ from functools import cached_property
 from typing import Literal
 
 from adderlab.errors import UsageError
-from adderlab.task.sampling import (
-    R456_CURRICULUM,
-    Curriculum,
-    DataConfig,
-    Phase,
-)
+from adderlab.task.sampling import R456_CURRICULUM, Curriculum, DataConfig, Phase
 from adderlab.training.finetune import LBFGS, MAX_ROUNDS, Targeting
 from adderlab.training.initialise import AttentionPrefit, Circle, Restarts, WideInit
 from adderlab.training.optimiser import AdaptiveDecay, Average, Freeze, Grokfast
 
 R456_DATA = DataConfig(curriculum=R456_CURRICULUM)
+"""Operands of up to 3, 6 and 10 digits, one length for each pair."""
 _TEN_DIGITS = (Phase(until=None, max_digits=10),)
 UNIFORM_PAIRS = DataConfig(curriculum=Curriculum(phases=_TEN_DIGITS, lengths="full"))
 """Uniform ten-digit operands from the first step."""
 UNIFORM_LENGTHS = DataConfig(curriculum=Curriculum(phases=_TEN_DIGITS, lengths="uniform"))
 """One length from 1 to 10 for each pair from the first step."""
+
 Schedule = Literal["cosine", "constant"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A restart from the seed's best checkpoint with a fresh optimiser. None: as in the recipe.
+    """One more stage of training: from the seed's best checkpoint, with a fresh optimiser. None: as in
+    the recipe.
 
     Steps go on counting, so curriculum and carry mix are where they would have been.
     """
@@ -55,7 +54,8 @@ class Stage:
     beta2: float | None = None
     """Of AdamW."""
     logit_scale: float | None = None
-    """The loss sees logits times this."""
+    """The loss sees logits times this. A larger factor than before, at a low rate, is an anneal stage:
+    where a model is nearly right, what is left to gain are small margins that the loss hardly sees."""
     data: DataConfig | None = None
     """Where training pairs come from."""
     grokfast: Grokfast | None = None
@@ -72,7 +72,7 @@ class Stage:
         _check(self, "stage", above_0=("lr",))
         if self.lbfgs and (self.steps != 1 or self.targeting or self.average or self.grokfast):
             raise UsageError(
-                "a stage with polish has steps 1 and no targeting, average or grokfast: put those "
+                "a stage with lbfgs has steps 1 and no targeting, average or grokfast: put those "
                 "into a stage of their own"
             )
 
@@ -82,7 +82,7 @@ class Recipe:
     """AdamW with warm-up and cosine, a data curriculum, ingredients, and when to look."""
 
     steps: int = 54_000
-    """Before the first restart; ``total_steps`` counts the stages too."""
+    """Optimiser steps before the first stage; ``total_steps`` counts the stages too."""
     batch_size: int = 512
     """Pairs in a step."""
     lr: float = 0.02
@@ -104,7 +104,7 @@ class Recipe:
     weight_decay: float = 0.01
     """Of AdamW, decoupled: a step shrinks every weight by lr times this."""
     adaptive_decay: AdaptiveDecay | None = None
-    """Lowers weight decay of a seed that begins to answer right; before the first restart only."""
+    """Lowers weight decay of a seed that begins to answer right; before the first stage only."""
     grad_clip: float = 1.0
     """Largest gradient norm of one seed; 0 never clips."""
     logit_scale: float = 1.0
@@ -115,7 +115,7 @@ class Recipe:
     average: Average | None = None
     """Evaluate and keep an average of the weights over steps; None: the weights themselves."""
     wide_init: WideInit | None = None
-    """How starts are drawn; None: as the model draws them."""
+    """Starts drawn wider than the model draws them; None: as the model does."""
     circle: Circle | None = None
     """Where learned positions start; None: as the model draws them."""
     prefit: AttentionPrefit | None = None
@@ -129,7 +129,7 @@ class Recipe:
     sampler: Literal["counter", "r456"] = "counter"
     """"counter": a pure function of (seed, step, row). "r456": the published generator's stream."""
     stages: tuple[Stage, ...] = ()
-    """Restarts after ``steps``, in order."""
+    """What follows ``steps``, in order."""
     eval_interval: int = 1000
     """Steps between evaluations."""
     val_size: int = 5000
@@ -189,7 +189,7 @@ class Recipe:
 
     @cached_property
     def parts(self) -> tuple[tuple[int, Stage], ...]:
-        """(first step, settings without None) of every uninterrupted stretch of training."""
+        """(first step, settings without None) of every stage, the recipe's own steps being the first."""
         parts = [(0, self._own_part())]
         first = self.steps
         for stage in self.stages:
@@ -250,12 +250,6 @@ def _check(
         for name in names:
             if not holds(getattr(config, name)):
                 raise UsageError(f"{kind}.{name} must be {need}, not {getattr(config, name)}")
-
-
-# The learning rate of a step: linear warm-up, then a cosine to a fraction of the peak, or constant.
-#
-# Source: the published 456p program (docs/reproducing.md); cosine decay after Loshchilov and Hutter,
-# arXiv 1608.03983.
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:

@@ -24,20 +24,20 @@ from adderlab.training.optimiser import (
 
 def test_microadders_decay_needs_both_accuracies_and_comes_back() -> None:
     factors = DecayFactors(MICROADDER_DECAY, 4)
-    factors.heed([0.5, 0.02, 0.019, 0.2], [0.69, 0.7, 0.9, 0.7])
+    factors.update([0.5, 0.02, 0.019, 0.2], [0.69, 0.7, 0.9, 0.7])
     assert factors.factors() == [1.0, 0.1, 1.0, 0.01]
-    factors.heed([0.0] * 4, [0.9] * 4)
+    factors.update([0.0] * 4, [0.9] * 4)
     assert factors.factors() == [1.0] * 4
 
 
 def test_m10s_decay_lasts() -> None:
     factors = DecayFactors(M10S_DECAY, 3)
-    factors.heed([0.01, 0.06, 0.0], [0.1] * 3)
+    factors.update([0.01, 0.06, 0.0], [0.1] * 3)
     assert factors.factors() == [0.1, 0.001, 1.0]
-    factors.heed([0.0, 0.0, 0.02], [0.1] * 3)
+    factors.update([0.0, 0.0, 0.02], [0.1] * 3)
     assert factors.factors() == [0.1, 0.001, 0.1]
     factors.keep([2, 0])
-    factors.heed([0.06, 0.0], [0.1] * 2)
+    factors.update([0.06, 0.0], [0.1] * 2)
     assert factors.factors() == [0.001, 0.1]
 
 

@@ -11,7 +11,7 @@ from adderlab.models.transformer import Transformer, build_model
 from adderlab.models.zoo import get_preset
 from adderlab.runs.checkpoints import load_checkpoint
 from adderlab.task.sampling import uniform_pairs
-from adderlab.training.finetune import LBFGS, polish
+from adderlab.training.finetune import LBFGS, minimise
 from helpers.reference import reference_checkpoint
 
 TWO_LAYERS = ModelConfig(n_layer=2, d_model=4, d_ff=4)
@@ -34,7 +34,7 @@ def test_the_loss_it_reports_is_the_models_own_and_falls(config: ModelConfig) ->
     start = parameters(model)
     # More than one chunk, and not a whole number of them.
     a_BJ, b_BJ = uniform_pairs(7, 300)
-    result = polish(config, start, a_BJ, b_BJ, LBFGS(iterations=4))
+    result = minimise(config, start, a_BJ, b_BJ, LBFGS(iterations=4))
     assert 0 < result.iterations <= 4
     assert result.loss_after < result.loss_before
     assert result.loss_before == pytest.approx(loss_of(model, start, a_BJ, b_BJ), rel=1e-6)
@@ -49,7 +49,7 @@ def test_the_same_arguments_give_the_same_bits() -> None:
     config = get_preset("67p").config
     start = parameters(build_model(config, 4))
     a_BJ, b_BJ = uniform_pairs(7, 40)
-    one, other = (polish(config, start, a_BJ, b_BJ, LBFGS(iterations=3)) for _ in range(2))
+    one, other = (minimise(config, start, a_BJ, b_BJ, LBFGS(iterations=3)) for _ in range(2))
     assert all(torch.equal(one.params[name], other.params[name]) for name in start)
 
 
@@ -57,7 +57,7 @@ def test_weights_that_are_no_numbers_are_left_alone() -> None:
     config = get_preset("67p").config
     start = parameters(build_model(config, 4))
     broken = {name: torch.full_like(tensor, torch.nan) for name, tensor in start.items()}
-    result = polish(config, broken, *uniform_pairs(7, 10), LBFGS(iterations=3))
+    result = minimise(config, broken, *uniform_pairs(7, 10), LBFGS(iterations=3))
     assert all(tensor.isnan().all() for tensor in result.params.values())
 
 
@@ -66,7 +66,7 @@ def test_it_finishes_the_published_122_parameter_model() -> None:
     """AdamW left 5 errors of 10,010; the author reports none after L-BFGS."""
     checkpoint = load_checkpoint(reference_checkpoint("qwen3_122p.npz"))
     config = checkpoint.config
-    result = polish(config, checkpoint.params, *uniform_pairs(42, 2048))
+    result = minimise(config, checkpoint.params, *uniform_pairs(42, 2048))
     assert result.loss_after < result.loss_before / 2
     stacked = {name: tensor[None] for name, tensor in result.params.items()}
     decoder = decoder_for(config, stacked, TorchEngine())

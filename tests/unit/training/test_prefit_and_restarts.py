@@ -19,8 +19,8 @@ from adderlab.training.initialise import (
     Restarts,
     leaders,
     log_attention,
-    picture,
     prefit_attention,
+    wanted_attention,
 )
 from adderlab.training.listener import Listener
 from adderlab.training.objective import objective_for
@@ -61,7 +61,7 @@ def test_the_picture_names_the_columns_of_every_layout(preset: str) -> None:
         with pytest.raises(UsageError, match="tables"):
             check_fits(config, dataclasses.replace(PREFIT, circle=None, freeze=()), (0,))
         return
-    layout, wanted_AP = config.token_layout, picture(config, 0.2)
+    layout, wanted_AP = config.token_layout, wanted_attention(config, 0.2)
     torch.testing.assert_close(wanted_AP.sum(1), torch.ones(11))
     for i in range(1, 10):
         expected_P = torch.zeros(layout.num_positions)
