@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from adderlab.cli.options import Switch, emit_json
+
 if TYPE_CHECKING:
     from adderlab.report.comparison import Comparison
 
@@ -18,7 +20,7 @@ class Args:
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN RUN ...")]
     """Folders of runs, searches, rates or sweeps; a sweep is replaced by its cells."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    json: Annotated[bool, Switch] = False
     """Print one object instead of tables."""
 
 
@@ -27,7 +29,6 @@ def run(args: Args) -> int:
     import sys
 
     from adderlab.api.reports import compare
-    from adderlab.cli.options import emit_json
 
     comparison = compare(args.runs)
     for problem in comparison.problems:

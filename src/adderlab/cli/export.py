@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from adderlab.cli.options import Switch, emit_json
+
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
@@ -28,14 +30,13 @@ class Args:
     """Without a certificate, ask the prover (up to a minute)."""
     suites: tuple[str, ...] = ("adderboard", "published", "strata")
     """Pairs to measure the accuracy on, as for adderlab evaluate."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    json: Annotated[bool, Switch] = False
     """Print one object instead of text."""
 
 
 def run(args: Args) -> int:
     """Measure, prove, write, and say what was written."""
     import adderlab
-    from adderlab.cli.options import emit_json
 
     exported = adderlab.export(
         args.checkpoint,

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from adderlab.cli.options import Switch
+
 TieMode = Literal[
     "none",
     "all",
@@ -18,7 +20,6 @@ TieMode = Literal[
     "shareA_tieKV",
     "shareA_tieQK",
 ]
-Switch = tyro.conf.FlagCreatePairsOff
 
 
 @dataclass(frozen=True, kw_only=True)

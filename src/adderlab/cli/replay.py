@@ -8,6 +8,8 @@ from typing import Annotated
 
 import tyro
 
+from adderlab.cli.options import Switch
+
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
@@ -17,7 +19,7 @@ class Args:
     """A series, for example experiments/seed-log.toml."""
     only: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME")] = ()
     """Run these experiments only, for example --only E4."""
-    again: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    again: Annotated[bool, Switch] = False
     """Start anew although this series has been run, or begun, here."""
     records: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("records")
     """Folder of records; the series gets one of its own in it."""

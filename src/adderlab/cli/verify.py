@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from adderlab.cli.options import Switch, emit_json
+
 if TYPE_CHECKING:
     from adderlab.publish.scoring import Progress
 
@@ -24,7 +26,7 @@ class Args:
     """Seconds for one answer."""
     memory: int = 4096
     """MiB it may use."""
-    pairwise: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    pairwise: Annotated[bool, Switch] = False
     """Ask every pair through add, also where the model can be driven in batches."""
     strata: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Pairs of each stratum; else 1000 in batches, 10 through add."""
@@ -32,14 +34,13 @@ class Args:
     """Prove it if it is a file that adderlab wrote."""
     sandbox: Literal["bubblewrap", "limits"] = "bubblewrap"
     """limits: no wall, only limits on memory, time and output; for a container of your own."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    json: Annotated[bool, Switch] = False
     """Print one object instead of text."""
 
 
 def run(args: Args) -> int:
     """0 if it is qualified, 1 if not."""
     import adderlab
-    from adderlab.cli.options import emit_json
 
     with _bar() as progress:
         result = adderlab.verify(
