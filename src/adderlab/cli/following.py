@@ -38,17 +38,18 @@ class Following:
         self._aloud = quiet and not json_lines
         events = sys.stdout if json_lines else None
         self.view = LiveView(Console(), quiet=quiet, events=events, budget=budget)
-        self.dashboards = Dashboards(sinks, self.view.on_message)
+        self.dashboards = Dashboards(sinks, self.view.on_message) if sinks else None
 
     def __enter__(self) -> Listener:
         self.view.__enter__()
-        return Listeners((self.view, self.dashboards))
+        return Listeners((self.view, self.dashboards)) if self.dashboards else self.view
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.view.__exit__()
-        self.dashboards.close()
+        if self.dashboards:
+            self.dashboards.close()
         if isinstance(error, RunFailed):
             raise Failure(f"{error}; then go on: {self._resume_command()}") from error
         if isinstance(error, KeyboardInterrupt):

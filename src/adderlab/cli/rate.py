@@ -83,8 +83,15 @@ def run(args: Args) -> int:
     assistance = Assistance(
         exact=args.repair_from, missing=args.repair_missing, rounds=args.repair_rounds
     )
-    plan, folder = None, args.resume
-    if args.resume is None:
+    plan = None
+    if args.resume is not None:
+        folder = args.resume
+        if args.preset or args.recipe != "best" or args.steps or args.set or args.name:
+            raise UsageError(
+                "--resume takes the measurement's own settings: give no preset, --recipe, --steps, "
+                "--set or --name"
+            )
+    else:
         limits = dataclasses.replace(PROVER_LIMITS, cells=args.prove_cells, seconds=args.prove_seconds)
         plan = plan_rate(
             str(args.preset),
@@ -98,11 +105,6 @@ def run(args: Args) -> int:
             limits=limits,
         )
         folder = rate_folder(plan)
-    elif args.preset or args.recipe != "best" or args.steps or args.set or args.name:
-        raise UsageError(
-            "--resume takes the measurement's own settings: give no preset, --recipe, --steps, "
-            "--set or --name"
-        )
     options = ["--output", str(args.output)] if args.output else []
     options += ["--overwrite"] if args.overwrite else []
     options += Compute(device=args.device, engine=args.engine).options()

@@ -133,9 +133,15 @@ def _train(args: Args, folder: Path, listener: Any) -> Any:
         "listener": listener,
     }
     if args.resume is not None:
-        search: dict[str, Any] = {"proved": args.proved, "minutes": args.budget} if args.until else {}
-        run: dict[str, Any] = {"keep": args.keep, "prove": args.prove, "cluster": args.cluster}
-        return al.resume(folder, **how, **(search or run))
+        return al.resume(
+            folder,
+            keep=args.keep,
+            prove=args.prove,
+            proved=args.proved,
+            minutes=args.budget,
+            cluster=args.cluster,
+            **how,
+        )
     assert args.preset is not None
     what: dict[str, Any] = {
         "steps": args.steps,

@@ -53,8 +53,6 @@ class Dashboards(Listener):
         self._records: dict[int, SeedRecord] = {}
 
     def on_start(self, start: Start) -> None:
-        if not self.names:
-            return
         config = read_config(start.folder)
         settings = {
             "model": schema.to_dict(config.model),

@@ -297,14 +297,12 @@ def update_records(path: Path, changed: Mapping[int, SeedRecord]) -> None:
     for seed, record in changed.items():
         own = seed_folder(path, seed)
         if own.is_dir():
-            files: dict[str, Any] = {
-                name: file and file.removeprefix(f"{own.name}/")
-                for name, file in (
-                    ("checkpoint", record.checkpoint),
-                    ("certificate", record.certificate),
-                )
-            }
-            write_records(own, [dataclasses.replace(record, **files)])
+            alone = dataclasses.replace(
+                record,
+                checkpoint=record.checkpoint and record.checkpoint.removeprefix(f"{own.name}/"),
+                certificate=record.certificate and record.certificate.removeprefix(f"{own.name}/"),
+            )
+            write_records(own, [alone])
 
 
 def _seed_paths(path: Path) -> list[Path]:

@@ -179,6 +179,15 @@ class SeedRecord:
             grokked_at=_first(self.grokked_at, metrics.step, True) if success else None,
         )
 
+    def below(self, name: str) -> SeedRecord:
+        """As seen from the folder above its run, which is called ``name`` there."""
+        return dataclasses.replace(
+            self,
+            run=name,
+            checkpoint=self.checkpoint and f"{name}/{self.checkpoint}",
+            certificate=self.certificate and f"{name}/{self.certificate}",
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """One flat row, for pandas or polars: lists as numbered columns, the repair's values with its
         name in front."""

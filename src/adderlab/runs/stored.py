@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 from adderlab.errors import Failure, UsageError
 from adderlab.files import schema
@@ -24,14 +24,12 @@ from adderlab.runs.records import (
     TABLE_FILE,
     Repair,
     SeedRecord,
+    SeedStatus,
     from_history,
     read_records,
 )
 from adderlab.runs.summary import read_summary
 from adderlab.task.digits import SUM_DIGITS
-
-_STATUS: Mapping[str, Any] = {"running": "training"}
-"""A seed's status in files of version 0.1 -> today's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,18 +114,11 @@ def seed_records(folder: Path) -> tuple[SeedRecord, ...]:
         return _of_old_rate(folder)
     if kind == "sweep":
         return tuple(
-            _below(record, f"cells/{cell.name}")
+            record.below(f"cells/{cell.name}")
             for cell in child_runs(folder, "sweep")
             for record in seed_records(cell)
         )
     return _of_tables(folder)
-
-
-def _below(record: SeedRecord, run: str) -> SeedRecord:
-    """The record of a seed of an ordinary run, as the study has it that the run is part of."""
-    return dataclasses.replace(
-        record, run=run, checkpoint=record.checkpoint and f"{run}/{record.checkpoint}"
-    )
 
 
 def _of_tables(folder: Path) -> tuple[SeedRecord, ...]:
@@ -140,17 +131,20 @@ def _of_tables(folder: Path) -> tuple[SeedRecord, ...]:
     elif len(seeds) == 1 and (folder / "metrics.csv").is_file():
         histories = {seeds[0]: read_metrics(folder)}  # of a population it holds medians
     known = _seed_rows(folder / TABLE_FILE)
-    kept = {seed: f"seed_{seed:04d}/checkpoints/best.pt" for seed in seeds}
-    if len(seeds) == 1:
-        kept = {seeds[0]: "checkpoints/best.pt"}
     return tuple(
         dataclasses.replace(
             from_history(seed, histories.get(seed, ())),
-            checkpoint=kept[seed] if (folder / kept[seed]).is_file() else None,
+            checkpoint=_best_file(folder, seed, alone=len(seeds) == 1),
             **known.get(seed, {}),
         )
         for seed in seeds
     )
+
+
+def _best_file(folder: Path, seed: int, *, alone: bool) -> str | None:
+    """The best checkpoint of a seed, if it was kept: in its own folder, or in that of its run."""
+    name = "checkpoints/best.pt" if alone else f"seed_{seed:04d}/checkpoints/best.pt"
+    return name if (folder / name).is_file() else None
 
 
 def _seed_rows(path: Path) -> dict[int, dict[str, Any]]:
@@ -160,7 +154,7 @@ def _seed_rows(path: Path) -> dict[int, dict[str, Any]]:
     try:
         return {
             int(row["seed"]): {
-                "status": _STATUS.get(row["status"], row["status"]),
+                "status": _status(row["status"]),
                 "best_exact": float(row["best_val_exact"]),
                 "best_step": int(row["best_step"]),
             }
@@ -168,6 +162,14 @@ def _seed_rows(path: Path) -> dict[int, dict[str, Any]]:
         }
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Failure(f"{path} is no table of seeds ({error}); restore it from a copy") from error
+
+
+def _status(name: str) -> SeedStatus:
+    """A seed's status, as version 0.1 or this one writes it. Raises ``ValueError``."""
+    name = {"running": "training"}.get(name, name)
+    if name not in get_args(SeedStatus):
+        raise ValueError(f"no status {name!r}")
+    return cast(SeedStatus, name)
 
 
 def _of_old_search(folder: Path) -> tuple[SeedRecord, ...]:
@@ -208,17 +210,15 @@ def _of_fate(fate: Mapping[str, Any], run: str, folder: Path) -> SeedRecord:
     repair = None
     if assisted:
         repair = Repair(trainings=fate["trainings"], step=fate["step"], **margins)
-    files: dict[str, Any] = {
-        name: f"proved/{Path(fate[name]).name}" for name in ("checkpoint", "certificate") if fate[name]
-    }
     return dataclasses.replace(
         known,
         status=fate["state"],
         proofs=fate["proofs"],
         repair=repair,
         run=run,
+        checkpoint=f"proved/{Path(fate['checkpoint']).name}" if fate["checkpoint"] else None,
+        certificate=f"proved/{Path(fate['certificate']).name}" if fate["certificate"] else None,
         **own,
-        **files,
     )
 
 
@@ -227,7 +227,7 @@ def _of_old_rate(folder: Path) -> tuple[SeedRecord, ...]:
     the tables of their populations."""
     records: dict[int, SeedRecord] = {}
     for run in child_runs(folder, "rate"):
-        own = (_below(each, run.name) for each in seed_records(run))
+        own = (record.below(run.name) for record in seed_records(run))
         records |= {record.seed: record for record in own}
     for seed, record in records.items():
         path = folder / f"seed_{seed:04d}.json"
@@ -263,7 +263,7 @@ def tracker_state(state: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
         _, accuracy, margin = ledger["score"][seed]
         records[seed] = dataclasses.replace(
             from_history(seed, history),
-            status=_STATUS.get(row["status"], row["status"]),
+            status=_status(row["status"]),
             best_exact=row["best_val_exact"],
             best_step=row["best_step"],
             best_step_accuracy=accuracy,

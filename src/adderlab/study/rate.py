@@ -155,13 +155,9 @@ class Population:
         seed the same. Raises ``Failure``."""
         records, total = seed_records(self.folder), _read_cost(self.folder)
         steps = sum(record.steps for record in records)
-        name = self.folder.name
         return [
             dataclasses.replace(
-                record,
-                run=name,
-                checkpoint=record.checkpoint and f"{name}/{record.checkpoint}",
-                training_core_seconds=total * record.steps / steps,
+                record.below(self.folder.name), training_core_seconds=total * record.steps / steps
             )
             for record in records
         ]

@@ -330,11 +330,12 @@ class _Search:
         folder, name = self.plan.folder, batch.folder.name
         with self.lock:
             for record in records:
-                files = {"checkpoint": record.checkpoint and f"{name}/{record.checkpoint}"}
+                placed = record.below(name)
                 if record.seed in verifier.files:
-                    kept = (str(path.relative_to(folder)) for path in verifier.files[record.seed])
-                    files = dict(zip(("checkpoint", "certificate"), kept, strict=True))
-                placed = dataclasses.replace(record, run=name, **files)  # type: ignore[arg-type]
+                    checkpoint, certificate = (
+                        path.relative_to(folder).as_posix() for path in verifier.files[record.seed]
+                    )
+                    placed = dataclasses.replace(placed, checkpoint=checkpoint, certificate=certificate)
                 self.result.records[record.seed] = placed
             if self._enough():
                 self.stop.set()

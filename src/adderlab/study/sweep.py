@@ -348,12 +348,7 @@ class OpenSweep:
         if row.measured is None:
             return []
         name = f"cells/{row.cell.name}"
-        return [
-            dataclasses.replace(
-                record, run=name, checkpoint=record.checkpoint and f"{name}/{record.checkpoint}"
-            )
-            for record in seed_records(self.folder / name)
-        ]
+        return [record.below(name) for record in seed_records(self.folder / name)]
 
     def _write_summary(self, rows: Sequence[CellRow], row: CellRow, best: SeedRecord) -> None:
         """``row``, ``best``: the cell and the seed of the best checkpoint."""

@@ -62,7 +62,7 @@ def test_a_measurement_leaves_its_row_and_its_runs(tmp_path: Path, monkeypatch, 
     assert record.assisted is None and record.expected_seconds_on_2_cores is None
     assert [each.verdict for each in record.results] == ["missed"] * 3
     assert [each.steps for each in record.results] == [12] * 3
-    total = sum(each.training_core_seconds for each in record.results)
+    total = sum(each.training_core_seconds or 0.0 for each in record.results)
     assert 0 < total == pytest.approx(record.training_core_seconds)
     work = tmp_path / "results/rates/456p_tiny_3-5"
     assert [read_summary(work / f"population_0{i}")["seeds"] for i in (0, 1)] == [1, 2]
