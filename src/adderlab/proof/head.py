@@ -36,6 +36,8 @@ from adderlab.proof.problem import RADIX, Array, Head
 Ints = NDArray[np.int64]
 SLACK = 1e-11
 """Bounds are moved by this times the sum of absolute terms, thousands of times their rounding."""
+TABLE_SLACK = 2.0**-46
+"""The same for the numbers of the tables, which are rounded too: 128 units in the last place."""
 CHUNK = 1536
 RIGHT, WRONG, OPEN = 0, 1, 2
 PART_STEPS = (1, 4, 16, 64)
@@ -269,6 +271,8 @@ def _one_target(head: Head, stream: _StreamBoxes, target: int) -> MarginBounds:
     """Bounds for boxes that share the right token."""
     D, V = head.unembed_DV.shape
     gap_DT = head.unembed_DV[:, [target]] - head.unembed_DV[:, competitors(target, V)]
+    # Rows of nearly equal tokens cancel in the gap, their own rounding does not.
+    rows_DT = np.abs(head.unembed_DV[:, [target]]) + np.abs(head.unembed_DV[:, competitors(target, V)])
     beta_T = head.norm_f_bias @ gap_DT
     kind, eps = head.norm_f.kind, head.norm_f.eps
     d_DT = head.norm_f_weight[:, None] * gap_DT
@@ -310,7 +314,10 @@ def _one_target(head: Head, stream: _StreamBoxes, target: int) -> MarginBounds:
         middle_NT = middle_NT + scale_N[:, None] * beta_T
         size_NT = size_NT + scale_N[:, None] * np.abs(beta_T)
     reach_NT = np.einsum("nk,nkt->nt", stream.radius_NK, jacobian_NKT.most())
-    slack_NT = SLACK * (size_NT + reach_NT)
+    table_NT = size_ND @ (np.abs(head.norm_f_weight)[:, None] * rows_DT)
+    if beta_T.any():
+        table_NT = table_NT + scale_N[:, None] * (np.abs(head.norm_f_bias) @ rows_DT)
+    slack_NT = np.maximum(SLACK * (size_NT + reach_NT), TABLE_SLACK * table_NT)
     return MarginBounds(
         low_NT=middle_NT - reach_NT - slack_NT,
         high_NT=middle_NT + reach_NT + slack_NT,

@@ -1,5 +1,6 @@
 """Head bounds hold at every sampled point of every box, and shrink with the box."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -10,6 +11,7 @@ from adderlab.proof.head import (
     RIGHT,
     WRONG,
     Boxes,
+    competitors,
     decide,
     gelu,
     gelu_derivative,
@@ -144,3 +146,21 @@ def test_a_long_box_is_cut_until_it_is_decided() -> None:
 def test_relu_of_no_number_may_have_any_derivative() -> None:
     derivative = relu_derivative_range(np.array([np.nan, -1.0]), np.array([1.0, np.nan]))
     assert derivative.middle.tolist() == [0.5, 0.5] and derivative.radius.tolist() == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("norm", ["none", "rms", "layer"])
+def test_tokens_that_differ_by_rounding_alone_are_not_decided(norm: str) -> None:
+    """Two rows of the output table a few units in the last place apart: which of them wins is not known
+    from numbers that are themselves rounded."""
+    problem = random_problem(2, norm=norm)
+    for ulps, known in ((1, False), (16, False), (2**20, True)):
+        unembed_DV = problem.head.unembed_DV.copy()
+        unembed_DV[:, 4] = unembed_DV[:, 3] * (1 + ulps * 2.0**-52)
+        head = dataclasses.replace(problem.head, unembed_DV=unembed_DV)
+        zero = np.zeros((1, 1))
+        bounds = margin_bounds(
+            head, problem.residual_AVD[0, :1], np.zeros((1, 1, 4)), zero, zero, np.array([3])
+        )
+        (column,) = [k for k, token in enumerate(competitors(3, 12)) if token == 4]
+        low, high = bounds.low_NT[0, column], bounds.high_NT[0, column]
+        assert (low > 0 or high < 0) == known and low <= bounds.middle_NT[0, column] <= high
