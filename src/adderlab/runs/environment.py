@@ -1,4 +1,4 @@
-"""What a run ran on: enough to judge later whether two runs can be compared."""
+"""What a run ran on: enough to see later whether two runs can be compared."""
 
 from __future__ import annotations
 

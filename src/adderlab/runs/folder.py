@@ -1,15 +1,26 @@
-"""A run's folder: everything a run leaves behind, in the published program's form and more.
+"""A run's folder: everything that training leaves behind, in the published program's form and more.
 
-results/runs/NAME/
-    config.json         model, recipe, seeds, command; written once, at the start
+Every folder that ``train``, ``search``, ``measure_rate`` or ``sweep`` writes has
+
+    config.json         kind (run, search, rate, sweep), model, recipe, seeds, command, and under the
+                        kind's name what it has besides; written once, at the start
     environment.json    versions, machine, device, git revision
+    summary.json        how far it is: R456's keys, of the best seed, then ours
+    seeds.json          the record of every seed (``runs.records``), of all runs below the folder too
+
+A search, a rate and a sweep have their runs below them, each in an ordinary run folder: seed_0043/
+(or seeds_0000-0031/), population_00/, cells/0007/. A record's ``run`` says in which one its curves are.
+A run itself has besides
+
     metrics.csv         one row per evaluation; of a population the median over seeds
-    summary.json        how far the run is; rewritten at every evaluation
-    seeds.json          the record of every seed (``runs.records``); rewritten at every evaluation
-    seeds.csv           what training came to, one row per seed; rewritten at every evaluation
-    checkpoints/        best.pt and last.pt; of a population those of its best seed
     seed_metrics.csv    population: one row per seed and evaluation
+    seeds.csv           what training came to, one row per seed
+    checkpoints/        best.pt and last.pt; of a population those of its best seed
     seed_0043/          population: a kept seed, as if it had been run alone
+    state.pt            what a stopped run goes on from
+
+``runs.stored`` reads all of it, and what version 0.1 wrote instead. This module writes a run, and is
+the one place that deletes one.
 """
 
 from __future__ import annotations
@@ -166,7 +177,7 @@ class RunFolder:
         if self.is_population:
             lines = [[str(seed), *row.cells()] for seed, row in evaluations.items()]
             append_text(self.path / "seed_metrics.csv", csv_lines(lines))
-            # Of the numbers as they stand in the table: whoever has that has the medians, to the digit.
+            # Of the numbers as they stand in the table, so that its reader finds the very same medians.
             rows = [median_metrics([as_written(row) for row in rows])]
         append_text(self.path / "metrics.csv", csv_lines(row.cells() for row in rows))
 

@@ -578,7 +578,7 @@ def _must_match(stored: dict[str, Any], asked: dict[str, Any], folder: Path) -> 
 
 # Guided search: Optuna proposes each cell after having seen how the earlier ones did.
 #
-# The sampler (tree-structured Parzen estimator; Bergstra et al., NeurIPS 2011) is seeded and is told the
+# The sampler (tree-structured Parzen estimator; Bergstra et al., NeurIPS 2011) is seeded and gets the
 # same results in the same order, so a search that was interrupted is replayed from its trained cells: it
 # proposes them again, finds them done, and goes on.
 

@@ -145,7 +145,7 @@ class RayFleet:
         return [each for each in slots if each]
 
     def carry_out(self, tasks: Sequence[Task], finished: Callable[[Done], None]) -> None:
-        """See ``Fleet``. A task that fails does not stop the others; it is told at the end."""
+        """See ``Fleet``. A task that fails does not stop the others; it is named at the end."""
         ray = self._ray
         need = {f"num_{kind.lower()}s": n for kind, n in self._need.items()}
         remote = ray.remote(train_shard).options(max_retries=RETRIES, **need)
@@ -192,8 +192,8 @@ def _progress(tasks: Sequence[Task], pending: Iterable[Task]) -> str:
 def _reason(error: Exception) -> str:
     """What a worker says about its failure, in one line."""
     cause = getattr(error, "cause", None)
-    told = cause if isinstance(cause, (Failure, UsageError)) else error
-    return " ".join(str(told).split())[-400:]
+    known = cause if isinstance(cause, (Failure, UsageError)) else error
+    return " ".join(str(known).split())[-400:]
 
 
 def _import_ray() -> Any:

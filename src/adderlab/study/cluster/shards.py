@@ -50,7 +50,7 @@ _KEPT_SEED = re.compile(r"seed_\d+")
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One shard to be brought to ``until`` steps: all that a worker is told, as plain values."""
+    """One shard to be brought to ``until`` steps: all that a worker gets, as plain values."""
 
     store: str
     marker: str

@@ -1,0 +1,137 @@
+"""Training, searches, rates, sweeps and plans as functions."""
+
+import dataclasses
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import adderlab as al
+from adderlab.api.experiment import define, parse_open_seeds, parse_seeds, parse_settings
+from adderlab.models.zoo import get_preset
+from adderlab.training.listener import Listener
+from adderlab.training.recipe import Recipe
+
+TINY = Recipe(steps=11, batch_size=16, warmup_steps=4, val_size=20, test_size=20, eval_interval=5)
+HERE: dict[str, Any] = {"device": "cpu", "engine": "torch", "threads": 1}
+
+
+class StopAt(Listener):
+    """Asks for a stop, as Ctrl-C does, once so many steps are done."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step(self, seeds: tuple[int, ...], step: int, models: int) -> None:
+        if step == self.step:
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_a_run_is_what_its_folder_holds(tmp_path: Path) -> None:
+    run = al.train("456p", recipe=TINY, seeds=range(3, 5), folder=tmp_path / "run", keep="all", **HERE)
+    assert (run.kind, run.status, run.config) == ("run", "done", get_preset("456p").config)
+    assert [record.seed for record in run.seeds] == [3, 4] and run.success.n == 2
+    assert run.best.weights_sha256 == al.load(run).weights_sha256
+    other = next(record for record in run.seeds if record.seed != run.best.seed)
+    assert al.load(other).seed == other.seed
+    assert [metrics.step for metrics in run.history(3)] == [0, 5, 10]
+    rows = run.to_dicts()
+    assert rows[0]["seed"] == 3 and rows[0].keys() == rows[1].keys()
+    assert run.to_dict()["best_seed"] == run.best.seed and run.spent["seed_steps"] == 22
+    assert "<table>" in run._repr_html_()
+    again = al.open_run(tmp_path / "run")
+    assert again.seeds == run.seeds
+    with pytest.raises(al.UsageError, match="no seed 9"):
+        run.history(9)
+
+
+def test_a_stopped_run_is_resumed_to_the_same_bits(tmp_path: Path) -> None:
+    whole = al.train("456p", recipe=TINY, seeds=[3], folder=tmp_path / "whole", **HERE)
+    stopped = al.train(
+        "456p", recipe=TINY, seeds=[3], folder=tmp_path / "parts", listener=StopAt(7), **HERE
+    )
+    assert stopped.status == "stopped" and stopped.seeds[0].status == "training"
+    resumed = al.resume(stopped.folder, **HERE)
+    assert resumed.best.weights_sha256 == whole.best.weights_sha256
+    unplaced = [dataclasses.replace(run.seeds[0], checkpoint=None) for run in (whole, resumed)]
+    assert unplaced[0] == unplaced[1]
+
+
+def test_a_search_says_how_it_ended_and_is_resumed(tmp_path: Path) -> None:
+    found = al.search("456p", recipe=TINY, seeds=[3, 4], folder=tmp_path / "search", **HERE)
+    assert (found.kind, found.status, found.proved) == ("search", "seeds used up", ())
+    assert [record.run for record in found.seeds] == ["seed_0003", "seed_0004"]
+    assert found.best.seed in (3, 4) and found.spent["core_seconds"] > 0
+    assert [metrics.step for metrics in found.history(4)] == [0, 5, 10]
+    assert al.resume(found.folder, **HERE).status == "seeds used up"
+    with pytest.raises(al.UsageError, match="cannot be proved"):
+        al.search("6080p", recipe=TINY, seeds=[3], folder=tmp_path / "other", **HERE)
+
+
+def test_a_rate_is_a_record_and_its_folder_a_run(tmp_path: Path) -> None:
+    def measure(**changes: Any) -> Any:
+        return al.measure_rate(
+            "456p",
+            recipe=TINY,
+            name="tiny",
+            seeds="3-4",
+            folder=tmp_path / "runs",
+            rows=tmp_path / "rows",
+            **HERE,
+            **changes,
+        )
+
+    with pytest.raises(KeyboardInterrupt):
+        measure(listener=StopAt(7))
+    record = measure(resume=True)
+    assert record.recipe == "tiny" and record.pure.n == 2
+    assert [row["verdict"] for row in record.to_dicts()] == ["missed", "missed"]
+    run = al.open_run(tmp_path / "runs")
+    assert (run.kind, run.status) == ("rate", "done")
+    assert {each.run for each in run.seeds} == {"population_00"}
+    with pytest.raises(al.UsageError, match="--overwrite"):
+        measure()
+
+
+def test_a_sweep_is_a_table_and_its_folder_a_run(tmp_path: Path) -> None:
+    space = {
+        "preset": "456p",
+        "recipe": "published",
+        "seeds": [3],
+        "steps": 3,
+        "set": {"recipe": {"batch_size": 4, "val_size": 10, "test_size": 5, "eval_interval": 2}},
+        "grid": {"recipe": {"lr": [0.01, 0.02]}},
+    }
+    found = al.sweep(space, folder=tmp_path / "sweep", **HERE)
+    rows = found.to_dicts()
+    assert sorted(row["recipe.lr"] for row in rows) == [0.01, 0.02]
+    assert {row["state"] for row in rows} == {"done"} and len(found.describe()) == 2
+    run = al.open_run(tmp_path / "sweep")
+    assert (run.kind, run.status) == ("sweep", "done")
+    assert sorted(record.run for record in run.seeds) == ["cells/0000", "cells/0001"]
+    with pytest.raises(al.UsageError, match="already holds a sweep"):
+        al.sweep(space, folder=tmp_path / "sweep", **HERE)
+
+
+def test_what_is_trained_is_a_name_a_configuration_or_a_model(tmp_path: Path) -> None:
+    config = get_preset("36p").config
+    assert define("36", "best").config == define(config, "best").config == config
+    assert define(config, "best").recipe_name == define("36p", "best").recipe_name
+    wide = dataclasses.replace(get_preset("456p").config, d_ff=9)
+    own = define(wide, "published", settings={"recipe.lr": 0.5})
+    assert own.config == wide and own.recipe.lr == 0.5 and own.changes == ("lr=0.5",)
+    assert not own.is_published and define(wide, "published").recipe_name == "r456-54k"
+    run = al.train("36p", recipe=TINY, seeds=[3], folder=tmp_path / "run", **HERE)
+    assert define(run.best, TINY).config == config and define(run.best, TINY).recipe_name == ""
+
+
+def test_seeds_and_settings_are_read_in_every_form() -> None:
+    assert parse_seeds("0-3,43, 2") == (0, 1, 2, 3, 43) and parse_seeds(range(2)) == (0, 1)
+    assert parse_open_seeds("100-") == ((100,), True) and parse_open_seeds([5]) == ((5,), False)
+    assert parse_settings({"model.d_ff": 9}) == parse_settings(["model.d_ff=9"])
+    for wrong in ("1-", "", [], [-1], [True], ["1"]):
+        with pytest.raises(al.UsageError):
+            parse_seeds(wrong)  # type: ignore[arg-type]
+    with pytest.raises(al.UsageError, match=r"recipe\.NAME=VALUE"):
+        parse_settings(["lr=1"])
