@@ -1,4 +1,4 @@
-"""The two kinds of trouble a user can meet, each told in one line.
+"""The two kinds of error that a user can meet, each reported in one line.
 
 ``UsageError``: the command or a setting is wrong; the command line exits with 2.
 ``Failure``: the request was right but could not be carried out (a broken file, a full disk); exit 1.

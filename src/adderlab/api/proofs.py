@@ -198,4 +198,4 @@ def repair(
         target_margin=target_margin,
         seed=seed,
     )
-    return repair_checkpoint(load(model), settings, told=on_round)
+    return repair_checkpoint(load(model), settings, on_round=on_round)

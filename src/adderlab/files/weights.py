@@ -1,7 +1,7 @@
 """Bytes of a weight file -> plain values, trusting nothing in them.
 
-Three containers are read: PyTorch's (``.pt``), NumPy's (``.npz``) and safetensors. They are told
-apart by their first bytes, not by the file's name. No code in a file is ever run.
+Three containers are read: PyTorch's (``.pt``), NumPy's (``.npz``) and safetensors. They are
+distinguished by their first bytes, not by the file's name. No code in a file is ever run.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ def repair(
     settings: RepairSettings | None = None,
     *,
     limits: Limits | None = None,
-    told: Callable[[Round], None] | None = None,
+    on_round: Callable[[Round], None] | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Repair:
     """Until proved, or ``settings.rounds`` trainings. Raises ``UsageError`` for models outside the
@@ -125,8 +125,8 @@ def repair(
         worst = [w for w in proof.witnesses if w.margin * scale < settings.witness_below]
         stop = proof.verdict == "proved" or len(rounds) == settings.rounds or not worst
         rounds.append(Round(verdict=proof.summary, witnesses=0 if stop else len(worst)))
-        if told:
-            told(rounds[-1])
+        if on_round:
+            on_round(rounds[-1])
         if stop:
             return Repair(checkpoint=checkpoint, proof=proof, rounds=tuple(rounds))
         pairs = list(dict.fromkeys((w.a, w.b) for w in worst))

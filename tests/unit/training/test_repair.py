@@ -37,7 +37,7 @@ def test_rounds_alternate_and_end_at_the_limit() -> None:
     seen: list[Round] = []
     settings = RepairSettings(rounds=1, steps=1, batch_size=8)
     limits = Limits(cells=0, union_seconds=0.1)
-    result = repair(checkpoint, settings, limits=limits, told=seen.append)
+    result = repair(checkpoint, settings, limits=limits, on_round=seen.append)
     assert not result.proved and result.trainings == 1 and tuple(seen) == result.rounds
     assert [each.witnesses > 0 for each in result.rounds] == [True, False]
     assert result.checkpoint.config == checkpoint.config
