@@ -7,7 +7,6 @@ from pathlib import Path
 from helpers.paths import ROOT
 
 SOURCE = ROOT / "src" / "adderlab"
-STANDALONE = {"numpy", "flint", "torch"}
 
 
 def packages() -> set[str]:
@@ -51,7 +50,7 @@ def test_files_are_below_everything() -> None:
     assert graph()["files"] == set()
 
 
-def test_proof_never_imports_training_or_engine() -> None:
+def test_proof_never_imports_training_or_studies() -> None:
     assert not graph()["proof"] & {"training", "study"}
 
 

@@ -13,6 +13,7 @@ from adderlab.engine.select import single_threaded
 from adderlab.models.config import ModelConfig
 from adderlab.models.transformer import build_model
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint
+from helpers.models import example, logits_of_tables
 
 CONFIG = ModelConfig()
 
@@ -49,7 +50,7 @@ def test_a_model_keeps_what_its_file_says(untrained: Checkpoint, model: al.Model
     assert model.weights_sha256 == untrained.weights_sha256
     assert sum(tensor.numel() for tensor in model.parameters.values()) == model.num_parameters
     again = dataclasses.replace(model, step=8)
-    assert isinstance(again, al.Model) and again.step == 8
+    assert again.step == 8 and again.weights_sha256 == model.weights_sha256
 
 
 @pytest.mark.parametrize("ending", [".pt", ".safetensors"])
@@ -66,8 +67,9 @@ def test_other_endings_are_refused_and_nothing_is_written(model: al.Model, tmp_p
 def test_tables_and_module_are_the_same_model(model: al.Model) -> None:
     tables = model.tables()
     assert tables.query.dtype == torch.float64 and tables.num_seeds == 1
-    tokens_BP = torch.randint(10, (2, model.config.token_layout.num_positions))
-    assert model.module()(tokens_BP).shape == (2, tokens_BP.shape[1], 14)
+    module = model.module().double()
+    tokens_BP, _ = example(module)
+    torch.testing.assert_close(logits_of_tables(tables, tokens_BP), module.answer_logits(tokens_BP))
 
 
 def test_evaluating_own_pairs(model: al.Model) -> None:
@@ -110,7 +112,7 @@ def test_inspecting_a_model_a_preset_and_a_configuration(model: al.Model) -> Non
 def test_results_are_json_text_and_html(model: al.Model) -> None:
     for result in (al.inspect(model), model.predict(1, 2), model.evaluate([(1, 2)], engine="torch")):
         json.dumps(result.to_dict(), allow_nan=False)
-        assert all(isinstance(line, str) for line in result.describe())
+        assert any(line.strip() for line in result.describe())
         assert result._repr_html_().startswith("<")
     assert "<table>" in model._repr_html_()
 

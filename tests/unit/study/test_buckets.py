@@ -130,10 +130,10 @@ def test_a_run_interrupted_twice_is_the_run_of_one_machine(
     with (
         ShardedRun.create(job, COMPUTE, shards=2, store=f"{bucket}/run") as run,
         monkeypatch.context() as patch,
-        pytest.raises(Killed),
     ):
         patch.setattr(fleet_shards._Work, "_push", killing)
-        InProcessFleet().carry_out(run.tasks(), lambda done: None)
+        with pytest.raises(Killed):
+            InProcessFleet().carry_out(run.tasks(), lambda done: None)
     names = sorted(name.rpartition("/")[2] for name in objects(f"{bucket}/run"))
     assert names == ["plan.json", "shard_0000.json", "shard_0000.zip"]
     begun: list[Task] = []

@@ -20,7 +20,6 @@ from adderlab.errors import Failure, UsageError
 from adderlab.files.atomic import read_json, write_json
 from adderlab.runs.metrics import METRIC_COLUMNS, SEED_METRIC_COLUMNS
 from adderlab.runs.summary import read_summary
-from adderlab.study.cluster.merge import is_sharded
 from adderlab.study.cluster.ray import Stopped
 from adderlab.study.space import SweepPlan, read_sweep
 from adderlab.study.sweep import (
@@ -198,7 +197,7 @@ def test_a_fleet_gives_the_same_table_and_goes_on_after_a_stop(tmp_path: Path) -
             else:
                 run_cells(opened, trainer)
     assert tables(tmp_path / "whole") == tables(tmp_path / "parts")
-    assert not is_sharded(tmp_path / "parts/cells/0000") or len(tasks) > 7
+    assert len(tasks) > 7, "it was stopped twice on the way"
 
 
 def test_a_guided_search_is_replayed_and_goes_on(tmp_path: Path) -> None:

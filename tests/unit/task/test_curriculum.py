@@ -59,8 +59,8 @@ def test_refusals_name_the_value() -> None:
         Curriculum(phases=(Phase(until=5, max_digits=3),), lengths="full")
     with pytest.raises(UsageError, match="only the last"):
         Curriculum(phases=(last, last), lengths="full")
+    early = Phase(until=5, max_digits=3)
     with pytest.raises(UsageError, match="ascending order: 5 comes after 5"):
-        early = Phase(until=5, max_digits=3)
         Curriculum(phases=(early, early, last), lengths="full")
     with pytest.raises(UsageError, match=r"share must be 0 to 1, not 1\.5"):
         CarryMix(share=1.5, fade_start=0, fade_end=1)
