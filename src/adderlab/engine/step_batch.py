@@ -1,7 +1,12 @@
-"""Consecutive steps of many seeds, each by settings of its own, as one call.
+"""Consecutive steps of many seeds, each by settings of its own, as one call; and the one step itself.
 
-Seeds of one recipe share their settings, and seeds of several recipes may share a call: a launch costs
-the same however many kinds of seed it holds, and no number of a seed depends on another's.
+Seeds of one recipe share their settings, and seeds of several recipes may share a call: it costs the
+same however many kinds of seed it holds, and no number of a seed depends on another's.
+
+A step is Grokfast's part of the gradient, AdamW with clipping, and the running average of the weights.
+Every operation is elementwise and correctly rounded, and the gradient norm is summed in a fixed order
+(``models.ordered`` says why). Source of AdamW: Loshchilov and Hutter, arXiv 1711.05101; constants and
+order of operations as in torch.optim.AdamW. Of the others: ``training.optimiser``.
 
 Shapes: S seeds with N parameters each, flat; C steps; G settings; X = 9 constants; R = 3 rates.
 """
@@ -33,8 +38,7 @@ RATES = ("lr", "correction", "scale")
 class Settings:
     """What the seeds of one recipe are trained with over C steps.
 
-    What the numbers mean stands in ``training.optimizer``, ``training.grokfast`` and
-    ``training.average``.
+    What the numbers mean stands in ``training.optimiser``.
     """
 
     lr: Sequence[float]
@@ -146,17 +150,6 @@ def scatter(together: StepBatch, step_batches: Sequence[StepBatch]) -> None:
                 getattr(each, name).copy_(part)
 
 
-# One descent step of a population: Grokfast's part of the gradient, AdamW with clipping, the running
-# average of the weights; each seed by its own numbers.
-#
-# Every operation is elementwise and correctly rounded, and the gradient norm is summed in a fixed
-# order, so a seed's bits do not depend on the population (models.ordered says why).
-#
-# Shapes: S seeds, N parameters of one model, flat; X and R as in ``engine.step_batch``.
-# Source of AdamW: Loshchilov and Hutter, arXiv 1711.05101; constants and order of operations as in
-# torch.optim.AdamW. Of the others: ``training.grokfast``, ``training.average``.
-
-
 class Descending(Protocol):
     """What a step updates in place, and the numbers that no schedule decides."""
 
@@ -181,8 +174,8 @@ def descend(
     constants_SX: Tensor,
     lr_scale_SN: Tensor | None = None,
 ) -> None:
-    """One step of every seed; see ``engine.step_batch`` for the numbers. ``grad_SN`` may be overwritten
-    by a faster twin."""
+    """One step of every seed; ``rates_SR`` and ``constants_SX`` are the settings' rates of this step and
+    their constants, a row for each seed. ``grad_SN`` may be overwritten by a faster twin."""
     columns = constants_SX.split(1, 1)
     own_S1 = dict(zip(CONSTANTS, columns, strict=True))
     lr_S1, correction_S1, scale_S1 = rates_SR.split(1, 1)

@@ -1,4 +1,8 @@
-"""A configuration in words: what is shared, derived or fixed, one line each."""
+"""What a configuration shares, derives or fixes, one line each, and how many parameters that leaves.
+
+Parameters are counted as AdderBoard does: unique trained numbers, tied ones once. Fixed numbers (a fixed
+spiral, rotary angles, a position held at zero) are no tensors here and have no row.
+"""
 
 import math
 from collections.abc import Sequence
@@ -138,12 +142,6 @@ def _after(config: ModelConfig) -> list[str]:
         ),
     )
     return [text for holds, text in chosen if holds]
-
-
-# Counting parameters as AdderBoard does: unique trained numbers, tied ones once.
-#
-# Fixed numbers (a fixed spiral, rotary angles, a position held at zero) are no tensors here and have
-# no row.
 
 
 @dataclass(frozen=True, kw_only=True)

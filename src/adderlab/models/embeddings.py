@@ -1,6 +1,9 @@
-"""Token embeddings: a table, or digits on an arc of a few learned numbers.
+"""Token and position embeddings.
 
-Shapes: S seeds, V vocabulary, W token channels.
+Tokens are a table, or digits on an arc of a few learned numbers. Positions have a row each, or one row
+for the same column of a, b and s.
+
+Shapes: S seeds, V vocabulary, P positions, C = 10 columns, W channels of the embedding.
 """
 
 import math
@@ -80,11 +83,6 @@ def token_embedding(config: ModelConfig) -> TokenTable | TokenArc:
     if config.tokens == "table":
         return TokenTable(V, config.token_width)
     return TokenArc(V, config.arc, config.tokens)
-
-
-# Position embeddings: a row for each position, or one row for the same column of a, b and s.
-#
-# Shapes: S seeds, P positions, C = 10 columns, W position channels.
 
 
 class PositionTable(nn.Embedding):
@@ -167,7 +165,7 @@ class CircleColumns(nn.Module):
     place that the separators share. No parameters.
 
     The query that asks for column j stands one place before it, and the last separator before column 0:
-    to turn by one place is what every query needs.
+    to rotate by one place is what every query needs.
     """
 
     PLACES = SUM_DIGITS + 1

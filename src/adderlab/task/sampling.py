@@ -1,14 +1,20 @@
-"""Pairs for training and for fresh evaluation, straight from the counter-based generator.
+"""Pairs for training and for fresh evaluation: which ones a run asks for, and how they are drawn.
 
-A row's pair depends on (seed, step, row) and the data configuration alone. It uses these draws
-(``adderlab.task.counter``), numbers taken from a word in the order named:
+A row's pair depends on (seed, step, row) and the data configuration alone. It uses these draws of the
+counter-based generator (``task.counter``), numbers taken from a word in the order named:
 
     0, 1   ten digits of a, ten digits of b
     2      n - 1, n uniform in 1 .. max_digits (used when lengths are "uniform")
     3      the row is a carry pattern if this word < floor(share * 2^59)
-    4      what else a carry pattern needs (``adderlab.task.sampling``)
+    4      what else a carry pattern needs: n - 1 below max_digits, the pattern below the number of
+           patterns, ``column`` below n, ``first`` below 9, ``second`` below first + 1, ``run`` below
+           n - column, ``third`` below 9
 
-Shapes: S seeds, B rows, J = 10 columns, units first; o = 2 operands.
+Curricula and carry mixes are those of yinglunz/A-456-Parameter-Transformer-Solves-10-Digit-Addition
+(R456) and evindor/MicroAdder.
+
+Shapes: S seeds, B rows, J = 10 columns, units first; o = 2 operands; columns in front, then any further
+dimensions.
 """
 
 from collections.abc import Callable
@@ -22,11 +28,6 @@ from adderlab.errors import UsageError
 from adderlab.task import counter
 from adderlab.task.counter import Stream
 from adderlab.task.digits import OPERAND_DIGITS
-
-# What pairs a run is trained on, as data: digit lengths by step and a share of carry-heavy pairs.
-#
-# Sources: yinglunz/A-456-Parameter-Transformer-Solves-10-Digit-Addition (R456) and evindor/MicroAdder.
-
 
 Lengths = Literal["uniform", "full"]
 Pattern = Literal["single", "chain", "place", "boundary", "propagate"]
@@ -153,15 +154,6 @@ R456_CURRICULUM = Curriculum(phases=_GROWING, lengths="uniform")
 MICROADDER_CURRICULUM = Curriculum(phases=_GROWING, lengths="full")
 MICROADDER_MIX = CarryMix(share=0.8, fade_start=15_000, fade_end=45_000)
 """The mix of the 57p and 67p recipes."""
-
-
-# Carry patterns: pairs whose sums carry often or far, built from uniform digits and one word.
-#
-# ``curriculum.CarryMix`` says what each pattern is. The word serves, in this order: n - 1 below
-# max_digits, the pattern below the number of patterns, ``column`` below n, ``first`` below 9,
-# ``second`` below first + 1, ``run`` below n - column, ``third`` below 9.
-#
-# Shapes: J = 10 columns, units first; o = 2 operands; columns in front, then any further dimensions.
 
 
 Pair = tuple[Tensor, Tensor]

@@ -1,7 +1,12 @@
-"""Many steps of a population in one call of C++ (steps.cpp), bit for bit those taken one by one.
+"""What the C++ sources are asked for, and the three calls of training: draw pairs, descend, take steps.
 
-Shapes: S seeds, N parameters of one model, flat; C steps of the call; B pairs, P input positions,
-A answer steps.
+Each ctypes structure mirrors one of the headers. Training pairs are drawn as tokens, equal bit for bit
+to ``task.sampling``. A descent step is one call, for a few hundred parameters a seed are a microsecond
+of work but twenty PyTorch operations a hundred; and many steps of a population are one call too
+(steps.cpp), bit for bit those taken one by one.
+
+Shapes: S seeds, N parameters of one model, flat; C steps of a call; B pairs, P input positions, A answer
+steps; X and R as in ``engine.step_batch``.
 """
 
 from __future__ import annotations
@@ -24,9 +29,6 @@ from adderlab.task import counter
 from adderlab.task.counter import Stream
 from adderlab.task.layouts import Layout
 from adderlab.task.sampling import PATTERNS, DataConfig
-
-# What the C++ kernel is asked for: the structure of request.hpp.
-
 
 TABLE_NAMES = tuple(field.name for field in dataclasses.fields(Tables) if field.name != "form")
 """In the order of ``enum Table``."""
@@ -57,12 +59,6 @@ class Request(ctypes.Structure):
     ]
 
 
-# A descent step of a population in one call: a few hundred parameters a seed are a microsecond of work,
-# but twenty PyTorch operations are a hundred.
-#
-# Shapes: S seeds, N parameters of one model, flat; X and R as in ``engine.step_batch``.
-
-
 ADAMW_SOURCE = Path(__file__).with_name("adamw.cpp")
 FLAGS = ("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-ftree-vectorize")
 
@@ -79,6 +75,7 @@ class AdamWRequest(ctypes.Structure):
 
 @cache
 def adamw_library() -> ctypes.CDLL:
+    """The optimiser's step. Raises ``NativeUnavailable``."""
     library = load_library(ADAMW_SOURCE, optimise="-O2", extra=FLAGS)
     if library.adderlab_adamw_size() != ctypes.sizeof(AdamWRequest):
         raise NativeUnavailable("its sources changed while this program was running; start it again")
@@ -92,7 +89,7 @@ def native_descent(
     constants_SX: Tensor,
     lr_scale_SN: Tensor | None = None,
 ) -> None:
-    """``engine.descent.descend`` on contiguous float32 tensors on the CPU; overwrites ``grad_SN``.
+    """``engine.step_batch.descend`` on contiguous float32 tensors on the CPU; overwrites ``grad_SN``.
 
     The same operations in the same order. The results may differ from its in the last bit: PyTorch's
     square root is that of MKL, which is not always correctly rounded. Raises ``NativeUnavailable``.
@@ -122,11 +119,6 @@ def floats(tensor: Tensor, shape: tuple[int, ...]) -> int:
     return tensor.data_ptr()
 
 
-# Training pairs as tokens, drawn in C++: the twin of ``task.sampling``, equal bit for bit.
-#
-# Shapes: S seeds, B pairs, P input positions, A answer steps.
-
-
 SAMPLER_SOURCE = Path(__file__).with_name("sampler.cpp")
 
 
@@ -148,6 +140,7 @@ class SamplingRequest(ctypes.Structure):
 
 @cache
 def sampler_library() -> ctypes.CDLL:
+    """The sampler. Raises ``NativeUnavailable``."""
     return load_library(SAMPLER_SOURCE)
 
 
