@@ -21,6 +21,7 @@ from adderlab.proof.search import Limits
 from adderlab.results import Result, html_table
 from adderlab.runs.config import kind_of
 from adderlab.runs.environment import collect_environment
+from adderlab.study.cell_table import CellRow
 from adderlab.study.cluster.merge import describe_machines
 from adderlab.study.cluster.ray import Stopped, connected
 from adderlab.study.forecast import KnownRate, Plan, given_rate, make_plan, recorded_rate
@@ -42,7 +43,6 @@ from adderlab.study.rate_record import (
 )
 from adderlab.study.space import SweepPlan, read_sweep
 from adderlab.study.sweep import (
-    CellRow,
     ClusterTrainer,
     LocalTrainer,
     OpenSweep,

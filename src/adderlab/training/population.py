@@ -5,7 +5,13 @@ beside it, however often the run was resumed (on the CPU, bit for bit). Evaluati
 function where the recipe lets them steer (adaptive weight decay, restarts from the best weights):
 call ``evaluate`` after the steps at which ``Recipe.looks_at`` is true, and only then.
 
-Shapes: S seeds still training, N parameters of one model, B pairs, J = 10, I = 11 columns.
+Populations of one model can take their steps in one batch (``advance``), each ending in the bits that
+it would reach alone, as long as their next steps have the same number, as many pairs of the same data,
+and the same ingredients; rates, decay, betas, clipping and the like are numbers of each seed
+(``engine.step_batch``). Everything else, from evaluations to run folders, stays each population's own.
+
+Shapes: S seeds still training (in a batch those of all its populations), N parameters of one model,
+flat; B pairs, J = 10, I = 11 columns.
 """
 
 from __future__ import annotations
@@ -36,102 +42,6 @@ from adderlab.training.objective import Objective
 from adderlab.training.optimiser import AdamW, DecayFactors, LearningRates, SlowGradients, WeightAverage
 from adderlab.training.recipe import Recipe, Stage, learning_rate, learning_rates
 from adderlab.training.start import check_fits, start
-
-# Steps of several populations in one launch: each ends in the bits that it would reach alone.
-#
-# Populations of one model share the launches of their engine as long as their next steps have the same
-# number, batches of one size from the same data, and the same ingredients; rates, decay, betas,
-# clipping and the like are numbers of each seed (``engine.step_batch``). Everything else, from
-# evaluations to run folders, stays each population's own.
-#
-# Shapes: S seeds of all populations of a launch, N parameters of one model, flat; B pairs.
-
-
-def part_shape(stage: Stage) -> Hashable:
-    """What a launch has only once: populations in parts that are equal in this can share theirs."""
-    return (
-        *(stage.batch_size, stage.data, stage.logit_scale, stage.lbfgs is not None),
-        *(stage.grokfast is None, stage.average is None),
-    )
-
-
-def launch_shape(recipe: Recipe) -> Hashable:
-    """Populations of one model whose recipes are equal in this share their launches, but for the
-    moments at which their parts begin and end at different steps."""
-    return recipe.sampler, tuple(part_shape(stage) for _, stage in recipe.parts)
-
-
-def furthest_behind(populations: Sequence[Population]) -> tuple[list[Population], int | None]:
-    """(those to advance next, in one launch; the step before which to stop).
-
-    Populations that were stopped at different steps catch up with one another first: the step is the
-    one that the next of the others has reached, None where no other is ahead.
-    """
-    step = min(each.next_step for each in populations)
-    behind = [each for each in populations if each.next_step == step]
-    for each in behind:
-        each.prepare()
-    together = [each for each in behind if each.kind == behind[0].kind]
-    ahead = min((each.next_step for each in populations if each.next_step > step), default=None)
-    return together, ahead
-
-
-def advance(populations: Sequence[Population], most: int) -> list[Tensor]:
-    """From 1 to ``most`` steps of every active seed, the same number in all populations, in one call
-    where the engine can, and never past one after which some population is evaluated. The loss before
-    the last of them, loss_S of each.
-
-    The populations have one objective and, once prepared, one ``kind``.
-    """
-    for each in populations:
-        each.prepare()
-    lead = populations[0]
-    assert all(each.kind == lead.kind for each in populations)
-    assert all(each.objective is lead.objective for each in populations)
-    started, steps = time.perf_counter(), 1
-    if lead.takes_lbfgs:
-        losses = [each.take_lbfgs() for each in populations]
-    else:
-        if lead.takes_many:
-            steps = min(each.uniform_steps(most) for each in populations)
-        step_batches = [each.step_batch(steps) for each in populations]
-        together = joined(step_batches)
-        take = lead.stepper if lead.takes_many else None
-        loss_S = take(together) if take else _one_step(populations, together)
-        scatter(together, step_batches)
-        losses = list(loss_S.split([each.num_rows for each in populations]))
-    spent, rows = time.perf_counter() - started, sum(each.num_rows for each in populations)
-    for each in populations:
-        each.took(steps, spent * each.num_rows / rows)
-    return losses
-
-
-def _one_step(populations: Sequence[Population], step_batch: StepBatch) -> Tensor:
-    lead = populations[0]
-    if lead.draws_its_own:
-        tokens, targets = zip(*(each.own_batch() for each in populations), strict=True)
-        tokens_SBP, targets_SBA = torch.cat(tokens), torch.cat(targets)
-    else:
-        tokens_SBP, targets_SBA = lead.sample(
-            step_batch.seeds_S, step_batch.first, step_batch.batch_size
-        )
-    params = lead.params(step_batch.params_SN)
-    loss_S, grads = lead.objective.loss_and_grad(params, tokens_SBP, targets_SBA)
-    step, device = lead.objective.descent() or descend, step_batch.params_SN.device
-    scale_GN = step_batch.lr_scale_GN()
-    step(
-        step_batch,
-        flatten(grads[name] for name in params),
-        step_batch.rates_CGR()[0].to(device)[step_batch.setting_S],
-        step_batch.constants_GX().to(device)[step_batch.setting_S],
-        None if scale_GN is None else scale_GN[step_batch.setting_S],
-    )
-    return loss_S
-
-
-def flatten(stacked: Iterable[Tensor]) -> Tensor:
-    """Parameters (S, ...) side by side -> (S, N)."""
-    return torch.cat([tensor.reshape(len(tensor), -1) for tensor in stacked], 1)
 
 
 class Population:
@@ -263,7 +173,7 @@ class Population:
 
     @property
     def kind(self) -> Hashable:
-        """Prepared populations of one objective that are equal in this can share their next launch."""
+        """Prepared populations of one objective that are equal in this can share their next steps."""
         return self.next_step, part_shape(self._stage), self.takes_many, self.draws_its_own
 
     @property
@@ -471,3 +381,90 @@ class Population:
             self._failing = FailingPairs(state["failing"], targeting.most, self.device)
         for replay, saved in zip(self._replays, state["samplers"], strict=True):
             replay.set_state(saved)
+
+
+def part_shape(stage: Stage) -> Hashable:
+    """What a batch of steps has only once: populations in parts that are equal in this can share it."""
+    return (
+        *(stage.batch_size, stage.data, stage.logit_scale, stage.lbfgs is not None),
+        *(stage.grokfast is None, stage.average is None),
+    )
+
+
+def batch_shape(recipe: Recipe) -> Hashable:
+    """Populations of one model whose recipes are equal in this share their steps, but for the moments at
+    which their parts begin and end at different steps."""
+    return recipe.sampler, tuple(part_shape(stage) for _, stage in recipe.parts)
+
+
+def furthest_behind(populations: Sequence[Population]) -> tuple[list[Population], int | None]:
+    """(those to advance next, in one batch; the step before which to stop).
+
+    Populations that were stopped at different steps catch up with one another first: the step is the
+    one that the next of the others has reached, None where no other is ahead.
+    """
+    step = min(each.next_step for each in populations)
+    behind = [each for each in populations if each.next_step == step]
+    for each in behind:
+        each.prepare()
+    together = [each for each in behind if each.kind == behind[0].kind]
+    ahead = min((each.next_step for each in populations if each.next_step > step), default=None)
+    return together, ahead
+
+
+def advance(populations: Sequence[Population], most: int) -> list[Tensor]:
+    """From 1 to ``most`` steps of every active seed, the same number in all populations, in one call
+    where the engine can, and never past one after which some population is evaluated. The loss before
+    the last of them, loss_S of each.
+
+    The populations have one objective and, once prepared, one ``kind``.
+    """
+    for each in populations:
+        each.prepare()
+    lead = populations[0]
+    assert all(each.kind == lead.kind for each in populations)
+    assert all(each.objective is lead.objective for each in populations)
+    started, steps = time.perf_counter(), 1
+    if lead.takes_lbfgs:
+        losses = [each.take_lbfgs() for each in populations]
+    else:
+        if lead.takes_many:
+            steps = min(each.uniform_steps(most) for each in populations)
+        step_batches = [each.step_batch(steps) for each in populations]
+        together = joined(step_batches)
+        take = lead.stepper if lead.takes_many else None
+        loss_S = take(together) if take else _one_step(populations, together)
+        scatter(together, step_batches)
+        losses = list(loss_S.split([each.num_rows for each in populations]))
+    spent, rows = time.perf_counter() - started, sum(each.num_rows for each in populations)
+    for each in populations:
+        each.took(steps, spent * each.num_rows / rows)
+    return losses
+
+
+def _one_step(populations: Sequence[Population], step_batch: StepBatch) -> Tensor:
+    lead = populations[0]
+    if lead.draws_its_own:
+        tokens, targets = zip(*(each.own_batch() for each in populations), strict=True)
+        tokens_SBP, targets_SBA = torch.cat(tokens), torch.cat(targets)
+    else:
+        tokens_SBP, targets_SBA = lead.sample(
+            step_batch.seeds_S, step_batch.first, step_batch.batch_size
+        )
+    params = lead.params(step_batch.params_SN)
+    loss_S, grads = lead.objective.loss_and_grad(params, tokens_SBP, targets_SBA)
+    step, device = lead.objective.descent() or descend, step_batch.params_SN.device
+    scale_GN = step_batch.lr_scale_GN()
+    step(
+        step_batch,
+        flatten(grads[name] for name in params),
+        step_batch.rates_CGR()[0].to(device)[step_batch.setting_S],
+        step_batch.constants_GX().to(device)[step_batch.setting_S],
+        None if scale_GN is None else scale_GN[step_batch.setting_S],
+    )
+    return loss_S
+
+
+def flatten(stacked: Iterable[Tensor]) -> Tensor:
+    """Parameters (S, ...) side by side -> (S, N)."""
+    return torch.cat([tensor.reshape(len(tensor), -1) for tensor in stacked], 1)

@@ -20,6 +20,7 @@ from adderlab.errors import Failure, UsageError
 from adderlab.files.atomic import read_json, write_json
 from adderlab.runs.metrics import METRIC_COLUMNS, SEED_METRIC_COLUMNS
 from adderlab.runs.summary import read_summary
+from adderlab.study.cell_table import measure
 from adderlab.study.cluster.ray import Stopped
 from adderlab.study.space import SweepPlan, read_sweep
 from adderlab.study.sweep import (
@@ -27,7 +28,6 @@ from adderlab.study.sweep import (
     LocalTrainer,
     OpenSweep,
     check_guided,
-    measure,
     run_cells,
     run_guided,
     value,

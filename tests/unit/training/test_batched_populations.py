@@ -23,7 +23,7 @@ from adderlab.training.finetune import LBFGS, Targeting
 from adderlab.training.initialise import Circle
 from adderlab.training.objective import Objective, objective_for
 from adderlab.training.optimiser import AdaptiveDecay, Average, DecayRule, Freeze, Grokfast
-from adderlab.training.population import Population, advance, furthest_behind, launch_shape
+from adderlab.training.population import Population, advance, batch_shape, furthest_behind
 from adderlab.training.recipe import Recipe, Stage
 
 CPU = torch.device("cpu")
@@ -260,9 +260,9 @@ def test_what_a_batch_has_only_once_keeps_populations_apart() -> None:
         dataclasses.replace(BASE, stages=(Stage(),)),
         dataclasses.replace(BASE, sampler="r456"),
     ]
-    shapes = [launch_shape(recipe) for recipe in (BASE, *others)]
+    shapes = [batch_shape(recipe) for recipe in (BASE, *others)]
     assert len(set(shapes)) == len(shapes)
-    assert {launch_shape(recipe) for recipe in RECIPES} == {launch_shape(BASE)}
+    assert {batch_shape(recipe) for recipe in RECIPES} == {batch_shape(BASE)}
     assert_alike([BASE, *others[:5]], NativeEngine(1), NativeEngine(1))
 
 
