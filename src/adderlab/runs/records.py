@@ -155,18 +155,19 @@ class SeedRecord:
         that, as far as ``metrics`` tells."""
         steps = metrics.step_acc
         exact, accuracy, margin = score or (metrics.val_exact, _mean(steps), -math.inf)
-        taken = dataclasses.replace(
-            self,
-            best_exact=exact,
-            best_step=metrics.step,
-            best_step_accuracy=accuracy,
-            best_margin=margin if math.isfinite(margin) else None,
-        )
-        is_best = self.steps == 0 or taken.best_score > self.best_score
+        known = margin if math.isfinite(margin) else -math.inf
+        best: dict[str, Any] = {}
+        if self.steps == 0 or (exact, accuracy, known) > self.best_score:
+            best = {
+                "best_exact": exact,
+                "best_step": metrics.step,
+                "best_step_accuracy": accuracy,
+                "best_margin": margin if math.isfinite(margin) else None,
+            }
         diverged = not math.isfinite(metrics.train_loss)
         success, perfect = metrics.val_exact >= SUCCESS, metrics.val_exact == 1.0
         return dataclasses.replace(
-            taken if is_best else self,
+            self,
             status="diverged" if diverged else "training",
             steps=metrics.step + 1,
             last_exact=metrics.val_exact,
@@ -177,6 +178,7 @@ class SeedRecord:
             first_perfect_step=_first(self.first_perfect_step, metrics.step, perfect),
             first_success_step=_first(self.first_success_step, metrics.step, success),
             grokked_at=_first(self.grokked_at, metrics.step, True) if success else None,
+            **best,
         )
 
     def below(self, name: str) -> SeedRecord:

@@ -111,7 +111,8 @@ class SeedTracker:
     def state(self) -> dict[str, Any]:
         """Plain values for a resume."""
         return {
-            "records": {seed: schema.to_dict(record) for seed, record in self.records.items()},
+            # While a seed trains its record is flat; only a repair, after the last state, is not.
+            "records": {seed: dict(vars(record)) for seed, record in self.records.items()},
             "best": self._best_SN,
             "last": self._last_SN,
             "perfect_since": dict(self._perfect_since),
