@@ -15,7 +15,7 @@ from adderlab.cli.main import COMMANDS, main, parse
 from adderlab.errors import UsageError
 from helpers.disk import tmpfs
 from helpers.paths import ROOT
-from helpers.reference import reference_checkpoint
+from helpers.reference import proved_path
 
 SMALL = ["--seeds", "0-1", "--steps", "12", "--device", "cpu", "--evaluate", "fresh:50", "--quiet"]
 TINY = ["--set", "recipe.batch_size=16", "recipe.val_size=20", "recipe.eval_interval=5"]
@@ -114,7 +114,7 @@ def test_damaged_and_hostile_checkpoints_are_one_line_and_exit_1(tmp_path: Path,
     hostile = tmp_path / "hostile.pt"
     hostile.write_bytes(pickle.dumps({"model_state": Hostile()}))
     truncated = tmp_path / "truncated.pt"
-    truncated.write_bytes(reference_checkpoint("lowrank_456p_s43.pt").read_bytes()[:3000])
+    truncated.write_bytes(proved_path().read_bytes()[:3000])
     for path in (hostile, truncated):
         code, line = trouble(capsys, "evaluate", str(path))
         assert code == 1

@@ -15,7 +15,7 @@ from adderlab.models.config import ModelConfig
 from adderlab.models.transformer import build_model
 from adderlab.proof.prove import Margin, Verdict
 from adderlab.runs.checkpoints import Checkpoint, save_checkpoint
-from helpers.reference import reference_checkpoint
+from helpers.reference import disturbed, proved_model, proved_path
 
 
 @pytest.fixture(scope="module")
@@ -30,29 +30,37 @@ def two_layers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_prove_prints_the_verdict_and_writes_a_certificate(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path, cert = reference_checkpoint("microadder_67p_s71046.pt"), tmp_path / "cert.json.gz"
+    path, cert = proved_path("67p"), tmp_path / "cert.json.gz"
     assert run_command(prove_command, [str(path), "--output", str(cert)], "adderlab prove") == 0
     out = capsys.readouterr().out
-    assert "67 parameters" in out and "PROVED" in out and "0.1377 logits at" in out
+    assert "67 parameters" in out and "PROVED" in out and "1.4267 logits at" in out
     assert f"adderlab check {cert} {path}" in out
     assert cert.read_bytes()[:2] == b"\x1f\x8b"
 
 
 def test_prove_a_window(capsys: pytest.CaptureFixture[str]) -> None:
-    path = reference_checkpoint("microadder_67p_s71046.pt")
+    path = proved_path("67p")
     assert run_command(prove_command, [str(path), "--window", "1", "--json"], "adderlab prove") == 0
     value = json.loads(capsys.readouterr().out)
     assert value["pairs"] == 100 and value["agree"] and value["checker"]["accepted"]
     assert value["prover"]["verdict"] == "proved" and value["float32"]["failing_pairs"] == 0
 
 
-def test_prove_as_json(capsys: pytest.CaptureFixture[str]) -> None:
-    path = reference_checkpoint("lowrank_512p_s42.pt")
+@pytest.fixture(scope="module")
+def wrong(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fails on some pairs in a thousand."""
+    path = tmp_path_factory.mktemp("wrong") / "wrong.pt"
+    save_checkpoint(path, disturbed(proved_model()))
+    return path
+
+
+def test_prove_as_json(wrong: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = wrong
     assert run_command(prove_command, [str(path), "--json", "--cells", "3000"], "adderlab prove") == 0
     value = json.loads(capsys.readouterr().out)
     assert value["verdict"] == "refuted"
     low, high = value["failing_pairs"]
-    assert 0 < low < 9_421_238_742_319_500 < high
+    assert 10**17 < low < high < 10**18
     a, b = value["counterexample"]
     assert value["answer"] != a + b
     assert set(value["margin"]) == {"bound", "witness", "pair"}
@@ -89,7 +97,7 @@ def test_every_verdict_is_described() -> None:
 
 def test_proving_does_not_load_the_compiler() -> None:
     """torch._dynamo and sympy take as long to load as the proof takes."""
-    path = reference_checkpoint("microadder_67p_s71046.pt")
+    path = proved_path("67p")
     program = (
         "import sys; from adderlab.cli.main import main; code = main(sys.argv[1:]); "
         "sys.exit(code or 'torch._dynamo' in sys.modules)"
@@ -116,8 +124,8 @@ def test_models_outside_the_table_form_are_refused_and_attacked(
     assert "local search, digit s_10" in out and "2 layers" in out and "a failing pair: " in out
 
 
-def test_attack_as_json(capsys: pytest.CaptureFixture[str]) -> None:
-    path = reference_checkpoint("lowrank_512p_s42.pt")
+def test_attack_as_json(wrong: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = wrong
     assert run_command(attack_command, [str(path), "--pairs", "5", "--json"], "adderlab attack") == 0
     value = json.loads(capsys.readouterr().out)
     assert value["attempts"][-1]["name"] == "the prover's witnesses"

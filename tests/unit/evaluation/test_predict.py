@@ -7,16 +7,13 @@ from adderlab.errors import UsageError
 from adderlab.evaluation.exact import predict
 from adderlab.models.config import ModelConfig
 from adderlab.models.transformer import build_model
-from adderlab.runs.checkpoints import load_checkpoint
 from adderlab.task.digits import pairs_from_ints
-from helpers.reference import reference_checkpoint
+from helpers.reference import proved_model
 from oracle import greedy_twin
 
 
 def test_a_trained_model_is_right_and_sure() -> None:
-    prediction = predict(
-        load_checkpoint(reference_checkpoint("lowrank_456p_s43.pt")).model(), 999, 9999999999
-    )
+    prediction = predict(proved_model().model(), 999, 9999999999)
     assert (prediction.answer, prediction.right_sum, prediction.right) == (
         "10000000998",
         10000000998,

@@ -7,7 +7,7 @@ from adderlab.proof.prove import Progress, prove_checkpoint, prove_problem
 from adderlab.proof.samples import failing_samples, real_margins
 from adderlab.proof.search import Limits
 from adderlab.runs.checkpoints import load_checkpoint
-from helpers.reference import reference_checkpoint
+from helpers.reference import disturbed, proved_model, reference_checkpoint
 from oracle.proof_twin import all_margins, all_pairs, fitted_problem, random_problem
 
 
@@ -23,9 +23,17 @@ def test_two_heads_that_a_sample_refutes_are_refuted_without_a_search() -> None:
     assert seen[0].phase == "samples" and seen[1].refuted_by == proof.counterexample
 
 
+def test_a_model_that_a_sample_refutes_needs_no_search() -> None:
+    checkpoint = disturbed(proved_model())
+    failing = failing_samples(checkpoint.model())
+    proof = prove_checkpoint(checkpoint, limits=Limits(cells=0))
+    assert proof.verdict == "refuted" and isinstance(proof.failing_pairs, tuple)
+    assert proof.failing_pairs[0] >= len(failing) > 0
+    assert proof.answer is not None and proof.answer != sum(proof.counterexample or ())
+
+
 def test_models_that_no_sample_refutes_are_looked_at_for_nothing_else() -> None:
-    checkpoint = load_checkpoint(reference_checkpoint("lowrank_456p_s43.pt"))
-    assert failing_samples(checkpoint.model()) == []
+    assert failing_samples(proved_model().model()) == []
 
 
 def test_margins_of_samples_are_those_of_real_arithmetic() -> None:

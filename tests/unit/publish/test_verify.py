@@ -21,7 +21,7 @@ from adderlab.publish.submission import submission_source
 from adderlab.publish.verify import Verification, verify
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint
 from helpers.golden import Golden
-from helpers.reference import reference_checkpoint
+from helpers.reference import proved_model, reference_checkpoint
 from helpers.submissions import (
     AT_ONCE,
     PYTHON_ADDER,
@@ -58,7 +58,7 @@ def verify_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...
 
 
 def exported(name: str) -> str:
-    checkpoint = load_checkpoint(reference_checkpoint(name))
+    checkpoint = load_checkpoint(reference_checkpoint(name)) if "." in name else proved_model(name)
     return submission_source(checkpoint.config, checkpoint.params, Credits(name="67p", author="me"))
 
 
@@ -152,10 +152,10 @@ def test_ours_is_proved_and_an_altered_one_is_not(
         source="a test",
     )
     monkeypatch.setattr(module, "ask_prover", lambda checkpoint: asked.append(checkpoint) or answer)
-    code = exported("microadder_67p_s71046.pt")
+    code = exported("67p")
     result = verify(write(tmp_path, code), sandbox="limits", strata_pairs=2)
     assert result.verdict == "qualified" and result.proof is answer
-    original = load_checkpoint(reference_checkpoint("microadder_67p_s71046.pt"))
+    original = proved_model("67p")
     assert [each.weights_sha256 for each in asked] == [original.weights_sha256]
 
     lying = code.replace('"params": sum(p.numel() for p in model.parameters())', '"params": 10')

@@ -28,7 +28,7 @@ from adderlab.task.layouts import LAYOUTS, get_layout
 from helpers.evidence import CERTIFICATE, EVALUATION
 from helpers.golden import Golden
 from helpers.pages import Page
-from helpers.reference import reference_checkpoint
+from helpers.reference import proved_model
 from helpers.runs import GROKS, LATE, LOST, NEVER, checkpoint, write_run
 
 
@@ -134,16 +134,14 @@ def test_wrong_use_is_one_line(tmp_path: Path, capsys) -> None:
 
 
 def test_attention_of_a_known_model() -> None:
-    """The published 67p adder: digit i of the sum looks at column i of both operands."""
-    from adderlab.runs.checkpoints import load_checkpoint
-
-    anatomy = dissect(load_checkpoint(reference_checkpoint("microadder_67p_s71046.pt")))
+    """Our 67p adder: digit i of the sum looks at column i of both operands."""
+    anatomy = dissect(proved_model("67p"))
     (head,) = anatomy.attention_HIP
     assert all(sum(row) == pytest.approx(1.0, abs=1e-5) for row in head)
     for i in range(10):
         ranked = sorted(range(len(head[i])), key=lambda p: head[i][p], reverse=True)
         assert {anatomy.position_names[p] for p in ranked[:2]} == {f"a{i}", f"b{i}"}
-    assert min(m.smallest for m in anatomy.margins) == pytest.approx(0.1377, abs=0.02)
+    assert min(m.smallest for m in anatomy.margins) == pytest.approx(1.4267, rel=0.15)
     assert anatomy.worst.right
 
 

@@ -22,18 +22,18 @@ from adderlab.proof.search import Limits
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint
 from adderlab.task.layouts import get_layout
 from adderlab.training.repair import RepairSettings, Round, repair
-from helpers.reference import reference_checkpoint
+from helpers.reference import disturbed, proved_model, reference_checkpoint
 
 
 def test_a_proved_model_is_left_as_it_is() -> None:
-    checkpoint = load_checkpoint(reference_checkpoint("microadder_67p_s71046.pt"))
+    checkpoint = proved_model("67p")
     result = repair(checkpoint)
     assert result.proved and result.trainings == 0 and result.checkpoint is checkpoint
 
 
 def test_rounds_alternate_and_end_at_the_limit() -> None:
     """One step of training moves the weights, keeps everything else and proves nothing."""
-    checkpoint = load_checkpoint(reference_checkpoint("lowrank_512p_s42.pt"))
+    checkpoint = disturbed(proved_model())
     seen: list[Round] = []
     settings = RepairSettings(rounds=1, steps=1, batch_size=8)
     limits = Limits(cells=0, union_seconds=0.1)
@@ -48,7 +48,7 @@ def test_rounds_alternate_and_end_at_the_limit() -> None:
 
 def test_margins_are_those_that_the_loss_of_the_training_saw() -> None:
     """A factor on the logits counts alike, the model's own or its recipe's."""
-    plain = load_checkpoint(reference_checkpoint("lowrank_512p_s42.pt"))
+    plain = replace(disturbed(proved_model()), recipe={})
     inside = replace(plain, config=replace(plain.config, logit_scale=4.0), recipe={})
     outside = replace(plain, recipe={"logit_scale": 4})
     stages = [{"logit_scale": None}, {"logit_scale": 4.0}, {}]
@@ -69,7 +69,7 @@ def test_margins_are_those_that_the_loss_of_the_training_saw() -> None:
 
 def test_later_rounds_take_smaller_steps() -> None:
     """Adam's first step is as long as the rate, whatever the gradient."""
-    checkpoint = load_checkpoint(reference_checkpoint("lowrank_512p_s42.pt"))
+    checkpoint = disturbed(proved_model())
     limits = Limits(cells=0, union_seconds=0.1)
 
     def moved(rounds: int, decay: float) -> dict[str, torch.Tensor]:
