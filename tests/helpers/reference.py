@@ -22,9 +22,7 @@ def reference_checkpoint(name: str) -> Path:
     """The path of a published checkpoint; skips the test, with the reason, where it is absent."""
     path = FOLDER / name
     if not path.exists():
-        pytest.skip(
-            f"published {name} is not in ../shared/reference: its published numbers are unchecked"
-        )
+        pytest.skip(f"{name} is not in ../shared/reference: its published numbers go unchecked")
     return path
 
 

@@ -76,6 +76,14 @@ def loss(tables: Tables, tokens_SBP: Tensor, targets_SBA: Tensor) -> Tensor:
     return -log_prob_SBAV.gather(-1, target_SBA1).mean((1, 2, 3))
 
 
+def loss_and_grad(tables: Tables, tokens_SBP: Tensor, targets_SBA: Tensor) -> tuple[Tensor, Tables]:
+    """Mean cross-entropy, loss_S, and the gradient of each table, in float64."""
+    leaves = tables.map(lambda table: table.double().requires_grad_())
+    loss_S = loss(leaves, tokens_SBP, targets_SBA)
+    grads = iter(torch.autograd.grad(loss_S.sum(), [table for _, table in leaves.items()]))
+    return loss_S.detach(), leaves.map(lambda _: next(grads))
+
+
 def margins(tables: Tables, tokens_SBP: Tensor, targets_SBA: Tensor) -> Tensor:
     """Logit of the target minus the best other logit, margin_SBA."""
     logit_SBAV = logits(tables, tokens_SBP)

@@ -35,20 +35,13 @@ def worst_error(grads: Tables, exact: Tables) -> dict[str, float]:
     return errors
 
 
-def exact_loss_and_grad(tables: Tables, tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tables]:
-    leaves = tables.map(lambda table: table.double().requires_grad_())
-    loss_S = table_forward.loss(leaves, tokens, targets)
-    grads = iter(torch.autograd.grad(loss_S.sum(), [table for _, table in leaves.items()]))
-    return loss_S.detach(), leaves.map(lambda _: next(grads))
-
-
 def check_form(form: TableForm, biases: Collection[str], B: int, isa: str | None, seed: int = 0) -> None:
     """Loss, every gradient, margins and greedy answers of two seeds."""
     native = engine(isa)
     tables = random_tables(form, 2, biases, seed)
     tokens, targets = random_tokens(form, 2, B, seed)
     loss_S, grads = native.loss_and_grad(tables, tokens, targets)
-    want_S, exact = exact_loss_and_grad(tables, tokens, targets)
+    want_S, exact = table_forward.loss_and_grad(tables, tokens, targets)
     assert torch.allclose(loss_S.double(), want_S, rtol=1e-6)
     assert {name: error for name, error in worst_error(grads, exact).items() if error > 1e-5} == {}
 
@@ -154,7 +147,7 @@ def test_any_batch_size(B: int) -> None:
     tables = random_tables(FORM_456, 1)
     tokens, targets = random_tokens(FORM_456, 1, B)
     loss_S, grads = engine().loss_and_grad(tables, tokens, targets)
-    want_S, exact = exact_loss_and_grad(tables, tokens, targets)
+    want_S, exact = table_forward.loss_and_grad(tables, tokens, targets)
     assert torch.allclose(loss_S.double(), want_S, rtol=1e-6)
     assert max(worst_error(grads, exact).values()) < 1e-5
 
@@ -166,7 +159,7 @@ def test_sharp_attention() -> None:
     tables.query[1] *= 1e6
     tokens, targets = random_tokens(FORM_456, 2, 20)
     loss_S, grads = engine().loss_and_grad(tables, tokens, targets)
-    want_S, exact = exact_loss_and_grad(tables, tokens, targets)
+    want_S, exact = table_forward.loss_and_grad(tables, tokens, targets)
     assert torch.allclose(loss_S.double(), want_S, rtol=1e-5)
     first = worst_error(grads.seeds(0, 1), exact.seeds(0, 1))
     assert max(first.values()) < 3e-4  # scores of several hundred have errors of 1e-5 in float32
@@ -184,7 +177,7 @@ def test_converged_checkpoint() -> None:
     native = engine(optimise="-O3")
     tokens, targets = random_tokens(tables.form, 1, 512)
     loss_S, grads = native.loss_and_grad(tables, tokens, targets)
-    want_S, exact = exact_loss_and_grad(tables, tokens, targets)
+    want_S, exact = table_forward.loss_and_grad(tables, tokens, targets)
     assert torch.allclose(loss_S.double(), want_S, rtol=1e-6)
     assert max(worst_error(grads, exact).values()) < 5e-4
     answers = native.decode(tables, tokens[..., :22])

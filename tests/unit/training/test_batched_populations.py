@@ -25,6 +25,7 @@ from adderlab.training.objective import Objective, objective_for
 from adderlab.training.optimiser import AdaptiveDecay, Average, DecayRule, Freeze, Grokfast
 from adderlab.training.population import Population, advance, batch_shape, furthest_behind
 from adderlab.training.recipe import Recipe, Stage
+from helpers.states import assert_same_state
 
 CPU = torch.device("cpu")
 CONFIG = get_preset("456p").config
@@ -91,29 +92,14 @@ def trained_together(all_of_them: Sequence[Population], most: int) -> list[list[
     return seen
 
 
-def assert_same(one: object, other: object) -> None:
-    """Two states, number by number, but for times."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        assert one.keys() == other.keys()
-        for key in one.keys() - {"seconds"}:
-            assert_same(one[key], other[key])
-    elif isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
-        for mine, theirs in zip(one, other, strict=True):
-            assert_same(mine, theirs)
-    elif isinstance(one, Tensor):
-        assert isinstance(other, Tensor) and torch.equal(one, other)
-    else:
-        assert one == other
-
-
 def assert_alike(recipes: Sequence[Recipe], engine: Engine, lone: Engine, most: int = 100) -> None:
     """Together on one engine, alone on another of the same bits."""
     together = populations(recipes, objective_for(CONFIG, engine, CPU))
     alone = populations(recipes, objective_for(CONFIG, lone, CPU))
     seen = trained_together(together, most)
     for i, each in enumerate(alone):
-        assert_same(trained_alone(each, most), seen[i])
-        assert_same(each.state(), together[i].state())
+        assert_same_state(trained_alone(each, most), seen[i])
+        assert_same_state(each.state(), together[i].state())
 
 
 @pytest.mark.parametrize("recipes", [RECIPES, RUNNING], ids=["plain", "running"])
@@ -245,7 +231,7 @@ def test_populations_at_different_steps_catch_up_and_go_on_together() -> None:
     for each, recipe in zip(together, recipes, strict=True):
         alone = Population(CONFIG, recipe, each.seeds, objective, CPU)
         trained_alone(alone, 100)
-        assert_same(alone.state(), each.state())
+        assert_same_state(alone.state(), each.state())
 
 
 def test_what_a_batch_has_only_once_keeps_populations_apart() -> None:

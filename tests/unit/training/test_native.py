@@ -19,6 +19,7 @@ from adderlab.training.objective import objective_for
 from adderlab.training.optimiser import Average, Freeze, Grokfast
 from adderlab.training.population import Population
 from adderlab.training.recipe import Recipe, Stage
+from helpers.states import assert_same_state
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(steps=40, batch_size=48, warmup_steps=4, val_size=40, test_size=20)
@@ -108,7 +109,7 @@ def test_many_steps_in_one_call_end_in_the_bits_of_single_steps(ingredient: str,
     assert calls < 10
     for name, tensor in single.state().items():
         if name != "seconds":
-            assert_same(many.state()[name], tensor)
+            assert_same_state(many.state()[name], tensor)
 
 
 def test_one_seed_on_two_threads_takes_many_steps_in_one_call() -> None:
@@ -122,18 +123,6 @@ def test_one_seed_on_two_threads_takes_many_steps_in_one_call() -> None:
         each.advance()
         assert each.advance(12) is not None and each.next_step == 13
     assert torch.equal(one.flat_SN, two.flat_SN)
-
-
-def assert_same(got: object, want: object) -> None:
-    """Equal bits in nested states."""
-    if isinstance(want, torch.Tensor):
-        assert isinstance(got, torch.Tensor) and torch.equal(got, want)
-    elif isinstance(want, dict):
-        assert isinstance(got, dict)
-        for key, value in want.items():
-            assert_same(got[key], value)
-    else:
-        assert got == want
 
 
 def test_populations_in_two_threads_do_not_meet() -> None:

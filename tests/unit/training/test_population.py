@@ -19,6 +19,7 @@ from adderlab.training.objective import objective_for
 from adderlab.training.optimiser import AdaptiveDecay, Average, DecayRule, Freeze, Grokfast
 from adderlab.training.population import Population
 from adderlab.training.recipe import Recipe, Stage
+from helpers.states import assert_same_state
 
 CPU = torch.device("cpu")
 CONFIG = get_preset("456p").config
@@ -90,20 +91,6 @@ def test_resuming_from_the_state_gives_the_same_bits() -> None:
         assert second.done and whole.done
 
 
-def assert_same(one: object, other: object) -> None:
-    """Two states, number by number."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        assert one.keys() == other.keys()
-        one, other = list(one.values()), list(other.values())
-    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
-        for mine, theirs in zip(one, other, strict=True):
-            assert_same(mine, theirs)
-    elif isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
-        assert torch.equal(one, other)
-    else:
-        assert one == other
-
-
 @pytest.mark.parametrize("stop", [3, 6, 8, 9, 10, 12], ids=lambda step: f"after_{step}")
 def test_resuming_gives_the_same_bits_with_every_ingredient(stop: int) -> None:
     """Stops lie within parts, between them, before and after polishing and targeting."""
@@ -115,7 +102,7 @@ def test_resuming_gives_the_same_bits_with_every_ingredient(stop: int) -> None:
     assert torch.equal(first.flat_SN, second.flat_SN)
     one, other = (each.evaluate(torch.zeros(2)) for each in (first, second))
     assert torch.equal(one.weights_SN, other.weights_SN)
-    assert_same({**first.state(), "seconds": 0}, {**second.state(), "seconds": 0})
+    assert_same_state(first.state(), second.state())
 
 
 @pytest.mark.parametrize(
