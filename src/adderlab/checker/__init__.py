@@ -5,16 +5,19 @@ transcendental functions (``functions``), and the certificate is read as a stran
 (``document``). It shares no code with the prover. What it does share with the rest of adderlab:
 
 - ``adderlab.errors``, the two exceptions for users, and ``adderlab.results``, how results are shown.
-- The map from parameters to tables, ``adderlab.models.tables.tables``, with the layouts of
-  ``adderlab.task``. It is run here too, but on intervals (``enclosure``): its *code* is trusted to be
-  the model, no number that it computes in floating point is.
-- The readable module, ``adderlab.models.transformer``: the fp32 question is about this very program
-  (``tracing``, ``fp32``), which runs on numbers that carry their rounding errors.
+- The readable module, ``adderlab.models.transformer``, which *is* the model: it runs on numbers that
+  carry enclosures and rounding errors (``tracing``), and verdict and fp32 answer are about this very
+  program (``own_pass``, ``fp32``). How its attention mixes values, softmax and all, is written down in
+  those files once more.
+- The map from parameters to tables, ``adderlab.models.tables.tables``, run on intervals (``enclosure``).
+  A certificate's bounds are about tables, so they are needed, but not trusted: ``own_pass`` bounds their
+  distance from the module.
+- The layouts of ``adderlab.task``: which token stands where.
 - The reading of checkpoints, done by the caller, who passes weights and their hash (``verify``).
 
-Only ``enclosure``, ``tracing``, ``fp32`` and ``verify`` import PyTorch and ``adderlab.models``, to run
-the model's own code, and ``primitives`` imports PyTorch, to measure it; a test holds the checker to this
-list.
+Only ``enclosure``, ``tracing``, ``fp32``, ``own_pass`` and ``verify`` import PyTorch and
+``adderlab.models``, to run the model's own code, and ``primitives`` imports PyTorch, to measure it; a
+test holds the checker to this list.
 """
 
 from adderlab.checker.fp32 import FloatReport

@@ -107,7 +107,7 @@ def _value(x: Tensor) -> Rounded:
     return x.value if isinstance(x, Noisy) else rounding.exact(x.double().numpy())
 
 
-def _projected(module: Transformer, rows: Sequence[tuple[int, int]]) -> _Projected:
+def projected(module: Transformer, rows: Sequence[tuple[int, int]]) -> _Projected:
     """``rows`` are (position, token)."""
     config, attention, layout = module.config, module.block(0).attn, module.layout
     V, P, H, G = layout.vocab_size, layout.num_positions, config.n_head, config.kv_heads
@@ -183,20 +183,24 @@ def mix_error(value: Rounded, chosen: np.ndarray, terms: int) -> tuple[Interval,
     return Interval(real.low.min(0), real.high.max(0)), error
 
 
+def rows_read(model: Model) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """(position, token) of every query and of every key that a step can have."""
+    fixed, digits = dict(model.geometry.separators), range(RADIX)
+    at = model.geometry.query_positions
+    asked = [(p, t) for p in at for t in ([fixed[p]] if p in fixed else digits)]
+    return asked, [(p, t) for p in range(at[-1] + 1) for t in ([fixed[p]] if p in fixed else digits)]
+
+
 def attention_errors(module: Transformer, model: Model) -> list[StepError]:
     """For every step of the model that ``module`` computes in fp32."""
     if any(len(step.bands) > 1 for step in model.steps):
         raise Failure("scores spread so far that fp32 may lose every attention weight that counts")
     geometry, n, H = model.geometry, model.columns, module.config.n_head
-    fixed, digits = dict(geometry.separators), range(RADIX)
+    fixed = dict(geometry.separators)
     slot_of = {p: s for s, p in enumerate((*geometry.a_positions, *geometry.b_positions))}
     slot_of |= {p: 2 * n + j for j, p in enumerate(geometry.sum_positions)}
-    asked = [
-        (at, z) for at in geometry.query_positions for z in ([fixed[at]] if at in fixed else digits)
-    ]
-    last = geometry.query_positions[-1]
-    known = [(p, t) for p in range(last + 1) for t in ([fixed[p]] if p in fixed else digits)]
-    queries, keys = _projected(module, asked), _projected(module, known)
+    asked, known = rows_read(model)
+    queries, keys = projected(module, asked), projected(module, known)
     key_of = {row: number for number, row in enumerate(known)}
     projection_HAB = _score_errors(queries.query, keys.key)
 
@@ -437,7 +441,7 @@ class FloatCheck:
                 boxes = (boxes[0][open_N], boxes[1][open_N], boxes[2][open_N])
                 if not open_N.any() or halving == MOST_HALVINGS:
                     break
-                boxes = _halved(boxes, axis_N[open_N])
+                boxes = halved(boxes, axis_N[open_N])
                 self._spend(len(boxes[0]), batch)
             self._leave(batch, boxes[0])
 
@@ -510,7 +514,7 @@ class FloatCheck:
         )
 
 
-def _halved(boxes: Boxes, axis_N: NDArray[np.intp]) -> Boxes:
+def halved(boxes: Boxes, axis_N: NDArray[np.intp]) -> Boxes:
     rows, low_NK, high_NK = boxes
     each = np.arange(len(rows))
     cut = low_NK[each, axis_N] + 0.5 * (high_NK[each, axis_N] - low_NK[each, axis_N])

@@ -183,6 +183,8 @@ class Model:
     given: tuple[int, ...] = ()
     """For a question about a window of pairs only: the digits that all of them have at a_0 .. a_(n-1),
     b_0 .. b_(n-1), FREE at the open ones. Without any, the question is about all pairs."""
+    score_slack: float = 0.0
+    """Scores may be this much larger or smaller than the tables say (``own_pass``)."""
 
     @property
     def columns(self) -> int:
@@ -213,7 +215,9 @@ class Model:
         if sorted((*seen, *(p for p, _ in constant), at)) != list(range(at + 1)):
             raise Failure(f"step {i} of this layout reads positions the checker cannot place")
 
-        score = [self._scores(i, z, at) for z in tokens]  # each (H, P, V)
+        score = [self.scores(i, z, at) for z in tokens]  # each (H, P, V)
+        if self.score_slack:
+            score = [s + intervals.symmetric(np.array(self.score_slack)) for s in score]
         digits = [s[:, list(seen), :RADIX] for s in score]
         others = [
             stack([s[:, p, token] for p, token in constant] + [s[:, at, z]], 1)
@@ -235,7 +239,7 @@ class Model:
             given=self.given or (FREE,) * (2 * n),
         )
 
-    def _scores(self, i: int, token: int, at: int) -> Interval:
+    def scores(self, i: int, token: int, at: int) -> Interval:
         """query . key of every position up to ``at``: (H, P, V)."""
         query_HK1 = self.query_AVHK[i, token].reshape(self.heads, -1, 1)
         P, V = at + 1, self.key_PVHK.shape[1]

@@ -20,7 +20,7 @@ with the supremum over everything between the real and the computed values.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -447,16 +447,28 @@ def moved_by_rounding(end: Rounded, direction: Interval) -> Array:
 
     The first axis of everything that varies is the row.
     """
-    cotangents: dict[int, Interval] = {id(end): direction}
     bound_N = np.zeros(end.shape[0])
+    for node, g in _cotangents(end, direction):
+        rows = up(g.magnitude() * node.local).reshape(len(bound_N), -1)
+        bound_N = up(bound_N + above(rows.sum(1), rows.shape[1]))
+    return bound_N
+
+
+def derivative(end: Rounded, start: Rounded, direction: Interval) -> Interval:
+    """Derivative of ``direction . end`` by ``start``, over everything between the real and the computed
+    values: in the shape of ``start``, which ``end`` depends on."""
+    return next(g for node, g in _cotangents(end, direction) if node is start)
+
+
+def _cotangents(end: Rounded, direction: Interval) -> Iterator[tuple[Rounded, Interval]]:
+    """Everything that varies, with the derivative of ``direction . end`` by it."""
+    cotangents: dict[int, Interval] = {id(end): direction}
     for node in _order(end):
         g = cotangents.pop(id(node), None)
         if g is None:
             continue
-        rows = up(g.magnitude() * node.local).reshape(len(bound_N), -1)
-        bound_N = up(bound_N + above(rows.sum(1), rows.shape[1]))
+        yield node, g
         for parent, vjp in node.parents:
             share = vjp(g)
             before = cotangents.get(id(parent))
             cotangents[id(parent)] = share if before is None else before + share
-    return bound_N

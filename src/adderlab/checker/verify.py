@@ -30,9 +30,10 @@ from adderlab.checker.enclosure import enclose_tables
 from adderlab.checker.fp32 import NOT_COVERED, FloatCheck, FloatReport
 from adderlab.checker.intervals import arithmetic_is_ieee
 from adderlab.checker.model import Model, model_from_tables
+from adderlab.checker.own_pass import OwnPass, WrongMap, difference, widened
 from adderlab.checker.pairs import smallest_margin
 from adderlab.checker.primitives import reference_is_right
-from adderlab.checker.steps import Watch, check_step
+from adderlab.checker.steps import Batch, Watch, check_step
 from adderlab.errors import Failure
 from adderlab.models.config import ModelConfig
 from adderlab.models.transformer import Transformer, build_model
@@ -65,6 +66,11 @@ class Report(Result):
     pairs_per_step: int = 0
     unchecked: tuple[str, ...] = ()
     """What the certificate says beyond what was checked."""
+    module_margin: float | None = None
+    """Proved by enclosing the readable module's own code on every box: no input has a smaller margin.
+    Then the map from parameters to tables was not trusted."""
+    module_reason: str | None = None
+    """Why that could not be shown; the certificate is then accepted on trust in the map."""
     fp32: FloatReport | None = None
     """For an accepted certificate: whether fp32 adds every pair right too (None: not asked)."""
     seconds: float = 0.0
@@ -85,6 +91,13 @@ class Report(Result):
                 f"Every step's {self.leaves:,} leaves and {self.cells:,} cells were proved again; "
                 f"the right digit wins by at least {self.margin:.6g} logits everywhere."
             )
+            if self.module_margin is not None:
+                lines.append(
+                    "So it does by the readable module's own code, enclosed on every one of them: by at "
+                    f"least {self.module_margin:.6g} logits."
+                )
+            elif self.module_reason is not None:
+                lines.append(f"Trusted is the map from parameters to tables: {self.module_reason}.")
         elif self.counterexample_confirmed:
             lines.append(f"NOT A PROOF: {self.reason}.")
         else:
@@ -120,11 +133,13 @@ def check(
     config: Mapping[str, Any],
     progress: Progress | None = None,
     floating: FloatCheck | None = None,
+    own: OwnPass | None = None,
 ) -> Report:
     """Check a certificate against one model.
 
     ``form`` is the model's form, ``config`` its configuration, both as plain JSON; with ``floating``,
-    fp32 is examined too. Raises ``Failure`` if this machine's arithmetic cannot be trusted.
+    fp32 is examined too, with ``own`` what follows the attention by the module's own code. Raises
+    ``Failure`` if this machine's arithmetic cannot be trusted.
     """
     if not (arithmetic_is_ieee() and reference_is_right()):
         raise Failure(
@@ -136,7 +151,7 @@ def check(
     verdict = str(document.get("verdict"))[:20]
     try:
         with np.errstate(all="ignore"):
-            _check(dict(document), model, form, weights_sha256, config, found, progress, floating)
+            _check(dict(document), model, form, weights_sha256, config, found, progress, floating, own)
     except Rejected as rejected:
         reason = str(rejected)
     except ArithmeticError as error:
@@ -151,6 +166,8 @@ def check(
         leaves=found.leaves,
         cells=found.cells,
         pairs_per_step=model.num_pairs if reason is None else 0,
+        module_margin=own.margin if own is not None and reason is own.reason is None else None,
+        module_reason=own.reason if own is not None and reason is None else None,
         unchecked=tuple(found.unchecked),
         fp32=floating.report() if floating is not None and reason is None else None,
         seconds=time.monotonic() - started,
@@ -166,6 +183,7 @@ def _check(
     found: _Found,
     progress: Progress | None,
     floating: FloatCheck | None,
+    own: OwnPass | None,
 ) -> None:
     check_outline(document)
     if document["weights_sha256"] != weights_sha256:
@@ -216,7 +234,12 @@ def _check(
         if progress is not None:
             progress(done, total)
 
-    watch = Watch(advance=advance, boxes=None if floating is None else floating.take)
+    def boxes(batch: Batch) -> None:
+        for each in (own, floating):
+            if each is not None:
+                each.take(batch)
+
+    watch = Watch(advance=advance, boxes=boxes)
     for step, claim in zip(model.steps, claims, strict=True):
         found.margin = min(found.margin, check_step(model, step, claim, watch))
     if not is_real(margin["bound"]) or not margin["bound"] <= found.margin:
@@ -324,7 +347,7 @@ def check_file(
     decoding in fp32 adds every pair right.
 
     Raises ``UsageError`` for a missing file or a model without tables, ``Failure`` for a file that is
-    no certificate.
+    no certificate, or where the map from parameters to tables contradicts the readable module.
     """
     model, form = read_model(weights)
     leaves = sum(int(np.prod(step.leaf_shape)) for step in model.steps)
@@ -351,6 +374,14 @@ def _check_document(
     progress: Progress | None,
     fp32: bool,
 ) -> Report:
+    module = fp32_module(weights)
+    own = OwnPass(module=module)
+    try:
+        model = widened(model, difference(module, model))
+    except WrongMap:
+        raise
+    except (Failure, ArithmeticError) as failure:
+        own.reason = str(failure)
     return check(
         document,
         model,
@@ -358,5 +389,6 @@ def _check_document(
         weights_sha256=weights.weights_sha256,
         config=plain_config(weights.config),
         progress=progress,
-        floating=FloatCheck.of(fp32_module(weights), model) if fp32 else None,
+        floating=FloatCheck.of(module, model) if fp32 else None,
+        own=own,
     )

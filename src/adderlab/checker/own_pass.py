@@ -1,0 +1,283 @@
+"""From the file to the verdict by the readable module's own code.
+
+The prover's certificate speaks in tables, which ``adderlab.models.tables`` makes from the parameters;
+prover and checker both use that map. Here it is not trusted but measured. The code of the readable
+module (``adderlab.models.transformer``) runs on intervals, for every position and token, and says what
+scores, attention outputs and streams are. The tables may differ from that by their rounding and no more;
+by how much they do is bounded (``difference``), and the checker's model is widened by it (``widened``):
+what is proved of the widened model is true of the module. What follows the attention is then enclosed by
+the module's own code on every box of the certificate (``OwnPass``).
+
+Left of the map is a hint: which coordinates the certificate's bounds are written in.
+
+Shapes: N boxes, K coordinates of a box, H heads, E value width, D width, M keys, Q other tokens, V
+vocabulary.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from adderlab.checker import intervals, mean_value
+from adderlab.checker.fp32 import (
+    Boxes,
+    halved,
+    logits_after_attention,
+    projected,
+    rows_read,
+)
+from adderlab.checker.head import BOXES_AT_ONCE, residual_stream
+from adderlab.checker.intervals import Array, Interval, down, matmul, reach, symmetric, up
+from adderlab.checker.mean_value import MeanValueForm
+from adderlab.checker.model import Model
+from adderlab.checker.rounding import Rounded, derivative
+from adderlab.checker.steps import LEAST, Batch
+from adderlab.checker.tracing import Noisy, Tracing
+from adderlab.errors import Failure
+from adderlab.models.transformer import Transformer
+
+
+class WrongMap(Failure):
+    """The tables are certainly not those of the module: a mistake in the map, here or in PyTorch."""
+
+
+AGREE = 1e-6
+"""Tables further from the module than this, relative to the largest number, are not its tables."""
+MOST_HALVINGS = 20
+GOOD_SHARE, CLOSER_HALVINGS = 0.25, 1
+"""A box is halved so often to reach this share of the margin that the certificate claims; after that any
+margin will do."""
+EFFORT = 400_000
+"""Halves of boxes looked at in all before the question is given up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """How far a model's tables are, at most, from the module."""
+
+    score: float
+    stream: float
+    """After the attention, in every coordinate."""
+
+
+def difference(module: Transformer, model: Model) -> Difference:
+    """Compare the tables with the module for every query and key that a step can have.
+
+    Raises ``WrongMap`` where they disagree by more than rounding, another ``Failure`` for an operation
+    that the checker cannot follow.
+    """
+    asked, known = rows_read(model)
+    queries, keys = projected(module, asked), projected(module, known)
+    score, largest = 0.0, 0.0
+    root = intervals.widened(math.sqrt(module.config.key_width))
+    for step in model.steps:
+        at = model.geometry.query_positions[step.index]
+        for z in step.tokens:
+            a = asked.index((at, z))
+            seen = [row for row in known if row[0] < at] + [(at, z)]
+            chosen = np.array([known.index(row) for row in seen])
+            key_HKM = keys.key.known[chosen, :, 0].transpose(1, 2, 0)
+            own_HM = matmul(queries.query.known[a, :, 0][:, None], key_HKM)[:, 0] / root
+            positions, tokens = (list(part) for part in zip(*seen, strict=True))
+            table_HM = model.scores(step.index, z, at)[:, positions, tokens]
+            score = max(score, _apart(own_HM, table_HM))
+            largest = max(largest, float(own_HM.magnitude().max()))
+    _require(score, largest, "attention scores")
+
+    offset_D, slope_HED = _written(module, keys.value)
+    H = module.config.n_head
+    stream, largest = 0.0, 0.0
+    for h in range(H):
+        apart = 0.0
+        for number, (p, t) in enumerate(known):
+            own_D = matmul(keys.value.known[number, h], slope_HED[h])[0]
+            table_D = matmul(model.value_PVHE[p, t, h][None], model.out_HED[h])[0]
+            apart = max(apart, _apart(own_D, table_D))
+            largest = max(largest, float(own_D.magnitude().max()))
+        stream += apart
+    _require(stream, largest, "attention outputs")
+    step_of = {at: i for i, at in enumerate(model.geometry.query_positions)}
+    own_AD = queries.stream.known[:, 0] + offset_D
+    table_AD = intervals.stack([model.residual_AVD[step_of[at], z] for at, z in asked])
+    start = _apart(own_AD, table_AD)
+    _require(start, float(own_AD.magnitude().max()), "streams")
+    return Difference(score=score, stream=float(up(np.array(1.001 * (stream + start)))))
+
+
+def _apart(x: Interval, y: Interval) -> float:
+    """Largest distance of a number of x from one of y."""
+    return float(np.maximum(up(x.high - y.low), up(y.high - x.low)).max())
+
+
+def _require(apart: float, largest: float, what: str) -> None:
+    if not apart <= AGREE * (1.0 + largest):
+        raise WrongMap(f"the tables are not this module's: {what} differ by up to {apart:.3g}")
+
+
+def _written(module: Transformer, value: Rounded) -> tuple[Interval, Interval]:
+    """What the output projection adds to the stream for a mix y of values: offset_D + y . slope_HED.
+
+    It is a linear map if its derivative is the same everywhere; enclosed over all mixes of values there
+    are, the derivative is an interval that every difference quotient lies in, which is as good.
+    """
+    size_HE = value.known.magnitude().max((0, 2))
+    H, E = size_HE.shape
+    radius_K = size_HE.reshape(-1)
+    eye = np.eye(len(radius_K))
+    mix = MeanValueForm(
+        Interval(np.zeros((1, len(radius_K)))),
+        symmetric(radius_K[None]),
+        tuple(Interval(eye[[k]]) for k in range(len(radius_K))),
+        tuple(radius_K[[k]] for k in range(len(radius_K))),
+    )
+    with torch.no_grad(), Tracing():
+        out = module.block(0).attn.written(Noisy(Rounded(mix, np.zeros(mix.shape))))
+    assert isinstance(out, Noisy) and isinstance(out.value.real, MeanValueForm)
+    form = out.value.real
+    slope_KD = intervals.concatenate(list(form.gradients))
+    return form.centre[0], slope_KD.reshape(H, E, -1)
+
+
+def widened(model: Model, by: Difference) -> Model:
+    """A model that holds both the tables' and the module's attention."""
+    residual = model.residual_AVD + symmetric(np.full(model.residual_AVD.shape, by.stream))
+    return dataclasses.replace(model, residual_AVD=residual, score_slack=by.score)
+
+
+@dataclass(kw_only=True)
+class OwnPass:
+    """Encloses the margins on proved boxes again, by the module's own code."""
+
+    module: Transformer
+    effort: int = EFFORT
+    halves: int = 0
+    margin: float = math.inf
+    reason: str | None = None
+    """Why the module could not be followed on some box."""
+
+    def take(self, batch: Batch) -> None:
+        """Prove that the right digit wins on all boxes of a batch. Raises ``WrongMap`` where it loses on
+        a whole box on which the tables let it win."""
+        if self.reason is None:
+            try:
+                with np.errstate(all="ignore"):
+                    self._take(batch)
+            except WrongMap:
+                raise
+            except Failure as error:
+                self.reason = str(error)
+
+    def _take(self, batch: Batch) -> None:
+        for start in range(0, len(batch.low_NK), BOXES_AT_ONCE):
+            part = np.arange(start, min(start + BOXES_AT_ONCE, len(batch.low_NK)))
+            boxes = (part, batch.low_NK[part], batch.high_NK[part])
+            for halving in range(MOST_HALVINGS + 1):
+                good = GOOD_SHARE * batch.claimed if halving < CLOSER_HALVINGS else 0.0
+                wanted = max(good, LEAST)
+                least_N, axis_N = self._margins(batch, boxes, wanted)
+                open_N = ~(least_N >= wanted)
+                self.margin = min(self.margin, float(least_N[~open_N].min(initial=np.inf)))
+                if not open_N.any():
+                    break
+                if halving == MOST_HALVINGS:
+                    raise self._given_up(batch)
+                boxes = halved((boxes[0][open_N], boxes[1][open_N], boxes[2][open_N]), axis_N[open_N])
+                self.halves += len(boxes[0])
+                if self.halves > self.effort:
+                    raise self._given_up(batch)
+
+    def _given_up(self, batch: Batch) -> Failure:
+        return Failure(
+            f"the module's own code could not be enclosed closely enough on a box of step "
+            f"{batch.step.index}"
+        )
+
+    def _margins(self, batch: Batch, boxes: Boxes, wanted: float) -> tuple[Array, NDArray[np.intp]]:
+        """For each box a lower bound of the margin (not a number where there is none), and the
+        coordinate to halve it in. Forwards first; where that is less than ``wanted``, the derivative of
+        each margin is drawn backwards, which keeps what cancels on its several ways."""
+        rows, low_NK, high_NK = boxes
+        try:
+            margin_NQ, spread_NK = self._forwards(batch, boxes)
+            short = np.flatnonzero(~(margin_NQ.min(1) >= wanted))
+            for start in range(0, len(short), BOXES_AT_ONCE):
+                n = short[start : start + BOXES_AT_ONCE]
+                part = (rows[n], low_NK[n], high_NK[n])
+                margin_NQ[n], spread_NK[n] = self._backwards(batch, part, margin_NQ[n], wanted)
+        except ArithmeticError:
+            if len(rows) == 1:
+                return np.array([np.nan]), (high_NK - low_NK).argmax(1)
+            parts = (slice(None, len(rows) // 2), slice(len(rows) // 2, None))
+            tried = [self._margins(batch, (rows[p], low_NK[p], high_NK[p]), wanted) for p in parts]
+            least_N, axis_N = (np.concatenate(each) for each in zip(*tried, strict=True))
+            return least_N, axis_N
+        spread_NK = np.where(np.isfinite(spread_NK), spread_NK, high_NK - low_NK)
+        return margin_NQ.min(1), spread_NK.argmax(1)
+
+    def _stream(self, batch: Batch, boxes: Boxes) -> Rounded:
+        rows, low_NK, high_NK = boxes
+        (residual, z), (directions, r) = batch.residual, batch.directions
+        real = residual_stream(residual[z[rows]], directions[r[rows]], low_NK, high_NK)
+        return Rounded(real, np.zeros(real.shape))
+
+    def _forwards(self, batch: Batch, boxes: Boxes) -> tuple[Array, Array]:
+        """Lower bounds of each margin (N, Q), and what the worst one loses by each coordinate (N, K)."""
+        margin = _gaps(logits_after_attention(self.module, self._stream(batch, boxes)), batch.right)
+        if (margin.high < 0).any():
+            raise WrongMap("the tables are not this module's: it answers otherwise on a whole box")
+        worst_N, each = margin.low.argmin(1), np.arange(len(margin.low))
+        each_k = zip(margin.gradients, margin.radii, strict=True)
+        spread_NK = np.stack([g.magnitude()[each, worst_N] * r_N for g, r_N in each_k], 1)
+        return margin.low.copy(), spread_NK
+
+    def _backwards(
+        self, batch: Batch, boxes: Boxes, margin_NQ: Array, wanted: float
+    ) -> tuple[Array, Array]:
+        """The same, better where it is less than ``wanted``."""
+        stream = self._stream(batch, boxes)
+        stream.varies = True
+        logits = logits_after_attention(self.module, stream)
+        centre_NQ = _gaps(logits, batch.right).centre.low
+        radius_NK = Interval(boxes[1], boxes[2]).mid_rad()[1]
+        directions = batch.directions[0][batch.directions[1][boxes[0]]]
+        found, spread_NK = margin_NQ.copy(), np.zeros(radius_NK.shape)
+        least_N = np.full(len(found), np.inf)
+        short_NQ, others = margin_NQ < wanted, np.array(_others(logits, batch.right))
+        short_NQ |= np.isnan(margin_NQ)
+        # One after the other of a row's short margins: rows differ in which they are, and need few.
+        order_NQ = np.argsort(~short_NQ, 1, kind="stable")
+        for turn in range(int(short_NQ.sum(1).max(initial=0))):
+            n = np.flatnonzero(short_NQ.sum(1) > turn)
+            q_n = order_NQ[n, turn]
+            direction = np.zeros(logits.shape)
+            direction[n, batch.right], direction[n, others[q_n]] = 1.0, -1.0
+            slope = derivative(logits, stream, Interval(direction))[n]
+            slope_NK1 = matmul(directions[n], Interval(slope.low[..., None], slope.high[..., None]))
+            size_NK = slope_NK1.magnitude()[..., 0]
+            bound_N = down(centre_NQ[n, q_n] - reach(radius_NK[n], size_NK))
+            found[n, q_n] = np.fmax(found[n, q_n], bound_N)
+            worse = found[n, q_n] < least_N[n]
+            least_N[n] = np.where(worse, found[n, q_n], least_N[n])
+            spread_NK[n[worse]] = (radius_NK[n] * size_NK)[worse]
+        return found, spread_NK
+
+
+def _others(logits: Rounded, right: int) -> list[int]:
+    return [token for token in range(logits.shape[1]) if token != right]
+
+
+def _gaps(logits: Rounded, right: int) -> MeanValueForm:
+    """Logit of the right token minus that of each other one: (N, Q)."""
+    others = _others(logits, right)
+    gaps = mean_value.subtract(
+        mean_value.mapped(logits.real, lambda x: x[:, [right] * len(others)]),
+        mean_value.mapped(logits.real, lambda x: x[:, others]),
+    )
+    assert isinstance(gaps, MeanValueForm)
+    return gaps
