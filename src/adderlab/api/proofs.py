@@ -5,12 +5,13 @@ Margins are in logits: the right digit's minus the best other one's.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from adderlab.api.models import ModelLike, load
+from adderlab.api.models import Model, ModelLike, load
 from adderlab.engine.select import single_threaded
 from adderlab.errors import Failure, UsageError
 from adderlab.evaluation.suites import strata
@@ -47,19 +48,53 @@ def prove(
     *,
     cells: int = 3_000_000,
     seconds: float = 120.0,
+    check: bool = True,
     progress: Callable[[Progress], None] | None = None,
 ) -> Proof:
     """Decide all 10^20 pairs for the stored weights, in real arithmetic.
 
     The result's ``verdict`` is "proved", "refuted" or "undecided"; ``save(path)`` writes the
     certificate that ``check`` checks. ``cells``: how many the branch and bound may bound, ``seconds``:
-    the time after which it stops. ``progress`` hears where the proof stands.
+    the time after which it stops. With ``check`` the independent checker proves every bound of a
+    "proved" again, where python-flint is installed: then ``checked`` is True. What it rejects is
+    "undecided". ``progress`` is called with where the proof stands.
 
     Raises ``UsageError`` for a model outside the table form (``attack`` can test it). Source:
     docs/proof.md.
     """
-    limits = Limits(cells=cells, seconds=seconds)
-    return prove_checkpoint(load(model), limits=limits, progress=progress)
+    found, limits = load(model), Limits(cells=cells, seconds=seconds)
+    proof = prove_checkpoint(found, limits=limits, progress=progress)
+    return checked(proof, found, progress) if check else proof
+
+
+def checked(proof: Proof, model: Model, progress: Callable[[Progress], None] | None = None) -> Proof:
+    """The same proof with the word of the independent checker, if it claims to be one and python-flint
+    is installed. Real arithmetic only: ``check`` on the certificate answers for fp32 too."""
+    if proof.verdict != "proved":
+        return proof
+    try:
+        from adderlab.checker.verify import check_document
+    except ModuleNotFoundError as error:
+        if error.name != "flint":
+            raise
+        return proof
+
+    def advance(done: int, total: int) -> None:
+        if progress is not None:
+            progress(Progress(phase="check", done=done, total=total))
+
+    report = check_document(certificate(proof), model, progress=advance, fp32=False)
+    seconds = proof.seconds + report.seconds
+    if report.accepted:
+        return dataclasses.replace(proof, checked=True, seconds=seconds)
+    return dataclasses.replace(
+        proof,
+        verdict="undecided",
+        failing_pairs=(0, proof.problem.num_pairs),
+        checked=False,
+        reason=f"The checker does not accept the certificate: {report.reason}.",
+        seconds=seconds,
+    )
 
 
 @single_threaded()
@@ -95,13 +130,13 @@ def prove_window(
     proof = prove_problem(problem, weights_sha256=found.weights_sha256, config=config)
     name("the checker")
     try:
-        from adderlab.checker.verify import check_window
+        from adderlab.checker.verify import check_document
     except ModuleNotFoundError as error:
         if error.name != "flint":
             raise
         report = None
     else:
-        report = check_window(certificate(proof), found, window.given, fp32=fp32)
+        report = check_document(certificate(proof), found, given=window.given, fp32=fp32)
     return WindowReport(
         window=window,
         float64=float64,

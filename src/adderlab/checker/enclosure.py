@@ -71,6 +71,12 @@ class _Wide(Tensor):
 class _Enclosing(TorchDispatchMode):
     """Every operation in its scope, also on plain tensors, is done on intervals or refused."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing here is compiled. PyTorch's guard against it would load the compiler, which takes a
+        second or two."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _interpret(func, args, kwargs or {})
 

@@ -260,4 +260,4 @@ def relu(x: Interval) -> Interval:
 
 def relu_derivative(x: Interval) -> Interval:
     """Slopes of all secants in the interval: the mean value form needs no derivative at the kink."""
-    return Interval((x.low > 0).astype(np.float64), 1.0 - (x.high <= 0))
+    return Interval((x.low > 0).astype(np.float64), (~(x.high <= 0)).astype(np.float64))

@@ -56,6 +56,12 @@ class Noisy(Tensor):
 class Tracing(TorchDispatchMode):
     """Every operation in its scope is done with its rounding error, or refused."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing here is compiled. PyTorch's guard against it would load the compiler, which takes a
+        second or two."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _interpret(func, args, kwargs or {})
 

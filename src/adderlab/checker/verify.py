@@ -356,14 +356,19 @@ def check_file(
     return _check_document(document, model, form, weights, progress, fp32)
 
 
-def check_window(
-    document: Mapping[str, Any], weights: Weights, given: tuple[int, ...], *, fp32: bool = True
+def check_document(
+    document: Mapping[str, Any],
+    weights: Weights,
+    *,
+    given: tuple[int, ...] = (),
+    progress: Progress | None = None,
+    fp32: bool = True,
 ) -> Report:
-    """Check a certificate about a window of pairs (``Model.given``), as the prover makes it in memory.
-    Raises as ``check_file``."""
+    """Check a certificate as the prover makes it in memory, perhaps about a window of pairs
+    (``Model.given``). Raises as ``check_file``."""
     model, form = read_model(weights)
     model = dataclasses.replace(model, given=given)
-    return _check_document(json.loads(canonical(document)), model, form, weights, None, fp32)
+    return _check_document(json.loads(canonical(document)), model, form, weights, progress, fp32)
 
 
 def _check_document(

@@ -15,6 +15,7 @@ PHASES = {
     "leaves": "leaves of every step",
     "search": "splitting open leaves",
     "union": "counting each failing pair once",
+    "check": "proving every bound again",
 }
 
 
@@ -60,6 +61,6 @@ class Bar:
             self._bar,
             description=PHASES[progress.phase],
             completed=progress.done,
-            total=progress.total if progress.phase == "leaves" else None,
+            total=progress.total if progress.phase in ("leaves", "check") else None,
             note=refuted + (note if progress.phase == "search" else ""),
         )

@@ -21,6 +21,8 @@ class Args:
     """Cells that the branch and bound may bound before it reports what is left."""
     seconds: float = 120.0
     """Time after which the branch and bound stops."""
+    check: bool = True
+    """Let the independent checker prove every bound again (needs python-flint; about 5 s)."""
     window: int = 0
     """Decide all pairs that differ in this many columns only (1 to 3), and try every one of them."""
     window_seed: int = 0
@@ -48,7 +50,9 @@ def run(args: Args) -> int:
         return 1 if report.disagreements else 0
     with Bar("tables") as bar:
         model = adderlab.load(args.checkpoint)
-        proof = adderlab.prove(model, cells=args.cells, seconds=args.seconds, progress=bar.proof)
+        proof = adderlab.prove(
+            model, cells=args.cells, seconds=args.seconds, check=args.check, progress=bar.proof
+        )
     if args.output is not None:
         proof.save(args.output)
     if args.json:

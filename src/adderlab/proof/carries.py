@@ -267,5 +267,6 @@ def fixed_parts(step: Step, band: Weights, leaf: Leaves) -> Fixed:
     for slot, digit_N in own_digits(step, leaf):
         weight_NH = weight_NH + band.weight_ZHLT[z, :, slot, digit_N]
         mass_NHE = mass_NHE + band.mass_ZHLTE[z, :, slot, digit_N]
-        possible_NH &= band.allowed_ZHLT[z, :, slot, digit_N]
+        if band.forbids:
+            possible_NH &= band.allowed_ZHLT[z, :, slot, digit_N]
     return Fixed(weight_NH=weight_NH, mass_NHE=mass_NHE, possible_NH=possible_NH)

@@ -125,7 +125,7 @@ def silu_derivative_range(low: Array, high: Array) -> Interval:
 
 def relu_derivative_range(low: Array, high: Array) -> Interval:
     # Written so that an end that is no number allows both 0 and 1.
-    return Interval.between((low > 0).astype(np.float64), 1.0 - (high <= 0))
+    return Interval.between((low > 0).astype(np.float64), (~(high <= 0)).astype(np.float64))
 
 
 def _range(

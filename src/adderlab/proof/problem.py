@@ -118,8 +118,14 @@ class Weights:
     """Sums S(tau) up to this, times the size of f.U, count as not positive: inputs below the band, whose
     weights may have underflowed, cannot exceed it, and inputs of the band cannot hide below it."""
 
+    @cached_property
+    def forbids(self) -> bool:
+        """Whether any digit is forbidden; where none is, nobody need look."""
+        return not self.allowed_ZHLT.all()
+
     def only(self, row: int) -> Weights:
-        return Weights(**{name: value[row : row + 1] for name, value in vars(self).items()})
+        fields = [field.name for field in dataclasses.fields(self)]
+        return Weights(**{name: getattr(self, name)[row : row + 1] for name in fields})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,7 +49,7 @@ MARGIN_SHARE = 0.995
 class Progress:
     """Where a proof stands: the phase, how far, and how many inputs are open in the search."""
 
-    phase: Literal["samples", "leaves", "search", "union"]
+    phase: Literal["samples", "leaves", "search", "union", "check"]
     done: int
     total: int
     open_inputs: int = 0
@@ -89,6 +89,8 @@ class Verdict(Result):
     cells: int
     """Cells bounded by the branch and bound."""
     split_leaves: int
+    checked: bool | None = None
+    """Whether the independent checker has accepted the certificate; None where it was not asked."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; a count that is not known exactly is [low, high]."""
@@ -100,6 +102,7 @@ class Verdict(Result):
             "counterexample": None if self.counterexample is None else list(self.counterexample),
             "answer": self.answer,
             "margin": {"bound": margin.bound, "witness": margin.witness, "pair": list(margin.pair)},
+            "checked": self.checked,
             "reason": self.reason,
             "leaves": self.leaves,
             "cells": self.cells,
@@ -111,8 +114,15 @@ class Verdict(Result):
         lines = []
         if self.verdict == "proved":
             lines.append(
-                "PROVED: greedy decoding of the stored weights, in real arithmetic, adds every one of "
-                "the 10^20 pairs of ten-digit numbers right."
+                f"{'PROVED' if self.checked else 'DECIDED (float64)'}: greedy decoding of the stored "
+                "weights, in real arithmetic, adds every one of the 10^20 pairs of ten-digit numbers "
+                "right."
+            )
+            lines.append(
+                "The independent checker has proved every bound again in interval arithmetic."
+                if self.checked
+                else "Computed, not yet proved: adderlab check proves every bound again (it needs "
+                "pip install 'adderlab[proof]')."
             )
         elif self.verdict == "refuted":
             lines.append(f"REFUTED: {_format_count(self.failing_pairs)} of the 10^20 pairs fail.")

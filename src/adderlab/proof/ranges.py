@@ -157,7 +157,7 @@ def free_maxima(
     One carry DP serves all carry codes, all groups and all nodes at once (they are its batch)."""
     weight = band.weight_ZHLT[row_G].transpose(2, 3, 0, 1)[..., None, None]
     mass = mass_GHELT.transpose(3, 4, 0, 1, 2)[..., None]
-    forbidden = None if band.allowed_ZHLT.all() else ~band.allowed_ZHLT[row_G].transpose(2, 3, 0, 1)
+    forbidden = None if not band.forbids else ~band.allowed_ZHLT[row_G].transpose(2, 3, 0, 1)
     L, T = weight.shape[:2]
     best = np.empty((rest.codes, *nodes.shape))
     for side, sign in enumerate(SIGNS):

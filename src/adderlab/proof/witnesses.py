@@ -137,7 +137,8 @@ def attention(step: Step, row_B: Ints, a_BJ: Ints, b_BJ: Ints) -> tuple[Array, A
         for slot in slots:
             weight_BH = weight_BH + band.weight_ZHLT[row_B, :, slot, digits_BL[:, slot]]
             mass_BHE = mass_BHE + band.mass_ZHLTE[row_B, :, slot, digits_BL[:, slot]]
-            allowed_BH &= band.allowed_ZHLT[row_B, :, slot, digits_BL[:, slot]]
+            if band.forbids:
+                allowed_BH &= band.allowed_ZHLT[row_B, :, slot, digits_BL[:, slot]]
         if found is not None:
             weight_BH = np.where(allowed_BH, weight_BH, found[0])
             mass_BHE = np.where(allowed_BH[..., None], mass_BHE, found[1])
@@ -159,7 +160,7 @@ def extremes(step: Step, leaf: Leaves, rows_B: Ints, head: int, functional_BE: A
         (
             band.weight_ZHLT[row_B, head].transpose(1, 2, 0),
             np.einsum("blte,be->ltb", band.mass_ZHLTE[row_B, head], functional_BE),
-            ~band.allowed_ZHLT[row_B, head].transpose(1, 2, 0),
+            ~band.allowed_ZHLT[row_B, head].transpose(1, 2, 0) if band.forbids else None,
         )
         for band in step.bands
     ]
@@ -174,7 +175,8 @@ def extremes(step: Step, leaf: Leaves, rows_B: Ints, head: int, functional_BE: A
         for weight_LTB, mass_LTB, forbidden_LTB in tables:
             new_a, new_b = a_BJ.copy(), b_BJ.copy()
             gain_LTB = mass_LTB - value_B * weight_LTB
-            gain_LTB[forbidden_LTB] = IMPOSSIBLE
+            if forbidden_LTB is not None:
+                gain_LTB[forbidden_LTB] = IMPOSSIBLE
             _best_digits(gain_LTB, rest, carry_B, new_a, new_b)
             new_value_B = value(new_a, new_b)
             better_B = new_value_B > value_B + 1e-14 * np.abs(value_B)
