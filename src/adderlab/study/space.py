@@ -45,7 +45,7 @@ from adderlab.training.recipe import Recipe
 from adderlab.training.start import check_fits
 
 _ENTRIES = ("preset", "recipe", "seeds", "steps", "output", "set", "grid", "random", "halving")
-_ROOMS = ("recipe", "model")
+_SECTIONS = ("recipe", "model")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,8 +154,8 @@ class SweepPlan:
         if self.steps is not None:
             recipe = schema.with_setting(recipe, "steps", str(self.steps))
         for path, value in (self.fixed | settings).items():
-            room, _, key = path.partition(".")
-            if room == "recipe" and key:
+            section, _, key = path.partition(".")
+            if section == "recipe" and key:
                 recipe = schema.with_setting(recipe, key, json.dumps(value))
             elif key:
                 config = schema.with_setting(config, key, json.dumps(value))
@@ -232,8 +232,8 @@ def _settings(table: Mapping[str, Any], base: Mapping[str, Any], where: str) -> 
             found += [(f"{key}.{path}", each) for path, each in below]
         else:
             found.append((key, value))
-    if base.keys() == set(_ROOMS):
-        wrong = [path for path, _ in found if path.split(".")[0] not in _ROOMS or "." not in path]
+    if base.keys() == set(_SECTIONS):
+        wrong = [path for path, _ in found if path.split(".")[0] not in _SECTIONS or "." not in path]
         if wrong:
             raise UsageError(
                 f"{where}: {wrong[0]!r} is no setting; write recipe.NAME or model.NAME, for example "
