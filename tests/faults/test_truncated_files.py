@@ -14,10 +14,10 @@ from adderlab.engine.torch_tables import TorchEngine
 from adderlab.models.transformer import build_model
 from adderlab.models.zoo import get_preset
 from adderlab.runs.checkpoints import Checkpoint, save_checkpoint, save_safetensors
-from adderlab.runs.foreign import write_mlx
 from adderlab.training.objective import objective_for
 from adderlab.training.recipe import Recipe
 from adderlab.training.run import Job, run
+from helpers.foreign import write_mlx
 from helpers.run_files import files
 
 RUN = "run"

@@ -1,10 +1,31 @@
-"""Checkpoints of other programs, loaded and evaluated."""
+"""Checkpoints of other programs: written as those programs do, loaded, and evaluated."""
 
+import io
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 
+from adderlab.errors import UsageError
 from adderlab.evaluation.suites import adderboard
+from adderlab.files.atomic import write_bytes, write_torch
+from adderlab.models.config import ModelConfig
 from adderlab.models.transformer import Transformer
+from adderlab.runs.foreign import (
+    _COPIES,
+    _EQUALS,
+    _MLX_NAMES,
+    _TOP,
+    _ZEROS,
+    SPIRAL,
+    _microadder_config,
+    _names,
+    _qwen3,
+)
 
 
 @torch.no_grad()
@@ -24,3 +45,82 @@ def loaded(model: Transformer, params: dict[str, Tensor]) -> Transformer:
         for name, parameter in model.named_parameters():
             parameter.copy_(params[name])
     return model
+
+
+def write_microadder(
+    path: Path | str, config: ModelConfig, params: Mapping[str, Tensor], *, step: int = 0
+) -> None:
+    """Write a checkpoint that the MicroAdder package loads (``ModelConfig.from_dict(config)``).
+
+    ``params`` has no seed axis. Raises ``UsageError`` for a model outside MicroAdder's family.
+    """
+    settings = _settings(config)
+    names = _names(config)
+    state = {theirs: params[ours].detach() for ours, theirs in names.items()}
+    state["q_phase_angle"] = state["q_phase_angle"].reshape(1)
+    state[_EQUALS], state[_TOP] = params["pos_emb.special"].detach().clone().split(1)
+    state |= {name: torch.zeros(1, config.position_width) for name in _ZEROS}
+    state |= {copy: state[original] for copy, original in _COPIES.items()}
+    if config.positions == "fixed_spiral":
+        state |= {f"spiral_{n}": torch.tensor(v) for n, v in zip(SPIRAL, config.spiral, strict=True)}
+    state["causal_mask"] = torch.ones(34, 34).tril()[None, None]
+    payload = {"step": step, "model_state_dict": state, "config": settings, "metrics": {}, "args": {}}
+    write_torch(Path(path), payload)
+
+
+def _settings(config: ModelConfig) -> dict[str, Any]:
+    amplitude, phase, slope, offset = config.spiral
+    settings = {
+        "d_model": config.d_model,
+        "tok_dim": config.token_width,
+        "pos_dim": config.position_width,
+        "n_heads": config.n_head,
+        "head_dim": config.value_width,
+        "ffn_dim": config.d_ff,
+        "vocab_size": 10,
+        "max_seq_len": 34,
+        "qk_dim": config.key_width,
+        "norm_mode": "weighted",
+        "qk_input": "pos",
+        "freeze_tok_arc": "",
+        "tie_fc2_head": config.fc2 == "head",
+        "freeze_spiral": ",".join(SPIRAL) if config.positions == "fixed_spiral" else "",
+        "spiral_init_amp": amplitude,
+        "spiral_init_phase": phase,
+        "spiral_init_slope": slope,
+        "spiral_init_offset": offset,
+        "equals_spiral_idx": -1.0,
+    }
+    shapes = {"out_proj.A": torch.empty(1, config.attn_out_rank), "fc2.weight": torch.empty(0)}
+    if config.fc2 == "head":
+        del shapes["fc2.weight"]
+    if (
+        config.tokens != "arc"
+        or config.attn_out_rank != 1
+        or _microadder_config(settings, shapes, Path()) != config
+    ):
+        raise UsageError(
+            "this model is no MicroAdder: its package has one shape with an arc of one radius, "
+            "spiral columns, tied Q and K and a rank-1 output"
+        )
+    return settings
+
+
+def write_mlx(path: Path | str, config: ModelConfig, params: Mapping[str, Tensor]) -> None:
+    """Write weights that staghado's program loads. ``params`` has no seed axis.
+
+    Raises ``UsageError`` for a model of another shape than mlx_lm's Qwen3 with rotary base 3.
+    """
+    known = _qwen3(config.d_model, config.d_ff, config.n_head, config.kv_heads, config.key_width)
+    if config != known:
+        raise UsageError(
+            "this model is no Qwen3 adder of the MLX family: it needs maps of their own, QK norm, "
+            "rotary halves of base 3, SwiGLU and a tied head on layout S"
+        )
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for ours, theirs in _MLX_NAMES.items():
+            array = params[ours].detach().cpu().float().numpy()
+            with archive.open(zipfile.ZipInfo(f"{theirs}.npy"), "w") as entry:
+                np.lib.format.write_array(entry, array, allow_pickle=False)
+    write_bytes(Path(path), buffer.getvalue())

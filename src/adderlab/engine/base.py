@@ -10,7 +10,7 @@ from typing import Protocol
 from torch import Tensor
 
 from adderlab.engine.step_batch import Descending, StepBatch
-from adderlab.models.tables import Tables
+from adderlab.models.tables import TableForm, Tables
 from adderlab.task.layouts import Layout
 from adderlab.task.sampling import DataConfig
 
@@ -77,3 +77,22 @@ class Engine(Protocol):
     def decode(self, tables: Tables, prompt_SBT: Tensor) -> Tensor:
         """Greedy decoding; ties go to the lowest token. answers_SBA, uint8."""
         ...
+
+
+def too_large(form: TableForm, engine: str) -> str | None:
+    """None if the kernels hold this form in registers, otherwise the size that is too large for them.
+
+    A table row is one vector register of 16 lanes; the other limits keep a sample's numbers in cache.
+    """
+    sizes = {
+        "vocabulary": (form.layout.vocab_size, 16),
+        "number of heads": (form.heads, 4),
+        "key dimension": (form.key_dim, 16),
+        "value dimension": (form.value_dim, 16),
+        "width": (form.width, 32),
+        "number of hidden units": (form.hidden, 64),
+    }
+    for name, (size, limit) in sizes.items():
+        if size > limit:
+            return f"its {name} is {size}; the {engine} engine goes up to {limit}"
+    return None

@@ -11,8 +11,8 @@ from adderlab.errors import Failure, UsageError
 from adderlab.models.tables import stack_parameters
 from adderlab.models.transformer import build_model
 from adderlab.models.zoo import get_preset
-from adderlab.runs.foreign import read_microadder, write_microadder
-from helpers.foreign import errors_on_adderboard, loaded
+from adderlab.runs.foreign import read_microadder
+from helpers.foreign import errors_on_adderboard, loaded, write_microadder
 from helpers.reference import reference_checkpoint
 
 PUBLISHED = "microadder_67p_s71046.pt"

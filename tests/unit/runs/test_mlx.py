@@ -12,8 +12,8 @@ from adderlab.errors import Failure, UsageError
 from adderlab.models.tables import stack_parameters
 from adderlab.models.transformer import build_model
 from adderlab.models.zoo import get_preset
-from adderlab.runs.foreign import read_mlx, write_mlx
-from helpers.foreign import errors_on_adderboard, loaded
+from adderlab.runs.foreign import read_mlx
+from helpers.foreign import errors_on_adderboard, loaded, write_mlx
 from helpers.reference import reference_checkpoint
 
 

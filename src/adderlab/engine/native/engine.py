@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adderlab.engine.base import Compiled, Descent, Function, Sampler, Stepper
+from adderlab.engine.base import Compiled, Descent, Function, Sampler, Stepper, too_large
 from adderlab.engine.native.build import Log, NativeUnavailable, isa_flags, load_library, to_stderr
 from adderlab.engine.native.program import Program
 from adderlab.engine.native.steps import (
@@ -39,18 +39,7 @@ FLAGS = ("-fvisibility=hidden", "-ffp-contract=fast", "-fno-math-errno", "-fno-t
 
 def why_not(form: TableForm) -> str | None:
     """None if the kernel can compute this form, otherwise the reason in a few words."""
-    sizes = {
-        "vocabulary": (form.layout.vocab_size, 16),
-        "number of heads": (form.heads, 4),
-        "key dimension": (form.key_dim, 16),
-        "value dimension": (form.value_dim, 16),
-        "width": (form.width, 32),
-        "number of hidden units": (form.hidden, 64),
-    }
-    for name, (size, limit) in sizes.items():
-        if size > limit:
-            return f"its {name} is {size}; the native engine goes up to {limit}"
-    return None
+    return too_large(form, "native")
 
 
 def cores() -> int:

@@ -7,6 +7,7 @@ import os
 
 import torch
 
+from adderlab.engine.base import too_large
 from adderlab.models.tables import TableForm
 
 
@@ -18,15 +19,4 @@ def why_not(form: TableForm, device: torch.device) -> str | None:
         device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
     ):
         return f"it computes on CUDA, not on {device.type}"
-    sizes = {
-        "vocabulary": (form.layout.vocab_size, 16),
-        "number of heads": (form.heads, 4),
-        "key dimension": (form.key_dim, 16),
-        "value dimension": (form.value_dim, 16),
-        "width": (form.width, 32),
-        "number of hidden units": (form.hidden, 64),
-    }
-    for name, (size, limit) in sizes.items():
-        if size > limit:
-            return f"its {name} is {size}; the Triton engine goes up to {limit}"
-    return None
+    return too_large(form, "Triton")
