@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from adderlab.api.models import Model, ModelLike, load
+from adderlab.api.models import ModelLike, load
 from adderlab.engine.select import single_threaded
 from adderlab.errors import Failure, UsageError
 from adderlab.evaluation.suites import strata
@@ -36,6 +36,7 @@ from adderlab.proof.window import (
     restricted,
     try_every_pair,
 )
+from adderlab.study.verdicts import checked
 
 if TYPE_CHECKING:
     from adderlab.checker import Report
@@ -65,36 +66,6 @@ def prove(
     found, limits = load(model), Limits(cells=cells, seconds=seconds)
     proof = prove_checkpoint(found, limits=limits, progress=progress)
     return checked(proof, found, progress) if check else proof
-
-
-def checked(proof: Proof, model: Model, progress: Callable[[Progress], None] | None = None) -> Proof:
-    """The same proof with the word of the independent checker, if it claims to be one and python-flint
-    is installed. Real arithmetic only: ``check`` on the certificate answers for fp32 too."""
-    if proof.verdict != "proved":
-        return proof
-    try:
-        from adderlab.checker.verify import check_document
-    except ModuleNotFoundError as error:
-        if error.name != "flint":
-            raise
-        return proof
-
-    def advance(done: int, total: int) -> None:
-        if progress is not None:
-            progress(Progress(phase="check", done=done, total=total))
-
-    report = check_document(certificate(proof), model, progress=advance, fp32=False)
-    seconds = proof.seconds + report.seconds
-    if report.accepted:
-        return dataclasses.replace(proof, checked=True, seconds=seconds)
-    return dataclasses.replace(
-        proof,
-        verdict="undecided",
-        failing_pairs=(0, proof.problem.num_pairs),
-        checked=False,
-        reason=f"The checker does not accept the certificate: {report.reason}.",
-        seconds=seconds,
-    )
 
 
 @single_threaded()
@@ -233,4 +204,5 @@ def repair(
         target_margin=target_margin,
         seed=seed,
     )
-    return repair_checkpoint(load(model), settings, on_round=on_round)
+    found = repair_checkpoint(load(model), settings, on_round=on_round)
+    return dataclasses.replace(found, proof=checked(found.proof, found.checkpoint))

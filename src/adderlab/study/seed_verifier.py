@@ -19,7 +19,7 @@ from adderlab.proof.search import Limits
 from adderlab.runs.checkpoints import Checkpoint, save_checkpoint
 from adderlab.runs.metrics import Metrics
 from adderlab.runs.records import SUCCESS, Repair, SeedRecord, Weights
-from adderlab.study.verdicts import verdict_fields
+from adderlab.study.verdicts import checked, verdict_fields
 from adderlab.task.digits import SUM_DIGITS
 from adderlab.training.measure import Evaluation
 from adderlab.training.recipe import Recipe
@@ -166,6 +166,7 @@ class SeedVerifier:
 
     def _prove(self, tracker: SeedTracker, checkpoint: Checkpoint, weights: Weights) -> bool:
         proof = prove_checkpoint(checkpoint, limits=LIMITS, progress=self._check_stop)
+        proof = checked(proof, checkpoint, self._check_stop)
         seed, proved = _seed(checkpoint), proof.verdict == "proved"
         if proved:
             self._keep(checkpoint, proof)
@@ -188,7 +189,8 @@ class SeedVerifier:
             limits=LIMITS,
             progress=self._check_stop,
         )
-        found, proved = result.proof, result.proved
+        found = checked(result.proof, result.checkpoint, self._check_stop)
+        proved = found.verdict == "proved"
         if proved:
             self._keep(result.checkpoint, found)
         # A proof of what training itself left needs no help, however it came about.

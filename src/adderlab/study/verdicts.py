@@ -20,8 +20,8 @@ from adderlab.errors import UsageError
 from adderlab.evaluation.exact import decoder_for, evaluate
 from adderlab.evaluation.suites import Suite
 from adderlab.models.tables import why_no_tables
-from adderlab.proof.certificate import write_beside
-from adderlab.proof.prove import Verdict, prove_checkpoint
+from adderlab.proof.certificate import certificate, write_beside
+from adderlab.proof.prove import Progress, Proof, Verdict, prove_checkpoint
 from adderlab.proof.search import Limits
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from adderlab.runs.folder import seed_folder
@@ -71,12 +71,44 @@ def verdict_fields(found: Verdict) -> dict[str, Any]:
     }
 
 
+def checked(
+    proof: Proof, checkpoint: Checkpoint, progress: Callable[[Progress], None] | None = None
+) -> Proof:
+    """The same proof with the word of the independent checker, if it claims to be one and python-flint
+    is installed. Real arithmetic only: ``check`` on the certificate answers for fp32 too."""
+    if proof.verdict != "proved":
+        return proof
+    try:
+        from adderlab.checker.verify import check_document
+    except ModuleNotFoundError as error:
+        if error.name != "flint":
+            raise
+        return proof
+
+    def advance(done: int, total: int) -> None:
+        if progress is not None:
+            progress(Progress(phase="check", done=done, total=total))
+
+    report = check_document(certificate(proof), checkpoint, progress=advance, fp32=False)
+    seconds = proof.seconds + report.seconds
+    if report.accepted:
+        return dataclasses.replace(proof, checked=True, seconds=seconds)
+    return dataclasses.replace(
+        proof,
+        verdict="undecided",
+        failing_pairs=(0, proof.problem.num_pairs),
+        checked=False,
+        reason=f"The checker does not accept the certificate: {report.reason}.",
+        seconds=seconds,
+    )
+
+
 def decide(checkpoint: Checkpoint, limits: Limits) -> Verdict:
-    """The prover's verdict; failing pairs of a wrong model are not counted if one is found early."""
+    """The verdict, checked; failing pairs of a wrong model are not counted if one is found early."""
     found = prove_checkpoint(checkpoint, limits=_QUICK)
     if found.verdict == "undecided":
         found = prove_checkpoint(checkpoint, limits=limits)
-    return found.summary
+    return checked(found, checkpoint).summary
 
 
 def prove_seeds(
@@ -99,7 +131,7 @@ def prove_seeds(
         started = time.process_time()
         checkpoint = _best_checkpoint(folder, record)
         assert checkpoint.path is not None
-        proof = prove_checkpoint(checkpoint, limits=RUN_LIMITS)
+        proof = checked(prove_checkpoint(checkpoint, limits=RUN_LIMITS), checkpoint)
         verdicts[record.seed] = proof.summary
         certified = None
         if proof.verdict == "proved":
@@ -197,7 +229,7 @@ def repair_seed(
         RepairSettings(rounds=assistance.rounds, seed=record.seed),
         limits=Limits(cells=limits.cells, seconds=assistance.seconds, union_seconds=0.0),
     )
-    found, proofs = result.proof.summary, len(result.rounds)
+    found, proofs = checked(result.proof, result.checkpoint).summary, len(result.rounds)
     if found.verdict == "undecided":
         found, proofs = decide(result.checkpoint, limits), proofs + 1
     seconds = time.process_time() - started

@@ -100,7 +100,8 @@ class Repair(Result):
     def describe(self) -> list[str]:
         """What came of it."""
         if self.proved:
-            return [f"Proved after {self.trainings} training(s): all 10^20 pairs."]
+            word = "Proved" if self.proof.checked else "Decided (float64, not checked)"
+            return [f"{word} after {self.trainings} training(s): all 10^20 pairs."]
         return [f"Not proved after {self.trainings} training(s).", *self.proof.describe()]
 
 
