@@ -1,4 +1,4 @@
-"""PROVED means checked: the prover's word alone is "decided", and what the checker rejects is neither."""
+"""PROVED means checked: the prover alone "decides", and what the checker rejects is undecided."""
 
 import builtins
 from typing import Any
@@ -8,6 +8,7 @@ import pytest
 from adderlab.checker import verify
 from adderlab.checker.verify import Report
 from adderlab.proof.prove import Progress, Proof, prove_checkpoint
+from adderlab.proof.search import Limits
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint
 from adderlab.study.verdicts import RUN_LIMITS, checked, decide
 from helpers.paths import ROOT
@@ -70,6 +71,6 @@ def test_a_refuted_model_needs_no_checker(record: Checkpoint) -> None:
     params = {name: 0 * p for name, p in record.params.items()}
     wrong = prove_checkpoint(
         Checkpoint(config=record.config, params=params, recipe={}, step=0, val_exact=0.0),
-        limits=RUN_LIMITS,
+        limits=Limits(cells=0, union_seconds=0.0),
     )
     assert wrong.verdict != "proved" and checked(wrong, record) is wrong
