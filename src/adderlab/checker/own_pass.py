@@ -66,6 +66,7 @@ class Difference:
     """After the attention, in every coordinate."""
 
 
+@np.errstate(all="ignore")
 def difference(module: Transformer, model: Model) -> Difference:
     """Compare the tables with the module for every query and key that a step can have.
 
@@ -74,7 +75,9 @@ def difference(module: Transformer, model: Model) -> Difference:
     """
     asked, known = rows_read(model)
     queries, keys = projected(module, asked), projected(module, known)
-    score, largest = 0.0, 0.0
+    for each in (queries.query, keys.key, keys.value, queries.stream):
+        _require_known(each)
+    score = _Apart()
     root = intervals.widened(math.sqrt(module.config.key_width))
     for step in model.steps:
         at = model.geometry.query_positions[step.index]
@@ -86,38 +89,55 @@ def difference(module: Transformer, model: Model) -> Difference:
             own_HM = matmul(queries.query.known[a, :, 0][:, None], key_HKM)[:, 0] / root
             positions, tokens = (list(part) for part in zip(*seen, strict=True))
             table_HM = model.scores(step.index, z, at)[:, positions, tokens]
-            score = max(score, _apart(own_HM, table_HM))
-            largest = max(largest, float(own_HM.magnitude().max()))
-    _require(score, largest, "attention scores")
+            score.compare(own_HM, table_HM)
+    score.require_none("attention scores")
 
     offset_D, slope_HED = _written(module, keys.value)
     H = module.config.n_head
-    stream, largest = 0.0, 0.0
+    stream = 0.0
     for h in range(H):
-        apart = 0.0
+        apart = _Apart()
         for number, (p, t) in enumerate(known):
             own_D = matmul(keys.value.known[number, h], slope_HED[h])[0]
             table_D = matmul(model.value_PVHE[p, t, h][None], model.out_HED[h])[0]
-            apart = max(apart, _apart(own_D, table_D))
-            largest = max(largest, float(own_D.magnitude().max()))
-        stream += apart
-    _require(stream, largest, "attention outputs")
+            apart.compare(own_D, table_D)
+        apart.require_none("attention outputs")
+        stream += apart.most
     step_of = {at: i for i, at in enumerate(model.geometry.query_positions)}
     own_AD = queries.stream.known[:, 0] + offset_D
     table_AD = intervals.stack([model.residual_AVD[step_of[at], z] for at, z in asked])
-    start = _apart(own_AD, table_AD)
-    _require(start, float(own_AD.magnitude().max()), "streams")
-    return Difference(score=score, stream=float(up(np.array(1.001 * (stream + start)))))
+    start = _Apart()
+    start.compare(own_AD, table_AD)
+    start.require_none("streams")
+    return Difference(score=score.most, stream=float(up(np.array(1.001 * (stream + start.most)))))
 
 
-def _apart(x: Interval, y: Interval) -> float:
-    """Largest distance of a number of x from one of y."""
-    return float(np.maximum(up(x.high - y.low), up(y.high - x.low)).max())
+@dataclass(kw_only=True)
+class _Apart:
+    """How far enclosures of the same numbers are apart: at most, and certainly."""
+
+    most: float = 0.0
+    certain: float = 0.0
+    largest: float = 0.0
+
+    def compare(self, x: Interval, y: Interval) -> None:
+        self.most = max(self.most, float(np.maximum(up(x.high - y.low), up(y.high - x.low)).max()))
+        self.certain = max(self.certain, float(np.maximum(x.low - y.high, y.low - x.high).max()))
+        self.largest = max(self.largest, float(x.magnitude().max()))
+
+    def require_none(self, what: str) -> None:
+        allowed = AGREE * (1.0 + self.largest)
+        if self.certain > allowed:
+            raise WrongMap(f"the tables are not this module's: {what} differ by {self.certain:.3g}")
+        if not self.most <= allowed:
+            raise Failure(f"the module's {what} are only known to {self.most:.3g}")
 
 
-def _require(apart: float, largest: float, what: str) -> None:
-    if not apart <= AGREE * (1.0 + largest):
-        raise WrongMap(f"the tables are not this module's: {what} differ by up to {apart:.3g}")
+def _require_known(x: Rounded) -> None:
+    """Where a root or quotient has no bound, its enclosure says nothing and its error is infinite
+    (``rounding``): so no number is used here whose error is."""
+    if not np.isfinite(x.err).all():
+        raise Failure("the module's numbers have no bound, in fp32 at least")
 
 
 def _written(module: Transformer, value: Rounded) -> tuple[Interval, Interval]:
@@ -139,6 +159,7 @@ def _written(module: Transformer, value: Rounded) -> tuple[Interval, Interval]:
     with torch.no_grad(), Tracing():
         out = module.block(0).attn.written(Noisy(Rounded(mix, np.zeros(mix.shape))))
     assert isinstance(out, Noisy) and isinstance(out.value.real, MeanValueForm)
+    _require_known(out.value)
     form = out.value.real
     slope_KD = intervals.concatenate(list(form.gradients))
     return form.centre[0], slope_KD.reshape(H, E, -1)
@@ -228,13 +249,14 @@ class OwnPass:
 
     def _forwards(self, batch: Batch, boxes: Boxes) -> tuple[Array, Array]:
         """Lower bounds of each margin (N, Q), and what the worst one loses by each coordinate (N, K)."""
-        margin = _gaps(logits_after_attention(self.module, self._stream(batch, boxes)), batch.right)
-        if (margin.high < 0).any():
+        logits = logits_after_attention(self.module, self._stream(batch, boxes))
+        margin, unknown_N = _gaps(logits, batch.right), _unknown(logits)
+        if (margin.high < 0)[~unknown_N].any():
             raise WrongMap("the tables are not this module's: it answers otherwise on a whole box")
         worst_N, each = margin.low.argmin(1), np.arange(len(margin.low))
         each_k = zip(margin.gradients, margin.radii, strict=True)
         spread_NK = np.stack([g.magnitude()[each, worst_N] * r_N for g, r_N in each_k], 1)
-        return margin.low.copy(), spread_NK
+        return np.where(unknown_N[:, None], np.nan, margin.low), spread_NK
 
     def _backwards(
         self, batch: Batch, boxes: Boxes, margin_NQ: Array, wanted: float
@@ -250,6 +272,7 @@ class OwnPass:
         least_N = np.full(len(found), np.inf)
         short_NQ, others = margin_NQ < wanted, np.array(_others(logits, batch.right))
         short_NQ |= np.isnan(margin_NQ)
+        short_NQ[_unknown(logits)] = False
         # One after the other of a row's short margins: rows differ in which they are, and need few.
         order_NQ = np.argsort(~short_NQ, 1, kind="stable")
         for turn in range(int(short_NQ.sum(1).max(initial=0))):
@@ -266,6 +289,11 @@ class OwnPass:
             least_N[n] = np.where(worse, found[n, q_n], least_N[n])
             spread_NK[n[worse]] = (radius_NK[n] * size_NK)[worse]
         return found, spread_NK
+
+
+def _unknown(logits: Rounded) -> NDArray[np.bool_]:
+    """Rows of which nothing is known (``_require_known``)."""
+    return np.logical_not(np.isfinite(logits.err)).any(1)
 
 
 def _others(logits: Rounded, right: int) -> list[int]:
