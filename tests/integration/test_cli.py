@@ -78,7 +78,7 @@ def test_set_may_be_given_again(capsys: pytest.CaptureFixture[str]) -> None:
         (["train", "456p", "--seeds", "5-1"], "5-1"),
         (["train", "456p", "--seeds", "x"], "'x'"),
         (["train", "456p", "--steps", "0"], "steps"),
-        (["train", "456p", "--steps", "many"], "many"),
+        (["train", "456p", "--steps", "many"], "--steps must be INT, not 'many'"),
         (["train", "456p", "--set", "recipe.lrr=1"], "lrr"),
         (["train", "456p", "--set", "lr=1"], "recipe.NAME=VALUE"),
         (["train", "456p", "--set", "recipe.lr=fast"], "fast"),

@@ -10,6 +10,7 @@ import pytest
 
 from adderlab.cli import attack as attack_command
 from adderlab.cli import prove as prove_command
+from adderlab.cli import repair as repair_command
 from adderlab.cli.main import run_command
 from adderlab.models.config import ModelConfig
 from adderlab.models.transformer import build_model
@@ -143,6 +144,8 @@ def test_attack_as_json(wrong: Path, capsys: pytest.CaptureFixture[str]) -> None
         (prove_command, ["CKPT", "--window", "1", "--output", "x.json"], "a window has no certificate"),
         (attack_command, ["missing.pt", "--pairs", "0"], "pairs must be 1 or more"),
         (attack_command, ["missing.pt", "--starts", "0"], "starts must be 1 or more"),
+        # Before the work, not after it: the model is not even looked for.
+        (repair_command, ["missing.pt", "--output", "out.txt"], "saved as .pt or .safetensors"),
     ],
 )
 def test_wrong_usage_is_one_line(

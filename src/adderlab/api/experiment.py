@@ -113,6 +113,8 @@ def _as_text(value: Any) -> str:
 def parse_seeds(seeds: Seeds) -> tuple[int, ...]:
     """``"0-63"``, ``"43"``, ``"0-3,43,100-101"`` or numbers -> seeds in that order, without repeats."""
     if not isinstance(seeds, str):
+        if not isinstance(seeds, Iterable):
+            raise UsageError(f"seeds {seeds!r}: give several, for example range({seeds!r}), or '0-63'")
         numbers = tuple(dict.fromkeys(seeds))
         if not numbers or not all(type(seed) is int and seed >= 0 for seed in numbers):
             raise UsageError(f"seeds must be numbers from 0 on, at least one, not {numbers!r}")

@@ -120,10 +120,8 @@ class Model(Checkpoint):
         Returns the path. Raises ``UsageError`` for another ending, ``Failure`` if it cannot be written.
         """
         path = Path(path)
-        writers = {".pt": save_checkpoint, ".safetensors": save_safetensors}
-        if path.suffix not in writers:
-            raise UsageError(f"{path}: a model is saved as .pt or .safetensors, not {path.suffix!r}")
-        writers[path.suffix](path, self)
+        check_model_name(path)
+        (save_checkpoint if path.suffix == ".pt" else save_safetensors)(path, self)
         return path
 
     def __repr__(self) -> str:
@@ -141,6 +139,12 @@ class Model(Checkpoint):
             "weights": self.weights_sha256[:12],
         }
         return html_table([about], str(self.path or ""))
+
+
+def check_model_name(path: Path) -> None:
+    """Raises ``UsageError`` for a name that ``Model.save`` refuses: before long work, not after."""
+    if path.suffix not in (".pt", ".safetensors"):
+        raise UsageError(f"{path}: a model is saved as .pt or .safetensors, not {path.suffix!r}")
 
 
 def load(model: ModelLike) -> Model:

@@ -8,6 +8,7 @@ import errno
 import importlib
 import io
 import os
+import re
 import signal
 import sys
 import threading
@@ -122,7 +123,14 @@ def _plain(boxed: str) -> str:
         if not inside or inside.startswith(("\u2500", "\u2570")):
             break
         parts.append(inside)
-    return " ".join(parts).rstrip(".:") or "wrong arguments"
+    message = " ".join(parts).rstrip(".:") or "wrong arguments"
+    # Of an optional value tyro says how its parsers failed; which value it was says more.
+    return re.sub(
+        r"^Error parsing (\S+): no type matching (?:\{None\}\|)?(\S+) could be instantiated from "
+        r"\['(.*)'\]$",
+        r"\1 must be \2, not '\3'",
+        message,
+    )
 
 
 def _one_line(error: Exception) -> str:

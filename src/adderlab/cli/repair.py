@@ -41,6 +41,9 @@ class Args:
 def run(args: Args) -> int:
     """0 if the result is proved, 1 if not; the last model is written either way."""
     import adderlab
+    from adderlab.api.models import check_model_name
+
+    check_model_name(args.output)
 
     def print_round(each: Round) -> None:
         verdict, (a, b) = each.verdict, each.verdict.margin.pair

@@ -18,15 +18,14 @@ import torch
 from torch import Tensor
 
 from adderlab.engine.base import Engine
-from adderlab.errors import UsageError
 from adderlab.evaluation.intervals import Rate, clopper_pearson
-from adderlab.evaluation.suites import Suite
+from adderlab.evaluation.suites import Suite, operand
 from adderlab.format import percent
 from adderlab.models.config import ModelConfig
 from adderlab.models.tables import tables, why_no_tables
 from adderlab.models.transformer import Transformer, build_model
 from adderlab.results import Result, html_lines, html_table, text_table
-from adderlab.task.digits import OPERAND_LIMIT, SUM_DIGITS, add, from_digits, pairs_from_ints
+from adderlab.task.digits import SUM_DIGITS, add, from_digits, pairs_from_ints
 from adderlab.task.layouts import Layout, get_layout
 
 SCHEMA_VERSION = 1
@@ -319,11 +318,9 @@ def predict(model: Transformer, a: int, b: int) -> Prediction:
 
     Raises ``UsageError`` for operands outside 0 .. 9999999999.
     """
-    for operand in (a, b):
-        if not 0 <= operand < OPERAND_LIMIT:
-            raise UsageError(f"an operand must be 0 to {OPERAND_LIMIT - 1}, not {operand}")
     device = next(model.parameters()).device
-    tokens_1T = model.layout.encode_prompt(*pairs_from_ints([(a, b)])).long().to(device)
+    pair = (operand(a), operand(b))
+    tokens_1T = model.layout.encode_prompt(*pairs_from_ints([pair])).long().to(device)
     confidences = []
     for _ in range(SUM_DIGITS):
         probability_1V = model(tokens_1T)[:, -1].softmax(-1)

@@ -113,14 +113,22 @@ def strata(n_per_stratum: int = STRATA_PAIRS, seed: int = FRESH_SEED) -> Suite:
     return Suite(name="strata", groups=tuple(Group(name=n, a_BJ=a, b_BJ=b) for n, a, b in groups))
 
 
+def operand(number: int) -> int:
+    """A number to add. Raises ``UsageError`` for one out of range, or what is no whole number."""
+    if not isinstance(number, int) or not 0 <= number < OPERAND_LIMIT:
+        raise UsageError(f"an operand must be 0 to {OPERAND_LIMIT - 1}, not {number!r}")
+    return number
+
+
 def of_pairs(pairs: Sequence[tuple[int, int]]) -> Suite:
-    """The reader's own pairs of numbers. Raises ``UsageError`` for none, or one out of range."""
+    """The reader's own pairs of numbers. Raises ``UsageError`` for none, what is no pair, or a number
+    out of range."""
     if not pairs:
         raise UsageError("a suite needs at least one pair")
-    for number in (number for pair in pairs for number in pair):
-        if not 0 <= number < OPERAND_LIMIT:
-            raise UsageError(f"an operand must be 0 to {OPERAND_LIMIT - 1}, not {number}")
-    a_BJ, b_BJ = pairs_from_ints(list(pairs))
+    for pair in pairs:
+        if not isinstance(pair, Sequence) or len(pair) != 2:
+            raise UsageError(f"{pair!r} is no pair of numbers; give pairs such as (12, 99988)")
+    a_BJ, b_BJ = pairs_from_ints([(operand(a), operand(b)) for a, b in pairs])
     return Suite(name="pairs", groups=(Group(name="pairs", a_BJ=a_BJ, b_BJ=b_BJ),))
 
 

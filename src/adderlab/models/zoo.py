@@ -601,5 +601,6 @@ def get_preset(name: str) -> Preset:
     wanted = f"{name}p" if name.isdigit() else name
     if wanted in PRESETS:
         return PRESETS[wanted]
-    close = difflib.get_close_matches(wanted, PRESETS, n=4, cutoff=0.4) or list(PRESETS)
-    raise UsageError(f"no preset {name!r}; close names: {', '.join(close)}")
+    close = difflib.get_close_matches(wanted, PRESETS, n=4, cutoff=0.4)
+    names = f"close names: {', '.join(close)}" if close else f"there are {', '.join(PRESETS)}"
+    raise UsageError(f"no preset {name!r}; {names}")

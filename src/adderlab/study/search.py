@@ -189,7 +189,10 @@ def read_search(folder: Path) -> SearchResult:
 
     Raises ``UsageError`` if there is none, ``Failure`` for damaged files.
     """
-    if kind_of(folder) != "search":
+    kind = kind_of(folder)
+    if kind is None:
+        raise UsageError(f"there is no search in {folder}; check the name")
+    if kind != "search":
         raise UsageError(f"{folder} is no search; resume it without --until")
     stored = read_config(folder)
     try:
@@ -240,6 +243,9 @@ class _Search:
         self, objective: Objective, workers: int, asked: threading.Event, seconds: float
     ) -> SearchResult:
         """Until the end; the result says which."""
+        if self._enough():
+            # Resumed after its end: what other workers had begun by then is wanted no more.
+            self.stop.set()
         threads = [threading.Thread(target=self._work, args=(objective,)) for _ in range(workers)]
         for thread in threads:
             thread.start()

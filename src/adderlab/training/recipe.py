@@ -170,10 +170,12 @@ class Recipe:
                     raise UsageError(f"recipe.{name} must lie in [0, 1), not {beta}")
         if self.sampler == "r456" and any(stage.data for stage in self.stages):
             raise UsageError("sampler r456 draws the recipe's own data: leave data out of the stages")
-        if self.restarts and (self.sampler == "r456" or self.restarts.halve_at[-1] >= self.steps):
+        if self.restarts and self.sampler != "counter":
+            raise UsageError(f"recipe.restarts goes with sampler counter, not {self.sampler}")
+        if self.restarts and self.restarts.halve_at[-1] >= self.steps:
             raise UsageError(
-                "recipe.restarts goes with sampler counter, and its last halving must come before step "
-                f"{self.steps}"
+                f"recipe.restarts: the last halving, at step {self.restarts.halve_at[-1]}, must come "
+                f"before step {self.steps}, the last; take more steps, or --set recipe.restarts=null"
             )
         if len(self.stages) > MAX_ROUNDS - 1:
             raise UsageError(f"a recipe has at most {MAX_ROUNDS - 1} stages, not {len(self.stages)}")

@@ -92,6 +92,24 @@ def test_evaluating_logs_where_it_computes(model: al.Model) -> None:
     assert lines[0].startswith("device: ")
 
 
+@pytest.mark.parametrize("wrong", ["1", 1.5, None, -1, 10**10], ids=repr)
+def test_what_is_no_operand_is_named(model: al.Model, wrong: object) -> None:
+    for ask in (lambda: model.predict(wrong, 2), lambda: model.evaluate([(2, wrong)])):  # type: ignore[arg-type,list-item]
+        with pytest.raises(al.UsageError, match=f"an operand must be .* not {wrong!r}"):
+            ask()
+
+
+@pytest.mark.parametrize("wrong", [(1, 2, 3), 12, "12"], ids=repr)
+def test_what_is_no_pair_is_named(model: al.Model, wrong: object) -> None:
+    with pytest.raises(al.UsageError, match=r"give pairs such as|an operand must be"):
+        model.evaluate([wrong])  # type: ignore[list-item]
+
+
+def test_seeds_are_several() -> None:
+    with pytest.raises(al.UsageError, match=r"seeds 4: give several, for example range\(4\)"):
+        al.train("456p", seeds=4)  # type: ignore[arg-type]
+
+
 def test_predicting(model: al.Model) -> None:
     answer = al.predict(model, 12, 34)
     assert answer.right_sum == 46 and len(answer.confidences) == 11

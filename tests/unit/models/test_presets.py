@@ -109,3 +109,5 @@ def test_a_bare_number_names_a_preset() -> None:
 def test_unknown_preset_lists_close_names() -> None:
     with pytest.raises(UsageError, match=r"no preset '457p'; close names: .*456p"):
         get_preset("457p")
+    with pytest.raises(UsageError, match=r"no preset 'x'; there are 6080p, .*7p"):
+        get_preset("x")

@@ -162,6 +162,20 @@ def test_more_can_be_wanted_now_or_later(tmp_path: Path, proves) -> None:
     assert again.spent.seed_steps == 6 + 11 + 6 + 6
 
 
+def test_a_search_that_has_what_is_wanted_trains_no_more(tmp_path: Path, proves) -> None:
+    proves(proved={3: 5}, hopeless={})
+    search(plan(tmp_path / "search"), wanted=1)
+    watcher = Watcher()
+    again = search(tmp_path / "search", watcher, wanted=1)
+    assert watcher.begun == [] and again.status == "proved"
+    assert again.spent.seed_steps == 6 and list(again.records) == [3]
+
+
+def test_no_search_to_go_on_with(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no search in"):
+        search(tmp_path / "nowhere")
+
+
 def test_seeds_together_end_one_by_one(tmp_path: Path, proves) -> None:
     proves(proved={4: 10}, hopeless={3: 5, 5: 5})
     summary = search(plan(tmp_path / "search", together=3), wanted=2)
