@@ -293,7 +293,7 @@ class OwnPass:
 
 def _unknown(logits: Rounded) -> NDArray[np.bool_]:
     """Rows of which nothing is known (``_require_known``)."""
-    return np.logical_not(np.isfinite(logits.err)).any(1)
+    return (~np.isfinite(logits.err)).max(1)
 
 
 def _others(logits: Rounded, right: int) -> list[int]:
