@@ -1,5 +1,6 @@
 """The command line as a user meets it: fast help, right exit codes, one clear line for trouble."""
 
+import io
 import json
 import os
 import pickle
@@ -66,6 +67,19 @@ def test_set_may_be_given_again(capsys: pytest.CaptureFixture[str]) -> None:
     assert "batch_size" in capsys.readouterr().err
     assert main([*argv[:-1], "recipe.val_size=20", "--json", "--set=recipe.batch_size=0"]) == 2
     assert "batch_size" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_the_parser_is_understood_with_and_without_its_frame(
+    encoding: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A terminal without Unicode gets the message in another form."""
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding=encoding))
+    assert main(["train", "456p", "--steps", "many"]) == 2
+    assert main(["train", "456p", "--sed", "1"]) == 2
+    number, name = capsys.readouterr().err.splitlines()
+    assert number == "adderlab: --steps must be INT, not 'many' (see adderlab train --help)"
+    assert name.startswith("adderlab: Unrecognized options: --sed")
 
 
 @pytest.mark.parametrize(

@@ -116,11 +116,16 @@ def parse(kind: type, argv: list[str], prog: str, description: str | None) -> An
 def _plain(boxed: str) -> str:
     """The message inside tyro's frame, as one line: what stands between its title and its rule."""
     parts: list[str] = []
+    titled = "\u256d" in boxed
     for line in boxed.splitlines():
         inside = line.strip().strip("\u2502").strip()
         if inside.startswith("\u256d"):
             continue
-        if not inside or inside.startswith(("\u2500", "\u2570")):
+        if inside.startswith("---") and not titled:
+            # A terminal without Unicode gets no frame: a title, a rule, and then the message.
+            parts, titled = [], True
+            continue
+        if not inside or inside.startswith(("\u2500", "\u2570", "---")):
             break
         parts.append(inside)
     message = " ".join(parts).rstrip(".:") or "wrong arguments"

@@ -116,6 +116,8 @@ def _check(args: Args) -> None:
     if args.store or args.shards:
         raise UsageError("a resumed run keeps its shards and its store: give no --shards and --store")
     kind = kind_of(args.resume)
+    if kind is None:
+        raise UsageError(f"there is no run in {args.resume}; check the name")
     if args.until and kind != "search":
         raise UsageError(f"{args.resume} is no search; resume it without --until")
     if kind == "search" and not args.until:

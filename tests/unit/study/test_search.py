@@ -375,7 +375,7 @@ def test_the_command_ends_in_one_line(tmp_path: Path, monkeypatch, capsys) -> No
         (["456p", "--until", "proved", "--seeds", "x-"], "'x-'"),
         (["456p", "--until", "proved", "--keep", "all"], "do not go with --until"),
         (["6080p", "--until", "proved"], "cannot be proved"),
-        (["--until", "proved", "--resume", "nowhere"], "is no search"),
+        (["--until", "proved", "--resume", "nowhere"], "there is no run in nowhere"),
         (["456p", "--until", "proved", "--resume", "x"], "give no preset"),
     ],
 )
