@@ -26,6 +26,7 @@ _BEST = {
     "456p": "prefit",
     "311p": "prefit-scale20-anneal",
     "262p": "prefit-scale20-anneal",
+    "228p": "plain-228",
     "122p": "restarts-122",
     "89p": "wide-89",
     "74p": "restarts-67-anneal",

@@ -127,6 +127,11 @@ OWN = {
         data=UNIFORM_LENGTHS,
         restarts=Restarts(halve_at=(4000, 7000, 10_000, 13_000, 16_000)),
     ),
+    "plain-228": entry(
+        "restarts-122",
+        notes="restarts-122 from one start a seed, for the two heads of the 228p",
+        restarts=None,
+    ),
     "restarts-rotary": entry(
         "restarts-122",
         notes="for the rotary line below 122 parameters: restarts-122 with an attention prefit",
