@@ -139,7 +139,7 @@ def check(
     except ModuleNotFoundError as error:
         if error.name != "flint":
             raise
-        raise Failure("the check needs python-flint: pip install 'adderlab[proof]'") from error
+        raise Failure("the check needs python-flint: pip install python-flint") from error
 
     return check_file(os.fspath(certificate), load(model), progress, fp32=fp32)
 

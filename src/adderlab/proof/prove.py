@@ -122,7 +122,7 @@ class Verdict(Result):
                 "The independent checker has proved every bound again in interval arithmetic."
                 if self.checked
                 else "Computed, not yet proved: adderlab check proves every bound again (it needs "
-                "pip install 'adderlab[proof]')."
+                "pip install python-flint)."
             )
         elif self.verdict == "refuted":
             lines.append(f"REFUTED: {_format_count(self.failing_pairs)} of the 10^20 pairs fail.")

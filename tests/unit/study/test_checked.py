@@ -64,7 +64,7 @@ def test_without_flint_nothing_is_called_proved(
 
     monkeypatch.setattr(builtins, "__import__", without)
     found = checked(proof, record)
-    assert found is proof and "adderlab[proof]" in found.describe()[1]
+    assert found is proof and "pip install python-flint" in found.describe()[1]
 
 
 def test_a_refuted_model_needs_no_checker(record: Checkpoint) -> None:
