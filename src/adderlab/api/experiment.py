@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, SupportsIndex, TypeAlias
 
 from adderlab.api.models import ModelLike, load
 from adderlab.errors import UsageError
@@ -115,9 +116,14 @@ def parse_seeds(seeds: Seeds) -> tuple[int, ...]:
     if not isinstance(seeds, str):
         if not isinstance(seeds, Iterable):
             raise UsageError(f"seeds {seeds!r}: give several, for example range({seeds!r}), or '0-63'")
-        numbers = tuple(dict.fromkeys(seeds))
-        if not numbers or not all(type(seed) is int and seed >= 0 for seed in numbers):
-            raise UsageError(f"seeds must be numbers from 0 on, at least one, not {numbers!r}")
+        given = list(seeds)
+        # NumPy's integers are numbers too; True and False are not.
+        whole = [
+            seed for seed in given if isinstance(seed, SupportsIndex) and not isinstance(seed, bool)
+        ]
+        numbers = tuple(dict.fromkeys(operator.index(seed) for seed in whole))
+        if not numbers or len(whole) < len(given) or min(numbers) < 0:
+            raise UsageError(f"seeds must be numbers from 0 on, at least one, not {given!r}")
         return numbers
     found: list[int] = []
     for part in seeds.split(","):

@@ -319,8 +319,8 @@ def predict(model: Transformer, a: int, b: int) -> Prediction:
     Raises ``UsageError`` for operands outside 0 .. 9999999999.
     """
     device = next(model.parameters()).device
-    pair = (operand(a), operand(b))
-    tokens_1T = model.layout.encode_prompt(*pairs_from_ints([pair])).long().to(device)
+    a, b = operand(a), operand(b)
+    tokens_1T = model.layout.encode_prompt(*pairs_from_ints([(a, b)])).long().to(device)
     confidences = []
     for _ in range(SUM_DIGITS):
         probability_1V = model(tokens_1T)[:, -1].softmax(-1)

@@ -8,9 +8,11 @@ Shapes: B pairs, J = 10 columns, units first; in a suite pairs come first (a_BJ)
 built columns first (a_JB), with C further random words a row.
 """
 
+import operator
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import SupportsIndex
 
 import torch
 from torch import Tensor
@@ -113,11 +115,12 @@ def strata(n_per_stratum: int = STRATA_PAIRS, seed: int = FRESH_SEED) -> Suite:
     return Suite(name="strata", groups=tuple(Group(name=n, a_BJ=a, b_BJ=b) for n, a, b in groups))
 
 
-def operand(number: int) -> int:
-    """A number to add. Raises ``UsageError`` for one out of range, or what is no whole number."""
-    if not isinstance(number, int) or not 0 <= number < OPERAND_LIMIT:
+def operand(number: SupportsIndex) -> int:
+    """A number to add, NumPy's included. Raises ``UsageError`` for one out of range, or what is no whole
+    number."""
+    if not isinstance(number, SupportsIndex) or not 0 <= operator.index(number) < OPERAND_LIMIT:
         raise UsageError(f"an operand must be 0 to {OPERAND_LIMIT - 1}, not {number!r}")
-    return number
+    return operator.index(number)
 
 
 def of_pairs(pairs: Sequence[tuple[int, int]]) -> Suite:

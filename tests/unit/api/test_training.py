@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import adderlab as al
@@ -135,3 +136,10 @@ def test_seeds_and_settings_are_read_in_every_form() -> None:
             parse_seeds(wrong)  # type: ignore[arg-type]
     with pytest.raises(al.UsageError, match=r"recipe\.NAME=VALUE"):
         parse_settings(["lr=1"])
+
+
+def test_numpy_integers_are_seeds() -> None:
+    assert parse_seeds(np.arange(3)) == (0, 1, 2)
+    for wrong in ([0.5], [True], [-1]):
+        with pytest.raises(al.UsageError, match="numbers from 0 on"):
+            parse_seeds(wrong)  # type: ignore[arg-type]
