@@ -17,10 +17,6 @@ check is a line, every difference a line below it, and any difference is exit co
     recipes   5 steps of one seed, with every recipe of the rates on record by its old name, end in the
               same weights
 
-Bounds of margins moved once on purpose, by up to 0.3%, when the last norm's scale was bounded by its
-tangent (f7cd762): against an older tree ``proofs`` says so for every model, with equal verdicts and leaf
-counts; compare with that commit or a later one.
-
 Records, checkpoints and names of recipes and settings are the old tree's for both, so that what was
 written before is what is read. More keys and more numbers than before are no difference.
 """

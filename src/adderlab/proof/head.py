@@ -154,14 +154,11 @@ class MarginBounds:
     """g_t at the centre."""
     scale_low_N: Array
     scale_high_N: Array
-    floor_N: Array
-    """No true margin is below this, whatever the box: what a norm lets through is bounded."""
 
     def true_low_N(self) -> Array:
         """Lower bound of the smallest margin in true logits."""
         worst_N = self.low_NT.min(1)
-        true_N = np.where(worst_N > 0, worst_N / self.scale_high_N, worst_N / self.scale_low_N)
-        return np.maximum(true_N, self.floor_N)
+        return np.where(worst_N > 0, worst_N / self.scale_high_N, worst_N / self.scale_low_N)
 
 
 def competitors(target: int, vocab: int) -> list[int]:
@@ -176,11 +173,6 @@ def _project(x: Array, kind: str) -> Array:
 
 def _scale(x_ND: Array, eps: float) -> Array:
     return np.sqrt((x_ND * x_ND).mean(-1) + eps)
-
-
-def _least_scale(middle_ND: Array, radius_ND: Array, eps: float) -> Array:
-    """Lower bound of the scale where every coordinate is within its radius of its middle."""
-    return _scale(np.maximum(np.abs(middle_ND) - radius_ND, 0.0), eps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,13 +229,9 @@ def _after_norm2(head: Head, stream: _StreamBoxes, matrix_DF: Array, bias_F: Arr
     )
     # d rho / d u_k = x . R_k / (D rho), and by Cauchy-Schwarz at most sqrt(R_k . R_k / D).
     crude_N = np.einsum("nk,nkk->n", radius_NK, np.sqrt(gram_NKK)) / math.sqrt(D)
-    # rho is a norm of (x, sqrt(D eps)), so convex: nowhere below its tangent at the centre. Nor is it
-    # below what the coordinates of x leave. On wide boxes (several heads) these are what keeps 1 / rho.
-    tangent_N = rho_N - (np.abs(dot_NK.middle) * radius_NK).sum(1) / rho_N
-    spread_ND = np.einsum("nk,nkd->nd", radius_NK, np.abs(R_NKD))
-    least_N = np.maximum(rho_N - crude_N, np.maximum(tangent_N, _least_scale(x_ND, spread_ND, eps)))
+    least_N = np.maximum(rho_N - crude_N, math.sqrt(eps))
     stray_N = np.minimum(crude_N, (dot_NK.most() * radius_NK).sum(1) / least_N)
-    rho_low_N, rho_high_N = np.maximum(rho_N - stray_N, least_N), rho_N + stray_N
+    rho_low_N, rho_high_N = np.maximum(rho_N - stray_N, math.sqrt(eps)), rho_N + stray_N
     inverse = Interval.between(1.0 / rho_high_N, 1.0 / rho_low_N)
     turn_NK = dot_NK.times(Interval.between(rho_high_N**-2, rho_low_N**-2).axis(1))
     bent = turn_NK.axis(2).times(Interval(X_NF, X_reach_NF).axis(1))
@@ -312,8 +300,7 @@ def _one_target(head: Head, stream: _StreamBoxes, target: int) -> MarginBounds:
         )
         x2_NKD = Interval(_project(x2_ND, kind), np.einsum("nk,nkd->nd", stream.radius_NK, flow.most()))
         scale_N, stray_N = _scale(x2_NKD.middle, eps), _scale(x2_NKD.radius, 0.0)
-        least_N = _least_scale(x2_NKD.middle, x2_NKD.radius, eps)
-        scale_low_N, scale_high_N = np.maximum(scale_N - stray_N, least_N), scale_N + stray_N
+        scale_low_N, scale_high_N = np.maximum(scale_N - stray_N, math.sqrt(eps)), scale_N + stray_N
         if beta_T.any():
             # d scale / d u_k = x2 . flow_k / (D scale).
             along = x2_NKD.axis(1).times(flow)
@@ -331,18 +318,12 @@ def _one_target(head: Head, stream: _StreamBoxes, target: int) -> MarginBounds:
     if beta_T.any():
         table_NT = table_NT + scale_N[:, None] * (np.abs(head.norm_f_bias) @ rows_DT)
     slack_NT = np.maximum(SLACK * (size_NT + reach_NT), TABLE_SLACK * table_NT)
-    floor = -np.finfo(float).max
-    if kind != "none":
-        # |x2| <= sqrt(D) scale, so x2 . d / scale >= -sqrt(D) |d|.
-        floor = float((beta_T - math.sqrt(D) * np.linalg.norm(d_DT, axis=0)).min())
-        floor -= SLACK * (1.0 + abs(floor) + float(np.abs(beta_T).max()))
     return MarginBounds(
         low_NT=middle_NT - reach_NT - slack_NT,
         high_NT=middle_NT + reach_NT + slack_NT,
         middle_NT=middle_NT,
         scale_low_N=scale_low_N * (1 - SLACK),
         scale_high_N=scale_high_N * (1 + SLACK),
-        floor_N=np.full(len(x2_ND), floor),
     )
 
 
@@ -366,7 +347,6 @@ def margin_bounds(
         middle_NT=np.empty((N, T)),
         scale_low_N=np.empty(N),
         scale_high_N=np.empty(N),
-        floor_N=np.empty(N),
     )
     for target in range(RADIX):
         of_target = np.flatnonzero(target_N == target)
