@@ -194,9 +194,3 @@ def test_the_page_of_the_zoo_is_what_the_command_prints(capsys) -> None:
     assert main(["zoo", "--markdown"]) == 0
     page = ROOT / "docs" / "zoo.md"
     assert page.read_text() == capsys.readouterr().out
-
-
-def test_a_run_name_is_no_path(capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ("../x", "a/b", ".."):
-        code, line = trouble(capsys, "train", "7p", "--run-name", name)
-        assert code == 2 and f"--run-name {name} is a path" in line

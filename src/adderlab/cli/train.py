@@ -97,10 +97,6 @@ def _check(args: Args) -> None:
     from adderlab.errors import UsageError
     from adderlab.runs.config import kind_of
 
-    if args.run_name and (args.run_name in (".", "..") or Path(args.run_name).name != args.run_name):
-        raise UsageError(
-            f"--run-name {args.run_name} is a path; give a name for a folder below results/runs"
-        )
     if args.resume is None and args.preset is None:
         raise UsageError("name a preset to train, for example 456p (adderlab zoo lists them)")
     if args.until and (args.sink or args.keep or not args.prove or args.cluster):
