@@ -157,15 +157,10 @@ def _show(args: Args) -> int:
 
 
 def _print_table(records: list[RateRecord]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
+    """As wide as it is: a narrower window wraps the lines, and no header or figure is cut."""
     from adderlab.report.rates import COLUMNS, table_row
+    from adderlab.results import text_table
 
-    table = Table(box=None, pad_edge=False)
-    for i, column in enumerate(COLUMNS):
-        table.add_column(column, justify="left" if i < 3 else "right")
-    for record in records:
-        table.add_row(*table_row(record))
-    Console().print(table)
+    rows = [dict(zip(COLUMNS, table_row(record), strict=True)) for record in records]
+    print(*text_table(rows), sep="\n")
     print("train s, prove s: median core-seconds of a seed; to a proof: expected, on 2 cores.")

@@ -65,8 +65,9 @@ def test_the_page_shows_how_to_measure_again(golden: Golden) -> None:
 
 
 def test_the_table_has_every_row(folder: Path, capsys, monkeypatch) -> None:
-    monkeypatch.setenv("COLUMNS", "240")
+    monkeypatch.setenv("COLUMNS", "80")
     shown = printed(capsys, "rate", "--table", "-o", str(folder))
+    assert shown.splitlines()[0].split() == " ".join(COLUMNS).split(), "a header is cut"
     assert shown.index("circle") < shown.index("r456-54k (published)") < shown.index("microadder")
     listed = json.loads(printed(capsys, "rate", "--json", "-o", str(folder)))
     assert [each["preset"] for each in listed] == ["456p", "456p", "57p"]
