@@ -50,7 +50,9 @@ def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -
     with pytest.raises(SystemExit) as stop:
         main([name, "--help"])
     assert stop.value.code == 0
-    assert "usage:" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "usage:" in shown
+    assert "None" not in shown and "(default: )" not in shown, "no default is no word"
 
 
 def test_settings_end_at_the_next_option() -> None:
@@ -93,6 +95,7 @@ def test_the_parser_is_understood_with_and_without_its_frame(
         (["train", "456p", "--seeds", "x"], "'x'"),
         (["train", "456p", "--steps", "0"], "steps"),
         (["train", "456p", "--steps", "many"], "--steps must be INT, not 'many'"),
+        (["train", "456p", "--until", "dawn"], "('proved')"),
         (["train", "456p", "--set", "recipe.lrr=1"], "lrr"),
         (["train", "456p", "--set", "lr=1"], "recipe.NAME=VALUE"),
         (["train", "456p", "--set", "recipe.lr=fast"], "fast"),

@@ -6,14 +6,14 @@ from typing import Annotated
 
 import tyro
 
-from adderlab.cli.options import Switch, emit_json
+from adderlab.cli.options import Switch, arg, emit_json
 
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
     """Which model, and how many pairs."""
 
-    checkpoint: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CKPT")]
+    checkpoint: Annotated[Path, tyro.conf.Positional, arg(metavar="CKPT")]
     """A checkpoint file."""
     pairs: int = 1000
     """Pairs of each stratum."""
@@ -21,7 +21,7 @@ class Args:
     """Seed of the strata's pairs."""
     starts: int = 24
     """Pairs from which the local search starts, for each digit of the sum."""
-    json: Annotated[bool, Switch] = False
+    json: Switch = False
     """Print one object instead of text."""
 
 

@@ -6,20 +6,20 @@ from typing import Annotated
 
 import tyro
 
-from adderlab.cli.options import Switch, emit_json
+from adderlab.cli.options import Switch, arg, emit_json
 
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
     """A certificate of ``adderlab prove`` and the checkpoint it is about."""
 
-    certificate: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CERT")]
+    certificate: Annotated[Path, tyro.conf.Positional, arg(metavar="CERT")]
     """A certificate file, .json or .json.gz."""
-    checkpoint: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CKPT")]
+    checkpoint: Annotated[Path, tyro.conf.Positional, arg(metavar="CKPT")]
     """A checkpoint file."""
-    real_only: Annotated[bool, Switch] = False
+    real_only: Switch = False
     """Leave out the floating-point question, which takes most of the time."""
-    json: Annotated[bool, Switch] = False
+    json: Switch = False
     """Print one object instead of text."""
 
 

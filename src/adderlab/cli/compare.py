@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from adderlab.cli.options import Switch, emit_json
+from adderlab.cli.options import Switch, arg, emit_json
 
 if TYPE_CHECKING:
     from adderlab.report.comparison import Comparison
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 class Args:
     """Which runs; each is compared with the first."""
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN RUN ...")]
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, arg(metavar="RUN RUN ...")]
     """Folders of runs, searches, rates or sweeps; a sweep is replaced by its cells."""
-    json: Annotated[bool, Switch] = False
+    json: Switch = False
     """Print one object instead of tables."""
 
 

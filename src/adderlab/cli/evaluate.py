@@ -6,20 +6,20 @@ from typing import Annotated
 
 import tyro
 
-from adderlab.cli.options import DeviceOptions, Switch, emit_json, print_note
+from adderlab.cli.options import DeviceOptions, Switch, arg, emit_json, print_note
 
 
 @dataclass(frozen=True, kw_only=True)
 class Args(DeviceOptions):
     """What to evaluate, and on which pairs."""
 
-    checkpoints: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="CKPT ...")]
+    checkpoints: Annotated[tuple[Path, ...], tyro.conf.Positional, arg(metavar="CKPT ...")]
     """Checkpoint files: ours, R456's .pt, MicroAdder's .pt, MLX-named .npz, .safetensors."""
     suite: str = "published"
     """published (10 x 10,000 pairs), adderboard (10,010), strata, or fresh:N."""
-    json: Annotated[bool, Switch] = False
+    json: Switch = False
     """Print a list of objects instead of text."""
-    output: Annotated[Path | None, tyro.conf.arg(metavar="F")] = None
+    output: Annotated[Path | None, arg(metavar="F")] = None
     """Write the JSON to a file as well."""
 
 

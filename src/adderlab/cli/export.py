@@ -6,31 +6,31 @@ from typing import Annotated, Literal
 
 import tyro
 
-from adderlab.cli.options import Switch, emit_json
+from adderlab.cli.options import Switch, arg, emit_json
 
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
     """What to publish, as what, and under whose name."""
 
-    checkpoint: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CKPT")]
+    checkpoint: Annotated[Path, tyro.conf.Positional, arg(metavar="CKPT")]
     """A checkpoint file."""
     to: Literal["adderboard", "safetensors", "hub-folder", "onnx"]
     """adderboard: one Python file that needs torch only, and the text of the board's issue form.
     safetensors, onnx: one file and a model card. hub-folder: all of a model page."""
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="OUT")]
+    output: Annotated[Path, arg(aliases=["-o"], metavar="OUT")]
     """File to write, or the folder for hub-folder."""
-    name: str | None = None
+    name: Annotated[str | None, arg(metavar="NAME")] = None
     """Name of the model; else the zoo's, or the parameter count."""
-    author: str | None = None
+    author: Annotated[str | None, arg(metavar="NAME")] = None
     """Name of the author; else that of git's settings."""
-    certificate: Annotated[Path | None, tyro.conf.arg(metavar="F")] = None
+    certificate: Annotated[Path | None, arg(metavar="F")] = None
     """A certificate of adderlab prove for these weights."""
     prove: bool = True
     """Without a certificate, ask the prover (up to a minute)."""
     suites: tuple[str, ...] = ("adderboard", "published", "strata")
     """Pairs to measure the accuracy on, as for adderlab evaluate."""
-    json: Annotated[bool, Switch] = False
+    json: Switch = False
     """Print one object instead of text."""
 
 

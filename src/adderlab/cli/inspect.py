@@ -5,16 +5,16 @@ from typing import Annotated
 
 import tyro
 
-from adderlab.cli.options import Switch, emit_json
+from adderlab.cli.options import Switch, arg, emit_json
 
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
     """What to look at."""
 
-    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CKPT|PRESET")]
+    model: Annotated[str, tyro.conf.Positional, arg(metavar="CKPT|PRESET")]
     """A checkpoint file or the name of a preset."""
-    json: Annotated[bool, Switch] = False
+    json: Switch = False
     """Print one object instead of a table."""
 
 

@@ -6,14 +6,16 @@ from typing import Annotated
 
 import tyro
 
+from adderlab.cli.options import arg
+
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
     """Where the evidence lies and where the log goes."""
 
-    paths: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[PATH ...]")] = ()
+    paths: Annotated[tuple[Path, ...], tyro.conf.Positional, arg(metavar="[PATH ...]")] = ()
     """Folders of records or runs, single runs, JSON files; default: records and results, where there."""
-    output: Annotated[Path, tyro.conf.arg(metavar="F")] = Path("EXPERIMENTS.md")
+    output: Annotated[Path, arg(metavar="F")] = Path("EXPERIMENTS.md")
     """The file to write, never over one that is no log; /dev/stdout prints it."""
 
 

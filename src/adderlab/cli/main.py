@@ -129,6 +129,8 @@ def _plain(boxed: str) -> str:
             break
         parts.append(inside)
     message = " ".join(parts).rstrip(".:") or "wrong arguments"
+    # None is what an option is where it is left out; nobody can type it.
+    message = re.sub(r"(Expected one of \(.*)(?:'None', |, 'None')", r"\1", message)
     # Of an optional value tyro says how its parsers failed; which value it was says more.
     return re.sub(
         r"^Error parsing (\S+): no type matching (?:\{None\}\|)?(\S+) could be instantiated from "

@@ -2,13 +2,24 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import tyro
 
-Switch = tyro.conf.FlagCreatePairsOff
+
+def arg(metavar: str | None = None, aliases: Sequence[str] | None = None) -> Any:
+    """An argument's name in the help, which shows a default only where there is something to show."""
+    return tyro.conf.arg(metavar=metavar, aliases=aliases, help_behavior_hint=_default_shown)
+
+
+def _default_shown(default: str) -> str:
+    return "" if default in ("", "None", "False") else f"(default: {default})"
+
+
+Switch: TypeAlias = Annotated[bool, tyro.conf.FlagCreatePairsOff, arg()]
 """A flag without a --no- form."""
 
 
@@ -26,7 +37,7 @@ class DeviceOptions:
 class ComputeOptions(DeviceOptions):
     """Where to train."""
 
-    threads: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    threads: Annotated[int | None, arg(metavar="N")] = None
     """Seeds trained at once on a CPU; default: every core. No effect on any seed's results."""
 
 
@@ -34,14 +45,15 @@ class ComputeOptions(DeviceOptions):
 class ChangeOptions:
     """What differs from the recipe and the preset."""
 
-    steps: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    steps: Annotated[int | None, arg(metavar="N")] = None
     """Optimiser steps of each seed before any restart; default: the recipe's."""
     set: Annotated[
         tuple[tuple[str, ...], ...],
         tyro.conf.UseAppendAction,
-        tyro.conf.arg(metavar="SECTION.NAME=VALUE ..."),
+        arg(metavar="SECTION.NAME=VALUE ..."),
     ] = ()
-    """Changed settings, for example --set recipe.lr=0.01 model.d_ff=12 (adderlab settings)."""
+    """Changed settings, for example --set recipe.lr=0.01 model.d_ff=12 (adderlab settings). It may be
+    given again."""
 
     @property
     def settings(self) -> tuple[str, ...]:

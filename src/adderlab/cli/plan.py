@@ -7,26 +7,26 @@ from typing import Annotated
 
 import tyro
 
-from adderlab.cli.options import ChangeOptions, ComputeOptions, Switch, emit_json
+from adderlab.cli.options import ChangeOptions, ComputeOptions, Switch, arg, emit_json
 
 
 @dataclass(frozen=True, kw_only=True)
 class Args(ComputeOptions, ChangeOptions):
     """What to train, on how many machines."""
 
-    preset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PRESET")]
+    preset: Annotated[str, tyro.conf.Positional, arg(metavar="PRESET")]
     """A published architecture, for example 456p (adderlab zoo lists them)."""
-    recipe: Annotated[str, tyro.conf.arg(metavar="NAME")] = "best"
+    recipe: Annotated[str, arg(metavar="NAME")] = "best"
     """best or published, or a recipe by name, as for adderlab train."""
-    seeds: Annotated[int, tyro.conf.arg(metavar="N")] = 64
+    seeds: Annotated[int, arg(metavar="N")] = 64
     """How many seeds."""
-    nodes: Annotated[int, tyro.conf.arg(metavar="K")] = 1
+    nodes: Annotated[int, arg(metavar="K")] = 1
     """Machines like this one that share the seeds (adderlab train --cluster)."""
-    price_per_hour: Annotated[float | None, tyro.conf.arg(metavar="X")] = None
+    price_per_hour: Annotated[float | None, arg(metavar="X")] = None
     """Price of one machine for an hour, in any currency."""
-    rate: Annotated[str | None, tyro.conf.arg(metavar="K/N")] = None
+    rate: Annotated[str | None, arg(metavar="K/N")] = None
     """Seeds that succeeded of those tried, for example 12/48; default: as in records/rates."""
-    json: Annotated[bool, Switch] = False
+    json: Switch = False
     """Print one object instead of text."""
 
 

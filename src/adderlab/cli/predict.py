@@ -6,20 +6,20 @@ from typing import Annotated
 
 import tyro
 
-from adderlab.cli.options import Switch, emit_json
+from adderlab.cli.options import Switch, arg, emit_json
 
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
     """A model and two numbers."""
 
-    checkpoint: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CKPT")]
+    checkpoint: Annotated[Path, tyro.conf.Positional, arg(metavar="CKPT")]
     """A checkpoint file."""
     a: Annotated[int, tyro.conf.Positional]
     """0 to 9999999999."""
     b: Annotated[int, tyro.conf.Positional]
     """0 to 9999999999."""
-    json: Annotated[bool, Switch] = False
+    json: Switch = False
     """Print one object instead of text."""
 
 

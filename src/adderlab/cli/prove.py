@@ -6,16 +6,16 @@ from typing import Annotated
 
 import tyro
 
-from adderlab.cli.options import Switch, emit_json
+from adderlab.cli.options import Switch, arg, emit_json
 
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
     """Which model, and how hard to try."""
 
-    checkpoint: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CKPT")]
+    checkpoint: Annotated[Path, tyro.conf.Positional, arg(metavar="CKPT")]
     """A checkpoint file."""
-    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="CERT")] = None
+    output: Annotated[Path | None, arg(aliases=["-o"], metavar="CERT")] = None
     """Write the certificate here; a name ending in .gz compresses it (2.6 MB, not 4.8, for 456p)."""
     cells: int = 3_000_000
     """Cells that the branch and bound may bound before it reports what is left."""
@@ -27,7 +27,7 @@ class Args:
     """Decide all pairs that differ in this many columns only (1 to 3), and try every one of them."""
     window_seed: int = 0
     """Draws the window: which columns, and the digits of the others."""
-    json: Annotated[bool, Switch] = False
+    json: Switch = False
     """Print one object instead of text."""
 
 

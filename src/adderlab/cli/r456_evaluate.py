@@ -6,18 +6,20 @@ from typing import Annotated
 
 import tyro
 
+from adderlab.cli.options import arg
+
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
     """Flags of the published program."""
 
-    checkpoint: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CKPT")]
+    checkpoint: Annotated[Path, tyro.conf.Positional, arg(metavar="CKPT")]
     """A checkpoint file."""
     device: str = "cpu"
     """cpu, cuda, mps or auto."""
     batch_size: int = 512
     """Has no effect on any number; kept so that published commands run."""
-    output: Annotated[Path | None, tyro.conf.arg(metavar="F")] = None
+    output: Annotated[Path | None, arg(metavar="F")] = None
     """Default: results/final_<parameters>params.json."""
 
 

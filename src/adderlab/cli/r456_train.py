@@ -4,9 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import tyro
-
-from adderlab.cli.options import Switch
+from adderlab.cli.options import Switch, arg
 
 TieMode = Literal[
     "none",
@@ -27,7 +25,7 @@ class Args:
     """Flags and defaults of the published program."""
 
     run_name: str = "lowrank_baseline"
-    run_dir: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    run_dir: Annotated[Path | None, arg(metavar="DIR")] = None
     """Default: results/runs/RUN_NAME."""
     split_dir: Path = Path("results/data")
     """Where the hold-out pairs of the seed are stored."""
@@ -47,9 +45,9 @@ class Args:
     qkv_rank: int = 0
     attn_out_rank: int = 0
     ffn_rank: int = 0
-    use_rmsnorm: Annotated[bool, Switch] = False
+    use_rmsnorm: Switch = False
     tie_qkv: TieMode = "none"
-    train_steps: Annotated[int, tyro.conf.arg(aliases=["--total-steps"])] = 27_000
+    train_steps: Annotated[int, arg(aliases=["--total-steps"])] = 27_000
     """--total-steps is the name the published README prints."""
     batch_size: int = 512
     lr: float = 0.02

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from adderlab.cli.options import ChangeOptions, ComputeOptions, Switch
+from adderlab.cli.options import ChangeOptions, ComputeOptions, Switch, arg
 
 if TYPE_CHECKING:
     from adderlab.study.rate_record import RateRecord
@@ -19,41 +19,41 @@ if TYPE_CHECKING:
 class Args(ComputeOptions, ChangeOptions):
     """What to measure; or, with --table, --markdown or --json alone, what has been measured."""
 
-    preset: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[PRESET]")] = None
+    preset: Annotated[str | None, tyro.conf.Positional, arg(metavar="[PRESET]")] = None
     """A published architecture, for example 456p (adderlab zoo lists them)."""
-    recipe: Annotated[str, tyro.conf.arg(metavar="NAME")] = "best"
+    recipe: Annotated[str, arg(metavar="NAME")] = "best"
     """best (the one that adderlab zoo names), published, quick, or one by name, for example circle."""
     seeds: str = "1000-1047"
     """Seeds, for example 1000-1095. Report none that served to develop the recipe."""
-    name: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    name: Annotated[str | None, arg(metavar="NAME")] = None
     """The row's name instead of the recipe's, where settings are changed."""
-    batch_of_seeds: Annotated[int, tyro.conf.arg(metavar="N")] = 48
+    batch_of_seeds: Annotated[int, arg(metavar="N")] = 48
     """Seeds trained side by side; results do not depend on it."""
-    assisted: Annotated[bool, Switch] = False
+    assisted: Switch = False
     """Repair seeds that come near and are not proved, and report that rate too."""
-    repair_from: Annotated[float, tyro.conf.arg(metavar="EXACT")] = 0.9
+    repair_from: Annotated[float, arg(metavar="EXACT")] = 0.9
     """Exact match from which a seed is near enough for repair."""
-    repair_missing: Annotated[int, tyro.conf.arg(metavar="N")] = 0
+    repair_missing: Annotated[int, arg(metavar="N")] = 0
     """Repair seeds too that miss at most so many answer steps; 0: only by exact match."""
-    repair_rounds: Annotated[int, tyro.conf.arg(metavar="N")] = 5
+    repair_rounds: Annotated[int, arg(metavar="N")] = 5
     """Trainings of a repair at most."""
-    prove_cells: Annotated[int, tyro.conf.arg(metavar="N")] = 3_000_000
+    prove_cells: Annotated[int, arg(metavar="N")] = 3_000_000
     """Cells that a proof may bound before a seed counts as undecided."""
-    prove_seconds: Annotated[float, tyro.conf.arg(metavar="S")] = 60.0
+    prove_seconds: Annotated[float, arg(metavar="S")] = 60.0
     """Time that a proof may take."""
-    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")] = None
+    output: Annotated[Path | None, arg(aliases=["-o"], metavar="FOLDER")] = None
     """Folder of rows to write to or read from; default: records/rates."""
-    resume: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    resume: Annotated[Path | None, arg(metavar="FOLDER")] = None
     """Go on with a stopped measurement (results/rates/NAME); give no preset. --assisted adds repair."""
-    overwrite: Annotated[bool, Switch] = False
+    overwrite: Switch = False
     """Measure anew, or write the row again, where that is there already."""
-    quiet: Annotated[bool, Switch] = False
+    quiet: Switch = False
     """Print only the rate at the end."""
-    table: Annotated[bool, Switch] = False
+    table: Switch = False
     """Print all rows as a table."""
-    markdown: Annotated[bool, Switch] = False
+    markdown: Switch = False
     """Print docs/rates.md."""
-    json: Annotated[bool, Switch] = False
+    json: Switch = False
     """Print the row, or without a preset a list of all rows, as JSON."""
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from adderlab.cli.options import Switch, emit_json
+from adderlab.cli.options import Switch, arg, emit_json
 
 if TYPE_CHECKING:
     from adderlab.training.repair import Round
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 class Args:
     """What to repair, and how hard to try."""
 
-    checkpoint: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CKPT")]
+    checkpoint: Annotated[Path, tyro.conf.Positional, arg(metavar="CKPT")]
     """A checkpoint file."""
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="OUT")]
+    output: Annotated[Path, arg(aliases=["-o"], metavar="OUT")]
     """Where to write the repaired checkpoint (.pt or .safetensors)."""
     rounds: int = 5
     """Trainings at most; a proof follows each."""
@@ -34,7 +34,7 @@ class Args:
     """Logits by which the right digit should lead."""
     seed: int = 0
     """Of the fresh pairs mixed in."""
-    json: Annotated[bool, Switch] = False
+    json: Switch = False
     """Print one object instead of text."""
 
 

@@ -8,22 +8,22 @@ from typing import Annotated
 
 import tyro
 
-from adderlab.cli.options import Switch
+from adderlab.cli.options import Switch, arg
 
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
     """Which series, and where its records and its log go."""
 
-    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE.toml")]
+    file: Annotated[Path, tyro.conf.Positional, arg(metavar="FILE.toml")]
     """A series, for example experiments/seed-log.toml."""
-    only: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME")] = ()
+    only: Annotated[tuple[str, ...], arg(metavar="NAME")] = ()
     """Run these experiments only, for example --only E4."""
-    again: Annotated[bool, Switch] = False
+    again: Switch = False
     """Start anew although this series has been run, or begun, here."""
-    records: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("records")
+    records: Annotated[Path, arg(metavar="DIR")] = Path("records")
     """Folder of records; the series gets one of its own in it."""
-    log: Annotated[Path, tyro.conf.arg(metavar="F")] = Path("EXPERIMENTS.md")
+    log: Annotated[Path, arg(metavar="F")] = Path("EXPERIMENTS.md")
     """The log, written from the folder of records after every experiment."""
 
 

@@ -6,14 +6,16 @@ from typing import Annotated
 
 import tyro
 
+from adderlab.cli.options import arg
+
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
     """Which runs, and where the file goes."""
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN ...")]
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, arg(metavar="RUN ...")]
     """Folders of runs, searches, rates or sweeps, for example results/runs/main."""
-    output: Annotated[Path | None, tyro.conf.arg(metavar="F")] = None
+    output: Annotated[Path | None, arg(metavar="F")] = None
     """Default: report.html in the run's folder; results/report.html for several."""
 
 

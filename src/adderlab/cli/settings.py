@@ -5,7 +5,7 @@ from typing import Annotated
 
 import tyro
 
-from adderlab.cli.options import Switch, emit_json
+from adderlab.cli.options import Switch, arg, emit_json
 
 HEAD = """\
 # Settings
@@ -24,11 +24,11 @@ give the whole list: `--set 'recipe.stages=[{"steps": 2000, "lr": 0.001}]'`.
 class Args:
     """Which settings to show."""
 
-    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[NAME]")] = ""
+    name: Annotated[str, tyro.conf.Positional, arg(metavar="[NAME]")] = ""
     """model, recipe, a part such as recipe.prefit, or one setting; all without a name."""
-    json: Annotated[bool, Switch] = False
+    json: Switch = False
     """Print a list of objects instead of text."""
-    markdown: Annotated[bool, Switch] = False
+    markdown: Switch = False
     """Print docs/settings.md."""
 
 

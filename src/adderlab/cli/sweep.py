@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from adderlab.cli.options import ComputeOptions, Switch
+from adderlab.cli.options import ComputeOptions, Switch, arg
 
 if TYPE_CHECKING:
     from adderlab.study.cell_table import CellRow
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
 class Args(ComputeOptions):
     """What to try, and with what."""
 
-    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE.toml")]
+    file: Annotated[Path, tyro.conf.Positional, arg(metavar="FILE.toml")]
     """The declaration: preset, recipe, seeds, settings to vary (docs/scale.md)."""
-    output: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    output: Annotated[Path | None, arg(metavar="FOLDER")] = None
     """Where the cells and the table go; default: the declaration's, or results/sweeps/FILE."""
-    resume: Annotated[bool, Switch] = False
+    resume: Switch = False
     """Go on with a sweep that was stopped or killed."""
-    optuna: Annotated[bool, Switch] = False
+    optuna: Switch = False
     """Choose every cell after those before it, where success is likeliest (needs adderlab[sweep])."""
-    threads: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    threads: Annotated[int | None, arg(metavar="N")] = None
     """Seeds trained at once on a CPU; default: every core. On a cluster: of each shard; default: 1."""
-    cluster: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS")] = None
+    cluster: Annotated[str | None, arg(metavar="ADDRESS")] = None
     """Train on a Ray cluster: local, auto, or ray://HOST:10001 (needs adderlab[cluster])."""
-    store: Annotated[str | None, tyro.conf.arg(metavar="URL")] = None
+    store: Annotated[str | None, arg(metavar="URL")] = None
     """With --cluster: where the machines keep their state; default: the cells' own folders, which all
     machines must then see."""
-    json: Annotated[bool, Switch] = False
+    json: Switch = False
     """Print the table as one JSON object instead of text."""
 
 

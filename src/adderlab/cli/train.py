@@ -6,53 +6,56 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from adderlab.cli.options import ChangeOptions, ComputeOptions, Switch
+from adderlab.cli.options import ChangeOptions, ComputeOptions, Switch, arg
 
 
 @dataclass(frozen=True, kw_only=True)
 class Args(ComputeOptions, ChangeOptions):
     """What to train, for how long, and where to."""
 
-    preset: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[PRESET]")] = None
+    preset: Annotated[str | None, tyro.conf.Positional, arg(metavar="[PRESET]")] = None
     """A published architecture, for example 456p (adderlab zoo lists them)."""
-    until: Literal["proved"] | None = None
+    until: Annotated[Literal["proved"] | None, arg(metavar="proved")] = None
     """Go on with fresh seeds until one is proved on all pairs: hopeless ones are dropped."""
-    proved: Annotated[int, tyro.conf.arg(metavar="N")] = 1
+    proved: Annotated[int, arg(metavar="N")] = 1
     """With --until proved: stop at so many proved seeds."""
-    budget: Annotated[float, tyro.conf.arg(metavar="MINUTES")] = 10.0
+    budget: Annotated[float, arg(metavar="MINUTES")] = 10.0
     """With --until proved: give up after so many minutes (exit code 1)."""
     assisted: bool = True
     """With --until proved: repair seeds that end nearly right; counted apart from training alone."""
-    recipe: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    recipe: Annotated[str | None, arg(metavar="NAME")] = None
     """best (default; the one that adderlab zoo names), quick (default with --until proved: soonest to a
     proof), published, or a name."""
-    seeds: Annotated[str | None, tyro.conf.arg(metavar="SEEDS")] = None
+    seeds: Annotated[str | None, arg(metavar="SEEDS")] = None
     """Seeds, for example 0-63 or 43,44; with --until proved also from one on, 100-. Default: 0-7;
     with --until proved 0-."""
-    run_name: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    run_name: Annotated[str | None, arg(metavar="NAME")] = None
     """Folder below results/runs; default: the preset and the time."""
-    overwrite: Annotated[bool, Switch] = False
+    overwrite: Switch = False
     """Delete a run of that name first."""
-    resume: Annotated[Path | None, tyro.conf.arg(metavar="RUN")] = None
+    resume: Annotated[Path | None, arg(metavar="RUN")] = None
     """Go on with a stopped run; give its folder and no preset."""
-    keep: Annotated[Literal["grokked", "all"] | None, tyro.conf.arg(metavar="{grokked,all}")] = None
+    keep: Annotated[Literal["grokked", "all"] | None, arg(metavar="{grokked,all}")] = None
     """Seeds that get a folder: all, or (default) those that end at 99% and the best."""
     evaluate: str = "published"
     """Suite for the best seed afterwards: published, adderboard, strata, fresh:N, or none."""
     prove: bool = True
     """Afterwards, decide all 10^20 pairs for every seed at 99% or more, or else for the best."""
-    quiet: Annotated[bool, Switch] = False
+    quiet: Switch = False
     """Print only the evaluation at the end."""
-    json_lines: Annotated[bool, Switch] = False
+    json_lines: Switch = False
     """Print one JSON object a line, for programs, instead of text."""
-    cluster: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS")] = None
+    cluster: Annotated[str | None, arg(metavar="ADDRESS")] = None
     """Train on a Ray cluster: local, auto, or ray://HOST:10001 (needs adderlab[cluster])."""
-    store: Annotated[str | None, tyro.conf.arg(metavar="URL")] = None
+    store: Annotated[str | None, arg(metavar="URL")] = None
     """With --cluster: where the machines keep their state, a folder they share or s3://, gs://;
     default: the run's own folder."""
-    shards: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    shards: Annotated[int | None, arg(metavar="N")] = None
     """With --cluster: in how many parts the seeds are trained; default: as many as fit at once."""
-    sink: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()
+    sink: Annotated[
+        tuple[Literal["tensorboard", "trackio", "wandb"], ...],
+        arg(metavar="{tensorboard,trackio,wandb} ..."),
+    ] = ()
     """Dashboards that get a copy of the figures; each needs its extra (adderlab[wandb])."""
 
 

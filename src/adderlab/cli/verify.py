@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from adderlab.cli.options import Switch, emit_json
+from adderlab.cli.options import Switch, arg, emit_json
 
 if TYPE_CHECKING:
     from adderlab.publish.scoring import Progress
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Args:
     """A Python file with build_model and add, and how much it may use."""
 
-    submission: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SUBMISSION.py")]
+    submission: Annotated[Path, tyro.conf.Positional, arg(metavar="SUBMISSION.py")]
     """The file. It is run in a sandbox (--sandbox)."""
     timeout: float = 1800.0
     """Seconds for everything."""
@@ -26,15 +26,15 @@ class Args:
     """Seconds for one answer."""
     memory: int = 4096
     """MiB it may use."""
-    pairwise: Annotated[bool, Switch] = False
+    pairwise: Switch = False
     """Ask every pair through add, also where the model can be driven in batches."""
-    strata: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    strata: Annotated[int | None, arg(metavar="N")] = None
     """Pairs of each stratum; else 1000 in batches, 10 through add."""
     prove: bool = True
     """Prove it if it is a file that adderlab wrote."""
     sandbox: Literal["bubblewrap", "limits"] = "bubblewrap"
     """limits: no wall, only limits on memory, time and output; for a container of your own."""
-    json: Annotated[bool, Switch] = False
+    json: Switch = False
     """Print one object instead of text."""
 
 

@@ -6,20 +6,20 @@ from typing import Annotated
 
 import tyro
 
-from adderlab.cli.options import Switch, emit_json
+from adderlab.cli.options import Switch, arg, emit_json
 
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
     """Which architecture to show; all of them in one table without a name."""
 
-    name: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[NAME]")] = None
+    name: Annotated[str | None, tyro.conf.Positional, arg(metavar="[NAME]")] = None
     """A preset, for example 456p: its parameter table, ties, recipe and source."""
-    json: Annotated[bool, Switch] = False
+    json: Switch = False
     """Print a list of objects instead of a table."""
-    markdown: Annotated[bool, Switch] = False
+    markdown: Switch = False
     """Print docs/zoo.md."""
-    records: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    records: Annotated[Path | None, arg(metavar="FOLDER")] = None
     """Folder of measured rates; default: records/rates of the checkout, if there is one."""
 
 
