@@ -21,7 +21,7 @@ from adderlab.models.embeddings import TokenArc
 from adderlab.models.tables import stack_parameters
 from adderlab.models.transformer import Transformer
 from adderlab.runs.checkpoints import load_checkpoint
-from adderlab.task.digits import OPERAND_DIGITS
+from adderlab.task.layouts import OPERAND_DIGITS
 from adderlab.training.initialise import log_attention
 
 PAIRS = 20_000

@@ -15,7 +15,7 @@ from adderlab.report import figures as charts
 from adderlab.report.history import SeedHistory
 from adderlab.report.html import STYLE, tag
 from adderlab.report.svg import Plot, cells
-from adderlab.task.digits import OPERAND_DIGITS, SUM_DIGITS
+from adderlab.task.layouts import OPERAND_DIGITS, SUM_DIGITS
 
 STEP_NAMES = [f"s_{i}" for i in range(SUM_DIGITS)]
 COLUMN_NAMES = [*(str(j) for j in range(OPERAND_DIGITS)), "rest"]

@@ -23,7 +23,7 @@ from adderlab.models.tables import Tables
 from adderlab.report.history import SeedHistory
 from adderlab.runs.metrics import LEARNED, Metrics
 from adderlab.study.seed_verifier import STUCK_BELOW, hopeless
-from adderlab.task.digits import OPERAND_DIGITS, SUM_DIGITS
+from adderlab.task.layouts import OPERAND_DIGITS, SUM_DIGITS
 from adderlab.training.recipe import Recipe
 
 CHANCE_BELOW = 0.2

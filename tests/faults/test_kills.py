@@ -14,7 +14,7 @@ import torch
 
 from adderlab.engine.torch_tables import TorchEngine
 from adderlab.errors import Failure, UsageError
-from adderlab.files.lock import RunLock
+from adderlab.files.atomic import RunLock
 from adderlab.models.zoo import get_preset
 from adderlab.runs.checkpoints import load_checkpoint
 from adderlab.runs.folder import load_state

@@ -12,7 +12,7 @@ from adderlab.models.config import SPECIALS, ModelConfig
 from adderlab.models.tables import NormForm, Tables, stack_parameters, tables, why_no_tables
 from adderlab.models.transformer import Transformer, build_model
 from adderlab.models.zoo import PRESETS
-from adderlab.task.digits import to_digits
+from adderlab.task.layouts import to_digits
 
 
 def example(model: Transformer, pairs: int = 5) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from adderlab.models.tables import (
     TableForm,
     Tables,
 )
-from adderlab.task.digits import OPERAND_LIMIT, to_digits
+from adderlab.task.layouts import OPERAND_LIMIT, to_digits
 
 BIASES = ("norm2_bias", "fc1_bias", "fc2_bias", "norm_f_bias")
 

@@ -14,8 +14,7 @@ import torch
 from adderlab.api.experiment import Experiment, Seeds, Settings, Trainable, define, parse_seeds
 from adderlab.engine.select import select_engine, single_threaded
 from adderlab.errors import UsageError
-from adderlab.files.atomic import disk_failure, make_folder
-from adderlab.files.lock import RunLock
+from adderlab.files.atomic import RunLock, disk_failure, make_folder
 from adderlab.format import as_typed, seed_list
 from adderlab.proof.search import Limits
 from adderlab.results import Result, html_table

@@ -33,7 +33,7 @@ from adderlab.study.cluster.merge import describe_machines, is_sharded, train_sh
 from adderlab.study.cluster.ray import Stopped, connected
 from adderlab.study.search import SearchPlan, read_search, search_until_proved
 from adderlab.study.verdicts import prove_seeds
-from adderlab.task.digits import from_digits
+from adderlab.task.layouts import from_digits
 from adderlab.task.sampling import uniform_pairs
 from adderlab.training.backend import Compute, open_backend
 from adderlab.training.listener import Listener

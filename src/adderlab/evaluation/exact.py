@@ -25,8 +25,7 @@ from adderlab.models.config import ModelConfig
 from adderlab.models.tables import tables, why_no_tables
 from adderlab.models.transformer import Transformer, build_model
 from adderlab.results import Result, html_lines, html_table, text_table
-from adderlab.task.digits import SUM_DIGITS, add, from_digits, pairs_from_ints
-from adderlab.task.layouts import Layout, get_layout
+from adderlab.task.layouts import SUM_DIGITS, Layout, add, from_digits, get_layout, pairs_from_ints
 
 SCHEMA_VERSION = 1
 CHUNK = 1 << 16

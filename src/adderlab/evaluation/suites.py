@@ -20,14 +20,14 @@ from torch import Tensor
 from adderlab.errors import UsageError
 from adderlab.task import counter
 from adderlab.task.counter import Stream
-from adderlab.task.digits import (
+from adderlab.task.layouts import (
     OPERAND_DIGITS,
     OPERAND_LIMIT,
     from_digits,
     pairs_from_ints,
     to_digits,
 )
-from adderlab.task.holdout import holdout
+from adderlab.task.r456 import holdout
 from adderlab.task.sampling import columns, pick, uniform_pairs
 
 PUBLISHED_SEEDS = (41, 100, 200, 300, 400, 500, 999, 1234, 7777, 31415)

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from adderlab.models import ordered
 from adderlab.models.config import SPECIALS, ModelConfig
 from adderlab.models.maps import Stacked, circle
-from adderlab.task.digits import OPERAND_DIGITS, SUM_DIGITS
-from adderlab.task.layouts import Layout
+from adderlab.task.layouts import OPERAND_DIGITS, SUM_DIGITS, Layout
 
 
 class TokenTable(nn.Embedding):

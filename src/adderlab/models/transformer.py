@@ -20,8 +20,7 @@ from adderlab.models.config import ModelConfig
 from adderlab.models.embeddings import LearnedColumns, TokenTable, position_embedding, token_embedding
 from adderlab.models.layers import MLP, Attention, norm
 from adderlab.models.maps import Linear, LowRankLinear, Map, Negated, ScaledChannels, circle
-from adderlab.task.digits import OPERAND_DIGITS
-from adderlab.task.layouts import Layout
+from adderlab.task.layouts import OPERAND_DIGITS, Layout
 
 SPIRAL_SPECIALS = {
     "+": (2.0, 0.0, -1.0),

@@ -23,7 +23,7 @@ from adderlab.proof.problem import RADIX, Problem
 from adderlab.proof.search import Limits, decide_leaves
 from adderlab.proof.witnesses import Witness, leaf_witnesses, to_ints
 from adderlab.results import Result
-from adderlab.task.digits import OPERAND_DIGITS, SUM_DIGITS, pairs_from_ints
+from adderlab.task.layouts import OPERAND_DIGITS, SUM_DIGITS, pairs_from_ints
 
 CHUNK = 4096
 STARTS = 24

@@ -24,8 +24,7 @@ from numpy.typing import NDArray
 
 from adderlab.errors import UsageError
 from adderlab.models.tables import NormForm, Tables
-from adderlab.task.digits import OPERAND_DIGITS, SUM_DIGITS
-from adderlab.task.layouts import Layout
+from adderlab.task.layouts import OPERAND_DIGITS, SUM_DIGITS, Layout
 
 Array = NDArray[np.float64]
 RADIX = 10

@@ -28,7 +28,7 @@ from adderlab.proof.problem import FREE, RADIX, Problem
 from adderlab.proof.prove import Count, Verdict
 from adderlab.proof.witnesses import to_ints
 from adderlab.results import Result
-from adderlab.task.digits import OPERAND_DIGITS, from_digits, pairs_from_ints
+from adderlab.task.layouts import OPERAND_DIGITS, from_digits, pairs_from_ints
 
 MOST_COLUMNS = 3
 """A million pairs; a hundred million would take an hour."""

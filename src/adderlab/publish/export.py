@@ -38,8 +38,7 @@ from adderlab.publish.model_card import config_json, issue_form, model_card, tit
 from adderlab.publish.submission import submission_source
 from adderlab.results import Result
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint, save_safetensors
-from adderlab.task.digits import SUM_DIGITS, from_digits
-from adderlab.task.layouts import Layout
+from adderlab.task.layouts import SUM_DIGITS, Layout, from_digits
 from adderlab.task.sampling import uniform_pairs
 
 Kind = Literal["adderboard", "safetensors", "hub-folder", "onnx"]

@@ -22,7 +22,7 @@ from adderlab.models.embeddings import (
 from adderlab.models.layers import MLP, SHARED_FACTORS, Attention
 from adderlab.models.transformer import Block, Transformer
 from adderlab.publish.parts import Code, applied, expressions, operand
-from adderlab.task.digits import OPERAND_DIGITS
+from adderlab.task.layouts import OPERAND_DIGITS
 
 ROTARY = '''
 def rotary(x):

@@ -16,7 +16,7 @@ from typing import Any
 from adderlab.evaluation.exact import Miss, Score, SuiteReport
 from adderlab.evaluation.suites import Suite
 from adderlab.publish.sandbox import Ended, Sandbox
-from adderlab.task.digits import OPERAND_DIGITS, SUM_DIGITS, from_digits
+from adderlab.task.layouts import OPERAND_DIGITS, SUM_DIGITS, from_digits
 
 Pair = tuple[int, int]
 Progress = Callable[[str, int, int], None]

@@ -28,8 +28,7 @@ from adderlab.publish.forward import adder_class
 from adderlab.publish.model_card import architecture, tricks
 from adderlab.publish.parts import Code, Place, places
 from adderlab.runs.checkpoints import Checkpoint, parameter_shapes
-from adderlab.task.digits import OPERAND_DIGITS, SUM_DIGITS
-from adderlab.task.layouts import DIGIT_TOKENS, Layout
+from adderlab.task.layouts import DIGIT_TOKENS, OPERAND_DIGITS, SUM_DIGITS, Layout
 
 MARK = "# adderlab model "
 _WIDTH = 100

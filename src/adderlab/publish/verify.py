@@ -33,7 +33,7 @@ from adderlab.publish.scoring import (
 )
 from adderlab.publish.submission import Submission, read_submission
 from adderlab.results import Result, html_table
-from adderlab.task.digits import OPERAND_LIMIT, SUM_DIGITS
+from adderlab.task.layouts import OPERAND_LIMIT, SUM_DIGITS
 
 BAR = 0.99
 """The board's: exact match on its 10,010 pairs."""

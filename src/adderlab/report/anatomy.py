@@ -18,8 +18,7 @@ from adderlab.evaluation.exact import Prediction, predict
 from adderlab.evaluation.suites import fresh, strata
 from adderlab.models.tables import Tables, tables, why_no_tables
 from adderlab.runs.checkpoints import Checkpoint
-from adderlab.task.digits import SUM_DIGITS, from_digits
-from adderlab.task.layouts import Layout
+from adderlab.task.layouts import SUM_DIGITS, Layout, from_digits
 
 ATTENTION_PAIRS = 2000
 MARGIN_PAIRS = 20_000

@@ -23,7 +23,7 @@ from adderlab.report.evidence import CertificateRecord, Count, EvaluationRecord
 from adderlab.report.history import RunEvidence, missing_steps
 from adderlab.runs.metrics import LEARNED
 from adderlab.runs.records import SeedRecord, best_of
-from adderlab.task.digits import SUM_DIGITS
+from adderlab.task.layouts import SUM_DIGITS
 
 MOST_CHANGES = 5
 """A recipe with more settings changed is another recipe."""

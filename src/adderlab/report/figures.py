@@ -18,7 +18,7 @@ from adderlab.report.history import SeedHistory
 from adderlab.report.svg import Plot, cells, tag, text
 from adderlab.runs.metrics import LEARNED, Metrics
 from adderlab.runs.records import SUCCESS
-from adderlab.task.digits import SUM_DIGITS
+from adderlab.task.layouts import SUM_DIGITS
 
 MOST_LINES = 64
 """Single seeds are drawn up to this many."""

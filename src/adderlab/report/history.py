@@ -29,7 +29,7 @@ from adderlab.runs.metrics import LEARNED, Metrics, read_metrics, read_seed_metr
 from adderlab.runs.records import SeedRecord, best_of, from_history
 from adderlab.runs.stored import child_runs, seed_records
 from adderlab.runs.summary import read_summary
-from adderlab.task.digits import SUM_DIGITS
+from adderlab.task.layouts import SUM_DIGITS
 
 T = TypeVar("T")
 

@@ -21,7 +21,7 @@ from adderlab.evaluation.intervals import wilson
 from adderlab.format import duration
 from adderlab.runs.metrics import LEARNED
 from adderlab.runs.records import SeedRecord
-from adderlab.task.digits import SUM_DIGITS
+from adderlab.task.layouts import SUM_DIGITS
 from adderlab.training.listener import Listener, Start
 
 if TYPE_CHECKING:

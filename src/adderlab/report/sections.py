@@ -25,7 +25,7 @@ from adderlab.report.evidence import CertificateRecord
 from adderlab.report.history import RunEvidence
 from adderlab.report.html import figure, key, paragraph, table, tag
 from adderlab.runs.records import SeedRecord
-from adderlab.task.digits import SUM_DIGITS
+from adderlab.task.layouts import SUM_DIGITS
 
 MOST_ROWS = 40
 """A longer table of seeds is folded."""

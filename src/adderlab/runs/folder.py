@@ -34,6 +34,7 @@ from typing import Any
 
 from adderlab.errors import Failure, UsageError
 from adderlab.files.atomic import (
+    RunLock,
     append_text,
     disk_failure,
     make_folder,
@@ -43,7 +44,6 @@ from adderlab.files.atomic import (
     write_text,
     write_torch,
 )
-from adderlab.files.lock import RunLock
 from adderlab.files.weights import read_torch, read_weight_file
 from adderlab.runs.checkpoints import Checkpoint, save_checkpoint
 from adderlab.runs.config import RunConfig, read_config, write_config
@@ -58,8 +58,8 @@ from adderlab.runs.metrics import (
 )
 from adderlab.runs.records import SeedRecord, best_of, read_records, write_records, write_table
 from adderlab.runs.summary import Status, read_summary, summarise
-from adderlab.task.digits import from_digits
-from adderlab.task.holdout import holdout
+from adderlab.task.layouts import from_digits
+from adderlab.task.r456 import holdout
 
 RUN_FILES = (
     "summary.json",

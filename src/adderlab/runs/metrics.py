@@ -15,7 +15,7 @@ from typing import Any
 
 from adderlab.errors import Failure
 from adderlab.files.atomic import disk_failure
-from adderlab.task.digits import SUM_DIGITS
+from adderlab.task.layouts import SUM_DIGITS
 
 R456_COLUMNS = ("step", "train_loss", "val_exact", "val_token_acc", "lr", "elapsed_sec")
 STEP_COLUMNS = tuple(f"step_acc_{i}" for i in range(SUM_DIGITS))

@@ -18,7 +18,7 @@ from adderlab.errors import Failure, UsageError
 from adderlab.files import schema
 from adderlab.files.atomic import read_json, write_text
 from adderlab.runs.metrics import LEARNED, STEP_COLUMNS, Metrics, csv_lines, csv_number, csv_steps
-from adderlab.task.digits import SUM_DIGITS
+from adderlab.task.layouts import SUM_DIGITS
 
 SEEDS_FILE = "seeds.json"
 SCHEMA_VERSION = 1

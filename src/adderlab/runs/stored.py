@@ -29,7 +29,7 @@ from adderlab.runs.records import (
     read_records,
 )
 from adderlab.runs.summary import read_summary
-from adderlab.task.digits import SUM_DIGITS
+from adderlab.task.layouts import SUM_DIGITS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,8 +27,7 @@ import torch
 
 from adderlab.errors import Failure, UsageError
 from adderlab.files import schema
-from adderlab.files.atomic import disk_failure, make_folder, read_json, write_json
-from adderlab.files.lock import RunLock
+from adderlab.files.atomic import RunLock, disk_failure, make_folder, read_json, write_json
 from adderlab.models.config import ModelConfig
 from adderlab.models.describe import count_parameters
 from adderlab.models.tables import why_no_tables

@@ -20,7 +20,7 @@ from adderlab.runs.checkpoints import Checkpoint, save_checkpoint
 from adderlab.runs.metrics import Metrics
 from adderlab.runs.records import SUCCESS, Repair, SeedRecord, Weights
 from adderlab.study.verdicts import checked, verdict_fields
-from adderlab.task.digits import SUM_DIGITS
+from adderlab.task.layouts import SUM_DIGITS
 from adderlab.training.measure import Evaluation
 from adderlab.training.recipe import Recipe
 from adderlab.training.repair import RepairSettings, repair

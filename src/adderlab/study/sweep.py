@@ -18,8 +18,7 @@ from typing import Any, Protocol
 
 from adderlab.errors import Failure, UsageError
 from adderlab.files import schema
-from adderlab.files.atomic import make_folder, read_json, write_json
-from adderlab.files.lock import RunLock
+from adderlab.files.atomic import RunLock, make_folder, read_json, write_json
 from adderlab.models.config import ModelConfig
 from adderlab.models.describe import count_parameters
 from adderlab.runs.config import RunConfig, kind_of, read_config, write_config

@@ -31,7 +31,7 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
-from adderlab.task.digits import OPERAND_DIGITS
+from adderlab.task.layouts import OPERAND_DIGITS
 
 GOLDEN = 0x9E3779B97F4A7C15
 FACTOR_1 = 0xBF58476D1CE4E5B9

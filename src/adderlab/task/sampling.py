@@ -27,7 +27,7 @@ from torch import Tensor
 from adderlab.errors import UsageError
 from adderlab.task import counter
 from adderlab.task.counter import Stream
-from adderlab.task.digits import OPERAND_DIGITS
+from adderlab.task.layouts import OPERAND_DIGITS
 
 Lengths = Literal["uniform", "full"]
 Pattern = Literal["single", "chain", "place", "boundary", "propagate"]

@@ -32,8 +32,7 @@ from adderlab.errors import UsageError
 from adderlab.evaluation.suites import adderboard, strata_groups
 from adderlab.models.config import ModelConfig
 from adderlab.models.tables import why_no_tables
-from adderlab.task.digits import from_digits
-from adderlab.task.layouts import Layout, answers_correct, get_layout
+from adderlab.task.layouts import Layout, answers_correct, from_digits, get_layout
 from adderlab.task.sampling import uniform_pairs
 from adderlab.training.objective import Objective, OracleObjective, TableObjective
 

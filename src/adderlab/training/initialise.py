@@ -27,7 +27,7 @@ from torch.optim.adam import adam
 from adderlab.errors import UsageError
 from adderlab.models.config import ModelConfig
 from adderlab.models.tables import tables, why_no_tables
-from adderlab.task.digits import OPERAND_DIGITS, SUM_DIGITS
+from adderlab.task.layouts import OPERAND_DIGITS, SUM_DIGITS
 from adderlab.task.sampling import DataConfig, sample_pairs
 
 DRAWN_STD = 0.02

@@ -15,9 +15,8 @@ from adderlab.errors import UsageError
 from adderlab.evaluation.suites import PUBLISHED_SEEDS
 from adderlab.runs.metrics import Metrics
 from adderlab.runs.records import Score
-from adderlab.task.digits import SUM_DIGITS
-from adderlab.task.holdout import Holdout
-from adderlab.task.layouts import Layout, answers_correct
+from adderlab.task.layouts import SUM_DIGITS, Layout, answers_correct
+from adderlab.task.r456 import Holdout
 from adderlab.training.objective import Objective, Params
 
 PUBLISHED_VAL_SIZE = 5000

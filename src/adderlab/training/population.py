@@ -26,9 +26,8 @@ from torch import Tensor
 
 from adderlab.engine.step_batch import Settings, StepBatch, descend, joined, scatter
 from adderlab.models.config import ModelConfig
-from adderlab.task.holdout import holdout
 from adderlab.task.layouts import get_layout
-from adderlab.task.r456 import R456Sampler
+from adderlab.task.r456 import R456Sampler, holdout
 from adderlab.task.sampling import sample_pairs
 from adderlab.training.finetune import FailingPairs, find_failures, minimise
 from adderlab.training.initialise import leaders, rows_of

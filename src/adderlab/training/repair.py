@@ -25,7 +25,7 @@ from adderlab.proof.prove import Progress, Proof, Verdict, prove_checkpoint
 from adderlab.proof.search import Limits
 from adderlab.results import Result
 from adderlab.runs.checkpoints import Checkpoint
-from adderlab.task.digits import SUM_DIGITS, pairs_from_ints
+from adderlab.task.layouts import SUM_DIGITS, pairs_from_ints
 from adderlab.task.sampling import uniform_pairs
 
 

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from adderlab.errors import Failure
-from adderlab.files.lock import LOCK_NAME, RunLock, lock_owner
+from adderlab.files.atomic import LOCK_NAME, RunLock, lock_owner
 
 HOLDER = """
 import os, sys, time
-from adderlab.files.lock import RunLock
+from adderlab.files.atomic import RunLock
 lock = RunLock(sys.argv[1])
 if sys.argv[2] == "fork":
     child = os.fork()

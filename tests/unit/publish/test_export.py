@@ -20,7 +20,7 @@ from adderlab.publish.evidence import Credits, Evidence, ProofStatement
 from adderlab.publish.export import Publication, compare, export, load_source, write
 from adderlab.publish.submission import read_submission, submission_source
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
-from adderlab.task.digits import SUM_DIGITS
+from adderlab.task.layouts import SUM_DIGITS
 from adderlab.task.sampling import uniform_pairs
 from helpers.golden import Golden
 from helpers.reference import reference_checkpoint

@@ -15,7 +15,7 @@ from adderlab.publish.evidence import Credits, Evidence
 from adderlab.publish.export import Publication, load_source, onnx_bytes, run_onnx, write
 from adderlab.publish.submission import submission_source
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint
-from adderlab.task.digits import SUM_DIGITS
+from adderlab.task.layouts import SUM_DIGITS
 from adderlab.task.sampling import uniform_pairs
 from helpers.reference import reference_checkpoint
 

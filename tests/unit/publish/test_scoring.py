@@ -9,7 +9,7 @@ import pytest
 from adderlab.evaluation.suites import Group, Suite
 from adderlab.publish.sandbox import Ended, Limits
 from adderlab.publish.scoring import Answerer, Prompt, Reading, evaluate, find_prompt, find_reading
-from adderlab.task.digits import pairs_from_ints
+from adderlab.task.layouts import pairs_from_ints
 
 PAIRS = [(0, 0), (1, 9), (99, 1), (9999999999, 9999999999), (5, 6)]
 

@@ -18,8 +18,7 @@ from adderlab.publish.evidence import Credits
 from adderlab.publish.export import load_source
 from adderlab.publish.submission import MARK, read_submission, submission_source
 from adderlab.runs.checkpoints import load_checkpoint
-from adderlab.task.digits import SUM_DIGITS, pairs_from_ints
-from adderlab.task.layouts import LAYOUTS, Layout
+from adderlab.task.layouts import LAYOUTS, SUM_DIGITS, Layout, pairs_from_ints
 from helpers.golden import FOLDER
 from helpers.models import random_config, random_model
 from helpers.paths import ROOT

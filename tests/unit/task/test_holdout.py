@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adderlab.errors import UsageError
-from adderlab.task.digits import from_digits, pairs_from_ints
-from adderlab.task.holdout import (
+from adderlab.task.layouts import from_digits, pairs_from_ints
+from adderlab.task.r456 import (
     Holdout,
     holdout,
     without_repeats,

@@ -6,12 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adderlab.errors import UsageError
-from adderlab.task.digits import from_digits, pairs_from_ints
 from adderlab.task.layouts import (
     LAYOUTS,
     Layout,
     answers_correct,
+    from_digits,
     get_layout,
+    pairs_from_ints,
 )
 
 operands = st.integers(0, 10**10 - 1)

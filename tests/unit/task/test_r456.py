@@ -2,9 +2,8 @@
 
 import pytest
 
-from adderlab.task.digits import from_digits, pairs_from_ints
-from adderlab.task.holdout import Holdout, holdout
-from adderlab.task.r456 import R456Sampler
+from adderlab.task.layouts import from_digits, pairs_from_ints
+from adderlab.task.r456 import Holdout, R456Sampler, holdout
 from adderlab.task.sampling import R456_CURRICULUM
 from oracle import sampler_twin
 

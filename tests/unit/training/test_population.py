@@ -10,7 +10,7 @@ import torch
 from adderlab.engine.torch_tables import TorchEngine
 from adderlab.evaluation.exact import model_of
 from adderlab.models.zoo import get_preset
-from adderlab.task.holdout import holdout
+from adderlab.task.r456 import holdout
 from adderlab.task.sampling import R456_CURRICULUM, CarryMix, DataConfig
 from adderlab.training.finetune import LBFGS, Targeting
 from adderlab.training.initialise import Circle

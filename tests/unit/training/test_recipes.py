@@ -16,8 +16,8 @@ from adderlab.recipes import (
     published_name,
     recipe_for,
 )
-from adderlab.task.digits import from_digits
-from adderlab.task.holdout import holdout
+from adderlab.task.layouts import from_digits
+from adderlab.task.r456 import holdout
 from adderlab.training.optimiser import MICROADDER_DECAY
 from adderlab.training.recipe import Recipe
 from adderlab.training.start import check_fits
