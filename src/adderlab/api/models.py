@@ -25,6 +25,7 @@ from adderlab.models.zoo import get_preset
 from adderlab.proof.prove import exact_tables
 from adderlab.results import Result, html_table, text_table
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint, save_checkpoint, save_safetensors
+from adderlab.runs.config import kind_of
 
 
 class HasBest(Protocol):
@@ -42,8 +43,8 @@ class HasCheckpoint(Protocol):
 
 
 ModelLike: TypeAlias = "str | os.PathLike[str] | Checkpoint | HasBest | HasCheckpoint"
-"""Wherever a model is expected: a checkpoint file's path, a model, a run (its best model), or a seed's
-record or a repair (its checkpoint)."""
+"""Wherever a model is expected: a checkpoint file's path, a model, a run or its folder (its best model),
+or a seed's record or a repair (its checkpoint)."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -149,7 +150,8 @@ def check_model_name(path: Path) -> None:
 
 def load(model: ModelLike) -> Model:
     """The model in a checkpoint file: ours, R456's or MicroAdder's ``.pt``, an MLX-named ``.npz``, a
-    ``.safetensors``. A run gives its best model, a seed's record or a repair its checkpoint.
+    ``.safetensors``. A run, or its folder, gives its best model (of a search the proved one), a seed's
+    record or a repair its checkpoint.
 
     Raises ``UsageError`` if there is no such file, ``Failure`` for a file that is damaged, holds code
     or does not fit its own settings.
@@ -161,6 +163,10 @@ def load(model: ModelLike) -> Model:
             raise UsageError(f"{model!r} has no checkpoint; name a checkpoint file or a model")
     if isinstance(found, Model):
         return found
+    if isinstance(found, str | os.PathLike) and Path(found).is_dir() and kind_of(Path(found)):
+        from adderlab.api.training import open_run  # which itself loads models
+
+        return open_run(found).best
     checkpoint = found if isinstance(found, Checkpoint) else load_checkpoint(Path(found))
     fields = {field.name: getattr(checkpoint, field.name) for field in dataclasses.fields(Checkpoint)}
     return Model(**fields)
@@ -234,7 +240,10 @@ def inspect(model: ModelLike | ModelConfig) -> Inspection:
     Text is a preset's name unless it looks like a path. Raises as ``load`` and ``preset`` do.
     """
     if isinstance(model, str) and not (Path(model).exists() or "/" in model or "." in model):
-        model = get_preset(model).config
+        try:
+            model = get_preset(model).config
+        except UsageError as error:
+            raise UsageError(f"there is no file {model}, and {error}") from None
     if isinstance(model, ModelConfig):
         config, origin = model, {}
     else:

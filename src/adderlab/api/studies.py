@@ -215,6 +215,8 @@ def read_space(space: str | os.PathLike[str] | Mapping[str, Any]) -> SweepPlan:
     path = Path(space)
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"there is no file {path}; check the name") from None
     except OSError as error:
         raise disk_failure(error, path, "read") from error
     except ValueError as error:

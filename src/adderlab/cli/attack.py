@@ -14,7 +14,7 @@ class Args:
     """Which model, and how many pairs."""
 
     checkpoint: Annotated[Path, tyro.conf.Positional, arg(metavar="CKPT")]
-    """A checkpoint file."""
+    """A checkpoint file, or the folder of a run: its best model."""
     pairs: int = 1000
     """Pairs of each stratum."""
     seed: int = 0

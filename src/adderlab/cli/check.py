@@ -16,7 +16,7 @@ class Args:
     certificate: Annotated[Path, tyro.conf.Positional, arg(metavar="CERT")]
     """A certificate file, .json or .json.gz."""
     checkpoint: Annotated[Path, tyro.conf.Positional, arg(metavar="CKPT")]
-    """A checkpoint file."""
+    """A checkpoint file, or the folder of a run: its best model."""
     real_only: Switch = False
     """Leave out the floating-point question, which takes most of the time."""
     json: Switch = False

@@ -14,7 +14,8 @@ class Args(DeviceOptions):
     """What to evaluate, and on which pairs."""
 
     checkpoints: Annotated[tuple[Path, ...], tyro.conf.Positional, arg(metavar="CKPT ...")]
-    """Checkpoint files: ours, R456's .pt, MicroAdder's .pt, MLX-named .npz, .safetensors."""
+    """Checkpoint files (ours, R456's .pt, MicroAdder's .pt, MLX-named .npz, .safetensors), or folders of
+    runs: their best models."""
     suite: str = "published"
     """published (10 x 10,000 pairs), adderboard (10,010), strata, or fresh:N."""
     json: Switch = False

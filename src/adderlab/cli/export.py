@@ -14,7 +14,7 @@ class Args:
     """What to publish, as what, and under whose name."""
 
     checkpoint: Annotated[Path, tyro.conf.Positional, arg(metavar="CKPT")]
-    """A checkpoint file."""
+    """A checkpoint file, or the folder of a run: its best model."""
     to: Literal["adderboard", "safetensors", "hub-folder", "onnx"]
     """adderboard: one Python file that needs torch only, and the text of the board's issue form.
     safetensors, onnx: one file and a model card. hub-folder: all of a model page."""

@@ -13,7 +13,7 @@ class Args:
     """What to look at."""
 
     model: Annotated[str, tyro.conf.Positional, arg(metavar="CKPT|PRESET")]
-    """A checkpoint file or the name of a preset."""
+    """A checkpoint file, the folder of a run (its best model), or the name of a preset."""
     json: Switch = False
     """Print one object instead of a table."""
 

@@ -14,7 +14,7 @@ class Args:
     """A model and two numbers."""
 
     checkpoint: Annotated[Path, tyro.conf.Positional, arg(metavar="CKPT")]
-    """A checkpoint file."""
+    """A checkpoint file, or the folder of a run: its best model."""
     a: Annotated[int, tyro.conf.Positional]
     """0 to 9999999999."""
     b: Annotated[int, tyro.conf.Positional]

@@ -14,7 +14,7 @@ class Args:
     """Which model, and how hard to try."""
 
     checkpoint: Annotated[Path, tyro.conf.Positional, arg(metavar="CKPT")]
-    """A checkpoint file."""
+    """A checkpoint file, or the folder of a run: its best model."""
     output: Annotated[Path | None, arg(aliases=["-o"], metavar="CERT")] = None
     """Write the certificate here; a name ending in .gz compresses it (2.6 MB, not 4.8, for 456p)."""
     cells: int = 3_000_000

@@ -19,7 +19,7 @@ class Args:
     """What to repair, and how hard to try."""
 
     checkpoint: Annotated[Path, tyro.conf.Positional, arg(metavar="CKPT")]
-    """A checkpoint file."""
+    """A checkpoint file, or the folder of a run: its best model."""
     output: Annotated[Path, arg(aliases=["-o"], metavar="OUT")]
     """Where to write the repaired checkpoint (.pt or .safetensors)."""
     rounds: int = 5

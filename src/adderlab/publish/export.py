@@ -62,6 +62,9 @@ prompt is written stands in the graph's metadata under `adderlab`. Append the to
 logit at the last position, eleven times: the digits of the sum, units first."""
 
 
+_SUFFIXES = {"adderboard": ".py", "safetensors": ".safetensors", "onnx": ".onnx"}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Publication:
     """One model, who publishes it, and what is known about it."""
@@ -123,6 +126,10 @@ def export(
     loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load_checkpoint(Path(checkpoint))
     if to not in KINDS:
         raise UsageError(f"no export {to!r}; there are {', '.join(KINDS)}")
+    output, suffix = Path(output), _SUFFIXES.get(to)
+    if suffix is not None and output.suffix != suffix:
+        named = output.with_suffix(suffix)
+        raise UsageError(f"{output}: {to} is a {suffix} file; give for example {named}")
     certificate_bytes, proof, why_no_proof = None, None, "the prover was not asked"
     if certificate is not None:
         proof, certificate_bytes = read_certificate(Path(certificate), loaded)
@@ -138,7 +145,7 @@ def export(
     )
     credits = Credits(name=name or title(loaded.config), author=author or _git_author())
     publication = Publication(checkpoint=loaded, credits=credits, evidence=evidence)
-    return Exported(written=tuple(write(publication, to, Path(output))), publication=publication)
+    return Exported(written=tuple(write(publication, to, output)), publication=publication)
 
 
 def _git_author() -> str:

@@ -188,6 +188,8 @@ def verify(
 def _text(path: Path) -> str:
     if not path.is_file():
         raise UsageError(f"there is no file {path}; check the path")
+    if path.suffix != ".py":
+        raise UsageError(f"{path} is no Python file: a submission is a .py with build_model and add")
     try:
         if path.stat().st_size > _LARGEST_FILE:
             raise Failure(f"{path} has more than {_LARGEST_FILE >> 20} MiB; a submission is code")

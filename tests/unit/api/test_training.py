@@ -34,6 +34,9 @@ def test_a_run_is_what_its_folder_holds(tmp_path: Path) -> None:
     assert (run.kind, run.status, run.config) == ("run", "done", get_preset("456p").config)
     assert [record.seed for record in run.seeds] == [3, 4] and run.success.n == 2
     assert run.best.weights_sha256 == al.load(run).weights_sha256
+    assert run.best.weights_sha256 == al.load(str(run.folder)).weights_sha256
+    with pytest.raises(al.UsageError, match="is a folder"):
+        al.load(tmp_path)
     other = next(record for record in run.seeds if record.seed != run.best.seed)
     assert al.load(other).seed == other.seed
     assert [metrics.step for metrics in run.history(3)] == [0, 5, 10]

@@ -159,7 +159,21 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) ->
     assert main(["export", "model.pt", "--to", "adderboard", "-o", "no/such/folder.py", *quick]) == 1
     assert capsys.readouterr().err.startswith("adderlab: cannot write no/such/folder.py")
     assert main(["export", "model.pt", "--to", "paper", "-o", "x"]) == 2
-    assert main(["export", "model.pt", "--to", "onnx", "-o", "x", "--certificate", "none", *quick]) == 2
+    onnx = ["export", "model.pt", "--to", "onnx", "-o", "x.onnx"]
+    assert main([*onnx, "--certificate", "no", *quick]) == 2
+    assert "there is no" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("to", "output"), [("adderboard", "exp"), ("safetensors", "exp.pt"), ("onnx", "exp.md")]
+)
+def test_another_ending_is_refused_before_anything_is_measured(
+    to: str, output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "measure", lambda *_: pytest.fail("it was measured"))
+    with pytest.raises(UsageError, match=rf"exp\{module._SUFFIXES[to]}"):
+        export(publication().checkpoint, to=to, output=tmp_path / output, prove=False)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

@@ -324,6 +324,9 @@ def test_without_bubblewrap_it_refuses_in_one_line(
 def test_a_missing_or_binary_file_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no file"):
         verify(tmp_path / "nothing.py")
+    (tmp_path / "text.md").write_text("# Results")
+    with pytest.raises(UsageError, match=r"text\.md is no Python file"):
+        verify(tmp_path / "text.md")
     (tmp_path / "binary.py").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(Failure, match="is not text"):
         verify(tmp_path / "binary.py")
