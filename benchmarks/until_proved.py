@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from adderlab.files.atomic import write_text
-from adderlab.runs.environment import collect_environment
+from adderlab.runs.metadata import collect_environment
 
 SCHEMA_VERSION = 1
 

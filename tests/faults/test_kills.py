@@ -18,8 +18,7 @@ from adderlab.files.atomic import RunLock
 from adderlab.models.zoo import get_preset
 from adderlab.runs.checkpoints import load_checkpoint
 from adderlab.runs.folder import load_state
-from adderlab.runs.metrics import read_metrics
-from adderlab.runs.records import SeedRecord, read_records
+from adderlab.runs.records import SeedRecord, read_metrics, read_records
 from adderlab.training.listener import Listener
 from adderlab.training.measure import Evaluation
 from adderlab.training.objective import objective_for

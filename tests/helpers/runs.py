@@ -8,10 +8,9 @@ from adderlab.models.tables import stack_parameters
 from adderlab.models.transformer import build_model
 from adderlab.models.zoo import get_preset
 from adderlab.runs.checkpoints import Checkpoint
-from adderlab.runs.config import RunConfig
 from adderlab.runs.folder import RunFolder
-from adderlab.runs.metrics import Metrics
-from adderlab.runs.records import SeedRecord, best_of
+from adderlab.runs.metadata import RunConfig
+from adderlab.runs.records import Metrics, SeedRecord, best_of
 
 MODEL = get_preset("456p").config
 ENVIRONMENT = {

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from adderlab.files.atomic import write_json
-from adderlab.runs.config import RunConfig, write_config
+from adderlab.runs.metadata import RunConfig, Status, summarise, write_config
 from adderlab.runs.records import Repair, SeedRecord, write_records
 from adderlab.runs.stored import seed_records
-from adderlab.runs.summary import Status, summarise
 from helpers.runs import COMMAND, ENVIRONMENT, GROKS, LATE, LOST, MODEL, NEVER, recipe, write_run
 
 SPENT = {"seed_steps": 12_000, "wall_seconds": 75.5, "core_seconds": 140.25}

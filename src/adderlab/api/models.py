@@ -25,7 +25,7 @@ from adderlab.models.zoo import get_preset
 from adderlab.proof.prove import exact_tables
 from adderlab.results import Result, html_table, text_table
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint, save_checkpoint, save_safetensors
-from adderlab.runs.config import kind_of
+from adderlab.runs.metadata import kind_of
 
 
 class HasBest(Protocol):

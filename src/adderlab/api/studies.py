@@ -18,8 +18,7 @@ from adderlab.files.atomic import RunLock, disk_failure, make_folder
 from adderlab.format import as_typed, seed_list
 from adderlab.proof.search import Limits
 from adderlab.results import Result, html_table
-from adderlab.runs.config import kind_of
-from adderlab.runs.environment import collect_environment
+from adderlab.runs.metadata import collect_environment, kind_of
 from adderlab.study.cell_table import CellRow
 from adderlab.study.cluster.merge import describe_machines
 from adderlab.study.cluster.ray import Stopped, connected

@@ -23,10 +23,9 @@ from adderlab.models.tables import why_no_tables
 from adderlab.report.describe import describe_seeds
 from adderlab.results import Result, html_table
 from adderlab.runs.checkpoints import Checkpoint
-from adderlab.runs.config import Keep, Kind, kind_of
 from adderlab.runs.folder import update_records
-from adderlab.runs.metrics import Metrics
-from adderlab.runs.records import SeedRecord, best_of
+from adderlab.runs.metadata import Keep, Kind, kind_of
+from adderlab.runs.records import Metrics, SeedRecord, best_of
 from adderlab.runs.stored import StoredRun
 from adderlab.runs.stored import open_run as open_stored
 from adderlab.study.cluster.merge import describe_machines, is_sharded, train_sharded

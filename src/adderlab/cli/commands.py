@@ -88,7 +88,7 @@ def _command_line(argv: list[str]) -> Iterator[None]:
 
 def _status(run: Path) -> str | None:
     from adderlab.errors import Failure
-    from adderlab.runs.summary import read_summary
+    from adderlab.runs.metadata import read_summary
 
     try:
         return str(read_summary(run)["status"])
@@ -99,8 +99,8 @@ def _status(run: Path) -> str | None:
 def _is_stopped(run: Path, argv: list[str]) -> bool:
     """Whether the folder holds a run of this very command that was stopped or killed."""
     from adderlab.errors import Failure
-    from adderlab.runs.config import read_config
     from adderlab.runs.folder import STATE_FILE
+    from adderlab.runs.metadata import read_config
 
     if _status(run) not in ("running", "stopped") or not (run / STATE_FILE).is_file():
         return False

@@ -46,7 +46,7 @@ def run(args: Args) -> int:
 
 def _published_form(checkpoint, report) -> dict:  # type: ignore[no-untyped-def]
     """The published program's JSON; its ``config`` names where the model is of its family."""
-    from adderlab.runs.r456 import model_to_dict
+    from adderlab.runs.foreign import model_to_dict
 
     config = model_to_dict(checkpoint.config)
     total = report.total

@@ -71,9 +71,8 @@ def run(args: Args) -> int:
     from adderlab.cli.following import Following
     from adderlab.errors import UsageError
     from adderlab.models.config import ModelConfig
-    from adderlab.runs.config import kind_of
     from adderlab.runs.folder import save_split
-    from adderlab.runs.summary import read_summary
+    from adderlab.runs.metadata import kind_of, read_summary
     from adderlab.training.recipe import Recipe
 
     if args.dtype != "fp32":

@@ -68,7 +68,7 @@ def run(args: Args) -> int:
     from adderlab.errors import UsageError
     from adderlab.files.schema import to_dict
     from adderlab.report.rates import describe_rate
-    from adderlab.runs.config import kind_of
+    from adderlab.runs.metadata import kind_of
     from adderlab.study.rate_record import FOLDER
     from adderlab.study.verdicts import Assistance
     from adderlab.training.backend import Compute

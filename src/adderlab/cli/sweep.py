@@ -45,7 +45,7 @@ def run(args: Args) -> int:
     import adderlab as al
     from adderlab.api.studies import read_space, sweep_folder
     from adderlab.cli.following import Following
-    from adderlab.runs.config import kind_of
+    from adderlab.runs.metadata import kind_of
 
     folder = sweep_folder(args.file, read_space(args.file), args.output)
     again = shlex.join(["adderlab", "sweep", str(args.file), "--resume", *_options(args)])

@@ -67,7 +67,7 @@ def run(args: Args) -> int:
     from adderlab.errors import Failure
     from adderlab.evaluation.suites import parse_suite
     from adderlab.models.zoo import get_preset
-    from adderlab.runs.config import kind_of
+    from adderlab.runs.metadata import kind_of
 
     _check(args)
     # A wrong suite is refused before training, not after.
@@ -98,7 +98,7 @@ def run(args: Args) -> int:
 def _check(args: Args) -> None:
     """Raises ``UsageError`` for options that do not go together."""
     from adderlab.errors import UsageError
-    from adderlab.runs.config import kind_of
+    from adderlab.runs.metadata import kind_of
 
     if args.resume is None and args.preset is None:
         raise UsageError("name a preset to train, for example 456p (adderlab zoo lists them)")

@@ -19,7 +19,7 @@ from adderlab.models.tables import why_no_tables
 from adderlab.proof.certificate import FORMAT, digest
 from adderlab.proof.search import Limits
 from adderlab.runs.checkpoints import Checkpoint
-from adderlab.runs.summary import read_summary
+from adderlab.runs.metadata import read_summary
 from adderlab.task.layouts import get_layout
 
 SUITES = ("adderboard", "published", "strata")

@@ -21,8 +21,7 @@ from adderlab.models.zoo import PRESETS
 from adderlab.recipes import RECIPES
 from adderlab.report.evidence import CertificateRecord, Count, EvaluationRecord
 from adderlab.report.history import RunEvidence, missing_steps
-from adderlab.runs.metrics import LEARNED
-from adderlab.runs.records import SeedRecord, best_of
+from adderlab.runs.records import LEARNED, SeedRecord, best_of
 from adderlab.task.layouts import SUM_DIGITS
 
 MOST_CHANGES = 5

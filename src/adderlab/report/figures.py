@@ -16,8 +16,7 @@ from adderlab.format import percent, tick
 from adderlab.report.anatomy import Anatomy, Cloud
 from adderlab.report.history import SeedHistory
 from adderlab.report.svg import Plot, cells, tag, text
-from adderlab.runs.metrics import LEARNED, Metrics
-from adderlab.runs.records import SUCCESS
+from adderlab.runs.records import LEARNED, SUCCESS, Metrics
 from adderlab.task.layouts import SUM_DIGITS
 
 MOST_LINES = 64

@@ -24,11 +24,17 @@ from adderlab.report.evidence import (
     result_files,
 )
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint
-from adderlab.runs.config import Kind, RunConfig, kind_of, read_config
-from adderlab.runs.metrics import LEARNED, Metrics, read_metrics, read_seed_metrics
-from adderlab.runs.records import SeedRecord, best_of, from_history
+from adderlab.runs.metadata import Kind, RunConfig, kind_of, read_config, read_summary
+from adderlab.runs.records import (
+    LEARNED,
+    Metrics,
+    SeedRecord,
+    best_of,
+    from_history,
+    read_metrics,
+    read_seed_metrics,
+)
 from adderlab.runs.stored import child_runs, seed_records
-from adderlab.runs.summary import read_summary
 from adderlab.task.layouts import SUM_DIGITS
 
 T = TypeVar("T")

@@ -19,8 +19,7 @@ from rich.text import Text
 
 from adderlab.evaluation.intervals import wilson
 from adderlab.format import duration
-from adderlab.runs.metrics import LEARNED
-from adderlab.runs.records import SeedRecord
+from adderlab.runs.records import LEARNED, SeedRecord
 from adderlab.task.layouts import SUM_DIGITS
 from adderlab.training.listener import Listener, Start
 

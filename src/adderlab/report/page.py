@@ -27,7 +27,7 @@ from adderlab.report.describe import (
 )
 from adderlab.report.history import RunEvidence, flat_settings, populations
 from adderlab.report.html import page, paragraph, table, tag, tile
-from adderlab.runs.environment import now
+from adderlab.runs.metadata import now
 
 
 def report_page(runs: Sequence[RunEvidence]) -> str:

@@ -25,7 +25,7 @@ from adderlab.errors import Failure, UsageError
 from adderlab.files import schema
 from adderlab.files.atomic import disk_failure, make_folder, read_json, write_bytes, write_json
 from adderlab.report.series import Checked, Experiment, Series, SeriesStep, check, read_series
-from adderlab.runs.environment import collect_environment, now
+from adderlab.runs.metadata import collect_environment, now
 
 JOURNAL, SERIES_FILE = "journal.json", "series.toml"
 JOURNAL_VERSION = 1

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from adderlab.errors import UsageError
 from adderlab.files import schema
 from adderlab.report.live import ranked
-from adderlab.runs.config import read_config
+from adderlab.runs.metadata import read_config
 from adderlab.runs.records import SeedRecord
 from adderlab.training.listener import Listener, Start
 

@@ -35,7 +35,7 @@ from adderlab.files.weights import (
 )
 from adderlab.models.config import ModelConfig
 from adderlab.models.transformer import Transformer, build_model
-from adderlab.runs import r456
+from adderlab.runs import foreign
 
 # Whether the weights in a file are those its settings ask for, to the last name and number.
 
@@ -225,8 +225,8 @@ def save_checkpoint(path: Path | str, checkpoint: Checkpoint) -> None:
     config = checkpoint.config
     payload = {
         "model_state": dict(checkpoint.model().state_dict()),
-        "model_config": r456.model_to_dict(config),
-        "train_config": r456.train_config(checkpoint.recipe, checkpoint.seed),
+        "model_config": foreign.model_to_dict(config),
+        "train_config": foreign.train_config(checkpoint.recipe, checkpoint.seed),
         "step": checkpoint.step,
         "val_exact": checkpoint.val_exact,
         "params": checkpoint.num_parameters,
@@ -272,12 +272,12 @@ def _load_r456(payload: dict[str, Any], path: Path) -> Checkpoint:
     # Forks of R456's program (rezabyt, lichengliu03) publish files without what they were trained by.
     payload = {"train_config": {}} | payload
     _require(payload, _R456_KEYS, path)
-    config = r456.model_from_dict(payload["model_config"])
+    config = foreign.model_from_dict(payload["model_config"])
     recipe = _plain(_typed(payload, "train_config", dict, path))
     about = _About(config=config, recipe=recipe, seed=_seed(recipe), origin="r456")
     if "adderlab" in payload:
         about = _read_our_entry(_typed(payload, "adderlab", dict, path), path)
-        if r456.model_to_dict(about.config) != r456.model_to_dict(config):
+        if foreign.model_to_dict(about.config) != foreign.model_to_dict(config):
             raise Failure(f"{path}: model_config and adderlab.config disagree; fetch or save it again")
     return _checked(
         about,

@@ -46,18 +46,21 @@ from adderlab.files.atomic import (
 )
 from adderlab.files.weights import read_torch, read_weight_file
 from adderlab.runs.checkpoints import Checkpoint, save_checkpoint
-from adderlab.runs.config import RunConfig, read_config, write_config
-from adderlab.runs.metrics import (
+from adderlab.runs.metadata import RunConfig, Status, read_config, read_summary, summarise, write_config
+from adderlab.runs.records import (
     METRIC_COLUMNS,
     SEED_METRIC_COLUMNS,
     Metrics,
+    SeedRecord,
     as_written,
+    best_of,
     csv_lines,
     median_metrics,
+    read_records,
     read_seed_metrics,
+    write_records,
+    write_table,
 )
-from adderlab.runs.records import SeedRecord, best_of, read_records, write_records, write_table
-from adderlab.runs.summary import Status, read_summary, summarise
 from adderlab.task.layouts import from_digits
 from adderlab.task.r456 import holdout
 

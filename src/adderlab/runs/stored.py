@@ -17,18 +17,19 @@ from typing import Any, cast, get_args
 from adderlab.errors import Failure, UsageError
 from adderlab.files import schema
 from adderlab.files.atomic import read_json
-from adderlab.runs.config import Kind, RunConfig, kind_of, read_config
-from adderlab.runs.metrics import Metrics, read_metrics, read_seed_metrics
+from adderlab.runs.metadata import Kind, RunConfig, kind_of, read_config, read_summary
 from adderlab.runs.records import (
     SEEDS_FILE,
     TABLE_FILE,
+    Metrics,
     Repair,
     SeedRecord,
     SeedStatus,
     from_history,
+    read_metrics,
     read_records,
+    read_seed_metrics,
 )
-from adderlab.runs.summary import read_summary
 from adderlab.task.layouts import SUM_DIGITS
 
 

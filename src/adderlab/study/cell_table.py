@@ -18,8 +18,7 @@ from typing import Any, Literal
 
 from adderlab.evaluation.intervals import Rate, wilson
 from adderlab.files.atomic import write_json, write_text
-from adderlab.runs.metrics import LEARNED, Metrics, read_metrics, read_seed_metrics
-from adderlab.runs.records import SUCCESS
+from adderlab.runs.records import LEARNED, SUCCESS, Metrics, read_metrics, read_seed_metrics
 from adderlab.study.space import Cell
 
 TABLE_VERSION = 1

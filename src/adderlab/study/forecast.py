@@ -24,8 +24,8 @@ from adderlab.format import duration
 from adderlab.models.config import ModelConfig
 from adderlab.models.tables import why_no_tables
 from adderlab.results import Result
-from adderlab.runs.config import RunConfig
 from adderlab.runs.folder import RunFolder
+from adderlab.runs.metadata import RunConfig
 from adderlab.study.rate_record import RateRecord
 from adderlab.training.backend import Backend, usable_cores
 from adderlab.training.objective import Objective

@@ -30,12 +30,20 @@ from adderlab.models.config import ModelConfig
 from adderlab.models.describe import count_parameters
 from adderlab.models.tables import why_no_tables
 from adderlab.proof.search import Limits
-from adderlab.runs.config import RunConfig, kind_of, read_config, write_config
-from adderlab.runs.environment import collect_environment, now
 from adderlab.runs.folder import RUN_FILES, STATE_FILE, seed_folder
+from adderlab.runs.metadata import (
+    RunConfig,
+    Status,
+    collect_environment,
+    kind_of,
+    now,
+    read_config,
+    read_summary,
+    summarise,
+    write_config,
+)
 from adderlab.runs.records import SUCCESS, SeedRecord, best_of, write_records
 from adderlab.runs.stored import seed_records
-from adderlab.runs.summary import Status, read_summary, summarise
 from adderlab.study.rate_record import RateRecord
 from adderlab.study.verdicts import Assistance, repair_seed, verify_seed, worth_repair
 from adderlab.training.listener import Listener, Listeners

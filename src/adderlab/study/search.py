@@ -31,12 +31,17 @@ from adderlab.files.atomic import RunLock, disk_failure, make_folder, read_json,
 from adderlab.models.config import ModelConfig
 from adderlab.models.describe import count_parameters
 from adderlab.models.tables import why_no_tables
-from adderlab.runs.config import RunConfig, kind_of, read_config, write_config
-from adderlab.runs.environment import collect_environment
 from adderlab.runs.folder import RUN_FILES, STATE_FILE, load_state, seed_folder
+from adderlab.runs.metadata import (
+    RunConfig,
+    collect_environment,
+    kind_of,
+    read_config,
+    summarise,
+    write_config,
+)
 from adderlab.runs.records import SeedRecord, SeedStatus, write_records
 from adderlab.runs.stored import read_history, seed_records
-from adderlab.runs.summary import summarise
 from adderlab.study.seed_verifier import Interrupted, SeedVerifier
 from adderlab.training.listener import Listener, Start
 from adderlab.training.measure import Evaluation

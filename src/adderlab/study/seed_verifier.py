@@ -17,8 +17,7 @@ from adderlab.proof.certificate import write_beside
 from adderlab.proof.prove import Progress, Proof, prove_checkpoint
 from adderlab.proof.search import Limits
 from adderlab.runs.checkpoints import Checkpoint, save_checkpoint
-from adderlab.runs.metrics import Metrics
-from adderlab.runs.records import SUCCESS, Repair, SeedRecord, Weights
+from adderlab.runs.records import SUCCESS, Metrics, Repair, SeedRecord, Weights
 from adderlab.study.verdicts import checked, verdict_fields
 from adderlab.task.layouts import SUM_DIGITS
 from adderlab.training.measure import Evaluation

@@ -21,12 +21,18 @@ from adderlab.files import schema
 from adderlab.files.atomic import RunLock, make_folder, read_json, write_json
 from adderlab.models.config import ModelConfig
 from adderlab.models.describe import count_parameters
-from adderlab.runs.config import RunConfig, kind_of, read_config, write_config
-from adderlab.runs.environment import collect_environment
 from adderlab.runs.folder import STATE_FILE
+from adderlab.runs.metadata import (
+    RunConfig,
+    collect_environment,
+    kind_of,
+    read_config,
+    read_summary,
+    summarise,
+    write_config,
+)
 from adderlab.runs.records import SeedRecord, write_records
 from adderlab.runs.stored import seed_records
-from adderlab.runs.summary import read_summary, summarise
 from adderlab.study.cell_table import CellRow, CellScore, State, measure, write_table
 from adderlab.study.cluster.merge import ShardedRun, is_sharded
 from adderlab.study.cluster.ray import Done, Fleet, Stopped

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from adderlab.errors import UsageError
 from adderlab.evaluation.suites import PUBLISHED_SEEDS
-from adderlab.runs.metrics import Metrics
-from adderlab.runs.records import Score
+from adderlab.runs.records import Metrics, Score
 from adderlab.task.layouts import SUM_DIGITS, Layout, answers_correct
 from adderlab.task.r456 import Holdout
 from adderlab.training.objective import Objective, Params

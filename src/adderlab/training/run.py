@@ -24,12 +24,10 @@ from adderlab.errors import Failure, UsageError
 from adderlab.files import schema
 from adderlab.models.config import ModelConfig
 from adderlab.runs.checkpoints import Checkpoint
-from adderlab.runs.config import Keep, RunConfig, read_config
-from adderlab.runs.environment import collect_environment
 from adderlab.runs.folder import STATE_FILE, RunFolder, drop_rows_after, load_state, save_state
+from adderlab.runs.metadata import Keep, RunConfig, Status, collect_environment, read_config
 from adderlab.runs.records import SUCCESS, SeedRecord
 from adderlab.runs.stored import tracker_state
-from adderlab.runs.summary import Status
 from adderlab.training.listener import Listener, Start
 from adderlab.training.measure import Evaluation
 from adderlab.training.objective import Objective

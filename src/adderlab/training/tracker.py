@@ -16,8 +16,7 @@ from adderlab.evaluation.intervals import Rate, wilson
 from adderlab.files import schema
 from adderlab.models.config import ModelConfig
 from adderlab.runs.checkpoints import Checkpoint, parameter_shapes
-from adderlab.runs.metrics import Metrics
-from adderlab.runs.records import SeedRecord, SeedStatus, best_of
+from adderlab.runs.records import Metrics, SeedRecord, SeedStatus, best_of
 from adderlab.training.measure import Evaluation
 from adderlab.training.recipe import Recipe
 

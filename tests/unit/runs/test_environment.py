@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from adderlab import __version__
-from adderlab.runs import environment
+from adderlab.runs import metadata
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -30,14 +30,14 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     if shutil.which("git") is None:
         pytest.skip("git is not installed")
     git(tmp_path, "init", "-q")
-    module = tmp_path / "environment.py"
+    module = tmp_path / "metadata.py"
     module.write_text("")
-    monkeypatch.setattr(environment, "__file__", str(module))
+    monkeypatch.setattr(metadata, "__file__", str(module))
     return tmp_path
 
 
 def test_table_is_complete_and_plain() -> None:
-    found = environment.collect_environment("cpu", ["adderlab", "train", "456p"])
+    found = metadata.collect_environment("cpu", ["adderlab", "train", "456p"])
     assert json.loads(json.dumps(found)) == found
     assert found["python"] == platform.python_version()
     assert found["torch"] == torch.__version__
@@ -46,30 +46,30 @@ def test_table_is_complete_and_plain() -> None:
     assert found["command"] == ["adderlab", "train", "456p"]
     assert (found["device"], found["device_name"]) == ("cpu", None)
     assert found["cpu"] and found["platform"] and found["numpy"]
-    assert environment.collect_environment("cpu")["command"] == sys.argv
+    assert metadata.collect_environment("cpu")["command"] == sys.argv
 
 
 def test_revision_of_a_checkout(checkout: Path) -> None:
-    git(checkout, "add", "environment.py")
+    git(checkout, "add", "metadata.py")
     git(checkout, "commit", "-q", "-m", "one")
     head = git(checkout, "rev-parse", "HEAD")
     assert len(head) == 40
-    assert environment.git_revision() == head
+    assert metadata.git_revision() == head
     (checkout / "untracked").write_text("")
-    assert environment.git_revision() == head
-    (checkout / "environment.py").write_text("changed")
-    assert environment.git_revision() == head + "-dirty"
+    assert metadata.git_revision() == head
+    (checkout / "metadata.py").write_text("changed")
+    assert metadata.git_revision() == head + "-dirty"
 
 
 def test_no_revision_for_a_copy_inside_a_foreign_repository(checkout: Path) -> None:
     (checkout / "other").write_text("")
     git(checkout, "add", "other")
     git(checkout, "commit", "-q", "-m", "one")
-    assert environment.git_revision() is None
+    assert metadata.git_revision() is None
 
 
 def test_no_revision_without_git(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    git(checkout, "add", "environment.py")
+    git(checkout, "add", "metadata.py")
     git(checkout, "commit", "-q", "-m", "one")
     monkeypatch.setenv("PATH", str(checkout))
-    assert environment.git_revision() is None
+    assert metadata.git_revision() is None

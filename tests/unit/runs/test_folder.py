@@ -14,16 +14,16 @@ from adderlab.models.config import ModelConfig
 from adderlab.models.tables import stack_parameters
 from adderlab.models.transformer import build_model
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint
-from adderlab.runs.config import RunConfig, read_config
-from adderlab.runs.environment import collect_environment
 from adderlab.runs.folder import RunFolder
-from adderlab.runs.metrics import (
+from adderlab.runs.metadata import RunConfig, collect_environment, read_config, read_summary
+from adderlab.runs.records import (
     Metrics,
+    SeedRecord,
+    best_of,
     read_metrics,
+    read_records,
     read_seed_metrics,
 )
-from adderlab.runs.records import SeedRecord, best_of, read_records
-from adderlab.runs.summary import read_summary
 from helpers.disk import FailingCalls, fill, tmpfs
 from oracle.r456_loader import PublishedConfig, load_as_published
 

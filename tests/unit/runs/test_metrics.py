@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from adderlab.errors import Failure
-from adderlab.runs.metrics import (
+from adderlab.runs.records import (
     METRIC_COLUMNS,
     SEED_METRIC_COLUMNS,
     Metrics,

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from adderlab.errors import Failure
-from adderlab.runs.metrics import STEP_COLUMNS
 from adderlab.runs.records import (
+    STEP_COLUMNS,
     TABLE_COLUMNS,
     Repair,
     SeedRecord,

@@ -9,7 +9,7 @@ import pytest
 
 from adderlab.errors import Failure, UsageError
 from adderlab.files import schema
-from adderlab.runs.config import RunConfig, kind_of, read_config, write_config
+from adderlab.runs.metadata import RunConfig, kind_of, read_config, write_config
 from adderlab.runs.records import write_records
 from adderlab.runs.stored import child_runs, open_run, seed_records
 from helpers.runs import GROKS, LOST, MODEL, NEVER, recipe, write_run

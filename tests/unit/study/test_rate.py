@@ -18,8 +18,8 @@ from adderlab.proof.prove import Margin
 from adderlab.proof.prove import Verdict as ProverVerdict
 from adderlab.proof.search import Limits
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from adderlab.runs.metadata import read_summary
 from adderlab.runs.records import SeedRecord, from_history
-from adderlab.runs.summary import read_summary
 from adderlab.study import verdicts
 from adderlab.study.rate import Population, RateExperiment, RatePlan, rate_of, write_plan
 from adderlab.study.rate_record import RateRecord, read_rate

@@ -22,9 +22,8 @@ from adderlab.engine.torch_tables import TorchEngine
 from adderlab.errors import Failure, UsageError
 from adderlab.models.zoo import get_preset
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint
-from adderlab.runs.config import kind_of
+from adderlab.runs.metadata import kind_of, read_summary
 from adderlab.runs.records import SeedRecord
-from adderlab.runs.summary import read_summary
 from adderlab.study.search import (
     SearchPlan,
     SearchResult,

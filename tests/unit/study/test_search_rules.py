@@ -6,7 +6,7 @@ import math
 import pytest
 
 from adderlab.recipes import get_recipe
-from adderlab.runs.metrics import Metrics
+from adderlab.runs.records import Metrics
 from adderlab.study.seed_verifier import hopeless, open_from, worth_a_proof
 from adderlab.training.optimiser import Freeze
 from adderlab.training.recipe import Recipe

@@ -18,8 +18,8 @@ import pytest
 from adderlab.cli.main import main
 from adderlab.errors import Failure, UsageError
 from adderlab.files.atomic import read_json, write_json
-from adderlab.runs.metrics import METRIC_COLUMNS, SEED_METRIC_COLUMNS
-from adderlab.runs.summary import read_summary
+from adderlab.runs.metadata import read_summary
+from adderlab.runs.records import METRIC_COLUMNS, SEED_METRIC_COLUMNS
 from adderlab.study.cell_table import measure
 from adderlab.study.cluster.ray import Stopped
 from adderlab.study.space import SweepPlan, read_sweep

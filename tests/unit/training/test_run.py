@@ -12,9 +12,8 @@ from adderlab.errors import UsageError
 from adderlab.models.zoo import get_preset
 from adderlab.runs.checkpoints import load_checkpoint
 from adderlab.runs.folder import load_state
-from adderlab.runs.metrics import read_metrics, read_seed_metrics
-from adderlab.runs.records import SeedRecord, best_of, read_records
-from adderlab.runs.summary import read_summary
+from adderlab.runs.metadata import read_summary
+from adderlab.runs.records import SeedRecord, best_of, read_metrics, read_records, read_seed_metrics
 from adderlab.training.finetune import Targeting
 from adderlab.training.listener import Listener
 from adderlab.training.measure import Evaluation

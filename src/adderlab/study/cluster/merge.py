@@ -23,10 +23,9 @@ from torch import Tensor
 from adderlab.errors import Failure, UsageError
 from adderlab.files import schema
 from adderlab.files.atomic import read_json, write_json
-from adderlab.runs.config import read_config
-from adderlab.runs.environment import collect_environment
 from adderlab.runs.folder import RunFolder, drop_rows_after, load_state
-from adderlab.runs.metrics import Metrics, read_metrics, read_seed_metrics
+from adderlab.runs.metadata import collect_environment, read_config
+from adderlab.runs.records import Metrics, read_metrics, read_seed_metrics
 from adderlab.runs.stored import tracker_state
 from adderlab.study.cluster.ray import Fleet
 from adderlab.study.cluster.shards import (

@@ -31,7 +31,7 @@ from adderlab.errors import Failure
 from adderlab.files import schema
 from adderlab.files.atomic import read_json, write_json
 from adderlab.models.config import ModelConfig
-from adderlab.runs.environment import cpu_model, device_name
+from adderlab.runs.metadata import cpu_model, device_name
 from adderlab.runs.records import SeedRecord
 from adderlab.study.cluster.store import Store
 from adderlab.training.backend import Compute, cached_backend
