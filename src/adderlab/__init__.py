@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from adderlab.errors import Failure as Failure
     from adderlab.errors import UsageError as UsageError
     from adderlab.runs.records import SeedRecord as SeedRecord
-    from adderlab.training.listener import Listener as Listener
+    from adderlab.training.measure import Listener as Listener
 
 __version__ = "0.2.0"
 

@@ -19,8 +19,7 @@ from adderlab.models.zoo import get_preset
 from adderlab.runs.checkpoints import load_checkpoint
 from adderlab.runs.folder import load_state
 from adderlab.runs.records import SeedRecord, read_metrics, read_records
-from adderlab.training.listener import Listener
-from adderlab.training.measure import Evaluation
+from adderlab.training.measure import Evaluation, Listener
 from adderlab.training.objective import objective_for
 from adderlab.training.recipe import Recipe
 from adderlab.training.run import Job, RunResult, read_job, run

@@ -3,8 +3,7 @@
 import torch
 
 from adderlab.runs.records import SeedRecord
-from adderlab.training.listener import Listener
-from adderlab.training.measure import Evaluation
+from adderlab.training.measure import Evaluation, Listener
 
 
 def evaluation(step: int, seeds: tuple[int, ...], exact: list[float], loss: float = 0.5) -> Evaluation:

@@ -13,9 +13,8 @@ from adderlab.files import schema
 from adderlab.models.zoo import get_preset
 from adderlab.study.cluster.ray import Done
 from adderlab.study.cluster.shards import Task, train_shard
-from adderlab.training.backend import Compute
 from adderlab.training.finetune import Targeting
-from adderlab.training.objective import objective_for
+from adderlab.training.objective import Compute, objective_for
 from adderlab.training.optimiser import MICROADDER_DECAY, Average, Grokfast
 from adderlab.training.recipe import Recipe, Stage
 from adderlab.training.run import Job, RunResult, run

@@ -34,8 +34,8 @@ from adderlab.study.search import SearchPlan, read_search, search_until_proved
 from adderlab.study.verdicts import prove_seeds
 from adderlab.task.layouts import from_digits
 from adderlab.task.sampling import uniform_pairs
-from adderlab.training.backend import Compute, open_backend
-from adderlab.training.listener import Listener
+from adderlab.training.measure import Listener
+from adderlab.training.objective import Compute, open_backend
 from adderlab.training.recipe import Recipe
 from adderlab.training.run import Job, read_job, run
 

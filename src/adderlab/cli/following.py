@@ -11,7 +11,7 @@ from rich.console import Console
 from adderlab.errors import Failure
 from adderlab.report.live import LiveView
 from adderlab.report.sinks import Dashboards
-from adderlab.training.listener import Listener, Listeners
+from adderlab.training.measure import Listener, Listeners
 from adderlab.training.run import RunFailed
 
 

@@ -35,7 +35,7 @@ def run(args: Args) -> int:
     import sys
 
     import adderlab as al
-    from adderlab.training.listener import Listener
+    from adderlab.training.measure import Listener
 
     class OnStderr(Listener):
         def on_message(self, text: str) -> None:

@@ -71,7 +71,7 @@ def run(args: Args) -> int:
     from adderlab.runs.metadata import kind_of
     from adderlab.study.rate_record import FOLDER
     from adderlab.study.verdicts import Assistance
-    from adderlab.training.backend import Compute
+    from adderlab.training.objective import Compute
 
     measures = args.preset is not None or args.resume is not None
     if args.table or args.markdown or not measures:

@@ -72,7 +72,7 @@ def run(args: Args) -> int:
 
 def _options(args: Args) -> list[str]:
     """The options with which to go on."""
-    from adderlab.training.backend import Compute
+    from adderlab.training.objective import Compute
 
     options = ["--optuna"] if args.optuna else []
     for name in ("output", "cluster", "store"):

@@ -181,7 +181,7 @@ def _train(args: Args, folder: Path, listener: Any) -> Any:
 
 def _options(args: Args) -> list[str]:
     """What a run folder does not say, as options of the command that goes on."""
-    from adderlab.training.backend import Compute
+    from adderlab.training.objective import Compute
 
     options = Compute(device=args.device, engine=args.engine).options()
     options += ["--cluster", args.cluster] if args.cluster else []

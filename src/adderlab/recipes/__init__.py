@@ -12,11 +12,10 @@ import difflib
 from adderlab.errors import UsageError
 from adderlab.files import aliases
 from adderlab.models.zoo import Preset
-from adderlab.recipes.entries import NamedRecipe, resolve
 from adderlab.recipes.own import OWN
-from adderlab.recipes.published import PUBLISHED
+from adderlab.recipes.published import PUBLISHED, NamedRecipe, resolve
+from adderlab.training.population import check_start
 from adderlab.training.recipe import Recipe
-from adderlab.training.start import check_start
 
 RECIPES: dict[str, NamedRecipe] = resolve({**PUBLISHED, **OWN})
 

@@ -7,7 +7,7 @@ the loss.
 
 from typing import Any
 
-from adderlab.recipes.entries import entry
+from adderlab.recipes.published import entry
 from adderlab.task.sampling import Curriculum, DataConfig, Phase
 from adderlab.training.initialise import AttentionPrefit, Circle, Restarts, WideInit
 from adderlab.training.optimiser import Freeze

@@ -21,7 +21,7 @@ from adderlab.evaluation.intervals import wilson
 from adderlab.format import duration
 from adderlab.runs.records import LEARNED, SeedRecord
 from adderlab.task.layouts import SUM_DIGITS
-from adderlab.training.listener import Listener, Start
+from adderlab.training.measure import Listener, Start
 
 if TYPE_CHECKING:
     from adderlab.training.measure import Evaluation

@@ -20,7 +20,7 @@ from adderlab.files import schema
 from adderlab.report.live import ranked
 from adderlab.runs.metadata import read_config
 from adderlab.runs.records import SeedRecord
-from adderlab.training.listener import Listener, Start
+from adderlab.training.measure import Listener, Start
 
 if TYPE_CHECKING:
     from adderlab.training.measure import Evaluation

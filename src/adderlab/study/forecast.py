@@ -27,12 +27,11 @@ from adderlab.results import Result
 from adderlab.runs.folder import RunFolder
 from adderlab.runs.metadata import RunConfig
 from adderlab.study.rate_record import RateRecord
-from adderlab.training.backend import Backend, usable_cores
-from adderlab.training.objective import Objective
+from adderlab.training.measure import SeedTracker
+from adderlab.training.objective import Backend, Objective, usable_cores
 from adderlab.training.population import Population
 from adderlab.training.recipe import Recipe
 from adderlab.training.run import Job, Writer
-from adderlab.training.tracker import SeedTracker
 
 CONFIDENCE = 0.95
 """Wanted chance of at least one success."""

@@ -46,13 +46,12 @@ from adderlab.runs.records import SUCCESS, SeedRecord, best_of, write_records
 from adderlab.runs.stored import seed_records
 from adderlab.study.rate_record import RateRecord
 from adderlab.study.verdicts import Assistance, repair_seed, verify_seed, worth_repair
-from adderlab.training.listener import Listener, Listeners
-from adderlab.training.measure import Evaluation
+from adderlab.training.measure import Evaluation, Listener, Listeners
 from adderlab.training.objective import Objective
+from adderlab.training.population import check_fits
 from adderlab.training.recipe import Recipe
 from adderlab.training.repair import RepairSettings
 from adderlab.training.run import Job, run
-from adderlab.training.start import check_fits
 
 COST_FILE = "cost.json"
 CORES = 2

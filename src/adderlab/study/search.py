@@ -43,13 +43,11 @@ from adderlab.runs.metadata import (
 from adderlab.runs.records import SeedRecord, SeedStatus, write_records
 from adderlab.runs.stored import read_history, seed_records
 from adderlab.study.seed_verifier import Interrupted, SeedVerifier
-from adderlab.training.listener import Listener, Start
-from adderlab.training.measure import Evaluation
+from adderlab.training.measure import Evaluation, Listener, SeedTracker, Start
 from adderlab.training.objective import Objective
+from adderlab.training.population import check_fits
 from adderlab.training.recipe import Recipe
 from adderlab.training.run import Job, run, stop_requests
-from adderlab.training.start import check_fits
-from adderlab.training.tracker import SeedTracker
 
 _TICK = 0.1
 """Seconds between looks at the clock and the signals."""

@@ -20,10 +20,9 @@ from adderlab.runs.checkpoints import Checkpoint, save_checkpoint
 from adderlab.runs.records import SUCCESS, Metrics, Repair, SeedRecord, Weights
 from adderlab.study.verdicts import checked, verdict_fields
 from adderlab.task.layouts import SUM_DIGITS
-from adderlab.training.measure import Evaluation
+from adderlab.training.measure import Evaluation, SeedTracker
 from adderlab.training.recipe import Recipe
 from adderlab.training.repair import RepairSettings, repair
-from adderlab.training.tracker import SeedTracker
 
 STUCK_BELOW = 0.9
 """An answer step that never was this accurate looks at the wrong column or ignores the carry."""

@@ -41,8 +41,8 @@ from adderlab.files import schema
 from adderlab.models.config import ModelConfig
 from adderlab.models.zoo import get_preset
 from adderlab.recipes import recipe_for
+from adderlab.training.population import check_fits
 from adderlab.training.recipe import Recipe
-from adderlab.training.start import check_fits
 
 _ENTRIES = ("preset", "recipe", "seeds", "steps", "output", "set", "grid", "random", "halving")
 _SECTIONS = ("recipe", "model")

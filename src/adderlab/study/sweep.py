@@ -37,8 +37,8 @@ from adderlab.study.cell_table import CellRow, CellScore, State, measure, write_
 from adderlab.study.cluster.merge import ShardedRun, is_sharded
 from adderlab.study.cluster.ray import Done, Fleet, Stopped
 from adderlab.study.space import Axis, Cell, Halving, SweepPlan
-from adderlab.training.backend import Compute, open_backend
-from adderlab.training.listener import Listener, Start
+from adderlab.training.measure import Listener, Start
+from adderlab.training.objective import Compute, open_backend
 from adderlab.training.population import batch_shape
 from adderlab.training.run import Job, Order, RunResult, run_together
 

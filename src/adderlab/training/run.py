@@ -28,13 +28,10 @@ from adderlab.runs.folder import STATE_FILE, RunFolder, drop_rows_after, load_st
 from adderlab.runs.metadata import Keep, RunConfig, Status, collect_environment, read_config
 from adderlab.runs.records import SUCCESS, SeedRecord
 from adderlab.runs.stored import tracker_state
-from adderlab.training.listener import Listener, Start
-from adderlab.training.measure import Evaluation
+from adderlab.training.measure import Evaluation, Listener, SeedTracker, Start
 from adderlab.training.objective import Objective
-from adderlab.training.population import Population, advance, furthest_behind
+from adderlab.training.population import Population, advance, check_fits, furthest_behind
 from adderlab.training.recipe import Recipe
-from adderlab.training.start import check_fits
-from adderlab.training.tracker import SeedTracker
 
 
 @dataclass(frozen=True, kw_only=True)

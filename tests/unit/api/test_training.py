@@ -11,7 +11,7 @@ import pytest
 import adderlab as al
 from adderlab.api.experiment import define, parse_open_seeds, parse_seeds, parse_settings
 from adderlab.models.zoo import get_preset
-from adderlab.training.listener import Listener
+from adderlab.training.measure import Listener
 from adderlab.training.recipe import Recipe
 
 TINY = Recipe(steps=11, batch_size=16, warmup_steps=4, val_size=20, test_size=20, eval_interval=5)

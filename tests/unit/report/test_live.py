@@ -12,7 +12,7 @@ from rich.console import Console
 from adderlab.cli.main import main
 from adderlab.report.live import LiveView, describe_population, ranked, step_cells
 from adderlab.runs.records import Repair, SeedRecord
-from adderlab.training.listener import Listener, Start
+from adderlab.training.measure import Listener, Start
 from helpers.evaluations import Followed, evaluation
 
 

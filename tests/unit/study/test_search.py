@@ -32,12 +32,10 @@ from adderlab.study.search import (
     search_until_proved,
 )
 from adderlab.study.seed_verifier import Interrupted, SeedVerifier
-from adderlab.training.listener import Listener, Start
-from adderlab.training.measure import Evaluation
+from adderlab.training.measure import Evaluation, Listener, SeedTracker, Start
 from adderlab.training.objective import Objective, objective_for
 from adderlab.training.recipe import Recipe
 from adderlab.training.run import Job, run
-from adderlab.training.tracker import SeedTracker
 from helpers.reference import disturbed, proved_model
 
 CPU = torch.device("cpu")

@@ -32,7 +32,7 @@ from adderlab.study.sweep import (
     run_guided,
     value,
 )
-from adderlab.training.listener import Listener, Start
+from adderlab.training.measure import Listener, Start
 from helpers.fleets import COMPUTE, InProcessFleet
 from helpers.run_files import results
 

@@ -35,10 +35,10 @@ from adderlab.study.cluster.shards import (
     unpack,
 )
 from adderlab.study.cluster.store import Store
-from adderlab.training.backend import Compute
+from adderlab.training.measure import SeedTracker
+from adderlab.training.objective import Compute
+from adderlab.training.population import check_fits
 from adderlab.training.run import Job, RunResult, Writer
-from adderlab.training.start import check_fits
-from adderlab.training.tracker import SeedTracker
 
 
 def merge(job: Job, folder: RunFolder, shards: Sequence[Path]) -> RunResult:

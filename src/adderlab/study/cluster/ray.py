@@ -21,7 +21,7 @@ from adderlab.errors import Failure, UsageError
 from adderlab.files import schema
 from adderlab.study.cluster.shards import Task, train_shard
 from adderlab.study.cluster.store import Store
-from adderlab.training.backend import Compute
+from adderlab.training.objective import Compute
 from adderlab.training.run import stop_requests
 
 RETRIES = 20

@@ -34,9 +34,8 @@ from adderlab.models.config import ModelConfig
 from adderlab.runs.metadata import cpu_model, device_name
 from adderlab.runs.records import SeedRecord
 from adderlab.study.cluster.store import Store
-from adderlab.training.backend import Compute, cached_backend
-from adderlab.training.listener import Listener
-from adderlab.training.measure import Evaluation
+from adderlab.training.measure import Evaluation, Listener
+from adderlab.training.objective import Compute, cached_backend
 from adderlab.training.recipe import Recipe
 from adderlab.training.run import Job, run
 
