@@ -9,7 +9,8 @@ from torch import Tensor
 
 from adderlab.errors import UsageError
 from adderlab.models.config import SPECIALS, ModelConfig
-from adderlab.models.tables import NormForm, Tables, stack_parameters, tables, why_no_tables
+from adderlab.models.head_program import evaluate
+from adderlab.models.tables import Tables, stack_parameters, tables, why_no_tables
 from adderlab.models.transformer import Transformer, build_model
 from adderlab.models.zoo import PRESETS
 from adderlab.task.layouts import to_digits
@@ -31,15 +32,6 @@ def random_model(config: ModelConfig, seed: int = 0, spread: float = 0.5) -> Tra
     return model
 
 
-def _norm(form: NormForm, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    if form.kind == "layer":
-        x = x - x.mean(-1, keepdim=True)
-    if form.kind != "none":
-        x = x / (x.pow(2).mean(-1, keepdim=True) + form.eps).sqrt()
-    x = x if weight is None else x * weight
-    return x if bias is None else x + bias
-
-
 def logits_of_tables(t: Tables, tokens_BP: Tensor) -> Tensor:
     """Logits (B, A, V) of the first seed: ``oracle.table_forward``, many times faster."""
     one = {name: tensor[0] for name, tensor in t.items()}
@@ -51,16 +43,9 @@ def logits_of_tables(t: Tables, tokens_BP: Tensor) -> Tensor:
         query_BHK, key_BTHK = one["query"][i, token_B], one["key"][row_T, seen_BT]
         weight_BTH = torch.einsum("bhk,bthk->bth", query_BHK, key_BTHK).softmax(1)
         mixed_BHE = torch.einsum("bth,bthe->bhe", weight_BTH, one["value"][row_T, seen_BT])
-        x_BD = one["residual"][i, token_B] + torch.einsum("bhe,hed->bd", mixed_BHE, one["attn_out"])
-        u_BD = _norm(t.form.norm2, x_BD, one.get("norm2_weight"), one.get("norm2_bias"))
-        h_BF = u_BD @ one["fc1"] + one.get("fc1_bias", 0.0)
-        if t.form.activation == "swiglu":
-            h_BF = torch.nn.functional.silu(u_BD @ one["gate"]) * h_BF
-        else:
-            h_BF = getattr(torch.nn.functional, t.form.activation)(h_BF)
-        x_BD = x_BD + h_BF @ one["fc2"] + one.get("fc2_bias", 0.0)
-        x_BD = _norm(t.form.norm_f, x_BD, one.get("norm_f_weight"), one.get("norm_f_bias"))
-        steps.append(x_BD @ one["unembed"])
+        mixed_1MB, row_1RB = mixed_BHE.flatten(1).T[None], one["residual"][i, token_B].T[None]
+        first = {name: tensor[:1] for name, tensor in t.head.items()}
+        steps.append(evaluate(t.form.program, first, mixed_1MB, row_1RB)[0].T)
     return torch.stack(steps, 1)
 
 

@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from adderlab.models.tables import NormForm
+from adderlab.models.head_program import NormForm
 from adderlab.proof.carries import Leaves
 from adderlab.proof.problem import (
     Geometry,

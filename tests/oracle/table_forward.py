@@ -1,7 +1,7 @@
 """The table form computed the slow and obvious way: one answer step, one head, one key at a time.
 
-Written from the docstring of ``adderlab.models.tables`` and nothing else. Works in the dtype of the
-tables (the tests use float64) and is differentiable by autograd.
+Written from the docstring of ``adderlab.models.tables`` and nothing else, for standard heads. Works in
+the dtype of the tables (the tests use float64) and is differentiable by autograd.
 
 Shapes: S seeds, B pairs, P positions, T prompt positions, A answer steps, V vocabulary, D width.
 """
@@ -10,12 +10,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from adderlab.models.tables import NormForm, Tables
+from adderlab.models.head_program import NormForm, standard_head
+from adderlab.models.tables import Tables
 
 
 def step_logits(tables: Tables, tokens_SBP: Tensor, step: int) -> Tensor:
     """Logits (S, B, V) of one answer step; reads positions up to that step's query only."""
-    form = tables.form
+    form, head = tables.form, standard_head(tables.form.program)
+    assert head is not None
+    of = {role: tables.head[name] for role, name in head.names}
     last = form.layout.query_positions[step]
     rows = []
     for s in range(tables.num_seeds):
@@ -30,23 +33,23 @@ def step_logits(tables: Tables, tokens_SBP: Tensor, step: int) -> Tensor:
             mixed_BE = torch.zeros_like(tables.value[s, 0, :, h][query_token_B])
             for p in range(last + 1):
                 mixed_BE = mixed_BE + weight_BP[:, p, None] * tables.value[s, p, :, h][tokens_BP[:, p]]
-            x_BD = x_BD + mixed_BE @ tables.attn_out[s, h]
-        u_BD = _norm(form.norm2, tables.norm2_weight, tables.norm2_bias, s, x_BD)
-        hidden_BF = u_BD @ tables.fc1[s]
-        if tables.fc1_bias is not None:
-            hidden_BF = hidden_BF + tables.fc1_bias[s]
-        if form.activation == "swiglu":
-            assert tables.gate is not None
-            hidden_BF = functional.silu(u_BD @ tables.gate[s]) * hidden_BF
-        elif form.activation == "gelu":
+            rows_h = slice(h * form.value_dim, (h + 1) * form.value_dim)
+            x_BD = x_BD + mixed_BE @ of["attn_out"][s, rows_h]
+        u_BD = _norm(head.norm2, of.get("norm2_weight"), of.get("norm2_bias"), s, x_BD)
+        hidden_BF = u_BD @ of["fc1"][s]
+        if "fc1_bias" in of:
+            hidden_BF = hidden_BF + of["fc1_bias"][s]
+        if head.activation == "swiglu":
+            hidden_BF = functional.silu(u_BD @ of["gate"][s]) * hidden_BF
+        elif head.activation == "gelu":
             hidden_BF = 0.5 * hidden_BF * (1 + torch.erf(hidden_BF / 2**0.5))
         else:
             hidden_BF = hidden_BF.clamp(min=0)
-        x_BD = x_BD + hidden_BF @ tables.fc2[s]
-        if tables.fc2_bias is not None:
-            x_BD = x_BD + tables.fc2_bias[s]
-        final_BD = _norm(form.norm_f, tables.norm_f_weight, tables.norm_f_bias, s, x_BD)
-        rows.append(final_BD @ tables.unembed[s])
+        x_BD = x_BD + hidden_BF @ of["fc2"][s]
+        if "fc2_bias" in of:
+            x_BD = x_BD + of["fc2_bias"][s]
+        final_BD = _norm(head.norm_f, of.get("norm_f_weight"), of.get("norm_f_bias"), s, x_BD)
+        rows.append(final_BD @ of["unembed"][s])
     return torch.stack(rows)
 
 

@@ -23,6 +23,7 @@ from adderlab.checker.intervals import (
     stack,
 )
 from adderlab.errors import Failure
+from adderlab.models.head_program import standard_head
 
 RADIX = 10
 FREE = -1
@@ -297,26 +298,26 @@ def model_from_tables(form: Any, tables: Mapping[str, Interval]) -> Model:
     A value dimension above the width is folded into the output projection (docs/proof.md, 4.1).
     """
     layout, n = form.layout, len(form.layout.a_positions)
-    width, hidden = form.width, form.hidden
+    standard = standard_head(form.program)
+    if standard is None:
+        raise Failure("the checker knows heads of one pre-norm MLP only")
+    width, hidden = form.width, standard.hidden
     ones, zeros = Interval(np.ones(width)), Interval(np.zeros(width))
-    value, out = tables["value"], tables["attn_out"]
+    value = tables["value"]
+    out = tables["attn_out"].reshape(form.heads, form.value_dim, width)
     if form.value_dim > width:
         P, V, H, E = value.shape
         flat = matmul(value.reshape(P * V, H, E).transpose(1, 0, 2), out)
         value = flat.transpose(1, 0, 2).reshape(P, V, H, width)
         out = Interval(np.broadcast_to(np.eye(width), (H, width, width)).copy())
     norms: dict[str, Any] = {}
-    for name, norm in (("norm2", form.norm2), ("norm_f", form.norm_f)):
+    for name, norm in (("norm2", standard.norm2), ("norm_f", standard.norm_f)):
         if norm.kind not in ("none", "rms", "layer"):
             raise Failure(f"the checker does not know the norm {norm.kind!r}")
         norms[name] = norm.kind
         norms[f"{name}_eps"] = intervals.widened(norm.eps)
         norms[f"{name}_weight"] = tables.get(f"{name}_weight", ones)
         norms[f"{name}_bias"] = tables.get(f"{name}_bias", zeros)
-    if form.activation not in ("gelu", "relu", "swiglu"):
-        raise Failure(f"the checker does not know the activation {form.activation!r}")
-    if (form.activation == "swiglu") != ("gate" in tables):
-        raise Failure("a gate belongs to SwiGLU and to nothing else")
     return Model(
         geometry=Geometry(
             a_positions=tuple(layout.a_positions),
@@ -331,7 +332,7 @@ def model_from_tables(form: Any, tables: Mapping[str, Interval]) -> Model:
         residual_AVD=tables["residual"],
         out_HED=out,
         head=Head(
-            activation=form.activation,
+            activation=standard.activation,
             fc1=tables["fc1"],
             fc1_bias=tables.get("fc1_bias", Interval(np.zeros(hidden))),
             gate=tables.get("gate"),

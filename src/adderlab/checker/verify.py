@@ -36,6 +36,7 @@ from adderlab.checker.primitives import reference_is_right
 from adderlab.checker.steps import Batch, Watch, check_step
 from adderlab.errors import Failure
 from adderlab.models.config import ModelConfig
+from adderlab.models.tables import plain_form
 from adderlab.models.transformer import Transformer, build_model
 from adderlab.results import Result
 
@@ -328,7 +329,7 @@ def read_model(weights: Weights) -> tuple[Model, dict[str, Any]]:
     Raises ``UsageError`` for models without tables, ``Failure`` for those it cannot enclose.
     """
     form, tables = enclose_tables(weights.config, weights.params)
-    return model_from_tables(form, tables), dataclasses.asdict(form)
+    return model_from_tables(form, tables), plain_form(form)
 
 
 def fp32_module(weights: Weights) -> Transformer:

@@ -10,6 +10,7 @@ from typing import Protocol
 from torch import Tensor
 
 from adderlab.engine.step_batch import Descending, StepBatch
+from adderlab.models.head_program import standard_head
 from adderlab.models.tables import TableForm, Tables
 from adderlab.task.layouts import Layout
 from adderlab.task.sampling import DataConfig
@@ -84,13 +85,16 @@ def too_large(form: TableForm, engine: str) -> str | None:
 
     A table row is one vector register of 16 lanes; the other limits keep a sample's numbers in cache.
     """
+    head = standard_head(form.program)
+    if head is None:
+        return f"its head is not that of a pre-norm MLP, which is all that the {engine} engine computes"
     sizes = {
         "vocabulary": (form.layout.vocab_size, 16),
         "number of heads": (form.heads, 4),
         "key dimension": (form.key_dim, 16),
         "value dimension": (form.value_dim, 16),
         "width": (form.width, 32),
-        "number of hidden units": (form.hidden, 64),
+        "number of hidden units": (head.hidden, 64),
     }
     for name, (size, limit) in sizes.items():
         if size > limit:

@@ -8,7 +8,7 @@ threads: a seed's bits depend neither on its neighbours nor on the number of thr
 devices all seeds go through one batched program.
 
 Shapes: S seeds, B pairs, P positions, T prompt positions, A answer steps, V vocabulary, H heads,
-K key and E value dimension per head, D width, F hidden, N = A * B query rows.
+K key and E value dimension per head, D and R width of the residual, N = A * B query rows.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from adderlab.engine.base import Compiled, Descent, Function, Sampler, Stepper
 from adderlab.engine.device_steps import DeviceStepper, Eager
-from adderlab.models.tables import NormForm, Tables
+from adderlab.models.head_program import evaluate
+from adderlab.models.tables import Tables
 from adderlab.task.layouts import Layout
 from adderlab.task.sampling import DataConfig
 
@@ -78,7 +78,7 @@ class TorchEngine:
     def _each(self, tables: Tables, program: Callable[..., T], *tokens: Tensor) -> list[T]:
         """Run ``program`` on all seeds at once off the CPU, seed by seed on it."""
         S = tables.num_seeds
-        if tables.query.device.type != "cpu":
+        if tables.value.device.type != "cpu":
             return [program(tables, *(t.expand(S, -1, -1) for t in tokens))]
 
         def run(s: int) -> T:
@@ -150,7 +150,7 @@ def _teacher_forced(tables: Tables, tokens_SBP: Tensor) -> Tensor:
     key_SKPB, value_SEPB = _look_up_keys(tables, tokens_SPB, slice(None))
     query_tokens_SAB = tokens_SPB[:, layout.query_positions[0] :]
     query_SKAB, residual_SDAB = _look_up_queries(tables, query_tokens_SAB, slice(None))
-    hidden = _future_mask(layout, tables.query.dtype, tables.query.device)
+    hidden = _future_mask(layout, tables.value.dtype, tables.value.device)
     mixed_SEAB = _attend(query_SKAB, key_SKPB, value_SEPB, hidden, tables.form.heads)
     return _head(tables, mixed_SEAB, residual_SDAB)
 
@@ -241,33 +241,5 @@ class _Attention(torch.autograd.Function):
 def _head(tables: Tables, mixed_SEAB: Tensor, residual_SDAB: Tensor) -> Tensor:
     """From the attention's mix to logits (S, V, A, B)."""
     S, _, A, B = mixed_SEAB.shape
-    N = A * B
-    out_SDE = tables.attn_out.flatten(1, 2).transpose(1, 2)
-    x_SDN = residual_SDAB.reshape(S, -1, N) + out_SDE @ mixed_SEAB.reshape(S, -1, N)
-    normed_SDN = _norm(tables.form.norm2, tables.norm2_weight, tables.norm2_bias, x_SDN)
-    up_SFN = tables.fc1.transpose(1, 2) @ normed_SDN
-    if tables.fc1_bias is not None:
-        up_SFN = up_SFN + tables.fc1_bias[:, :, None]
-    if tables.form.activation == "swiglu":
-        assert tables.gate is not None
-        hidden_SFN = functional.silu(tables.gate.transpose(1, 2) @ normed_SDN) * up_SFN
-    elif tables.form.activation == "gelu":
-        hidden_SFN = functional.gelu(up_SFN)
-    else:
-        hidden_SFN = functional.relu(up_SFN)
-    x_SDN = x_SDN + tables.fc2.transpose(1, 2) @ hidden_SFN
-    if tables.fc2_bias is not None:
-        x_SDN = x_SDN + tables.fc2_bias[:, :, None]
-    final_SDN = _norm(tables.form.norm_f, tables.norm_f_weight, tables.norm_f_bias, x_SDN)
-    return (tables.unembed.transpose(1, 2) @ final_SDN).reshape(S, -1, A, B)
-
-
-def _norm(form: NormForm, weight_SD: Tensor | None, bias_SD: Tensor | None, x_SDN: Tensor) -> Tensor:
-    if form.kind == "none":
-        return x_SDN
-    if form.kind == "layer":
-        x_SDN = x_SDN - x_SDN.mean(1, keepdim=True)
-    assert weight_SD is not None
-    scale_S1N = 1 / torch.sqrt((x_SDN * x_SDN).mean(1, keepdim=True) + form.eps)
-    x_SDN = x_SDN * scale_S1N * weight_SD[:, :, None]
-    return x_SDN if bias_SD is None else x_SDN + bias_SD[:, :, None]
+    mixed_SEN, row_SRN = (x.reshape(S, -1, A * B) for x in (mixed_SEAB, residual_SDAB))
+    return evaluate(tables.form.program, tables.head, mixed_SEN, row_SRN).reshape(S, -1, A, B)

@@ -7,9 +7,14 @@ share them and nothing else (docs/architecture.md).
 
 One answer step i, holding the token z at its query position, head h:
 
-    score[p]  = query[i, z, h] . key[p, t_p, h]         for p <= query_positions[i]
+    score[p]  = query[i, z, h] . key[p, t_p, h] (+ score[i, z, h, p, t_p])    for p <= query_positions[i]
     mixed[h]  = sum_p softmax(score)[p] * value[p, t_p, h]
-    x         = residual[i, z] + sum_h mixed[h] @ attn_out[h]
+    logits    = program(mixed, residual[i, z], head)
+
+The program is what follows the attention, as a list of operations (``models.head_program``), and
+``head`` holds its weights. Every preset has the same one, but for kinds of norm and activation:
+
+    x         = residual[i, z] + mixed @ attn_out
     u         = norm2(x)
     x         = x + act(u @ fc1 + fc1_bias) @ fc2 + fc2_bias        (GELU, ReLU)
               = x + (silu(u @ gate) * (u @ fc1)) @ fc2 + fc2_bias   (SwiGLU)
@@ -29,78 +34,63 @@ the MLP, N outputs of projections side by side.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from adderlab.errors import UsageError
+from adderlab.files.schema import to_dict
 from adderlab.models import ordered
 from adderlab.models.config import ModelConfig
+from adderlab.models.head_program import (
+    ROLES,
+    HeadProgram,
+    NormForm,
+    standard_head,
+    standard_program,
+)
 from adderlab.models.layers import AttentionWeights
 from adderlab.models.maps import Stacked, padded, scope
 from adderlab.models.transformer import Transformer, skeleton
-from adderlab.task.layouts import Layout, get_layout
-
-NormKind = Literal["none", "rms", "layer"]
-Activation = Literal["gelu", "relu", "swiglu"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class NormForm:
-    """RMS: x / sqrt(mean(x^2) + eps) * weight. Layer: (x - mean) / sqrt(var + eps) * weight + bias."""
-
-    kind: NormKind
-    eps: float
+from adderlab.task.layouts import Layout
 
 
 @dataclass(frozen=True, kw_only=True)
 class TableForm:
-    """What the numbers in a set of tables mean: sizes and kinds, no weights. Hashable."""
+    """What the numbers in a set of tables mean: sizes and operations, no weights. Hashable."""
 
-    layout_name: str
+    layout: Layout
     heads: int
     key_dim: int
+    """Of ``query`` and ``key``; 0 where ``score`` says it all."""
     value_dim: int
-    width: int
-    hidden: int
-    norm2: NormForm
-    norm_f: NormForm
-    activation: Activation
+    program: HeadProgram
 
     @property
-    def layout(self) -> Layout:
-        return get_layout(self.layout_name)
+    def width(self) -> int:
+        """Channels of ``residual``."""
+        return self.program.row_width
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of each table without the seed axis, in the order of ``Tables``' fields.
+        """Shape of each table without the seed axis, in the order of ``Tables.items``.
 
-        Optional tables (biases, the SwiGLU gate) are listed too; whether a model has them is seen
-        from the table being None.
+        Those that not every model has are listed too.
         """
         layout = self.layout
         A, P, V = layout.num_answers, layout.num_positions, layout.vocab_size
-        H, K, E, D, F = self.heads, self.key_dim, self.value_dim, self.width, self.hidden
+        H, K, E = self.heads, self.key_dim, self.value_dim
         return {
             "query": (A, V, H, K),
             "key": (P, V, H, K),
+            "score": (A, V, H, P, V),
             "value": (P, V, H, E),
-            "residual": (A, V, D),
-            "attn_out": (H, E, D),
-            "norm2_weight": (D,),
-            "norm2_bias": (D,),
-            "fc1": (D, F),
-            "fc1_bias": (F,),
-            "gate": (D, F),
-            "fc2": (F, D),
-            "fc2_bias": (D,),
-            "norm_f_weight": (D,),
-            "norm_f_bias": (D,),
-            "unembed": (D, V),
+            "residual": (A, V, self.width),
+            "sink": (A, V, H),
+            **self.program.shapes,
         }
 
 
@@ -108,47 +98,47 @@ class TableForm:
 class Tables:
     """The tables of S models of one form; every tensor has the seed axis first.
 
-    ``norm*_weight`` is None only for norm kind "none"; a norm bias is None unless the model has
-    one; ``gate`` is None unless the activation is "swiglu".
+    A score is ``query`` times ``key``, plus ``score`` where there is one: the part that is no such
+    product (a relative bias, a soft cap), minus infinity where a key is hidden. ``sink`` is the score
+    of one key more, which has no value and takes weight from the others.
     """
 
     form: TableForm
     query: Tensor
     key: Tensor
+    score: Tensor | None = None
     value: Tensor
     residual: Tensor
-    attn_out: Tensor
-    norm2_weight: Tensor | None = None
-    norm2_bias: Tensor | None = None
-    fc1: Tensor
-    fc1_bias: Tensor | None = None
-    gate: Tensor | None = None
-    fc2: Tensor
-    fc2_bias: Tensor | None = None
-    norm_f_weight: Tensor | None = None
-    norm_f_bias: Tensor | None = None
-    unembed: Tensor
+    sink: Tensor | None = None
+    head: Mapping[str, Tensor]
+    """The constants of ``form.program``, all of them, in its order."""
 
     def __post_init__(self) -> None:
         shapes = self.form.shapes()
         for name, tensor in self.items():
             assert tensor.shape[1:] == shapes[name], (name, tensor.shape, shapes[name])
+        assert tuple(self.head) == tuple(self.form.program.shapes), tuple(self.head)
 
     @property
     def num_seeds(self) -> int:
         """S."""
-        return self.query.shape[0]
+        return self.value.shape[0]
 
     def items(self) -> Iterator[tuple[str, Tensor]]:
-        """(name, tensor) of every table that is present, in field order."""
-        for field in dataclasses.fields(self):
-            tensor = getattr(self, field.name)
-            if isinstance(tensor, Tensor):
-                yield field.name, tensor
+        """(name, tensor) of every table that is present, those of the head last."""
+        for name in ATTENTION:
+            tensor = getattr(self, name)
+            if tensor is not None:
+                yield name, tensor
+        yield from self.head.items()
+
+    def get(self, name: str) -> Tensor | None:
+        """A table by its name; None if there is none."""
+        return getattr(self, name) if name in ATTENTION else self.head.get(name)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Tables:
         """The same form with ``function`` applied to every table that is present."""
-        return dataclasses.replace(self, **{name: function(tensor) for name, tensor in self.items()})
+        return tables_of(self.form, {name: function(tensor) for name, tensor in self.items()})
 
     def detach(self) -> Tables:
         """Without a derivative."""
@@ -163,6 +153,41 @@ class Tables:
     ) -> Tables:
         """As ``Tensor.to`` on every table."""
         return self.map(lambda tensor: tensor.to(dtype=dtype, device=device))
+
+
+ATTENTION = ("query", "key", "score", "value", "residual", "sink")
+"""Tables that are not the head's, in their order."""
+
+
+def tables_of(form: TableForm, named: Mapping[str, Tensor]) -> Tables:
+    """Tables from their names and tensors, as ``Tables.items`` gives them out."""
+    head = {name: named[name] for name in form.program.shapes}
+    return Tables(form=form, **{name: named[name] for name in ATTENTION if name in named}, head=head)
+
+
+def plain_form(form: TableForm) -> dict[str, Any]:
+    """A form as JSON values, as certificates name it."""
+    sizes = {"heads": form.heads, "key_dim": form.key_dim, "value_dim": form.value_dim}
+    head = standard_head(form.program)
+    if head is None or any(role != name for role, name in head.names):
+        return {**sizes, "layout": to_dict(form.layout), "program": to_dict(form.program)}
+    return {
+        **sizes,
+        "layout_name": form.layout.name,
+        "width": form.width,
+        "hidden": head.hidden,
+        "norm2": to_dict(head.norm2),
+        "norm_f": to_dict(head.norm_f),
+        "activation": head.activation,
+    }
+
+
+def in_roles(form: TableForm, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tables of a form with a standard head, with the head's constants called by their roles."""
+    head = standard_head(form.program)
+    assert head is not None, form
+    role_of = {name: role for role, name in head.names}
+    return {role_of.get(name, name): tensor for name, tensor in named.items()}
 
 
 # From parameters to tables.
@@ -204,19 +229,23 @@ def tables(config: ModelConfig, params: Stacked) -> Tables:
     asked_SAD = None if position_SPD is None else position_SPD[:, asked]
     residual = _add_everywhere(_rows(_stream(token_SVD, asked_SAD), A), attention.out_bias_SD)
     norm2, norm_f = (_norm(config, params, name, token_SVD) for name in ("blocks.0.ln2", "ln_f"))
+    named = {
+        "attn_out": attention.out_SHED.flatten(1, 2),
+        "norm2_weight": norm2["weight"],
+        "norm2_bias": norm2.get("bias"),
+        "norm_f_weight": norm_f["weight"],
+        "norm_f_bias": norm_f.get("bias"),
+        "unembed": _unembed(config, params, token_SVW),
+        **block.mlp.dense(scope(params, "blocks.0.mlp")),
+    }
+    head = {name: tensor for name in ROLES if (tensor := named.get(name)) is not None}
     return Tables(
-        form=_form(config, attention.key_SHDK.shape[3], attention.value_SHDE.shape[3]),
+        form=_form(config, attention.key_SHDK.shape[3], attention.value_SHDE.shape[3], head),
         query=block.attn.finish_query(attention_params, query, list(layout.query_positions)),
         key=block.attn.finish_key(attention_params, key, list(range(P))),
         value=_rows(value, P),
         residual=residual,
-        attn_out=attention.out_SHED,
-        norm2_weight=norm2["weight"],
-        norm2_bias=norm2.get("bias"),
-        norm_f_weight=norm_f["weight"],
-        norm_f_bias=norm_f.get("bias"),
-        unembed=_unembed(config, params, token_SVW),
-        **block.mlp.dense(scope(params, "blocks.0.mlp")),
+        head=head,
     )
 
 
@@ -316,18 +345,23 @@ def _unembed(config: ModelConfig, params: Stacked, token_SVW: Tensor) -> Tensor:
     return padded(read_SCV, 1, after=config.d_model - read_SCV.shape[1])
 
 
-def _form(config: ModelConfig, key_dim: int, value_dim: int) -> TableForm:
+def _form(config: ModelConfig, key_dim: int, value_dim: int, head: Collection[str]) -> TableForm:
     norm = NormForm(kind=config.norm, eps=config.eps)
     return TableForm(
-        layout_name=config.layout,
+        layout=config.token_layout,
         heads=config.n_head,
         key_dim=key_dim,
         value_dim=value_dim,
-        width=config.d_model,
-        hidden=config.d_ff,
-        norm2=norm,
-        norm_f=norm,
-        activation=config.activation,
+        program=standard_program(
+            mixed=config.n_head * value_dim,
+            width=config.d_model,
+            hidden=config.d_ff,
+            vocab=config.token_layout.vocab_size,
+            norm2=norm,
+            norm_f=norm,
+            activation=config.activation,
+            biases=tuple(name for name in head if name.endswith("_bias")),
+        ),
     )
 
 

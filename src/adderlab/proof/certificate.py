@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 import adderlab
 from adderlab.files.atomic import write_bytes
-from adderlab.files.schema import to_dict
+from adderlab.models.tables import plain_form
 from adderlab.proof.head import OPEN, RIGHT
 from adderlab.proof.problem import RADIX, tables_sha256
 from adderlab.proof.prove import Count, Proof
@@ -39,7 +39,7 @@ def certificate(proof: Proof) -> dict[str, Any]:
         "config": proof.config,
         "config_sha256": hashlib.sha256(_dump(proof.config)).hexdigest(),
         "tables_sha256": tables_sha256(tables),
-        "form": to_dict(tables.form),
+        "form": plain_form(tables.form),
         "bottleneck": proof.problem.bottleneck,
         "verdict": proof.verdict,
         "failing_pairs": _count(proof.failing_pairs),

@@ -23,7 +23,8 @@ import torch
 from numpy.typing import NDArray
 
 from adderlab.errors import UsageError
-from adderlab.models.tables import NormForm, Tables
+from adderlab.models.head_program import NormForm, standard_head
+from adderlab.models.tables import Tables, in_roles
 from adderlab.task.layouts import OPERAND_DIGITS, SUM_DIGITS, Layout
 
 Array = NDArray[np.float64]
@@ -348,27 +349,34 @@ def problem_from_tables(tables: Tables) -> Problem:
     if tables.num_seeds != 1:
         raise UsageError(f"a proof is about one model, not {tables.num_seeds}: choose one seed")
     form = tables.form
-    arrays = {name: table[0].detach().to(torch.float64).cpu().numpy() for name, table in tables.items()}
+    standard = standard_head(form.program)
+    if standard is None:
+        raise UsageError("the prover knows heads of one pre-norm MLP only")
+    arrays = {
+        name: table[0].detach().to(torch.float64).cpu().numpy()
+        for name, table in in_roles(form, dict(tables.items())).items()
+    }
     bad = [name for name, array in arrays.items() if not np.isfinite(array).all()]
     if bad:
         raise UsageError(f"the table {bad[0]!r} holds numbers that are not finite: nothing to prove")
-    width, hidden = form.width, form.hidden
-    value, attn_out = arrays["value"], arrays["attn_out"]
+    width, hidden = form.width, standard.hidden
+    value = arrays["value"]
+    attn_out = arrays["attn_out"].reshape(form.heads, form.value_dim, width)
     if form.value_dim > width:
         value = np.einsum("pvhe,hed->pvhd", value, attn_out)
         attn_out = np.broadcast_to(np.eye(width), (form.heads, width, width))
     zero_D, one_D = np.zeros(width), np.ones(width)
     head = Head(
-        norm2=form.norm2,
+        norm2=standard.norm2,
         norm2_weight=arrays.get("norm2_weight", one_D),
         norm2_bias=arrays.get("norm2_bias", zero_D),
-        activation=form.activation,
+        activation=standard.activation,
         fc1_DF=arrays["fc1"],
         fc1_bias=arrays.get("fc1_bias", np.zeros(hidden)),
         gate_DF=arrays.get("gate"),
         fc2_FD=arrays["fc2"],
         fc2_bias=arrays.get("fc2_bias", zero_D),
-        norm_f=form.norm_f,
+        norm_f=standard.norm_f,
         norm_f_weight=arrays.get("norm_f_weight", one_D),
         norm_f_bias=arrays.get("norm_f_bias", zero_D),
         unembed_DV=arrays["unembed"],

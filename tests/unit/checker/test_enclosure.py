@@ -102,7 +102,7 @@ def test_stored_weights_are_enclosed_within_rounding(name: str) -> None:
     for key, table in float64_tables(config, params).items():
         width = found[key].high - found[key].low
         assert (width <= 1e-11 * (1 + np.abs(table))).all(), key
-    assert form.layout_name == config.layout
+    assert form.layout.name == config.layout
 
 
 def exact_score_and_output(params: dict[str, Tensor], config: ModelConfig) -> Callable:

@@ -10,13 +10,14 @@ from adderlab.checker.intervals import Interval
 from adderlab.checker.model import model_from_tables
 from adderlab.checker.verify import Report, check, plain_config
 from adderlab.models.config import ModelConfig
-from adderlab.models.tables import Tables
+from adderlab.models.tables import Tables, plain_form
 from adderlab.proof.certificate import certificate
 from adderlab.proof.problem import problem_from_tables
 from adderlab.proof.prove import Proof, exact_tables, prove_problem
 from adderlab.proof.search import Limits
 from adderlab.runs.checkpoints import load_checkpoint
 from helpers.paths import ROOT
+from oracle.random_tables import with_value_dim
 
 WEIGHTS = "a" * 64
 
@@ -28,13 +29,11 @@ def with_second_head(value: float) -> Tables:
     query[..., 0], key[:, :, 9, :, 0] = 1.0, 1e5
     values = torch.full_like(right.value, value)
     values[:, :, 9] = 0.0
+    out = right.head["attn_out"][:, None]
     return dataclasses.replace(
-        right,
-        form=dataclasses.replace(right.form, heads=2),
+        with_value_dim(right, torch.cat([right.value, values], 3), torch.cat([out, out], 1)),
         query=torch.cat([right.query, query], 3),
         key=torch.cat([right.key, key], 3),
-        value=torch.cat([right.value, values], 3),
-        attn_out=torch.cat([right.attn_out, right.attn_out], 1),
     )
 
 
@@ -46,7 +45,7 @@ def checked(tables: Tables, **limits: int) -> tuple[Proof, Report]:
     report = check(
         json.loads(json.dumps(certificate(proof))),
         model_from_tables(tables.form, enclosed),
-        form=dataclasses.asdict(tables.form),
+        form=plain_form(tables.form),
         weights_sha256=WEIGHTS,
         config=config,
     )
@@ -74,7 +73,7 @@ def test_a_proof_of_the_harmless_head_does_not_serve_the_other() -> None:
     report = check(
         json.loads(json.dumps(certificate(proof))),
         model_from_tables(wrong.form, {name: Interval(t[0].numpy()) for name, t in wrong.items()}),
-        form=dataclasses.asdict(wrong.form),
+        form=plain_form(wrong.form),
         weights_sha256=WEIGHTS,
         config=plain_config(ModelConfig()),
     )

@@ -245,8 +245,8 @@ def test_calls_from_several_threads_take_turns() -> None:
 
 def test_ties_go_to_the_lowest_token() -> None:
     tables = random_tables(FORM_456, 1)
-    tables.unembed[:, :, 4] = tables.unembed[:, :, 2]
-    tables.unembed[:, :, :2] = tables.unembed[:, :, 5:] = 0
+    tables.head["unembed"][:, :, 4] = tables.head["unembed"][:, :, 2]
+    tables.head["unembed"][:, :, :2] = tables.head["unembed"][:, :, 5:] = 0
     answers = engine().decode(tables, random_tokens(FORM_456, 1, 200)[0][..., :22])
     assert set(answers.unique().tolist()) <= {0, 2, 3}
 

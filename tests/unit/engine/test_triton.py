@@ -132,22 +132,20 @@ def check_form(form: TableForm, biases: Collection[str], B: int, seed: int = 0) 
 
 
 COVERING = [
-    (table_form("short"), (), 7),
-    (table_form("short", norm2="layer", norm_f="layer"), ("norm2_bias", "norm_f_bias"), 33),
+    (table_form(SHORT), (), 7),
+    (table_form(SHORT, norm2="layer", norm_f="layer"), ("norm2_bias", "norm_f_bias"), 33),
     (
-        table_form(
-            "short", heads=2, key=4, value=4, width=8, hidden=3, norm2="none", activation="swiglu"
-        ),
+        table_form(SHORT, heads=2, key=4, value=4, width=8, hidden=3, norm2="none", activation="swiglu"),
         ("fc1_bias", "fc2_bias"),
         5,
     ),
     (
-        table_form("short", heads=3, key=1, value=5, width=11, norm_f="layer", activation="relu"),
+        table_form(SHORT, heads=3, key=1, value=5, width=11, norm_f="layer", activation="relu"),
         BIASES,
         1,
     ),
     (
-        table_form("short", heads=4, key=2, value=3, width=5, norm_f="none", activation="swiglu"),
+        table_form(SHORT, heads=4, key=2, value=3, width=5, norm_f="none", activation="swiglu"),
         ("norm2_bias",),
         17,
     ),
@@ -178,7 +176,7 @@ PRODUCT = list(
 def test_all_kinds_match_the_twin(norm2: Any, norm_f: Any, activation: Any, heads: int) -> None:
     index = PRODUCT.index((norm2, norm_f, activation, heads))
     form = table_form(
-        "short",
+        SHORT,
         heads=heads,
         key=(1, 3, 4, 7, 16)[index % 5],
         value=(2, 5, 1, 16, 3, 4, 7)[index % 7],
@@ -221,7 +219,7 @@ def test_blocks_of_pairs_add_up(monkeypatch: pytest.MonkeyPatch, programs: int, 
     monkeypatch.setattr(engine, "BLOCK", 16)
     monkeypatch.setattr(engine, "ROWS", 16)
     monkeypatch.setattr(engine, "PROGRAMS", programs)
-    tables = random_tables(table_form("short"), S)
+    tables = random_tables(table_form(SHORT), S)
     check_gradients(tables, *short_tokens(S, B))
     monkeypatch.setattr(engine, "CHUNK_BYTES", 1)
     tokens, targets = short_tokens(S, B)
@@ -233,7 +231,7 @@ def test_blocks_of_pairs_add_up(monkeypatch: pytest.MonkeyPatch, programs: int, 
 
 @pytest.mark.slow
 def test_shared_pairs_are_the_same_pairs_for_every_seed() -> None:
-    tables = random_tables(table_form("short"), 3)
+    tables = random_tables(table_form(SHORT), 3)
     tokens, targets = short_tokens(1, 9)
     each = loss_and_grad(tables, tokens.repeat(3, 1, 1), targets.repeat(3, 1, 1))
     for shared in ((tokens, targets), (tokens.expand(3, -1, -1), targets.expand(3, -1, -1))):
@@ -246,7 +244,7 @@ def test_shared_pairs_are_the_same_pairs_for_every_seed() -> None:
 @pytest.mark.slow
 def test_sharp_attention() -> None:
     """Scores beyond the range of the exponential, where the largest is subtracted first."""
-    tables = random_tables(table_form("short"), 2)
+    tables = random_tables(table_form(SHORT), 2)
     tables.query[0] *= 30
     tables.query[1] *= 1e6
     tokens, targets = short_tokens(2, 20)
@@ -258,9 +256,9 @@ def test_sharp_attention() -> None:
 
 
 def test_ties_go_to_the_lowest_token() -> None:
-    tables = random_tables(table_form("short"), 1)
-    tables.unembed[:, :, 4] = tables.unembed[:, :, 2]
-    tables.unembed[:, :, :2] = tables.unembed[:, :, 5:] = 0
+    tables = random_tables(table_form(SHORT), 1)
+    tables.head["unembed"][:, :, 4] = tables.head["unembed"][:, :, 2]
+    tables.head["unembed"][:, :, :2] = tables.head["unembed"][:, :, 5:] = 0
     tokens, _ = short_tokens(1, 60)
     answers = TritonEngine().decode(*on_device(tables, tokens[..., :3]))
     assert set(answers.unique().tolist()) <= {0, 2, 3}
@@ -270,7 +268,7 @@ def test_ties_go_to_the_lowest_token() -> None:
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("activation", ["gelu", "relu", "swiglu"])
 def test_numbers_that_are_none_show_in_the_loss(activation: Any) -> None:
-    form = table_form("short", hidden=3, activation=activation)
+    form = table_form(SHORT, hidden=3, activation=activation)
     names = [name for name, _ in random_tables(form, 1).items()]
     tables = random_tables(form, len(names))
     for seed, name in enumerate(names):
@@ -281,7 +279,7 @@ def test_numbers_that_are_none_show_in_the_loss(activation: Any) -> None:
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_tokens_outside_the_vocabulary_show_in_the_loss() -> None:
-    tables = random_tables(table_form("short", hidden=2), 3)
+    tables = random_tables(table_form(SHORT, hidden=2), 3)
     tokens, targets = short_tokens(3, 4)
     tokens[0, 1, 0] = tokens[0, 2, 4] = 13
     targets[1, 3, 2] = 255

@@ -1,7 +1,5 @@
 """Tables as the prover sees them: refusals, folding, hashing."""
 
-import dataclasses
-
 import pytest
 import torch
 
@@ -11,6 +9,7 @@ from adderlab.models.tables import tables
 from adderlab.models.transformer import build_model
 from adderlab.proof.problem import problem_from_tables, tables_sha256
 from adderlab.proof.witnesses import pair_margins, to_digits
+from oracle.random_tables import with_value_dim
 
 
 def random_tables(**settings: object):
@@ -25,20 +24,20 @@ def test_more_than_one_seed_and_broken_numbers_are_refused() -> None:
     two = form.map(lambda table: torch.cat([table, table]))
     with pytest.raises(UsageError, match="one model, not 2"):
         problem_from_tables(two)
-    broken = dataclasses.replace(form, fc1=torch.full_like(form.fc1, torch.nan))
+    broken = form.map(
+        lambda table: torch.full_like(table, torch.nan) if table is form.head["fc1"] else table
+    )
     with pytest.raises(UsageError, match="'fc1'"):
         problem_from_tables(broken)
 
 
 def test_a_value_dimension_above_the_width_is_folded() -> None:
     form = random_tables()
-    H, E, D = form.attn_out.shape[1:]
+    H, E, D = form.form.heads, form.form.value_dim, form.form.width
     spare = torch.randn(1, *form.value.shape[1:-1], 5, dtype=torch.float64)
-    wide = dataclasses.replace(
-        form,
-        form=dataclasses.replace(form.form, value_dim=E + 5),
-        value=torch.cat([form.value, spare], -1),
-        attn_out=torch.cat([form.attn_out, torch.zeros(1, H, 5, D, dtype=torch.float64)], 2),
+    out = form.head["attn_out"].unflatten(1, (H, E))
+    wide = with_value_dim(
+        form, torch.cat([form.value, spare], -1), torch.cat([out, torch.zeros(1, H, 5, D).double()], 2)
     )
     folded, plain = problem_from_tables(wide), problem_from_tables(form)
     assert folded.bottleneck == D == plain.bottleneck

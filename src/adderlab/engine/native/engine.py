@@ -26,12 +26,10 @@ from adderlab.engine.native.steps import (
     native_descent,
 )
 from adderlab.errors import UsageError
-from adderlab.models.tables import TableForm, Tables
+from adderlab.models.head_program import StandardHead, standard_head
+from adderlab.models.tables import ATTENTION, TableForm, Tables, in_roles
 from adderlab.task.layouts import Layout
 from adderlab.task.sampling import DataConfig
-
-OPTIONAL = ("norm2_bias", "fc1_bias", "fc2_bias", "norm_f_bias")
-"""Tables whose presence is compiled in."""
 
 SOURCE = Path(__file__).with_name("kernel.cpp")
 FLAGS = ("-fvisibility=hidden", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-w")
@@ -100,8 +98,9 @@ class NativeEngine:
     ) -> tuple[Tensor, Tables]:
         request, keep = self._request(tables, tokens_SBP, targets_SBA)
         grads = {name: torch.empty(table.shape) for name, table in tables.items()}
+        roles = in_roles(tables.form, grads)
         loss_S = torch.empty(tables.num_seeds)
-        request.grad = Pointers(*[grads[n].data_ptr() if n in grads else None for n in TABLE_NAMES])
+        request.grad = Pointers(*[roles[n].data_ptr() if n in roles else None for n in TABLE_NAMES])
         request.loss = loss_S.data_ptr()
         self._run(tables, "adderlab_loss_and_grad", request)
         del keep
@@ -129,9 +128,10 @@ class NativeEngine:
     ) -> tuple[Request, list[Tensor]]:
         """The request without its outputs, and the tensors it points into."""
         form, keep = tables.form, []
+        head, roles = _standard(form), in_roles(form, dict(tables.items()))
         pointers: list[int | None] = []
         for name in TABLE_NAMES:
-            table = getattr(tables, name)
+            table = roles.get(name)
             if table is None:
                 pointers.append(None)
                 continue
@@ -145,8 +145,8 @@ class NativeEngine:
             seeds=tables.num_seeds,
             batch=tokens_SBT.shape[1],
             threads=self.threads,
-            eps2=form.norm2.eps,
-            epsf=form.norm_f.eps,
+            eps2=head.norm2.eps,
+            epsf=head.norm_f.eps,
             table=Pointers(*pointers),
         )
         width = form.layout.num_positions if targets_SBA is not None else form.layout.num_prompt
@@ -168,22 +168,23 @@ class NativeEngine:
         if status == 1:
             last = tables.form.layout.vocab_size - 1
             raise UsageError(
-                f"some token is outside the vocabulary 0-{last} of layout {tables.form.layout_name}"
+                f"some token is outside the vocabulary 0-{last} of layout {tables.form.layout.name}"
             )
         if status == 2:
             raise MemoryError("the native engine ran out of memory; use a smaller batch")
 
     def _library(self, tables: Tables) -> ctypes.CDLL:
-        key = (tables.form, tuple(getattr(tables, name) is None for name in OPTIONAL))
-        if key not in self._libraries:
-            self._libraries[key] = self._load(tables)
-        return self._libraries[key]
+        if tables.form not in self._libraries:
+            self._libraries[tables.form] = self._load(tables)
+        return self._libraries[tables.form]
 
     def _load(self, tables: Tables) -> ctypes.CDLL:
         reason = why_not(tables.form)
+        if tables.score is not None or tables.sink is not None:
+            reason = "its scores are more than queries times keys"
         if reason:
             raise UsageError(f"the native engine cannot compute this model: {reason}")
-        library = load_library(SOURCE, _defines(tables), extra=FLAGS, **self._build)
+        library = load_library(SOURCE, _defines(tables.form), extra=FLAGS, **self._build)
         if library.adderlab_request_size() != ctypes.sizeof(Request):
             raise NativeUnavailable("its sources changed while this program was running; start it again")
         return library
@@ -193,7 +194,9 @@ def _like(tables: Tables, values: dict[str, Tensor]) -> Tables:
     """Tables of the same form and shapes. Made without their checks, which take longer, between two
     runs of the kernel, than everything else done here in Python."""
     made = object.__new__(Tables)
-    made.__dict__.update(dict.fromkeys(TABLE_NAMES), form=tables.form, **values)
+    attention = {name: values.get(name) for name in ATTENTION}
+    head = {name: values[name] for name in tables.head}
+    made.__dict__.update(attention, form=tables.form, head=head)
     return made
 
 
@@ -206,8 +209,15 @@ def _tokens(tokens: Tensor, S: int, width: int) -> tuple[Tensor, int, int]:
     return tokens, 0 if tokens.shape[0] == 1 else tokens.stride(0), tokens.stride(1)
 
 
-def _defines(tables: Tables) -> dict[str, object]:
-    form, layout = tables.form, tables.form.layout
+def _standard(form: TableForm) -> StandardHead:
+    head = standard_head(form.program)
+    assert head is not None, "why_not refuses other heads"
+    return head
+
+
+def _defines(form: TableForm) -> dict[str, object]:
+    layout, head = form.layout, _standard(form)
+    roles = head.roles
     assert layout.num_positions == layout.num_prompt + layout.num_answers - 1, layout.name
     defines = {
         "A": layout.num_answers,
@@ -218,13 +228,13 @@ def _defines(tables: Tables) -> dict[str, object]:
         "K": form.key_dim,
         "E": form.value_dim,
         "D": form.width,
-        "F": form.hidden,
-        "NORM2": form.norm2.kind.upper(),
-        "NORMF": form.norm_f.kind.upper(),
-        "ACTIVATION": form.activation.upper(),
-        "NORM2_BIAS": int(tables.norm2_bias is not None),
-        "HIDDEN_BIAS": int(tables.fc1_bias is not None or tables.norm2_bias is not None),
-        "OUT_BIAS": int(tables.fc2_bias is not None),
-        "LOGIT_BIAS": int(tables.norm_f_bias is not None),
+        "F": head.hidden,
+        "NORM2": head.norm2.kind.upper(),
+        "NORMF": head.norm_f.kind.upper(),
+        "ACTIVATION": head.activation.upper(),
+        "NORM2_BIAS": int("norm2_bias" in roles),
+        "HIDDEN_BIAS": int("fc1_bias" in roles or "norm2_bias" in roles),
+        "OUT_BIAS": int("fc2_bias" in roles),
+        "LOGIT_BIAS": int("norm_f_bias" in roles),
     }
     return {f"ADDERLAB_{name}": value for name, value in defines.items()}

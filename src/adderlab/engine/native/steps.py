@@ -12,7 +12,6 @@ steps; X and R as in ``engine.step_batch``.
 from __future__ import annotations
 
 import ctypes
-import dataclasses
 import math
 from collections.abc import Sequence
 from functools import cache
@@ -24,13 +23,14 @@ from torch import Tensor, float32
 from adderlab.engine.native.build import FOLDER, NativeUnavailable, load_library
 from adderlab.engine.native.program import Program
 from adderlab.engine.step_batch import CONSTANTS, RATES, Descending, StepBatch
+from adderlab.models.head_program import ROLES, standard_head
 from adderlab.models.tables import Tables
 from adderlab.task import counter
 from adderlab.task.counter import Stream
 from adderlab.task.layouts import Layout
 from adderlab.task.sampling import PATTERNS, DataConfig
 
-TABLE_NAMES = tuple(field.name for field in dataclasses.fields(Tables) if field.name != "form")
+TABLE_NAMES = ("query", "key", "value", "residual", *ROLES)
 """In the order of ``enum Table``."""
 
 Pointers = ctypes.c_void_p * len(TABLE_NAMES)
@@ -240,7 +240,10 @@ class NativeSteps:
     ) -> None:
         """``form``: tables of any number of seeds, for their form and shapes. ``map``: parameters to
         tables; ``vjp``: its derivative. Raises ``NativeUnavailable``."""
-        names = [name for name, _ in form.items()]
+        head = standard_head(form.form.program)
+        assert head is not None
+        role_of = {name: role for role, name in head.names}
+        names = [role_of.get(name, name) for name, _ in form.items()]
         sizes = [table[0].numel() for _, table in form.items()]
         params = [math.prod(shape) for shape in vjp.shapes]
         self._size, self._threads, self._sampler = sum(params), sampler.threads, sampler
@@ -251,8 +254,8 @@ class NativeSteps:
         }
         self._request = _Steps(size=self._size, params=len(params), tables=len(sizes))
         self._request.threads = self._threads
-        self._request.request.eps2 = form.form.norm2.eps
-        self._request.request.epsf = form.form.norm_f.eps
+        self._request.request.eps2 = head.norm2.eps
+        self._request.request.epsf = head.norm_f.eps
         sampling, adamw = sampler_library(), adamw_library()
         functions = (
             sampling.adderlab_sample_seed,

@@ -23,7 +23,8 @@ from adderlab.engine.base import (
 from adderlab.engine.device_steps import DeviceStepper, Eager
 from adderlab.engine.triton.attention import attend, key_gradient, query_gradient
 from adderlab.engine.triton.head import head
-from adderlab.models.tables import Tables
+from adderlab.models.head_program import standard_head
+from adderlab.models.tables import Tables, in_roles
 from adderlab.task.layouts import Layout
 from adderlab.task.sampling import DataConfig
 
@@ -81,13 +82,13 @@ class TritonEngine:
         mixed, top, inverse = call.attend(0, A)
         cotangent, along = torch.empty_like(mixed), torch.empty_like(top)
         grads = {
-            name: tables.query.new_empty(S * splits, *getattr(tables, name).shape[1:])
+            name: tables.value.new_empty(S * splits, *call.by_role[name].shape[1:])
             for name in ("query", "key", "value", "residual")
         }
-        sizes = {name: getattr(tables, name)[0].numel() for name in WEIGHTS if _has(tables, name)}
+        sizes = {name: call.by_role[name][0].numel() for name in WEIGHTS if name in call.by_role}
         starts = dict(zip(sizes, itertools.accumulate(sizes.values(), initial=1), strict=False))
         width = 1 + sum(sizes.values())
-        parts_SGW = tables.query.new_empty(S, splits * A, width)
+        parts_SGW = tables.value.new_empty(S, splits * A, width)
         places = {name: parts_SGW[..., start:] for name, start in starts.items()}
         call.head(
             "gradient", mixed, first=0, steps=A, splits=splits, weights=width, cotangent=cotangent,
@@ -107,9 +108,9 @@ class TritonEngine:
             grads = {name: grad.unflatten(0, (S, splits)).sum(1) for name, grad in grads.items()}
         summed_SW = parts_SGW.sum(1)
         for name, start in starts.items():
-            like = getattr(tables, name)
+            like = call.by_role[name]
             grads[name] = summed_SW[:, start : start + sizes[name]].reshape(like.shape)
-        ordered = iter([grads[name] for name, _ in tables.items()])
+        ordered = iter([grads[name] for name in call.by_role])
         return summed_SW[:, 0], tables.map(lambda _: next(ordered))
 
     def margins(self, tables: Tables, tokens_SBP: Tensor, targets_SBA: Tensor) -> Tensor:
@@ -117,7 +118,7 @@ class TritonEngine:
         size = _chunk(tables)
         for tokens, targets in zip(tokens_SBP.split(size, 1), targets_SBA.split(size, 1), strict=True):
             call = _Call(tables, tokens, targets)
-            margin_SBA = tables.query.new_empty(call.seeds, call.B, call.A)
+            margin_SBA = tables.value.new_empty(call.seeds, call.B, call.A)
             mixed, _, _ = call.attend(0, call.A)
             call.head("margins", mixed, first=0, steps=call.A, splits=call.row_blocks, margin=margin_SBA)
             parts.append(margin_SBA)
@@ -148,11 +149,12 @@ class _Call:
     """Tables and tokens as the kernels read them."""
 
     def __init__(self, tables: Tables, tokens_SBP: Tensor, targets_SBA: Tensor | None) -> None:
-        assert tables.query.dtype == torch.float32, tables.query.dtype
+        assert tables.value.dtype == torch.float32, tables.value.dtype
         assert tokens_SBP.shape[0] in (1, tables.num_seeds) and tokens_SBP.shape[1] > 0
         form = tables.form
         self.tables = tables.map(Tensor.contiguous)
-        self.looked_up = (self.tables.query, self.tables.key, self.tables.value)
+        self.by_role = in_roles(form, dict(self.tables.items()))
+        self.looked_up = tuple(self.by_role[name] for name in ("query", "key", "value"))
         self.seeds, self.B = tables.num_seeds, tokens_SBP.shape[1]
         self.A, self.P, self.T = (
             form.layout.num_answers,
@@ -164,8 +166,8 @@ class _Call:
         self.targets, self.target_seed = (None, 0) if targets_SBA is None else _pairs_last(targets_SBA)
         self.row_blocks = -(-self.B // ROWS)
         N = form.heads * form.value_dim
-        self._mixed = self.tables.query.new_empty(self.seeds, self.A, N, self.B)
-        self._top = self.tables.query.new_empty(self.seeds, self.A, form.heads, self.B)
+        self._mixed = self.tables.value.new_empty(self.seeds, self.A, N, self.B)
+        self._top = self.tables.value.new_empty(self.seeds, self.A, form.heads, self.B)
         self._inverse = torch.empty_like(self._top)
 
     def attention_dims(self) -> dict[str, int]:
@@ -203,29 +205,26 @@ class _Call:
         **results: Tensor,
     ) -> None:
         """What ``goal`` asks for of these steps, into ``results`` and ``grads``."""
-        form, tables = self.tables.form, self.tables
+        form, standard = self.tables.form, standard_head(self.tables.form.program)
+        assert standard is not None, "why_not refuses other heads"
         names = ("residual", *WEIGHTS)
-        sizes = {"N": form.heads * form.value_dim, "D": form.width, "F": form.hidden}
+        sizes = {"N": form.heads * form.value_dim, "D": form.width, "F": standard.hidden}
         padded = {f"{name}p": _padded(size) for name, size in sizes.items()}
         arguments: dict[str, Any] = {
             **{
                 name: results.get(name)
                 for name in ("cotangent", "loss", "margin", "answers", "next_tokens")
             },
-            **{name: getattr(tables, name) for name in names},
+            **{name: self.by_role.get(name) for name in names},
             **{f"g_{name}": (grads or {}).get(name) for name in names},
         }
         head[(self.seeds * splits, steps)](
             tokens=self.tokens, targets=self.targets, mixed=mixed, first=first, B=self.B,
             token_seed=self.token_seed, target_seed=self.target_seed, splits=splits, weights=weights,
-            eps2=form.norm2.eps, eps_f=form.norm_f.eps, A=self.A, T=self.T,
-            V=form.layout.vocab_size, Vp=self.Vp, NORM2=form.norm2.kind, NORM_F=form.norm_f.kind,
-            ACTIVATION=form.activation, GOAL=goal, BLOCK=ROWS, **sizes, **padded, **arguments,
+            eps2=standard.norm2.eps, eps_f=standard.norm_f.eps, A=self.A, T=self.T,
+            V=form.layout.vocab_size, Vp=self.Vp, NORM2=standard.norm2.kind, NORM_F=standard.norm_f.kind,
+            ACTIVATION=standard.activation, GOAL=goal, BLOCK=ROWS, **sizes, **padded, **arguments,
         )  # fmt: skip
-
-
-def _has(tables: Tables, name: str) -> bool:
-    return getattr(tables, name) is not None
 
 
 def _padded(size: int) -> int:
