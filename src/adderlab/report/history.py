@@ -385,13 +385,17 @@ def _contradictions(
     """Where ``summary.json``, the records of the seeds and the metric tables do not agree."""
     found = []
     records = {record.seed: record for record in seeds if record.steps}
+    unknown = [each.seed for each in histories if each.seed not in records]
+    if unknown:
+        found.append(f"the metric tables have a seed {unknown[0]}, seeds.json has no record of it")
     wrong = [
-        each.seed
+        f"seeds.json and the metric tables differ on {name} of seed {each.seed}"
         for each in histories
-        if each.seed in records and abs(records[each.seed].last_exact - each.last.val_exact) > 1e-6
+        if each.seed in records
+        for name in _FROM_TABLES
+        if _differ(getattr(records[each.seed], name), getattr(each.record, name))
     ]
-    if wrong:
-        found.append(f"seeds.json and the metric tables differ on seed {wrong[0]}")
+    found += wrong[:1]
     if summary is None or not records:
         return found
     if summary["status"] == "done" and "success" in summary:
@@ -403,7 +407,26 @@ def _contradictions(
     if abs(best - summary["best_val_exact"]) > 1e-6:
         stored = f"{summary['best_val_exact']:g}"
         found.append(f"summary.json gives best_val_exact {stored}, the records of the seeds {best:g}")
+    own = records.get(summary.get("best_seed", -1))
+    found += [
+        f"summary.json and seeds.json differ on {name} of the best seed"
+        for name, field in _OF_BEST_SEED.items()
+        if own is not None and name in summary and _differ(summary[name], getattr(own, field))
+    ]
     return found
+
+
+_FROM_TABLES = ("steps", "last_exact", "best_exact", "steps_learned", "grokked_at")
+"""What the metric tables say of a seed as well as its record."""
+_OF_BEST_SEED = {"best_step": "best_step", "final_val_exact": "last_exact"}
+"""What ``summary.json`` repeats of the best seed's record."""
+
+
+def _differ(one: Any, other: Any) -> bool:
+    """Whether two numbers are not the same, but for the digits that a table keeps."""
+    if isinstance(one, int | float) and isinstance(other, int | float):
+        return abs(one - other) > 1e-6
+    return bool(one != other)
 
 
 def missing_steps(records: Sequence[SeedRecord]) -> list[tuple[int, int]]:

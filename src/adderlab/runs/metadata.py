@@ -276,6 +276,11 @@ _SUMMARY_TYPES: dict[str, tuple[type, ...]] = {
     "elapsed_sec": (int, float),
     "model_config": (dict,),
 }
+_OWN_TABLES: dict[str, tuple[str, ...]] = {
+    "success": (),
+    "spent": ("seed_steps", "wall_seconds", "core_seconds"),
+}
+"""Tables that only our runs and searches write, with numbers that they must hold."""
 
 
 def read_summary(path: Path | str) -> dict[str, Any]:
@@ -292,6 +297,13 @@ def read_summary(path: Path | str) -> dict[str, Any]:
             raise Failure(f"{file} lacks the entry {key!r}; it is damaged, restore it from a copy")
         if not isinstance(data[key], kinds) or isinstance(data[key], bool):
             shown = repr(data[key])[:60]
+            raise Failure(f"{file}: {key} is {shown}; it is damaged, restore it from a copy")
+    for key, names in _OWN_TABLES.items():
+        table = data.get(key, dict.fromkeys(names, 0))
+        if not isinstance(table, dict) or not all(
+            isinstance(table.get(name), int | float) for name in names
+        ):
+            shown = repr(table)[:60]
             raise Failure(f"{file}: {key} is {shown}; it is damaged, restore it from a copy")
     filled = {"status": "done", "seeds": 1, "step": data["train_steps"]} | data
     if filled["status"] not in STATUSES:

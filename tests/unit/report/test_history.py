@@ -82,9 +82,30 @@ def test_tables_that_contradict_the_summary_are_problems(tmp_path: Path) -> None
     table = path / "seed_metrics.csv"
     table.write_text(table.read_text().replace("1,3000,0.5,0,", "1,3000,0.5,0.5,"))
     problems = " ".join(read_run(path).problems)
-    assert "differ on seed 1" in problems
+    assert "differ on last_exact of seed 1" in problems
     assert "counts 2 successful seeds, their records 1" in problems
     assert "best_val_exact 0.75, the records of the seeds 1" in problems
+
+
+def test_a_summary_and_records_damaged_alike_contradict_the_tables(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "run", {0: LATE, 1: NEVER})
+    summary, records = (json.loads((path / name).read_text()) for name in ("summary.json", "seeds.json"))
+    summary["best_val_exact"] = records["seeds"][0]["best_exact"] = 0.75
+    (path / "summary.json").write_text(json.dumps(summary))
+    (path / "seeds.json").write_text(json.dumps(records))
+    (problem,) = read_run(path).problems
+    assert "seeds.json" in problem and "best_exact of seed 0" in problem
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("best_step", 17), ("final_val_exact", None), ("success", 3), ("spent", {})]
+)
+def test_every_damaged_entry_of_a_summary_is_a_problem(tmp_path: Path, name: str, value: object) -> None:
+    path = write_run(tmp_path / "run", {0: GROKS, 1: NEVER})
+    summary = json.loads((path / "summary.json").read_text())
+    (path / "summary.json").write_text(json.dumps(summary | {name: value}))
+    (problem,) = read_run(path).problems
+    assert "summary.json" in problem and name in problem
 
 
 def test_evaluations_and_certificates_are_found(tmp_path: Path) -> None:
