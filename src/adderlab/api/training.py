@@ -208,14 +208,15 @@ def resume(
     threads: int | None = None,
     keep: Keep | None = None,
     prove: bool = False,
-    proved: int = 1,
+    proved: int | None = None,
     minutes: float = 10.0,
     cluster: str | None = None,
     listener: Listener | None = None,
 ) -> Run:
     """Go on with a stopped run or search, with its own settings; its seeds end in the bits that they
-    would have reached without the stop. ``proved``, ``minutes``: of a search (see ``search``). A rate is
-    gone on with by ``measure_rate``, a sweep by ``sweep``.
+    would have reached without the stop. ``proved``, ``minutes``: of a search (see ``search``); without
+    ``proved`` it stops at as many as it was last asked for. A rate is gone on with by ``measure_rate``,
+    a sweep by ``sweep``.
 
     Raises ``UsageError`` if there is nothing to go on with, ``Failure`` if it is damaged.
     """
@@ -387,7 +388,7 @@ def _search(
     compute: Compute,
     listener: Listener,
     *,
-    proved: int,
+    proved: int | None,
     minutes: float,
     overwrite: bool = False,
 ) -> Run:

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
@@ -10,7 +9,7 @@ from typing import Annotated, Any, TypeAlias
 import tyro
 
 
-def arg(metavar: str | None = None, aliases: Sequence[str] | None = None) -> Any:
+def arg(metavar: str | None = None, aliases: list[str] | None = None) -> Any:
     """An argument's name in the help, which shows a default only where there is something to show."""
     return tyro.conf.arg(metavar=metavar, aliases=aliases, help_behavior_hint=_default_shown)
 

@@ -17,8 +17,9 @@ class Args(ComputeOptions, ChangeOptions):
     """A published architecture, for example 456p (adderlab zoo lists them)."""
     until: Annotated[Literal["proved"] | None, arg(metavar="proved")] = None
     """Go on with fresh seeds until one is proved on all pairs: hopeless ones are dropped."""
-    proved: Annotated[int, arg(metavar="N")] = 1
-    """With --until proved: stop at so many proved seeds."""
+    proved: Annotated[int | None, arg(metavar="N")] = None
+    """With --until proved: stop at so many proved seeds; default: 1, or as many as a resumed search was
+    last asked for."""
     budget: Annotated[float, arg(metavar="MINUTES")] = 10.0
     """With --until proved: give up after so many minutes (exit code 1)."""
     assisted: bool = True
@@ -104,7 +105,7 @@ def _check(args: Args) -> None:
         raise UsageError("name a preset to train, for example 456p (adderlab zoo lists them)")
     if args.until and (args.sink or args.keep or not args.prove or args.cluster):
         raise UsageError("--sink, --keep, --no-prove and --cluster do not go with --until proved")
-    if not args.until and (args.proved, args.budget, args.assisted) != (1, 10.0, True):
+    if not args.until and (args.proved, args.budget, args.assisted) != (None, 10.0, True):
         raise UsageError("--proved, --budget and --no-assisted go with --until proved")
     if args.cluster and args.sink:
         raise UsageError("--sink follows a run on this machine; leave it out with --cluster")
@@ -157,7 +158,7 @@ def _train(args: Args, folder: Path, listener: Any) -> Any:
     if args.until:
         return al.search(
             args.preset,
-            proved=args.proved,
+            proved=1 if args.proved is None else args.proved,
             minutes=args.budget,
             recipe=args.recipe or "quick",
             seeds=args.seeds or "0-",
@@ -193,7 +194,7 @@ def _without_success(args: Args, found: Any) -> str:
     from adderlab.api.training import resume_command
 
     count, tried = len(found.proved), len(found.seeds)
-    what = f"{count} of {args.proved} models are proved" if count else "no model is proved"
+    what = f"{count} of {found.to_dict()['wanted']} models are proved" if count else "no model is proved"
     if found.status == "seeds used up":
         return f"{what}: all {tried} seeds are tried; give more, for example --seeds 0-"
     again = resume_command(found, [*_options(args), "--budget", f"{args.budget:g}"])

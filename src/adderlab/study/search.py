@@ -157,19 +157,20 @@ def search_until_proved(
     device: torch.device,
     listener: Listener,
     *,
-    wanted: int = 1,
+    wanted: int | None = None,
     seconds: float,
     workers: int,
     overwrite: bool = False,
 ) -> SearchResult:
-    """Search as planned, or go on in the folder of a search, until ``wanted`` seeds are proved in
-    all, ``seconds`` have passed, the seeds are used up, or a signal comes: ``SearchResult.status`` says
-    which. Every end but the first leaves unfinished batches that another call goes on with.
+    """Search as planned, or go on in the folder of a search, until ``wanted`` seeds are proved in all,
+    ``seconds`` have passed, the seeds are used up, or a signal comes: ``SearchResult.status`` says
+    which. Every end but the first leaves unfinished batches that another call goes on with. ``wanted``:
+    None for as many as the search was last asked for, at first one.
 
     All workers share ``objective``: it holds no state of a run, and compiling it takes a second.
     Raises ``UsageError`` if the plan cannot be, ``Failure`` if the disk refuses.
     """
-    if wanted < 1:
+    if wanted is not None and wanted < 1:
         raise UsageError(f"--proved must be at least 1, not {wanted}")
     if not seconds > 0:
         raise UsageError("--budget must be above 0 minutes")
@@ -182,6 +183,7 @@ def search_until_proved(
         check_fits(plan.config, plan.recipe, plan.seeds[:1])
         _create(plan, str(device), overwrite=overwrite)
         result = SearchResult(plan=plan)
+    wanted = wanted or result.wanted
     with RunLock(result.plan.folder), stop_requests() as asked:
         return _Search(result, wanted, device, listener).run(objective, workers, asked, seconds)
 

@@ -168,6 +168,20 @@ def test_a_search_that_has_what_is_wanted_trains_no_more(tmp_path: Path, proves)
     assert again.spent.seed_steps == 6 and list(again.records) == [3]
 
 
+def test_a_resumed_search_stops_at_as_many_as_it_was_asked_for(
+    tmp_path: Path, proves, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proves(proved={3: 5, 5: 5, 6: 5}, hopeless={})
+    begun: list[_Search] = []
+    begin = _Search.__init__
+    monkeypatch.setattr(_Search, "__init__", lambda self, *a: begin(self, *a) or begun.append(self))
+    watcher = Watcher(stop_at=3, heard=lambda: begun[-1].stop.wait(60))
+    stopped = search(plan(tmp_path / "search"), watcher, wanted=2)
+    assert stopped.status == "stopped" and [record.seed for record in stopped.proved] == [3]
+    again = search(tmp_path / "search")
+    assert [record.seed for record in again.proved] == [3, 5] and again.wanted == 2
+
+
 def test_no_search_to_go_on_with(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no search in"):
         search(tmp_path / "nowhere")
