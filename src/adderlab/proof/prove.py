@@ -45,6 +45,18 @@ MARGIN_SHARE = 0.995
 """The margin bound is sharpened until it reaches this share of the witness, if cuts can do it."""
 
 
+NOT_CHECKED = (
+    "Computed, not yet proved: adderlab check proves every bound again (it needs pip install "
+    "python-flint)."
+)
+
+
+def claim(checked: bool | None) -> str:
+    """What may be said of a model whose verdict is "proved", in one word: only a certificate that the
+    independent checker has accepted is a proof."""
+    return "PROVED" if checked else "DECIDED (float64)"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Progress:
     """Where a proof stands: the phase, how far, and how many inputs are open in the search."""
@@ -114,15 +126,14 @@ class Verdict(Result):
         lines = []
         if self.verdict == "proved":
             lines.append(
-                f"{'PROVED' if self.checked else 'DECIDED (float64)'}: greedy decoding of the stored "
+                f"{claim(self.checked)}: greedy decoding of the stored "
                 "weights, in real arithmetic, adds every one of the 10^20 pairs of ten-digit numbers "
                 "right."
             )
             lines.append(
                 "The independent checker has proved every bound again in interval arithmetic."
                 if self.checked
-                else "Computed, not yet proved: adderlab check proves every bound again (it needs "
-                "pip install python-flint)."
+                else NOT_CHECKED
             )
         elif self.verdict == "refuted":
             lines.append(f"REFUTED: {_format_count(self.failing_pairs)} of the 10^20 pairs fail.")

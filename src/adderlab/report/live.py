@@ -19,6 +19,7 @@ from rich.text import Text
 
 from adderlab.evaluation.intervals import wilson
 from adderlab.format import duration
+from adderlab.proof.prove import claim
 from adderlab.runs.records import LEARNED, SeedRecord
 from adderlab.task.layouts import SUM_DIGITS
 from adderlab.training.measure import Listener, Start
@@ -296,8 +297,9 @@ def describe_verdict(record: SeedRecord, verdict: str) -> str:
     """What a proof, or a search without one, has decided about a seed."""
     if verdict == "proved":
         route = "repaired" if record.route == "assisted" else "by training alone"
-        margin = record.proof_of.margin_witness
-        return f"PROVED on all 10^20 pairs ({route}), smallest margin {margin or 0.0:.3f}"
+        found = record.proof_of
+        margin = f"smallest margin {found.margin_witness or 0.0:.3f}"
+        return f"{claim(found.checked)} on all 10^20 pairs ({route}), {margin}"
     return {
         "dropped": f"dropped: {record.steps_learned} of 11 answer steps learned, and no more coming",
         "unproved": f"ends unproved, {record.last_exact:.2%} exact",

@@ -211,6 +211,8 @@ class Repair:
     worst_pair: tuple[int, int] | None = None
     step: int | None = None
     """Of the repaired weights, the steps of the repair included."""
+    checked: bool | None = None
+    """Whether the independent checker has accepted the proof; None: not asked, or not recorded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,6 +259,8 @@ class SeedRecord:
     margin_witness: float | None = None
     """Smallest margin that a proof met, in logits; that of ``worst_pair``."""
     worst_pair: tuple[int, int] | None = None
+    checked: bool | None = None
+    """Whether the independent checker has accepted the proof; None: not asked, or not recorded."""
     published_errors: int | None = None
     """Of the 100,000 published pairs, for the proved weights or else the best; None: not run."""
     proofs: int = 0
@@ -299,7 +303,7 @@ class SeedRecord:
 
     @property
     def proof_of(self) -> SeedRecord | Repair:
-        """Where ``verdict``, ``margin_bound``, ``margin_witness`` and ``worst_pair`` are those of the
+        """Where ``verdict``, the margins, ``worst_pair`` and ``checked`` are those of the
         model that the seed ends with: the repair if there was one."""
         return self if self.repair is None else self.repair
 

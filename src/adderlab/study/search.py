@@ -31,6 +31,7 @@ from adderlab.files.atomic import RunLock, disk_failure, make_folder, read_json,
 from adderlab.models.config import ModelConfig
 from adderlab.models.describe import count_parameters
 from adderlab.models.tables import why_no_tables
+from adderlab.proof.prove import NOT_CHECKED, claim
 from adderlab.runs.folder import RUN_FILES, STATE_FILE, load_state, seed_folder
 from adderlab.runs.metadata import (
     RunConfig,
@@ -125,11 +126,13 @@ class SearchResult:
                 "" if found.margin_bound is None else f", at least {found.margin_bound:.4f} everywhere"
             )
             lines.append(
-                f"Seed {record.seed} is PROVED on all 10^20 pairs {route}, at step {step:,}: smallest "
-                f"margin {found.margin_witness or 0.0:.4f} logits{bound}."
+                f"Seed {record.seed} is {claim(found.checked)} on all 10^20 pairs {route}, at step "
+                f"{step:,}: smallest margin {found.margin_witness or 0.0:.4f} logits{bound}."
             )
             files = (self.plan.folder / str(name) for name in (record.checkpoint, record.certificate))
             lines.append("  {}, certificate {}".format(*files))
+        if any(not record.proof_of.checked for record in self.proved):
+            lines.append(NOT_CHECKED)
         spent, tried = self.spent, len(self.records)
         counts = (self.count("dropped"), self.count("unproved"), self.num_unfinished)
         others = [

@@ -68,6 +68,7 @@ def verdict_fields(found: Verdict) -> dict[str, Any]:
         "margin_bound": found.margin.bound if found.verdict == "proved" else None,
         "margin_witness": found.margin.witness if math.isfinite(found.margin.witness) else None,
         "worst_pair": found.margin.pair,
+        "checked": found.checked,
     }
 
 

@@ -104,12 +104,18 @@ def test_a_search_prints_its_verdicts() -> None:
         followed.evaluate(evaluation(100, (3,), [0.2]))
         known = followed.records[3]
         view.on_verdict(dataclasses.replace(known, status="dropped"), "dropped")
-        repair = Repair(verdict="proved", margin_bound=0.4, margin_witness=0.5, trainings=1)
+        repair = Repair(
+            verdict="proved", margin_bound=0.4, margin_witness=0.5, trainings=1, checked=True
+        )
         proved = SeedRecord(seed=4, status="proved", steps=901, verdict="refuted", repair=repair)
         view.on_verdict(proved, "proved")
-    dropped, last = stream.getvalue().splitlines()
+        unchecked = SeedRecord(seed=5, steps=901, verdict="proved", margin_witness=0.5)
+        view.on_verdict(unchecked, "proved")
+    dropped, checked, unasked = stream.getvalue().splitlines()
     assert "seed 3 step 101: dropped: 2 of 11 answer steps learned" in dropped
-    assert "seed 4 step 901: PROVED on all 10^20 pairs (repaired), smallest margin 0.500" in last
+    assert "seed 4 step 901: PROVED on all 10^20 pairs (repaired), smallest margin 0.500" in checked
+    # Only what the independent checker has accepted may be called proved.
+    assert "PROVED" not in unasked and "DECIDED (float64)" in unasked
 
 
 def test_a_search_in_json_lines() -> None:

@@ -36,6 +36,7 @@ from adderlab.training.measure import Evaluation, Listener, SeedTracker, Start
 from adderlab.training.objective import Objective, objective_for
 from adderlab.training.recipe import Recipe
 from adderlab.training.run import Job, run
+from helpers.golden import Golden
 from helpers.reference import disturbed, proved_model
 
 CPU = torch.device("cpu")
@@ -122,6 +123,18 @@ def test_seeds_used_up_are_all_tried_in_order_and_counted(tmp_path: Path) -> Non
     assert table["counts"]["unproved"] == 4 and table["proved"] == []
     assert table["spent"]["seed_steps"] == 4 * 11 and table["spent"]["core_seconds"] > 0
     assert table["status"] == "stopped" and table["search"] == "seeds used up"
+
+
+@pytest.mark.parametrize("checked", [True, None])
+def test_only_what_the_checker_accepted_is_called_proved(
+    tmp_path: Path, checked: bool | None, golden: Golden
+) -> None:
+    own = {"verdict": "proved", "margin_bound": 0.25, "margin_witness": 0.5, "checked": checked}
+    files = {"checkpoint": "proved/seed_0003.pt", "certificate": "proved/seed_0003.cert.json.gz"}
+    record = SeedRecord(seed=3, status="proved", steps=11, **own, **files)  # type: ignore[arg-type]
+    found = SearchResult(plan=plan(Path("results/runs/s")), records={3: record}, wanted=1)
+    name = "checked" if checked else "not_checked"
+    golden(f"study/search_{name}.txt", "\n".join(found.describe()) + "\n")
 
 
 def test_a_batch_is_an_ordinary_run_with_the_same_bits(tmp_path: Path) -> None:
@@ -352,6 +365,7 @@ def test_perfect_weights_are_proved_at_once(tmp_path: Path) -> None:
     record = tracker.records[43]
     assert (record.status, record.route, record.steps, record.proofs) == ("proved", "pure", 8, 1)
     assert record.margin_witness == pytest.approx(8.4982, abs=1e-3)
+    assert record.checked is True
     saved = load_checkpoint(tmp_path / "seed_0043.pt")
     assert saved.weights_sha256 == checkpoint.weights_sha256
     content = json.loads(gzip.decompress((tmp_path / "seed_0043.cert.json.gz").read_bytes()))
