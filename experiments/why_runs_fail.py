@@ -29,7 +29,7 @@ from adderlab.engine.select import select_engine
 from adderlab.errors import Failure, UsageError
 from adderlab.files.atomic import make_folder, write_json, write_text
 from adderlab.models.tables import Tables, tables, why_no_tables
-from adderlab.report.history import RunEvidence, SeedHistory, read_run
+from adderlab.report.evidence import RunEvidence, SeedHistory, read_run
 from adderlab.runs.checkpoints import load_checkpoint
 from adderlab.runs.folder import seed_folder
 from adderlab.task.layouts import OPERAND_DIGITS

@@ -12,9 +12,8 @@ import numpy as np
 
 from adderlab.format import tick
 from adderlab.report import figures as charts
-from adderlab.report.history import SeedHistory
-from adderlab.report.html import STYLE, tag
-from adderlab.report.svg import Plot, cells
+from adderlab.report.evidence import SeedHistory
+from adderlab.report.html import STYLE, Plot, cells, tag
 from adderlab.task.layouts import OPERAND_DIGITS, SUM_DIGITS
 
 STEP_NAMES = [f"s_{i}" for i in range(SUM_DIGITS)]

@@ -20,9 +20,9 @@ from torch import Tensor
 from adderlab.evaluation.intervals import wilson
 from adderlab.evaluation.suites import fresh
 from adderlab.models.tables import Tables
-from adderlab.report.history import SeedHistory
+from adderlab.report.evidence import SeedHistory
 from adderlab.runs.records import LEARNED, Metrics
-from adderlab.study.seed_verifier import STUCK_BELOW, hopeless
+from adderlab.study.verdicts import STUCK_BELOW, hopeless
 from adderlab.task.layouts import OPERAND_DIGITS, SUM_DIGITS
 from adderlab.training.recipe import Recipe
 

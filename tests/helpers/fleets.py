@@ -11,8 +11,8 @@ import torch
 from adderlab.engine.torch_tables import TorchEngine
 from adderlab.files import schema
 from adderlab.models.zoo import get_preset
-from adderlab.study.cluster.ray import Done
-from adderlab.study.cluster.shards import Task, train_shard
+from adderlab.study.cluster import Done
+from adderlab.study.shards import Task, train_shard
 from adderlab.training.finetune import Targeting
 from adderlab.training.objective import Compute, objective_for
 from adderlab.training.optimiser import MICROADDER_DECAY, Average, Grokfast

@@ -6,7 +6,7 @@ from adderlab.evaluation.intervals import Rate
 from adderlab.format import seed_list
 from adderlab.proof.search import Limits
 from adderlab.runs.records import Repair, SeedRecord
-from adderlab.study.rate_record import RateRecord
+from adderlab.study.rate import RateRecord
 
 
 def outcome(seed: int, last_exact: float, verdict: Any, **more: Any) -> SeedRecord:

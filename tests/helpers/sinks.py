@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from adderlab.report.sinks import Dashboards
+from adderlab.report.live import Dashboards
 from helpers.evaluations import Followed, evaluation
 
 

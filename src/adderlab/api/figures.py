@@ -12,8 +12,8 @@ from adderlab.engine.select import single_threaded
 from adderlab.errors import UsageError
 from adderlab.files.atomic import write_text
 from adderlab.report import figures as charts
-from adderlab.report.anatomy import dissect
-from adderlab.report.history import is_run, read_run
+from adderlab.report.evidence import is_run, read_run
+from adderlab.report.figures import dissect
 from adderlab.report.html import STYLE
 from adderlab.runs.checkpoints import Checkpoint
 

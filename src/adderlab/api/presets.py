@@ -15,9 +15,9 @@ from adderlab.models.describe import parameter_rows, parameter_table, ties
 from adderlab.models.tables import why_no_tables
 from adderlab.models.zoo import PRESETS, Preset, get_preset
 from adderlab.recipes import best_name, get_recipe, recipe_for
-from adderlab.report.rates import share
+from adderlab.report.describe import share
 from adderlab.results import Result, html_table, text_table
-from adderlab.study.rate_record import RateRecord, default_folder, read_rates
+from adderlab.study.rate import RateRecord, default_folder, read_rates
 from adderlab.training.recipe import Recipe
 
 LONGEST = 36

@@ -13,18 +13,19 @@ from typing import Any, Protocol, TypeAlias
 from adderlab.engine.select import single_threaded
 from adderlab.errors import UsageError
 from adderlab.report.comparison import Comparison, compare_runs
-from adderlab.report.history import read_run
+from adderlab.report.evidence import read_run
 from adderlab.report.log import refuse_foreign
 from adderlab.report.log import write_log as write_log_file
 from adderlab.report.replay import (
+    Checked,
     Replay,
     Runner,
     StepStatus,
     chosen_experiments,
     find_replay,
     new_replay,
+    read_series,
 )
-from adderlab.report.series import Checked, read_series
 from adderlab.results import Result
 
 

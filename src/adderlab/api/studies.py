@@ -19,27 +19,23 @@ from adderlab.format import as_typed, seed_list
 from adderlab.proof.search import Limits
 from adderlab.results import Result, html_table
 from adderlab.runs.metadata import collect_environment, kind_of
-from adderlab.study.cell_table import CellRow
-from adderlab.study.cluster.merge import describe_machines
-from adderlab.study.cluster.ray import Stopped, connected
+from adderlab.study.cells import CellRow, SweepPlan, read_sweep
+from adderlab.study.cluster import Stopped, connected, describe_machines
 from adderlab.study.forecast import KnownRate, Plan, given_rate, make_plan, recorded_rate
 from adderlab.study.rate import (
+    FOLDER,
     RateExperiment,
     RatePlan,
-    delete_measurement,
-    rate_of,
-    read_plan,
-    write_plan,
-)
-from adderlab.study.rate_record import (
-    FOLDER,
     RateRecord,
     default_folder,
+    delete_measurement,
     file_name,
+    rate_of,
+    read_plan,
     read_rates,
+    write_plan,
     write_rate,
 )
-from adderlab.study.space import SweepPlan, read_sweep
 from adderlab.study.sweep import (
     ClusterTrainer,
     LocalTrainer,

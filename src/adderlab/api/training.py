@@ -28,8 +28,7 @@ from adderlab.runs.metadata import Keep, Kind, kind_of
 from adderlab.runs.records import Metrics, SeedRecord, best_of
 from adderlab.runs.stored import StoredRun
 from adderlab.runs.stored import open_run as open_stored
-from adderlab.study.cluster.merge import describe_machines, is_sharded, train_sharded
-from adderlab.study.cluster.ray import Stopped, connected
+from adderlab.study.cluster import Stopped, connected, describe_machines, is_sharded, train_sharded
 from adderlab.study.search import SearchPlan, read_search, search_until_proved
 from adderlab.study.verdicts import prove_seeds
 from adderlab.task.layouts import from_digits

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from adderlab.report.replay import StepStatus
-    from adderlab.report.series import SeriesStep
+    from adderlab.report.replay import SeriesStep, StepStatus
 
 INTERRUPTED = ("interrupted", "stopped by hand")
 
@@ -55,7 +54,7 @@ def _parsed(command: str) -> tuple[Any, Any, list[str]]:
     """(module of the command, its arguments, the command line as the run will record it)."""
     from adderlab.cli.main import COMMANDS, parse
     from adderlab.errors import UsageError
-    from adderlab.report.series import split_command
+    from adderlab.report.replay import split_command
 
     entry, rest = split_command(command)
     if entry == "adderlab":

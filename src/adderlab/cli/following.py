@@ -9,8 +9,7 @@ from types import TracebackType
 from rich.console import Console
 
 from adderlab.errors import Failure
-from adderlab.report.live import LiveView
-from adderlab.report.sinks import Dashboards
+from adderlab.report.live import Dashboards, LiveView
 from adderlab.training.measure import Listener, Listeners
 from adderlab.training.run import RunFailed
 

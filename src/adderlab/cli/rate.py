@@ -12,7 +12,7 @@ import tyro
 from adderlab.cli.options import ChangeOptions, ComputeOptions, Switch, arg
 
 if TYPE_CHECKING:
-    from adderlab.study.rate_record import RateRecord
+    from adderlab.study.rate import RateRecord
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,9 +67,9 @@ def run(args: Args) -> int:
     from adderlab.cli.options import emit_json
     from adderlab.errors import UsageError
     from adderlab.files.schema import to_dict
-    from adderlab.report.rates import describe_rate
+    from adderlab.report.describe import describe_rate
     from adderlab.runs.metadata import kind_of
-    from adderlab.study.rate_record import FOLDER
+    from adderlab.study.rate import FOLDER
     from adderlab.study.verdicts import Assistance
     from adderlab.training.objective import Compute
 
@@ -138,8 +138,8 @@ def _show(args: Args) -> int:
     from adderlab.cli.options import emit_json
     from adderlab.errors import UsageError
     from adderlab.files.schema import to_dict
-    from adderlab.report.rates import rates_page
-    from adderlab.study.rate_record import default_folder, read_rates
+    from adderlab.report.describe import rates_page
+    from adderlab.study.rate import default_folder, read_rates
 
     if not (args.table or args.markdown or args.json):
         raise UsageError("name a preset to measure, for example 456p, or pass --table")
@@ -158,7 +158,7 @@ def _show(args: Args) -> int:
 
 def _print_table(records: list[RateRecord]) -> None:
     """As wide as it is: a narrower window wraps the lines, and no header or figure is cut."""
-    from adderlab.report.rates import COLUMNS, table_row
+    from adderlab.report.describe import COLUMNS, table_row
     from adderlab.results import text_table
 
     rows = [dict(zip(COLUMNS, table_row(record), strict=True)) for record in records]

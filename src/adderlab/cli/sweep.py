@@ -12,7 +12,7 @@ import tyro
 from adderlab.cli.options import ComputeOptions, Switch, arg
 
 if TYPE_CHECKING:
-    from adderlab.study.cell_table import CellRow
+    from adderlab.study.cells import CellRow
 
 
 @dataclass(frozen=True, kw_only=True)

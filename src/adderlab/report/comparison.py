@@ -16,7 +16,7 @@ import numpy as np
 from adderlab.errors import Failure, UsageError
 from adderlab.evaluation.intervals import Rate, wilson
 from adderlab.format import seed_list
-from adderlab.report.history import RunEvidence, flat_settings, populations
+from adderlab.report.evidence import RunEvidence, flat_settings, populations
 from adderlab.results import Result, html_table, text_table
 
 ENVIRONMENT = ("device", "device_name", "cpu", "torch", "adderlab", "engine")

@@ -1,19 +1,36 @@
-"""Evaluations and certificates, read strictly from the files in which they lie.
+"""What a run, a search, a rate or a sweep left behind: records of seeds, curves, results, remarks; and
+evaluations and certificates, read strictly from the files in which they lie.
 
-What is damaged becomes a problem, a sentence for the reader; no number is guessed in its place.
+The log, the report and the comparison are written from this and from nothing else. What is missing or
+damaged becomes a ``problem``, a sentence for the reader; no number is guessed in its place.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from adderlab.errors import Failure
+from adderlab.errors import Failure, UsageError
+from adderlab.evaluation.intervals import Rate, wilson
 from adderlab.files.atomic import disk_failure, read_json
+from adderlab.runs.checkpoints import Checkpoint, load_checkpoint
+from adderlab.runs.metadata import Kind, RunConfig, kind_of, read_config, read_summary
+from adderlab.runs.records import (
+    LEARNED,
+    Metrics,
+    SeedRecord,
+    best_of,
+    from_history,
+    read_metrics,
+    read_seed_metrics,
+)
+from adderlab.runs.stored import child_runs, seed_records
+from adderlab.task.layouts import SUM_DIGITS
 
 PROOFS = "proofs.json"
 """A run's own verdicts: seed -> verdict, as ``adderlab prove --json`` prints it."""
@@ -201,3 +218,405 @@ def read_proofs(file: Path) -> tuple[CertificateRecord, ...]:
 def _pair(values: list[Any]) -> tuple[int, int]:
     first, second = values
     return int(first), int(second)
+
+
+# Runs.
+
+
+T = TypeVar("T")
+
+NOTES = "notes.md"
+"""Hand-written remarks of a run, in its folder. Read, never written."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedHistory:
+    """The curves of one seed: its rows in the metric tables, at least one."""
+
+    seed: int
+    evaluations: tuple[Metrics, ...]
+
+    @property
+    def last(self) -> Metrics:
+        return self.evaluations[-1]
+
+    @property
+    def record(self) -> SeedRecord:
+        """What the curves alone know of the seed."""
+        return from_history(self.seed, self.evaluations)
+
+    def learned_since(self, i: int) -> int | None:
+        """The step from which on answer step i stayed learned."""
+        since = None
+        for each in self.evaluations:
+            if not each.step_acc or each.step_acc[i] < LEARNED:
+                since = None
+            elif since is None:
+                since = each.step
+        return since
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunEvidence:
+    """A run folder of any kind. ``problems`` names what is None or empty and should not be."""
+
+    path: Path
+    name: str
+    kind: Kind
+    config: RunConfig | None
+    environment: dict[str, Any]
+    summary: dict[str, Any] | None
+    seeds: tuple[SeedRecord, ...]
+    """Of a sweep, those of all its cells."""
+    histories: tuple[SeedHistory, ...]
+    """Every seed that has at least one evaluation, in the order of ``seeds``; empty in a sweep."""
+    cells: tuple[RunEvidence, ...] = ()
+    """Of a sweep, the best first; each is an ordinary run."""
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Of a sweep's cell: the settings in which it differs from others."""
+    checkpoint: Checkpoint | None = None
+    """Of the best seed, as the run chose it."""
+    evaluations: tuple[EvaluationRecord, ...] = ()
+    certificates: tuple[CertificateRecord, ...] = ()
+    proofs: tuple[CertificateRecord, ...] = ()
+    """The verdicts that the run itself reached on its seeds, by seed."""
+    notes: str = ""
+    problems: tuple[str, ...] = ()
+
+    @property
+    def evaluated(self) -> tuple[SeedRecord, ...]:
+        """The seeds that have at least one evaluation."""
+        return tuple(record for record in self.seeds if record.steps)
+
+    @property
+    def success(self) -> Rate | None:
+        """Seeds that end at 99% exact match or more, of all that have been evaluated, with Wilson's
+        interval; None without evaluations."""
+        known = self.evaluated
+        return wilson(sum(record.succeeded for record in known), len(known)) if known else None
+
+    @property
+    def proved(self) -> Rate | None:
+        """Seeds proved on all pairs, as trained or after repair, of all that have been evaluated; None
+        where no proof was asked for."""
+        if not self.evaluated or not (self.proofs or self.certificates or self._has_verdicts):
+            return None
+        return wilson(min(self.num_proved, len(self.evaluated)), len(self.evaluated))
+
+    @property
+    def _has_verdicts(self) -> bool:
+        return self.kind == "search" or any(record.verdict is not None for record in self.seeds)
+
+    @property
+    def best_record(self) -> SeedRecord | None:
+        """The seed of ``checkpoint``; without one a proved seed, else the best by its own checkpoint."""
+        for record in self.evaluated:
+            if self.checkpoint is not None and record.seed == self.checkpoint.seed:
+                return record
+        return _best(self.evaluated, self.kind)
+
+    @property
+    def best(self) -> SeedHistory | None:
+        """The curves of the best seed."""
+        best = self.best_record
+        return next((each for each in self.histories if best and each.seed == best.seed), None)
+
+    @property
+    def proof(self) -> CertificateRecord | None:
+        """What is known of the best checkpoint on all pairs: its certificate, else the run's own
+        verdict on that seed."""
+        if self.checkpoint is None:
+            return None
+        weights, seed = self.checkpoint.weights_sha256, self.checkpoint.seed
+        own = [each for each in self.certificates if each.weights_sha256 == weights]
+        own = own or [each for each in self.proofs if each.seed == seed]
+        return own[-1] if own else None
+
+    @property
+    def evaluations_of_best(self) -> tuple[EvaluationRecord, ...]:
+        """Those of the best checkpoint, with those of files that name no weights; all without one."""
+        if self.checkpoint is None:
+            return self.evaluations
+        known = (None, self.checkpoint.weights_sha256)
+        return tuple(each for each in self.evaluations if each.weights_sha256 in known)
+
+    @property
+    def num_proved(self) -> int:
+        """Different models of this run that are proved on all pairs."""
+        by_seed = {each.seed for each in self.proofs if each.verdict == "proved"}
+        by_seed |= {record.seed for record in self.seeds if record.route is not None}
+        weights = {each.weights_sha256 for each in self.certificates if each.verdict == "proved"}
+        return max(len(by_seed), len(weights))
+
+    @property
+    def status(self) -> str:
+        """running, done, stopped or failed; of a search how it ended; unknown without a summary."""
+        if self.summary is None:
+            ended = self.kind != "run" and all(record.status != "training" for record in self.seeds)
+            return "done" if ended else "unknown"
+        return str(self.summary.get("search", self.summary["status"]))
+
+    @property
+    def started(self) -> str:
+        """ISO date and time (UTC); empty if not recorded."""
+        started = self.environment.get("started")
+        return started if isinstance(started, str) else ""
+
+
+def read_run(path: Path | str) -> RunEvidence:
+    """All evidence in a run folder of any kind. Raises ``UsageError`` if there is no run there."""
+    path = Path(path)
+    if not is_run(path):
+        raise UsageError(f"there is no run in {path} (no config.json); check the name")
+    problems: list[str] = []
+    kind = _attempt(lambda: kind_of(path), problems) or "run"
+    # A file that cannot be read is named once, although several readers need it.
+    config = _attempt(lambda: read_config(path), problems) if not problems else None
+    # Version 0.1 wrote no summary for a rate and a sweep.
+    expected = kind == "run" or (path / "config.json").is_file() or (path / "summary.json").is_file()
+    summary = _attempt(lambda: read_summary(path), problems) if expected else None
+    histories = (
+        () if kind == "sweep" else _attempt(lambda: _histories(path, kind, config), problems) or ()
+    )
+    seeds = _attempt(lambda: seed_records(path), problems) if config else None
+    if seeds is None:
+        seeds = tuple(history.record for history in histories)
+    order = {record.seed: place for place, record in enumerate(seeds)}
+    histories = tuple(sorted(histories, key=lambda each: order.get(each.seed, len(order))))
+    evaluations, certificates = read_results(result_files(path), problems)
+    if kind == "run":
+        problems += _contradictions(summary, seeds, histories)
+    return RunEvidence(
+        path=path,
+        name=(config.run_name if config else "") or path.resolve().name,
+        kind=kind,
+        config=config,
+        environment=_environment(path, kind, problems),
+        summary=summary,
+        seeds=seeds,
+        histories=histories,
+        cells=_cells(path, problems) if kind == "sweep" else (),
+        checkpoint=_attempt(lambda: _checkpoint(path, kind, seeds), problems),
+        evaluations=evaluations,
+        certificates=certificates,
+        proofs=_attempt(lambda: _proofs(path, seeds), problems) or (),
+        notes=read_notes(path / NOTES),
+        problems=tuple(dict.fromkeys(problems)),
+    )
+
+
+def populations(runs: Sequence[RunEvidence]) -> list[RunEvidence]:
+    """The runs, searches and rates; in place of a sweep its cells, with the sweep's name in front."""
+    return [
+        each
+        for run in runs
+        for each in (
+            [dataclasses.replace(cell, name=f"{run.name}/{cell.name}") for cell in run.cells]
+            if run.kind == "sweep"
+            else [run]
+        )
+    ]
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder holds a run, a search, a rate or a sweep: ours, of any version, or a run of the
+    published program."""
+    try:
+        return kind_of(path) is not None
+    except Failure:
+        return True
+
+
+def read_notes(path: Path) -> str:
+    """The remarks in a notes file; empty if there is none. Raises ``Failure``."""
+    try:
+        return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+    except OSError as error:
+        raise disk_failure(error, path, "read") from error
+    except UnicodeDecodeError as error:
+        raise Failure(f"{path} is not text (UTF-8); save it as UTF-8") from error
+
+
+def flat_settings(run: RunEvidence) -> dict[str, Any]:
+    """Model and recipe of a run as dotted names -> values, to find what differs between runs."""
+    if run.config is None:
+        return {}
+    model = {f.name: getattr(run.config.model, f.name) for f in dataclasses.fields(run.config.model)}
+    return {
+        **{f"model.{name}": value for name, value in model.items()},
+        **_flatten("recipe", run.config.recipe),
+    }
+
+
+def _flatten(prefix: str, value: Any) -> dict[str, Any]:
+    if isinstance(value, dict):
+        parts = [_flatten(f"{prefix}.{key}", inner) for key, inner in value.items()]
+        return {key: inner for part in parts for key, inner in part.items()}
+    return {prefix: value}
+
+
+def _attempt(read: Callable[[], T], problems: list[str]) -> T | None:
+    """What ``read`` gives; None with a problem where the file is missing or damaged."""
+    try:
+        return read()
+    except Failure as error:
+        problems.append(str(error))
+        return None
+
+
+def _environment(path: Path, kind: Kind, problems: list[str]) -> dict[str, Any]:
+    """Where it ran; of a study of version 0.1, which did not record it, where its first run did."""
+    places = [path, *child_runs(path, kind)]
+    files = [place / "environment.json" for place in places]
+    file = next((file for file in files if file.is_file()), files[0])
+    return _attempt(lambda: read_json(file), problems) or {}
+
+
+def _histories(path: Path, kind: Kind, config: RunConfig | None) -> tuple[SeedHistory, ...]:
+    """Of all the ordinary runs in a folder. Raises ``Failure`` for a run without curves."""
+    if kind == "sweep":
+        return ()  # its cells have them
+    if kind != "run":
+        # A batch that has just begun has no evaluation yet.
+        found = [_tables(run, read_config(run).seeds) for run in child_runs(path, kind)]
+        return tuple(history for each in found for history in each)
+    population = config is not None and len(config.seeds) > 1
+    table = path / ("seed_metrics.csv" if population else "metrics.csv")
+    if not table.is_file():
+        raise Failure(f"{table} is missing: without it there are no curves")
+    histories = _tables(path, config.seeds if config else (0,))
+    if not histories:
+        raise Failure(f"{table} holds no evaluation: the run has not got that far")
+    return histories
+
+
+def _tables(folder: Path, seeds: tuple[int, ...]) -> tuple[SeedHistory, ...]:
+    if (folder / "seed_metrics.csv").is_file():
+        rows = read_seed_metrics(folder)
+    elif len(seeds) == 1 and (folder / "metrics.csv").is_file():
+        rows = {seeds[0]: read_metrics(folder)}
+    else:
+        rows = {}
+    return tuple(SeedHistory(seed=seed, evaluations=tuple(own)) for seed, own in rows.items() if own)
+
+
+def _cells(path: Path, problems: list[str]) -> tuple[RunEvidence, ...]:
+    """The cells of a sweep with their settings, in the order of its table; others after them."""
+    settings = _attempt(lambda: _cell_settings(path / "table.json"), problems) or {}
+    place = {name: k for k, name in enumerate(settings)}
+    runs = sorted(child_runs(path, "sweep"), key=lambda run: (place.get(run.name, len(place)), run.name))
+    return tuple(
+        dataclasses.replace(read_run(run), name=run.name, settings=settings.get(run.name, {}))
+        for run in runs
+    )
+
+
+def _cell_settings(table: Path) -> Mapping[str, dict[str, Any]]:
+    """Cell -> settings, in the order of a sweep's table; empty before there is one."""
+    if not table.is_file():
+        return {}
+    try:
+        return {each["cell"]: dict(each["settings"]) for each in read_json(table)["cells"]}
+    except (KeyError, TypeError, ValueError) as error:
+        raise Failure(f"{table} is no table of a sweep ({error!r}); restore it from a copy") from error
+
+
+def _checkpoint(path: Path, kind: Kind, seeds: Sequence[SeedRecord]) -> Checkpoint | None:
+    """The checkpoint of the best seed, None if there is none. Raises ``Failure`` if it is damaged."""
+    file = path / "checkpoints" / "best.pt"
+    if kind != "run":
+        best = _best([record for record in seeds if record.checkpoint], kind)
+        if kind == "sweep" or best is None:
+            return None
+        file = path / str(best.checkpoint)
+    return load_checkpoint(file) if file.is_file() else None
+
+
+def _best(records: Sequence[SeedRecord], kind: Kind) -> SeedRecord | None:
+    """Of a search and a rate a proved seed before others: those are what they are for."""
+    proved = [record for record in records if record.route is not None and kind != "run"]
+    return best_of(proved or records) if records else None
+
+
+def _proofs(path: Path, seeds: Sequence[SeedRecord]) -> tuple[CertificateRecord, ...]:
+    """From proofs.json; of seeds that are not in it, from their records."""
+    stored = read_proofs(path / PROOFS)
+    known = {proof.seed for proof in stored}
+    return stored + tuple(
+        proof
+        for record in seeds
+        if record.seed not in known and (proof := _verdict(path, record)) is not None
+    )
+
+
+def _verdict(path: Path, record: SeedRecord) -> CertificateRecord | None:
+    """A seed's verdict as its record has it, of the model that it ends with; None without a proof."""
+    found = record.proof_of
+    if found.worst_pair is None or found.margin_witness is None or found.verdict is None:
+        return None
+    return CertificateRecord(
+        file=path / "seeds.json",
+        seed=record.seed,
+        verdict=found.verdict,
+        failing_pairs=0 if found.verdict == "proved" else None,
+        margin_bound=found.margin_bound,
+        margin_witness=found.margin_witness,
+        pair=found.worst_pair,
+    )
+
+
+def _contradictions(
+    summary: dict[str, Any] | None, seeds: Sequence[SeedRecord], histories: Sequence[SeedHistory]
+) -> list[str]:
+    """Where ``summary.json``, the records of the seeds and the metric tables do not agree."""
+    found = []
+    records = {record.seed: record for record in seeds if record.steps}
+    unknown = [each.seed for each in histories if each.seed not in records]
+    if unknown:
+        found.append(f"the metric tables have a seed {unknown[0]}, seeds.json has no record of it")
+    wrong = [
+        f"seeds.json and the metric tables differ on {name} of seed {each.seed}"
+        for each in histories
+        if each.seed in records
+        for name in _FROM_TABLES
+        if _differ(getattr(records[each.seed], name), getattr(each.record, name))
+    ]
+    found += wrong[:1]
+    if summary is None or not records:
+        return found
+    if summary["status"] == "done" and "success" in summary:
+        counted = sum(record.succeeded for record in records.values())
+        stored = summary["success"].get("successes")
+        if stored != counted:
+            found.append(f"summary.json counts {stored} successful seeds, their records {counted}")
+    best = max(record.best_exact for record in records.values())
+    if abs(best - summary["best_val_exact"]) > 1e-6:
+        stored = f"{summary['best_val_exact']:g}"
+        found.append(f"summary.json gives best_val_exact {stored}, the records of the seeds {best:g}")
+    own = records.get(summary.get("best_seed", -1))
+    found += [
+        f"summary.json and seeds.json differ on {name} of the best seed"
+        for name, field in _OF_BEST_SEED.items()
+        if own is not None and name in summary and _differ(summary[name], getattr(own, field))
+    ]
+    return found
+
+
+_FROM_TABLES = ("steps", "last_exact", "best_exact", "steps_learned", "grokked_at")
+"""What the metric tables say of a seed as well as its record."""
+_OF_BEST_SEED = {"best_step": "best_step", "final_val_exact": "last_exact"}
+"""What ``summary.json`` repeats of the best seed's record."""
+
+
+def _differ(one: Any, other: Any) -> bool:
+    """Whether two numbers are not the same, but for the digits that a table keeps."""
+    if isinstance(one, int | float) and isinstance(other, int | float):
+        return abs(one - other) > 1e-6
+    return bool(one != other)
+
+
+def missing_steps(records: Sequence[SeedRecord]) -> list[tuple[int, int]]:
+    """(answer step, seeds that have not learned it at the end), most often missing first."""
+    known = [record.step_accuracy for record in records if record.step_accuracy]
+    counts = [(i, sum(accuracy[i] < LEARNED for accuracy in known)) for i in range(SUM_DIGITS)]
+    return sorted((each for each in counts if each[1]), key=lambda each: (-each[1], each[0]))

@@ -26,7 +26,7 @@ from adderlab.models.tables import why_no_tables
 from adderlab.results import Result
 from adderlab.runs.folder import RunFolder
 from adderlab.runs.metadata import RunConfig
-from adderlab.study.rate_record import RateRecord
+from adderlab.study.rate import RateRecord
 from adderlab.training.measure import SeedTracker
 from adderlab.training.objective import Backend, Objective, usable_cores
 from adderlab.training.population import Population

@@ -3,7 +3,7 @@
 Worker threads train one batch of seeds after another side by side; a batch is an ordinary run of the
 next seeds in order: on a CPU one seed for every core, because a seed is sequential and two seeds on
 one core take twice as long as one; on an accelerator one worker with many seeds. A seed ends early
-when it is proved or hopeless (``study.seed_verifier``), and the worker starts the next. Everything
+when it is proved or hopeless (``study.verdicts``), and the worker starts the next. Everything
 spent is counted, on failures too: what a user pays is the time from nothing to a proved model.
 
 The folder of a search, besides what every run folder has (``runs.folder``):
@@ -43,7 +43,7 @@ from adderlab.runs.metadata import (
 )
 from adderlab.runs.records import SeedRecord, SeedStatus, write_records
 from adderlab.runs.stored import read_history, seed_records
-from adderlab.study.seed_verifier import Interrupted, SeedVerifier
+from adderlab.study.verdicts import Interrupted, SeedVerifier
 from adderlab.training.measure import Evaluation, Listener, SeedTracker, Start
 from adderlab.training.objective import Objective
 from adderlab.training.population import check_fits

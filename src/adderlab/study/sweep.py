@@ -33,10 +33,18 @@ from adderlab.runs.metadata import (
 )
 from adderlab.runs.records import SeedRecord, write_records
 from adderlab.runs.stored import seed_records
-from adderlab.study.cell_table import CellRow, CellScore, State, measure, write_table
-from adderlab.study.cluster.merge import ShardedRun, is_sharded
-from adderlab.study.cluster.ray import Done, Fleet, Stopped
-from adderlab.study.space import Axis, Cell, Halving, SweepPlan
+from adderlab.study.cells import (
+    Axis,
+    Cell,
+    CellRow,
+    CellScore,
+    Halving,
+    State,
+    SweepPlan,
+    measure,
+    write_table,
+)
+from adderlab.study.cluster import Done, Fleet, ShardedRun, Stopped, is_sharded
 from adderlab.training.measure import Listener, Start
 from adderlab.training.objective import Compute, open_backend
 from adderlab.training.population import batch_shape

@@ -17,7 +17,7 @@ from adderlab.errors import UsageError
 from adderlab.models.tables import stack_parameters, tables
 from adderlab.models.transformer import build_model
 from adderlab.models.zoo import get_preset
-from adderlab.report.history import SeedHistory
+from adderlab.report.evidence import SeedHistory
 from adderlab.runs.records import Metrics
 from adderlab.training.objective import objective_for
 from adderlab.training.recipe import Recipe

@@ -23,7 +23,7 @@ from adderlab.report.comparison import (
     steps_to_grok,
     unique_names,
 )
-from adderlab.report.history import read_run
+from adderlab.report.evidence import read_run
 from helpers.runs import GROKS, LATE, LOST, NEVER, write_run
 
 

@@ -14,7 +14,7 @@ from adderlab.report.describe import (
     describe_recipe,
     describe_run,
 )
-from adderlab.report.history import read_run
+from adderlab.report.evidence import read_run
 from helpers.evidence import CERTIFICATE, EVALUATION
 from helpers.golden import Golden
 from helpers.runs import ENVIRONMENT, GROKS, LATE, LOST, NEVER, write_run

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from adderlab.errors import UsageError
-from adderlab.report.history import missing_steps, read_run
+from adderlab.report.evidence import missing_steps, read_run
 from adderlab.runs.checkpoints import save_checkpoint
 from helpers.evidence import CERTIFICATE, EVALUATION
 from helpers.runs import GROKS, LATE, LOST, NEVER, checkpoint, write_run

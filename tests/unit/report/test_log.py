@@ -9,9 +9,8 @@ import pytest
 
 from adderlab.cli.main import main
 from adderlab.errors import UsageError
-from adderlab.report.collection import pooled_rate
-from adderlab.report.history import read_run
-from adderlab.report.log import MARK, write_log
+from adderlab.report.evidence import read_run
+from adderlab.report.log import MARK, pooled_rate, write_log
 from helpers.evidence import CERTIFICATE, EVALUATION
 from helpers.golden import Golden
 from helpers.paths import ROOT

@@ -20,10 +20,9 @@ from adderlab.models.config import ModelConfig
 from adderlab.models.zoo import get_preset
 from adderlab.recipes import named_for
 from adderlab.report import figures as charts
-from adderlab.report.anatomy import cloud, dissect, position_names
-from adderlab.report.figures import held, name_places, scatter
-from adderlab.report.history import read_run
-from adderlab.report.svg import Plot, ticks
+from adderlab.report.evidence import read_run
+from adderlab.report.figures import cloud, dissect, held, name_places, position_names, scatter
+from adderlab.report.html import Plot, ticks
 from adderlab.task.layouts import LAYOUTS, get_layout
 from helpers.evidence import CERTIFICATE, EVALUATION
 from helpers.golden import Golden
@@ -151,7 +150,7 @@ def test_attention_and_margins_are_those_of_the_readable_model() -> None:
 
     from adderlab.evaluation.suites import fresh
     from adderlab.models.tables import tables
-    from adderlab.report.anatomy import _margins, _oracle_margins
+    from adderlab.report.figures import _margins, _oracle_margins
 
     some = checkpoint(3, 0, 0.0)
     form = tables(some.config, some.stacked())

@@ -10,13 +10,13 @@ from adderlab.evaluation.intervals import Rate
 from adderlab.files.schema import to_dict
 from adderlab.models.zoo import PRESETS
 from adderlab.recipes import best_name
-from adderlab.report.rates import (
+from adderlab.report.describe import (
     COLUMNS,
     describe_rate,
     rates_page,
     table_row,
 )
-from adderlab.study.rate_record import write_rate
+from adderlab.study.rate import write_rate
 from helpers.golden import Golden
 from helpers.paths import ROOT
 from helpers.rates import record, with_repair

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from adderlab.errors import UsageError
-from adderlab.report.series import (
+from adderlab.report.replay import (
     Expectation,
     check,
     read_series,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from adderlab.errors import UsageError
-from adderlab.report.sinks import open_sinks
+from adderlab.report.live import open_sinks
 from helpers.paths import ROOT
 from helpers.sinks import dashboards, feed
 
@@ -68,7 +68,7 @@ def test_a_missing_package_is_one_line_with_the_remedy(monkeypatch, tmp_path: Pa
 
 def test_nothing_is_imported_unasked() -> None:
     code = (
-        "import sys, adderlab.api.training, adderlab.report.sinks as s\n"
+        "import sys, adderlab.api.training, adderlab.report.live as s\n"
         "s.open_sinks([], run_name='r', folder=None, settings={})\n"
         "assert not {'wandb', 'trackio', 'tensorboard'} & set(sys.modules), sys.modules.keys()"
     )
@@ -112,7 +112,7 @@ import sys
 sys.path.insert(0, "tests")
 from pathlib import Path
 from helpers.sinks import dashboards, feed
-from adderlab.report.sinks import open_sinks
+from adderlab.report.live import open_sinks
 
 def fail(line):
     raise AssertionError(line)

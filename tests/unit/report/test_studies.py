@@ -7,7 +7,7 @@ import pytest
 
 from adderlab.api.reports import compare, write_report
 from adderlab.cli.main import main
-from adderlab.report.history import populations, read_run
+from adderlab.report.evidence import populations, read_run
 from helpers.golden import Golden
 from helpers.pages import Page
 from helpers.runs import GROKS, NEVER, write_run

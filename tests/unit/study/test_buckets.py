@@ -14,11 +14,9 @@ from typing import Any
 import pytest
 
 from adderlab.errors import Failure, UsageError
-from adderlab.study.cluster import shards as fleet_shards
-from adderlab.study.cluster.merge import ShardedRun, train_sharded
-from adderlab.study.cluster.ray import Stopped
-from adderlab.study.cluster.shards import Task
-from adderlab.study.cluster.store import Store
+from adderlab.study import shards as fleet_shards
+from adderlab.study.cluster import ShardedRun, Stopped, train_sharded
+from adderlab.study.shards import Store, Task
 from adderlab.training.run import Job
 from helpers.fleets import COMPUTE, CONFIG, RECIPE, InProcessFleet, train_here
 from helpers.run_files import results

@@ -17,7 +17,7 @@ from adderlab.errors import UsageError
 from adderlab.evaluation.intervals import Rate, wilson
 from adderlab.models.zoo import get_preset
 from adderlab.recipes import best_name
-from adderlab.study import rate_record as rates
+from adderlab.study import rate as rates
 from adderlab.study.forecast import (
     KnownRate,
     Plan,

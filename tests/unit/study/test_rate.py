@@ -21,8 +21,15 @@ from adderlab.runs.checkpoints import Checkpoint, load_checkpoint, save_checkpoi
 from adderlab.runs.metadata import read_summary
 from adderlab.runs.records import SeedRecord, from_history
 from adderlab.study import verdicts
-from adderlab.study.rate import Population, RateExperiment, RatePlan, rate_of, write_plan
-from adderlab.study.rate_record import RateRecord, read_rate
+from adderlab.study.rate import (
+    Population,
+    RateExperiment,
+    RatePlan,
+    RateRecord,
+    rate_of,
+    read_rate,
+    write_plan,
+)
 from adderlab.study.verdicts import Assistance, decide, repair_seed, verify_seed, worth_repair
 from adderlab.training.recipe import Recipe
 from helpers.rates import outcome

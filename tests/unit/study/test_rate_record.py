@@ -9,8 +9,8 @@ import pytest
 
 from adderlab.errors import Failure
 from adderlab.files import schema
-from adderlab.study import rate_record as rates
-from adderlab.study.rate_record import (
+from adderlab.study import rate as rates
+from adderlab.study.rate import (
     RateRecord,
     default_folder,
     file_name,

@@ -31,7 +31,7 @@ from adderlab.study.search import (
     read_search,
     search_until_proved,
 )
-from adderlab.study.seed_verifier import Interrupted, SeedVerifier
+from adderlab.study.verdicts import Interrupted, SeedVerifier
 from adderlab.training.measure import Evaluation, Listener, SeedTracker, Start
 from adderlab.training.objective import Objective, objective_for
 from adderlab.training.recipe import Recipe

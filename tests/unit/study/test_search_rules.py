@@ -7,7 +7,7 @@ import pytest
 
 from adderlab.recipes import get_recipe
 from adderlab.runs.records import Metrics
-from adderlab.study.seed_verifier import hopeless, open_from, worth_a_proof
+from adderlab.study.verdicts import hopeless, open_from, worth_a_proof
 from adderlab.training.optimiser import Freeze
 from adderlab.training.recipe import Recipe
 

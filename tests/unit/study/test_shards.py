@@ -16,24 +16,24 @@ from adderlab.errors import Failure, UsageError
 from adderlab.files import schema
 from adderlab.files.atomic import read_json
 from adderlab.runs.folder import load_state
-from adderlab.study.cluster import shards as fleet_shards
-from adderlab.study.cluster.merge import (
+from adderlab.study import shards as fleet_shards
+from adderlab.study.cluster import (
     FLEET_FILE,
     ShardedRun,
+    Stopped,
     differing_machines,
     is_sharded,
     joined,
     train_sharded,
 )
-from adderlab.study.cluster.ray import Stopped
-from adderlab.study.cluster.shards import (
+from adderlab.study.shards import (
+    Store,
     Task,
     packed_step,
     restore,
     split,
     train_shard,
 )
-from adderlab.study.cluster.store import Store
 from adderlab.training.recipe import Recipe
 from adderlab.training.run import Job
 from helpers.fleets import COMPUTE, CONFIG, RECIPE, STAGED, InProcessFleet, table, train_here

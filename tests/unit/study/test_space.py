@@ -5,7 +5,7 @@ import tomllib
 import pytest
 
 from adderlab.errors import UsageError
-from adderlab.study.space import Axis, SweepPlan, read_sweep
+from adderlab.study.cells import Axis, SweepPlan, read_sweep
 
 SPACE = """
 preset = "456p"

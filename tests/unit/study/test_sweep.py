@@ -20,9 +20,8 @@ from adderlab.errors import Failure, UsageError
 from adderlab.files.atomic import read_json, write_json
 from adderlab.runs.metadata import read_summary
 from adderlab.runs.records import METRIC_COLUMNS, SEED_METRIC_COLUMNS
-from adderlab.study.cell_table import measure
-from adderlab.study.cluster.ray import Stopped
-from adderlab.study.space import SweepPlan, read_sweep
+from adderlab.study.cells import SweepPlan, measure, read_sweep
+from adderlab.study.cluster import Stopped
 from adderlab.study.sweep import (
     ClusterTrainer,
     LocalTrainer,
