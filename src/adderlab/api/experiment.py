@@ -62,9 +62,9 @@ def define(
     changes = []
     for section, key, value in changed:
         if section == "recipe":
-            recipe = schema.with_setting(recipe, key, value)
+            recipe = schema.with_setting(recipe, key, value, section)
         else:
-            config = schema.with_setting(config, key, value)
+            config = schema.with_setting(config, key, value, section)
         changes.append(f"{key}={value}" if section == "recipe" else f"model.{key}={value}")
     return Experiment(
         preset=preset, config=config, recipe=recipe, recipe_name=name, changes=tuple(changes)

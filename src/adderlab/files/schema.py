@@ -93,10 +93,11 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     return value
 
 
-def with_setting(config: T, path: str, text: str) -> T:
+def with_setting(config: T, path: str, text: str, where: str = "") -> T:
     """``config`` with the setting at dotted ``path`` replaced by ``text`` read as JSON or a word.
 
-    ``with_setting(recipe, "lr", "0.01")``. Raises ``UsageError`` naming the unknown key.
+    ``with_setting(recipe, "lr", "0.01", "recipe")``. ``where``: what the user calls ``config``; default
+    its class. Raises ``UsageError`` naming the unknown key.
     """
     import json
 
@@ -104,19 +105,18 @@ def with_setting(config: T, path: str, text: str) -> T:
         value = json.loads(text)
     except json.JSONDecodeError:
         value = text
+    where = where or type(config).__name__
     data = to_dict(config)
     node = data
     *parents, leaf = _new_names(type(config), path.split("."))
     for key in parents:
         if not isinstance(node.get(key), dict):
-            raise UsageError(
-                f"{type(config).__name__} has no settings {key!r}; it has {', '.join(node)}"
-            )
+            raise UsageError(f"{where} has no settings {key!r}; it has {', '.join(node)}")
         node = node[key]
     if leaf not in node:
-        raise UsageError(f"{type(config).__name__} has no setting {path!r}; it has {', '.join(node)}")
+        raise UsageError(f"{where} has no setting {path!r}; it has {', '.join(node)}")
     node[leaf] = value
-    return from_dict(type(config), data)
+    return from_dict(type(config), data, where)
 
 
 def _new_names(kind: Any, path: list[str]) -> list[str]:

@@ -160,13 +160,13 @@ class SweepPlan:
         config = preset.config
         recipe = recipe_for(preset, str(settings.get("recipe", self.recipe)))
         if self.steps is not None:
-            recipe = schema.with_setting(recipe, "steps", str(self.steps))
+            recipe = schema.with_setting(recipe, "steps", str(self.steps), "recipe")
         for path, value in (self.fixed | settings).items():
             section, _, key = path.partition(".")
             if section == "recipe" and key:
-                recipe = schema.with_setting(recipe, key, json.dumps(value))
+                recipe = schema.with_setting(recipe, key, json.dumps(value), section)
             elif key:
-                config = schema.with_setting(config, key, json.dumps(value))
+                config = schema.with_setting(config, key, json.dumps(value), section)
         check_fits(config, recipe, self.seeds)
         if self.halving:
             _check_rungs(self.halving, recipe)

@@ -135,7 +135,7 @@ def test_cells_side_by_side_are_the_cells_one_by_one(
 def test_cells_of_other_shapes_and_too_many_seeds_train_in_waves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Batches of two sizes cannot share a launch; six seeds hold three cells of two."""
+    """Batches of two sizes cannot take their steps in one batch; six seeds hold three cells of two."""
     monkeypatch.setattr("adderlab.study.sweep.SEEDS_PER_THREAD", 6)
     text = TINY.replace("steps = 5", "steps = 1").replace("recipe.batch_size = 4\n", "")
     grid = "[grid]\nrecipe.lr = [0.01, 0.02, 0.03, 0.04]\nrecipe.batch_size = [4, 8]\n"
