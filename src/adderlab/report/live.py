@@ -24,11 +24,8 @@ from adderlab.errors import UsageError
 from adderlab.evaluation.intervals import wilson
 from adderlab.files import schema
 from adderlab.format import duration
-<<<<<<< HEAD
 from adderlab.proof.prove import claim
-=======
 from adderlab.runs.metadata import read_config
->>>>>>> 813b33f (Report: nine modules of one idea each where there were seventeen)
 from adderlab.runs.records import LEARNED, SeedRecord
 from adderlab.task.layouts import SUM_DIGITS
 from adderlab.training.measure import Listener, Start
