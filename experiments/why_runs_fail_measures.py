@@ -17,8 +17,7 @@ import torch
 from scipy.optimize import linprog
 from torch import Tensor
 
-from adderlab.evaluation.intervals import wilson
-from adderlab.evaluation.suites import fresh
+from adderlab.evaluation.suites import fresh, wilson
 from adderlab.models.tables import Tables
 from adderlab.report.evidence import SeedHistory
 from adderlab.runs.records import LEARNED, Metrics

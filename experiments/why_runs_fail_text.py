@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from adderlab.errors import UsageError
-from adderlab.evaluation.intervals import wilson
+from adderlab.evaluation.suites import wilson
 from adderlab.files.atomic import write_text
 from adderlab.format import percent
 

@@ -13,8 +13,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from adderlab.api.figures import Figure as Figure
-    from adderlab.api.figures import figures as figures
     from adderlab.api.models import Inspection as Inspection
     from adderlab.api.models import Model as Model
     from adderlab.api.models import evaluate as evaluate
@@ -33,8 +31,10 @@ if TYPE_CHECKING:
     from adderlab.api.publishing import export as export
     from adderlab.api.publishing import verify as verify
     from adderlab.api.reports import Comparison as Comparison
+    from adderlab.api.reports import Figure as Figure
     from adderlab.api.reports import Replayed as Replayed
     from adderlab.api.reports import compare as compare
+    from adderlab.api.reports import figures as figures
     from adderlab.api.reports import replay as replay
     from adderlab.api.reports import write_log as write_log
     from adderlab.api.reports import write_report as write_report
@@ -58,16 +58,18 @@ __version__ = "0.2.0"
 _HOMES = {
     "errors": ("UsageError", "Failure"),
     "runs.records": ("SeedRecord",),
-    "training.listener": ("Listener",),
+    "training.measure": ("Listener",),
     "api.models": ("Model", "load", "evaluate", "predict", "inspect", "Inspection"),
     "api.presets": ("presets", "preset", "recipe", "Zoo"),
-    "api.figures": ("figures", "Figure"),
     "api.training": ("Run", "train", "resume", "search", "open_run"),
     "api.studies": ("measure_rate", "sweep", "Sweep", "plan"),
     "api.proofs": ("prove", "prove_window", "check", "attack", "repair"),
     "api.publishing": ("export", "verify"),
     "api.settings": ("settings",),
-    "api.reports": ("write_report", "compare", "Comparison", "write_log", "replay", "Replayed"),
+    "api.reports": (
+        *("write_report", "compare", "Comparison", "figures", "Figure"),
+        *("write_log", "replay", "Replayed"),
+    ),
 }
 """Module -> the public names it defines; the imports above tell type checkers and editors the same."""
 

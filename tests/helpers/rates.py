@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from adderlab.evaluation.intervals import Rate
+from adderlab.evaluation.suites import Rate
 from adderlab.format import seed_list
 from adderlab.proof.search import Limits
 from adderlab.runs.records import Repair, SeedRecord

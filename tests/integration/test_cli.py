@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from adderlab.api.experiment import parse_seeds
+from adderlab.api.training import parse_seeds
 from adderlab.cli import rate
 from adderlab.cli.main import COMMANDS, main, parse
 from adderlab.errors import UsageError

@@ -11,8 +11,8 @@ from adderlab.api.models import ModelLike, load
 from adderlab.engine.select import single_threaded
 from adderlab.publish import export as exports
 from adderlab.publish import verify as verifications
-from adderlab.publish.evidence import SUITES
 from adderlab.publish.export import Exported, Kind
+from adderlab.publish.model_card import SUITES
 from adderlab.publish.sandbox import Limits
 from adderlab.publish.scoring import Progress
 from adderlab.publish.verify import Verification

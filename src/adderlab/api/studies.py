@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from adderlab.api.experiment import Experiment, Seeds, Settings, Trainable, define, parse_seeds
+from adderlab.api.training import Experiment, Seeds, Settings, Trainable, define, parse_seeds
 from adderlab.engine.select import select_engine, single_threaded
 from adderlab.errors import UsageError
 from adderlab.files.atomic import RunLock, disk_failure, make_folder

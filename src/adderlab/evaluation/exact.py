@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 
 from adderlab.engine.base import Engine
-from adderlab.evaluation.intervals import Rate, clopper_pearson
-from adderlab.evaluation.suites import Suite, operand
+from adderlab.evaluation.suites import Rate, Suite, clopper_pearson, operand
 from adderlab.format import percent
 from adderlab.models.config import ModelConfig
 from adderlab.models.tables import tables, why_no_tables

@@ -25,16 +25,19 @@ from adderlab.errors import Failure, UsageError
 from adderlab.evaluation.exact import oracle_decoder
 from adderlab.files.atomic import make_folder, write_bytes, write_json, write_text
 from adderlab.models.tables import why_no_tables
-from adderlab.publish.evidence import (
+from adderlab.publish.model_card import (
     SUITES,
     Credits,
     Evidence,
     ask_prover,
+    config_json,
+    issue_form,
     measure,
+    model_card,
     read_certificate,
     success_rate,
+    title,
 )
-from adderlab.publish.model_card import config_json, issue_form, model_card, title
 from adderlab.publish.submission import submission_source
 from adderlab.results import Result
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint, save_safetensors

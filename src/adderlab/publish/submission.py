@@ -23,9 +23,8 @@ from adderlab.errors import Failure, UsageError
 from adderlab.files import schema
 from adderlab.models.config import ModelConfig
 from adderlab.models.transformer import skeleton
-from adderlab.publish.evidence import Credits
 from adderlab.publish.forward import adder_class
-from adderlab.publish.model_card import architecture, tricks
+from adderlab.publish.model_card import Credits, architecture, tricks
 from adderlab.publish.parts import Code, Place, places
 from adderlab.runs.checkpoints import Checkpoint, parameter_shapes
 from adderlab.task.layouts import DIGIT_TOKENS, OPERAND_DIGITS, SUM_DIGITS, Layout

@@ -19,17 +19,21 @@ from adderlab.evaluation.exact import SuiteReport
 from adderlab.evaluation.suites import adderboard, strata
 from adderlab.files.atomic import disk_failure
 from adderlab.models.tables import why_no_tables
-from adderlab.publish.counting import Counts, Literals, count, judge_claim, outside_the_count
-from adderlab.publish.evidence import ProofStatement, accuracy_line, ask_prover
+from adderlab.publish.model_card import ProofStatement, accuracy_line, ask_prover
 from adderlab.publish.sandbox import Ended, Limits, Mode, Sandbox, describe, require
 from adderlab.publish.scoring import (
     Answerer,
+    Counts,
+    Literals,
     Pair,
     Progress,
     Reading,
+    count,
     evaluate,
     find_prompt,
     find_reading,
+    judge_claim,
+    outside_the_count,
 )
 from adderlab.publish.submission import Submission, read_submission
 from adderlab.results import Result, html_table

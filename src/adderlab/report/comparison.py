@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from adderlab.errors import Failure, UsageError
-from adderlab.evaluation.intervals import Rate, wilson
+from adderlab.evaluation.suites import Rate, wilson
 from adderlab.format import seed_list
 from adderlab.report.evidence import RunEvidence, flat_settings, populations
 from adderlab.results import Result, html_table, text_table

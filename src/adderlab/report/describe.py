@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from adderlab.evaluation.intervals import Rate, clopper_pearson, wilson
+from adderlab.evaluation.suites import Rate, clopper_pearson, wilson
 from adderlab.files import schema
 from adderlab.format import code_block, count, duration, percent, seconds
 from adderlab.models.config import ModelConfig

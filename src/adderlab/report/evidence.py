@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from adderlab.errors import Failure, UsageError
-from adderlab.evaluation.intervals import Rate, wilson
+from adderlab.evaluation.suites import Rate, wilson
 from adderlab.files.atomic import disk_failure, read_json
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint
 from adderlab.runs.metadata import Kind, RunConfig, kind_of, read_config, read_summary

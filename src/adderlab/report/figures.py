@@ -20,8 +20,7 @@ from torch import Tensor
 
 from adderlab.engine.torch_tables import TorchEngine
 from adderlab.evaluation.exact import Prediction, predict
-from adderlab.evaluation.intervals import wilson
-from adderlab.evaluation.suites import fresh, strata
+from adderlab.evaluation.suites import fresh, strata, wilson
 from adderlab.format import percent, tick
 from adderlab.models.tables import Tables, tables, why_no_tables
 from adderlab.report.evidence import SeedHistory

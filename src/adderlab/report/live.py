@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from adderlab.errors import UsageError
-from adderlab.evaluation.intervals import wilson
+from adderlab.evaluation.suites import wilson
 from adderlab.files import schema
 from adderlab.format import duration
 from adderlab.proof.prove import claim

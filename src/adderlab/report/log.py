@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from adderlab.errors import UsageError
-from adderlab.evaluation.intervals import Rate, wilson
+from adderlab.evaluation.suites import Rate, wilson
 from adderlab.files.atomic import disk_failure, write_text
 from adderlab.format import as_typed, code_block
 from adderlab.models.describe import count_parameters

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from adderlab.evaluation.exact import Prediction
-from adderlab.evaluation.intervals import Rate, clopper_pearson
+from adderlab.evaluation.suites import Rate, clopper_pearson
 from adderlab.format import as_typed, duration, percent, seed_list, tick
 from adderlab.report import figures as charts
 from adderlab.report.comparison import Comparison, compare_runs, unique_names

@@ -42,7 +42,7 @@ from typing import Any, Literal
 import numpy as np
 
 from adderlab.errors import UsageError
-from adderlab.evaluation.intervals import Rate, wilson
+from adderlab.evaluation.suites import Rate, wilson
 from adderlab.files import schema
 from adderlab.files.atomic import write_json, write_text
 from adderlab.models.config import ModelConfig

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from adderlab.errors import UsageError
-from adderlab.evaluation.intervals import Rate, wilson
+from adderlab.evaluation.suites import Rate, wilson
 from adderlab.format import duration
 from adderlab.models.config import ModelConfig
 from adderlab.models.tables import why_no_tables

@@ -27,8 +27,7 @@ import torch
 
 from adderlab.engine.base import Engine
 from adderlab.errors import Failure, UsageError
-from adderlab.evaluation.intervals import Rate, wilson
-from adderlab.evaluation.suites import published
+from adderlab.evaluation.suites import Rate, published, wilson
 from adderlab.files import aliases, schema
 from adderlab.files.atomic import (
     disk_failure,

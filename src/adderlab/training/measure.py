@@ -20,8 +20,7 @@ import torch
 from torch import Tensor
 
 from adderlab.errors import UsageError
-from adderlab.evaluation.intervals import Rate, wilson
-from adderlab.evaluation.suites import PUBLISHED_SEEDS
+from adderlab.evaluation.suites import PUBLISHED_SEEDS, Rate, wilson
 from adderlab.files import schema
 from adderlab.models.config import ModelConfig
 from adderlab.runs.checkpoints import Checkpoint, parameter_shapes

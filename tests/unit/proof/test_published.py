@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from adderlab.evaluation.exact import decoder_for, evaluate
-from adderlab.evaluation.intervals import clopper_pearson
-from adderlab.evaluation.suites import fresh
+from adderlab.evaluation.suites import clopper_pearson, fresh
 from adderlab.proof.problem import problem_from_tables
 from adderlab.proof.prove import Verdict, exact_tables, greedy_answer, prove_checkpoint
 from adderlab.proof.search import Limits

@@ -12,7 +12,7 @@ from adderlab.errors import Failure, UsageError
 from adderlab.models.transformer import build_model
 from adderlab.models.zoo import get_preset
 from adderlab.proof.certificate import digest
-from adderlab.publish.evidence import (
+from adderlab.publish.model_card import (
     Evidence,
     ProofStatement,
     accuracy_line,

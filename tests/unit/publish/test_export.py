@@ -16,8 +16,8 @@ from adderlab.evaluation.exact import Score, SuiteReport, oracle_decoder
 from adderlab.models.transformer import build_model
 from adderlab.models.zoo import get_preset
 from adderlab.publish import export as module
-from adderlab.publish.evidence import Credits, Evidence, ProofStatement
 from adderlab.publish.export import Publication, compare, export, load_source, write
+from adderlab.publish.model_card import Credits, Evidence, ProofStatement
 from adderlab.publish.submission import read_submission, submission_source
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from adderlab.task.layouts import SUM_DIGITS

@@ -11,8 +11,8 @@ from adderlab.errors import Failure, UsageError
 from adderlab.models.transformer import build_model
 from adderlab.models.zoo import get_preset
 from adderlab.publish import export as module
-from adderlab.publish.evidence import Credits, Evidence
 from adderlab.publish.export import Publication, load_source, onnx_bytes, run_onnx, write
+from adderlab.publish.model_card import Credits, Evidence
 from adderlab.publish.submission import submission_source
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint
 from adderlab.task.layouts import SUM_DIGITS

@@ -18,7 +18,7 @@ import pytest
 
 import adderlab
 from adderlab.errors import UsageError
-from adderlab.publish import bubblewrap
+from adderlab.publish import sandbox as sandboxes
 from adderlab.publish.sandbox import Ended, Limits, Mode, Sandbox, require
 from helpers.submissions import needs_bubblewrap
 
@@ -83,13 +83,13 @@ def test_without_bubblewrap_the_remedy_is_named(
     found: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "which", lambda *_, **__: found)
-    bubblewrap.trouble.cache_clear()
+    sandboxes.bubblewrap_trouble.cache_clear()
     try:
         with pytest.raises(UsageError, match=r"apt-get install bubblewrap .* --sandbox limits"):
             require("bubblewrap")
         require("limits")
     finally:
-        bubblewrap.trouble.cache_clear()
+        sandboxes.bubblewrap_trouble.cache_clear()
 
 
 @in_both_modes
@@ -451,7 +451,7 @@ def test_what_pytorch_does_on_its_own_import_is_not_held_against_a_file(
         "Tensor = nn.Tensor\n"
         "def set_num_threads(count):\n    assert count == 1, 'no thread can be started'\n"
     )
-    monkeypatch.setattr(bubblewrap, "packages", lambda: [str(tmp_path / "site-packages")])
+    monkeypatch.setattr(sandboxes, "packages", lambda: [str(tmp_path / "site-packages")])
     path = submission(
         tmp_path, "import torch\n" + adding("torch.set_num_threads(4); return len(torch.held) >> 20")
     )

@@ -14,8 +14,8 @@ from adderlab.files import schema
 from adderlab.models.config import ModelConfig
 from adderlab.models.transformer import Transformer
 from adderlab.models.zoo import PRESETS, get_preset
-from adderlab.publish.evidence import Credits
 from adderlab.publish.export import load_source
+from adderlab.publish.model_card import Credits
 from adderlab.publish.submission import MARK, read_submission, submission_source
 from adderlab.runs.checkpoints import load_checkpoint
 from adderlab.task.layouts import LAYOUTS, SUM_DIGITS, Layout, pairs_from_ints

@@ -12,11 +12,11 @@ from adderlab.cli.main import main
 from adderlab.errors import Failure, UsageError
 from adderlab.evaluation import suites
 from adderlab.evaluation.exact import Miss, Score, SuiteReport
-from adderlab.publish import bubblewrap
+from adderlab.publish import sandbox as sandboxes
 from adderlab.publish import verify as module
-from adderlab.publish.counting import Counts, Literals
-from adderlab.publish.evidence import Credits, ProofStatement
+from adderlab.publish.model_card import Credits, ProofStatement
 from adderlab.publish.sandbox import Limits, Mode, describe
+from adderlab.publish.scoring import Counts, Literals
 from adderlab.publish.submission import submission_source
 from adderlab.publish.verify import Verification, verify
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint
@@ -312,7 +312,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 def test_without_bubblewrap_it_refuses_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(bubblewrap, "trouble", lambda: "bubblewrap is not installed")
+    monkeypatch.setattr(sandboxes, "bubblewrap_trouble", lambda: "bubblewrap is not installed")
     path = write(tmp_path, f"open({str(tmp_path / 'made')!r}, 'w')\n")
     assert main(["verify", str(path)]) == 2
     (line,) = capsys.readouterr().err.splitlines()

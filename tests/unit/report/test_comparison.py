@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from adderlab.cli.main import main
 from adderlab.errors import Failure
-from adderlab.evaluation.intervals import wilson
+from adderlab.evaluation.suites import wilson
 from adderlab.report.comparison import (
     Grokking,
     compare_runs,

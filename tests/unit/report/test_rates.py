@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from adderlab.cli.main import FAILURE, USAGE, main
-from adderlab.evaluation.intervals import Rate
+from adderlab.evaluation.suites import Rate
 from adderlab.files.schema import to_dict
 from adderlab.models.zoo import PRESETS
 from adderlab.recipes import best_name

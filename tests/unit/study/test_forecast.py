@@ -11,10 +11,10 @@ import pytest
 from torch import Tensor
 
 from adderlab.api import studies
-from adderlab.api.experiment import define
+from adderlab.api.training import define
 from adderlab.cli.main import main
 from adderlab.errors import UsageError
-from adderlab.evaluation.intervals import Rate, wilson
+from adderlab.evaluation.suites import Rate, wilson
 from adderlab.models.zoo import get_preset
 from adderlab.recipes import best_name
 from adderlab.study import rate as rates

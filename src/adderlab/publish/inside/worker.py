@@ -105,7 +105,7 @@ def _set_limits(memory: int, file_bytes: int, seconds: int) -> None:
     _limit("RLIMIT_NOFILE", 64)
     _limit("RLIMIT_CORE", 0)
     _limit("RLIMIT_MSGQUEUE", 0)
-    # This process alone: no further one and no thread. Root is exempt (see ``bubblewrap.py``).
+    # This process alone: no further one and no thread. Root is exempt (see ``sandbox.wall_around``).
     _limit("RLIMIT_NPROC", 1)
     # Writing beyond the limit is an error to the program, not its death.
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
