@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("checkpoint", metavar="CKPT")
     args = parser.parse_args(argv)
     try:
-        model = load_checkpoint(args.checkpoint).model()
+        model = load_checkpoint(args.checkpoint).module()
         if model.config.tokens not in ("centred_arc", "unit_arc"):
             raise UsageError(f"{args.checkpoint}: digits are not on a centred arc; give a 11p, 8p or 7p")
     except UsageError as error:

@@ -30,7 +30,7 @@ def test_a_record_is_the_preset_and_nothing_more(name: str) -> None:
     checkpoint = record(name)
     assert checkpoint.config == get_preset(name).config
     assert checkpoint.num_parameters == int(name[:-1])
-    assert not list(checkpoint.model().buffers())
+    assert not list(checkpoint.module().buffers())
 
 
 def test_no_answer_of_the_7p_depends_on_its_temperature() -> None:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
-
-from torch import Tensor
 
 from adderlab.engine.select import choose_device, select_engine, single_threaded
 from adderlab.errors import UsageError
@@ -20,7 +18,6 @@ from adderlab.files import schema
 from adderlab.models.config import ModelConfig
 from adderlab.models.describe import ParameterRow, parameter_rows, parameter_table
 from adderlab.models.tables import Tables, why_no_tables
-from adderlab.models.transformer import Transformer
 from adderlab.models.zoo import get_preset
 from adderlab.proof.prove import exact_tables
 from adderlab.results import Result, html_table, text_table
@@ -53,15 +50,6 @@ class Model(Checkpoint):
 
     Frozen; its weights are a copy, float32 on the CPU.
     """
-
-    @property
-    def parameters(self) -> Mapping[str, Tensor]:
-        """Name -> stored tensor, float32; tied parameters once, under the first of their names."""
-        return self.params
-
-    def module(self) -> Transformer:
-        """The readable PyTorch model: tokens (B, T) -> logits (B, T, V). A new one for each call."""
-        return self.model()
 
     def tables(self) -> Tables:
         """The model's table form in float64, with a seed axis of length 1 in front.

@@ -513,7 +513,7 @@ def _prove(
 
 def _refute(checkpoint: Checkpoint) -> str:
     """A pair that the real model, run in fp32, gets wrong."""
-    model = checkpoint.model()
+    model = checkpoint.module()
     for a, b in zip(*(from_digits(digits).tolist() for digits in uniform_pairs(0, 1000)), strict=True):
         answer = predict(model, a, b)
         if not answer.right:

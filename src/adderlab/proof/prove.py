@@ -453,7 +453,7 @@ def prove_checkpoint(
 
     Raises ``UsageError`` for models outside the table form.
     """
-    problem, model = problem_from_tables(exact_tables(checkpoint)), checkpoint.model()
+    problem, model = problem_from_tables(exact_tables(checkpoint)), checkpoint.module()
     if progress is not None:
         progress(Progress(phase="samples", done=0, total=1))
     return prove_problem(

@@ -191,7 +191,7 @@ def compared_source(checkpoint: Checkpoint, credits: Credits) -> str:
 @torch.no_grad()
 def compare(module: ModuleType, checkpoint: Checkpoint, pairs: int = COMPARED_PAIRS) -> None:
     """Raises ``Failure`` unless count, greedy answers and ``add`` are those of the checkpoint."""
-    original, layout = checkpoint.model(), checkpoint.config.token_layout
+    original, layout = checkpoint.module(), checkpoint.config.token_layout
     model, metadata = module.build_model()
     if metadata["params"] != checkpoint.num_parameters:
         raise _differs(f"it counts {metadata['params']} parameters, not {checkpoint.num_parameters}")

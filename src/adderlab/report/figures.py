@@ -82,7 +82,7 @@ class Anatomy:
 def dissect(checkpoint: Checkpoint) -> Anatomy:
     """Look into a checkpoint; some seconds of one core."""
     config = checkpoint.config
-    layout, model, reason = config.token_layout, checkpoint.model(), why_no_tables(config)
+    layout, model, reason = config.token_layout, checkpoint.module(), why_no_tables(config)
     form = None if reason else tables(config, checkpoint.stacked())
     margins, num_pairs = _margins(checkpoint, form)
     worst = min(margins, key=lambda margin: margin.smallest)
@@ -185,7 +185,7 @@ def _margins(checkpoint: Checkpoint, form: Tables | None) -> tuple[tuple[StepMar
 
 @torch.no_grad()
 def _oracle_margins(checkpoint: Checkpoint, tokens_BP: Tensor, targets_BA: Tensor) -> Tensor:
-    model, parts = checkpoint.model(), []
+    model, parts = checkpoint.module(), []
     for tokens, targets in zip(tokens_BP.split(_CHUNK), targets_BA.split(_CHUNK), strict=True):
         logits_BIV = model.answer_logits(tokens)[:, :SUM_DIGITS]
         right_BI1 = targets[:, :SUM_DIGITS].long()[..., None]

@@ -141,6 +141,7 @@ class Checkpoint:
 
     config: ModelConfig
     params: dict[str, Tensor]
+    """Name -> stored tensor."""
     recipe: dict[str, Any]
     """Plain JSON values: ours, or the foreign program's settings under its own names."""
     step: int
@@ -177,8 +178,8 @@ class Checkpoint:
         """The parameters of a population of one: every tensor with the seed axis in front."""
         return {name: tensor[None] for name, tensor in self.params.items()}
 
-    def model(self) -> Transformer:
-        """The readable model with these weights."""
+    def module(self) -> Transformer:
+        """The readable PyTorch model: tokens (B, T) -> logits (B, T, V). A new one for each call."""
         model = build_model(self.config, seed=0)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
@@ -224,7 +225,7 @@ def save_checkpoint(path: Path | str, checkpoint: Checkpoint) -> None:
     """
     config = checkpoint.config
     payload = {
-        "model_state": dict(checkpoint.model().state_dict()),
+        "model_state": dict(checkpoint.module().state_dict()),
         "model_config": foreign.model_to_dict(config),
         "train_config": foreign.train_config(checkpoint.recipe, checkpoint.seed),
         "step": checkpoint.step,

@@ -152,7 +152,7 @@ def _train(
     checkpoint: Checkpoint, pairs: list[tuple[int, int]], settings: RepairSettings, round_number: int
 ) -> Checkpoint:
     """The checkpoint after one round on the given pairs."""
-    model, scale = checkpoint.model(), _logit_scale(checkpoint)
+    model, scale = checkpoint.module(), _logit_scale(checkpoint)
     rate = settings.lr * settings.lr_decay ** (round_number - 1)
     optimizer = torch.optim.Adam(model.parameters(), lr=rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0 - step / settings.steps)

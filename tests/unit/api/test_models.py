@@ -48,7 +48,7 @@ def test_what_has_no_checkpoint_is_a_usage_error() -> None:
 def test_a_model_keeps_what_its_file_says(untrained: Checkpoint, model: al.Model) -> None:
     assert (model.seed, model.step, model.recipe) == (3, 7, {"lr": 0.5})
     assert model.weights_sha256 == untrained.weights_sha256
-    assert sum(tensor.numel() for tensor in model.parameters.values()) == model.num_parameters
+    assert sum(tensor.numel() for tensor in model.params.values()) == model.num_parameters
     again = dataclasses.replace(model, step=8)
     assert again.step == 8 and again.weights_sha256 == model.weights_sha256
 
@@ -56,6 +56,12 @@ def test_a_model_keeps_what_its_file_says(untrained: Checkpoint, model: al.Model
 @pytest.mark.parametrize("ending", [".pt", ".safetensors"])
 def test_saved_models_are_read_again(model: al.Model, ending: str, tmp_path: Path) -> None:
     assert al.load(model.save(tmp_path / f"copy{ending}")).weights_sha256 == model.weights_sha256
+
+
+def test_weights_and_module_have_one_name_each(model: al.Model) -> None:
+    assert not hasattr(model, "parameters") and not hasattr(model, "model")
+    module = dict(model.module().named_parameters())
+    assert all(torch.equal(tensor, module[name]) for name, tensor in model.params.items())
 
 
 def test_other_endings_are_refused_and_nothing_is_written(model: al.Model, tmp_path: Path) -> None:

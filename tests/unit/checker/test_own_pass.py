@@ -88,7 +88,7 @@ def test_a_map_that_lies_is_found_out(name: str, words: str, monkeypatch, tmp_pa
     assert trusting.accepted  # this is what the module's own code is for
     a, b = 1234567890, 9876543210
     digits = torch.tensor([[n // 10**j % 10 for j in range(10)] for n in (a, b)], dtype=torch.uint8)
-    module = wrong.model()
+    module = wrong.module()
     prompt = module.layout.encode_prompt(digits[:1], digits[1:])
     assert module.layout.answer_text(module.generate(prompt)[0])[-11:] != f"{a + b:011d}"
     path = tmp_path / "cert.json"

@@ -82,7 +82,7 @@ def test_margins_at_pairs_agree_with_the_readable_model(known: tuple[Path, Path]
     """The enclosures at a pair hold the float64 margins of the plain module, step by step."""
     checkpoint = load_checkpoint(known[1])
     model, _ = read_model(checkpoint)
-    plain = checkpoint.model().double()
+    plain = checkpoint.module().double()
     for a, b in ((9021820000, 2778180000), (9999999999, 9999999999), (0, 0), (1234567890, 9876543210)):
         digits = torch.tensor([[n // 10**j % 10 for j in range(10)] for n in (a, b)], dtype=torch.uint8)
         tokens, targets = plain.layout.encode(digits[:1], digits[1:])
@@ -148,7 +148,7 @@ def test_fp32_described() -> None:
 @pytest.mark.parametrize("seed", range(2))
 def test_fp32_runs_of_456p_agree_with_the_proof(seed: int) -> None:
     """20,000 random pairs, half of them of zeros and nines, decoded in fp32: no error."""
-    module = load_checkpoint(reference_checkpoint("lowrank_456p_s43.pt")).model()
+    module = load_checkpoint(reference_checkpoint("lowrank_456p_s43.pt")).module()
     generator = torch.Generator().manual_seed(seed)
     for batch in range(10):
         digits = torch.randint(0, 10, (2, 2000, 10), generator=generator)

@@ -104,7 +104,7 @@ def test_json_has_every_figure() -> None:
 
 def run(checkpoint: Checkpoint, suite: Suite, oracle: bool = False) -> SuiteReport:
     if oracle:
-        return evaluate(oracle_decoder(checkpoint.model()), LAYOUT, suite)
+        return evaluate(oracle_decoder(checkpoint.module()), LAYOUT, suite)
     decoder = decoder_for(checkpoint.config, checkpoint.stacked(), TorchEngine(1))
     return evaluate(decoder, LAYOUT, suite)
 
@@ -137,7 +137,7 @@ def test_marks_equal_the_twin() -> None:
     checkpoint = disturbed(proved_model(), 0.01)
     group = next(g for g in strata(60).groups if g.name == "complements to 10000000000")
     report = run(checkpoint, Suite(name="one", groups=(group,)))
-    model = checkpoint.model()
+    model = checkpoint.module()
     right = [
         greedy_twin.right_digits(greedy_twin.greedy_answer(model, m, 10**10 - m), m, 10**10 - m)
         for m in (int("".join(map(str, reversed(row)))) for row in group.a_BJ.tolist())

@@ -13,7 +13,7 @@ from oracle import greedy_twin
 
 
 def test_a_trained_model_is_right_and_sure() -> None:
-    prediction = predict(proved_model().model(), 999, 9999999999)
+    prediction = predict(proved_model().module(), 999, 9999999999)
     assert (prediction.answer, prediction.right_sum, prediction.right) == (
         "10000000998",
         10000000998,

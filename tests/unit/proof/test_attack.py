@@ -24,7 +24,7 @@ def small_suite() -> Suite:
 
 
 def test_margins_are_negative_exactly_where_greedy_decoding_fails() -> None:
-    model = load_checkpoint(reference_checkpoint("lowrank_512p_s42.pt")).model()
+    model = load_checkpoint(reference_checkpoint("lowrank_512p_s42.pt")).module()
     pairs = [(2001000, 827999000), (9021820000, 2778180000), (5, 5), (9999999999, 1)]
     margin_BI = model_margins(model, *pairs_from_ints(pairs))
     answer = greedy_answer(model)
@@ -34,7 +34,7 @@ def test_margins_are_negative_exactly_where_greedy_decoding_fails() -> None:
 
 def test_witnesses_find_what_a_few_strata_miss(small_suite: Suite) -> None:
     checkpoint = load_checkpoint(reference_checkpoint("lowrank_512p_s42.pt"))
-    model, problem = checkpoint.model(), problem_from_tables(exact_tables(checkpoint))
+    model, problem = checkpoint.module(), problem_from_tables(exact_tables(checkpoint))
     result = attack(model, small_suite, problem)
     *groups, witnesses = result.attempts
     assert sum(attempt.failures for attempt in groups) == 0
@@ -45,7 +45,7 @@ def test_witnesses_find_what_a_few_strata_miss(small_suite: Suite) -> None:
 
 
 def test_local_search_goes_below_its_starts(small_suite: Suite) -> None:
-    model = load_checkpoint(reference_checkpoint("lowrank_512p_s42.pt")).model()
+    model = load_checkpoint(reference_checkpoint("lowrank_512p_s42.pt")).module()
     seen: list[str] = []
     result = attack(model, small_suite, None, starts=3, progress=seen.append)
     groups, searches = result.attempts[:5], result.attempts[5:]

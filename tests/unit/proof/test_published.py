@@ -46,7 +46,7 @@ def test_right_on_every_pair(name, pair, margin, share) -> None:
     assert verdict.margin.bound is not None
     assert share * margin <= verdict.margin.bound <= verdict.margin.witness
     a, b = verdict.margin.pair
-    assert greedy_answer(checkpoint.model())(a, b) == a + b
+    assert greedy_answer(checkpoint.module())(a, b) == a + b
     if pair:
         assert margin_of(checkpoint, 9, *pair) == pytest.approx(margin, abs=5e-5)
 
@@ -63,7 +63,7 @@ def test_the_512p_file_fails_on_a_known_number_of_pairs() -> None:
     assert max(by_step) < verdict.failing_pairs < sum(by_step) <= 9.42141e15  # type: ignore[type-var]
     assert verdict.counterexample is not None
     a, b = verdict.counterexample
-    assert verdict.answer == greedy_answer(checkpoint.model())(a, b) != a + b
+    assert verdict.answer == greedy_answer(checkpoint.module())(a, b) != a + b
     assert verdict.margin.witness == pytest.approx(-0.4071, abs=5e-5)
 
 
@@ -83,7 +83,7 @@ def check_jittered(seed: int) -> None:
     assert verdict.verdict == "refuted"
     assert verdict.counterexample is not None
     a, b = verdict.counterexample
-    assert verdict.answer == greedy_answer(checkpoint.model())(a, b) != a + b
+    assert verdict.answer == greedy_answer(checkpoint.module())(a, b) != a + b
 
 
 @pytest.mark.parametrize("seed", range(2))

@@ -13,7 +13,7 @@ from oracle.proof_twin import all_margins, all_pairs, fitted_problem, random_pro
 
 def test_two_heads_that_a_sample_refutes_are_refuted_without_a_search() -> None:
     checkpoint = load_checkpoint(reference_checkpoint("qwen3_155p_lbfgs.npz"))
-    failing = failing_samples(checkpoint.model())
+    failing = failing_samples(checkpoint.module())
     assert len(failing) >= 2 and len(set(failing)) == len(failing)
     seen: list[Progress] = []
     proof = prove_checkpoint(checkpoint, limits=Limits(cells=0), progress=seen.append)
@@ -25,7 +25,7 @@ def test_two_heads_that_a_sample_refutes_are_refuted_without_a_search() -> None:
 
 def test_a_model_that_a_sample_refutes_needs_no_search() -> None:
     checkpoint = disturbed(proved_model())
-    failing = failing_samples(checkpoint.model())
+    failing = failing_samples(checkpoint.module())
     proof = prove_checkpoint(checkpoint, limits=Limits(cells=0))
     assert proof.verdict == "refuted" and isinstance(proof.failing_pairs, tuple)
     assert proof.failing_pairs[0] >= len(failing) > 0
@@ -33,7 +33,7 @@ def test_a_model_that_a_sample_refutes_needs_no_search() -> None:
 
 
 def test_models_that_no_sample_refutes_are_looked_at_for_nothing_else() -> None:
-    assert failing_samples(proved_model().model()) == []
+    assert failing_samples(proved_model().module()) == []
 
 
 def test_margins_of_samples_are_those_of_real_arithmetic() -> None:

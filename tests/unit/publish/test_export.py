@@ -184,7 +184,7 @@ def test_exported_and_original_agree_on_100_000_pairs(name: str) -> None:
     layout = checkpoint.config.token_layout
     module = load_source(submission_source(checkpoint.config, checkpoint.params, CREDITS))
     model, _ = module.build_model()
-    original = oracle_decoder(checkpoint.model())
+    original = oracle_decoder(checkpoint.module())
     a_BJ, b_BJ = uniform_pairs(11, 100_000)
     for a, b in zip(a_BJ.split(4096), b_BJ.split(4096), strict=True):
         theirs = module.generate(model, layout.encode_prompt(a, b).long(), SUM_DIGITS)

@@ -58,7 +58,7 @@ def test_every_family_has_a_graph(name: str, tmp_path: Path) -> None:
     given = checkpoint(name)
     published = Publication(checkpoint=given, credits=CREDITS, evidence=Evidence())
     graph, card = write(published, "onnx", tmp_path / "model.onnx")
-    model, layout = given.model(), given.config.token_layout
+    model, layout = given.module(), given.config.token_layout
     tokens_BT = torch.randint(layout.vocab_size, (13, layout.num_positions - 3))
     with torch.no_grad():
         wanted = model(tokens_BT)
@@ -83,12 +83,12 @@ def test_greedy_answers_of_the_graph_are_the_models(name: str, tmp_path: Path) -
     data, layout = graph.read_bytes(), given.config.token_layout
     tokens_BP, _ = layout.encode(*uniform_pairs(4, 100))
     with torch.no_grad():
-        logits_BPV = given.model()(tokens_BP.long())
+        logits_BPV = given.module()(tokens_BP.long())
     worst = (run_onnx(data, tokens_BP.long()) - logits_BPV).abs().max()
     assert worst <= 1e-4 * logits_BPV.abs().max()
     prompt_BT = layout.encode_prompt(*uniform_pairs(3, 2000)).long()
     tokens = prompt_BT
     for _ in range(SUM_DIGITS):
         tokens = torch.cat([tokens, run_onnx(data, tokens)[:, -1].argmax(-1, keepdim=True)], 1)
-    wanted = given.model().generate(prompt_BT)[:, :SUM_DIGITS].long()
+    wanted = given.module().generate(prompt_BT)[:, :SUM_DIGITS].long()
     assert torch.equal(tokens[:, -SUM_DIGITS:], wanted)

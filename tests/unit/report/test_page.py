@@ -164,7 +164,7 @@ def test_attention_and_margins_are_those_of_the_readable_model() -> None:
     tokens, targets = some.config.token_layout.encode(group.a_BJ, group.b_BJ)
     margin_BI = _oracle_margins(some, tokens, targets)
     with torch.no_grad():
-        logits = some.model().answer_logits(tokens)[0, 0].tolist()
+        logits = some.module().answer_logits(tokens)[0, 0].tolist()
     right = logits.pop(int(targets[0, 0]))
     assert float(margin_BI[0, 0]) == pytest.approx(right - max(logits), abs=1e-5)
 

@@ -94,7 +94,7 @@ def test_unknown_accuracy_and_seed_come_back(tmp_path: Path, suffix: str) -> Non
 def test_model_has_the_weights_and_leaves_the_generator_alone() -> None:
     original = build_model(CONFIG, 5)
     state = torch.random.get_rng_state()
-    model = checkpoint().model()
+    model = checkpoint().module()
     assert torch.equal(torch.random.get_rng_state(), state)
     tokens_BP = torch.randint(0, 10, (3, 33), generator=torch.Generator().manual_seed(1))
     assert torch.equal(model(tokens_BP), original(tokens_BP))
@@ -191,7 +191,7 @@ def test_foreign_files_load_and_convert(
     loaded = load_checkpoint(reference_checkpoint(name))
     assert loaded.origin == origin
     assert loaded.num_parameters == params
-    loaded.model()
+    loaded.module()
     if name == "microadder_67p_s71046.pt":
         assert (loaded.step, loaded.seed, loaded.val_exact) == (46_000, 71_046, 1.0)
     SAVERS[suffix](tmp_path / "a", loaded)
@@ -216,7 +216,7 @@ def payload() -> dict[str, Any]:
     one = checkpoint()
     torch.save(
         {
-            "model_state": dict(one.model().state_dict()),
+            "model_state": dict(one.module().state_dict()),
             "model_config": {
                 "pos_rank": 3,
                 "qkv_rank": 3,
