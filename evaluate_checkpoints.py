@@ -2,8 +2,8 @@
 
 import sys
 
-from adderlab.cli import r456_evaluate
 from adderlab.cli.main import run_command
+from adderlab.cli.r456 import R456Evaluate
 
 if __name__ == "__main__":
-    sys.exit(run_command(r456_evaluate, sys.argv[1:], "python evaluate_checkpoints.py"))
+    sys.exit(run_command(R456Evaluate, sys.argv[1:], "python evaluate_checkpoints.py"))

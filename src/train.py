@@ -2,8 +2,8 @@
 
 import sys
 
-from adderlab.cli import r456_train
 from adderlab.cli.main import run_command
+from adderlab.cli.r456 import R456Train
 
 if __name__ == "__main__":
-    sys.exit(run_command(r456_train, sys.argv[1:], "python -m src.train"))
+    sys.exit(run_command(R456Train, sys.argv[1:], "python -m src.train"))

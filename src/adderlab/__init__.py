@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from adderlab.api.presets import preset as preset
     from adderlab.api.presets import presets as presets
     from adderlab.api.presets import recipe as recipe
+    from adderlab.api.presets import settings as settings
     from adderlab.api.proofs import attack as attack
     from adderlab.api.proofs import check as check
     from adderlab.api.proofs import prove as prove
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from adderlab.api.reports import replay as replay
     from adderlab.api.reports import write_log as write_log
     from adderlab.api.reports import write_report as write_report
-    from adderlab.api.settings import settings as settings
     from adderlab.api.studies import Sweep as Sweep
     from adderlab.api.studies import measure_rate as measure_rate
     from adderlab.api.studies import plan as plan
@@ -60,12 +60,11 @@ _HOMES = {
     "runs.records": ("SeedRecord",),
     "training.measure": ("Listener",),
     "api.models": ("Model", "load", "evaluate", "predict", "inspect", "Inspection"),
-    "api.presets": ("presets", "preset", "recipe", "Zoo"),
+    "api.presets": ("presets", "preset", "recipe", "settings", "Zoo"),
     "api.training": ("Run", "train", "resume", "search", "open_run"),
     "api.studies": ("measure_rate", "sweep", "Sweep", "plan"),
     "api.proofs": ("prove", "prove_window", "check", "attack", "repair"),
     "api.publishing": ("export", "verify"),
-    "api.settings": ("settings",),
     "api.reports": (
         *("write_report", "compare", "Comparison", "figures", "Figure"),
         *("write_log", "replay", "Replayed"),

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from adderlab.api.training import parse_seeds
-from adderlab.cli import rate
-from adderlab.cli.main import COMMANDS, main, parse
+from adderlab.cli.main import COMMANDS, command_of, main, parse
 from adderlab.errors import UsageError
 from helpers.disk import tmpfs
 from helpers.paths import ROOT
@@ -57,7 +56,7 @@ def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -
 
 def test_settings_end_at_the_next_option() -> None:
     argv = ["456p", "--set", "recipe.lr=0.1", "-o", "folder", "--set=recipe.steps=5", "model.d_ff=3"]
-    args = parse(rate.Args, argv, "adderlab rate", None)
+    args = parse(command_of("rate"), argv, "adderlab rate")
     assert args.settings == ("recipe.lr=0.1", "recipe.steps=5", "model.d_ff=3")
     assert (args.preset, args.output) == ("456p", Path("folder"))
 

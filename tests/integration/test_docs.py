@@ -1,14 +1,13 @@
 """The documents are true: their code runs and prints what stands there, their commands parse."""
 
 import doctest
-import importlib
 import re
 import shlex
 
 import pytest
 
 import adderlab
-from adderlab.cli.main import COMMANDS, parse
+from adderlab.cli.main import COMMANDS, command_of, parse
 from adderlab.errors import UsageError
 from helpers.paths import ROOT
 
@@ -67,9 +66,8 @@ def test_commands_in_the_documents_parse(name: str) -> None:
     found = commands((ROOT / name).read_text())
     for _, command, *arguments in found:
         assert command in COMMANDS, command
-        module = importlib.import_module(f"adderlab.cli.{command}")
         try:
-            parse(module.Args, arguments, f"adderlab {command}", None)
+            parse(command_of(command), arguments, f"adderlab {command}")
         except UsageError as error:
             raise AssertionError(
                 f"{name}: adderlab {command} {shlex.join(arguments)}: {error}"

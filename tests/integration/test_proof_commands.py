@@ -8,10 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from adderlab.cli import attack as attack_command
-from adderlab.cli import prove as prove_command
-from adderlab.cli import repair as repair_command
 from adderlab.cli.main import run_command
+from adderlab.cli.proofs import Attack, Prove, Repair
 from adderlab.models.config import ModelConfig
 from adderlab.models.transformer import build_model
 from adderlab.proof.prove import Margin, Verdict
@@ -32,7 +30,7 @@ def test_prove_prints_the_verdict_and_writes_a_certificate(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, cert = proved_path("67p"), tmp_path / "cert.json.gz"
-    assert run_command(prove_command, [str(path), "--output", str(cert)], "adderlab prove") == 0
+    assert run_command(Prove, [str(path), "--output", str(cert)], "adderlab prove") == 0
     out = capsys.readouterr().out
     assert "67 parameters" in out and "PROVED" in out and "1.4267 logits at" in out
     assert f"adderlab check {cert} {path}" in out
@@ -41,7 +39,7 @@ def test_prove_prints_the_verdict_and_writes_a_certificate(
 
 def test_prove_a_window(capsys: pytest.CaptureFixture[str]) -> None:
     path = proved_path("67p")
-    assert run_command(prove_command, [str(path), "--window", "1", "--json"], "adderlab prove") == 0
+    assert run_command(Prove, [str(path), "--window", "1", "--json"], "adderlab prove") == 0
     value = json.loads(capsys.readouterr().out)
     assert value["pairs"] == 100 and value["agree"] and value["checker"]["accepted"]
     assert value["prover"]["verdict"] == "proved" and value["float32"]["failing_pairs"] == 0
@@ -57,7 +55,7 @@ def wrong(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_prove_as_json(wrong: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = wrong
-    assert run_command(prove_command, [str(path), "--json", "--cells", "3000"], "adderlab prove") == 0
+    assert run_command(Prove, [str(path), "--json", "--cells", "3000"], "adderlab prove") == 0
     value = json.loads(capsys.readouterr().out)
     assert value["verdict"] == "refuted"
     low, high = value["failing_pairs"]
@@ -112,14 +110,11 @@ def test_proving_does_not_load_the_compiler() -> None:
 def test_models_outside_the_table_form_are_refused_and_attacked(
     two_layers: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_command(prove_command, [str(two_layers)], "adderlab prove") == 2
+    assert run_command(Prove, [str(two_layers)], "adderlab prove") == 2
     line = capsys.readouterr().err.strip()
     assert "cannot be proved" in line and "2 layers" in line and "adderlab attack" in line
     assert (
-        run_command(
-            attack_command, [str(two_layers), "--pairs", "3", "--starts", "1"], "adderlab attack"
-        )
-        == 0
+        run_command(Attack, [str(two_layers), "--pairs", "3", "--starts", "1"], "adderlab attack") == 0
     )
     out = capsys.readouterr().out
     assert "local search, digit s_10" in out and "2 layers" in out and "a failing pair: " in out
@@ -127,7 +122,7 @@ def test_models_outside_the_table_form_are_refused_and_attacked(
 
 def test_attack_as_json(wrong: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = wrong
-    assert run_command(attack_command, [str(path), "--pairs", "5", "--json"], "adderlab attack") == 0
+    assert run_command(Attack, [str(path), "--pairs", "5", "--json"], "adderlab attack") == 0
     value = json.loads(capsys.readouterr().out)
     assert value["attempts"][-1]["name"] == "the prover's witnesses"
     a, b = value["counterexample"]
@@ -137,15 +132,15 @@ def test_attack_as_json(wrong: Path, capsys: pytest.CaptureFixture[str]) -> None
 @pytest.mark.parametrize(
     ("module", "argv", "words"),
     [
-        (prove_command, ["missing.pt"], "missing.pt"),
-        (prove_command, ["CKPT", "--cells", "-1"], "cells must be 0 or more"),
-        (prove_command, ["CKPT", "--seconds", "0"], "seconds must be above 0"),
-        (prove_command, ["CKPT", "--window", "4"], "a window has 1 to 3 columns, not 4"),
-        (prove_command, ["CKPT", "--window", "1", "--output", "x.json"], "a window has no certificate"),
-        (attack_command, ["missing.pt", "--pairs", "0"], "pairs must be 1 or more"),
-        (attack_command, ["missing.pt", "--starts", "0"], "starts must be 1 or more"),
+        (Prove, ["missing.pt"], "missing.pt"),
+        (Prove, ["CKPT", "--cells", "-1"], "cells must be 0 or more"),
+        (Prove, ["CKPT", "--seconds", "0"], "seconds must be above 0"),
+        (Prove, ["CKPT", "--window", "4"], "a window has 1 to 3 columns, not 4"),
+        (Prove, ["CKPT", "--window", "1", "--output", "x.json"], "a window has no certificate"),
+        (Attack, ["missing.pt", "--pairs", "0"], "pairs must be 1 or more"),
+        (Attack, ["missing.pt", "--starts", "0"], "starts must be 1 or more"),
         # Before the work, not after it: the model is not even looked for.
-        (repair_command, ["missing.pt", "--output", "out.txt"], "saved as .pt or .safetensors"),
+        (Repair, ["missing.pt", "--output", "out.txt"], "saved as .pt or .safetensors"),
     ],
 )
 def test_wrong_usage_is_one_line(

@@ -7,8 +7,8 @@ import csv
 
 import pytest
 
-from adderlab.cli import r456_train
 from adderlab.cli.main import run_command
+from adderlab.cli.r456 import R456Train
 
 COMMAND = [
     "--pos-rank",
@@ -33,7 +33,7 @@ def test_first_steps_of_experiment_e1(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     # The schedule's length does not matter before the warm-up ends at step 1350.
     arguments = [*COMMAND, "--train-steps", "201", "--eval-interval", "100", "--run-name", "e1"]
-    assert run_command(r456_train, arguments, "python -m src.train") == 0
+    assert run_command(R456Train, arguments, "python -m src.train") == 0
     with open("results/runs/e1/metrics.csv", newline="") as file:
         rows = {int(row["step"]): row for row in csv.DictReader(file)}
     assert float(rows[0]["train_loss"]) == pytest.approx(2.632636, rel=1e-4)

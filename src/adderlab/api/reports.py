@@ -197,7 +197,7 @@ def _carry_out(
 def _command_line() -> Runner:
     # A series is made of commands, and the command line is a client of this package: it is looked up
     # when a series is replayed, so that the packages stay a graph without circles.
-    return importlib.import_module("adderlab.cli.commands").CommandLine()
+    return importlib.import_module("adderlab.cli.main").CommandLine()
 
 
 def _folders(runs: RunLike | Sequence[RunLike]) -> list[Path]:

@@ -1,7 +1,10 @@
-"""``adderlab``: finds the subcommand, parses its arguments, reports errors in one line.
+"""``adderlab``: finds the subcommand, parses its arguments, reports errors in one line; and runs the
+commands of a series as if they had been typed.
 
 Nothing heavy is imported before it is needed: ``adderlab --help`` loads neither PyTorch nor tyro.
 """
+
+from __future__ import annotations
 
 import contextlib
 import errno
@@ -12,11 +15,15 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from adderlab import __version__
-from adderlab.errors import UsageError
+from adderlab.errors import Failure, UsageError
+
+if TYPE_CHECKING:
+    from adderlab.report.replay import SeriesStep, StepStatus
 
 COMMANDS = {
     "train": "train a population of seeds of one architecture",
@@ -39,7 +46,18 @@ COMMANDS = {
     "export": "publish a checkpoint: a one-file submission, weights, a hub folder, ONNX",
     "verify": "check anybody's submission, in a sandbox: sums, parameters, whose sums they are",
 }
-"""Subcommand -> what it does. Each lives in ``adderlab.cli.<name>`` as ``Args`` and ``run``."""
+"""Subcommand -> what it does."""
+
+_MODULES = {
+    "training": ("train",),
+    "studies": ("plan", "sweep", "rate"),
+    "models": ("evaluate", "predict", "inspect", "zoo", "settings"),
+    "proofs": ("prove", "check", "attack", "repair"),
+    "reports": ("log", "replay", "report", "compare"),
+    "publishing": ("export", "verify"),
+}
+"""Module of ``adderlab.cli`` -> the subcommands that it has, each as a dataclass of that name: its
+docstring and its fields are the help, and ``run`` does it."""
 
 USAGE, FAILURE, INTERRUPTED = 2, 1, 130
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -58,12 +76,18 @@ def main(argv: list[str] | None = None) -> int:
     name = argv[0]
     if name not in COMMANDS:
         return complain(f"no command {name!r}; there are {', '.join(COMMANDS)}", USAGE)
-    return run_command(importlib.import_module(f"adderlab.cli.{name}"), argv[1:], f"adderlab {name}")
+    return run_command(command_of(name), argv[1:], f"adderlab {name}")
 
 
-def run_command(module: Any, argv: list[str], prog: str) -> int:
-    """Parse ``module.Args`` from ``argv`` and call ``module.run``; the exit code."""
-    return _guarded(lambda: module.run(parse(module.Args, argv, prog, module.__doc__)))
+def command_of(name: str) -> Any:
+    """The dataclass of a subcommand."""
+    module = next(module for module, names in _MODULES.items() if name in names)
+    return getattr(importlib.import_module(f"adderlab.cli.{module}"), name.capitalize())
+
+
+def run_command(kind: Any, argv: list[str], prog: str) -> int:
+    """Parse the command ``kind`` from ``argv`` and run it; the exit code."""
+    return _guarded(lambda: parse(kind, argv, prog).run())
 
 
 def _print(text: str, code: int) -> int:
@@ -98,9 +122,11 @@ def _drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def parse(kind: type, argv: list[str], prog: str, description: str | None) -> Any:
+def parse(kind: type, argv: list[str], prog: str) -> Any:
     """Read arguments into the dataclass ``kind``; a wrong one is a ``UsageError`` in one line."""
     import tyro
+
+    description = " ".join((kind.__doc__ or "").split())
 
     # tyro prints a framed paragraph and exits; it has no public way to get the message itself.
     captured = io.StringIO()
@@ -162,6 +188,108 @@ def _help() -> str:
         f"commands:\n{rows}\n\n"
         "adderlab COMMAND --help lists a command's arguments; adderlab --version prints the version."
     )
+
+
+# The commands of a declared series, run in this process as if they had been typed.
+
+_STOPPED: Any = ("interrupted", "stopped by hand")
+
+
+class CommandLine:
+    """Runs steps (``adderlab.report.replay.Runner``)."""
+
+    def check(self, command: str) -> None:
+        """Raises ``UsageError`` for a command with wrong arguments, without running it."""
+        _parsed(command)
+
+    def device(self, command: str) -> str:
+        """Where the command will compute."""
+        from adderlab.engine.select import choose_device
+
+        args, _ = _parsed(command)
+        return str(choose_device(getattr(args, "device", "cpu"))[0])
+
+    def run(self, step: SeriesStep) -> tuple[StepStatus, str]:
+        """Run a step, or go on with its run if that was stopped; (how it ended, why if not well)."""
+        args, argv = _parsed(step.command)
+        run = None if step.run is None else Path(step.run)
+        try:
+            with _command_line(argv):
+                go_on = run is not None and _is_stopped(run, argv)
+                code = _resume(args, run) if go_on and run is not None else args.run()
+        except KeyboardInterrupt:
+            return _STOPPED
+        except (ValueError, OSError) as error:
+            return "failed", " ".join(str(error).split())
+        if code == INTERRUPTED or (run is not None and _status(run) in ("running", "stopped")):
+            return _STOPPED
+        if not Path(step.product).exists():
+            return "failed", f"it left no {step.product}"
+        return "done", ""
+
+
+def _parsed(command: str) -> tuple[Any, list[str]]:
+    """(the command with its arguments, the command line as the run will record it)."""
+    from adderlab.report.replay import split_command
+
+    entry, rest = split_command(command)
+    if entry == "adderlab":
+        name, rest = rest[0], rest[1:]
+        if name not in COMMANDS or name == "replay":
+            raise UsageError(f"{command!r}: a series cannot run adderlab {name}")
+        kind, argv, program = command_of(name), ["adderlab", name, *rest], f"adderlab {name}"
+    else:
+        from adderlab.cli.r456 import R456Evaluate, R456Train
+
+        trains = entry == "src.train"
+        kind = R456Train if trains else R456Evaluate
+        argv = ["src/train.py" if trains else "evaluate_checkpoints.py", *rest]
+        program = "python -m src.train" if trains else "python evaluate_checkpoints.py"
+    return parse(kind, rest, program), argv
+
+
+@contextlib.contextmanager
+def _command_line(argv: list[str]) -> Iterator[None]:
+    """What a run records as its command is the series' command, not ``adderlab replay``."""
+    before = sys.argv
+    sys.argv = argv
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+def _status(run: Path) -> str | None:
+    from adderlab.runs.metadata import read_summary
+
+    try:
+        return str(read_summary(run)["status"])
+    except Failure:
+        return None
+
+
+def _is_stopped(run: Path, argv: list[str]) -> bool:
+    """Whether the folder holds a run of this very command that was stopped or killed."""
+    from adderlab.runs.folder import STATE_FILE
+    from adderlab.runs.metadata import read_config
+
+    if _status(run) not in ("running", "stopped") or not (run / STATE_FILE).is_file():
+        return False
+    try:
+        return list(read_config(run).command) == argv
+    except Failure:
+        return False
+
+
+def _resume(args: Any, run: Path) -> int:
+    """Go on with a training; the flags that choose where to compute are the command's own."""
+    from adderlab.cli.training import Train
+
+    shared = ("device", "engine", "threads", "evaluate", "prove", "keep", "quiet")
+    given = {name: getattr(args, name) for name in shared if hasattr(args, name)}
+    if not isinstance(args, Train):
+        given["evaluate"] = "none"  # the published program does not evaluate after training
+    return Train(resume=run, **given).run()
 
 
 if __name__ == "__main__":

@@ -1,12 +1,22 @@
-"""What several subcommands share: options that are read alike, and output."""
+"""What several subcommands share: options that are read alike, what is shown meanwhile, and output."""
+
+from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from types import TracebackType
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import tyro
+
+from adderlab.errors import Failure
+
+if TYPE_CHECKING:
+    from adderlab.proof.prove import Progress as ProofProgress
+    from adderlab.training.measure import Listener
 
 
 def arg(metavar: str | None = None, aliases: list[str] | None = None) -> Any:
@@ -74,3 +84,122 @@ def emit_json(value: Any, output: Path | None = None) -> None:
         from adderlab.files.atomic import write_text
 
         write_text(output, text + "\n")
+
+
+class Following:
+    """A live view and dashboards around one call of the API.
+
+    A ``with`` block gives the listener. Where it is left by Ctrl-C or a failure of the disk, the command
+    that goes on is named.
+    """
+
+    def __init__(
+        self,
+        resume_command: Callable[[], str | None],
+        *,
+        quiet: bool = False,
+        json_lines: bool = False,
+        budget: float | None = None,
+        sinks: Sequence[str] = (),
+    ) -> None:
+        """``resume_command``: what to type to go on; None where there is nothing to go on with.
+        ``budget``: seconds after which a search gives up. Raises ``UsageError`` for a sink that is not
+        installed."""
+        from rich.console import Console
+
+        from adderlab.report.live import Dashboards, LiveView
+
+        self._resume_command = resume_command
+        self._aloud = quiet and not json_lines
+        events = sys.stdout if json_lines else None
+        self.view = LiveView(Console(), quiet=quiet, events=events, budget=budget)
+        self.dashboards = Dashboards(sinks, self.view.on_message) if sinks else None
+
+    def __enter__(self) -> Listener:
+        from adderlab.training.measure import Listeners
+
+        self.view.__enter__()
+        return Listeners((self.view, self.dashboards)) if self.dashboards else self.view
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        from adderlab.training.run import RunFailed
+
+        self.view.__exit__()
+        if self.dashboards:
+            self.dashboards.close()
+        if isinstance(error, RunFailed):
+            raise Failure(f"{error}; then go on: {self._resume_command()}") from error
+        if isinstance(error, KeyboardInterrupt):
+            self.tell_how_to_go_on()
+
+    def tell_how_to_go_on(self) -> None:
+        """After a stop. What was spent must not be lost for want of a line, however quiet."""
+        command = self._resume_command()
+        if command is None:
+            return
+        text = f"Stopped. To go on: {command}"
+        if self._aloud:
+            print(text, file=sys.stderr)
+        else:
+            self.view.on_message(text)
+
+
+PHASES = {
+    "samples": "the board's pairs and the strata",
+    "leaves": "leaves of every step",
+    "search": "splitting open leaves",
+    "union": "counting each failing pair once",
+    "check": "proving every bound again",
+}
+
+
+class Bar:
+    """One bar with a note beside it; a context manager."""
+
+    def __init__(self, description: str) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        console = Console(stderr=True)
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,  # else it leaves an empty line in a log
+        )
+        self._bar = self._bars.add_task(description, total=None, note="")
+
+    def __enter__(self) -> Bar:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def name(self, description: str) -> None:
+        """Say what is done now; how long it takes is unknown."""
+        self._bars.update(self._bar, description=description)
+
+    def advance(self, done: int, total: int) -> None:
+        """``done`` of ``total``."""
+        self._bars.update(self._bar, completed=done, total=total)
+
+    def proof(self, progress: ProofProgress) -> None:
+        """Where a proof stands; the search ends when nothing is open, so it has no total."""
+        note = f"{progress.done:,} cells, {progress.open_inputs / 10**20:.2e} of 10^20 open"
+        refuted = ""
+        if progress.refuted_by is not None:
+            a, b = progress.refuted_by
+            refuted = f"refuted by {a} + {b}; counting: "
+        self._bars.update(
+            self._bar,
+            description=PHASES[progress.phase],
+            completed=progress.done,
+            total=progress.total if progress.phase in ("leaves", "check") else None,
+            note=refuted + (note if progress.phase == "search" else ""),
+        )

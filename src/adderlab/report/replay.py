@@ -304,7 +304,7 @@ StepStatus = Literal["done", "failed", "absent", "interrupted"]
 
 
 class Runner(Protocol):
-    """Runs the commands of a series: the command line does (``adderlab.cli.commands``)."""
+    """Runs the commands of a series: the command line does (``adderlab.cli.main``)."""
 
     def check(self, command: str) -> None:
         """Raises ``UsageError`` for a command with wrong arguments, without running it."""

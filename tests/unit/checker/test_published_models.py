@@ -12,7 +12,7 @@ from adderlab.checker import FloatReport, check_file
 from adderlab.checker.document import read_document
 from adderlab.checker.pairs import margin_by_step
 from adderlab.checker.verify import plain_config, read_model
-from adderlab.cli import check as command
+from adderlab.cli.proofs import Check
 from adderlab.errors import Failure, UsageError
 from adderlab.models.tables import tables
 from adderlab.proof.problem import problem_from_tables
@@ -42,8 +42,8 @@ def known(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def test_456p_is_accepted(known: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     cert, path = known
-    args = command.Args(certificate=cert, checkpoint=path, json=True, real_only=True)
-    assert command.run(args) == 0
+    args = Check(certificate=cert, checkpoint=path, json=True, real_only=True)
+    assert args.run() == 0
     report = json.loads(capsys.readouterr().out)
     assert report["accepted"] and report["reason"] is None and report["verdict"] == "proved"
     assert report["leaves"] == 170_300 and report["pairs_per_step"] == 10**20
@@ -103,13 +103,13 @@ def test_a_damaged_certificate_is_rejected_with_its_reason(
     document["adderlab"] = "other"
     broken = cert.with_name("broken.json")
     broken.write_text(json.dumps(document))
-    assert command.run(command.Args(certificate=broken, checkpoint=path)) == 1
+    assert Check(certificate=broken, checkpoint=path).run() == 1
     out = capsys.readouterr().out
     assert "REJECTED" in out and "digest" in out
     with pytest.raises(UsageError):
-        command.run(command.Args(certificate=cert.with_name("none.json"), checkpoint=path))
+        Check(certificate=cert.with_name("none.json"), checkpoint=path).run()
     with pytest.raises(Failure):
-        command.run(command.Args(certificate=path, checkpoint=path))
+        Check(certificate=path, checkpoint=path).run()
 
 
 @pytest.mark.slow
@@ -131,7 +131,7 @@ def test_the_published_proofs_hold_in_fp32_too(
     assert report.accepted and report.margin is not None and report.margin >= least
     assert report.fp32 is not None and report.fp32.covered and report.fp32.left == 0
     assert report.fp32.margin is not None and least_fp32 <= report.fp32.margin < report.margin
-    assert command.run(command.Args(certificate=cert, checkpoint=path)) == 0
+    assert Check(certificate=cert, checkpoint=path).run() == 0
     out = capsys.readouterr().out
     assert "fp32: COVERED" in out and "bf16" in out
 
@@ -164,7 +164,7 @@ def test_fp32_runs_of_456p_agree_with_the_proof(seed: int) -> None:
 def test_a_refuted_model_is_not_accepted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = reference_checkpoint("qwen3_122p.npz")
     cert = proved(load_checkpoint(path), tmp_path / "cert.json.gz")
-    assert command.run(command.Args(certificate=cert, checkpoint=path)) == 1
+    assert Check(certificate=cert, checkpoint=path).run() == 1
     out = capsys.readouterr().out
     assert "NOT A PROOF" in out and "certainly fails" in out and "failing_pairs" in out
 

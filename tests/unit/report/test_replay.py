@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from adderlab.cli.commands import CommandLine
-from adderlab.cli.main import main
+from adderlab.cli.main import CommandLine, main
 from adderlab.report.replay import find_replay, open_replay
 from adderlab.training import run as writer
 

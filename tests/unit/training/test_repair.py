@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from adderlab.checker import check_file
-from adderlab.cli import check as check_command
-from adderlab.cli import repair as repair_command
 from adderlab.cli.main import run_command
+from adderlab.cli.proofs import Check, Repair
 from adderlab.engine.select import choose_device, select_engine
 from adderlab.errors import UsageError
 from adderlab.evaluation.exact import decoder_for, evaluate
@@ -98,7 +97,7 @@ def test_what_cannot_be_repaired_is_refused(tmp_path: Path, capsys: pytest.Captu
         with pytest.raises(UsageError, match=name):
             RepairSettings(**{name: value})  # type: ignore[arg-type]
     argv = ["missing.pt", "-o", str(tmp_path / "out.pt")]
-    assert run_command(repair_command, argv, "adderlab repair") == 2
+    assert run_command(Repair, argv, "adderlab repair") == 2
     assert "missing.pt" in capsys.readouterr().err
 
 
@@ -107,7 +106,7 @@ def test_512p_is_repaired_proved_and_checked(tmp_path: Path, capsys: pytest.Capt
     """Within 3 rounds; no error on 100,000 pairs; the checker accepts it, also as run in fp32."""
     source = reference_checkpoint("lowrank_512p_s42.pt")
     out, cert = tmp_path / "repaired.pt", tmp_path / "cert.json.gz"
-    assert run_command(repair_command, [str(source), "-o", str(out), "--json"], "adderlab repair") == 0
+    assert run_command(Repair, [str(source), "-o", str(out), "--json"], "adderlab repair") == 0
     printed = json.loads(capsys.readouterr().out)
     assert (
         printed["verdict"] == "proved"
@@ -125,6 +124,6 @@ def test_512p_is_repaired_proved_and_checked(tmp_path: Path, capsys: pytest.Capt
     checked = check_file(cert, checkpoint)
     assert checked.accepted and checked.margin is not None and checked.margin > 0
     assert checked.fp32 is not None and (checked.fp32.covered or checked.fp32.reason)
-    assert check_command.run(check_command.Args(certificate=cert, checkpoint=out, real_only=True)) == 0
+    assert Check(certificate=cert, checkpoint=out, real_only=True).run() == 0
     original = load_checkpoint(source)
     assert not check_file(cert, original, fp32=False).accepted

@@ -1,4 +1,6 @@
-"""Train a population of seeds of one architecture, evaluate the best, say what was learned."""
+"""The command that trains."""
+
+from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +12,8 @@ from adderlab.cli.options import ChangeOptions, ComputeOptions, Switch, arg
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args(ComputeOptions, ChangeOptions):
-    """What to train, for how long, and where to."""
+class Train(ComputeOptions, ChangeOptions):
+    """Train a population of seeds of one architecture, evaluate the best, say what was learned."""
 
     preset: Annotated[str | None, tyro.conf.Positional, arg(metavar="[PRESET]")] = None
     """A published architecture, for example 456p (adderlab zoo lists them)."""
@@ -59,44 +61,43 @@ class Args(ComputeOptions, ChangeOptions):
     ] = ()
     """Dashboards that get a copy of the figures; each needs its extra (adderlab[wandb])."""
 
+    def run(self) -> int:
+        """Train or search, evaluate, report."""
+        from adderlab.api.training import RUNS, default_folder, resume_command
+        from adderlab.cli.main import INTERRUPTED
+        from adderlab.cli.options import Following
+        from adderlab.errors import Failure
+        from adderlab.evaluation.suites import parse_suite
+        from adderlab.models.zoo import get_preset
+        from adderlab.runs.metadata import kind_of
 
-def run(args: Args) -> int:
-    """Train or search, evaluate, report."""
-    from adderlab.api.training import RUNS, default_folder, resume_command
-    from adderlab.cli.following import Following
-    from adderlab.cli.main import INTERRUPTED
-    from adderlab.errors import Failure
-    from adderlab.evaluation.suites import parse_suite
-    from adderlab.models.zoo import get_preset
-    from adderlab.runs.metadata import kind_of
-
-    _check(args)
-    # A wrong suite is refused before training, not after.
-    suite = None if args.evaluate == "none" else parse_suite(args.evaluate)
-    folder = args.resume or (RUNS / args.run_name if args.run_name else None)
-    folder = folder or default_folder(get_preset(str(args.preset)).name)
-    following = Following(
-        lambda: resume_command(folder, _options(args)) if kind_of(folder) else None,
-        quiet=args.quiet,
-        json_lines=args.json_lines,
-        budget=60 * args.budget if args.until else None,
-        sinks=args.sink,
-    )
-    with following as listener:
-        found = _train(args, folder, listener)
-    if found.status == "stopped":
-        following.tell_how_to_go_on()
-        return INTERRUPTED
-    if args.until and found.status != "proved":
-        raise Failure(_without_success(args, found))
-    if suite is not None:
-        _evaluate(found, suite, args)
-    if not (args.until or args.json_lines):
-        print(f"Files: {folder}/ (summary.json, seeds.csv, metrics.csv, checkpoints/best.pt)")
-    return 0
+        _check(self)
+        # A wrong suite is refused before training, not after.
+        suite = None if self.evaluate == "none" else parse_suite(self.evaluate)
+        folder = self.resume or (RUNS / self.run_name if self.run_name else None)
+        folder = folder or default_folder(get_preset(str(self.preset)).name)
+        following = Following(
+            lambda: resume_command(folder, _options(self)) if kind_of(folder) else None,
+            quiet=self.quiet,
+            json_lines=self.json_lines,
+            budget=60 * self.budget if self.until else None,
+            sinks=self.sink,
+        )
+        with following as listener:
+            found = _train(self, folder, listener)
+        if found.status == "stopped":
+            following.tell_how_to_go_on()
+            return INTERRUPTED
+        if self.until and found.status != "proved":
+            raise Failure(_without_success(self, found))
+        if suite is not None:
+            _evaluate(found, suite, self)
+        if not (self.until or self.json_lines):
+            print(f"Files: {folder}/ (summary.json, seeds.csv, metrics.csv, checkpoints/best.pt)")
+        return 0
 
 
-def _check(args: Args) -> None:
+def _check(args: Train) -> None:
     """Raises ``UsageError`` for options that do not go together."""
     from adderlab.errors import UsageError
     from adderlab.runs.metadata import kind_of
@@ -128,7 +129,7 @@ def _check(args: Args) -> None:
         raise UsageError(f"{args.resume} is a search; go on with it by --until proved --resume")
 
 
-def _train(args: Args, folder: Path, listener: Any) -> Any:
+def _train(args: Train, folder: Path, listener: Any) -> Any:
     """The one call of the API that the options stand for."""
     import adderlab as al
 
@@ -180,7 +181,7 @@ def _train(args: Args, folder: Path, listener: Any) -> Any:
     )
 
 
-def _options(args: Args) -> list[str]:
+def _options(args: Train) -> list[str]:
     """What a run folder does not say, as options of the command that goes on."""
     from adderlab.training.objective import Compute
 
@@ -189,7 +190,7 @@ def _options(args: Args) -> list[str]:
     return options if args.prove else [*options, "--no-prove"]
 
 
-def _without_success(args: Args, found: Any) -> str:
+def _without_success(args: Train, found: Any) -> str:
     """Why a search ended without the models that were wanted."""
     from adderlab.api.training import resume_command
 
@@ -201,7 +202,7 @@ def _without_success(args: Args, found: Any) -> str:
     return f"{what} within {args.budget:g} minutes ({tried} seeds tried); to go on: {again}"
 
 
-def _evaluate(found: Any, suite: Any, args: Args) -> None:
+def _evaluate(found: Any, suite: Any, args: Train) -> None:
     """The best model, or every proved one, on pairs that neither training nor its choice has seen."""
     import sys
 

@@ -1,0 +1,192 @@
+"""The commands that decide all pairs, check that, and get there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from adderlab.cli.options import Switch, arg, emit_json
+
+if TYPE_CHECKING:
+    from adderlab.training.repair import Round
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prove:
+    """Decide all 10^20 pairs for a checkpoint: proved, refuted with a count, or undecided."""
+
+    checkpoint: Annotated[Path, tyro.conf.Positional, arg(metavar="CKPT")]
+    """A checkpoint file, or the folder of a run: its best model."""
+    output: Annotated[Path | None, arg(aliases=["-o"], metavar="CERT")] = None
+    """Write the certificate here; a name ending in .gz compresses it (2.6 MB, not 4.8, for 456p)."""
+    cells: int = 3_000_000
+    """Cells that the branch and bound may bound before it reports what is left."""
+    seconds: float = 120.0
+    """Time after which the branch and bound stops."""
+    check: bool = True
+    """Let the independent checker prove every bound again (needs python-flint; about 5 s)."""
+    window: int = 0
+    """Decide all pairs that differ in this many columns only (1 to 3), and try every one of them."""
+    window_seed: int = 0
+    """Draws the window: which columns, and the digits of the others."""
+    json: Switch = False
+    """Print one object instead of text."""
+
+    def run(self) -> int:
+        """Prove; the exit code is 0 whatever the verdict, and 1 if a window shows a contradiction."""
+        import adderlab
+        from adderlab.cli.options import Bar
+
+        if self.window:
+            if self.output is not None:
+                raise adderlab.UsageError("a window has no certificate: leave out --output or --window")
+            with Bar("tables") as bar:
+                report = adderlab.prove_window(
+                    self.checkpoint, self.window, seed=self.window_seed, fp32=True, progress=bar.name
+                )
+            if self.json:
+                emit_json(report.to_dict())
+            else:
+                print(*report.describe(), sep="\n")
+            return 1 if report.disagreements else 0
+        with Bar("tables") as bar:
+            model = adderlab.load(self.checkpoint)
+            proof = adderlab.prove(
+                model, cells=self.cells, seconds=self.seconds, check=self.check, progress=bar.proof
+            )
+        if self.output is not None:
+            proof.save(self.output)
+        if self.json:
+            emit_json(proof.to_dict())
+            return 0
+        print(f"{self.checkpoint}: {model.num_parameters} parameters", *proof.describe(), sep="\n")
+        if self.output is not None:
+            print(f"certificate: {self.output}")
+            if proof.verdict == "proved":
+                print(f"check it: adderlab check {self.output} {self.checkpoint}")
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """Check a certificate against a checkpoint: proof again from the stored weights, trusting
+    neither."""
+
+    certificate: Annotated[Path, tyro.conf.Positional, arg(metavar="CERT")]
+    """A certificate file, .json or .json.gz."""
+    checkpoint: Annotated[Path, tyro.conf.Positional, arg(metavar="CKPT")]
+    """A checkpoint file, or the folder of a run: its best model."""
+    real_only: Switch = False
+    """Leave out the floating-point question, which takes most of the time."""
+    json: Switch = False
+    """Print one object instead of text."""
+
+    def run(self) -> int:
+        """Check; 0 if the certificate is accepted, 1 if not."""
+        import adderlab
+        from adderlab.cli.options import Bar
+
+        with Bar("checking leaves and cells") as bar:
+            report = adderlab.check(
+                self.certificate, self.checkpoint, fp32=not self.real_only, progress=bar.advance
+            )
+        if self.json:
+            emit_json(report.to_dict())
+        else:
+            print(*report.describe(), sep="\n")
+        return 0 if report.accepted else 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack:
+    """Look for a failing pair: strata, the prover's witnesses, a local search where it has none."""
+
+    checkpoint: Annotated[Path, tyro.conf.Positional, arg(metavar="CKPT")]
+    """A checkpoint file, or the folder of a run: its best model."""
+    pairs: int = 1000
+    """Pairs of each stratum."""
+    seed: int = 0
+    """Seed of the strata's pairs."""
+    starts: int = 24
+    """Pairs from which the local search starts, for each digit of the sum."""
+    json: Switch = False
+    """Print one object instead of text."""
+
+    def run(self) -> int:
+        """Attack; the exit code is 0 whether a failing pair is found or not."""
+        import adderlab
+        from adderlab.cli.options import Bar
+
+        with Bar("tables") as bar:
+            result = adderlab.attack(
+                self.checkpoint, pairs=self.pairs, seed=self.seed, starts=self.starts, progress=bar.name
+            )
+        if self.json:
+            emit_json(result.to_dict())
+        else:
+            print(*result.describe(), sep="\n")
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repair:
+    """Repair a checkpoint until it is proved: prove, train on the worst pairs, prove again."""
+
+    checkpoint: Annotated[Path, tyro.conf.Positional, arg(metavar="CKPT")]
+    """A checkpoint file, or the folder of a run: its best model."""
+    output: Annotated[Path, arg(aliases=["-o"], metavar="OUT")]
+    """Where to write the repaired checkpoint (.pt or .safetensors)."""
+    rounds: int = 5
+    """Trainings at most; a proof follows each."""
+    steps: int = 1000
+    """Steps of one training."""
+    lr: float = 1e-3
+    """Learning rate of the first round, falling linearly to 0 over it."""
+    lr_decay: float = 0.5
+    """Factor on the rate from round to round."""
+    target_margin: float = 1.5
+    """Logits by which the right digit should lead."""
+    seed: int = 0
+    """Of the fresh pairs mixed in."""
+    json: Switch = False
+    """Print one object instead of text."""
+
+    def run(self) -> int:
+        """0 if the result is proved, 1 if not; the last model is written either way."""
+        import adderlab
+        from adderlab.api.models import check_model_name
+
+        check_model_name(self.output)
+
+        def print_round(each: Round) -> None:
+            verdict, (a, b) = each.verdict, each.verdict.margin.pair
+            line = f"{verdict.verdict}: smallest margin {verdict.margin.witness:.4f} at {a} + {b}"
+            if verdict.failing_pairs != 0:
+                line += f"; failing pairs: {verdict.failing_pairs}"
+            print(f"{line} ({verdict.seconds:.1f} s)")
+            if each.witnesses:
+                print(f"training {self.steps} steps on {each.witnesses} witnesses", flush=True)
+
+        result = adderlab.repair(
+            self.checkpoint,
+            rounds=self.rounds,
+            steps=self.steps,
+            lr=self.lr,
+            lr_decay=self.lr_decay,
+            target_margin=self.target_margin,
+            seed=self.seed,
+            on_round=None if self.json else print_round,
+        )
+        adderlab.load(result).save(self.output)
+        if self.json:
+            emit_json(result.to_dict() | {"output": str(self.output)})
+        elif result.proved:
+            print(
+                f"Proved after {result.trainings} training(s): all 10^20 pairs. Written to {self.output}"
+            )
+        else:
+            print(f"Not proved after {result.trainings} training(s). The last model is in {self.output}")
+        return 0 if result.proved else 1

@@ -1,0 +1,129 @@
+"""The commands that publish a model and check anybody's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from adderlab.cli.options import Switch, arg, emit_json
+
+if TYPE_CHECKING:
+    from adderlab.publish.scoring import Progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Publish a checkpoint: a one-file AdderBoard submission, weights, a hub folder, or an ONNX
+    graph."""
+
+    checkpoint: Annotated[Path, tyro.conf.Positional, arg(metavar="CKPT")]
+    """A checkpoint file, or the folder of a run: its best model."""
+    to: Literal["adderboard", "safetensors", "hub-folder", "onnx"]
+    """adderboard: one Python file that needs torch only, and the text of the board's issue form.
+    safetensors, onnx: one file and a model card. hub-folder: all of a model page."""
+    output: Annotated[Path, arg(aliases=["-o"], metavar="OUT")]
+    """File to write, or the folder for hub-folder."""
+    name: Annotated[str | None, arg(metavar="NAME")] = None
+    """Name of the model; else the zoo's, or the parameter count."""
+    author: Annotated[str | None, arg(metavar="NAME")] = None
+    """Name of the author; else that of git's settings."""
+    certificate: Annotated[Path | None, arg(metavar="F")] = None
+    """A certificate of adderlab prove for these weights."""
+    prove: bool = True
+    """Without a certificate, ask the prover (up to a minute)."""
+    suites: tuple[str, ...] = ("adderboard", "published", "strata")
+    """Pairs to measure the accuracy on, as for adderlab evaluate."""
+    json: Switch = False
+    """Print one object instead of text."""
+
+    def run(self) -> int:
+        """Measure, prove, write, and say what was written."""
+        import adderlab
+
+        exported = adderlab.export(
+            self.checkpoint,
+            to=self.to,
+            output=self.output,
+            name=self.name,
+            author=self.author,
+            certificate=self.certificate,
+            prove=self.prove,
+            suites=self.suites,
+        )
+        if self.json:
+            emit_json(exported.to_dict())
+        else:
+            print("\n".join(exported.describe()))
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verify:
+    """Check anybody's AdderBoard submission, safely: correct sums, a true count, sums from the model."""
+
+    submission: Annotated[Path, tyro.conf.Positional, arg(metavar="SUBMISSION.py")]
+    """The file. It is run in a sandbox (--sandbox)."""
+    timeout: float = 1800.0
+    """Seconds for everything."""
+    answer_timeout: float = 30.0
+    """Seconds for one answer."""
+    memory: int = 4096
+    """MiB it may use."""
+    pairwise: Switch = False
+    """Ask every pair through add, also where the model can be driven in batches."""
+    strata: Annotated[int | None, arg(metavar="N")] = None
+    """Pairs of each stratum; else 1000 in batches, 10 through add."""
+    prove: bool = True
+    """Prove it if it is a file that adderlab wrote."""
+    sandbox: Literal["bubblewrap", "limits"] = "bubblewrap"
+    """limits: no wall, only limits on memory, time and output; for a container of your own."""
+    json: Switch = False
+    """Print one object instead of text."""
+
+    def run(self) -> int:
+        """0 if it is qualified, 1 if not."""
+        import adderlab
+
+        with _bar() as progress:
+            result = adderlab.verify(
+                self.submission,
+                sandbox=self.sandbox,
+                seconds=self.timeout,
+                answer_seconds=self.answer_timeout,
+                memory_mib=self.memory,
+                pairwise=self.pairwise,
+                strata=self.strata,
+                prove=self.prove,
+                progress=progress,
+            )
+        if self.json:
+            emit_json(result.to_dict())
+        else:
+            print("\n".join(result.describe()))
+        return 0 if result.verdict == "qualified" else 1
+
+
+@contextmanager
+def _bar() -> "Iterator[Progress]":
+    """A bar on stderr, from the first stage on: a command that is refused prints its line alone."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    bars = Progress(*columns, console=Console(stderr=True), transient=True)
+    bar = bars.add_task("loading", total=None)
+
+    def update(stage: str, done: int, total: int) -> None:
+        bars.start()
+        bars.update(bar, description=stage, completed=done, total=total if total > 1 else None)
+
+    try:
+        yield update
+    finally:
+        if bars.live.is_started:
+            bars.stop()

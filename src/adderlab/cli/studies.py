@@ -1,0 +1,313 @@
+"""The commands that measure rates, try settings and forecast."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from adderlab.cli.options import ChangeOptions, ComputeOptions, Switch, arg, emit_json
+
+if TYPE_CHECKING:
+    from adderlab.study.cells import CellRow
+    from adderlab.study.rate import RateRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rate(ComputeOptions, ChangeOptions):
+    """Measure how often a recipe gives a proved adder: train many seeds, decide each on all 10^20
+    pairs."""
+
+    preset: Annotated[str | None, tyro.conf.Positional, arg(metavar="[PRESET]")] = None
+    """A published architecture, for example 456p (adderlab zoo lists them)."""
+    recipe: Annotated[str, arg(metavar="NAME")] = "best"
+    """best (the one that adderlab zoo names), published, quick, or one by name, for example circle."""
+    seeds: str = "1000-1047"
+    """Seeds, for example 1000-1095. Report none that served to develop the recipe."""
+    name: Annotated[str | None, arg(metavar="NAME")] = None
+    """The row's name instead of the recipe's, where settings are changed."""
+    batch_of_seeds: Annotated[int, arg(metavar="N")] = 48
+    """Seeds trained side by side; results do not depend on it."""
+    assisted: Switch = False
+    """Repair seeds that come near and are not proved, and report that rate too."""
+    repair_from: Annotated[float, arg(metavar="EXACT")] = 0.9
+    """Exact match from which a seed is near enough for repair."""
+    repair_missing: Annotated[int, arg(metavar="N")] = 0
+    """Repair seeds too that miss at most so many answer steps; 0: only by exact match."""
+    repair_rounds: Annotated[int, arg(metavar="N")] = 5
+    """Trainings of a repair at most."""
+    prove_cells: Annotated[int, arg(metavar="N")] = 3_000_000
+    """Cells that a proof may bound before a seed counts as undecided."""
+    prove_seconds: Annotated[float, arg(metavar="S")] = 60.0
+    """Time that a proof may take."""
+    output: Annotated[Path | None, arg(aliases=["-o"], metavar="FOLDER")] = None
+    """Folder of rows to write to or read from; default: records/rates."""
+    resume: Annotated[Path | None, arg(metavar="FOLDER")] = None
+    """Go on with a stopped measurement (results/rates/NAME); give no preset. --assisted adds repair."""
+    overwrite: Switch = False
+    """Measure anew, or write the row again, where that is there already."""
+    quiet: Switch = False
+    """Print only the rate at the end."""
+    table: Switch = False
+    """Print all rows as a table."""
+    markdown: Switch = False
+    """Print docs/rates.md."""
+    json: Switch = False
+    """Print the row, or without a preset a list of all rows, as JSON."""
+
+    def run(self) -> int:
+        """Measure, or show what was measured."""
+        import shlex
+
+        import adderlab as al
+        from adderlab.api.studies import PROVER_LIMITS, plan_rate, rate_folder
+        from adderlab.cli.options import Following, emit_json
+        from adderlab.errors import UsageError
+        from adderlab.files.schema import to_dict
+        from adderlab.report.describe import describe_rate
+        from adderlab.runs.metadata import kind_of
+        from adderlab.study.rate import FOLDER
+        from adderlab.study.verdicts import Assistance
+        from adderlab.training.objective import Compute
+
+        measures = self.preset is not None or self.resume is not None
+        if self.table or self.markdown or not measures:
+            if measures:
+                raise UsageError(
+                    "--table and --markdown show what was measured: give no preset, no --resume"
+                )
+            return _show(self)
+        assistance = Assistance(
+            exact=self.repair_from, missing=self.repair_missing, rounds=self.repair_rounds
+        )
+        plan = None
+        if self.resume is not None:
+            folder = self.resume
+            if self.preset or self.recipe != "best" or self.steps or self.set or self.name:
+                raise UsageError(
+                    "--resume takes the measurement's own settings: give no preset, --recipe, --steps, "
+                    "--set or --name"
+                )
+        else:
+            limits = dataclasses.replace(
+                PROVER_LIMITS, cells=self.prove_cells, seconds=self.prove_seconds
+            )
+            plan = plan_rate(
+                str(self.preset),
+                seeds=self.seeds,
+                recipe=self.recipe,
+                steps=self.steps,
+                set=self.settings,
+                name=self.name,
+                batch_of_seeds=self.batch_of_seeds,
+                assistance=assistance if self.assisted else None,
+                limits=limits,
+            )
+            folder = rate_folder(plan)
+        options = ["--output", str(self.output)] if self.output else []
+        options += ["--overwrite"] if self.overwrite else []
+        options += Compute(device=self.device, engine=self.engine).options()
+        again = shlex.join(["adderlab", "rate", "--resume", str(folder), *options])
+        following = Following(
+            lambda: again if folder and kind_of(folder) == "rate" else None,
+            quiet=self.quiet or self.json,
+        )
+        with following as listener:
+            record = al.measure_rate(
+                plan or "",
+                assistance=assistance if self.assisted else None,
+                folder=folder,
+                rows=self.output or FOLDER,
+                resume=self.resume is not None,
+                overwrite=self.overwrite,
+                device=self.device,
+                engine=self.engine,
+                threads=self.threads,
+                listener=listener,
+            )
+        if self.json:
+            emit_json(to_dict(record), None)
+        else:
+            path = (self.output or FOLDER) / record.file_name
+            print("\n".join([*describe_rate(record), f"Written to {path}; runs are in {folder}/"]))
+        return 0
+
+
+def _show(args: Rate) -> int:
+    """All rows: a table, docs/rates.md, or JSON."""
+    from adderlab.cli.options import emit_json
+    from adderlab.errors import UsageError
+    from adderlab.files.schema import to_dict
+    from adderlab.report.describe import rates_page
+    from adderlab.study.rate import default_folder, read_rates
+
+    if not (args.table or args.markdown or args.json):
+        raise UsageError("name a preset to measure, for example 456p, or pass --table")
+    folder = args.output or default_folder()
+    records = [] if folder is None else read_rates(folder)
+    if args.json:
+        emit_json([to_dict(record) for record in records], None)
+    elif args.markdown:
+        print(rates_page(records))
+    elif records:
+        _print_table(records)
+    else:
+        print("No rate has been measured yet: adderlab rate PRESET measures one.")
+    return 0
+
+
+def _print_table(records: list[RateRecord]) -> None:
+    """As wide as it is: a narrower window wraps the lines, and no header or figure is cut."""
+    from adderlab.report.describe import COLUMNS, table_row
+    from adderlab.results import text_table
+
+    rows = [dict(zip(COLUMNS, table_row(record), strict=True)) for record in records]
+    print(*text_table(rows), sep="\n")
+    print("train s, prove s: median core-seconds of a seed; to a proof: expected, on 2 cores.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep(ComputeOptions):
+    """Train a grid or a random space of settings, all over the same seeds; a table of what succeeds."""
+
+    file: Annotated[Path, tyro.conf.Positional, arg(metavar="FILE.toml")]
+    """The declaration: preset, recipe, seeds, settings to vary (docs/scale.md)."""
+    output: Annotated[Path | None, arg(metavar="FOLDER")] = None
+    """Where the cells and the table go; default: the declaration's, or results/sweeps/FILE."""
+    resume: Switch = False
+    """Go on with a sweep that was stopped or killed."""
+    optuna: Switch = False
+    """Choose every cell after those before it, where success is likeliest (needs adderlab[sweep])."""
+    threads: Annotated[int | None, arg(metavar="N")] = None
+    """Seeds trained at once on a CPU; default: every core. On a cluster: of each shard; default: 1."""
+    cluster: Annotated[str | None, arg(metavar="ADDRESS")] = None
+    """Train on a Ray cluster: local, auto, or ray://HOST:10001 (needs adderlab[cluster])."""
+    store: Annotated[str | None, arg(metavar="URL")] = None
+    """With --cluster: where the machines keep their state; default: the cells' own folders, which all
+    machines must then see."""
+    json: Switch = False
+    """Print the table as one JSON object instead of text."""
+
+    def run(self) -> int:
+        """Train every cell, print the table."""
+        import shlex
+
+        import adderlab as al
+        from adderlab.api.studies import read_space, sweep_folder
+        from adderlab.cli.options import Following
+        from adderlab.runs.metadata import kind_of
+
+        folder = sweep_folder(self.file, read_space(self.file), self.output)
+        again = shlex.join(["adderlab", "sweep", str(self.file), "--resume", *_options(self)])
+        following = Following(lambda: again if kind_of(folder) == "sweep" else None, quiet=self.json)
+        with following as listener:
+            found = al.sweep(
+                self.file,
+                folder=folder,
+                resume=self.resume,
+                optuna=self.optuna,
+                device=self.device,
+                engine=self.engine,
+                threads=self.threads,
+                cluster=self.cluster,
+                store=self.store,
+                listener=listener,
+            )
+        if self.json:
+            print((folder / "table.json").read_text(), end="")
+        else:
+            _print(found.rows, folder)
+        return 0
+
+
+def _options(args: Sweep) -> list[str]:
+    """The options with which to go on."""
+    from adderlab.training.objective import Compute
+
+    options = ["--optuna"] if args.optuna else []
+    for name in ("output", "cluster", "store"):
+        value = getattr(args, name)
+        options += [f"--{name}", str(value)] if value else []
+    return options + Compute(device=args.device, engine=args.engine).options()
+
+
+def _print(rows: Sequence[CellRow], folder: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    settings = list(dict.fromkeys(path for row in rows for path in row.cell.settings))
+    table = Table(box=None, pad_edge=False)
+    leaves = {path: path.rpartition(".")[2] for path in settings}
+    unique = len(set(leaves.values())) == len(leaves)
+    for column in ("cell", *(leaves.values() if unique else settings)):
+        table.add_column(column, overflow="fold")
+    table.add_column("seeds at 99%, 95% interval", no_wrap=True)
+    for column in ("median steps to grok", ""):
+        table.add_column(column)
+    for row in rows:
+        found = row.measured
+        assert found is not None
+        grok = "" if found.median_grok_step is None else f"{found.median_grok_step:,.0f}"
+        ended = "" if row.state == "done" else f"{row.state} at step {found.step:,}"
+        values = [str(row.cell.settings.get(path, "")) for path in settings]
+        table.add_row(row.cell.name, *values, str(found.rate), grok, ended)
+    console = Console()
+    if not console.is_terminal:
+        console.width = 200  # a file has no edge to wrap at
+    console.print(table)
+    console.print(f"Files: {folder}/ (table.csv, table.json, cells/NNNN/)", highlight=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(ComputeOptions, ChangeOptions):
+    """How long a run will take on this machine or several, what it costs, how many seeds it needs."""
+
+    preset: Annotated[str, tyro.conf.Positional, arg(metavar="PRESET")]
+    """A published architecture, for example 456p (adderlab zoo lists them)."""
+    recipe: Annotated[str, arg(metavar="NAME")] = "best"
+    """best or published, or a recipe by name, as for adderlab train."""
+    seeds: Annotated[int, arg(metavar="N")] = 64
+    """How many seeds."""
+    nodes: Annotated[int, arg(metavar="K")] = 1
+    """Machines like this one that share the seeds (adderlab train --cluster)."""
+    price_per_hour: Annotated[float | None, arg(metavar="X")] = None
+    """Price of one machine for an hour, in any currency."""
+    rate: Annotated[str | None, arg(metavar="K/N")] = None
+    """Seeds that succeeded of those tried, for example 12/48; default: as in records/rates."""
+    json: Switch = False
+    """Print one object instead of text."""
+
+    def run(self) -> int:
+        """Measure for a few seconds; print the forecast."""
+        import sys
+
+        import adderlab as al
+        from adderlab.training.measure import Listener
+
+        class OnStderr(Listener):
+            def on_message(self, text: str) -> None:
+                print(text, file=sys.stderr)
+
+        found = al.plan(
+            self.preset,
+            recipe=self.recipe,
+            seeds=self.seeds,
+            steps=self.steps,
+            set=self.settings,
+            nodes=self.nodes,
+            price_per_hour=self.price_per_hour,
+            rate=self.rate,
+            device=self.device,
+            engine=self.engine,
+            threads=self.threads,
+            listener=OnStderr(),
+        )
+        if self.json:
+            emit_json(found.to_dict(), None)
+        else:
+            print("\n".join(found.describe()))
+        return 0
