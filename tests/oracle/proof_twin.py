@@ -18,6 +18,7 @@ from adderlab.proof.problem import (
     Head,
     Problem,
     Step,
+    shared_coordinates,
 )
 
 
@@ -101,6 +102,24 @@ def random_problem(
         residual_AVD=rng.normal(size=(A, V, D)),
         attn_out_HED=rng.normal(size=(heads, bottleneck, D)),
         head=head,
+    )
+
+
+def sharing(problem: Problem) -> Problem:
+    """The same problem with the heads in coordinates that they share."""
+    value, attn_out = shared_coordinates(problem.value_PVHE, problem.attn_out_HED)
+    return dataclasses.replace(problem, value_PVHE=value, attn_out_HED=attn_out, summed=True)
+
+
+def cancelling(problem: Problem, share: float = 0.9) -> Problem:
+    """The problem of one head with a second one that takes ``share`` of its output back."""
+    query, key, value = (
+        np.concatenate([table, table], 2)
+        for table in (problem.query_AVHK, problem.key_PVHK, problem.value_PVHE)
+    )
+    out = np.concatenate([problem.attn_out_HED, -share * problem.attn_out_HED])
+    return dataclasses.replace(
+        problem, query_AVHK=query, key_PVHK=key, value_PVHE=value, attn_out_HED=out
     )
 
 

@@ -20,8 +20,10 @@ import numpy as np
 
 from adderlab.errors import Failure, UsageError
 
-FORMAT, VERSIONS = "adderlab-certificate", (1, 2)
+FORMAT, VERSIONS = "adderlab-certificate", (1, 2, 3)
 """Version 1 did not name the configuration, which the checkpoint alone then says."""
+SUMMED_VERSION = 3
+"""From this version on certificates are about the sum of heads that share their coordinates."""
 MOST_BYTES = 2**28
 """Where the model is not known: a file that unpacks to more than this is refused."""
 MOST_CELLS = 1_000_000
@@ -66,6 +68,8 @@ STEP_KEYS = {
     "margin_bound",
     "splits",
 }
+SUMMED_KEYS = {"joint"}
+"""Of a step and of a split, where the heads share their coordinates."""
 SPLIT_KEYS = {"leaf", "pivot", "shear", "tree", "bounds", "parts"}
 
 
@@ -87,6 +91,7 @@ class Split:
     frame: Frame
     tree: list[int]
     bounds_NHE2: np.ndarray
+    joint_NE2: np.ndarray | None
     parts_NH: np.ndarray
 
 
@@ -97,6 +102,8 @@ class StepClaims:
     frame: Frame
     nodes_ZHE2M: np.ndarray
     bounds_NHE2: np.ndarray
+    joint_NE2: np.ndarray | None
+    """Bounds of the sum of the heads; None where each has its own coordinates."""
     parts_NH: np.ndarray
     inputs: int
     margin_bound: float
@@ -105,8 +112,9 @@ class StepClaims:
 
 def most_bytes(leaves: int, tokens: int, heads: int, bottleneck: int) -> int:
     """More bytes than a certificate needs for so many leaves and query tokens, in all steps together."""
-    per_leaf = heads * bottleneck * 2 * 4 + heads * 4
-    per_cell = heads * bottleneck * 2 * 8 + heads * 4 + 8
+    # With several heads, bounds of their sum too.
+    per_leaf = (heads + 1) * bottleneck * 2 * 4 + heads * 4
+    per_cell = (heads + 1) * bottleneck * 2 * 8 + heads * 4 + 8
     nodes = tokens * heads * bottleneck * 2 * 8 * MOST_NODES
     frames = leaves * heads * (bottleneck * 8 + 4)
     return 4 * (leaves * per_leaf + MOST_CELLS * per_cell + nodes + frames) // 3 + 64 * MOST_VALUES
@@ -286,11 +294,13 @@ def array(value: Any, dtype: str, shape: tuple[int | None, ...], what: str) -> n
 
 
 def read_step(
-    value: Any, index: int, tokens: int, heads: int, bottleneck: int, leaves: int
+    value: Any, index: int, tokens: int, heads: int, bottleneck: int, leaves: int, summed: bool = False
 ) -> StepClaims:
-    """Step ``index``'s claims, with every array of the right shape. Raises ``Rejected``."""
+    """Step ``index``'s claims, with every array of the right shape; ``summed`` if they are about the sum
+    of the heads, which then have one frame. Raises ``Rejected``."""
     what, Z, H, E = f"step {index}", tokens, heads, bottleneck
-    same_keys(value, STEP_KEYS, what)
+    frames = 1 if summed else H
+    same_keys(value, STEP_KEYS | SUMMED_KEYS if summed else STEP_KEYS, what)
     if not is_count(value["step"]) or value["step"] != index:
         raise Rejected(f"{what} stands where step {value['step']} should")
     nodes = [
@@ -307,13 +317,14 @@ def read_step(
     if not isinstance(value["splits"], list):
         raise Rejected(f"{what}: splits is not a list")
     return StepClaims(
-        frame=_frame(value, (Z, H), E, what),
+        frame=_frame(value, (Z, frames), E, what),
         nodes_ZHE2M=np.stack(nodes, 3),
-        bounds_NHE2=_bounds(value, leaves, H, E, what),
-        parts_NH=array(value["parts"], "<i4", (leaves, H), f"{what}, parts"),
+        bounds_NHE2=_bounds(value, "bounds", (leaves, H, E, 2), what),
+        joint_NE2=_bounds(value, "joint", (leaves, E, 2), what) if summed else None,
+        parts_NH=array(value["parts"], "<i4", (leaves, frames), f"{what}, parts"),
         inputs=value["inputs"],
         margin_bound=float(value["margin_bound"]),
-        splits=[_split(each, H, E, leaves, what) for each in value["splits"]],
+        splits=[_split(each, H, E, leaves, what, summed) for each in value["splits"]],
     )
 
 
@@ -329,25 +340,26 @@ def _frame(value: dict[str, Any], rows: tuple[int, ...], E: int, what: str) -> F
 
 
 def _bounds(
-    value: dict[str, Any], count: int | None, H: int, E: int, what: str, dtype: str = "<f4"
+    value: dict[str, Any], key: str, shape: tuple[int | None, ...], what: str, dtype: str = "<f4"
 ) -> np.ndarray:
-    bounds = array(value["bounds"], dtype, (count, H, E, 2), f"{what}, bounds")
+    bounds = array(value[key], dtype, shape, f"{what}, {key}")
     if not (bounds[..., 0] <= bounds[..., 1]).all():
         raise Rejected(f"{what}: a lower bound is above its upper bound")
     return bounds
 
 
-def _split(value: Any, H: int, E: int, leaves: int, what: str) -> Split:
-    what = f"a split of {what}"
-    same_keys(value, SPLIT_KEYS, what)
+def _split(value: Any, H: int, E: int, leaves: int, what: str, summed: bool) -> Split:
+    what, frames = f"a split of {what}", 1 if summed else H
+    same_keys(value, SPLIT_KEYS | SUMMED_KEYS if summed else SPLIT_KEYS, what)
     if not is_count(value["leaf"]) or value["leaf"] >= leaves:
         raise Rejected(f"{what} belongs to no leaf")
     what = f"{what}, leaf {value['leaf']}"
-    bounds = _bounds(value, None, H, E, what, "<f8")
+    bounds = _bounds(value, "bounds", (None, H, E, 2), what, "<f8")
     return Split(
         leaf=value["leaf"],
-        frame=_frame(value, (H,), E, what),
+        frame=_frame(value, (frames,), E, what),
         tree=array(value["tree"], "|i1", (None,), f"{what}, tree").tolist(),
         bounds_NHE2=bounds,
-        parts_NH=array(value["parts"], "<i4", (len(bounds), H), f"{what}, parts"),
+        joint_NE2=_bounds(value, "joint", (len(bounds), E, 2), what, "<f8") if summed else None,
+        parts_NH=array(value["parts"], "<i4", (len(bounds), frames), f"{what}, parts"),
     )

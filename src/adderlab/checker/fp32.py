@@ -264,7 +264,10 @@ def drift(batch: Batch, error: StepError) -> Array:
     (band,) = parts.bands
     row, z = batch.directions[1], batch.residual[1]
     N, H, E = len(row), *parts.projected_RHELT.shape[1:3]
-    low_NHE, high_NHE = batch.low_NK.reshape(N, H, E), batch.high_NK.reshape(N, H, E)
+    if batch.heads_NHE2 is None:
+        low_NHE, high_NHE = batch.low_NK.reshape(N, H, E), batch.high_NK.reshape(N, H, E)
+    else:
+        low_NHE, high_NHE = batch.heads_NHE2[..., 0], batch.heads_NHE2[..., 1]
     moved, most, least = np.zeros((N, H, E)), np.zeros((N, H, E)), np.zeros((N, H))
     most_eta = np.maximum(error.eta_ZHLT.max((2, 3)), error.eta_ZHC.max(2))[z]
 
@@ -290,7 +293,13 @@ def drift(batch: Batch, error: StepError) -> Array:
     share = np.fmin(np.where(least[:, :, None] > 0, up(moved / least[:, :, None]), np.inf), most)
     drifted = up(share / down(1.0 - most_eta)[:, :, None])
     lost = ~(most_eta < 0.5)[:, :, None] | ~(drifted >= 0)
-    return np.where(lost, np.inf, drifted).reshape(N, H * E)
+    drifted = np.where(lost, np.inf, drifted)
+    if batch.heads_NHE2 is None:
+        return drifted.reshape(N, H * E)
+    total_NE = drifted[:, 0]
+    for h in range(1, H):
+        total_NE = up(total_NE + drifted[:, h])
+    return total_NE
 
 
 def _free_part(batch: Batch, error: StepError, own: set[int]) -> tuple[Array, Array, Array]:

@@ -6,6 +6,7 @@ F hidden, Z query tokens of a step, L = 3n slots (a_0.., b_0.., s_0..), T = 10 d
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -186,6 +187,9 @@ class Model:
     b_0 .. b_(n-1), FREE at the open ones. Without any, the question is about all pairs."""
     score_slack: float = 0.0
     """Scores may be this much larger or smaller than the tables say (``own_pass``)."""
+    shared: bool = False
+    """Whether all heads write in the same coordinates (``in_shared_coordinates``): then out_HED is the
+    same for each of them, and the stream moves by the sum of their outputs."""
 
     @property
     def columns(self) -> int:
@@ -239,6 +243,27 @@ class Model:
             residual_ZD=self.residual_AVD[i, list(tokens)],
             given=self.given or (FREE,) * (2 * n),
         )
+
+    def in_shared_coordinates(self) -> Model:
+        """The same model with the heads' outputs in coordinates that all of them share: those of the
+        stream where the heads have more numbers than it, otherwise theirs side by side (docs/proof.md,
+        4.1)."""
+        if self.shared:
+            return self
+        P, V, H, E = self.value_PVHE.shape
+        D = self.out_HED.shape[2]
+        if H * E > D:
+            flat = matmul(self.value_PVHE.reshape(P * V, H, E).transpose(1, 0, 2), self.out_HED)
+            value = flat.transpose(1, 0, 2).reshape(P, V, H, D)
+            out = Interval(np.broadcast_to(np.eye(D), (H, D, D)).copy())
+        else:
+            low, high = np.zeros((2, P, V, H, H, E))
+            for h in range(H):
+                low[:, :, h, h] = self.value_PVHE.low[:, :, h]
+                high[:, :, h, h] = self.value_PVHE.high[:, :, h]
+            value = Interval(low, high).reshape(P, V, H, H * E)
+            out = stack([self.out_HED.reshape(H * E, D)] * H)
+        return dataclasses.replace(self, value_PVHE=value, out_HED=out, shared=True)
 
     def scores(self, i: int, token: int, at: int) -> Interval:
         """query . key of every position up to ``at``: (H, P, V)."""

@@ -213,6 +213,15 @@ def _allowed(given: Sequence[int]) -> NDArray[np.bool_]:
     return (digit_L1 == FREE) | (digit_L1 == np.arange(RADIX))
 
 
+def _choices(
+    digits_NL: NDArray[np.int8], carries_NJ: NDArray[np.int8]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which digits (2n, T, N) and carries (n, 2, N) cells allow."""
+    digits_L1N, carries_J1N = digits_NL.T[:, None], carries_NJ.T[:, None]
+    allowed_LTN = (digits_L1N < 0) | (digits_L1N == np.arange(RADIX)[:, None])
+    return allowed_LTN, (carries_J1N < 0) | (carries_J1N == np.arange(2)[:, None])
+
+
 def leaf_excess(
     step: Step, leaf: Leaves, parts: Projected, nodes_ZHE2M: Array, bounds_NHE2: Array
 ) -> Array:
@@ -304,11 +313,7 @@ def _cell_excess(
         weight = band.weight_RHLT[row].transpose(2, 3, 0, 1)[..., None]
         forbidden = ~band.allowed_RHLT[row].transpose(2, 3, 0, 1)
         projected = parts.projected_RHELT[row].transpose(3, 4, 0, 1, 2)
-        choice_TN = np.arange(10)[:, None] == digits_NL[part].T[:, None]
-        allowed_LTN = choice_TN | (digits_NL[part].T[:, None] < 0)
-        carry_JCN = (carries_NJ[part].T[:, None] < 0) | (
-            carries_NJ[part].T[:, None] == np.arange(2)[:, None]
-        )
+        allowed_LTN, carry_JCN = _choices(digits_NL[part], carries_NJ[part])
         carry_JCB = np.repeat(carry_JCN, H * E, axis=2)
         own_leaf = Leaves(**{name: getattr(leaf, name)[part] for name in leaf.__dataclass_fields__})
         for side in (0, 1):
@@ -323,3 +328,110 @@ def _cell_excess(
             own = _own_part(parts, band, own_leaf, step, row, tau_NHE, side)
             excess[part, ..., side] = up(own + free)
     return excess
+
+
+# The sum of several heads that share their coordinates.
+
+
+def joint_excess(
+    step: Step,
+    leaf: Leaves,
+    parts: Projected,
+    row_N: NDArray[np.intp],
+    digits_NL: NDArray[np.int8],
+    carries_NJ: NDArray[np.int8],
+    bounds_NHE2: Array,
+    joint_NE2: Array,
+) -> Array:
+    """Upper bound of how far f.(y_1 + .. + y_H) may lie outside each claim about it: (N, E, 2).
+
+    A claim is proved where it is <= 0. ``bounds_NHE2`` have been proved of each head, and may be enough
+    if added; where they are not, the heads are looked at together. ``leaf`` has one entry for each leaf
+    or cell, ``row_N`` is its row in ``parts``; FREE means free in ``digits_NL`` (a and b) and
+    ``carries_NJ``.
+    """
+    low_NE, high_NE = bounds_NHE2[:, 0, :, 0], bounds_NHE2[:, 0, :, 1]
+    for h in range(1, bounds_NHE2.shape[1]):
+        low_NE, high_NE = down(low_NE + bounds_NHE2[:, h, :, 0]), up(high_NE + bounds_NHE2[:, h, :, 1])
+    excess = np.stack([up(joint_NE2[..., 0] - low_NE), up(high_NE - joint_NE2[..., 1])], -1)
+    if len(parts.bands) > 1:
+        return excess
+    asked = np.flatnonzero((excess > 0).any((1, 2)))
+    for start in range(0, len(asked), CELLS_AT_ONCE):
+        n = asked[start : start + CELLS_AT_ONCE]
+        together = _joint_excess(
+            step,
+            Leaves(**{name: getattr(leaf, name)[n] for name in leaf.__dataclass_fields__}),
+            parts,
+            row_N[n],
+            _choices(digits_NL[n], carries_NJ[n]),
+            bounds_NHE2[n],
+            joint_NE2[n],
+        )
+        excess[n] = np.minimum(excess[n], together)
+    return excess
+
+
+def _joint_excess(
+    step: Step,
+    leaf: Leaves,
+    parts: Projected,
+    row: NDArray[np.intp],
+    choices: tuple[NDArray[np.bool_], NDArray[np.bool_]],
+    bounds_NHE2: Array,
+    joint_NE2: Array,
+) -> Array:
+    """With y = N / D, for any numbers tau_h and share_h > 0,
+
+        sum f.y_h = sum tau_h + sum share_h (f.N_h - tau_h D_h) + sum (f.y_h - tau_h) (1 - share_h D_h).
+
+    The second sum is one over slots, whose largest value the carry DP bounds for all heads at once. In
+    the third, |f.y_h - tau_h| is bounded by what has been proved of the head, and 1 - share_h D_h by the
+    range of its total weight D_h, another two maxima. Infinite where that range reaches zero.
+    """
+    (band,), (allowed_LTN, carry_JCN) = parts.bands, choices
+    i, n = step.index, step.columns
+    N, H, E, _ = bounds_NHE2.shape
+    weight = band.weight_RHLT[row].transpose(2, 3, 0, 1)
+    projected = parts.projected_RHELT[row].transpose(3, 4, 0, 1, 2)
+
+    def best(gain_LTNX: Array) -> Array:
+        """Its largest sum over what each cell leaves free: (N, X)."""
+        gain_LTNX[: 2 * n][~allowed_LTN] = NEVER
+        L, T, _, X = gain_LTNX.shape
+        found = maximum(gain_LTNX.reshape(L, T, -1), i, n, np.repeat(carry_JCN, X, axis=2))
+        return np.where(leaf.carry[:, None] == 0, *(each.reshape(N, X) for each in found))
+
+    least_NH, most_NH = (-best(-weight.low), best(weight.high.copy()))
+    for slot, digit in own_slots(step, leaf):
+        own = band.weight_RHLT[row, :, slot, digit]
+        least_NH, most_NH = down(least_NH + own.low), up(most_NH + own.high)
+    for constant in range(band.constant_RHC.shape[-1]):
+        own = band.constant_RHC[row, :, constant]
+        least_NH, most_NH = down(least_NH + own.low), up(most_NH + own.high)
+    # Any positive numbers would do for the shares, any at all for tau.
+    known_N = ((least_NH > 0) & np.isfinite(most_NH)).all(1)
+    share_NH = np.where(known_N[:, None], 2.0 / (least_NH + most_NH), 1.0)
+    stray_NH = np.maximum(up(up(share_NH * most_NH) - 1.0), up(1.0 - down(share_NH * least_NH)))
+    low_NHE, high_NHE = bounds_NHE2[..., 0], bounds_NHE2[..., 1]
+    tau_NHE = 0.5 * (low_NHE + high_NHE)
+    radius_NHE = np.maximum(up(high_NHE - tau_NHE), up(tau_NHE - low_NHE))
+    room_NHE = up(radius_NHE * stray_NH[..., None])
+
+    excess = np.empty(joint_NE2.shape)
+    for side, sign in enumerate((-1.0, 1.0)):
+        own_NHE = _own_part(parts, band, leaf, step, row, tau_NHE, side)
+        total_LTNE, bound_NE = np.zeros((*weight.shape[:3], E)), np.zeros((N, E))
+        for h in range(H):
+            share_N1, tau_NE = share_NH[:, [h]], tau_NHE[:, h]
+            each = gain(_along_last(weight[..., h]), projected[..., h, :], tau_NE, side)
+            total_LTNE = up(total_LTNE + up(share_N1 * each))
+            for part_NE in (sign * tau_NE, up(share_N1 * own_NHE[:, h]), room_NHE[:, h]):
+                bound_NE = up(bound_NE + part_NE)
+        bound_NE = up(bound_NE + best(total_LTNE))
+        excess[..., side] = up(bound_NE - sign * joint_NE2[..., side])
+    return np.where(known_N[:, None, None], excess, np.inf)
+
+
+def _along_last(x: Interval) -> Interval:
+    return Interval(x.low[..., None], x.high[..., None])

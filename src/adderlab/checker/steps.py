@@ -22,7 +22,15 @@ from adderlab.checker.document import Frame, Rejected, StepClaims
 from adderlab.checker.head import Rows, proved_margins
 from adderlab.checker.intervals import Array, Interval, stack
 from adderlab.checker.model import FREE, RADIX, Head, Leaves, Model, Step, leaves_of
-from adderlab.checker.ranges import Projected, cell_excess, count, leaf_excess, own_slots, project
+from adderlab.checker.ranges import (
+    Projected,
+    cell_excess,
+    count,
+    joint_excess,
+    leaf_excess,
+    own_slots,
+    project,
+)
 from adderlab.checker.trees import read_tree
 
 LEAST = 2.0**-1000
@@ -51,6 +59,8 @@ class Batch:
     """Its rows are those of ``parts``."""
     low_NK: Array
     high_NK: Array
+    heads_NHE2: Array | None
+    """Where a box bounds the sum of the heads: bounds of each of them."""
     claimed: float
     """The margin bound that the certificate claims for the step."""
 
@@ -75,11 +85,14 @@ class _Claimed:
     row_N: NDArray[np.intp]
     frame: Frame
     bounds_NHE2: Array
+    joint_NE2: Array | None
     parts_NH: np.ndarray
 
 
 def functionals(frame: Frame) -> Interval:
-    """f_p.y = y_p at the pivot p, f_k.y = y_k - shear[k] y_p elsewhere: exact numbers, (R, H, E, E)."""
+    """f_p.y = y_p at the pivot p, f_k.y = y_k - shear[k] y_p elsewhere: exact numbers, (R, H, E, E).
+
+    Heads that share their coordinates share one frame: then H is 1, which serves all of them."""
     R, H, E = frame.shear_RHE.shape
     rows = np.zeros((R, H, E, E))
     rows[..., np.arange(E), np.arange(E)] = 1.0
@@ -139,6 +152,19 @@ def check_step(model: Model, step: Step, claim: StepClaims, watch: Watch) -> flo
     excess = leaf_excess(step, leaves, parts, claim.nodes_ZHE2M, claim.bounds_NHE2)
     _require((excess <= 0) | ~held[:, None, None, None], f"step {i}: the bound of leaf")
 
+    if claim.joint_NE2 is not None:
+        excess = joint_excess(
+            step,
+            leaves,
+            parts,
+            leaves.row,
+            np.tile(np.array(step.given, dtype=np.int8), (len(leaves), 1)),
+            np.full((len(leaves), model.columns), FREE, dtype=np.int8),
+            claim.bounds_NHE2,
+            claim.joint_NE2,
+        )
+        _require((excess <= 0) | ~held[:, None, None], f"step {i}: the bound of the heads' sum on leaf")
+
     directions = _directions(claim.frame, model)
     keep = np.flatnonzero(whole & held)
     claimed = _Claimed(
@@ -150,6 +176,7 @@ def check_step(model: Model, step: Step, claim: StepClaims, watch: Watch) -> flo
         row_N=leaves.row[keep],
         frame=claim.frame,
         bounds_NHE2=claim.bounds_NHE2[keep],
+        joint_NE2=None if claim.joint_NE2 is None else claim.joint_NE2[keep],
         parts_NH=claim.parts_NH[keep],
     )
     margin = _check_head(model, step, claimed, claim.margin_bound, watch)
@@ -205,16 +232,16 @@ def _check_splits(
     _check_parts(parts_NH, np.ones(len(parts_NH), dtype=bool), f"step {i}, cells")
     own_leaves = take(leaves, leaf_N[owner_N])
     parts = project(step, leaves.row[leaf_N], functionals(frame))
-    excess = cell_excess(
-        step,
-        own_leaves,
-        parts,
-        owner_N,
-        np.concatenate(digits),
-        np.concatenate(carries),
-        bounds_NHE2,
-    )
+    digits_NS, carries_NJ = np.concatenate(digits), np.concatenate(carries)
+    excess = cell_excess(step, own_leaves, parts, owner_N, digits_NS, carries_NJ, bounds_NHE2)
     _require(excess <= 0, f"step {i}: the bound of cell")
+    joint_NE2 = None
+    if claim.joint_NE2 is not None:
+        joint_NE2 = np.concatenate([split.joint_NE2 for split in splits if split.joint_NE2 is not None])
+        excess = joint_excess(
+            step, own_leaves, parts, owner_N, digits_NS, carries_NJ, bounds_NHE2, joint_NE2
+        )
+        _require(excess <= 0, f"step {i}: the bound of the heads' sum on cell")
     claimed = _Claimed(
         cells=True,
         number_N=np.arange(len(owner_N)),
@@ -224,6 +251,7 @@ def _check_splits(
         row_N=owner_N,
         frame=frame,
         bounds_NHE2=bounds_NHE2,
+        joint_NE2=joint_NE2,
         parts_NH=parts_NH,
     )
     return _check_head(model, step, claimed, claim.margin_bound, watch)
@@ -241,13 +269,16 @@ def _check_head(model: Model, step: Step, claimed: _Claimed, margin_bound: float
     if number_of_boxes(claimed.parts_NH) > MOST_BOXES:
         raise Rejected(f"step {step.index}: more than {MOST_BOXES} boxes")
     wanted, smallest = max(margin_bound, LEAST), np.inf
+    joint = claimed.joint_NE2 is not None
+    # Of heads that share their coordinates, what matters is where their sum lies.
+    boxes_NHE2 = claimed.bounds_NHE2 if claimed.joint_NE2 is None else claimed.joint_NE2[:, np.newaxis]
     for right in range(RADIX):
         mine = np.flatnonzero(claimed.leaves.right == right)
         if not len(mine):
             continue
         row_N = claimed.row_N[mine]
         owner, low_NK, high_NK = _cut(
-            claimed.bounds_NHE2[mine], claimed.parts_NH[mine], claimed.frame.pivot_RH[row_N]
+            boxes_NHE2[mine], claimed.parts_NH[mine], claimed.frame.pivot_RH[row_N]
         )
         batch = Batch(
             step=step,
@@ -261,6 +292,7 @@ def _check_head(model: Model, step: Step, claimed: _Claimed, margin_bound: float
             directions=(claimed.directions_RKD, row_N[owner]),
             low_NK=low_NK,
             high_NK=high_NK,
+            heads_NHE2=claimed.bounds_NHE2[mine[owner]] if joint else None,
             claimed=margin_bound,
         )
         proved_N = proved_margins(

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from adderlab.checker.document import (
+    SUMMED_VERSION,
     Rejected,
     canonical,
     check_config,
@@ -148,6 +149,7 @@ def check(
             "or a square root that is another): run the check in a fresh process"
         )
     started = time.monotonic()
+    model = _as_claimed(document, model)
     found, reason = _Found(), None
     verdict = str(document.get("verdict"))[:20]
     try:
@@ -175,6 +177,12 @@ def check(
     )
 
 
+def _as_claimed(document: Mapping[str, Any], model: Model) -> Model:
+    """The model in the coordinates that the certificate's bounds are written in."""
+    summed = document.get("version") == SUMMED_VERSION and model.heads > 1
+    return model.in_shared_coordinates() if summed else model
+
+
 def _check(
     document: dict[str, Any],
     model: Model,
@@ -194,6 +202,9 @@ def _check(
         raise Rejected("the certificate is about another form of model than this checkpoint's")
     if document["version"] > 1:
         check_config(document, config, plain_config(ModelConfig()))
+    summed = document["version"] == SUMMED_VERSION
+    if summed != model.shared:
+        raise Rejected("the certificate is about several heads, and this model has one")
     if not isinstance(document["tables_sha256"], str):
         raise Rejected("the certificate does not say which tables it was made from")
     found.unchecked.append("tables_sha256 (float64 tables differ between machines in the last bit)")
@@ -217,7 +228,7 @@ def _check(
 
     sizes = [int(np.prod(step.leaf_shape)) for step in model.steps]
     claims = [
-        read_step(value, i, len(step.tokens), model.heads, model.bottleneck, size)
+        read_step(value, i, len(step.tokens), model.heads, model.bottleneck, size, summed)
         for i, (value, step, size) in enumerate(zip(steps, model.steps, sizes, strict=True))
     ]
     found.leaves = sum(sizes)
@@ -353,7 +364,8 @@ def check_file(
     model, form = read_model(weights)
     leaves = sum(int(np.prod(step.leaf_shape)) for step in model.steps)
     tokens = sum(len(step.tokens) for step in model.steps)
-    document = read_document(path, most_bytes(leaves, tokens, model.heads, model.bottleneck))
+    bottleneck = model.heads * model.bottleneck
+    document = read_document(path, most_bytes(leaves, tokens, model.heads, bottleneck))
     return _check_document(document, model, form, weights, progress, fp32)
 
 
@@ -380,7 +392,7 @@ def _check_document(
     progress: Progress | None,
     fp32: bool,
 ) -> Report:
-    module = fp32_module(weights)
+    module, model = fp32_module(weights), _as_claimed(document, model)
     own = OwnPass(module=module)
     try:
         model = widened(model, difference(module, model))

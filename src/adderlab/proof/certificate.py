@@ -23,7 +23,8 @@ from adderlab.proof.problem import RADIX, tables_sha256
 from adderlab.proof.prove import Count, Proof
 from adderlab.proof.search import Group, StepResult
 
-FORMAT, VERSION = "adderlab-certificate", 2
+FORMAT, VERSION, SUMMED_VERSION = "adderlab-certificate", 2, 3
+"""Version 3 is about the sum of heads that share their coordinates; of one head it stays version 2."""
 TERMINAL, EMPTY = -1, -2
 
 
@@ -33,7 +34,7 @@ def certificate(proof: Proof) -> dict[str, Any]:
     assert tables is not None
     body: dict[str, Any] = {
         "format": FORMAT,
-        "version": VERSION,
+        "version": SUMMED_VERSION if proof.problem.summed else VERSION,
         "adderlab": adderlab.__version__,
         "weights_sha256": proof.weights_sha256,
         "config": proof.config,
@@ -93,7 +94,7 @@ def _count(count: Count) -> int | list[int]:
 
 def _step(result: StepResult, proof: Proof) -> dict[str, Any]:
     decision, nodes = result.decision, result.ranges.nodes_ZHE2M
-    H = result.frame.pivot_ZH.shape[1]
+    summed = proof.problem.summed
     split_N = decision.status_N == OPEN
     margin_N = decision.margin_N.copy()
     splits = []
@@ -106,12 +107,21 @@ def _step(result: StepResult, proof: Proof) -> dict[str, Any]:
     # In canonical order; leaves outside a window have no claims, and nothing reads what stands there.
     bounds_NHE2 = np.zeros((result.step.num_leaves, *result.ranges.bounds_NHE2.shape[1:]))
     bounds_NHE2[result.leaves.number_N] = result.ranges.bounds_NHE2
-    parts_NH = np.ones((len(bounds_NHE2), H), dtype=np.int64)
+    # One frame, and one way to cut, for all heads that share their coordinates.
+    frames = slice(0, 1 if summed else None)
+    pivot_ZH, shear_ZHE = result.frame.pivot_ZH[:, frames], result.frame.shear_ZHE[:, frames]
+    parts_NH = np.ones((len(bounds_NHE2), pivot_ZH.shape[1]), dtype=np.int64)
     parts_NH[result.leaves.number_N] = np.where(split_N, 0, decision.parts_N)[:, None]
+    joint = {}
+    if summed:
+        joint_NE2 = np.zeros((len(bounds_NHE2), *bounds_NHE2.shape[2:]))
+        joint_NE2[result.leaves.number_N] = np.stack([result.boxes.low_NK, result.boxes.high_NK], -1)
+        joint["joint"] = encode_array(joint_NE2, "<f4")
     return {
+        **joint,
         "step": result.step.index,
-        "pivot": encode_array(result.frame.pivot_ZH, "<i4"),
-        "shear": encode_array(result.frame.shear_ZHE, "<f8"),
+        "pivot": encode_array(pivot_ZH, "<i4"),
+        "shear": encode_array(shear_ZHE, "<f8"),
         "nodes_low": encode_array(nodes[:, :, :, 0], "<f8"),
         "nodes_high": encode_array(nodes[:, :, :, 1], "<f8"),
         "bounds": encode_array(bounds_NHE2, "<f4"),
@@ -129,13 +139,19 @@ def _split(group: Group, leaf: int) -> tuple[dict[str, Any], float]:
     order: list[int] = []
     cells.walk(0, np.arange(len(cells.level_N)), tree, order)
     H, E = group.frame.shear_ZHE.shape[1:]
+    frames = slice(0, 1 if group.problem.summed else None)
+    pivot_H, shear_HE = group.frame.pivot_ZH[0, frames], group.frame.shear_ZHE[0, frames]
+    joint = {}
+    if cells.joint_NE2 is not None:
+        joint["joint"] = encode_array(cells.joint_NE2[order].reshape(-1, E, 2), "<f8")
     entry = {
+        **joint,
         "leaf": int(group.leaves.number_N[leaf]),
-        "pivot": encode_array(group.frame.pivot_ZH[0], "<i4"),
-        "shear": encode_array(group.frame.shear_ZHE[0], "<f8"),
+        "pivot": encode_array(pivot_H, "<i4"),
+        "shear": encode_array(shear_HE, "<f8"),
         "tree": encode_array(np.array(tree), "|i1"),
         "bounds": encode_array(cells.bounds_NK2[order].reshape(-1, H, E, 2), "<f8"),
-        "parts": encode_array(np.repeat(cells.parts_N[order][:, None], H, 1), "<i4"),
+        "parts": encode_array(np.repeat(cells.parts_N[order][:, None], len(pivot_H), 1), "<i4"),
     }
     return entry, float(cells.margin_N.min())
 
@@ -152,6 +168,8 @@ class _Cells:
         self.digits_NS = np.concatenate([part.cells.digits_NS[rows] for part, rows in parts])
         self.carry_NC = np.concatenate([part.cells.carry_NC[rows] for part, rows in parts])
         self.bounds_NK2 = np.concatenate([part.bounds_NK2[rows] for part, rows in parts])
+        joint = [part.joint_NE2[rows] for part, rows in parts if part.joint_NE2 is not None]
+        self.joint_NE2 = np.concatenate(joint) if joint else None
         self.parts_N = np.concatenate([part.parts_N[rows] for part, rows in parts])
         self.margin_N = np.concatenate([part.margin_N[rows] for part, rows in parts])
 

@@ -145,6 +145,8 @@ class Step:
     """``Problem.given``."""
     doubt_ZH: Array
     """Bound of the relative error of a weight: scores far from zero are rounded coarsely."""
+    summed: bool = False
+    """``Problem.summed``."""
 
     def only(self, row: int) -> Step:
         """The step with one query token."""
@@ -186,6 +188,9 @@ class Problem:
     given: tuple[int, ...] = ()
     """For a *window* (``proof.window``): the digits that all its pairs have at a_0 .. a_(n-1), b_0 ..
     b_(n-1), FREE at the open ones. Without any, the problem is about all pairs."""
+    summed: bool = False
+    """Whether the heads share their E coordinates (``shared_coordinates``): attn_out_HED is the same for
+    all of them, and what follows the attention sees the sum of their outputs y alone."""
 
     @property
     def columns(self) -> int:
@@ -263,6 +268,7 @@ class Problem:
             residual_ZD=self.residual_AVD[i, list(tokens)],
             range_HE2=np.stack([low_HE, high_HE], -1),
             given=self.given,
+            summed=self.summed,
             doubt_ZH=SCORE_ROUNDINGS * (query_ZHK.shape[-1] + 4) * UNIT * size_ZH,
         )
 
@@ -340,10 +346,32 @@ def _weights(
     )
 
 
+def shared_coordinates(value_PVHE: Array, attn_out_HED: Array) -> tuple[Array, Array]:
+    """Values and output projection of several heads in J coordinates that they share (docs/proof.md,
+    4.1): (P, V, H, J) and (H, J, D).
+
+    The stream moves by the sum of what the heads write, so a box of that sum is all that the head's
+    bounds need. With more numbers than the width the coordinates are the stream's own; otherwise they
+    are the heads' outputs side by side, each head leaving those of the others zero. The first also keeps
+    boxes thin where a head's output projection nearly loses a dimension: in its outputs the box would be
+    fat, and the projection of a fat box forgets that the projected set is thin.
+    """
+    P, V, H, E = value_PVHE.shape
+    D = attn_out_HED.shape[2]
+    if H * E > D:
+        value_PVHD = np.einsum("pvhe,hed->pvhd", value_PVHE, attn_out_HED)
+        return value_PVHD, np.broadcast_to(np.eye(D), (H, D, D)).copy()
+    value_PVHJ = np.zeros((P, V, H, H * E))
+    for h in range(H):
+        value_PVHJ[:, :, h, h * E : (h + 1) * E] = value_PVHE[:, :, h]
+    return value_PVHJ, np.broadcast_to(attn_out_HED.reshape(H * E, D), (H, H * E, D)).copy()
+
+
 def problem_from_tables(tables: Tables) -> Problem:
     """The problem of one model. Build the tables from parameters in float64 for full precision.
 
-    A value dimension above the width is folded into the output projection (docs/proof.md 4.1).
+    Several heads share their coordinates; of one head, a value dimension above the width is folded into
+    the output projection (docs/proof.md 4.1).
     Raises ``UsageError`` unless the tables hold exactly one seed.
     """
     if tables.num_seeds != 1:
@@ -362,7 +390,9 @@ def problem_from_tables(tables: Tables) -> Problem:
     width, hidden = form.width, standard.hidden
     value = arrays["value"]
     attn_out = arrays["attn_out"].reshape(form.heads, form.value_dim, width)
-    if form.value_dim > width:
+    if form.heads > 1:
+        value, attn_out = shared_coordinates(value, attn_out)
+    elif form.value_dim > width:
         value = np.einsum("pvhe,hed->pvhd", value, attn_out)
         attn_out = np.broadcast_to(np.eye(width), (form.heads, width, width))
     zero_D, one_D = np.zeros(width), np.ones(width)
@@ -390,6 +420,7 @@ def problem_from_tables(tables: Tables) -> Problem:
         attn_out_HED=attn_out,
         head=head,
         tables=tables,
+        summed=form.heads > 1,
     )
 
 

@@ -36,6 +36,9 @@ IMPOSSIBLE = -1e250
 LARGEST = 1e38
 """Bounds beyond this do not fit the float32 numbers of a certificate."""
 TOO_LARGE = "this model's weights are too large for the prover: bounds of its attention overflow"
+SUM_ROUNDING = 1e-14
+"""Relative room for adding the bounds of heads."""
+JOINT_AT_ONCE = 512
 COARSE_NODES, FINE_NODES, CELL_NODES = 12, 48, 12
 SIGNS = (-1.0, 1.0)
 """Side 0 bounds f.y from below, as minus the largest -f.y; side 1 from above."""
@@ -104,11 +107,15 @@ def thin_frame(step: Step, rest: Rest) -> Frame:
     weight_ZHST = band.weight_ZHLT[:, :, slots]
     move_ZHSTE = band.mass_ZHLTE[:, :, slots] - weight_ZHST[..., None] * y_ZHE[:, :, None, None]
     move_ZHSTE = move_ZHSTE - move_ZHSTE.mean(3, keepdims=True)
+    if step.summed:
+        # Of the sum of the heads, which see the same digits: one frame for all of them.
+        move_ZHSTE = (move_ZHSTE / total_ZH[..., None, None, None]).sum(1, keepdims=True)
     spread_ZHEE = np.einsum("zhste,zhstf->zhef", move_ZHSTE, move_ZHSTE)
     # A scale keeps the directions of very small moves meaningful.
     size_ZH11 = np.abs(spread_ZHEE).max((2, 3), keepdims=True)
     spread_ZHEE = spread_ZHEE / np.where(size_ZH11 > 0, size_ZH11, 1.0)
-    return Frame.along(np.linalg.eigh(spread_ZHEE)[1][..., -1])
+    direction_ZHE = np.linalg.eigh(spread_ZHEE)[1][..., -1]
+    return Frame.along(np.broadcast_to(direction_ZHE, y_ZHE.shape))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,6 +255,11 @@ class Ranges:
     bounds_NHE2: Array
     nodes_ZHE2M: Array
 
+    def joint_NE2(self) -> Array:
+        """Bounds of every functional of the sum of the heads, from those of each: float32 numbers."""
+        total_NE2 = self.bounds_NHE2.sum(1)
+        return _to_float32(total_NE2, np.zeros_like(total_NE2[..., 0]))
+
 
 def sweep(step: Step, leaf: Leaves, frame: Frame, num_nodes: int = FINE_NODES) -> Ranges:
     """Bounds on every leaf of a step.
@@ -289,3 +301,89 @@ def _to_float32(bounds_NHE2: Array, slack_NHE: Array) -> Array:
     low = np.nextafter(low.astype(np.float32), -infinity)
     high = np.nextafter(high.astype(np.float32), infinity)
     return np.stack([low, high], -1).astype(np.float64)
+
+
+# Several heads that share their coordinates: bounds of f.(y_1 + ... + y_H).
+
+
+def summed_bounds(bounds_NHE2: Array) -> Array:
+    """Bounds of the sum of the heads (N, E, 2) from those of each, with room for rounding."""
+    total_NE2 = bounds_NHE2.sum(1)
+    room_NE = SUM_ROUNDING * np.abs(bounds_NHE2).sum((1, 3))
+    return np.stack([total_NE2[..., 0] - room_NE, total_NE2[..., 1] + room_NE], -1)
+
+
+def joint_bounds(
+    step: Step,
+    table: Functionals,
+    rest: Rest,
+    row_N: Ints,
+    code_N: Ints,
+    fixed: Fixed,
+    bounds_NHE2: Array,
+) -> Array:
+    """Bounds of f.(y_1 + ... + y_H) on leaves or cells (N, E, 2), from bounds of each f.y_h there.
+
+    The heads see the same digits, so their extremes need not come together. With any numbers tau_h and
+    lambda_h > 0
+
+        sum f.y_h = sum tau_h + sum lambda_h (f.N_h - tau_h D_h) + sum (f.y_h - tau_h) (1 - lambda_h D_h)
+
+    (docs/proof.md, section 1). The second sum is separable over the slots, so the carry DP finds its
+    maximum over all heads at once, and the third is at most radius_h times the largest
+    |1 - lambda_h D_h|, with tau_h the middle of the head's own bounds and 1 / lambda_h that of its total
+    weights. ``code_N`` are the carries (``carries.maximum``), ``row_N`` rows of the step's tables. The
+    step has one band.
+    """
+    (band,), (mass_ZHELT,) = step.bands, table.bands
+    weight_ZHLT = band.weight_ZHLT
+    allowed_ZLT = band.allowed_ZHLT[:, 0]
+    Z, H, L, T = weight_ZHLT.shape
+    E = bounds_NHE2.shape[2]
+    ends = np.stack([-weight_ZHLT, weight_ZHLT])
+    ends = np.where(allowed_ZLT[:, None], ends, IMPOSSIBLE).transpose(3, 4, 0, 1, 2)
+    free_C2ZH = maximum(ends.reshape(L, T, -1), rest).reshape(-1, 2, Z, H)
+    out = np.empty((len(row_N), E, 2))
+    for start in range(0, len(row_N), JOINT_AT_ONCE):
+        part = slice(start, start + JOINT_AT_ONCE)
+        row, code, own_NH = row_N[part], code_N[part], fixed.weight_NH[part]
+        least_NH, most_NH = own_NH - free_C2ZH[code, 0, row], own_NH + free_C2ZH[code, 1, row]
+        lambda_NH = 2.0 / (least_NH + most_NH)
+        low_NHE, high_NHE = bounds_NHE2[part, ..., 0], bounds_NHE2[part, ..., 1]
+        tau_NHE, radius_NHE = 0.5 * (low_NHE + high_NHE), 0.5 * (high_NHE - low_NHE)
+        stray_NH = np.maximum(lambda_NH * most_NH - 1.0, 1.0 - lambda_NH * least_NH)
+        gain_LTNE = np.zeros((L, T, len(row), E))
+        own_NE = np.zeros((len(row), E))
+        for h in range(H):
+            scale_N1, tau_NE = lambda_NH[:, [h]], tau_NHE[:, h]
+            mass_LTNE = mass_ZHELT[row, h].transpose(2, 3, 0, 1)
+            weight_LTN1 = weight_ZHLT[row, h].transpose(1, 2, 0)[..., None]
+            gain_LTNE += scale_N1 * mass_LTNE - (scale_N1 * tau_NE) * weight_LTN1
+            own_NE += scale_N1 * (fixed.mass_NHE[part, h] - tau_NE * own_NH[:, [h]])
+        both = np.stack([-gain_LTNE, gain_LTNE], -1)
+        if band.forbids:
+            both[~allowed_ZLT[row].transpose(1, 2, 0)] = IMPOSSIBLE
+        best = maximum(both.reshape(L, T, -1), rest).reshape(-1, len(row), E, 2)
+        best_NE2 = best[code, np.arange(len(row))]
+        centre_NE = tau_NHE.sum(1) + own_NE
+        room_NE = (radius_NHE * stray_NH[..., None]).sum(1) + table.slack_ZHE[row].sum(1)
+        out[part, :, 0] = centre_NE - best_NE2[..., 0] - room_NE
+        out[part, :, 1] = centre_NE + best_NE2[..., 1] + room_NE
+    return out
+
+
+def joint_leaf_bounds(step: Step, leaf: Leaves, frame: Frame, bounds_NHE2: Array) -> Array:
+    """The same on leaves of a step, no wider than the sum of the heads' bounds: float32 numbers."""
+    rest, table = Rest.of_leaf(step.index, step.columns, step.given), functionals(step, frame)
+    fixed = in_functionals(fixed_parts(step, step.bands[0], leaf), table, leaf.row_N)
+    code_N = leaf.carry_N if rest.runs else np.zeros_like(leaf.carry_N)
+    found = joint_bounds(step, table, rest, leaf.row_N, code_N, fixed, bounds_NHE2)
+    both = narrower(summed_bounds(bounds_NHE2), found)
+    return _to_float32(both, np.zeros_like(both[..., 0]))
+
+
+def narrower(first_NE2: Array, second_NE2: Array) -> Array:
+    """Where both hold."""
+    low = np.maximum(first_NE2[..., 0], second_NE2[..., 0])
+    high = np.minimum(first_NE2[..., 1], second_NE2[..., 1])
+    return np.stack([low, high], -1)

@@ -45,6 +45,10 @@ from adderlab.proof.ranges import (
     free_maxima,
     functionals,
     in_functionals,
+    joint_bounds,
+    joint_leaf_bounds,
+    narrower,
+    summed_bounds,
     sweep,
     thin_frame,
     widest,
@@ -100,23 +104,45 @@ class StepResult:
 
 
 def decide_leaves(problem: Problem, step: Step, limits: Limits) -> StepResult:
-    """Ranges and verdicts of all leaves of a step."""
+    """Ranges and verdicts of all leaves of a step.
+
+    Where heads share their coordinates and their own ranges leave a leaf open, they are bounded jointly.
+    """
     leaf, frame = leaves(step), thin_frame(step, Rest.of_leaf(step.index, step.columns, step.given))
     ranges = sweep(step, leaf, frame, limits.nodes)
-    H, E, D = problem.attn_out_HED.shape
-    K, Z = H * E, len(step.tokens)
-    bounds_NK2 = ranges.bounds_NHE2.reshape(-1, K, 2)
+    if problem.summed:
+        bounds_NK2 = ranges.joint_NE2()
+    else:
+        bounds_NK2 = ranges.bounds_NHE2.reshape(len(leaf.row_N), -1, 2)
+    out_RKD, pivot_RH = _coordinates(problem, frame)
     boxes = Boxes(
         low_NK=bounds_NK2[..., 0],
         high_NK=bounds_NK2[..., 1],
         residual_RD=step.residual_ZD,
-        out_RKD=frame.attn_out(problem.attn_out_HED).reshape(Z, K, D),
-        pivot_RH=frame.pivot_ZH + E * np.arange(H),
+        out_RKD=out_RKD,
+        pivot_RH=pivot_RH,
         row_N=leaf.row_N,
         target_N=leaf.target_N,
     )
     decision = decide(problem.head, boxes, limits.parts)
+    rows = np.flatnonzero(decision.status_N == OPEN)
+    if problem.summed and len(step.bands) == 1 and len(rows):
+        joint_NE2 = joint_leaf_bounds(step, leaf.take(rows), frame, ranges.bounds_NHE2[rows])
+        boxes.low_NK[rows], boxes.high_NK[rows] = joint_NE2[..., 0], joint_NE2[..., 1]
+        closer = decide(problem.head, boxes.take(rows), limits.parts)
+        for name, each in vars(decision).items():
+            each[rows] = getattr(closer, name)
     return StepResult(step=step, leaves=leaf, frame=frame, ranges=ranges, boxes=boxes, decision=decision)
+
+
+def _coordinates(problem: Problem, frame: Frame) -> tuple[Array, Ints]:
+    """What the head sees of each row of a frame: (R, K, D) directions of the coordinates of a box, and
+    the pivots among them, one for each head, or one for all where they share their coordinates."""
+    H, E, D = problem.attn_out_HED.shape
+    out_RHED = frame.attn_out(problem.attn_out_HED)
+    if problem.summed:
+        return out_RHED[:, 0], frame.pivot_ZH[:, :1]
+    return out_RHED.reshape(-1, H * E, D), frame.pivot_ZH + E * np.arange(H)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +180,9 @@ class Decided:
     status: int
     cells: Cells
     bounds_NK2: Array
+    """Of every head's functionals."""
+    joint_NE2: Array | None
+    """Of the sum of the heads, where they share their coordinates."""
     margin_N: Array
     parts_N: Ints
 
@@ -187,9 +216,7 @@ class Group:
         self._weight_BHLT = np.stack([band.weight_ZHLT[0] for band in self.step.bands])
         self._mass_BHELT = np.stack([mass_ZHELT[0] for mass_ZHELT in self._table.bands])
         self._allowed_BHLT = np.stack([band.allowed_ZHLT[0] for band in self.step.bands])
-        H, E, D = self.problem.attn_out_HED.shape
-        self._out_KD = self.frame.attn_out(self.problem.attn_out_HED)[0].reshape(H * E, D)
-        self._pivots = self.frame.pivot_ZH[0] + E * np.arange(H)
+        self._out_RKD, self._pivot_RH = _coordinates(self.problem, self.frame)
 
     @classmethod
     def open(cls, problem: Problem, step: Step, leaves: Leaves, row: int, leaf_rows: Ints) -> Group:
@@ -302,13 +329,40 @@ class Group:
         bounds[..., 1] += slack
         return bounds.reshape(len(bounds), -1, 2)
 
-    def boxes(self, cells: Cells, bounds_NK2: Array) -> Boxes:
+    def decide(self, cells: Cells, level: int) -> tuple[Decision, Array, Array | None]:
+        """Verdicts on cells of ``level``, the bounds (N, K, 2) of every head, and those of the sum of the
+        heads (N, E, 2) where they share their coordinates."""
+        head, bounds_NK2 = self.problem.head, self.box(cells, level)
+        if not self.problem.summed:
+            return decide(head, self._boxes(cells, bounds_NK2), CELL_PARTS), bounds_NK2, None
+        bounds_NHE2 = bounds_NK2.reshape(-1, *self.problem.attn_out_HED.shape[:2], 2)
+        joint_NE2 = summed_bounds(bounds_NHE2)
+        found = decide(head, self._boxes(cells, joint_NE2), CELL_PARTS)
+        rows = np.flatnonzero(found.status_N == OPEN)
+        if len(self.step.bands) == 1 and len(rows):
+            chosen, rest = cells.take(rows), self.rests[level]
+            fixed = Fixed(
+                weight_NH=chosen.weight_NBH[:, 0],
+                mass_NHE=chosen.mass_NBHE[:, 0],
+                possible_NH=chosen.possible_NBH[:, 0],
+            )
+            row_N = np.zeros(len(rows), dtype=np.int64)
+            closer_NE2 = joint_bounds(
+                self.step, self._table, rest, row_N, chosen.codes(rest), fixed, bounds_NHE2[rows]
+            )
+            joint_NE2[rows] = narrower(joint_NE2[rows], closer_NE2)
+            closer = decide(head, self._boxes(chosen, joint_NE2[rows]), CELL_PARTS)
+            for name, each in vars(found).items():
+                each[rows] = getattr(closer, name)
+        return found, bounds_NK2, joint_NE2
+
+    def _boxes(self, cells: Cells, bounds_NK2: Array) -> Boxes:
         return Boxes(
             low_NK=bounds_NK2[..., 0],
             high_NK=bounds_NK2[..., 1],
             residual_RD=self.step.residual_ZD,
-            out_RKD=self._out_KD[None],
-            pivot_RH=self._pivots[None],
+            out_RKD=self._out_RKD,
+            pivot_RH=self._pivot_RH,
             row_N=np.zeros(len(bounds_NK2), dtype=np.int64),
             target_N=self.leaves.target_N[cells.leaf_N],
         )
@@ -407,8 +461,7 @@ def search(
             continue
         cells = group.children(parents, level)
         level += 1
-        box = group.box(cells, level)
-        found = decide(group.problem.head, group.boxes(cells, box), CELL_PARTS)
+        found, box, joint = group.decide(cells, level)
         bounded += len(cells.leaf_N)
         for status in (RIGHT, WRONG):
             rows = np.flatnonzero(found.status_N == status)
@@ -429,6 +482,7 @@ def search(
                         status=status,
                         cells=chosen,
                         bounds_NK2=box[rows],
+                        joint_NE2=None if joint is None else joint[rows],
                         margin_N=found.margin_N[rows],
                         parts_N=found.parts_N[rows],
                     )
@@ -451,6 +505,7 @@ def _leave_open(group: Group, cells: Cells, level: int) -> None:
             status=OPEN,
             cells=cells,
             bounds_NK2=np.zeros((N, K, 2)),
+            joint_NE2=None,
             margin_N=np.full(N, -np.inf),
             parts_N=np.zeros(N, dtype=np.int64),
         )

@@ -26,6 +26,8 @@ from adderlab.proof.search import Group, StepResult
 
 Ints = NDArray[np.int64]
 MAX_ITERATIONS = 50
+EVERY = -1
+"""In place of a head: the sum of all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,11 +49,14 @@ def leaf_witnesses(problem: Problem, result: StepResult, count: int) -> list[Wit
     rows = np.argsort(result.decision.margin_N, kind="stable")[:count]
     functional_ZHEE = result.frame.functionals()
     found = []
-    for h in range(problem.heads):
+    # Heads that share their coordinates are bounded together too, where each has a single band.
+    together = problem.summed and len(result.step.bands) == 1
+    for head in (*range(problem.heads), *((EVERY,) if together else ())):
+        h = 0 if head == EVERY else head
         pivot_B = result.frame.pivot_ZH[result.leaves.row_N[rows], h]
         functional_BE = functional_ZHEE[result.leaves.row_N[rows], h, pivot_B]
         for sign in (-1.0, 1.0):
-            ends = extremes(result.step, result.leaves, rows, h, sign * functional_BE)
+            ends = extremes(result.step, result.leaves, rows, head, sign * functional_BE)
             margin_B = pair_margins(problem, result.step, ends.a_BJ, ends.b_BJ)
             found += [
                 Witness(margin=margin, step=result.step.index, a=a, b=b)
@@ -150,12 +155,16 @@ def attention(step: Step, row_B: Ints, a_BJ: Ints, b_BJ: Ints) -> tuple[Array, A
 def extremes(step: Step, leaf: Leaves, rows_B: Ints, head: int, functional_BE: Array) -> Extremes:
     """The largest value of functional . y of one head on leaves ``rows_B``, and where it is attained.
 
-    For the smallest value, turn the functional's sign.
+    For the smallest value, turn the functional's sign. Of the sum of the heads (``EVERY``) a large
+    value, not always the largest: each turn takes the best digits for what the sum would be if the total
+    weights stayed as they are, and it ends where that is no improvement.
     """
     n, i = step.columns, step.index
     rest = Rest.of_leaf(i, n, step.given)
     row_B, carry_B = leaf.row_N[rows_B], leaf.carry_N[rows_B]
     a_BJ, b_BJ = _some_input(step, leaf, rows_B)
+    if head == EVERY:
+        return _extremes_of_sum(step, rest, row_B, carry_B, a_BJ, b_BJ, functional_BE)
     tables = [
         (
             band.weight_ZHLT[row_B, head].transpose(1, 2, 0),
@@ -189,6 +198,44 @@ def extremes(step: Step, leaf: Leaves, rows_B: Ints, head: int, functional_BE: A
         if done:
             break
     return Extremes(value_B=value_B, a_BJ=a_BJ, b_BJ=b_BJ)
+
+
+def _extremes_of_sum(
+    step: Step,
+    rest: Rest,
+    row_B: Ints,
+    carry_B: Ints,
+    a_BJ: Ints,
+    b_BJ: Ints,
+    functional_BE: Array,
+) -> Extremes:
+    (band,) = step.bands
+    mass_BHLT = np.einsum("bhlte,be->bhlt", band.mass_ZHLTE[row_B], functional_BE)
+    weight_BHLT = band.weight_ZHLT[row_B]
+    forbidden_LTB = ~band.allowed_ZHLT[row_B, 0].transpose(1, 2, 0)
+
+    def values(a: Ints, b: Ints) -> tuple[Array, Array]:
+        weight_BH, mass_BHE = attention(step, row_B, a, b)
+        return weight_BH, np.einsum("bhe,be->bh", mass_BHE, functional_BE) / weight_BH
+
+    weight_BH, value_BH = values(a_BJ, b_BJ)
+    for _ in range(MAX_ITERATIONS):
+        gain_BHLT = (mass_BHLT - value_BH[..., None, None] * weight_BHLT) / weight_BH[..., None, None]
+        gain_LTB = gain_BHLT.sum(1).transpose(1, 2, 0)
+        gain_LTB[forbidden_LTB] = IMPOSSIBLE
+        new_a, new_b = a_BJ.copy(), b_BJ.copy()
+        _best_digits(gain_LTB, rest, carry_B, new_a, new_b)
+        new_weight_BH, new_value_BH = values(new_a, new_b)
+        value_B = value_BH.sum(1)
+        better_B = new_value_BH.sum(1) > value_B + 1e-14 * np.abs(value_B)
+        if not better_B.any():
+            break
+        weight_BH = np.where(better_B[:, None], new_weight_BH, weight_BH)
+        value_BH = np.where(better_B[:, None], new_value_BH, value_BH)
+        a_BJ, b_BJ = (
+            np.where(better_B[:, None], new, old) for new, old in ((new_a, a_BJ), (new_b, b_BJ))
+        )
+    return Extremes(value_B=value_BH.sum(1), a_BJ=a_BJ, b_BJ=b_BJ)
 
 
 def _some_input(step: Step, leaf: Leaves, rows_B: Ints) -> tuple[Ints, Ints]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from adderlab.checker.document import Rejected
+from adderlab.checker.document import Frame, Rejected
 from adderlab.checker.head import margins, proved_margins
 from adderlab.checker.intervals import Interval
 from adderlab.checker.model import (
@@ -20,8 +20,8 @@ from adderlab.checker.model import (
     leaves_of,
 )
 from adderlab.checker.pairs import margin_by_step, mix_at, smallest_margin
-from adderlab.checker.ranges import FREE, NEVER, count, maximum
-from adderlab.checker.steps import MOST_BOXES, number_of_boxes
+from adderlab.checker.ranges import FREE, NEVER, count, joint_excess, maximum, project
+from adderlab.checker.steps import MOST_BOXES, functionals, number_of_boxes
 from adderlab.checker.trees import read_tree
 from adderlab.errors import Failure
 from helpers.checker_cases import axes_frame, geometry, hand_made, leaf_bounds
@@ -214,6 +214,58 @@ def test_accepted_bounds_hold_for_every_pair_and_are_nearly_exact(seed: int) -> 
         # What is left is the chords' slack, where the extremes change quickly between nodes.
         slack = np.stack([least - bounds[..., 0], bounds[..., 1] - most])
         assert slack.max() < 0.05 and np.median(slack) < 1e-5
+
+
+@pytest.mark.parametrize(("seed", "heads", "bottleneck"), [(1, 2, 3), (2, 3, 1)])
+def test_accepted_bounds_of_the_sum_of_heads_hold_for_every_pair(
+    seed: int, heads: int, bottleneck: int
+) -> None:
+    n = 2
+    apart = random_model(seed, n, heads, bottleneck)
+    if heads == 2:
+        # The second head takes most of the first one's output back.
+        query, key, value = (
+            x[:, :, [0, 0]] for x in (apart.query_AVHK, apart.key_PVHK, apart.value_PVHE)
+        )
+        out = Interval(np.stack([apart.out_HED.low[0], -0.9 * apart.out_HED.low[0]]))
+        apart = dataclasses.replace(apart, query_AVHK=query, key_PVHK=key, value_PVHE=value, out_HED=out)
+    model = apart.in_shared_coordinates()
+    E = model.bottleneck
+    for i in (0, n):
+        step, leaves = model.steps[i], leaves_of(model.steps[i])
+        frame = axes_frame(len(step.tokens), 1, E)
+        frame.shear_RHE[..., 1:] = 0.3 * seed
+        functional = functionals(frame)
+        every = Frame(
+            pivot_RH=np.repeat(frame.pivot_RH, heads, 1), shear_RHE=np.repeat(frame.shear_RHE, heads, 1)
+        )
+        bounds = leaf_bounds(model, i, every, nodes=65, halvings=16)[0].astype(np.float64)
+        parts = project(step, np.arange(len(step.tokens)), functional)
+        free = np.full((len(leaves), 2 * n), FREE, dtype=np.int8)
+
+        def proved(joint, step=step, leaves=leaves, parts=parts, free=free, bounds=bounds):
+            found = joint_excess(step, leaves, parts, leaves.row, free, free[:, :n], bounds, joint)
+            return found <= 0
+
+        good = bounds.sum(1) + np.array([-1e-3, 1e-3])
+        bad, alone = good[..., ::-1].copy(), good[..., 1] - good[..., 0]
+        assert proved(good).all()
+        for _ in range(20):
+            middle = 0.5 * (good + bad)
+            yes = proved(middle)
+            good, bad = np.where(yes, middle, good), np.where(yes, bad, middle)
+        assert ((good[..., 1] - good[..., 0]) <= alone).all()
+        if heads == 2 and i == n:
+            assert np.mean((good[..., 1] - good[..., 0]) / alone) < 0.6
+        for a, b in all_pairs(n):
+            leaf = leaf_of(i, a, b, n)
+            y = plain_attention(model, i, a, b).sum(0)
+            u = functional.low[leaves.row[leaf], 0] @ y
+            assert (good[leaf, :, 0] <= u + 1e-12).all() and (u <= good[leaf, :, 1] + 1e-12).all()
+            if (100 * a + b) % 499 == 0:
+                # The stream moves as it does where each head has its own coordinates.
+                there = np.einsum("he,hed->d", plain_attention(apart, i, a, b), apart.out_HED.low)
+                assert np.allclose(y @ model.out_HED.low[0], there, atol=1e-9)
 
 
 @pytest.mark.parametrize("factor", [30.0, 1e4])

@@ -5,9 +5,17 @@ import dataclasses
 import numpy as np
 import pytest
 
+from adderlab.proof.head import OPEN
 from adderlab.proof.prove import Progress, prove_problem
-from adderlab.proof.search import Limits
-from oracle.proof_twin import all_margins, all_pairs, fitted_problem, random_problem
+from adderlab.proof.search import Limits, decide_leaves
+from oracle.proof_twin import (
+    all_margins,
+    all_pairs,
+    cancelling,
+    fitted_problem,
+    random_problem,
+    sharing,
+)
 
 KINDS = [
     ("P", 1, 1, "rms", "gelu"),
@@ -52,6 +60,48 @@ def test_counts_are_exact_for_every_kind(style, heads, bottleneck, norm, activat
     assert verdict.counterexample is not None
     a, b = verdict.counterexample
     assert margins[a * 100 + b].min() < 0
+
+
+@pytest.mark.parametrize(
+    ("style", "heads", "bottleneck", "norm", "activation"),
+    [
+        ("S", 2, 3, "none", "gelu"),
+        ("P", 2, 1, "rms", "relu"),
+        ("P", 3, 1, "layer", "swiglu"),
+        ("M", 3, 2, "rms", "gelu"),
+    ],
+)
+def test_counts_of_heads_that_share_their_coordinates_are_exact(
+    style, heads, bottleneck, norm, activation
+) -> None:
+    apart = random_problem(
+        2,
+        style=style,
+        heads=heads,
+        bottleneck=bottleneck,
+        norm=norm,
+        activation=activation,
+        local=2.0,
+    )
+    by_step, pairs, margins = truth(apart)
+    verdict = prove_problem(sharing(apart))
+    assert verdict.verdict == "refuted" and verdict.reason == ""
+    assert verdict.failing_by_step == by_step and verdict.failing_pairs == pairs
+    assert verdict.margin.bound is not None
+    assert verdict.margin.bound <= margins.min() <= verdict.margin.witness + 1e-9
+
+
+def test_bounding_heads_together_decides_more_leaves() -> None:
+    """Two heads that nearly cancel: each moves far, and their sum hardly."""
+    problem = cancelling(random_problem(1, bottleneck=2, local=1.0))
+    left = []
+    for each in (problem, sharing(problem)):
+        results = [decide_leaves(each, step, Limits()) for step in each.steps]
+        left.append(sum(result.inputs(OPEN) for result in results))
+    assert left[1] < 0.6 * left[0]
+    by_step, pairs, _ = truth(problem)
+    verdict = prove_problem(sharing(problem))
+    assert verdict.failing_by_step == by_step and verdict.failing_pairs == pairs
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -18,9 +18,12 @@ def test_two_heads_that_a_sample_refutes_are_refuted_without_a_search() -> None:
     seen: list[Progress] = []
     proof = prove_checkpoint(checkpoint, limits=Limits(cells=0), progress=seen.append)
     assert proof.verdict == "refuted" and isinstance(proof.failing_pairs, tuple)
-    assert proof.failing_pairs[0] >= len(failing) and proof.counterexample in failing
+    assert proof.failing_pairs[0] >= len(failing)
     assert proof.answer is not None and proof.answer != sum(proof.counterexample or ())
-    assert seen[0].phase == "samples" and seen[1].refuted_by == proof.counterexample
+    assert seen[0].phase == "samples" and seen[1].refuted_by in failing
+    # In the stream's own coordinates the boxes are thin, and few inputs are left open.
+    assert proof.margin.bound is not None and -45 < proof.margin.bound <= proof.margin.witness
+    assert proof.failing_pairs[1] < 10**18
 
 
 def test_a_model_that_a_sample_refutes_needs_no_search() -> None:
