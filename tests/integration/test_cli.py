@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import adderlab as al
 from adderlab.api.training import parse_seeds
 from adderlab.cli.main import COMMANDS, command_of, main, parse
 from adderlab.errors import UsageError
@@ -52,6 +53,28 @@ def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -
     shown = capsys.readouterr().out
     assert "usage:" in shown
     assert "None" not in shown and "(default: )" not in shown, "no default is no word"
+
+
+@pytest.mark.parametrize(
+    ("argv", "call", "option", "argument"),
+    [
+        (["--threads", "0"], {"threads": 0}, "--threads 0", "threads=0"),
+        (["--engine", "native", "--device", "mps"], {"device": "mps"}, "--device mps", "device=mps"),
+        (["--seeds", "x"], {"seeds": "x"}, "--seeds 'x'", "seeds='x'"),
+        (["--set", "steps=5"], {"set": ["steps=5"]}, "--set 'steps=5'", "set='steps=5'"),
+        (["--store", "s"], {"store": "s"}, "--cluster ADDRESS", "cluster=ADDRESS"),
+    ],
+    ids=["threads", "device", "seeds", "set", "store"],
+)
+def test_an_error_names_the_option_that_was_typed_and_to_a_caller_the_argument(
+    argv: list[str], call: dict[str, object], option: str, argument: str, capsys, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, line = trouble(capsys, "train", "456p", *argv)
+    assert code == 2 and option in line and argument not in line
+    with pytest.raises(UsageError) as raised:
+        al.train("456p", **call)  # type: ignore[arg-type]
+    assert argument in str(raised.value) and "--" not in str(raised.value)
 
 
 def test_settings_end_at_the_next_option() -> None:

@@ -70,7 +70,7 @@ def plan_rate(
     """What ``measure_rate`` would do. Raises ``UsageError`` for what cannot be."""
     wanted = define(model, recipe, steps=steps, settings=set)
     if name and not wanted.changes and wanted.recipe_name:
-        raise UsageError(f"--name {name} is for changed settings (--set, --steps): there are none")
+        raise UsageError(f"name={name} is for changed settings (set, steps): there are none")
     if not (name or wanted.recipe_name):
         raise UsageError("a recipe of your own needs a name under which its rate is kept")
     return RatePlan(
@@ -140,15 +140,15 @@ def measure_rate(
     work = Path(folder) if folder else rate_folder(plan)
     row = rows / file_name(plan.preset, plan.recipe_name)
     if row.exists() and not overwrite:
-        raise UsageError(f"{row} is there already; pass --overwrite to replace it, or -o FOLDER")
+        raise UsageError(f"{row} is there already; pass overwrite=True to replace it, or rows=FOLDER")
     compute = Compute(device=device, engine=engine, threads=threads)
     make_folder(work)
     with RunLock(work):
         if not resume and kind_of(work) == "rate":
             if not overwrite:
                 raise UsageError(
-                    f"{work} holds a measurement: go on with adderlab rate --resume {work}, or pass "
-                    "--overwrite to measure anew"
+                    f"{work} holds a measurement: go on with it (adderlab rate --resume {work}, or "
+                    "resume=True), or pass overwrite=True to measure anew"
                 )
             delete_measurement(work)
         write_plan(work, plan)
@@ -253,7 +253,7 @@ def sweep(
     Ctrl-C raises ``KeyboardInterrupt`` once all is put away to be resumed.
     """
     if store and not cluster:
-        raise UsageError("--store goes with --cluster")
+        raise UsageError("store=URL goes with cluster=ADDRESS")
     listener, plan = listener or Listener(), read_space(space)
     if optuna:
         check_guided(plan)
@@ -320,9 +320,9 @@ def plan(
     ``price_per_hour``: of one machine, in any currency. Raises ``UsageError`` for what cannot be.
     """
     if price_per_hour is not None and not price_per_hour >= 0:
-        raise UsageError(f"--price-per-hour must be 0 or more, not {price_per_hour}")
+        raise UsageError(f"price_per_hour={price_per_hour}: it must be 0 or more")
     if seeds < 1 or nodes < 1:
-        raise UsageError(f"--seeds {seeds} --nodes {nodes}: both must be at least 1")
+        raise UsageError(f"seeds={seeds}, nodes={nodes}: both must be at least 1")
     compute = Compute(device=device, engine=engine, threads=threads)
     known = given_rate(rate) if rate else None
     wanted = define(model, recipe, steps=steps, settings=set)

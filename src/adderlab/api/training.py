@@ -128,7 +128,7 @@ def parse_settings(settings: Settings) -> list[tuple[str, str, str]]:
         section, dot, key = path.partition(".")
         if not equals or not dot or section not in ("recipe", "model"):
             raise UsageError(
-                f"--set {setting!r}: write recipe.NAME=VALUE or model.NAME=VALUE, "
+                f"set={setting!r}: write recipe.NAME=VALUE or model.NAME=VALUE, "
                 "for example recipe.lr=0.01"
             )
         parsed.append((section, key, value))
@@ -157,10 +157,10 @@ def parse_seeds(seeds: Seeds) -> tuple[int, ...]:
     for part in seeds.split(","):
         first, dash, last = part.strip().partition("-")
         if not first.isdigit() or (dash and not last.isdigit()):
-            raise UsageError(f"--seeds {seeds!r}: write numbers and ranges, for example 0-63 or 43,44")
+            raise UsageError(f"seeds={seeds!r}: write numbers and ranges, for example 0-63 or 43,44")
         stop = int(last) if dash else int(first)
         if stop < int(first):
-            raise UsageError(f"--seeds {seeds!r}: the range {part.strip()} runs backwards")
+            raise UsageError(f"seeds={seeds!r}: the range {part.strip()} runs backwards")
         found += range(int(first), stop + 1)
     return tuple(dict.fromkeys(found))
 
@@ -331,7 +331,7 @@ def train(
     )
     compute = Compute(device=device, engine=engine, threads=threads)
     if cluster is None and (store or shards):
-        raise UsageError("--store and --shards go with --cluster")
+        raise UsageError("store=URL and shards=N go with cluster=ADDRESS")
     listener = listener or Listener()
     if cluster is not None:
         return _train_on_cluster(job, compute, cluster, listener, prove, shards=shards, store=store)
@@ -369,11 +369,11 @@ def resume(
     job = dataclasses.replace(job, keep=keep or job.keep)
     if cluster is not None:
         if not is_sharded(folder):
-            raise UsageError(f"the run in {folder} has no shards; go on with it without --cluster")
+            raise UsageError(f"the run in {folder} has no shards; go on with it without cluster=ADDRESS")
         return _train_on_cluster(job, compute, cluster, listener, prove, resume=True)
     if is_sharded(folder):
         raise UsageError(
-            f"the run in {folder} was sharded; go on with --cluster local, or the cluster's address"
+            f"the run in {folder} was sharded; go on with cluster=local, or the cluster's address"
         )
     return _train(job, compute, listener, prove, resume=True)
 
@@ -448,7 +448,7 @@ def _train_on_cluster(
     resume: bool = False,
 ) -> Run:
     if shards is not None and shards < 1:
-        raise UsageError(f"--shards must be at least 1, not {shards}")
+        raise UsageError(f"shards={shards}: it must be at least 1")
     started = time.monotonic()
     try:
         with connected(address, compute, listener.on_message) as fleet:

@@ -16,6 +16,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,7 +88,7 @@ def command_of(name: str) -> Any:
 
 def run_command(kind: Any, argv: list[str], prog: str) -> int:
     """Parse the command ``kind`` from ``argv`` and run it; the exit code."""
-    return _guarded(lambda: parse(kind, argv, prog).run())
+    return _guarded(lambda: parse(kind, argv, prog).run(), tuple(field.name for field in fields(kind)))
 
 
 def _print(text: str, code: int) -> int:
@@ -95,14 +96,15 @@ def _print(text: str, code: int) -> int:
     return code
 
 
-def _guarded(work: Callable[[], int]) -> int:
-    """The exit code of ``work``; an error for users is one line on stderr, no traceback."""
+def _guarded(work: Callable[[], int], options: tuple[str, ...] = ()) -> int:
+    """The exit code of ``work``; an error for users is one line on stderr, no traceback. ``options``:
+    names of the command's own, by which the line calls them."""
     try:
         code = work()
         sys.stdout.flush()
         return code
     except UsageError as error:
-        return complain(str(error), USAGE)
+        return complain(_as_typed(str(error), options), USAGE)
     except BrokenPipeError:
         # The reader of our output (head, a pager) has closed it: no error, and no line to print.
         _drop_output()
@@ -112,7 +114,7 @@ def _guarded(work: Callable[[], int]) -> int:
             sys.stdout.flush()
         except OSError:
             _drop_output()
-        return complain(_one_line(error), FAILURE)
+        return complain(_as_typed(_one_line(error), options), FAILURE)
     except KeyboardInterrupt:
         return INTERRUPTED
 
@@ -171,6 +173,24 @@ def _one_line(error: Exception) -> str:
         # Files are written by ``files.atomic``, which names them: this is what was printed.
         return "cannot print the output: there is no room where it goes; make some, or print elsewhere"
     return " ".join(str(error).split()) or type(error).__name__
+
+
+_OPTION_OF = {"minutes": "budget", "rows": "output"}
+"""Arguments of the API that are options of another name."""
+
+
+def _as_typed(message: str, options: tuple[str, ...]) -> str:
+    """What an error calls ``threads=0`` or ``overwrite=True``, because the API raised it, as the options
+    of a command: ``--threads 0``, ``--overwrite``."""
+
+    def shown(found: re.Match[str]) -> str:
+        name = found["name"] if found["name"] in options else _OPTION_OF.get(found["name"], "")
+        if name not in options:
+            return found[0]
+        return f"--{name.replace('_', '-')}" + ("" if found["true"] else " ")
+
+    # Neither a setting (recipe.steps=5) nor what a user has typed (in quotes).
+    return re.sub(r"(?<![\w.\-'\"])(?P<name>[a-z_]+)=(?P<true>True\b)?", shown, message)
 
 
 def complain(message: str, code: int) -> int:

@@ -42,9 +42,9 @@ def choose_device(name: str) -> tuple[torch.device, str]:
         # models this small are faster on its CPU anyway.
         return torch.device("cpu"), "no CUDA GPU is here"
     if name == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: this machine has no CUDA GPU; use --device cpu or auto")
+        raise UsageError("device=cuda: this machine has no CUDA GPU; use device=cpu or auto")
     if name == "mps" and not torch.backends.mps.is_available():
-        raise UsageError("--device mps: this machine has no Apple GPU; use --device cpu or auto")
+        raise UsageError("device=mps: this machine has no Apple GPU; use device=cpu or auto")
     return torch.device(name), "you asked for it"
 
 
@@ -87,7 +87,7 @@ def select_engine(
         return _native(config, device, threads, log)
     except Failure as error:
         if name != "auto":
-            raise UsageError(f"--engine {name}: {error}") from error
+            raise UsageError(f"engine={name}: {error}") from error
         log(f"the {chosen} engine is not used: {error}; computing with PyTorch")
         return _torch(device, threads)
 

@@ -206,7 +206,7 @@ def parse_suite(text: str, seed: int = FRESH_SEED) -> Suite:
     kind, colon, count = text.partition(":")
     if kind == "fresh" and colon:
         if not (count.isascii() and count.isdigit()):
-            raise UsageError(f"--suite {text}: fresh:N needs a number of pairs, such as fresh:100000")
+            raise UsageError(f"suite={text}: fresh:N needs a number of pairs, such as fresh:100000")
         return fresh(int(count), seed)
     if text == "published":
         return published()

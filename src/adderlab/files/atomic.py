@@ -287,7 +287,7 @@ class RunLock:
                 raise
         raise Failure(
             f"run folder {self.folder} is in use by {_owner_text(descriptor)}; "
-            "wait for it, stop it, or choose another --run-name"
+            "wait for it, stop it, or choose another folder"
         )
 
     def check(self) -> None:
@@ -302,7 +302,7 @@ class RunLock:
         if not same:
             raise Failure(
                 f"run folder {self.folder} is no longer the one this run began in: it was deleted and "
-                "made anew; choose another --run-name"
+                "made anew; choose another folder"
             )
 
     def release(self) -> None:

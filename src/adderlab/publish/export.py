@@ -336,7 +336,7 @@ def _require_onnx() -> None:
             importlib.import_module(name)
         except ModuleNotFoundError as error:
             raise UsageError(
-                f"--to onnx needs the package {name}: pip install 'adderlab[publish]'"
+                f"to=onnx needs the package {name}: pip install 'adderlab[publish]'"
             ) from error
 
 

@@ -87,7 +87,7 @@ def require(mode: Mode) -> None:
     if trouble is not None:
         raise UsageError(
             f"{trouble}; a stranger's file is run only inside it: apt-get install bubblewrap (0.8 or "
-            "newer), or use a container or virtual machine of your own and add --sandbox limits"
+            "newer), or use a container or virtual machine of your own and add sandbox=limits"
         )
 
 

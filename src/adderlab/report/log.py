@@ -219,7 +219,7 @@ def refuse_foreign(output: Path) -> None:
     if beginning and not beginning.startswith(_MARKS):
         raise UsageError(
             f"{output} was not written by adderlab log and is left as it is; name another file "
-            f"(--output; --log of adderlab replay) or begin it with the line {MARK} to have it replaced"
+            f"or begin it with the line {MARK} to have it replaced"
         )
 
 

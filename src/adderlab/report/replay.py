@@ -529,7 +529,7 @@ def chosen_experiments(series: Series, only: Sequence[str]) -> list[Experiment]:
     names = [experiment.name for experiment in series.experiment]
     for name in only:
         if name not in names:
-            raise UsageError(f"--only {name}: the series has the experiments {', '.join(names)}")
+            raise UsageError(f"only={name}: the series has the experiments {', '.join(names)}")
     return [each for each in series.experiment if not only or each.name in only]
 
 

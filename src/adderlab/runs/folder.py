@@ -333,7 +333,7 @@ def _refuse_what_is_no_run(path: Path) -> None:
         except Failure as error:
             raise UsageError(
                 f"{path} holds files of another kind under the names a run uses ({error}); "
-                "choose another --run-name"
+                "choose another folder"
             ) from error
 
 
@@ -346,7 +346,7 @@ def _refuse_to_overwrite(path: Path) -> None:
     except Failure:
         state = "without a readable summary"
     raise UsageError(
-        f"{path} already holds a run {state}; pass --overwrite to delete it, or another --run-name"
+        f"{path} already holds a run {state}; pass overwrite=True to delete it, or another folder"
     )
 
 

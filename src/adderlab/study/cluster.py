@@ -123,7 +123,7 @@ def _must_answer(address: str) -> None:
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not colon or not port.isdigit():
         if address not in ("local", "auto"):
-            raise UsageError(f"--cluster {address}: use local, auto, HOST:6379 or ray://HOST:10001")
+            raise UsageError(f"cluster={address}: use local, auto, HOST:6379 or ray://HOST:10001")
         return
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
@@ -134,7 +134,7 @@ def _must_answer(address: str) -> None:
 def _no_cluster(address: str, error: Exception) -> UsageError:
     reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
     return UsageError(
-        f"--cluster {address}: no Ray cluster answers there ({reason}); use local, auto, or "
+        f"cluster={address}: no Ray cluster answers there ({reason}); use local, auto, or "
         "ray://HOST:10001, with RAY_AUTH_MODE=token if the cluster asks for its token"
     )
 
@@ -168,7 +168,7 @@ class RayFleet:
         slots = [min(int(has.get(kind, 0) // n) for kind, n in self._need.items()) for has in alive]
         if not any(slots):
             need = " and ".join(f"{n} {kind}" for kind, n in self._need.items())
-            raise UsageError(f"no machine of the cluster has {need} for a shard; lower --threads")
+            raise UsageError(f"no machine of the cluster has {need} for a shard; lower threads=N")
         return [each for each in slots if each]
 
     def carry_out(self, tasks: Sequence[Task], finished: Callable[[Done], None]) -> None:
@@ -228,7 +228,7 @@ def _import_ray() -> Any:
         return importlib.import_module("ray")
     except ImportError as error:
         raise UsageError(
-            "--cluster needs Ray, on every machine: pip install 'adderlab[cluster]'"
+            "cluster=ADDRESS needs Ray, on every machine: pip install 'adderlab[cluster]'"
         ) from error
 
 
@@ -380,8 +380,8 @@ class ShardedRun:
         earlier = _stored_plan(job.folder) if job.overwrite and is_sharded(job.folder) else None
         if is_sharded(job.folder) and not job.overwrite:
             raise UsageError(
-                f"{job.folder} holds a run that is not finished; go on with it (--resume), pass "
-                "--overwrite to delete it, or another --run-name"
+                f"{job.folder} holds a run that is not finished; resume it, pass "
+                "overwrite=True to delete it, or another folder"
             )
         total = job.recipe.total_steps
         plan = Plan(

@@ -166,7 +166,7 @@ def _finish(device: torch.device) -> None:
 
 def forecast(speed: Speed, recipe: Recipe, seeds: int, nodes: int) -> Forecast:
     """The run's wall time. Raises ``UsageError`` for counts below 1."""
-    for name, value in (("--seeds", seeds), ("--nodes", nodes)):
+    for name, value in (("seeds", seeds), ("nodes", nodes)):
         if value < 1:
             raise UsageError(f"{name} must be at least 1, not {value}")
     nodes = min(nodes, seeds)
@@ -232,7 +232,7 @@ def given_rate(text: str) -> KnownRate:
     """``12/48``. Raises ``UsageError``."""
     count, slash, n = text.partition("/")
     if not (slash and count.isdigit() and n.isdigit() and int(n) > 0 and int(count) <= int(n)):
-        raise UsageError(f"--rate {text!r}: write successes/seeds, for example 12/48")
+        raise UsageError(f"rate={text!r}: write successes/seeds, for example 12/48")
     return KnownRate(
         rate=wilson(int(count), int(n)), criterion="as you count", source="--rate", steps=None
     )

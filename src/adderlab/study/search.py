@@ -174,15 +174,15 @@ def search_until_proved(
     Raises ``UsageError`` if the plan cannot be, ``Failure`` if the disk refuses.
     """
     if wanted is not None and wanted < 1:
-        raise UsageError(f"--proved must be at least 1, not {wanted}")
+        raise UsageError(f"proved={wanted}: it must be at least 1")
     if not seconds > 0:
-        raise UsageError("--budget must be above 0 minutes")
+        raise UsageError(f"minutes={seconds / 60:g}: it must be above 0")
     if isinstance(plan, Path):
         result = read_search(plan)
     else:
         reason = why_no_tables(plan.config)
         if reason:
-            raise UsageError(f"--until proved: this model cannot be proved: {reason}")
+            raise UsageError(f"this model cannot be proved: {reason}")
         check_fits(plan.config, plan.recipe, plan.seeds[:1])
         _create(plan, str(device), overwrite=overwrite)
         result = SearchResult(plan=plan)
@@ -200,7 +200,7 @@ def read_search(folder: Path) -> SearchResult:
     if kind is None:
         raise UsageError(f"there is no search in {folder}; check the name")
     if kind != "search":
-        raise UsageError(f"{folder} is no search; resume it without --until")
+        raise UsageError(f"{folder} is no search: it can only be resumed as what it is")
     stored = read_config(folder)
     try:
         plan = SearchPlan(
@@ -424,11 +424,11 @@ def _create(plan: SearchPlan, device: str, *, overwrite: bool) -> None:
     if any((folder / name).exists() for name in ("until.json", *RUN_FILES)):
         if not overwrite:
             raise UsageError(
-                f"{folder} already holds a run; pass --overwrite to delete it, --resume {folder} to go "
-                "on, or another --run-name"
+                f"{folder} already holds a run; pass overwrite=True to delete it, resume it, or choose "
+                "another folder"
             )
         if kind_of(folder) != "search":
-            raise UsageError(f"{folder} holds a run of another kind; choose another --run-name")
+            raise UsageError(f"{folder} holds a run of another kind; choose another folder")
         _delete(folder)
     make_folder(folder)
     environment = collect_environment(device)

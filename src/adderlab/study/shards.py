@@ -67,11 +67,11 @@ class Store:
         try:
             self._system, self._root = fsspec.url_to_fs(url, **_OPTIONS.get(protocol, {}))
         except ImportError as error:
-            raise UsageError(f"--store {url}: {error} (pip install it on every machine)") from error
+            raise UsageError(f"store={url}: {error} (pip install it on every machine)") from error
         except ValueError as error:
-            raise UsageError(f"--store {url}: {error}; use a folder, file://, s3:// or gs://") from error
+            raise UsageError(f"store={url}: {error}; use a folder, file://, s3:// or gs://") from error
         if protocol in BUCKETS and not self._root.strip("/"):
-            raise UsageError(f"--store {url} names no bucket; write {protocol}://BUCKET/PATH")
+            raise UsageError(f"store={url} names no bucket; write {protocol}://BUCKET/PATH")
         self._system.use_listings_cache = False
 
     @property
@@ -106,7 +106,7 @@ class Store:
         if data is None:
             raise Failure(
                 f"{self._object(name)} is not there; every machine must see the same store: use a "
-                "shared folder, or --store s3://... or gs://..."
+                "shared folder, or store=s3://... or gs://..."
             )
         return data
 

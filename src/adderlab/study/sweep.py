@@ -73,10 +73,10 @@ class OpenSweep:
         self.sweep, self.folder, self.listener = sweep, folder, listener
         kind = kind_of(folder)
         if resume and kind != "sweep":
-            raise UsageError(f"there is no sweep in {folder} to resume; leave out --resume")
+            raise UsageError(f"there is no sweep in {folder} to resume; leave out resume=True")
         if kind is not None and not resume:
             raise UsageError(
-                f"{folder} already holds a {kind}; go on with it (--resume), or name another output"
+                f"{folder} already holds a {kind}; go on with it (resume=True), or name another output"
             )
         make_folder(folder)
         self._lock = RunLock(folder)
@@ -285,7 +285,7 @@ class LocalTrainer:
             sweep.begin(cell)
             if is_sharded(sweep.place(cell)):
                 raise UsageError(
-                    f"the sweep in {sweep.folder} was begun on a cluster; go on with --cluster"
+                    f"the sweep in {sweep.folder} was begun on a cluster; go on with cluster=ADDRESS"
                 )
             if sweep.reached(cell, until):
                 sweep.trained(cell, until)
@@ -380,7 +380,9 @@ def _is_merged(sweep: OpenSweep, cell: Cell) -> bool:
         return False
     if read_summary(sweep.place(cell))["status"] == "done":
         return True
-    raise UsageError(f"the sweep in {sweep.folder} was begun on one machine; go on without --cluster")
+    raise UsageError(
+        f"the sweep in {sweep.folder} was begun on one machine; go on without cluster=ADDRESS"
+    )
 
 
 class _CellListener(Listener):
@@ -406,7 +408,7 @@ def _must_match(stored: dict[str, Any], asked: dict[str, Any], folder: Path) -> 
     before, now = stored.get("declaration"), asked["declaration"]
     if stored.get("guided") != asked["guided"]:
         with_or = "with" if stored.get("guided") else "without"
-        raise UsageError(f"the sweep was begun {with_or} --optuna; go on with it the same way")
+        raise UsageError(f"the sweep was begun {with_or} optuna=True; go on with it the same way")
     assert isinstance(before, dict)
     for key in dict.fromkeys((*before, *now)):
         one, other = before.get(key), now.get(key)
@@ -454,11 +456,11 @@ def run_guided(opened: OpenSweep, trainer: Trainer) -> list[CellRow]:
 def check_guided(sweep: SweepPlan) -> None:
     """Raises ``UsageError`` where guided search makes no sense, or Optuna is missing."""
     if not sweep.space:
-        raise UsageError("--optuna searches random.space: declare one, and random.samples")
+        raise UsageError("optuna=True searches random.space: declare one, and random.samples")
     if sweep.halving:
         raise UsageError(
-            "halving compares cells that train side by side, --optuna tries one after the other; leave "
-            "one of them out"
+            "halving compares cells that train side by side, optuna=True tries one after the other; "
+            "leave one of them out"
         )
     _import_optuna()
 
@@ -482,6 +484,6 @@ def _import_optuna() -> Any:
     try:
         optuna = importlib.import_module("optuna")
     except ImportError as error:
-        raise UsageError("--optuna needs Optuna: pip install 'adderlab[sweep]'") from error
+        raise UsageError("optuna=True needs Optuna: pip install 'adderlab[sweep]'") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna

@@ -256,7 +256,7 @@ class Compute:
 
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:
-            raise UsageError(f"--threads must be at least 1, not {self.threads}")
+            raise UsageError(f"threads={self.threads}: it must be at least 1")
 
     def options(self) -> list[str]:
         """What a run folder does not say and its last bits depend on, as options of a command."""

@@ -175,7 +175,7 @@ class Recipe:
         if self.restarts and self.restarts.halve_at[-1] >= self.steps:
             raise UsageError(
                 f"recipe.restarts: the last halving, at step {self.restarts.halve_at[-1]}, must come "
-                f"before step {self.steps}, the last; take more steps, or --set recipe.restarts=null"
+                f"before step {self.steps}, the last; take more steps, or set recipe.restarts=null"
             )
         if len(self.stages) > MAX_ROUNDS - 1:
             raise UsageError(f"a recipe has at most {MAX_ROUNDS - 1} stages, not {len(self.stages)}")

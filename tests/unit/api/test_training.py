@@ -94,7 +94,7 @@ def test_a_rate_is_a_record_and_its_folder_a_run(tmp_path: Path) -> None:
     run = al.open_run(tmp_path / "runs")
     assert (run.kind, run.status) == ("rate", "done")
     assert {each.run for each in run.seeds} == {"population_00"}
-    with pytest.raises(al.UsageError, match="--overwrite"):
+    with pytest.raises(al.UsageError, match="overwrite=True"):
         measure()
 
 

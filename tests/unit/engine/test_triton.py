@@ -346,7 +346,7 @@ def test_kernels_that_err_or_fail_are_not_used(monkeypatch: pytest.MonkeyPatch) 
         return loss_S, grads.map(lambda grad: grad * 1.01)
 
     monkeypatch.setattr(TritonEngine, "loss_and_grad", wrong)
-    with pytest.raises(UsageError, match=r"--engine triton: its gradients are off by 1\.0e-02 here"):
+    with pytest.raises(UsageError, match=r"engine=triton: its gradients are off by 1\.0e-02 here"):
         select_engine("triton", CONFIG, DEVICE, threads=1, log=print)
 
     def failing(self: TritonEngine, *args: Any) -> tuple[Tensor, Tables]:

@@ -51,7 +51,7 @@ def test_second_process_is_refused_until_the_first_is_killed(tmp_path: Path) -> 
             RunLock(tmp_path)
         text = str(error.value)
         assert f"process {process.pid} on host {socket.gethostname()}" in text
-        assert str(tmp_path) in text and "--run-name" in text and "\n" not in text
+        assert str(tmp_path) in text and "another folder" in text and "\n" not in text
         assert str(process.pid) in (lock_owner(tmp_path) or "")
     finally:
         end(process)

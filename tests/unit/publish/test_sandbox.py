@@ -85,7 +85,7 @@ def test_without_bubblewrap_the_remedy_is_named(
     monkeypatch.setattr(shutil, "which", lambda *_, **__: found)
     sandboxes.bubblewrap_trouble.cache_clear()
     try:
-        with pytest.raises(UsageError, match=r"apt-get install bubblewrap .* --sandbox limits"):
+        with pytest.raises(UsageError, match=r"apt-get install bubblewrap .* sandbox=limits"):
             require("bubblewrap")
         require("limits")
     finally:

@@ -198,7 +198,7 @@ def test_run_with_results_is_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as error:
         RunFolder.create(path, config(44), ENVIRONMENT)
     text = str(error.value)
-    assert str(path) in text and "--overwrite" in text and "--run-name" in text
+    assert str(path) in text and "overwrite=True" in text and "another folder" in text
     assert "(done, step 299)" in text and "\n" not in text
     after = tree(path)
     assert before.pop(".lock") and after.pop(".lock")

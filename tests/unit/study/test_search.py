@@ -258,7 +258,7 @@ def test_the_budget_ends_a_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_folders_are_refused_or_overwritten(tmp_path: Path) -> None:
     search(plan(tmp_path / "search"))
     assert kind_of(tmp_path / "search") == "search"
-    with pytest.raises(UsageError, match="--overwrite"):
+    with pytest.raises(UsageError, match="overwrite=True"):
         search(plan(tmp_path / "search"))
     search(plan(tmp_path / "search", seeds=(9,)), overwrite=True)
     assert not (tmp_path / "search/seed_0003").exists()
@@ -274,8 +274,8 @@ def test_folders_are_refused_or_overwritten(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "settings", "word"),
     [
-        ({}, {"wanted": 0}, "--proved"),
-        ({}, {"seconds": 0.0}, "--budget"),
+        ({}, {"wanted": 0}, "proved=0"),
+        ({}, {"seconds": 0.0}, "minutes=0"),
         ({"config": get_preset("6080p").config}, {}, "cannot be proved"),
     ],
 )

@@ -146,7 +146,7 @@ def test_rows_written_after_the_state_are_dropped_on_resume(tmp_path: Path) -> N
 def test_an_existing_run_is_refused_and_overwritten_on_request(tmp_path: Path) -> None:
     train(job(tmp_path / "run", seeds=(1,)))
     before = (tmp_path / "run/metrics.csv").read_text()
-    with pytest.raises(UsageError, match="--overwrite"):
+    with pytest.raises(UsageError, match="overwrite=True"):
         train(job(tmp_path / "run", seeds=(1,)))
     assert (tmp_path / "run/metrics.csv").read_text() == before
     train(dataclasses.replace(job(tmp_path / "run", seeds=(2,)), overwrite=True))
