@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -355,102 +355,94 @@ def standard_head(program: HeadProgram) -> StandardHead | None:
 
 
 class _Recogniser:
-    """Walks through a program in the order in which ``standard_program`` writes one."""
+    """Walks back from the logits; in which order a program computes what it needs does not matter."""
 
     def __init__(self, program: HeadProgram) -> None:
         self._program = program
-        self._at = 0
         self._names: dict[str, str] = {}
+        self._seen: set[int] = set()
 
     def found(self) -> StandardHead | None:
         try:
             head = self._head()
         except _OtherHead:
             return None
-        return head if self._at == len(self._program.operations) else None
+        return head if len(self._seen) == len(self._program.operations) else None
 
     def _head(self) -> StandardHead:
-        x = self._add(ROW, self._linear(MIXED, "attn_out"))
-        normed, norm2 = self._norm(x, "norm2")
-        up = self._linear(normed, "fc1")
-        hidden = self._program.width(up)
-        activation: Activation
-        if self._peek("linear"):
-            gate = self._next("silu", self._linear(normed, "gate"))
-            activated, activation = self._both("multiply", gate, up), "swiglu"
-        else:
-            activation = "relu" if self._peek("relu") else "gelu"
-            activated = self._next(activation, up)
-        x = self._add(x, self._linear(activated, "fc2"))
-        normed, norm_f = self._norm(x, "norm_f")
-        self._linear(normed, "unembed")
-        if "unembed_bias" in self._names or {"attn_out_bias", "gate_bias"} & set(self._names):
+        normed = self._linear(len(self._program.operations) + 1, "unembed")
+        x, norm_f = self._norm(normed, "norm_f")
+        (first, branch), _ = self._operands(x, "add")
+        if self._name(branch) != "linear" or self._name(first) != "add":
+            first, branch = branch, first
+        activated = self._linear(branch, "fc2")
+        hidden = self._program.width(activated)
+        activation, normed = self._activation(activated)
+        source, norm2 = self._norm(normed, "norm2")
+        if source != first:
             raise _OtherHead
+        (row, mixed), _ = self._operands(first, "add")
+        row, mixed = (row, mixed) if row == ROW else (mixed, row)
+        if row != ROW or self._linear(mixed, "attn_out") != MIXED:
+            raise _OtherHead
+        if {"unembed_bias", "attn_out_bias", "gate_bias"} & set(self._names):
+            raise _OtherHead
+        ordered = tuple((role, self._names[role]) for role in ROLES if role in self._names)
         return StandardHead(
-            norm2=norm2,
-            norm_f=norm_f,
-            activation=activation,
-            hidden=hidden,
-            names=tuple(self._names.items()),
+            norm2=norm2, norm_f=norm_f, activation=activation, hidden=hidden, names=ordered
         )
 
-    def _peek(self, name: Name) -> bool:
-        operations = self._program.operations
-        return self._at < len(operations) and operations[self._at].name == name
-
-    def _take(self, name: Name) -> Operation:
-        if not self._peek(name):
+    def _activation(self, x: int) -> tuple[Activation, int]:
+        """(kind, the value that the first maps read)."""
+        name = self._name(x)
+        if name in ("relu", "gelu"):
+            (up, *_), _ = self._operands(x, name)
+            return ("relu" if name == "relu" else "gelu"), self._linear(up, "fc1")
+        (gate, up), _ = self._operands(x, "multiply")
+        if self._name(gate) != "silu":
+            gate, up = up, gate
+        (gate, *_), _ = self._operands(gate, "silu")
+        normed = self._linear(up, "fc1")
+        if self._linear(gate, "gate") != normed:
             raise _OtherHead
-        self._at += 1
-        return self._program.operations[self._at - 1]
+        return "swiglu", normed
 
-    def _next(self, name: Name, x: int) -> int:
-        if self._take(name).operands != (x,):
+    def _name(self, x: Operand) -> str | None:
+        return self._program.operations[x - 2].name if isinstance(x, int) and x >= 2 else None
+
+    def _operands(self, x: Operand, name: str) -> tuple[tuple[Any, ...], Operation]:
+        if not isinstance(x, int) or self._name(x) != name:
             raise _OtherHead
-        return self._at + 1
+        self._seen.add(x)
+        operation = self._program.operations[x - 2]
+        return operation.operands, operation
 
-    def _both(self, name: Name, x: Operand, y: Operand) -> int:
-        if self._take(name).operands not in ((x, y), (y, x)):
-            raise _OtherHead
-        return self._at + 1
-
-    def _add(self, x: int, y: int) -> int:
-        return self._both("add", x, y)
-
-    def _linear(self, x: int, role: str) -> int:
-        first, *names = self._take("linear").operands
-        if first != x:
-            raise _OtherHead
+    def _linear(self, x: Operand, role: str) -> Any:
+        """The operand of a linear map, whose constants get their roles."""
+        (source, *names), _ = self._operands(x, "linear")
         for name, of in zip(names, (role, f"{role}_bias"), strict=False):
-            self._names[of] = str(name)
-        return self._at + 1
+            self._names[of] = name
+        return source
 
-    def _constant(self, name: Name, x: int, role: str) -> int | None:
-        """x times or plus a constant vector, if that is what follows."""
-        if not self._peek(name):
-            return None
-        operands = self._program.operations[self._at].operands
-        if operands[0] != x or not isinstance(operands[1], str):
-            return None
-        self._at += 1
-        self._names[role] = operands[1]
-        return self._at + 1
-
-    def _norm(self, x: int, role: str) -> tuple[int, NormForm]:
-        kind: NormKind = "rms"
-        if self._peek("centre"):
-            x, kind = self._next("centre", x), "layer"
-        elif not self._peek("rms"):
+    def _norm(self, x: Operand, role: str) -> tuple[Any, NormForm]:
+        """(the value that is normed, how)."""
+        if self._name(x) == "add" and isinstance(self._program.operations[int(x) - 2].operands[1], str):
+            (x, bias), _ = self._operands(x, "add")
+            self._names[f"{role}_bias"] = bias
+            if self._name(x) != "multiply":
+                raise _OtherHead
+        if self._name(x) == "multiply":
+            (x, weight), _ = self._operands(x, "multiply")
+            if not isinstance(weight, str) or self._program.width(weight) != self._program.width(x):
+                raise _OtherHead
+            self._names[f"{role}_weight"] = weight
+        elif self._name(x) != "rms":
             return x, NormForm(kind="none", eps=0.0)
-        rms = self._take("rms")
-        if rms.operands != (x,):
-            raise _OtherHead
-        x = self._at + 1
-        weighted = self._constant("multiply", x, f"{role}_weight")
-        if weighted is None:
-            raise _OtherHead
-        biased = self._constant("add", weighted, f"{role}_bias")
-        return weighted if biased is None else biased, NormForm(kind=kind, eps=rms.eps)
+        (source, *_), rms = self._operands(x, "rms")
+        if self._name(source) != "centre":
+            return source, NormForm(kind="rms", eps=rms.eps)
+        (source, *_), _ = self._operands(source, "centre")
+        return source, NormForm(kind="layer", eps=rms.eps)
 
 
 class _OtherHead(Exception):

@@ -93,6 +93,8 @@ class Layout:
     """(position, token) of every prompt position that holds no digit of a or b."""
     end_token: int | None
     """Token predicted after the eleventh answer digit, or None if the sequence ends there."""
+    end_decided: bool = False
+    """Whether an answer is wrong without the end token. (Published programs do not look at it.)"""
     top_zeros: tuple[int, ...] = ()
     """Separators that are column 10 of a and b: operands written with a leading zero."""
     pairs: bool = False

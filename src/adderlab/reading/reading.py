@@ -1,0 +1,732 @@
+"""A model read from its trace: tables, head program, layout. Nothing else of the model is needed.
+
+The head is read at each answer step (``lowering``); the tables are numbers of the trace itself, run on
+sequences that hold one token throughout. Nothing is guessed: what a number may depend on is decided bit
+by bit (``dependence``), and what was read is compared with the model on random sequences.
+
+Shapes: S seeds, A answer steps, P positions, V vocabulary, H heads, K key and E value dimension.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adderlab.errors import Failure
+from adderlab.models.head_program import HeadProgram
+from adderlab.models.tables import TableForm, Tables
+from adderlab.reading.dependence import CASTS, MOVES, Dependence
+from adderlab.reading.lowering import Attention, Entry, Lowered, Lowering, Part, Product, Spec
+from adderlab.reading.trace import Ref, Trace, rebuild, record, run, writes
+from adderlab.task.layouts import Layout
+
+Model = Callable[[Tensor], Any]
+"""Tokens (1, L) -> logits (1, L, V) or (1, V)."""
+
+HIDDEN = -1e4
+"""A hidden key's score, in training: no weight in float32, and a derivative that is a number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokens:
+    """Which of the model's own tokens stand for the layout's, position by position."""
+
+    ids_PV: Tensor
+    """The model's token for every position and token of the layout."""
+    order: tuple[int, ...]
+    """The model's token for every logit of the layout."""
+
+    def of(self, tokens_BP: Tensor) -> Tensor:
+        """The layout's tokens (B, L), L at most P, as the model's."""
+        position_L = torch.arange(tokens_BP.shape[-1])
+        return self.ids_PV[position_L, tokens_BP.long()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Factors:
+    """Scores as queries times keys: the product's node, its operands, and whether they are turned."""
+
+    product: int
+    queries: tuple[tuple[tuple[Entry, ...], ...], ...]
+    """(head, answer step, coordinate)."""
+    keys: tuple[tuple[tuple[Entry, ...], ...], ...]
+    """(head, key, coordinate)."""
+    cells: tuple[tuple[tuple[int, ...], ...], ...]
+    """(head, answer step, key): place in the product's result; -1 where there is none."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reading:
+    """What was read. ``tables`` gives the tables of any parameters of the same shapes."""
+
+    layout: Layout
+    tokens: Tokens
+    trace: Trace
+    steps: tuple[Lowered, ...]
+    """One for every answer step."""
+    form: TableForm
+    factors: Factors | None
+    offset: int
+    """Keys before the first position: 1 with a sink there."""
+    notes: tuple[str, ...]
+    shapes: Mapping[str, tuple[int, ...]]
+    """Of every parameter."""
+
+    @cached_property
+    def program(self) -> HeadProgram:
+        return self.steps[0].program
+
+    def tables(self, parameters: Mapping[str, Tensor]) -> Tables:
+        """The tables of S models, from parameters (S, ...). Differentiable."""
+        names = list(self.trace.parameters.values())
+        used = {name: parameters[name] for name in dict.fromkeys(names)}
+        found = torch.vmap(lambda own: self._one(own))(used)
+        head = {name: found.pop(f"head.{name}") for name in self.program.shapes}
+        return Tables(form=self.form, head=head, **found)
+
+    def _one(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Tables of one model, by name."""
+        entries = [e for spec in self._specs() for e in spec]
+        wanted = {number for number, _ in entries}
+        tokens_VP = self.tokens.ids_PV.T
+        shape = self.trace.tokens.shape
+        every = self._batched(
+            lambda own: run(self.trace, parameters, own.reshape(shape), wanted), tokens_VP
+        )
+        flat_V = {number: tensor.reshape(len(tokens_VP), -1) for number, tensor in every.items()}
+        first = self.steps[0]
+        dtype = next(iter(parameters.values())).dtype
+
+        def gathered(entries: Sequence[Part], rows: slice = slice(None)) -> Tensor:
+            """(V, n) of these entries."""
+            return _gather(flat_V, entries, dtype)[rows]
+
+        A, P, V = len(self.steps), self.layout.num_positions, self.layout.vocab_size
+        H, E = self.form.heads, self.form.value_dim
+        value_entries = [
+            None if c is None else c.values[p + self.offset] for p in range(P) for c in first.mixed
+        ]
+        value = gathered(value_entries).reshape(V, P, H, E).transpose(0, 1)
+        row_entries = [entry for step in self.steps for entry in step.rows]
+        residual = gathered(row_entries).reshape(V, A, -1).transpose(0, 1)
+        if first.row_shift:
+            residual = residual + gathered(first.row_shift)[0]
+        tables = {"value": value, "residual": residual}
+
+        def constant(spec: Spec) -> Tensor:
+            size, what = spec
+            if isinstance(what, Product):
+                left, right = constant(what.left), constant(what.right)
+                if what.kind == "rows":
+                    return left * right[:, None]
+                return left * right if what.kind == "columns" else left @ right
+            return gathered(what)[0].reshape(size)
+
+        for name, spec in first.constants.items():
+            tables[f"head.{name}"] = constant(spec)
+        return {**tables, **self._scores(parameters, gathered, dtype)}
+
+    def _batched(
+        self, function: Callable[[Tensor], dict[int, Tensor]], rows: Tensor
+    ) -> dict[int, Tensor]:
+        if any(map(writes, self.trace.nodes)):
+            # Writing into tensors cannot be batched.
+            each = [function(row) for row in rows]
+            return {number: torch.stack([one[number] for one in each]) for number in each[0]}
+        return torch.vmap(function)(rows)
+
+    def _specs(self) -> list[Sequence[Entry]]:
+        """Every entry that some table consists of."""
+        specs: list[Sequence[Entry]] = [step.rows for step in self.steps]
+        specs.append(self.steps[0].row_shift)
+        specs += [[e for e in c.values if e is not None] for c in self.steps[0].mixed if c is not None]
+        for spec in self.steps[0].constants.values():
+            specs += _entries(spec)
+        if self.factors is not None:
+            specs += [
+                step for side in (self.factors.queries, self.factors.keys) for h in side for step in h
+            ]
+        return specs
+
+    # Scores ---------------------------------------------------------------------------------------
+
+    @cached_property
+    def attentions(self) -> tuple[Attention, ...]:
+        """One for every head."""
+        width = self.form.value_dim
+        firsts = [self.steps[0].mixed[h * width] for h in range(self.form.heads)]
+        return tuple(first.attention for first in firsts if first is not None)
+
+    def _scores(
+        self, parameters: dict[str, Tensor], gathered: Callable[..., Tensor], dtype: torch.dtype
+    ) -> dict[str, Tensor]:
+        A, P, V, H = (
+            len(self.steps), self.layout.num_positions, self.layout.vocab_size, self.form.heads
+        )  # fmt: skip
+        if self.factors is None:
+            return self._tabulated(parameters, dtype)
+        factors = self.factors
+        K = len(factors.keys[0][0])
+        query_VAHK = gathered(
+            [e for i in range(A) for h in range(H) for e in factors.queries[h][i]]
+        ).reshape(V, A, H, K)
+        keys = len(factors.keys[0])
+        key_VJHK = gathered(
+            [e for j in range(keys) for h in range(H) for e in factors.keys[h][j]]
+        ).reshape(V, keys, H, K)
+        scale_HAJ, shift_HAJ = self._affine(parameters, dtype)
+        visible_AP = self._visible()
+        own = slice(self.offset, self.offset + P)
+        # Every key that a step sees has the same factor, or the scores are tabulated instead.
+        factor_HA = scale_HAJ[:, torch.arange(A), [q + self.offset for q in self._query_positions()]]
+        query = (query_VAHK * factor_HA.T[None, :, :, None]).transpose(0, 1)
+        key = key_VJHK[:, own].transpose(0, 1)
+        out = {"query": query, "key": key}
+        shift_HAP = shift_HAJ[:, :, own]
+        hidden_HAP = torch.isinf(shift_HAP)
+        fixed = self._shift_is_fixed_zero(shift_HAP, visible_AP)
+        if not fixed:
+            shift_HAP = torch.where(hidden_HAP, HIDDEN, shift_HAP)
+            shift_HAP = torch.where(visible_AP, shift_HAP, 0.0)
+            out["query"], out["key"] = _with_shift(query, key, shift_HAP)
+        if keys > P:
+            place = 0 if self.offset else keys - 1
+            sink_VAH = (
+                query_VAHK * key_VJHK[:1, place][:, None] * scale_HAJ[:, :, place].T[None, ..., None]
+            )
+            out["sink"] = (sink_VAH.sum(-1) + shift_HAJ[:, :, place].T).transpose(0, 1)
+        return out
+
+    def _query_positions(self) -> tuple[int, ...]:
+        return self.layout.query_positions
+
+    def _visible(self) -> Tensor:
+        P = self.layout.num_positions
+        last_A = torch.tensor(self._query_positions())
+        return torch.arange(P) <= last_A[:, None]
+
+    def _shift_is_fixed_zero(self, shift_HAP: Tensor, visible_AP: Tensor) -> bool:
+        return self._plain_shift
+
+    @cached_property
+    def _plain_shift(self) -> bool:
+        """Whether nothing is added to queries times keys that a step can see."""
+        parameters = {name: torch.ones(shape).double() for name, shape in self.shapes.items()}
+        _, shift_HAJ = self._affine(parameters, torch.float64)
+        P = self.layout.num_positions
+        shift_HAP = shift_HAJ[:, :, self.offset : self.offset + P]
+        return bool(((shift_HAP == 0) | ~self._visible()).all())
+
+    def _affine(self, parameters: dict[str, Tensor], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """score = scale * (query . key) + shift: (H, A, keys), from the chain behind the product run on
+        zeros and on ones."""
+        assert self.factors is not None
+        attentions, tokens = self.attentions, self.trace.tokens
+        sources = {attention.source for attention in attentions}
+        product = self.trace.nodes[self.factors.product].outputs[0]
+        assert product is not None
+        shape = self.trace.shapes[product.number][0]
+        ends = []
+        for value in (0.0, 1.0):
+            override = {product.number: torch.full(shape, value, dtype=dtype)}
+            ends.append(run(self.trace, parameters, tokens, sources, override))
+        shift, scale = [], []
+        for attention in attentions:
+            keys = self.trace.shapes[attention.source][0][-1]
+            zero, one = (
+                end[attention.source].reshape(-1, *self.trace.shapes[attention.source][0][-2:])[
+                    attention.head
+                ]
+                for end in ends
+            )
+            rows = [q if zero.shape[0] > 1 else 0 for q in self._query_positions()]
+            zero, one = zero[rows], one[rows]
+            shift.append(zero)
+            scale.append(torch.where(torch.isinf(zero), torch.zeros_like(zero), one - zero))
+            assert zero.shape[1] == keys
+        return torch.stack(scale), torch.stack(shift)
+
+    def _tabulated(self, parameters: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+        """Scores of every pair (token at the query, token at the key), from sequences of two tokens."""
+        A, P, V, H = (
+            len(self.steps), self.layout.num_positions, self.layout.vocab_size, self.form.heads
+        )  # fmt: skip
+        sources = {attention.source for attention in self.attentions}
+        shape = self.trace.tokens.shape
+        steps, sinks = [], []
+        for q in self._query_positions():
+            tokens = self.tokens.ids_PV.T[None].repeat(V, 1, 1)  # (z, t, P)
+            tokens[:, :, q] = self.tokens.ids_PV[q][:, None]
+            every = self._batched(
+                lambda own: run(self.trace, parameters, own.reshape(shape), sources),
+                tokens.flatten(0, 1),
+            )
+            heads = []
+            for attention in self.attentions:
+                size = self.trace.shapes[attention.source][0]
+                found = every[attention.source].reshape(V * V, -1, *size[-2:])[:, attention.head]
+                heads.append(found[:, q if size[-2] > 1 else 0].reshape(V, V, size[-1]))
+            steps.append(torch.stack(heads, 1))  # (z, H, t, keys)
+        score_AVHTJ = torch.stack(steps)
+        own = slice(self.offset, self.offset + P)
+        out = {
+            "query": torch.zeros(A, V, H, 0, dtype=dtype),
+            "key": torch.zeros(P, V, H, 0, dtype=dtype),
+            "score": score_AVHTJ[..., own].transpose(-1, -2),
+        }
+        if score_AVHTJ.shape[-1] > P:
+            out["sink"] = score_AVHTJ[:, :, :, 0, 0 if self.offset else -1]
+        del sinks
+        return out
+
+
+def _entries(spec: Spec) -> list[list[Entry]]:
+    """Every list of entries that a constant consists of."""
+    _, what = spec
+    if isinstance(what, Product):
+        return _entries(what.left) + _entries(what.right)
+    return [[part for part in what if isinstance(part, tuple)]]
+
+
+def _with_shift(query_AVHK: Tensor, key_PVHK: Tensor, shift_HAP: Tensor) -> tuple[Tensor, Tensor]:
+    """Queries and keys whose product has ``shift`` added: one coordinate more for each step."""
+    A, V, H, _ = query_AVHK.shape
+    P = len(key_PVHK)
+    which_AVHA = torch.eye(A, dtype=query_AVHK.dtype)[:, None, None].expand(A, V, H, A)
+    more_PVHA = shift_HAP.permute(2, 0, 1)[:, None].expand(P, V, H, A)
+    return torch.cat([query_AVHK, which_AVHA], 3), torch.cat([key_PVHK, more_PVHA], 3)
+
+
+def _gather(flat: Mapping[int, Tensor], entries: Sequence[Part], dtype: torch.dtype) -> Tensor:
+    """(V, n): tensor by tensor, in runs."""
+    parts, rows = [], len(next(iter(flat.values())))
+    for number, run_of in itertools.groupby(entries, lambda e: e[0] if isinstance(e, tuple) else None):
+        run_of = list(run_of)
+        if number is None:
+            fixed = torch.tensor([float(e or 0.0) for e in run_of], dtype=dtype)  # type: ignore[arg-type]
+            parts.append(fixed.expand(rows, -1))
+        else:
+            places = [e[1] for e in run_of if isinstance(e, tuple)]
+            straight = places == list(range(places[0], places[0] + len(places)))
+            source = flat[number]
+            parts.append(
+                source[:, places[0] : places[0] + len(places)]
+                if straight
+                else source[:, torch.tensor(places)]
+            )
+    return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+
+
+# Reading.
+
+
+def read_model(
+    model: Model, parameters: Mapping[str, Tensor], layout: Layout, tokens: Tokens
+) -> Reading:
+    """Read a model that is called with ``tokens`` of shape (1, L).
+
+    Raises ``Failure`` with one line that names the structure or the operation that cannot be read.
+    """
+    example = tokens.of(_example(layout))
+    trace = record(model, example, parameters)
+    own = {name: parameters[name].detach() for name in set(trace.parameters.values())}
+    dependence = Dependence(trace, own)
+    size = trace.shapes[trace.output.number][0]
+    P = layout.num_positions
+    if size != (1, P, layout.vocab_size):
+        raise Failure(
+            f"on {P} tokens its logits have the shape {tuple(size)}, not (1, {P}, {layout.vocab_size}): the "
+            "reading needs those of every position"
+        )
+    _judge(trace, dependence, layout)
+    steps = _lowered(trace, dependence, layout, tokens)
+    offset = _offset(trace, steps[0])
+    form, factors = _form(trace, dependence, layout, steps, offset)
+    return Reading(
+        layout=layout,
+        tokens=tokens,
+        trace=trace,
+        steps=steps,
+        form=form,
+        factors=factors,
+        offset=offset,
+        notes=steps[0].notes,
+        shapes={name: tuple(parameter.shape) for name, parameter in own.items()},
+    )
+
+
+def _example(layout: Layout) -> Tensor:
+    """Some sequence of the layout: (1, P)."""
+    generator = torch.Generator().manual_seed(0)
+    digits = torch.randint(
+        0, 10, (2, 1, len(layout.a_positions)), generator=generator, dtype=torch.uint8
+    )
+    return layout.encode(digits[0], digits[1])[0].long()
+
+
+def _judge(trace: Trace, dependence: Dependence, layout: Layout) -> None:
+    """Whether a step looks at positions that are not yet written when it answers."""
+    bits = dependence.positions(trace.output.number).reshape(trace.length, -1)
+    for q in layout.query_positions:
+        later = [int(b).bit_length() - 1 for b in bits[q].tolist() if int(b) >> (q + 1)]
+        if later:
+            raise Failure(
+                f"the logits at position {q} depend on the token at position {max(later)}, which is not yet "
+                "written then: the model looks ahead"
+            )
+
+
+def _lowered(
+    trace: Trace, dependence: Dependence, layout: Layout, tokens: Tokens
+) -> tuple[Lowered, ...]:
+    """The head of every step: one program, and the same constants."""
+    as_rows: frozenset[tuple[int, int]] = frozenset()
+    for _ in range(3):
+        steps = tuple(
+            Lowering(trace, dependence, q, q, as_rows).lowered(tokens.order)
+            for q in layout.query_positions
+        )
+        first = steps[0]
+        more = {
+            step.origins[spec] for step in steps for spec in step.origins if spec not in first.origins
+        }
+        if not more:
+            break
+        as_rows = as_rows | more
+    if any(step.program != first.program for step in steps):
+        raise Failure("what follows the attention is not the same computation at every answer step")
+    if any(step.mixed != first.mixed for step in steps):
+        raise Failure("the values that attention mixes are not the same at every answer step")
+    return steps
+
+
+def _offset(trace: Trace, step: Lowered) -> int:
+    first = next(c for c in step.mixed if c is not None)
+    keys = trace.shapes[first.attention.source][0][-1]
+    if keys == trace.length:
+        return 0
+    return 1 if first.values[0] is None else 0
+
+
+def _form(
+    trace: Trace, dependence: Dependence, layout: Layout, steps: tuple[Lowered, ...], offset: int
+) -> tuple[TableForm, Factors | None]:
+    first = steps[0]
+    heads = list(dict.fromkeys(c.attention for c in first.mixed if c is not None))
+    _judge_values(trace, dependence, first, offset)
+    factors = find_factors(trace, dependence, layout, heads)
+    key_dim = 0
+    form = TableForm(
+        layout=layout,
+        heads=len(heads),
+        key_dim=key_dim,
+        value_dim=len(first.mixed) // len(heads),
+        program=first.program,
+    )
+    if factors is not None:
+        key_dim = len(factors.keys[0][0])
+        probe = Reading(
+            layout=layout, tokens=_NO_TOKENS, trace=trace, steps=steps, form=form, factors=factors,
+            offset=offset, notes=(), shapes={
+                name: trace.shapes[number][0] for number, name in trace.parameters.items()
+            },
+        )  # fmt: skip
+        if not probe._plain_shift:
+            key_dim += layout.num_answers
+        if not _same_factor(probe):
+            factors, key_dim = None, 0
+    form = TableForm(
+        layout=layout,
+        heads=len(heads),
+        key_dim=key_dim,
+        value_dim=len(first.mixed) // len(heads),
+        program=first.program,
+    )
+    return form, factors
+
+
+_NO_TOKENS = Tokens(ids_PV=torch.zeros(0, 0, dtype=torch.int64), order=())
+
+
+def _same_factor(probe: Reading) -> bool:
+    """Whether all keys of a step have the same factor, whatever the parameters: tried on two draws."""
+    for seed in (0, 1):
+        generator = torch.Generator().manual_seed(seed)
+        parameters = {
+            name: torch.rand(shape, generator=generator, dtype=torch.float64) + 0.5
+            for name, shape in probe.shapes.items()
+        }
+        scale_HAJ, shift_HAJ = probe._affine(parameters, torch.float64)
+        P = probe.layout.num_positions
+        own = slice(probe.offset, probe.offset + P)
+        seen = probe._visible() & ~torch.isinf(shift_HAJ[:, :, own])
+        scale_HAP = scale_HAJ[:, :, own]
+        queries = torch.tensor(probe._query_positions())
+        reference = scale_HAP[:, torch.arange(len(queries)), queries][..., None]
+        if not bool((((scale_HAP - reference).abs() <= 1e-12 * reference.abs()) | ~seen).all()):
+            return False
+    return True
+
+
+def _judge_values(trace: Trace, dependence: Dependence, step: Lowered, offset: int) -> None:
+    for coordinate in step.mixed:
+        if coordinate is None:
+            continue
+        for key, entry in enumerate(coordinate.values):
+            if entry is None:
+                continue
+            bits = int(dependence.positions(entry[0]).reshape(-1)[entry[1]])
+            position = key - offset
+            allowed = 1 << position if 0 <= position < trace.length else 0
+            if bits & ~allowed:
+                raise Failure(
+                    "the values that attention mixes depend on other tokens than their own: a second layer, or "
+                    "positions mixed outside the attention"
+                )
+
+
+# Queries and keys.
+
+_AFFINE = {
+    "mul",
+    "div",
+    "add",
+    "sub",
+    "neg",
+    "where",
+    "masked_fill",
+    "masked_fill_",
+    "add_",
+    "mul_",
+    "div_",
+    "sub_",
+}
+
+
+def find_factors(
+    trace: Trace, dependence: Dependence, layout: Layout, heads: Sequence[Attention]
+) -> Factors | None:
+    """The one product of queries and keys from which the scores of all heads come by scaling and adding
+    what no token decides; None if they do not."""
+    made_by = {
+        ref.number: i for i, node in enumerate(trace.nodes) for ref in node.outputs if ref is not None
+    }
+    products: set[int] = set()
+    cells_H = []
+    for attention in heads:
+        found = _chain(trace, dependence, made_by, attention.source)
+        if found is None:
+            return None
+        product, path = found
+        products.add(product)
+        if len(products) > 1:
+            return None
+        cells_H.append(_cells(trace, dependence, product, path, attention, layout))
+    (product,) = products
+    node = trace.nodes[product]
+    args = [x.number for x in node.args[-2:]]
+    shapes = [trace.shapes[number][0] for number in args]
+    queries, keys = [], []
+    out_shape = trace.shapes[node.outputs[0].number][0]  # type: ignore[union-attr]
+    for cells_AJ in cells_H:
+        own_queries, own_keys = [], [()] * len(cells_AJ[0])
+        for i, line in enumerate(cells_AJ):
+            seen = [(j, cell) for j, cell in enumerate(line) if cell >= 0]
+            if not seen:
+                return None
+            sides = [_operand_entries(args, shapes, out_shape, cell) for _, cell in seen]
+            turned = _is_query(dependence, sides[0][1], layout.query_positions[i]) and not _is_query(
+                dependence, sides[0][0], layout.query_positions[i]
+            )
+            pairs = [(b, a) if turned else (a, b) for a, b in sides]
+            if len({pair[0] for pair in pairs}) != 1:
+                return None
+            own_queries.append(pairs[0][0])
+            for (j, _), pair in zip(seen, pairs, strict=True):
+                if own_keys[j] not in ((), pair[1]):
+                    return None
+                own_keys[j] = pair[1]
+        if any(key == () for key in own_keys):
+            return None
+        if not _judge_factors(dependence, trace, own_queries, own_keys, layout):
+            return None
+        queries.append(tuple(own_queries))
+        keys.append(tuple(own_keys))
+    return Factors(
+        product=product,
+        queries=tuple(queries),
+        keys=tuple(keys),
+        cells=tuple(tuple(tuple(line) for line in cells) for cells in cells_H),
+    )
+
+
+def _is_query(dependence: Dependence, entries: tuple[Entry, ...], position: int) -> bool:
+    bits = 0
+    for number, place in entries:
+        bits |= int(dependence.positions(number).reshape(-1)[place])
+    return bits & ~(1 << position) == 0
+
+
+def _judge_factors(
+    dependence: Dependence,
+    trace: Trace,
+    queries: Sequence[tuple[Entry, ...]],
+    keys: Sequence[tuple[Entry, ...]],
+    layout: Layout,
+) -> bool:
+    offset = 1 if len(keys) > trace.length and not _is_query(dependence, keys[-1], -1 % 64) else 0
+    for i, q in enumerate(layout.query_positions):
+        if not _is_query(dependence, queries[i], q):
+            return False
+    for j, key in enumerate(keys):
+        position = j - offset
+        if 0 <= position < trace.length and not _is_query(dependence, key, position):
+            return False
+    return True
+
+
+def _operand_entries(
+    args: Sequence[int], shapes: Sequence[tuple[int, ...]], out_shape: tuple[int, ...], cell: int
+) -> tuple[tuple[Entry, ...], tuple[Entry, ...]]:
+    """The row of the first operand and the column of the second whose product the cell is."""
+    (a, b), (x, y) = args, shapes
+    columns = out_shape[-1]
+    batch, rest = divmod(cell, out_shape[-2] * columns)
+    i, j = divmod(rest, columns)
+    M = x[-1]
+    left = tuple((a, (batch * x[-2] + i) * M + m) for m in range(M))
+    right = tuple((b, (batch * M + m) * y[-1] + j) for m in range(M))
+    return left, right
+
+
+def _chain(
+    trace: Trace, dependence: Dependence, made_by: Mapping[int, int], source: int
+) -> tuple[int, list[int]] | None:
+    """(the product's node, the nodes from there to the scores), if each only moves its scores, scales them
+    or adds to them what no token decides."""
+    path: list[int] = []
+    number = source
+    while number in made_by:
+        index = made_by[number]
+        node = trace.nodes[index]
+        name = node.name.removeprefix("aten.")
+        if name in ("mm", "bmm"):
+            return index, path[::-1]
+        if not (node.function in MOVES or node.function in CASTS or name in _AFFINE) or writes(node):
+            return None
+        tokens = [r for r in node.inputs() if bool(dependence.positions(r.number).any())]
+        if name in ("cat", "stack"):
+            wide = [r for r in tokens if _two(dependence, r.number)]
+            tokens = wide if len(wide) == 1 else tokens
+        if len(tokens) != 1:
+            return None
+        if name == "div" and node.args[0] != tokens[0]:
+            return None
+        path.append(index)
+        number = tokens[0].number
+    return None
+
+
+def _two(dependence: Dependence, number: int) -> bool:
+    bits = dependence.positions(number)
+    return bool(((bits & (bits - 1)) != 0).any())
+
+
+def _cells(
+    trace: Trace,
+    dependence: Dependence,
+    product: int,
+    path: Sequence[int],
+    attention: Attention,
+    layout: Layout,
+) -> list[list[int]]:
+    """(answer step, key) -> place in the product's result."""
+    ref = trace.nodes[product].outputs[0]
+    assert ref is not None
+    shape = trace.shapes[ref.number][0]
+    places = {ref.number: torch.arange(int(torch.Size(shape).numel())).reshape(shape)}
+    for index in path:
+        node = trace.nodes[index]
+        (source,) = [r for r in node.inputs() if r.number in places]
+        if node.function in MOVES:
+
+            def moved(r: Ref) -> Tensor:
+                if r.number in places:
+                    return places[r.number]
+                return torch.full(trace.shapes[r.number][0], -1)
+
+            args, kwargs = rebuild(node, moved)
+            kwargs = {k: v for k, v in kwargs.items() if k not in ("dtype", "device", "layout")}
+            head, *rest = node.args
+            if any(isinstance(x, Ref) for x in rest):
+                args = (args[0], *rebuild(node, lambda r: dependence.fixed[r.number])[0][1:])
+            results = node.function(*args, **kwargs)
+            results = [results] if node.single else results
+        else:
+            out = next(r.number for r in node.outputs if r is not None)
+            results = [places[source.number].expand(trace.shapes[out][0])]
+        for own, result in zip(node.outputs, results, strict=True):
+            if own is not None:
+                places[own.number] = result
+    size = trace.shapes[attention.source][0]
+    found = places[attention.source].reshape(-1, *size[-2:])[attention.head]
+    rows = [q if size[-2] > 1 else 0 for q in layout.query_positions]
+    return found[rows].tolist()
+
+
+# Agreement of what was read with the model itself.
+
+
+def worst_difference(reading: Reading, model: Model, tables: Tables, sequences: int, seed: int) -> float:
+    """The largest difference of a logit between the model and the tables, on random full sequences."""
+    layout = reading.layout
+    generator = torch.Generator().manual_seed(seed)
+    tokens_BP = torch.randint(
+        0, layout.vocab_size, (sequences, layout.num_positions), generator=generator
+    )
+    worst = 0.0
+    with torch.no_grad():
+        read_BAV = table_logits(tables, tokens_BP)
+        for b, row in enumerate(tokens_BP):
+            own = _logits(model, reading.tokens.of(row[None]))[0].double()
+            wanted = own[list(layout.query_positions)][:, list(reading.tokens.order)]
+            worst = max(worst, float((read_BAV[b] - wanted).abs().max()))
+    return worst
+
+
+def _logits(model: Model, tokens: Tensor) -> Tensor:
+    from adderlab.reading.trace import first_logits
+
+    found = first_logits(model(tokens))
+    assert found is not None
+    return found
+
+
+def table_logits(tables: Tables, tokens_BP: Tensor) -> Tensor:
+    """Logits (B, A, V) of the first seed, step by step."""
+    from adderlab.models.head_program import evaluate
+
+    one = {name: tensor[0] for name, tensor in tables.items()}
+    head = {name: tensor[:1] for name, tensor in tables.head.items()}
+    steps = []
+    for i, last in enumerate(tables.form.layout.query_positions):
+        token_B, seen_BT = tokens_BP[:, last], tokens_BP[:, : last + 1]
+        row_T = torch.arange(last + 1)
+        score_BTH = torch.einsum("bhk,bthk->bth", one["query"][i, token_B], one["key"][row_T, seen_BT])
+        if "score" in one:
+            extra_BHPV = one["score"][i, token_B]
+            index = seen_BT[:, None, :, None].expand(-1, extra_BHPV.shape[1], -1, 1)
+            score_BTH = score_BTH + extra_BHPV[:, :, : last + 1].gather(3, index)[..., 0].transpose(1, 2)
+        if "sink" in one:
+            score_BTH = torch.cat([score_BTH, one["sink"][i, token_B][:, None]], 1)
+        weight_BTH = score_BTH.softmax(1)[:, : last + 1]
+        mixed_BHE = torch.einsum("bth,bthe->bhe", weight_BTH, one["value"][row_T, seen_BT])
+        mixed, row = mixed_BHE.flatten(1).T[None], one["residual"][i, token_B].T[None]
+        steps.append(evaluate(tables.form.program, head, mixed, row)[0].T)
+    return torch.stack(steps, 1)
