@@ -14,10 +14,12 @@ import torch
 from adderlab.api.training import Experiment, Seeds, Settings, Trainable, define, parse_seeds
 from adderlab.engine.select import select_engine, single_threaded
 from adderlab.errors import UsageError
+from adderlab.files import schema
 from adderlab.files.atomic import RunLock, disk_failure, make_folder
 from adderlab.format import as_typed, seed_list
 from adderlab.proof.search import Limits
-from adderlab.results import Result, html_table
+from adderlab.report.describe import COLUMNS, rates_page, table_row
+from adderlab.results import Result, html_table, text_table
 from adderlab.runs.metadata import collect_environment, kind_of
 from adderlab.study.cells import CellRow, SweepPlan, read_sweep
 from adderlab.study.cluster import Stopped, connected, describe_machines
@@ -163,6 +165,40 @@ def measure_rate(
         write_rate(rows, record)
     listener.on_end(work, record.results, "done")
     return record
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Rates(Result):
+    """Measured rates, one of a preset and a recipe each."""
+
+    records: tuple[RateRecord, ...]
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """Every rate as its file has it."""
+        return [schema.to_dict(record) for record in self.records]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {"rates": self.to_dicts()}
+
+    def describe(self) -> list[str]:
+        """A table, as wide as it is: a narrower window wraps the lines, and no figure is cut."""
+        if not self.records:
+            return ["No rate has been measured yet: adderlab rate PRESET measures one."]
+        rows = [dict(zip(COLUMNS, table_row(each), strict=True)) for each in self.records]
+        meaning = "train s, prove s: median core-seconds of a seed; to a proof: expected, on 2 cores."
+        return [*text_table(rows), meaning]
+
+    def markdown(self) -> str:
+        """docs/rates.md."""
+        return rates_page(self.records)
+
+
+def rates(folder: str | os.PathLike[str] | None = None) -> Rates:
+    """The rates in a folder, by default records/rates of the checkout or of the current folder. Raises
+    ``Failure`` for a file that is no rate."""
+    place = Path(folder) if folder else default_folder()
+    return Rates(records=tuple(read_rates(place)) if place else ())
 
 
 def _resumed(folder: Path, assistance: Assistance | None) -> RatePlan:

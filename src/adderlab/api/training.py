@@ -10,7 +10,7 @@ import operator
 import os
 import shlex
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,8 +18,8 @@ from typing import Any, SupportsIndex, TypeAlias
 
 from adderlab.api.models import Model, ModelLike, load
 from adderlab.errors import UsageError
-from adderlab.evaluation.exact import predict
-from adderlab.evaluation.suites import Rate, wilson
+from adderlab.evaluation.exact import SuiteReport, predict
+from adderlab.evaluation.suites import Rate, Suite, wilson
 from adderlab.files import schema
 from adderlab.files.atomic import write_json
 from adderlab.models.config import ModelConfig
@@ -259,6 +259,20 @@ class Run(Result):
             if record.seed == seed:
                 return self.stored.history(record)
         raise UsageError(f"the {self.kind} in {self.folder} has no seed {seed}")
+
+    def evaluate(
+        self, suite: str | Suite = "published", *, device: str = "auto", engine: str = "auto"
+    ) -> Iterator[SuiteReport]:
+        """The best model, or of a search every proved one, on pairs that neither training nor its choice
+        has seen. Each report is written beside the model once the next is asked for."""
+        models = {self.folder / "evaluation.json": self.best}
+        if self.kind == "search":
+            paths = [Path(str(record.checkpoint)) for record in self.proved]
+            models = {path.with_suffix(".evaluation.json"): load(path) for path in paths}
+        for target, model in models.items():
+            report = model.evaluate(suite, device=device, engine=engine)
+            yield report
+            write_json(target, report.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
         """The summary, as ``summary.json`` has it."""
@@ -562,3 +576,14 @@ def resume_command(run: Run | str | os.PathLike[str], options: Sequence[str] = (
     folder = run.folder if isinstance(run, Run) else Path(run)
     until = ["--until", "proved"] if kind_of(folder) == "search" else []
     return shlex.join(["adderlab", "train", *until, "--resume", str(folder), *options])
+
+
+def without_success(run: Run, minutes: float, options: Sequence[str] = ()) -> str:
+    """Why a search ended without the models that were wanted, and how to go on. ``options``: of the
+    command that goes on, besides its budget."""
+    count, tried = len(run.proved), len(run.seeds)
+    what = f"{count} of {run.to_dict()['wanted']} models are proved" if count else "no model is proved"
+    if run.status == "seeds used up":
+        return f"{what}: all {tried} seeds are tried; give more, for example --seeds 0-"
+    again = resume_command(run, [*options, "--budget", f"{minutes:g}"])
+    return f"{what} within {minutes:g} minutes ({tried} seeds tried); to go on: {again}"

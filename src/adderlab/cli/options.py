@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -49,6 +50,18 @@ class ComputeOptions(DeviceOptions):
     threads: Annotated[int | None, arg(metavar="N")] = None
     """Seeds trained at once on a CPU; default: every core. No effect on any seed's results."""
 
+    @property
+    def compute(self) -> dict[str, Any]:
+        """As the functions of the API take it."""
+        return {"device": self.device, "engine": self.engine, "threads": self.threads}
+
+    @property
+    def compute_words(self) -> list[str]:
+        """What a run folder does not say of it, as options of the command that goes on."""
+        from adderlab.training.objective import Compute
+
+        return Compute(device=self.device, engine=self.engine).options()
+
 
 @dataclass(frozen=True, kw_only=True)
 class ChangeOptions:
@@ -84,6 +97,13 @@ def emit_json(value: Any, output: Path | None = None) -> None:
         from adderlab.files.atomic import write_text
 
         write_text(output, text + "\n")
+
+
+def going_on(folder: Path, kind: str, words: Sequence[str]) -> Callable[[], str | None]:
+    """For ``Following``: the command of these words, once there is such a thing to go on with."""
+    from adderlab.runs.metadata import kind_of
+
+    return lambda: shlex.join(["adderlab", *words]) if kind_of(folder) == kind else None
 
 
 class Following:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
 
-from adderlab.cli.options import ChangeOptions, ComputeOptions, Switch, arg, emit_json
-
-if TYPE_CHECKING:
-    from adderlab.study.cells import CellRow
-    from adderlab.study.rate import RateRecord
+from adderlab.cli.options import (
+    ChangeOptions,
+    ComputeOptions,
+    Following,
+    Switch,
+    arg,
+    emit_json,
+    going_on,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,41 +63,22 @@ class Rate(ComputeOptions, ChangeOptions):
 
     def run(self) -> int:
         """Measure, or show what was measured."""
-        import shlex
-
         import adderlab as al
         from adderlab.api.studies import PROVER_LIMITS, plan_rate, rate_folder
-        from adderlab.cli.options import Following, emit_json
         from adderlab.errors import UsageError
         from adderlab.files.schema import to_dict
         from adderlab.report.describe import describe_rate
-        from adderlab.runs.metadata import kind_of
         from adderlab.study.rate import FOLDER
         from adderlab.study.verdicts import Assistance
-        from adderlab.training.objective import Compute
 
         measures = self.preset is not None or self.resume is not None
         if self.table or self.markdown or not measures:
-            if measures:
-                raise UsageError(
-                    "--table and --markdown show what was measured: give no preset, no --resume"
-                )
-            return _show(self)
+            return self._show(measures)
         assistance = Assistance(
             exact=self.repair_from, missing=self.repair_missing, rounds=self.repair_rounds
         )
-        plan = None
-        if self.resume is not None:
-            folder = self.resume
-            if self.preset or self.recipe != "best" or self.steps or self.set or self.name:
-                raise UsageError(
-                    "--resume takes the measurement's own settings: give no preset, --recipe, --steps, "
-                    "--set or --name"
-                )
-        else:
-            limits = dataclasses.replace(
-                PROVER_LIMITS, cells=self.prove_cells, seconds=self.prove_seconds
-            )
+        plan, folder = None, self.resume
+        if folder is None:
             plan = plan_rate(
                 str(self.preset),
                 seeds=self.seeds,
@@ -105,15 +88,18 @@ class Rate(ComputeOptions, ChangeOptions):
                 name=self.name,
                 batch_of_seeds=self.batch_of_seeds,
                 assistance=assistance if self.assisted else None,
-                limits=limits,
+                limits=replace(PROVER_LIMITS, cells=self.prove_cells, seconds=self.prove_seconds),
             )
             folder = rate_folder(plan)
+        elif self.preset or self.recipe != "best" or self.steps or self.set or self.name:
+            raise UsageError(
+                "--resume takes the measurement's own settings: give no preset, --recipe, --steps, "
+                "--set or --name"
+            )
         options = ["--output", str(self.output)] if self.output else []
         options += ["--overwrite"] if self.overwrite else []
-        options += Compute(device=self.device, engine=self.engine).options()
-        again = shlex.join(["adderlab", "rate", "--resume", str(folder), *options])
         following = Following(
-            lambda: again if folder and kind_of(folder) == "rate" else None,
+            going_on(folder, "rate", ["rate", "--resume", str(folder), *options, *self.compute_words]),
             quiet=self.quiet or self.json,
         )
         with following as listener:
@@ -122,52 +108,37 @@ class Rate(ComputeOptions, ChangeOptions):
                 assistance=assistance if self.assisted else None,
                 folder=folder,
                 rows=self.output or FOLDER,
-                resume=self.resume is not None,
+                resume=plan is None,
                 overwrite=self.overwrite,
-                device=self.device,
-                engine=self.engine,
-                threads=self.threads,
                 listener=listener,
+                **self.compute,
             )
         if self.json:
-            emit_json(to_dict(record), None)
+            emit_json(to_dict(record))
         else:
             path = (self.output or FOLDER) / record.file_name
-            print("\n".join([*describe_rate(record), f"Written to {path}; runs are in {folder}/"]))
+            print(*describe_rate(record), f"Written to {path}; runs are in {folder}/", sep="\n")
         return 0
 
+    def _show(self, measures: bool) -> int:
+        """All rows: a table, docs/rates.md, or JSON."""
+        from adderlab.api.studies import rates
+        from adderlab.errors import UsageError
 
-def _show(args: Rate) -> int:
-    """All rows: a table, docs/rates.md, or JSON."""
-    from adderlab.cli.options import emit_json
-    from adderlab.errors import UsageError
-    from adderlab.files.schema import to_dict
-    from adderlab.report.describe import rates_page
-    from adderlab.study.rate import default_folder, read_rates
-
-    if not (args.table or args.markdown or args.json):
-        raise UsageError("name a preset to measure, for example 456p, or pass --table")
-    folder = args.output or default_folder()
-    records = [] if folder is None else read_rates(folder)
-    if args.json:
-        emit_json([to_dict(record) for record in records], None)
-    elif args.markdown:
-        print(rates_page(records))
-    elif records:
-        _print_table(records)
-    else:
-        print("No rate has been measured yet: adderlab rate PRESET measures one.")
-    return 0
-
-
-def _print_table(records: list[RateRecord]) -> None:
-    """As wide as it is: a narrower window wraps the lines, and no header or figure is cut."""
-    from adderlab.report.describe import COLUMNS, table_row
-    from adderlab.results import text_table
-
-    rows = [dict(zip(COLUMNS, table_row(record), strict=True)) for record in records]
-    print(*text_table(rows), sep="\n")
-    print("train s, prove s: median core-seconds of a seed; to a proof: expected, on 2 cores.")
+        if measures:
+            raise UsageError(
+                "--table and --markdown show what was measured: give no preset, no --resume"
+            )
+        if not (self.table or self.markdown or self.json):
+            raise UsageError("name a preset to measure, for example 456p, or pass --table")
+        found = rates(self.output)
+        if self.json:
+            emit_json(found.to_dicts())
+        elif self.markdown:
+            print(found.markdown())
+        else:
+            print(*found.describe(), sep="\n")
+        return 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,72 +165,32 @@ class Sweep(ComputeOptions):
 
     def run(self) -> int:
         """Train every cell, print the table."""
-        import shlex
-
         import adderlab as al
         from adderlab.api.studies import read_space, sweep_folder
-        from adderlab.cli.options import Following
-        from adderlab.runs.metadata import kind_of
+        from adderlab.report.live import print_cells
 
         folder = sweep_folder(self.file, read_space(self.file), self.output)
-        again = shlex.join(["adderlab", "sweep", str(self.file), "--resume", *_options(self)])
-        following = Following(lambda: again if kind_of(folder) == "sweep" else None, quiet=self.json)
-        with following as listener:
+        again = ["sweep", str(self.file), "--resume", *(["--optuna"] if self.optuna else [])]
+        for name in ("output", "cluster", "store"):
+            value = getattr(self, name)
+            again += [f"--{name}", str(value)] if value else []
+        again += self.compute_words
+        with Following(going_on(folder, "sweep", again), quiet=self.json) as listener:
             found = al.sweep(
                 self.file,
                 folder=folder,
                 resume=self.resume,
                 optuna=self.optuna,
-                device=self.device,
-                engine=self.engine,
-                threads=self.threads,
                 cluster=self.cluster,
                 store=self.store,
                 listener=listener,
+                **self.compute,
             )
         if self.json:
             print((folder / "table.json").read_text(), end="")
         else:
-            _print(found.rows, folder)
+            print_cells(found.rows, folder)
         return 0
-
-
-def _options(args: Sweep) -> list[str]:
-    """The options with which to go on."""
-    from adderlab.training.objective import Compute
-
-    options = ["--optuna"] if args.optuna else []
-    for name in ("output", "cluster", "store"):
-        value = getattr(args, name)
-        options += [f"--{name}", str(value)] if value else []
-    return options + Compute(device=args.device, engine=args.engine).options()
-
-
-def _print(rows: Sequence[CellRow], folder: Path) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    settings = list(dict.fromkeys(path for row in rows for path in row.cell.settings))
-    table = Table(box=None, pad_edge=False)
-    leaves = {path: path.rpartition(".")[2] for path in settings}
-    unique = len(set(leaves.values())) == len(leaves)
-    for column in ("cell", *(leaves.values() if unique else settings)):
-        table.add_column(column, overflow="fold")
-    table.add_column("seeds at 99%, 95% interval", no_wrap=True)
-    for column in ("median steps to grok", ""):
-        table.add_column(column)
-    for row in rows:
-        found = row.measured
-        assert found is not None
-        grok = "" if found.median_grok_step is None else f"{found.median_grok_step:,.0f}"
-        ended = "" if row.state == "done" else f"{row.state} at step {found.step:,}"
-        values = [str(row.cell.settings.get(path, "")) for path in settings]
-        table.add_row(row.cell.name, *values, str(found.rate), grok, ended)
-    console = Console()
-    if not console.is_terminal:
-        console.width = 200  # a file has no edge to wrap at
-    console.print(table)
-    console.print(f"Files: {folder}/ (table.csv, table.json, cells/NNNN/)", highlight=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -301,10 +232,8 @@ class Plan(ComputeOptions, ChangeOptions):
             nodes=self.nodes,
             price_per_hour=self.price_per_hour,
             rate=self.rate,
-            device=self.device,
-            engine=self.engine,
-            threads=self.threads,
             listener=OnStderr(),
+            **self.compute,
         )
         if self.json:
             emit_json(found.to_dict(), None)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from adderlab.cli.options import ChangeOptions, ComputeOptions, Switch, arg
+from adderlab.cli.options import ChangeOptions, ComputeOptions, Following, Switch, arg
+
+if TYPE_CHECKING:
+    from adderlab.api.training import Run
+    from adderlab.training.measure import Listener
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,12 +67,14 @@ class Train(ComputeOptions, ChangeOptions):
 
     def run(self) -> int:
         """Train or search, evaluate, report."""
-        from adderlab.api.training import RUNS, default_folder, resume_command
+        import sys
+
+        from adderlab.api.training import RUNS, default_folder, resume_command, without_success
         from adderlab.cli.main import INTERRUPTED
-        from adderlab.cli.options import Following
         from adderlab.errors import Failure
         from adderlab.evaluation.suites import parse_suite
         from adderlab.models.zoo import get_preset
+        from adderlab.report.live import write_event
         from adderlab.runs.metadata import kind_of
 
         _check(self)
@@ -76,25 +82,62 @@ class Train(ComputeOptions, ChangeOptions):
         suite = None if self.evaluate == "none" else parse_suite(self.evaluate)
         folder = self.resume or (RUNS / self.run_name if self.run_name else None)
         folder = folder or default_folder(get_preset(str(self.preset)).name)
+        options = [*self.compute_words, *(["--cluster", self.cluster] if self.cluster else [])]
+        options += [] if self.prove else ["--no-prove"]
         following = Following(
-            lambda: resume_command(folder, _options(self)) if kind_of(folder) else None,
+            lambda: resume_command(folder, options) if kind_of(folder) else None,
             quiet=self.quiet,
             json_lines=self.json_lines,
             budget=60 * self.budget if self.until else None,
             sinks=self.sink,
         )
         with following as listener:
-            found = _train(self, folder, listener)
+            found = self._train(folder, listener)
         if found.status == "stopped":
             following.tell_how_to_go_on()
             return INTERRUPTED
         if self.until and found.status != "proved":
-            raise Failure(_without_success(self, found))
-        if suite is not None:
-            _evaluate(found, suite, self)
+            raise Failure(without_success(found, self.budget, options))
+        for report in found.evaluate(suite, device=self.device, engine=self.engine) if suite else ():
+            if self.json_lines:
+                write_event(sys.stdout, "result", **report.to_dict())
+            else:
+                print(*report.describe(), sep="\n")
         if not (self.until or self.json_lines):
             print(f"Files: {folder}/ (summary.json, seeds.csv, metrics.csv, checkpoints/best.pt)")
         return 0
+
+    def _train(self, folder: Path, listener: Listener) -> Run:
+        """The one call of the API that the options stand for."""
+        import adderlab as al
+
+        how: dict[str, Any] = {**self.compute, "listener": listener}
+        if self.resume is not None:
+            how |= {"keep": self.keep, "prove": self.prove, "cluster": self.cluster}
+            return al.resume(folder, proved=self.proved, minutes=self.budget, **how)
+        how |= {"steps": self.steps, "set": self.settings}
+        how |= {"folder": folder, "overwrite": self.overwrite}
+        if self.until:
+            return al.search(
+                str(self.preset),
+                proved=1 if self.proved is None else self.proved,
+                minutes=self.budget,
+                recipe=self.recipe or "quick",
+                seeds=self.seeds or "0-",
+                assisted=self.assisted,
+                **how,
+            )
+        return al.train(
+            str(self.preset),
+            recipe=self.recipe or "best",
+            seeds=self.seeds or "0-7",
+            keep=self.keep or "grokked",
+            prove=self.prove,
+            cluster=self.cluster,
+            shards=self.shards,
+            store=self.store,
+            **how,
+        )
 
 
 def _check(args: Train) -> None:
@@ -127,97 +170,3 @@ def _check(args: Train) -> None:
         raise UsageError(f"{args.resume} is no search; resume it without --until")
     if kind == "search" and not args.until:
         raise UsageError(f"{args.resume} is a search; go on with it by --until proved --resume")
-
-
-def _train(args: Train, folder: Path, listener: Any) -> Any:
-    """The one call of the API that the options stand for."""
-    import adderlab as al
-
-    how: dict[str, Any] = {
-        "device": args.device,
-        "engine": args.engine,
-        "threads": args.threads,
-        "listener": listener,
-    }
-    if args.resume is not None:
-        return al.resume(
-            folder,
-            keep=args.keep,
-            prove=args.prove,
-            proved=args.proved,
-            minutes=args.budget,
-            cluster=args.cluster,
-            **how,
-        )
-    assert args.preset is not None
-    what: dict[str, Any] = {
-        "steps": args.steps,
-        "set": args.settings,
-        "folder": folder,
-        "overwrite": args.overwrite,
-    }
-    if args.until:
-        return al.search(
-            args.preset,
-            proved=1 if args.proved is None else args.proved,
-            minutes=args.budget,
-            recipe=args.recipe or "quick",
-            seeds=args.seeds or "0-",
-            assisted=args.assisted,
-            **what,
-            **how,
-        )
-    return al.train(
-        args.preset,
-        recipe=args.recipe or "best",
-        seeds=args.seeds or "0-7",
-        keep=args.keep or "grokked",
-        prove=args.prove,
-        cluster=args.cluster,
-        shards=args.shards,
-        store=args.store,
-        **what,
-        **how,
-    )
-
-
-def _options(args: Train) -> list[str]:
-    """What a run folder does not say, as options of the command that goes on."""
-    from adderlab.training.objective import Compute
-
-    options = Compute(device=args.device, engine=args.engine).options()
-    options += ["--cluster", args.cluster] if args.cluster else []
-    return options if args.prove else [*options, "--no-prove"]
-
-
-def _without_success(args: Train, found: Any) -> str:
-    """Why a search ended without the models that were wanted."""
-    from adderlab.api.training import resume_command
-
-    count, tried = len(found.proved), len(found.seeds)
-    what = f"{count} of {found.to_dict()['wanted']} models are proved" if count else "no model is proved"
-    if found.status == "seeds used up":
-        return f"{what}: all {tried} seeds are tried; give more, for example --seeds 0-"
-    again = resume_command(found, [*_options(args), "--budget", f"{args.budget:g}"])
-    return f"{what} within {args.budget:g} minutes ({tried} seeds tried); to go on: {again}"
-
-
-def _evaluate(found: Any, suite: Any, args: Train) -> None:
-    """The best model, or every proved one, on pairs that neither training nor its choice has seen."""
-    import sys
-
-    import adderlab as al
-    from adderlab.files.atomic import write_json
-    from adderlab.report.live import write_event
-
-    places = {found.best.path: found.folder / "evaluation.json"}
-    if args.until:
-        paths = [Path(record.checkpoint) for record in found.proved]
-        places = {path: path.with_suffix(".evaluation.json") for path in paths}
-    for path, target in places.items():
-        report = al.evaluate(path, suite, device=args.device, engine=args.engine)
-        if args.json_lines:
-            write_event(sys.stdout, "result", **report.to_dict())
-        else:
-            print(*report.describe(), sep="\n")
-        write_json(target, report.to_dict())

@@ -31,6 +31,7 @@ from adderlab.task.layouts import SUM_DIGITS
 from adderlab.training.measure import Listener, Start
 
 if TYPE_CHECKING:
+    from adderlab.study.cells import CellRow
     from adderlab.training.measure import Evaluation
 
 CELLS = " ▁▂▃▄▅▆▇█"
@@ -312,6 +313,31 @@ def describe_verdict(record: SeedRecord, verdict: str) -> str:
         "refuted": "refuted on all pairs",
         "undecided": "left undecided by the proof",
     }.get(verdict, verdict)
+
+
+def print_cells(rows: Sequence[CellRow], folder: Path) -> None:
+    """The cells of a sweep as a table, and where its files are."""
+    settings = list(dict.fromkeys(path for row in rows for path in row.cell.settings))
+    table = Table(box=None, pad_edge=False)
+    leaves = {path: path.rpartition(".")[2] for path in settings}
+    unique = len(set(leaves.values())) == len(leaves)
+    for column in ("cell", *(leaves.values() if unique else settings)):
+        table.add_column(column, overflow="fold")
+    table.add_column("seeds at 99%, 95% interval", no_wrap=True)
+    for column in ("median steps to grok", ""):
+        table.add_column(column)
+    for row in rows:
+        found = row.measured
+        assert found is not None
+        grok = "" if found.median_grok_step is None else f"{found.median_grok_step:,.0f}"
+        ended = "" if row.state == "done" else f"{row.state} at step {found.step:,}"
+        values = [str(row.cell.settings.get(path, "")) for path in settings]
+        table.add_row(row.cell.name, *values, str(found.rate), grok, ended)
+    console = Console()
+    if not console.is_terminal:
+        console.width = 200  # a file has no edge to wrap at
+    console.print(table)
+    console.print(f"Files: {folder}/ (table.csv, table.json, cells/NNNN/)", highlight=False)
 
 
 def step_cells(accuracy_I: Sequence[float]) -> str:
