@@ -8,6 +8,7 @@ from torch import nn
 
 from adderlab.publish.inside.watching import count_literals
 from adderlab.publish.scoring import Counts, Literals, count, judge_claim, outside_the_count
+from helpers.golden import Golden
 
 NONE = Literals(in_code=(), in_tables=0, packed=0)
 
@@ -40,7 +41,7 @@ def test_an_expanded_number_is_one_number_and_slices_of_one_store_are_not_all_of
     assert count(halves[:1], NONE).parameters == 50
 
 
-def test_kinds_add_up() -> None:
+def test_kinds_add_up(golden: Golden) -> None:
     frozen = nn.Parameter(torch.rand(5), requires_grad=False)
     learned, buffer, other = nn.Parameter(torch.rand(3)), torch.rand(7), torch.rand(11)
     tensors = [shown(frozen), shown(learned), shown(buffer, "buffer"), shown(other, "other")]
@@ -51,11 +52,7 @@ def test_kinds_add_up() -> None:
     assert counts.with_others == 26
     assert counts.with_literals == 26 + 2 + (30 - 26)
     assert list(counts.named().values()) == [8, 3, 15, 26, 32]
-    assert outside_the_count(counts) == [
-        "7 numbers in buffers: fixed or learned?",
-        "11 numbers in tensors held elsewhere: fixed or learned?",
-        "4 numbers in the source's tables beyond its tensors: fixed or learned?",
-    ]
+    golden("publish/outside_the_count.txt", "\n".join(outside_the_count(counts)) + "\n")
 
 
 def test_scalars_and_empty_tensors() -> None:
@@ -100,21 +97,21 @@ def counts(parameters: int, trainable: int, buffers: int) -> Counts:
 @pytest.mark.parametrize(
     ("claimed", "true", "words"),
     [
-        (100, True, "holds 100 unique ones"),
-        (60, False, "it says 60 parameters, but holds 100 (it has 60 unique trainable parameters)"),
-        (59, False, "it says 59 parameters, but holds 100"),
-        (130, True, "its number with buffers"),
-        (132, True, "its number with literals in the source"),
-        (500, True, "more than the 100 it holds"),
-        (None, False, "no number of parameters, but None"),
-        ("100", False, "no number of parameters, but '100'"),
-        (True, False, "no number of parameters, but True"),
+        (100, True, ["100", "unique"]),
+        (60, False, ["60", "100", "trainable"]),
+        (59, False, ["59", "100"]),
+        (130, True, ["buffers"]),
+        (132, True, ["literals"]),
+        (500, True, ["500", "100"]),
+        (None, False, ["None"]),
+        ("100", False, ["'100'"]),
+        (True, False, ["True"]),
     ],
 )
-def test_claims(claimed: Any, true: bool, words: str) -> None:
+def test_claims(claimed: Any, true: bool, words: list[str]) -> None:
     verdict, sentence = judge_claim(claimed, counts(100, 60, 130))
     assert verdict is true
-    assert words in sentence
+    assert all(word in sentence for word in words), sentence
 
 
 @pytest.mark.parametrize(

@@ -47,9 +47,9 @@ def test_right_and_wrong_are_counted_by_group_and_digit() -> None:
     )
     assert [(g.name, g.n, g.errors) for g in report.groups] == [("first", 2, 1), ("second", 3, 1)]
     assert report.total.right_digits == (3, 4, *[4] * 9)
-    assert [str(miss) for miss in report.failures] == [
-        "1 + 9 = 10, answered 11",
-        "5 + 6 = 11, answered RuntimeError: boom",
+    assert [(miss.a, miss.b, miss.right_sum, miss.answer) for miss in report.failures] == [
+        (1, 9, 10, "11"),
+        (5, 6, 11, "RuntimeError: boom"),
     ]
     assert seen[-1] == ("small", 5, 5)
 

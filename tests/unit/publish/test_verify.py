@@ -69,7 +69,7 @@ def test_an_honest_submission_is_qualified(verify_code: Callable[..., Verificati
     assert result.how.startswith("the model driven in batches")
     assert [report.total.errors for report in result.reports] == [0, 0]
     assert result.reports[0].total.n == 50 and result.reports[1].total.n == 64
-    assert "its sums are, digit for digit, what its model's calls answer" in result.notes
+    assert any("digit for digit" in note for note in result.notes)
     assert result.counts is not None and result.counts.parameters == 10
     assert result.proof is None and any(note.startswith("not proved") for note in result.notes)
 
@@ -95,22 +95,16 @@ def test_wrong_sums_are_not_qualified_and_are_named(verify_code: Callable[..., V
     [
         (
             PYTHON_ADDER,
-            [
-                "no torch module of its model is called while it adds",
-                "its sums stay correct when every weight is overwritten",
-            ],
+            ["no torch module", "every weight is overwritten"],
         ),
         (
             SHOW,
-            [
-                "its sums stay correct when what its model answers is replaced",
-                "its sums stay correct when every weight is overwritten",
-            ],
+            ["what its model answers is replaced", "every weight is overwritten"],
         ),
-        (calculator(fixed=True), ["its sums stay correct when every weight is overwritten"]),
-        (AT_ONCE, ["its model is called 1 times for an answer of"]),
-        (calculator(params=6), ["it says 6 parameters, but holds 10"]),
-        (calculator().replace("metadata(10)", "metadata('ten')"), ["gives no number of parameters"]),
+        (calculator(fixed=True), ["every weight is overwritten"]),
+        (AT_ONCE, ["called 1 times"]),
+        (calculator(params=6), ["6 parameters"]),
+        (calculator().replace("metadata(10)", "metadata('ten')"), ["no number"]),
     ],
     ids=["adds in Python", "calls for show", "forward adds", "at once", "lies", "no number"],
 )
@@ -134,8 +128,8 @@ def test_numbers_outside_the_count_are_named(verify_code: Callable[..., Verifica
     assert named["unique parameters"] == 10
     assert named["with buffers"] == 17
     assert named["with tensors held elsewhere"] == 47
-    assert "7 numbers in buffers: fixed or learned?" in result.notes
-    assert "30 numbers in tensors held elsewhere: fixed or learned?" in result.notes
+    for words in ("7 numbers in buffers", "30 numbers in tensors"):
+        assert any(words in note for note in result.notes)
 
 
 def test_ours_is_proved_and_an_altered_one_is_not(
@@ -161,7 +155,8 @@ def test_ours_is_proved_and_an_altered_one_is_not(
     lying = code.replace('"params": sum(p.numel() for p in model.parameters())', '"params": 10')
     result = verify(write(tmp_path, lying), sandbox="limits", strata_pairs=2)
     assert result.verdict == "rejected" and result.proof is None
-    assert result.rejections == ("it says 10 parameters, but holds 67",)
+    (reason,) = result.rejections
+    assert "10 parameters" in reason and "67" in reason
     assert any("not the code" in note for note in result.notes)
     assert len(asked) == 1
 
@@ -176,18 +171,18 @@ def test_a_model_that_answers_otherwise_in_batches_is_asked_one_by_one(
     result = verify_code(moody)
     assert result.verdict == "qualified"
     assert result.how.startswith("through add")
-    assert "its model could not be driven in batches with the same answers" in result.notes
+    assert any("in batches" in note for note in result.notes)
 
 
 @pytest.mark.parametrize(
     ("code", "failure"),
     [
-        ("def add(:", "it cannot be read as Python: SyntaxError"),
-        ("x = 1\0", "it cannot be read as Python"),
-        ("import no_such_package", "it does not load: ModuleNotFoundError: No module named 'no_such"),
-        ("def add(model, a, b): return a + b", "it does not load: it has no function build_model"),
+        ("def add(:", "SyntaxError"),
+        ("x = 1\0", "read as Python"),
+        ("import no_such_package", "ModuleNotFoundError"),
+        ("def add(model, a, b): return a + b", "no function build_model"),
         ("def build_model(): return 1\ndef add(m, a, b): return 1", "(model, metadata)"),
-        ("def build_model(): return 1, 2\ndef add(m, a, b): return 1", "its metadata is a int"),
+        ("def build_model(): return 1, 2\ndef add(m, a, b): return 1", "metadata"),
         ("def build_model(): 1 / 0\ndef add(m, a, b): return 1", "ZeroDivisionError"),
     ],
 )
@@ -206,14 +201,14 @@ BUILD = "def build_model():\n    return object(), {'params': 1}\n"
 @pytest.mark.parametrize(
     ("body", "verdict", "words"),
     [
-        ("while True: pass", "failed", "it did not answer in time"),
-        ("import os; os._exit(0)", "failed", "it ended its process (exit code 0)"),
-        ("while True: print('x' * 100_000)", "failed", "it printed more than 1 MiB"),
-        ("bytearray(10 ** 13)", "failed", "it used more memory than 2000 MiB"),
+        ("while True: pass", "failed", "in time"),
+        ("import os; os._exit(0)", "failed", "exit code 0"),
+        ("while True: print('x' * 100_000)", "failed", "1 MiB"),
+        ("bytearray(10 ** 13)", "failed", "2000 MiB"),
         ("import socket; socket.create_connection(('127.0.0.1', 9))", "rejected", "use the network"),
         ("import os; os.fork()", "rejected", "start a process"),
         ("open('/tmp/adderlab-was-here', 'w')", "rejected", "change files"),
-        ("return '3'", "rejected", "it holds no weights that can be found"),
+        ("return '3'", "rejected", "no weights"),
     ],
     ids=["loops", "exits", "floods", "eats memory", "network", "forks", "writes", "says text"],
 )
@@ -299,7 +294,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     path = write(tmp_path, "raise ValueError('\\x1b[31m no')\n")
     assert run(str(path), "--sandbox", "limits") == 1
     out = capsys.readouterr().out
-    assert f"{path}: FAILED" in out and "it does not load: ValueError: ?[31m no (loading)" in out
+    assert f"{path}: FAILED" in out and "ValueError: ?[31m no" in out
     assert run(str(path), "--json", "--sandbox", "limits") == 1
     plain = json.loads(capsys.readouterr().out)
     assert plain["verdict"] == "failed" and plain["sandbox"].startswith("limits")
