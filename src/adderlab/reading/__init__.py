@@ -1,1 +1,2 @@
-"""Reading foreign models: from a recorded run to tables, head program and layout (docs/architecture.md)."""
+"""Reading foreign models: from a recorded run to tables, head program and layout
+(docs/architecture.md)."""

@@ -1,11 +1,12 @@
 """Which tokens, and whether the parameters, every number of a trace may depend on: exactly, bit by bit.
 
-Beside every tensor stands a tensor of integers of the same shape and strides: bit p is set if that number
-may depend on the token at position p, bit ``PARAMETER`` if it may depend on the parameters. What moves
-numbers about moves their bits; elementwise operations unite them; sums unite them along their axis. Two
-exceptions make it sharp: minus infinity plus anything is minus infinity, and zero times anything is
-zero, where both are fixed, whatever tokens and parameters are (a causal mask, and the weights of the keys
-that it hides). An operation that is not listed here is refused by its name, never guessed.
+Beside every tensor stands a tensor of integers of the same shape and strides: bit p is set if that
+number may depend on the token at position p, bit ``PARAMETER`` if it may depend on the parameters. What
+moves numbers about moves their bits; elementwise operations unite them; sums unite them along their
+axis. Two exceptions make it sharp: minus infinity plus anything is minus infinity, and zero times
+anything is zero, where both are fixed, whatever tokens and parameters are (a causal mask, and the
+weights of the keys that it hides). An operation that is not listed here is refused by its name, never
+guessed.
 """
 
 from __future__ import annotations
@@ -53,8 +54,10 @@ CREATORS = {
 }  # fmt: skip
 """Operations that make numbers from sizes alone."""
 POINTWISE = {
-    "add", "sub", "rsub", "mul", "div", "neg", "abs", "sqrt", "rsqrt", "reciprocal", "exp", "exp2", "log",
-    "log2", "log1p", "expm1", "sin", "cos", "tanh", "sigmoid", "relu", "gelu", "silu", "softplus", "square",
+    "add", "sub", "rsub", "mul", "div", "neg", "abs", "sqrt", "rsqrt", "reciprocal", "exp", "exp2",
+    "log",
+    "log2", "log1p", "expm1", "sin", "cos", "tanh", "sigmoid", "relu", "gelu", "silu", "softplus",
+    "square",
     "pow", "clamp", "clamp_min", "clamp_max", "hardtanh", "minimum", "maximum", "where", "masked_fill",
     "eq", "ne", "lt", "le", "gt", "ge", "logical_and", "logical_or", "logical_not", "bitwise_and",
     "bitwise_or", "bitwise_not", "bitwise_xor", "remainder", "fmod", "floor", "ceil", "round", "trunc",
@@ -62,10 +65,11 @@ POINTWISE = {
     "log_sigmoid_forward", "addcmul", "addcdiv", "lerp", "isinf", "isnan", "copy", "fill", "threshold",
     "nan_to_num", "cosh", "sinh", "atan", "tan", "logaddexp", "selu", "celu", "isfinite",
 }  # fmt: skip
-REDUCTIONS = {"sum", "mean", "amax", "amin", "max", "min", "var", "std", "prod", "any", "all", "logsumexp",
-              "linalg_vector_norm", "norm", "var_mean", "argmax", "argmin"}  # fmt: skip
+REDUCTIONS = {"sum", "mean", "amax", "amin", "max", "min", "var", "std", "prod", "any", "all",
+              "logsumexp", "linalg_vector_norm", "norm", "var_mean", "argmax", "argmin"}  # fmt: skip
 PRODUCTS = {"mm", "bmm", "addmm", "baddbmm", "dot", "mv", "addmv", "matmul"}
-RANDOM = {"bernoulli", "bernoulli_", "native_dropout", "rand", "randn", "randint", "rand_like", "randn_like",
+RANDOM = {"bernoulli", "bernoulli_", "native_dropout", "rand", "randn", "randint", "rand_like",
+"randn_like",
           "normal", "normal_", "uniform_", "multinomial", "dropout", "randperm", "randint_like",
           "exponential_", "random_"}  # fmt: skip
 DECISIONS = {"_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "masked_select", "unique",
@@ -114,7 +118,8 @@ class Dependence:
         name = node.name.removeprefix("aten.")
         if name in RANDOM or name.rstrip("_") in RANDOM:
             raise Failure(
-                f"it draws random numbers ({node.name}): put the model in eval mode, or leave dropout out"
+                f"it draws random numbers ({node.name}): put the model in eval mode, or leave "
+                f"dropout out"
             )
         if name in DECISIONS:
             self._decision(node, name)
@@ -155,7 +160,8 @@ class Dependence:
         bits = [self.bits[ref.number] for ref in node.inputs()]
         if any(bool(each.any()) for each in bits):
             raise Failure(
-                f"what it computes depends on numbers that it decides on in Python ({name}): such control "
+                f"what it computes depends on numbers that it decides on in Python ({name}): such "
+                f"control "
                 "flow cannot be read"
             )
         for ref in node.outputs:
@@ -170,7 +176,8 @@ class Dependence:
         assert isinstance(target, Ref), node.name
         if self.bits[target.number].untyped_storage().data_ptr() in self._memory:
             raise Failure(
-                f"it writes into its own parameters or buffers ({node.name}): its state changes between calls"
+                f"it writes into its own parameters or buffers ({node.name}): its state changes "
+                f"between calls"
             )
         args, kwargs = rebuild(node, lambda ref: self.fixed[ref.number])
         before = self.fixed[target.number].clone()

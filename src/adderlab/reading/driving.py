@@ -69,8 +69,8 @@ class _Call:
 
 
 def load_file(path: Path) -> types.ModuleType:
-    """Run a Python file that the user named. Raises ``UsageError`` where there is none, ``Failure`` where
-    it fails."""
+    """Run a Python file that the user named. Raises ``UsageError`` where there is none, ``Failure``
+    where it fails."""
     if not path.is_file():
         raise UsageError(f"there is no file {path}")
     name = f"adderlab_file_{path.stem}"
@@ -347,7 +347,8 @@ def learned(module: types.ModuleType, model: Any, name: str) -> Foreign:
     if not watch.calls:
         reason = f": {first}" if isinstance(first, str) else ""
         raise Failure(
-            "add calls nothing that takes tokens and gives logits: the model is asked in a way that is not "
+            "add calls nothing that takes tokens and gives logits: the model is asked in a way that "
+            "is not "
             f"known (numpy arrays cannot be followed){reason}"
         )
     asked = watch.calls[0].function
@@ -429,7 +430,8 @@ def _check_greedy(runs: Sequence[Sequence[_Call]]) -> None:
         last = first.shape
         if last[:-1] not in ((1, len(first.tokens)), (len(first.tokens),)):
             raise Failure(
-                f"on {len(first.tokens)} tokens the model's logits have the shape {last}: the reading needs those "
+                f"on {len(first.tokens)} tokens the model's logits have the shape {last}: the "
+                f"reading needs those "
                 "of every position"
             )
 
@@ -483,7 +485,8 @@ def _rules(pairs: Sequence[tuple[int, int]], prompts: Sequence[Sequence[int]]) -
         count = places.count((operand, column))
         if count != 1:
             raise Failure(
-                f"the digit of 10^{column} of {'ab'[operand]} stands at {count} prompt positions, not at one"
+                f"the digit of 10^{column} of {'ab'[operand]} stands at {count} prompt positions, "
+                f"not at one"
             )
     return rules
 
@@ -539,11 +542,13 @@ def _answer_order(
             return token_of
         if up == STEERED:
             raise Failure(
-                "add writes the most significant digit first: the carry then comes from digits not yet written, "
+                "add writes the most significant digit first: the carry then comes from digits not "
+                "yet written, "
                 "and the proof needs units first"
             )
     raise Failure(
-        "add does not return what its model answers: with the answers replaced, another number comes back (or "
+        "add does not return what its model answers: with the answers replaced, another number "
+        "comes back (or "
         "digits are written in a way that is not known)"
     )
 

@@ -31,7 +31,8 @@ Entry = tuple[int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Product:
-    """A constant made of others: ``left @ right``, or the rows or columns of ``left`` scaled by ``right``."""
+    """A constant made of others: ``left @ right``, or the rows or columns of ``left`` scaled by
+    ``right``."""
 
     kind: Literal["matrices", "rows", "columns"]
     left: Spec
@@ -48,7 +49,11 @@ BEFORE, OTHER = -1, -2
 FIRST_WEIGHT = -10
 """Code FIRST_WEIGHT - k is attention weight k."""
 FIRST_PART = -(10**12)
-"""Code FIRST_PART - k is part k of those that were put among numbers of the head, constants as a rule."""
+"""Code FIRST_PART - k is part k of those that were put among numbers of the head, constants as a
+rule."""
+TWO_TOKENS = (
+    "an attention whose scores depend on more than two tokens: a second layer, or a block applied twice"
+)
 CHANNELS = 1 << 20
 """Code value * CHANNELS + channel."""
 
@@ -91,13 +96,17 @@ class Lowered:
     program: HeadProgram
     constants: dict[str, Spec]
     origins: dict[Any, tuple[int, int]]
-    """Of every list of entries that some constant consists of: (node, operand) that asked for it first."""
+    """Of every list of entries that some constant consists of: (node, operand) that asked for it
+    first."""
     rows: tuple[Entry, ...]
     row_shift: tuple[Entry, ...]
     """What is added to the row: the bias of attention's output; empty without one."""
     mixed: tuple[Coordinate | None, ...]
     """Head by head, all of one width; None stands for a channel that is always zero."""
-    notes: tuple[str, ...] = ()
+    offset: int
+    """Keys before the first position: 1 with a sink there."""
+    last: Literal["logits", "log_probabilities", "probabilities"]
+    """What the model gives out; the program's own results are logits in any case."""
 
 
 @dataclass
@@ -120,8 +129,8 @@ class _Writer:
 
 
 class Lowering:
-    """The walk for one query position. ``as_rows``: (node, operand) of constants that are not the same at
-    every step, and so are channels of ``row``."""
+    """The walk for one query position. ``as_rows``: (node, operand) of constants that are not the same
+    at every step, and so are channels of ``row``."""
 
     def __init__(
         self,
@@ -144,7 +153,8 @@ class Lowering:
         self._rows: dict[Entry, int] = {}
         self._mixed: dict[Coordinate, int] = {}
         self._parts: dict[Part, int] = {}
-        self._notes: list[str] = []
+        self._last: Literal["logits", "log_probabilities", "probabilities"] = "logits"
+        self._key_offset = 0
         self._at = (0, 0)
 
     def lowered(self, order: Sequence[int]) -> Lowered:
@@ -272,7 +282,8 @@ class Lowering:
         bits = int(self.dependence.positions(number).reshape(-1)[place])
         if bits & ~(1 << self.position):
             raise Failure(
-                f"at position {self.position} it uses the token at position {bits.bit_length() - 1} outside "
+                f"at position {self.position} it uses the token at position {bits.bit_length() - 1} "
+                f"outside "
                 "the attention"
             )
         channel = self._rows.setdefault(entry, len(self._rows))
@@ -306,7 +317,7 @@ class Lowering:
         if rows not in (1, self.trace.length):
             raise Failure(f"its attention has {rows} queries and {keys} keys: that cannot be placed")
         bits = self.dependence.positions(source).reshape(-1, rows, keys)
-        offset = self._offset(bits, rows, keys)
+        self._key_offset = offset = self._offset(bits)
         row = self.position if rows == self.trace.length else 0
         codes = torch.full((len(bits), rows, keys), OTHER)
         for head, key in itertools.product(range(len(bits)), range(keys)):
@@ -315,20 +326,23 @@ class Lowering:
             if 0 <= position < self.trace.length:
                 allowed |= 1 << position
             if int(bits[head, row, key]) & ~allowed:
-                raise Failure(
-                    "an attention whose scores depend on more than two tokens: a second layer, or a block "
-                    "applied twice"
-                )
+                raise Failure(TWO_TOKENS)
             self._weights.append((Attention(softmax=number, source=source, head=head), row, key))
             codes[head, row, key] = FIRST_WEIGHT - (len(self._weights) - 1)
         self._put(node.outputs[0].number, codes.reshape(shape))  # type: ignore[union-attr]
 
-    def _offset(self, bits: Tensor, rows: int, keys: int) -> int:
+    def _offset(self, bits_HIJ: Tensor) -> int:
         """By how much keys are shifted against positions: 1 with a sink before the first."""
+        _, rows, keys = bits_HIJ.shape
         if keys == self.trace.length:
             return 0
-        whole = united(bits, [0, 1])
-        return 1 if int(whole[0]) == 0 or not int(whole[-1]) == 0 else 0
+        own_I = torch.ones(rows, dtype=torch.int64) << torch.arange(rows)
+        for offset in (0, 1):
+            key_J = torch.zeros(keys, dtype=torch.int64)
+            key_J[offset : offset + self.trace.length] = 1 << torch.arange(self.trace.length)
+            if rows > 1 and not bool((bits_HIJ & ~(own_I[:, None] | key_J)).any()):
+                return offset
+        raise Failure(TWO_TOKENS)
 
     def _mixture(self, weights: Sequence[int], values: Sequence[Entry | None]) -> int:
         """The code of sum_j weight_j value_j. Weights that are no attention weights are fixed zeros."""
@@ -342,6 +356,7 @@ class Lowering:
         for code, value in zip(weights, values, strict=True):
             if _is_weight(code):
                 _, _, key = self._weights[FIRST_WEIGHT - code]
+                value = self._plain_zero(value)  # type: ignore[assignment]
                 if found[key] is not None:
                     raise Failure("one attention weight multiplies two values")
                 found[key] = value
@@ -425,7 +440,8 @@ class Lowering:
     # Sums and norms -------------------------------------------------------------------------------
 
     def _groups(self, number: int, dims: Sequence[int]) -> tuple[Tensor, Tensor, list[int]]:
-        """Codes and places with the reduced axes last and flat: (rest, reduced), and the rest's shape."""
+        """Codes and places with the reduced axes last and flat: (rest, reduced), and the rest's
+        shape."""
         codes = self._codes[number]
         dims = [d % codes.ndim for d in dims] or list(range(codes.ndim))
         rest = [d for d in range(codes.ndim) if d not in dims]
@@ -553,10 +569,11 @@ class Lowering:
         )
         if used:
             raise Failure(
-                "a softmax over what follows an attention: a second attention (a second layer), or a gate that "
+                "a softmax over what follows an attention: a second attention (a second layer), or "
+                "a gate that "
                 "the reading's table does not have"
             )
-        self._notes.append("its last softmax is left out: margins are those of its logits")
+        self._last = "log_probabilities" if name == "_log_softmax" else "probabilities"
         return self._codes[node.args[0].number]
 
     # Elementwise ----------------------------------------------------------------------------------
@@ -641,7 +658,8 @@ class Lowering:
             assert codes[0] is not None
             return codes[0]
         raise Failure(
-            f"attention weights go through {name} before they multiply the values: the reading does not know "
+            f"attention weights go through {name} before they multiply the values: the reading does "
+            f"not know "
             "such an attention"
         )
 
@@ -896,7 +914,8 @@ class Lowering:
             rows=tuple(self._rows),
             row_shift=shift[1] if shift else (),
             mixed=mixed,
-            notes=tuple(self._notes),
+            offset=self._key_offset,
+            last=self._last,
         )
 
     def _by_head(self) -> tuple[tuple[Coordinate | None, ...], dict[int, int]]:
@@ -917,8 +936,8 @@ def simplified(
     operations: list[Operation], constants: dict[str, Spec], widths: dict[int, int]
 ) -> tuple[list[Operation], dict[str, Spec]]:
     """Maps that follow one another become one, where nothing else reads what lies between: linear after
-    linear, linear after a choice of channels, a linear's columns scaled. What presets write as one matrix
-    is then one here too."""
+    linear, linear after a choice of channels, a linear's columns scaled. What presets write as one
+    matrix is then one here too."""
     operations, constants = list(operations), dict(constants)
 
     def width(x: int) -> int:
@@ -1066,8 +1085,8 @@ def _renamed(
 
 
 def _bias_in_row(operations: list[Operation], width: int) -> tuple[list[Operation], str | None]:
-    """Where the program begins row + (mixed @ matrix + bias), the bias belongs into the row, where presets
-    have it too."""
+    """Where the program begins row + (mixed @ matrix + bias), the bias belongs into the row, where
+    presets have it too."""
     uses = [(k, x) for k, operation in enumerate(operations) for x in operation.operands]
     rows = [k for k, x in uses if x == ROW]
     if len(rows) != 1 or operations[rows[0]].name != "add" or operations[rows[0]].width != width:

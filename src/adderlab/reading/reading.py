@@ -10,6 +10,7 @@ Shapes: S seeds, A answer steps, P positions, V vocabulary, H heads, K key and E
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,7 +31,8 @@ Model = Callable[[Tensor], Any]
 """Tokens (1, L) -> logits (1, L, V) or (1, V)."""
 
 HIDDEN = -1e4
-"""A hidden key's score, in training: no weight in float32, and a derivative that is a number."""
+"""A hidden key's score where queries times keys say it all: its weight is nothing in any format, and its
+derivative a number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,15 +52,14 @@ class Tokens:
 
 @dataclass(frozen=True, kw_only=True)
 class Factors:
-    """Scores as queries times keys: the product's node, its operands, and whether they are turned."""
+    """Scores of one head as queries times keys."""
 
-    product: int
-    queries: tuple[tuple[tuple[Entry, ...], ...], ...]
-    """(head, answer step, coordinate)."""
-    keys: tuple[tuple[tuple[Entry, ...], ...], ...]
-    """(head, key, coordinate)."""
-    cells: tuple[tuple[tuple[int, ...], ...], ...]
-    """(head, answer step, key): place in the product's result; -1 where there is none."""
+    product: int | None
+    """The node that multiplies them; None where no token decides the scores."""
+    queries: tuple[tuple[Entry, ...], ...]
+    """(answer step, coordinate)."""
+    keys: tuple[tuple[Part, ...], ...]
+    """(key, coordinate)."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,10 +72,8 @@ class Reading:
     steps: tuple[Lowered, ...]
     """One for every answer step."""
     form: TableForm
-    factors: Factors | None
-    offset: int
-    """Keys before the first position: 1 with a sink there."""
-    notes: tuple[str, ...]
+    factors: tuple[Factors, ...] | None
+    """One for every head; None where scores are no such products."""
     shapes: Mapping[str, tuple[int, ...]]
     """Of every parameter."""
 
@@ -82,15 +81,20 @@ class Reading:
     def program(self) -> HeadProgram:
         return self.steps[0].program
 
-    def tables(self, parameters: Mapping[str, Tensor]) -> Tables:
-        """The tables of S models, from parameters (S, ...). Differentiable."""
+    def tables(self, parameters: Mapping[str, Tensor], *, exact: bool = False) -> Tables:
+        """The tables of S models, from parameters (S, ...). Differentiable.
+
+        ``exact``: keys that a step does not see, though they stand before its query, have the score
+        minus infinity in ``score``; otherwise ``HIDDEN`` in queries and keys, for engines that know no
+        more.
+        """
         names = list(self.trace.parameters.values())
         used = {name: parameters[name] for name in dict.fromkeys(names)}
-        found = torch.vmap(lambda own: self._one(own))(used)
+        found = torch.vmap(lambda own: self._one(own, exact))(used)
         head = {name: found.pop(f"head.{name}") for name in self.program.shapes}
         return Tables(form=self.form, head=head, **found)
 
-    def _one(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _one(self, parameters: dict[str, Tensor], exact: bool) -> dict[str, Tensor]:
         """Tables of one model, by name."""
         entries = [e for spec in self._specs() for e in spec]
         wanted = {number for number, _ in entries}
@@ -110,7 +114,9 @@ class Reading:
         A, P, V = len(self.steps), self.layout.num_positions, self.layout.vocab_size
         H, E = self.form.heads, self.form.value_dim
         value_entries = [
-            None if c is None else c.values[p + self.offset] for p in range(P) for c in first.mixed
+            None if c is None else c.values[p + self.steps[0].offset]
+            for p in range(P)
+            for c in first.mixed
         ]
         value = gathered(value_entries).reshape(V, P, H, E).transpose(0, 1)
         row_entries = [entry for step in self.steps for entry in step.rows]
@@ -130,7 +136,7 @@ class Reading:
 
         for name, spec in first.constants.items():
             tables[f"head.{name}"] = constant(spec)
-        return {**tables, **self._scores(parameters, gathered, dtype)}
+        return {**tables, **self._scores(parameters, gathered, dtype, exact)}
 
     def _batched(
         self, function: Callable[[Tensor], dict[int, Tensor]], rows: Tensor
@@ -148,10 +154,8 @@ class Reading:
         specs += [[e for e in c.values if e is not None] for c in self.steps[0].mixed if c is not None]
         for spec in self.steps[0].constants.values():
             specs += _entries(spec)
-        if self.factors is not None:
-            specs += [
-                step for side in (self.factors.queries, self.factors.keys) for h in side for step in h
-            ]
+        for head in self.factors or ():
+            specs += [*head.queries, *([e for e in key if isinstance(e, tuple)] for key in head.keys)]
         return specs
 
     # Scores ---------------------------------------------------------------------------------------
@@ -164,39 +168,43 @@ class Reading:
         return tuple(first.attention for first in firsts if first is not None)
 
     def _scores(
-        self, parameters: dict[str, Tensor], gathered: Callable[..., Tensor], dtype: torch.dtype
+        self,
+        parameters: dict[str, Tensor],
+        gathered: Callable[..., Tensor],
+        dtype: torch.dtype,
+        exact: bool,
     ) -> dict[str, Tensor]:
         A, P, V, H = (
             len(self.steps), self.layout.num_positions, self.layout.vocab_size, self.form.heads
         )  # fmt: skip
         if self.factors is None:
             return self._tabulated(parameters, dtype)
-        factors = self.factors
-        K = len(factors.keys[0][0])
-        query_VAHK = gathered(
-            [e for i in range(A) for h in range(H) for e in factors.queries[h][i]]
-        ).reshape(V, A, H, K)
-        keys = len(factors.keys[0])
-        key_VJHK = gathered(
-            [e for j in range(keys) for h in range(H) for e in factors.keys[h][j]]
-        ).reshape(V, keys, H, K)
+        heads, keys = self.factors, len(self.factors[0].keys)
+        K = len(heads[0].keys[0])
+        query_VAHK = gathered([e for i in range(A) for head in heads for e in head.queries[i]])
+        key_VJHK = gathered([e for j in range(keys) for head in heads for e in head.keys[j]])
+        query_VAHK, key_VJHK = query_VAHK.reshape(V, A, H, K), key_VJHK.reshape(V, keys, H, K)
         scale_HAJ, shift_HAJ = self._affine(parameters, dtype)
         visible_AP = self._visible()
-        own = slice(self.offset, self.offset + P)
+        own = slice(self.steps[0].offset, self.steps[0].offset + P)
         # Every key that a step sees has the same factor, or the scores are tabulated instead.
-        factor_HA = scale_HAJ[:, torch.arange(A), [q + self.offset for q in self._query_positions()]]
+        factor_HA = scale_HAJ[
+            :, torch.arange(A), [q + self.steps[0].offset for q in self._query_positions()]
+        ]
         query = (query_VAHK * factor_HA.T[None, :, :, None]).transpose(0, 1)
         key = key_VJHK[:, own].transpose(0, 1)
         out = {"query": query, "key": key}
         shift_HAP = shift_HAJ[:, :, own]
         hidden_HAP = torch.isinf(shift_HAP)
-        fixed = self._shift_is_fixed_zero(shift_HAP, visible_AP)
-        if not fixed:
+        if not self._plain_shift:
             shift_HAP = torch.where(hidden_HAP, HIDDEN, shift_HAP)
             shift_HAP = torch.where(visible_AP, shift_HAP, 0.0)
             out["query"], out["key"] = _with_shift(query, key, shift_HAP)
+        if exact and self._hides:
+            never_AHP = torch.where(hidden_HAP & visible_AP, -math.inf, 0.0).transpose(0, 1)
+            out["score"] = never_AHP[:, None, :, :, None].expand(A, V, H, P, V)
         if keys > P:
-            place = 0 if self.offset else keys - 1
+            place = 0 if self.steps[0].offset else keys - 1
             sink_VAH = (
                 query_VAHK * key_VJHK[:1, place][:, None] * scale_HAJ[:, :, place].T[None, ..., None]
             )
@@ -211,17 +219,22 @@ class Reading:
         last_A = torch.tensor(self._query_positions())
         return torch.arange(P) <= last_A[:, None]
 
-    def _shift_is_fixed_zero(self, shift_HAP: Tensor, visible_AP: Tensor) -> bool:
-        return self._plain_shift
-
     @cached_property
     def _plain_shift(self) -> bool:
         """Whether nothing is added to queries times keys that a step can see."""
+        shift_HAP = self._example_shift()
+        return bool(((shift_HAP == 0) | ~self._visible()).all())
+
+    @cached_property
+    def _hides(self) -> bool:
+        """Whether some key before a step's query is hidden from it."""
+        return bool((torch.isinf(self._example_shift()) & self._visible()).any())
+
+    def _example_shift(self) -> Tensor:
         parameters = {name: torch.ones(shape).double() for name, shape in self.shapes.items()}
         _, shift_HAJ = self._affine(parameters, torch.float64)
-        P = self.layout.num_positions
-        shift_HAP = shift_HAJ[:, :, self.offset : self.offset + P]
-        return bool(((shift_HAP == 0) | ~self._visible()).all())
+        first = self.steps[0].offset
+        return shift_HAJ[:, :, first : first + self.layout.num_positions]
 
     def _affine(self, parameters: dict[str, Tensor], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """score = scale * (query . key) + shift: (H, A, keys), from the chain behind the product run on
@@ -229,12 +242,13 @@ class Reading:
         assert self.factors is not None
         attentions, tokens = self.attentions, self.trace.tokens
         sources = {attention.source for attention in attentions}
-        product = self.trace.nodes[self.factors.product].outputs[0]
-        assert product is not None
-        shape = self.trace.shapes[product.number][0]
         ends = []
         for value in (0.0, 1.0):
-            override = {product.number: torch.full(shape, value, dtype=dtype)}
+            override = {}
+            for head in self.factors:
+                if head.product is not None:
+                    number = self.trace.nodes[head.product].outputs[0].number  # type: ignore[union-attr]
+                    override[number] = torch.full(self.trace.shapes[number][0], value, dtype=dtype)
             ends.append(run(self.trace, parameters, tokens, sources, override))
         shift, scale = [], []
         for attention in attentions:
@@ -259,7 +273,7 @@ class Reading:
         )  # fmt: skip
         sources = {attention.source for attention in self.attentions}
         shape = self.trace.tokens.shape
-        steps, sinks = [], []
+        steps = []
         for q in self._query_positions():
             tokens = self.tokens.ids_PV.T[None].repeat(V, 1, 1)  # (z, t, P)
             tokens[:, :, q] = self.tokens.ids_PV[q][:, None]
@@ -274,15 +288,14 @@ class Reading:
                 heads.append(found[:, q if size[-2] > 1 else 0].reshape(V, V, size[-1]))
             steps.append(torch.stack(heads, 1))  # (z, H, t, keys)
         score_AVHTJ = torch.stack(steps)
-        own = slice(self.offset, self.offset + P)
+        own = slice(self.steps[0].offset, self.steps[0].offset + P)
         out = {
             "query": torch.zeros(A, V, H, 0, dtype=dtype),
             "key": torch.zeros(P, V, H, 0, dtype=dtype),
             "score": score_AVHTJ[..., own].transpose(-1, -2),
         }
         if score_AVHTJ.shape[-1] > P:
-            out["sink"] = score_AVHTJ[:, :, :, 0, 0 if self.offset else -1]
-        del sinks
+            out["sink"] = score_AVHTJ[:, :, :, 0, 0 if self.steps[0].offset else -1]
         return out
 
 
@@ -320,7 +333,7 @@ def _gather(flat: Mapping[int, Tensor], entries: Sequence[Part], dtype: torch.dt
                 if straight
                 else source[:, torch.tensor(places)]
             )
-    return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+    return torch.cat(parts, 1) if parts else torch.zeros(rows, 0, dtype=dtype)
 
 
 # Reading.
@@ -341,13 +354,13 @@ def read_model(
     P = layout.num_positions
     if size != (1, P, layout.vocab_size):
         raise Failure(
-            f"on {P} tokens its logits have the shape {tuple(size)}, not (1, {P}, {layout.vocab_size}): the "
+            f"on {P} tokens its logits have the shape {tuple(size)}, not (1, {P}, "
+            f"{layout.vocab_size}): the "
             "reading needs those of every position"
         )
     _judge(trace, dependence, layout)
     steps = _lowered(trace, dependence, layout, tokens)
-    offset = _offset(trace, steps[0])
-    form, factors = _form(trace, dependence, layout, steps, offset)
+    form, factors = _form(trace, dependence, layout, steps)
     return Reading(
         layout=layout,
         tokens=tokens,
@@ -355,8 +368,6 @@ def read_model(
         steps=steps,
         form=form,
         factors=factors,
-        offset=offset,
-        notes=steps[0].notes,
         shapes={name: tuple(parameter.shape) for name, parameter in own.items()},
     )
 
@@ -377,7 +388,8 @@ def _judge(trace: Trace, dependence: Dependence, layout: Layout) -> None:
         later = [int(b).bit_length() - 1 for b in bits[q].tolist() if int(b) >> (q + 1)]
         if later:
             raise Failure(
-                f"the logits at position {q} depend on the token at position {max(later)}, which is not yet "
+                f"the logits at position {q} depend on the token at position {max(later)}, which is "
+                f"not yet "
                 "written then: the model looks ahead"
             )
 
@@ -406,21 +418,13 @@ def _lowered(
     return steps
 
 
-def _offset(trace: Trace, step: Lowered) -> int:
-    first = next(c for c in step.mixed if c is not None)
-    keys = trace.shapes[first.attention.source][0][-1]
-    if keys == trace.length:
-        return 0
-    return 1 if first.values[0] is None else 0
-
-
 def _form(
-    trace: Trace, dependence: Dependence, layout: Layout, steps: tuple[Lowered, ...], offset: int
-) -> tuple[TableForm, Factors | None]:
+    trace: Trace, dependence: Dependence, layout: Layout, steps: tuple[Lowered, ...]
+) -> tuple[TableForm, tuple[Factors, ...] | None]:
     first = steps[0]
     heads = list(dict.fromkeys(c.attention for c in first.mixed if c is not None))
-    _judge_values(trace, dependence, first, offset)
-    factors = find_factors(trace, dependence, layout, heads)
+    _judge_values(trace, dependence, first)
+    factors = find_factors(trace, dependence, layout, heads, first.offset)
     key_dim = 0
     form = TableForm(
         layout=layout,
@@ -430,10 +434,10 @@ def _form(
         program=first.program,
     )
     if factors is not None:
-        key_dim = len(factors.keys[0][0])
+        key_dim = len(factors[0].keys[0])
         probe = Reading(
             layout=layout, tokens=_NO_TOKENS, trace=trace, steps=steps, form=form, factors=factors,
-            offset=offset, notes=(), shapes={
+            shapes={
                 name: trace.shapes[number][0] for number, name in trace.parameters.items()
             },
         )  # fmt: skip
@@ -464,7 +468,7 @@ def _same_factor(probe: Reading) -> bool:
         }
         scale_HAJ, shift_HAJ = probe._affine(parameters, torch.float64)
         P = probe.layout.num_positions
-        own = slice(probe.offset, probe.offset + P)
+        own = slice(probe.steps[0].offset, probe.steps[0].offset + P)
         seen = probe._visible() & ~torch.isinf(shift_HAJ[:, :, own])
         scale_HAP = scale_HAJ[:, :, own]
         queries = torch.tensor(probe._query_positions())
@@ -474,7 +478,7 @@ def _same_factor(probe: Reading) -> bool:
     return True
 
 
-def _judge_values(trace: Trace, dependence: Dependence, step: Lowered, offset: int) -> None:
+def _judge_values(trace: Trace, dependence: Dependence, step: Lowered) -> None:
     for coordinate in step.mixed:
         if coordinate is None:
             continue
@@ -482,11 +486,17 @@ def _judge_values(trace: Trace, dependence: Dependence, step: Lowered, offset: i
             if entry is None:
                 continue
             bits = int(dependence.positions(entry[0]).reshape(-1)[entry[1]])
-            position = key - offset
+            position = key - step.offset
             allowed = 1 << position if 0 <= position < trace.length else 0
+            if not allowed:
+                raise Failure(
+                    "its attention has a sink with a value: the reading knows sinks that take "
+                    "weight alone"
+                )
             if bits & ~allowed:
                 raise Failure(
-                    "the values that attention mixes depend on other tokens than their own: a second layer, or "
+                    "the values that attention mixes depend on other tokens than their own: a "
+                    "second layer, or "
                     "positions mixed outside the attention"
                 )
 
@@ -510,85 +520,77 @@ _AFFINE = {
 
 
 def find_factors(
-    trace: Trace, dependence: Dependence, layout: Layout, heads: Sequence[Attention]
-) -> Factors | None:
-    """The one product of queries and keys from which the scores of all heads come by scaling and adding
-    what no token decides; None if they do not."""
+    trace: Trace, dependence: Dependence, layout: Layout, heads: Sequence[Attention], offset: int
+) -> tuple[Factors, ...] | None:
+    """For every head the product of queries and keys from which its scores come by scaling and adding
+    what no token decides; None if those of some head do not, or are of another width."""
     made_by = {
         ref.number: i for i, node in enumerate(trace.nodes) for ref in node.outputs if ref is not None
     }
-    products: set[int] = set()
-    cells_H = []
+    found = []
     for attention in heads:
-        found = _chain(trace, dependence, made_by, attention.source)
-        if found is None:
+        own = _head_factors(trace, dependence, layout, attention, made_by, offset)
+        if own is None:
             return None
-        product, path = found
-        products.add(product)
-        if len(products) > 1:
-            return None
-        cells_H.append(_cells(trace, dependence, product, path, attention, layout))
-    (product,) = products
+        found.append(own)
+    return tuple(found) if len({len(own.keys[0]) for own in found}) == 1 else None
+
+
+def _head_factors(
+    trace: Trace,
+    dependence: Dependence,
+    layout: Layout,
+    attention: Attention,
+    made_by: Mapping[int, int],
+    offset: int,
+) -> Factors | None:
+    keys = trace.shapes[attention.source][0][-1]
+    if not bool(dependence.positions(attention.source).any()):
+        return Factors(product=None, queries=((),) * layout.num_answers, keys=((),) * keys)
+    chain = _chain(trace, dependence, made_by, attention.source)
+    if chain is None:
+        return None
+    product, path = chain
+    cells_AJ = _cells(trace, dependence, product, path, attention, layout)
     node = trace.nodes[product]
     args = [x.number for x in node.args[-2:]]
     shapes = [trace.shapes[number][0] for number in args]
-    queries, keys = [], []
     out_shape = trace.shapes[node.outputs[0].number][0]  # type: ignore[union-attr]
-    for cells_AJ in cells_H:
-        own_queries, own_keys = [], [()] * len(cells_AJ[0])
-        for i, line in enumerate(cells_AJ):
-            seen = [(j, cell) for j, cell in enumerate(line) if cell >= 0]
-            if not seen:
-                return None
-            sides = [_operand_entries(args, shapes, out_shape, cell) for _, cell in seen]
-            turned = _is_query(dependence, sides[0][1], layout.query_positions[i]) and not _is_query(
-                dependence, sides[0][0], layout.query_positions[i]
-            )
-            pairs = [(b, a) if turned else (a, b) for a, b in sides]
-            if len({pair[0] for pair in pairs}) != 1:
-                return None
-            own_queries.append(pairs[0][0])
-            for (j, _), pair in zip(seen, pairs, strict=True):
-                if own_keys[j] not in ((), pair[1]):
-                    return None
-                own_keys[j] = pair[1]
-        if any(key == () for key in own_keys):
+    queries: list[tuple[Entry, ...]] = []
+    own_keys: list[tuple[Part, ...] | None] = [None] * keys
+    for i, line in enumerate(cells_AJ):
+        position = layout.query_positions[i]
+        seen = [(j, cell) for j, cell in enumerate(line) if cell >= 0]
+        sides = [_operand_entries(args, shapes, out_shape, cell) for _, cell in seen]
+        if not seen:
             return None
-        if not _judge_factors(dependence, trace, own_queries, own_keys, layout):
+        first, second = (_is_of(dependence, side, position) for side in sides[0])
+        pairs = [(b, a) if second and not first else (a, b) for a, b in sides]
+        if len({query for query, _ in pairs}) != 1 or not _is_of(dependence, pairs[0][0], position):
             return None
-        queries.append(tuple(own_queries))
-        keys.append(tuple(own_keys))
+        queries.append(pairs[0][0])
+        for (j, _), (_, key) in zip(seen, pairs, strict=True):
+            if own_keys[j] not in (None, key) or not _is_of(dependence, key, j - offset):
+                return None
+            own_keys[j] = key
+    sink = (None,) * len(queries[0])
+    complete = [
+        key if key is not None or 0 <= j - offset < trace.length else sink
+        for j, key in enumerate(own_keys)
+    ]
+    if any(key is None for key in complete):
+        return None
     return Factors(
-        product=product,
-        queries=tuple(queries),
-        keys=tuple(keys),
-        cells=tuple(tuple(tuple(line) for line in cells) for cells in cells_H),
+        product=product, queries=tuple(queries), keys=tuple(k for k in complete if k is not None)
     )
 
 
-def _is_query(dependence: Dependence, entries: tuple[Entry, ...], position: int) -> bool:
+def _is_of(dependence: Dependence, entries: Sequence[Entry], position: int) -> bool:
+    """Whether no token decides these numbers but that at ``position`` (none at a negative one)."""
     bits = 0
     for number, place in entries:
         bits |= int(dependence.positions(number).reshape(-1)[place])
-    return bits & ~(1 << position) == 0
-
-
-def _judge_factors(
-    dependence: Dependence,
-    trace: Trace,
-    queries: Sequence[tuple[Entry, ...]],
-    keys: Sequence[tuple[Entry, ...]],
-    layout: Layout,
-) -> bool:
-    offset = 1 if len(keys) > trace.length and not _is_query(dependence, keys[-1], -1 % 64) else 0
-    for i, q in enumerate(layout.query_positions):
-        if not _is_query(dependence, queries[i], q):
-            return False
-    for j, key in enumerate(keys):
-        position = j - offset
-        if 0 <= position < trace.length and not _is_query(dependence, key, position):
-            return False
-    return True
+    return bits & ~(1 << position if position >= 0 else 0) == 0
 
 
 def _operand_entries(
@@ -608,8 +610,8 @@ def _operand_entries(
 def _chain(
     trace: Trace, dependence: Dependence, made_by: Mapping[int, int], source: int
 ) -> tuple[int, list[int]] | None:
-    """(the product's node, the nodes from there to the scores), if each only moves its scores, scales them
-    or adds to them what no token decides."""
+    """(the product's node, the nodes from there to the scores), if each only moves its scores, scales
+    them or adds to them what no token decides."""
     path: list[int] = []
     number = source
     while number in made_by:
@@ -696,7 +698,11 @@ def worst_difference(reading: Reading, model: Model, tables: Tables, sequences: 
         for b, row in enumerate(tokens_BP):
             own = _logits(model, reading.tokens.of(row[None]))[0].double()
             wanted = own[list(layout.query_positions)][:, list(reading.tokens.order)]
-            worst = max(worst, float((read_BAV[b] - wanted).abs().max()))
+            read = read_BAV[b]
+            if reading.steps[0].last != "logits":
+                read = read.log_softmax(-1)
+                wanted = wanted.log() if reading.steps[0].last == "probabilities" else wanted
+            worst = max(worst, float((read - wanted).abs().max()))
     return worst
 
 

@@ -101,12 +101,22 @@ def plain_arithmetic() -> Iterator[None]:
     torch.backends.mha.set_fastpath_enabled(False)
     # Under inference mode operations are recorded whole, before they fall into their parts.
     vars(torch)["inference_mode"] = _no_grad
+    # It looks at its tokens in Python, to check them.
+    one_hot = torch.nn.functional.one_hot
+    vars(torch.nn.functional)["one_hot"] = _one_hot
     try:
         with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), torch.no_grad():
             yield
     finally:
         vars(torch)["inference_mode"] = inference
+        vars(torch.nn.functional)["one_hot"] = one_hot
         torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def _one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
+    if num_classes < 0:
+        raise Failure("one_hot without a number of classes makes shapes that depend on the tokens")
+    return (tensor[..., None] == torch.arange(num_classes)).long()
 
 
 class _no_grad(torch.no_grad):
@@ -215,8 +225,8 @@ def run(
     wanted: set[int],
     override: Mapping[int, Tensor] | None = None,
 ) -> dict[int, Tensor]:
-    """The tensors ``wanted`` of the trace, with these parameters and tokens of the traced shape, and with
-    those of ``override`` in the place of what operations make.
+    """The tensors ``wanted`` of the trace, with these parameters and tokens of the traced shape, and
+    with those of ``override`` in the place of what operations make.
 
     All floating-point numbers have the parameters' type. Differentiable, and can be batched by
     ``torch.vmap`` unless the model writes into tensors.
