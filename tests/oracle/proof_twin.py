@@ -7,23 +7,19 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 
 import numpy as np
+import torch
 
-from adderlab.models.head_program import NormForm
+from adderlab.models.head_program import NormForm, evaluate, standard_program
 from adderlab.proof.carries import Leaves
-from adderlab.proof.problem import (
-    Geometry,
-    Head,
-    Problem,
-    Step,
-    shared_coordinates,
-)
+from adderlab.proof.forms import Head
+from adderlab.proof.problem import Geometry, Problem, Step, coordinates
 
 
-def geometry(columns: int, style: str) -> Geometry:
-    """A small cousin of layout P (most significant digit first), M or S."""
+def geometry(columns: int, style: str, end_token: int | None = None) -> Geometry:
+    """A small cousin of layout P (most significant digit first), M or S; with a step for the end token
+    where there is one."""
     n = columns
     if style == "P":
         a = tuple(n - 1 - j for j in range(n))
@@ -44,9 +40,42 @@ def geometry(columns: int, style: str) -> Geometry:
         a_positions=a,
         b_positions=b,
         sum_positions=tuple(range(prompt, prompt + n + 1)),
-        query_positions=tuple(range(prompt - 1, prompt + n)),
+        query_positions=tuple(range(prompt - 1, prompt + n + (end_token is not None))),
         separators=separators,
+        end_token=end_token,
     )
+
+
+def pre_norm_head(norm: str, activation: str, constants: dict[str, np.ndarray]) -> Head:
+    """A head of the presets' shape with the constants that are given; without a norm its weight is
+    multiplied into the matrix behind it."""
+    constants = dict(constants)
+    for name, behind in (("norm2", ("fc1", "gate")), ("norm_f", ("unembed",))):
+        if norm == "none":
+            weight = constants.pop(f"{name}_weight")[:, None]
+            constants |= {matrix: weight * constants[matrix] for matrix in behind if matrix in constants}
+    (mixed, width), (hidden, vocab) = (
+        constants["attn_out"].shape,
+        (constants["fc1"].shape[1], constants["unembed"].shape[1]),
+    )
+    form = NormForm(kind=norm, eps=1e-5)  # type: ignore[arg-type]
+    program = standard_program(
+        mixed=mixed,
+        width=width,
+        hidden=hidden,
+        vocab=vocab,
+        norm2=form,
+        norm_f=form,
+        activation=activation,  # type: ignore[arg-type]
+        biases=[name for name in constants if name.endswith("_bias")],
+    )
+    return Head(program=program, constants={name: constants[name] for name in program.shapes})
+
+
+def with_constants(problem: Problem, **changed: np.ndarray) -> Problem:
+    """The problem with other constants of the same shapes in its head."""
+    head = dataclasses.replace(problem.head, constants={**problem.head.constants, **changed})
+    return dataclasses.replace(problem, head=head)
 
 
 def random_problem(
@@ -79,36 +108,39 @@ def random_problem(
     digit = np.minimum(np.arange(V), 9)[None, :, None, None] / 3.0
     value = slope * digit + 0.3 * rng.normal(size=(P, V, heads, bottleneck))
     biased = norm == "layer"
-    head = Head(
-        norm2=NormForm(kind=norm, eps=1e-5),  # type: ignore[arg-type]
-        norm2_weight=rng.normal(size=D),
-        norm2_bias=rng.normal(size=D) * biased,
-        activation=activation,
-        fc1_DF=rng.normal(size=(D, F)),
-        fc1_bias=0.3 * rng.normal(size=F),
-        gate_DF=rng.normal(size=(D, F)) if activation == "swiglu" else None,
-        fc2_FD=rng.normal(size=(F, D)),
-        fc2_bias=0.3 * rng.normal(size=D),
-        norm_f=NormForm(kind=norm, eps=1e-5),  # type: ignore[arg-type]
-        norm_f_weight=rng.normal(size=D),
-        norm_f_bias=rng.normal(size=D) * biased,
-        unembed_DV=rng.normal(size=(D, V)),
-    )
+    constants = {
+        "norm2_weight": rng.normal(size=D),
+        "norm2_bias": rng.normal(size=D),
+        "fc1": rng.normal(size=(D, F)),
+        "fc1_bias": 0.3 * rng.normal(size=F),
+        "gate": rng.normal(size=(D, F)) if activation == "swiglu" else None,
+        "fc2": rng.normal(size=(F, D)),
+        "fc2_bias": 0.3 * rng.normal(size=D),
+        "norm_f_weight": rng.normal(size=D),
+        "norm_f_bias": rng.normal(size=D),
+        "unembed": rng.normal(size=(D, V)),
+    }
+    row_AVR = rng.normal(size=(A, V, D))
+    constants["attn_out"] = rng.normal(size=(heads * bottleneck, D))
+    some = {
+        name: array
+        for name, array in constants.items()
+        if array is not None and (biased or name not in ("norm2_bias", "norm_f_bias"))
+    }
     return Problem(
         geometry=g,
         query_AVHK=np.concatenate([query, near_query], -1),
         key_PVHK=np.concatenate([key, near_key], -1),
         value_PVHE=value,
-        residual_AVD=rng.normal(size=(A, V, D)),
-        attn_out_HED=rng.normal(size=(heads, bottleneck, D)),
-        head=head,
+        row_AVR=row_AVR,
+        head=pre_norm_head(norm, activation, some),
     )
 
 
 def sharing(problem: Problem) -> Problem:
     """The same problem with the heads in coordinates that they share."""
-    value, attn_out = shared_coordinates(problem.value_PVHE, problem.attn_out_HED)
-    return dataclasses.replace(problem, value_PVHE=value, attn_out_HED=attn_out, summed=True)
+    value, head = coordinates(problem.value_PVHE, problem.head)
+    return dataclasses.replace(problem, value_PVHE=value, head=head, summed=True)
 
 
 def cancelling(problem: Problem, share: float = 0.9) -> Problem:
@@ -117,10 +149,21 @@ def cancelling(problem: Problem, share: float = 0.9) -> Problem:
         np.concatenate([table, table], 2)
         for table in (problem.query_AVHK, problem.key_PVHK, problem.value_PVHE)
     )
-    out = np.concatenate([problem.attn_out_HED, -share * problem.attn_out_HED])
+    out = problem.head.constants["attn_out"]
     return dataclasses.replace(
-        problem, query_AVHK=query, key_PVHK=key, value_PVHE=value, attn_out_HED=out
+        problem,
+        query_AVHK=query,
+        key_PVHK=key,
+        value_PVHE=value,
+        head=with_attn_out(problem.head, np.concatenate([out, -share * out])),
     )
+
+
+def with_attn_out(head: Head, out_MD: np.ndarray) -> Head:
+    """The head with another output projection, of any number of rows."""
+    shapes = {**head.program.shapes, "attn_out": out_MD.shape}
+    program = dataclasses.replace(head.program, mixed_width=len(out_MD), constants=tuple(shapes.items()))
+    return Head(program=program, constants={**head.constants, "attn_out": out_MD})
 
 
 def all_pairs(columns: int) -> tuple[np.ndarray, np.ndarray]:
@@ -134,7 +177,7 @@ def pairs_of_leaf(step: Step, leaf: Leaves, row: int) -> tuple[np.ndarray, np.nd
     """Digits of every pair of one leaf, by trying all digits of the other columns."""
     n, i = step.columns, step.index
     fixed = {}
-    if i:
+    if 0 < i <= n:
         fixed |= {i - 1: leaf.a_before_N[row], n + i - 1: leaf.b_before_N[row]}
     if i < n:
         fixed |= {i: leaf.a_N[row], n + i: leaf.b_N[row]}
@@ -149,7 +192,8 @@ def pairs_of_leaf(step: Step, leaf: Leaves, row: int) -> tuple[np.ndarray, np.nd
 
 
 def tokens_of(problem: Problem, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Teacher-forced token sequences and the digits of a + b."""
+    """Teacher-forced token sequences and the right answers: the digits of a + b, then the end token if
+    it counts."""
     g, n = problem.geometry, problem.columns
     carry = np.zeros(len(a), dtype=np.int64)
     sums = []
@@ -164,56 +208,49 @@ def tokens_of(problem: Problem, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarra
     tokens[:, list(g.a_positions)] = a
     tokens[:, list(g.b_positions)] = b
     tokens[:, list(g.sum_positions)] = s
+    if g.end_token is not None:
+        s = np.concatenate([s, np.full((len(s), 1), g.end_token)], 1)
     return tokens, s
 
 
 def attention(problem: Problem, i: int, tokens: np.ndarray) -> np.ndarray:
     """The attention output y of step i for token sequences: (B, H, E)."""
     position = problem.geometry.query_positions[i]
-    query = problem.query_AVHK[i, tokens[:, position]]
+    asked = tokens[:, position]
+    query = problem.query_AVHK[i, asked]
     score, value = [], []
     for p in range(position + 1):
         key = problem.key_PVHK[p, tokens[:, p]]
         score.append((query * key).sum(-1))
+        if problem.score_AVHPV is not None:
+            score[-1] = score[-1] + problem.score_AVHPV[i, asked, :, p, tokens[:, p]]
         value.append(problem.value_PVHE[p, tokens[:, p]])
+    if problem.sink_AVH is not None:
+        score.append(problem.sink_AVH[i, asked])
+        value.append(np.zeros_like(value[0]))
     score = np.stack(score, 1)
     weight = np.exp(score - score.max(1, keepdims=True))
     weight = weight / weight.sum(1, keepdims=True)
     return (weight[..., None] * np.stack(value, 1)).sum(1)
 
 
-def _norm(kind: str, eps: float, weight: np.ndarray, bias: np.ndarray, x: np.ndarray) -> np.ndarray:
-    if kind == "layer":
-        x = x - x.mean(-1, keepdims=True)
-    if kind != "none":
-        x = x / np.sqrt((x * x).mean(-1, keepdims=True) + eps)
-    return x * weight + bias
-
-
 def logits(problem: Problem, i: int, token: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Logits of step i from the query tokens (B,) and y (B, H, E): (B, V)."""
-    head = problem.head
-    x = problem.residual_AVD[i, token] + np.einsum("bhe,hed->bd", y, problem.attn_out_HED)
-    u = _norm(head.norm2.kind, head.norm2.eps, head.norm2_weight, head.norm2_bias, x)
-    up = u @ head.fc1_DF + head.fc1_bias
-    if head.activation == "swiglu":
-        gate = u @ head.gate_DF
-        hidden = gate / (1 + np.exp(-gate)) * up
-    elif head.activation == "gelu":
-        hidden = up * 0.5 * (1 + np.vectorize(math.erf)(up / math.sqrt(2)))
-    else:
-        hidden = np.maximum(up, 0)
-    x = x + hidden @ head.fc2_FD + head.fc2_bias
-    return (
-        _norm(head.norm_f.kind, head.norm_f.eps, head.norm_f_weight, head.norm_f_bias, x)
-        @ head.unembed_DV
-    )
+    mixed = y.sum(1) if problem.summed else y.reshape(len(y), -1)
+    return program_logits(problem.head, mixed, problem.row_AVR[i, token])
+
+
+def program_logits(head: Head, mixed: np.ndarray, row: np.ndarray) -> np.ndarray:
+    """The program as PyTorch computes it: (B, M), (B, R) -> (B, V)."""
+    constants = {name: torch.from_numpy(np.array(x))[None] for name, x in head.constants.items()}
+    inputs = (torch.from_numpy(np.ascontiguousarray(x.T))[None] for x in (mixed, row))
+    return evaluate(head.program, constants, *inputs)[0].T.numpy().copy()
 
 
 def all_margins(problem: Problem, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Teacher-forced margin of every pair at every step, true logits: (B, n + 1)."""
     tokens, s = tokens_of(problem, a, b)
-    return np.stack([_margins(problem, i, tokens, s) for i in range(problem.columns + 1)], 1)
+    return np.stack([_margins(problem, i, tokens, s) for i in range(problem.geometry.num_steps)], 1)
 
 
 def step_margins(problem: Problem, i: int, a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -232,40 +269,27 @@ def fitted_problem(seed: int, *, columns: int = 2, hidden: int = 80, style: str 
     """A random instance whose last map is fitted, by least squares, to add right on most pairs."""
     rng = np.random.default_rng(seed)
     base = random_problem(seed, columns=columns, style=style, norm="none", local=6.0)
-    V = base.residual_AVD.shape[1]
-    E = base.bottleneck
-    head = Head(
-        norm2=base.head.norm2,
-        norm2_weight=np.ones(V),
-        norm2_bias=np.zeros(V),
-        activation="gelu",
-        fc1_DF=2.0 * rng.normal(size=(V, hidden)),
-        fc1_bias=3.0 * rng.normal(size=hidden),
-        gate_DF=None,
-        fc2_FD=np.zeros((hidden, V)),
-        fc2_bias=np.zeros(V),
-        norm_f=base.head.norm_f,
-        norm_f_weight=np.ones(V),
-        norm_f_bias=np.zeros(V),
-        unembed_DV=np.eye(V),
-    )
-    problem = dataclasses.replace(
-        base,
-        residual_AVD=rng.normal(size=(columns + 1, V, V)),
-        attn_out_HED=0.7 * rng.normal(size=(1, E, V)),
-        head=head,
-    )
+    V, E = base.row_AVR.shape[1], base.bottleneck
+    constants = {
+        "fc1": 2.0 * rng.normal(size=(V, hidden)),
+        "fc1_bias": 3.0 * rng.normal(size=hidden),
+        "fc2": np.zeros((hidden, V)),
+        "norm2_weight": np.ones(V),
+        "norm_f_weight": np.ones(V),
+        "unembed": np.eye(V),
+    }
+    row_AVR = rng.normal(size=(columns + 1, V, V))
+    constants["attn_out"] = 0.7 * rng.normal(size=(E, V))
+    problem = dataclasses.replace(base, row_AVR=row_AVR, head=pre_norm_head("none", "gelu", constants))
     a, b = all_pairs(columns)
     rows = rng.choice(len(a), 4000, replace=False)
     tokens, s = tokens_of(problem, a[rows], b[rows])
     features, wanted = [], []
     for i, position in enumerate(problem.geometry.query_positions):
         y = attention(problem, i, tokens)
-        x = problem.residual_AVD[i, tokens[:, position]] + np.einsum(
-            "bhe,hed->bd", y, problem.attn_out_HED
-        )
-        up = x @ head.fc1_DF + head.fc1_bias
-        features.append(up * 0.5 * (1 + np.vectorize(math.erf)(up / math.sqrt(2))))
+        x = problem.row_AVR[i, tokens[:, position]] + y[:, 0] @ constants["attn_out"]
+        up = torch.from_numpy(x @ constants["fc1"] + constants["fc1_bias"])
+        features.append(torch.nn.functional.gelu(up).numpy())
         wanted.append(3.0 * np.eye(V)[s[:, i]] - x)
     fc2, *_ = np.linalg.lstsq(np.concatenate(features), np.concatenate(wanted), rcond=None)
-    return dataclasses.replace(problem, head=dataclasses.replace(head, fc2_FD=fc2))
+    return with_constants(problem, fc2=fc2)

@@ -2,7 +2,8 @@
 
 Works on the real model, in its own arithmetic, so it also serves models that cannot be proved.
 
-Shapes: B pairs, J = 10 operand columns, I = 11 sum digits, A answer steps, N neighbours.
+Shapes: B pairs, J = 10 operand columns, I = 11 sum digits (and the end token where it counts),
+A answer steps, N neighbours.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from adderlab.models.tables import why_no_tables
 from adderlab.models.transformer import Transformer
 from adderlab.proof.problem import RADIX, Problem
 from adderlab.proof.search import Limits, decide_leaves
-from adderlab.proof.witnesses import Witness, leaf_witnesses, to_ints
+from adderlab.proof.witnesses import Witness, leaf_witnesses, step_name, to_ints
 from adderlab.results import Result
-from adderlab.task.layouts import OPERAND_DIGITS, SUM_DIGITS, pairs_from_ints
+from adderlab.task.layouts import OPERAND_DIGITS, pairs_from_ints
 
 CHUNK = 4096
 STARTS = 24
@@ -77,7 +78,7 @@ class Attack(Result):
         """A line for every attempt, then what was found."""
         lines = [
             f"{attempt.name:32} {attempt.failures:>7,} of {attempt.n:>7,} fail, "
-            f"smallest margin {attempt.margin:10.4f} (s_{attempt.step})"
+            f"smallest margin {attempt.margin:10.4f} ({step_name(attempt.step).removeprefix('digit ')})"
             for attempt in self.attempts
         ]
         if self.no_witnesses:
@@ -90,12 +91,13 @@ class Attack(Result):
 
 @torch.no_grad()
 def model_margins(model: Transformer, a_BJ: Tensor, b_BJ: Tensor) -> Tensor:
-    """Teacher-forced margins of the eleven digits by the full model: margin_BI."""
-    parts = []
+    """Teacher-forced margins of the answer's decided tokens, the eleven digits and perhaps the end
+    token, by the full model: margin_BI."""
+    parts, decided = [], model.layout.num_decided
     for a, b in zip(a_BJ.split(CHUNK), b_BJ.split(CHUNK), strict=True):
         tokens_BP, targets_BA = model.layout.encode(a, b)
-        logits_BIV = model.answer_logits(tokens_BP)[:, :SUM_DIGITS]
-        parts.append(_margins(logits_BIV, targets_BA[:, :SUM_DIGITS]))
+        logits_BIV = model.answer_logits(tokens_BP)[:, :decided]
+        parts.append(_margins(logits_BIV, targets_BA[:, :decided]))
     return torch.cat(parts)
 
 
@@ -140,8 +142,8 @@ def attack(
         a_BJ, b_BJ = pairs_from_ints(pairs)
         attempts.append(_attempt("the prover's witnesses", a_BJ, b_BJ, model_margins(model, a_BJ, b_BJ)))
     else:
-        for i in range(SUM_DIGITS):
-            report(f"local search, digit s_{i}")
+        for i in range(model.layout.num_decided):
+            report(f"local search, {step_name(i)}")
             attempts.append(_local_search(model, i, *weakest.pairs(i)))
     worst = min(attempts, key=lambda attempt: attempt.margin)
     return Attack(
@@ -207,7 +209,7 @@ def _local_search(model: Transformer, i: int, a_BJ: Tensor, b_BJ: Tensor) -> Att
         b_BJ = torch.where(better_B[:, None], near_b[rows, choice_B], b_BJ)
         margin_B = torch.minimum(margin_B, best_B)
     margin_BI = model_margins(model, a_BJ, b_BJ)
-    found = _attempt(f"local search, digit s_{i}", a_BJ, b_BJ, margin_BI)
+    found = _attempt(f"local search, {step_name(i)}", a_BJ, b_BJ, margin_BI)
     return dataclasses.replace(found, n=tried)
 
 

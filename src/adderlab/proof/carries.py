@@ -202,6 +202,9 @@ def leaves(step: Step) -> Leaves:
     carry_here_N = before_N // RADIX
     row_N = before_N % RADIX if step.index else np.zeros_like(before_N)
     target_N = (a_N + b_N + carry_here_N) % RADIX
+    if step.end_token is not None:
+        # The carry out of the top column, s_n, is the query token; no column is fixed.
+        row_N, target_N = carry_N, np.full_like(carry_N, step.end_token)
     rest = Rest.of_leaf(step.index, step.columns, step.given)
     ways_C = np.array([rest.ways((0, c) if rest.runs else ()) for c in (0, 1)], dtype=np.int64)
     found = Leaves(
@@ -227,7 +230,7 @@ def own_digits(step: Step, leaf: Leaves) -> list[tuple[int, Ints]]:
     """(slot, its digit on every leaf) of the columns that leaves fix."""
     i, n = step.index, step.columns
     slots: list[tuple[int, Ints]] = []
-    if i > 0:
+    if 0 < i <= n:
         slots += [(i - 1, leaf.a_before_N), (n + i - 1, leaf.b_before_N)]
     if i < n:
         slots += [(i, leaf.a_N), (n + i, leaf.b_N)]
@@ -235,12 +238,13 @@ def own_digits(step: Step, leaf: Leaves) -> list[tuple[int, Ints]]:
 
 
 def fixed_digits(step: Step, leaf: Leaves) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
-    """The digits (N, 2n) and carries (N, n) that leaves or a window fix; FREE where nothing is fixed."""
+    """The digits (N, 2n) and carries (N, n + 1) that leaves or a window fix; FREE where nothing is
+    fixed."""
     n, i = step.columns, step.index
     N = len(leaf.row_N)
     digits = np.full((N, 2 * n), FREE, dtype=np.int8)
     digits[:] = step.given or FREE
-    carries = np.full((N, n), FREE, dtype=np.int8)
+    carries = np.full((N, n + 1), FREE, dtype=np.int8)
     carries[:, 0] = 0
     if i > 0:
         carries[:, i - 1] = leaf.carry_N

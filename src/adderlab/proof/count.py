@@ -31,7 +31,8 @@ BLOCK = 4096
 
 
 def patterns(digits_NS: NDArray[np.int8], carry_NC: NDArray[np.int8]) -> Patterns:
-    """Cells (digits (N, 2n), carries into columns (N, n), -1 where free) as patterns."""
+    """Cells (digits (N, 2n), carries into columns (N, n), perhaps with that out of the last (N, n + 1);
+    -1 where free) as patterns."""
     N, slots = digits_NS.shape
     n = slots // 2
     fields = np.full((N, 3 * n + 1), ANY_DIGIT, dtype=np.uint16)
@@ -40,7 +41,7 @@ def patterns(digits_NS: NDArray[np.int8], carry_NC: NDArray[np.int8]) -> Pattern
         digits_NS < 0, ANY_DIGIT, 1 << np.maximum(digits_NS, 0).astype(np.int64)
     )
     carry = np.where(carry_NC < 0, ANY_CARRY, 1 << np.maximum(carry_NC, 0).astype(np.int64))
-    fields[:, 2 * n : 3 * n] = carry
+    fields[:, 2 * n : 2 * n + carry.shape[1]] = carry
     fields[:, 2 * n] = 1
     return fields
 
@@ -239,7 +240,11 @@ def leaf_union(steps: tuple[Step, ...], chosen: list[NDArray[np.bool_]]) -> int:
             following[out] = (avoid[rows][:, None, None] * free[rows]).sum(0)
         avoid = following
     free = ~chosen[n].reshape(-1, RADIX, RADIX)
-    return RADIX ** (2 * n) - int((avoid[: len(free)] * free).sum())
+    avoid = avoid[: len(free)] * free
+    if len(chosen) > n + 1:
+        # The leaves of the end token: one for each carry out of the last column.
+        avoid = avoid * ~chosen[n + 1][carry_out[: len(free)]]
+    return RADIX ** (2 * n) - int(avoid.sum())
 
 
 def some_pairs(digits_NS: NDArray[np.int8], carry_NC: NDArray[np.int8]) -> tuple[list[int], list[int]]:

@@ -1,37 +1,39 @@
 """The head over boxes: bounds of the margins, and the verdict right, wrong or open.
 
-The head is everything after the attention. On a box {u : |u - centre| <= radius} its residual
-stream is affine, x = residual + sum_k u_k R_k, and the scaled margin of the right token over token t
+The head is everything after the attention, as a program (``proof.enclosure``). On a box {u : |u -
+centre| <= radius} the scaled margin of the right token over token t
 
     g_t = sigma * (logit of the right token - logit of t)
 
 is bounded by g_t(centre) -+ sum_k radius_k max |d g_t / d u_k| (mean-value form with an interval
-Jacobian). sigma > 0 is the last norm's scale: multiplying by it changes no sign and saves a division
-by an interval. Plain interval arithmetic would forget that all coordinates of x move together with u,
-and its bounds would be useless after one matrix product.
+Jacobian). sigma > 0 is the last norm's scale, where the logits have a common factor, and 1 otherwise:
+multiplying by it changes no sign and saves a division by an interval.
+
+Functions that increase strictly, at the very end of a program (a soft cap), change no sign either: the
+margins of what they are applied to decide, and true margins follow from those (``Cap``).
 
 A box long enough for the mean-value bound to be weak is cut along its pivot into 4, 16, 64 parts,
 unless two parts already lie on different sides of the decision: then only digits can decide.
 Float64, with a relative slack far above its rounding.
 
-Shapes: N boxes, K functionals (H heads times bottleneck), P parts, D width, F hidden,
-T competing tokens.
+Shapes: N boxes, R query tokens, K functionals (H heads times bottleneck), P parts, M channels of
+``mixed`` or ``row``, V vocabulary, T competing tokens.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from adderlab.errors import Failure
-from adderlab.proof.problem import RADIX, Array, Head
+from adderlab.models.head_program import Operation
+from adderlab.proof.enclosure import BoxValues, Enclosed, Root, Rows
+from adderlab.proof.forms import Form, Head, Scale
+from adderlab.proof.functions import DIFFERENCES, FUNCTIONS, Array, Interval
 
 Ints = NDArray[np.int64]
 SLACK = 1e-11
@@ -45,107 +47,14 @@ PART_BUDGET = 1 << 16
 """Boxes that a step may be cut into; with more open leaves than that, cutting is no help."""
 MAX_BATCH = 1 << 14
 TOO_LARGE = "this model's weights are too large for the prover: bounds of its margins overflow"
-
-# Intervals as (middle, radius) arrays, and the exact ranges of the activations over intervals.
-
-SQRT2 = math.sqrt(2.0)
-SILU_LEAST = -1.2784645427610738
-"""Where silu is smallest: 1 + x (1 - sigmoid(x)) = 0."""
-SILU_BEND = 2.3993572805154676
-"""Where silu' is largest, and at the negative smallest: x tanh(x / 2) = 2."""
-
-
-class Interval(NamedTuple):
-    """All numbers within ``radius`` of ``middle``, elementwise; float64, not rounded outward."""
-
-    middle: Array
-    radius: Array
-
-    @classmethod
-    def between(cls, low: Array, high: Array) -> Interval:
-        return cls(0.5 * (low + high), 0.5 * (high - low))
-
-    def axis(self, *axes: int) -> Interval:
-        """With new axes of length 1."""
-        return Interval(np.expand_dims(self.middle, axes), np.expand_dims(self.radius, axes))
-
-    def times(self, other: Interval) -> Interval:
-        return Interval(
-            self.middle * other.middle,
-            np.abs(self.middle) * other.radius + self.radius * (np.abs(other.middle) + other.radius),
-        )
-
-    def plus(self, other: Interval) -> Interval:
-        return Interval(self.middle + other.middle, self.radius + other.radius)
-
-    def most(self) -> Array:
-        """Largest absolute value."""
-        return np.abs(self.middle) + self.radius
-
-
-def _erf(x: Array) -> Array:
-    return torch.erf(torch.from_numpy(np.ascontiguousarray(x))).numpy()
-
-
-def _sigmoid(x: Array) -> Array:
-    return torch.sigmoid(torch.from_numpy(np.ascontiguousarray(x))).numpy()
-
-
-def gelu(x: Array) -> Array:
-    """x Phi(x), the exact form."""
-    return x * (0.5 + 0.5 * _erf(x / SQRT2))
-
-
-def gelu_derivative(x: Array) -> Array:
-    """Phi(x) + x phi(x)."""
-    return 0.5 + 0.5 * _erf(x / SQRT2) + x * np.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
-
-
-def silu(x: Array) -> Array:
-    return x * _sigmoid(x)
-
-
-def silu_derivative(x: Array) -> Array:
-    s = _sigmoid(x)
-    return s * (1.0 + x * (1.0 - s))
-
-
-def gelu_derivative_range(low: Array, high: Array) -> Interval:
-    """GELU'' = (2 - x^2) phi(x): the derivative is least at -sqrt 2 and greatest at sqrt 2."""
-    return _range(low, high, gelu_derivative, -SQRT2, SQRT2)
-
-
-def silu_range(low: Array, high: Array) -> Interval:
-    return _range(low, high, silu, SILU_LEAST, None)
-
-
-def silu_derivative_range(low: Array, high: Array) -> Interval:
-    return _range(low, high, silu_derivative, -SILU_BEND, SILU_BEND)
-
-
-def relu_derivative_range(low: Array, high: Array) -> Interval:
-    # Written so that an end that is no number allows both 0 and 1.
-    return Interval.between((low > 0).astype(np.float64), (~(high <= 0)).astype(np.float64))
-
-
-def _range(
-    low: Array, high: Array, function: Callable[[Array], Array], least: float, greatest: float | None
-) -> Interval:
-    """Exact range of a function that falls to ``least``, rises to ``greatest`` and falls again."""
-    at_low, at_high = function(low), function(high)
-    bottom, top = np.minimum(at_low, at_high), np.maximum(at_low, at_high)
-    bottom = np.where((low < least) & (least < high), function(np.array([least])), bottom)
-    if greatest is not None:
-        top = np.where((low < greatest) & (greatest < high), function(np.array([greatest])), top)
-    return Interval.between(bottom, top)
-
+NO_NUMBER = "this model computes no number for some pair (an overflow, a division by zero or the like)"
 
 # Bounds of the margins.
 
 
 @dataclass(frozen=True, kw_only=True)
 class MarginBounds:
-    """Bounds of the scaled margins against the V - 1 other tokens, and of the last norm's scale."""
+    """Bounds of the scaled margins against the V - 1 other tokens, and of the true ones."""
 
     low_NT: Array
     """Lower bound of g_t over the box."""
@@ -154,11 +63,8 @@ class MarginBounds:
     """g_t at the centre."""
     scale_low_N: Array
     scale_high_N: Array
-
-    def true_low_N(self) -> Array:
-        """Lower bound of the smallest margin in true logits."""
-        worst_N = self.low_NT.min(1)
-        return np.where(worst_N > 0, worst_N / self.scale_high_N, worst_N / self.scale_low_N)
+    true_low_N: Array
+    """Lower bound of the smallest margin in true logits."""
 
 
 def competitors(target: int, vocab: int) -> list[int]:
@@ -166,178 +72,179 @@ def competitors(target: int, vocab: int) -> list[int]:
     return [token for token in range(vocab) if token != target]
 
 
-def _project(x: Array, kind: str) -> Array:
-    """LayerNorm's subtraction of the mean; a linear map."""
-    return x - x.mean(-1, keepdims=True) if kind == "layer" else x
-
-
-def _scale(x_ND: Array, eps: float) -> Array:
-    return np.sqrt((x_ND * x_ND).mean(-1) + eps)
-
-
 @dataclass(frozen=True, kw_only=True)
-class _StreamBoxes:
-    """Boxes of the residual stream: x = centre + sum_k (+- radius_k) R_k."""
+class Cap:
+    """What a program does at its very end to each logit alone without changing their order."""
 
-    x_ND: Array
-    R_NKD: Array
-    radius_NK: Array
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Linear:
-    """norm2(x) @ matrix + bias over boxes: at the centre, Jacobian, reach, and size of its terms."""
-
-    value_NF: Array
-    jacobian_NKF: Interval
-    reach_NF: Array
-    size_NF: Array
-
-    @property
-    def low(self) -> Array:
-        return self.value_NF - self.reach_NF
-
-    @property
-    def high(self) -> Array:
-        return self.value_NF + self.reach_NF
+    value: int
+    """The value that it is done to."""
+    steps: tuple[str | float, ...]
+    """Functions that increase strictly, by name, and positive factors, in the order they are applied."""
 
 
-def _after_norm2(head: Head, stream: _StreamBoxes, matrix_DF: Array, bias_F: Array) -> _Linear:
-    """With X_f affine in u and rho the norm's scale, value_f = X_f / rho + bias_f.
+def cap_of(head: Head) -> Cap:
+    """The cap of a program; without any, nothing is done to the logits."""
+    value, steps, known = head.logits, [], None
+    while value > 1 and not head.affine[value]:
+        found = _keeps_order(head, head.operation(value))
+        if found is None:
+            break
+        value, step = found
+        steps.insert(0, step)
+        if isinstance(step, str):
+            known = Cap(value=value, steps=tuple(steps))
+    return known or Cap(value=head.logits, steps=())
 
-    The norm's weight is folded into the matrix, so that X and rho are all that depends on u.
-    """
-    kind, eps, D = head.norm2.kind, head.norm2.eps, matrix_DF.shape[0]
-    folded_DF = head.norm2_weight[:, None] * matrix_DF
-    bias_F = bias_F + head.norm2_bias @ matrix_DF
-    x_ND, R_NKD = _project(stream.x_ND, kind), _project(stream.R_NKD, kind)
-    radius_NK = stream.radius_NK
-    X_NF, R_NKF = x_ND @ folded_DF, R_NKD @ folded_DF
-    X_reach_NF = np.einsum("nk,nkf->nf", radius_NK, np.abs(R_NKF))
-    size_NF = np.abs(x_ND) @ np.abs(folded_DF)
-    if kind == "none":
-        return _Linear(
-            value_NF=X_NF + bias_F,
-            jacobian_NKF=Interval(R_NKF, np.zeros_like(R_NKF)),
-            reach_NF=X_reach_NF,
-            size_NF=size_NF + np.abs(bias_F),
-        )
-    rho_N = _scale(x_ND, eps)
-    gram_NKK = np.abs(R_NKD @ R_NKD.transpose(0, 2, 1))
-    dot_NK = Interval(
-        np.einsum("nd,nkd->nk", x_ND, R_NKD) / D, np.einsum("nkl,nl->nk", gram_NKK, radius_NK) / D
+
+def _keeps_order(head: Head, operation: Operation) -> tuple[int, str | float] | None:
+    """(operand, what is done to it) of an operation that does the same increasing thing to all
+    logits."""
+    x, *others = operation.operands
+    if operation.name in DIFFERENCES and isinstance(x, int):
+        return x, operation.name
+    if operation.name not in ("multiply", "divide") or len(others) != 1:
+        return None
+    c = others[0]
+    if isinstance(x, str) and operation.name == "multiply":
+        x, c = c, x
+    if isinstance(x, str) or not isinstance(c, str):
+        return None
+    array = head.constants[c]
+    if head.program.width(x) != operation.width or array.min() != array.max() or not array.min() > 0:
+        return None
+    return x, float(array.flat[0] if operation.name == "multiply" else 1.0 / array.flat[0])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MarginForm:
+    """Margins of one right token: (form + sigma * offset) / sigma, before the cap."""
+
+    form: Form
+    scale: Scale | None
+    """1 / sigma; None: sigma is 1."""
+    offset_T: Array
+    offset_table_T: Array
+
+
+def margin_form(head: Head, target: int) -> MarginForm:
+    if target not in head.margin_forms:
+        head.margin_forms[target] = _margin_form(head, target)
+    return head.margin_forms[target]
+
+
+def _margin_form(head: Head, target: int) -> MarginForm:
+    V = head.vocab_size
+    # The differences are taken before anything is multiplied: nearly equal tokens cancel exactly.
+    gap_VT = -np.eye(V)[:, competitors(target, V)]
+    gap_VT[target] = 1.0
+    form = head.image(cap_of(head).value, gap_VT)
+    moving = [term for term in form.terms if term.parts]
+    first = {term.scales[:1] for term in moving}
+    none_T = np.zeros(V - 1)
+    if len(first) != 1 or first == {()} or any(term.scales for term in form.terms if not term.parts):
+        return MarginForm(form=form, scale=None, offset_T=none_T, offset_table_T=none_T)
+    ((scale,),) = first
+    offsets = [term for term in form.terms if not term.parts]
+    return MarginForm(
+        form=dataclasses.replace(
+            form, terms=tuple(dataclasses.replace(term, scales=term.scales[1:]) for term in moving)
+        ),
+        scale=scale,
+        offset_T=none_T + sum(term.bias_T for term in offsets),
+        offset_table_T=none_T + sum(term.table_T for term in offsets),
     )
-    # d rho / d u_k = x . R_k / (D rho), and by Cauchy-Schwarz at most sqrt(R_k . R_k / D).
-    crude_N = np.einsum("nk,nkk->n", radius_NK, np.sqrt(gram_NKK)) / math.sqrt(D)
-    least_N = np.maximum(rho_N - crude_N, math.sqrt(eps))
-    stray_N = np.minimum(crude_N, (dot_NK.most() * radius_NK).sum(1) / least_N)
-    rho_low_N, rho_high_N = np.maximum(rho_N - stray_N, math.sqrt(eps)), rho_N + stray_N
-    inverse = Interval.between(1.0 / rho_high_N, 1.0 / rho_low_N)
-    turn_NK = dot_NK.times(Interval.between(rho_high_N**-2, rho_low_N**-2).axis(1))
-    bent = turn_NK.axis(2).times(Interval(X_NF, X_reach_NF).axis(1))
-    jacobian_NKF = Interval(R_NKF - bent.middle, bent.radius).times(inverse.axis(1, 2))
-    return _Linear(
-        value_NF=X_NF / rho_N[:, None] + bias_F,
-        jacobian_NKF=jacobian_NKF,
-        reach_NF=np.einsum("nk,nkf->nf", radius_NK, jacobian_NKF.most()),
-        size_NF=size_NF / rho_N[:, None] + np.abs(bias_F),
-    )
 
 
-def _hidden(head: Head, stream: _StreamBoxes) -> tuple[Array, Interval, Array]:
-    """Hidden units at the centre, the interval of their derivative, and the size of their terms."""
-    first = _after_norm2(head, stream, head.fc1_DF, head.fc1_bias)
-    if head.activation == "relu":
-        derivative = relu_derivative_range(first.low, first.high)
-        return (
-            np.maximum(first.value_NF, 0.0),
-            first.jacobian_NKF.times(derivative.axis(1)),
-            first.size_NF,
-        )
-    if head.activation == "gelu":
-        derivative = gelu_derivative_range(first.low, first.high)
-        return gelu(first.value_NF), first.jacobian_NKF.times(derivative.axis(1)), first.size_NF
-    assert head.activation == "swiglu" and head.gate_DF is not None, head.activation
-    gate = _after_norm2(head, stream, head.gate_DF, np.zeros(head.gate_DF.shape[1]))
-    turned = silu_derivative_range(gate.low, gate.high).times(Interval(first.value_NF, first.reach_NF))
-    jacobian_NKF = gate.jacobian_NKF.times(turned.axis(1)).plus(
-        first.jacobian_NKF.times(silu_range(gate.low, gate.high).axis(1))
-    )
-    size_NF = (1.0 + gate.size_NF) * (1.0 + first.size_NF)
-    return silu(gate.value_NF) * first.value_NF, jacobian_NKF, size_NF
-
-
-def _one_target(head: Head, stream: _StreamBoxes, target: int) -> MarginBounds:
+def _one_target(head: Head, boxes: BoxValues, target: int) -> MarginBounds:
     """Bounds for boxes that share the right token."""
-    D, V = head.unembed_DV.shape
-    gap_DT = head.unembed_DV[:, [target]] - head.unembed_DV[:, competitors(target, V)]
-    # Rows of nearly equal tokens cancel in the gap, their own rounding does not.
-    rows_DT = np.abs(head.unembed_DV[:, [target]]) + np.abs(head.unembed_DV[:, competitors(target, V)])
-    beta_T = head.norm_f_bias @ gap_DT
-    kind, eps = head.norm_f.kind, head.norm_f.eps
-    d_DT = head.norm_f_weight[:, None] * gap_DT
-    if kind == "layer":
-        d_DT = d_DT - d_DT.mean(0)
-
-    hidden_NF, hidden_jacobian, hidden_size_NF = _hidden(head, stream)
-    x2_ND = stream.x_ND + hidden_NF @ head.fc2_FD + head.fc2_bias
-    size_ND = np.abs(stream.x_ND) + hidden_size_NF @ np.abs(head.fc2_FD) + np.abs(head.fc2_bias)
-    # fc2 @ d is formed before absolute values are taken, or the hidden units could not cancel.
-    out_FT = head.fc2_FD @ d_DT
-    middle_NT, size_NT = x2_ND @ d_DT, size_ND @ np.abs(d_DT)
-    jacobian_NKT = Interval(
-        stream.R_NKD @ d_DT + hidden_jacobian.middle @ out_FT, hidden_jacobian.radius @ np.abs(out_FT)
-    )
-
-    scale_N = scale_low_N = scale_high_N = np.ones(len(x2_ND))
-    if kind != "none":
-        # The stream after the MLP, and how far it moves over the box.
-        flow_stray_NKD = hidden_jacobian.radius @ np.abs(head.fc2_FD)
-        if kind == "layer":
-            flow_stray_NKD = flow_stray_NKD + flow_stray_NKD.mean(-1, keepdims=True)
-        flow = Interval(
-            _project(stream.R_NKD + hidden_jacobian.middle @ head.fc2_FD, kind), flow_stray_NKD
-        )
-        x2_NKD = Interval(_project(x2_ND, kind), np.einsum("nk,nkd->nd", stream.radius_NK, flow.most()))
-        scale_N, stray_N = _scale(x2_NKD.middle, eps), _scale(x2_NKD.radius, 0.0)
-        scale_low_N, scale_high_N = np.maximum(scale_N - stray_N, math.sqrt(eps)), scale_N + stray_N
+    margin = margin_form(head, target)
+    beta_T = margin.offset_T
+    found = boxes.form(margin.form)
+    N = len(found.value_NM)
+    table_NT = boxes.table(margin.form)
+    scale_N = scale_low_N = scale_high_N = np.ones(N)
+    if margin.scale is not None:
+        root = boxes.root(margin.scale)
+        scale_N, scale_low_N, scale_high_N = root.value_N, root.low_N, root.high_N
         if beta_T.any():
-            # d scale / d u_k = x2 . flow_k / (D scale).
-            along = x2_NKD.axis(1).times(flow)
-            turn = Interval(along.middle.sum(-1) / D, along.radius.sum(-1) / D).times(
-                Interval.between(1.0 / scale_high_N, 1.0 / scale_low_N).axis(1)
-            )
-            jacobian_NKT = jacobian_NKT.plus(
-                Interval(turn.middle[:, :, None] * beta_T, turn.radius[:, :, None] * np.abs(beta_T))
-            )
-    if beta_T.any():
-        middle_NT = middle_NT + scale_N[:, None] * beta_T
-        size_NT = size_NT + scale_N[:, None] * np.abs(beta_T)
-    reach_NT = np.einsum("nk,nkt->nt", stream.radius_NK, jacobian_NKT.most())
-    table_NT = size_ND @ (np.abs(head.norm_f_weight)[:, None] * rows_DT)
-    if beta_T.any():
-        table_NT = table_NT + scale_N[:, None] * (np.abs(head.norm_f_bias) @ rows_DT)
-    slack_NT = np.maximum(SLACK * (size_NT + reach_NT), TABLE_SLACK * table_NT)
-    return MarginBounds(
-        low_NT=middle_NT - reach_NT - slack_NT,
-        high_NT=middle_NT + reach_NT + slack_NT,
+            found = _plus(boxes, found, margin, root)
+            table_NT = table_NT + scale_N[:, None] * margin.offset_table_T
+    middle_NT = found.value_NM
+    reach_NT = found.reach_NM
+    if margin.form.bounded:
+        reach_NT = np.maximum(middle_NT - found.low_NM, found.high_NM - middle_NT)
+    slack_NT = np.maximum(SLACK * (found.size_NM + reach_NT), TABLE_SLACK * table_NT)
+    bounds = MarginBounds(
+        low_NT=found.low_NM - slack_NT,
+        high_NT=found.high_NM + slack_NT,
         middle_NT=middle_NT,
         scale_low_N=scale_low_N * (1 - SLACK),
         scale_high_N=scale_high_N * (1 + SLACK),
+        true_low_N=np.zeros(N),
     )
+    return dataclasses.replace(bounds, true_low_N=_true_low(head, boxes, bounds, target))
 
 
+def _plus(boxes: BoxValues, found: Enclosed, margin: MarginForm, root: Root) -> Enclosed:
+    """Plus sigma * offset."""
+    beta_T, slope_NK, scale_N = margin.offset_T, root.slope_NK, root.value_N
+    jacobian = found.jacobian_NKM.plus(
+        Interval(slope_NK.middle[:, :, None] * beta_T, slope_NK.radius[:, :, None] * np.abs(beta_T))
+    )
+    value_NT = found.value_NM + scale_N[:, None] * beta_T
+    size_NT = found.size_NM + scale_N[:, None] * np.abs(beta_T)
+    total = boxes.enclosed(value_NT, size_NT, jacobian)
+    if not margin.form.bounded:
+        return total
+    ends = root.low_N[:, None] * beta_T, root.high_N[:, None] * beta_T
+    low_NT = np.fmax(total.low_NM, found.low_NM + np.minimum(*ends))
+    high_NT = np.fmin(total.high_NM, found.high_NM + np.maximum(*ends))
+    return boxes.enclosed(value_NT, size_NT, jacobian, lambda: (low_NT, high_NT))
+
+
+def _true_low(head: Head, boxes: BoxValues, bounds: MarginBounds, target: int) -> Array:
+    """Lower bound of the smallest margin in true logits."""
+    cap = cap_of(head)
+    if not cap.steps:
+        worst_N = bounds.low_NT.min(1)
+        return np.where(worst_N > 0, worst_N / bounds.scale_high_N, worst_N / bounds.scale_low_N)
+    low_NT = bounds.low_NT
+    low_NT = np.where(
+        low_NT > 0, low_NT / bounds.scale_high_N[:, None], low_NT / bounds.scale_low_N[:, None]
+    )
+    logits = boxes.value(cap.value)
+    others = competitors(target, head.vocab_size)
+    slack_NV = SLACK * (logits.size_NM + logits.high_NM - logits.low_NM)
+    below_NV, above_NV = logits.low_NM - slack_NV, logits.high_NM + slack_NV
+    for step in cap.steps:
+        if not isinstance(step, str):
+            low_NT, below_NV, above_NV = step * low_NT, step * below_NV, step * above_NV
+            continue
+        # The mean slope between two logits lies between the slopes that occur on the way.
+        slope = FUNCTIONS[step].slope(
+            np.minimum(below_NV[:, [target]], below_NV[:, others]),
+            np.maximum(above_NV[:, [target]], above_NV[:, others]),
+        )
+        least = np.maximum(slope.middle - slope.radius, 0.0)
+        low_NT = low_NT * np.where(low_NT > 0, least, slope.middle + slope.radius)
+        below_NV, above_NV = FUNCTIONS[step].range(below_NV, above_NV)
+        low_NT = np.fmax(low_NT, below_NV[:, [target]] - above_NV[:, others])
+    return low_NT.min(1) - SLACK * np.abs(low_NT).max(1)
+
+
+@np.errstate(all="ignore")  # what is no number is found below
 def margin_bounds(
     head: Head,
-    residual_ND: Array,
-    out_NKD: Array,
+    row_RM: Array,
+    mixed_RKM: Array,
+    row_N: Ints,
     low_NK: Array,
     high_NK: Array,
-    target_N: NDArray[np.int64],
+    target_N: Ints,
 ) -> MarginBounds:
-    """Bounds of the scaled margins over N boxes low <= u <= high, x = residual + u @ out."""
-    N = len(low_NK)
-    T = head.unembed_DV.shape[1] - 1
+    """Bounds of the scaled margins over N boxes low <= u <= high, where ``mixed`` is u @ mixed_RKM of
+    the box's query token, and ``row`` row_RM."""
+    N, T = len(low_NK), head.vocab_size - 1
     centre_NK, radius_NK = Interval.between(low_NK, high_NK)
     # The middle is rounded: the radius must still reach both ends.
     radius_NK = radius_NK + np.finfo(float).eps * np.maximum(np.abs(low_NK), np.abs(high_NK))
@@ -347,30 +254,63 @@ def margin_bounds(
         middle_NT=np.empty((N, T)),
         scale_low_N=np.empty(N),
         scale_high_N=np.empty(N),
+        true_low_N=np.empty(N),
     )
-    for target in range(RADIX):
+    query_tokens = Rows(head, mixed_RKM, row_RM)
+    for target in np.unique(target_N).tolist():
         of_target = np.flatnonzero(target_N == target)
         for start in range(0, len(of_target), CHUNK):
             rows = of_target[start : start + CHUNK]
-            R_NKD = out_NKD[rows]
-            x_ND = residual_ND[rows] + np.einsum("nk,nkd->nd", centre_NK[rows], R_NKD)
-            stream = _StreamBoxes(x_ND=x_ND, R_NKD=R_NKD, radius_NK=radius_NK[rows])
-            part = _one_target(head, stream, target)
+            boxes = BoxValues(query_tokens, row_N[rows], centre_NK[rows], radius_NK[rows])
+            part = _one_target(head, boxes, target)
             for name, whole in vars(result).items():
                 whole[rows] = getattr(part, name)
-    # A comparison with a number that is none is false, which would read as "not wrong" further on.
-    if not all(np.isfinite(whole).all() for whole in vars(result).values()):
+    return _in_numbers(head, result)
+
+
+def _in_numbers(head: Head, bounds: MarginBounds) -> MarginBounds:
+    """A comparison with a number that is none is false, which would read as "not wrong" further on.
+
+    Where an operation is not defined everywhere, such a bound says nothing; where all are, weights
+    are too large."""
+    fine_N = np.isfinite(bounds.true_low_N)
+    for name, whole in vars(bounds).items():
+        if name.endswith("NT"):
+            fine_N = fine_N & np.isfinite(whole).all(1)
+    if fine_N.all():
+        return bounds
+    if not head.partial:
         raise Failure(TOO_LARGE)
-    return result
+    bounds.low_NT[~fine_N], bounds.high_NT[~fine_N] = -np.inf, np.inf
+    bounds.middle_NT[~fine_N], bounds.true_low_N[~fine_N] = 0.0, -np.inf
+    return bounds
 
 
+@np.errstate(all="ignore")
 def margins_at(
-    head: Head, residual_ND: Array, out_NKD: Array, y_NK: Array, target_N: NDArray[np.int64]
+    head: Head, row_RM: Array, mixed_RKM: Array, row_N: Ints, y_NK: Array, target_N: Ints
 ) -> Array:
-    """True margins in logits against the other tokens at points: (N, V - 1)."""
-    point = margin_bounds(head, residual_ND, out_NKD, y_NK, y_NK, target_N)
+    """True margins in logits against the other tokens at points: (N, V - 1).
+
+    Raises ``Failure`` where they are no numbers."""
+    point = margin_bounds(head, row_RM, mixed_RKM, row_N, y_NK, y_NK, target_N)
     scale_N = 0.5 * (point.scale_low_N + point.scale_high_N)
-    return point.middle_NT / scale_N[:, None]
+    margin_NT, cap = point.middle_NT / scale_N[:, None], cap_of(head)
+    if not (np.isfinite(point.true_low_N).all() and np.isfinite(margin_NT).all()):
+        raise Failure(NO_NUMBER)
+    if cap.steps:
+        boxes = BoxValues(Rows(head, mixed_RKM, row_RM), row_N, y_NK, np.zeros_like(y_NK))
+        logits_NV = boxes.value(cap.value).value_NM
+        others = np.array([competitors(t, head.vocab_size) for t in range(head.vocab_size)])
+        right_NT = np.take_along_axis(logits_NV, target_N[:, None], 1)
+        other_NT = np.take_along_axis(logits_NV, others[target_N], 1)
+        for step in cap.steps:
+            if isinstance(step, str):
+                margin_NT = DIFFERENCES[step](right_NT, other_NT, margin_NT)
+                right_NT, other_NT = (FUNCTIONS[step].value(each) for each in (right_NT, other_NT))
+            else:
+                margin_NT, right_NT, other_NT = step * margin_NT, step * right_NT, step * other_NT
+    return margin_NT
 
 
 # The verdict on boxes, cut into parts where that helps.
@@ -378,15 +318,15 @@ def margins_at(
 
 @dataclass(frozen=True, kw_only=True)
 class Boxes:
-    """N boxes low <= u <= high with the stream x = residual + u @ out and the right token of each.
+    """N boxes low <= u <= high with the right token of each; ``mixed`` is u @ mixed_KM.
 
-    Rows of ``residual`` and ``out`` are picked by ``row_N``: many boxes share them.
+    Rows of ``row`` and ``mixed`` are picked by ``row_N``: many boxes share them.
     """
 
     low_NK: Array
     high_NK: Array
-    residual_RD: Array
-    out_RKD: Array
+    row_RM: Array
+    mixed_RKM: Array
     pivot_RH: Ints
     """Which of the K functionals is the pivot of each head."""
     row_N: Ints
@@ -396,8 +336,8 @@ class Boxes:
         return Boxes(
             low_NK=self.low_NK[rows],
             high_NK=self.high_NK[rows],
-            residual_RD=self.residual_RD,
-            out_RKD=self.out_RKD,
+            row_RM=self.row_RM,
+            mixed_RKM=self.mixed_RKM,
             pivot_RH=self.pivot_RH,
             row_N=self.row_N[rows],
             target_N=self.target_N[rows],
@@ -406,8 +346,9 @@ class Boxes:
     def margins(self, head: Head) -> MarginBounds:
         return margin_bounds(
             head,
-            self.residual_RD[self.row_N],
-            self.out_RKD[self.row_N],
+            self.row_RM,
+            self.mixed_RKM,
+            self.row_N,
             self.low_NK,
             self.high_NK,
             self.target_N,
@@ -432,8 +373,8 @@ class Boxes:
         return Boxes(
             low_NK=low,
             high_NK=high,
-            residual_RD=self.residual_RD,
-            out_RKD=self.out_RKD,
+            row_RM=self.row_RM,
+            mixed_RKM=self.mixed_RKM,
             pivot_RH=self.pivot_RH,
             row_N=self.row_N[rows],
             target_N=self.target_N[rows],
@@ -481,7 +422,7 @@ def decide(head: Head, boxes: Boxes, max_parts: int = PART_STEPS[-1]) -> Decisio
             status_N[some] = np.where(
                 (each == RIGHT).all(1), RIGHT, np.where((each == WRONG).all(1), WRONG, OPEN)
             )
-            margin_N[some] = np.maximum(margin_N[some], bounds.true_low_N().reshape(shape).min(1))
+            margin_N[some] = np.maximum(margin_N[some], bounds.true_low_N.reshape(shape).min(1))
             parts_N[some] = parts
             mixed[start : start + step] = np.any(right_at, 1) & ~np.all(right_at, 1)
         rows = rows[(status_N[rows] == OPEN) & ~mixed]
@@ -499,7 +440,7 @@ def raise_margins(head: Head, boxes: Boxes, decision: Decision, goal: float) -> 
         step = max(1, MAX_BATCH // parts**H)
         for start in range(0, len(rows), step):
             some = rows[start : start + step]
-            low_N = boxes.take(some).cut(parts).margins(head).true_low_N()
+            low_N = boxes.take(some).cut(parts).margins(head).true_low_N
             new_N = low_N.reshape(len(some), -1).min(1)
             better = new_N > margin_N[some]
             margin_N[some] = np.where(better, new_N, margin_N[some])

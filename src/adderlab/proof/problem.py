@@ -4,8 +4,9 @@ A step's keys are *slots*: slot j is the digit a_j, slot n + j the digit b_j, sl
 digit s_j; the keys that no digit can change (separators and the query itself) are summed once.
 The number of columns n is free, so that a small instance can be checked by trying every pair.
 
-Shapes: n columns, A = n + 1 answer steps, P positions, V vocabulary, H heads, K key dimension,
-E bottleneck (dimension of y per head), D width, Z query tokens of a step, L = 3n slots, T = 10 digits.
+Shapes: n columns, A answer steps (n + 1, and one more where the end token counts), P positions, V
+vocabulary, H heads, K key dimension, E bottleneck (dimension of y per head), R width of the program's
+``row``, Z query tokens of a step, L = 3n slots, C constant keys, T = 10 digits.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ import torch
 from numpy.typing import NDArray
 
 from adderlab.errors import UsageError
-from adderlab.models.head_program import NormForm, standard_head
-from adderlab.models.tables import Tables, in_roles
+from adderlab.models.head_program import MIXED, HeadProgram
+from adderlab.models.tables import Tables
+from adderlab.proof.forms import Head
+from adderlab.proof.functions import Array
 from adderlab.task.layouts import OPERAND_DIGITS, SUM_DIGITS, Layout
 
-Array = NDArray[np.float64]
 RADIX = 10
 FREE = -1
 """Stands for a digit or carry that nothing fixes."""
@@ -52,6 +54,13 @@ class Geometry:
     sum_positions: tuple[int, ...]
     query_positions: tuple[int, ...]
     separators: tuple[tuple[int, int], ...]
+    end_token: int | None = None
+    """Where it counts whether the end token follows the sum's top digit: then that is step n + 1."""
+
+    @property
+    def num_steps(self) -> int:
+        """Decided steps: the n + 1 digits of the sum, and perhaps the end token."""
+        return self.columns + 1 + (self.end_token is not None)
 
     @property
     def columns(self) -> int:
@@ -63,34 +72,18 @@ class Geometry:
 
     @classmethod
     def of(cls, layout: Layout) -> Geometry:
-        """The eleven digit steps of a layout; its end-token step is not examined."""
+        """The steps of a layout that count: the eleven digits, and the end token where
+        ``end_decided`` says so."""
         assert len(layout.a_positions) == OPERAND_DIGITS
+        end_token = layout.end_token if layout.end_decided else None
         return cls(
             a_positions=layout.a_positions,
             b_positions=layout.b_positions,
             sum_positions=layout.sum_positions,
-            query_positions=layout.query_positions[:SUM_DIGITS],
+            query_positions=layout.query_positions[: SUM_DIGITS + (end_token is not None)],
             separators=layout.separators,
+            end_token=end_token,
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Head:
-    """Everything after the attention: x -> x + mlp(norm2(x)) -> norm_f -> logits."""
-
-    norm2: NormForm
-    norm2_weight: Array
-    norm2_bias: Array
-    activation: str
-    fc1_DF: Array
-    fc1_bias: Array
-    gate_DF: Array | None
-    fc2_FD: Array
-    fc2_bias: Array
-    norm_f: NormForm
-    norm_f_weight: Array
-    norm_f_bias: Array
-    unembed_DV: Array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,14 +128,17 @@ class Step:
     index: int
     columns: int
     tokens: tuple[int, ...]
-    """The Z query tokens: the separator for step 0, otherwise the digits."""
+    """The Z query tokens: the separator for step 0, 0 and 1 (a carry) for the end token, otherwise the
+    digits."""
     bands: tuple[Weights, ...]
     """By rising largest score; the last one forbids no digit."""
-    residual_ZD: Array
+    row_ZR: Array
     range_HE2: Array
     """Smallest and largest value coordinate among the keys that can occur."""
     given: tuple[int, ...]
     """``Problem.given``."""
+    end_token: int | None
+    """The right answer of the step behind the sum's digits; None at all other steps."""
     doubt_ZH: Array
     """Bound of the relative error of a weight: scores far from zero are rounded coarsely."""
     summed: bool = False
@@ -155,14 +151,16 @@ class Step:
             self,
             tokens=self.tokens[rows],
             bands=tuple(band.only(row) for band in self.bands),
-            residual_ZD=self.residual_ZD[rows],
+            row_ZR=self.row_ZR[rows],
             doubt_ZH=self.doubt_ZH[rows],
         )
 
     @property
     def leaf_shape(self) -> tuple[int, ...]:
-        """(c, a, b of column i - 1, a, b of column i)."""
+        """(c, a, b of column i - 1, a, b of column i), where there are such columns."""
         i, n = self.index, self.columns
+        if self.end_token is not None:
+            return (2, 1, 1, 1, 1)
         before = (1, 1, 1) if i == 0 else (1 if i == 1 else 2, RADIX, RADIX)
         here = (1, 1) if i == n else (RADIX, RADIX)
         return (*before, *here)
@@ -180,17 +178,20 @@ class Problem:
     query_AVHK: Array
     key_PVHK: Array
     value_PVHE: Array
-    residual_AVD: Array
-    attn_out_HED: Array
+    row_AVR: Array
     head: Head
+    score_AVHPV: Array | None = None
+    """What scores are besides query times key; minus infinity hides a key."""
+    sink_AVH: Array | None = None
+    """Score of one key more, of value 0."""
     tables: Tables | None = None
     """What it was made from; None for one made by hand, which gets no certificate."""
     given: tuple[int, ...] = ()
     """For a *window* (``proof.window``): the digits that all its pairs have at a_0 .. a_(n-1), b_0 ..
     b_(n-1), FREE at the open ones. Without any, the problem is about all pairs."""
     summed: bool = False
-    """Whether the heads share their E coordinates (``shared_coordinates``): attn_out_HED is the same for
-    all of them, and what follows the attention sees the sum of their outputs y alone."""
+    """Whether the heads share their E coordinates (``coordinates``): the program's ``mixed`` is the sum
+    of their outputs y. Otherwise it is their outputs side by side."""
 
     @property
     def columns(self) -> int:
@@ -202,21 +203,22 @@ class Problem:
 
     @property
     def heads(self) -> int:
-        return self.attn_out_HED.shape[0]
+        return self.value_PVHE.shape[2]
 
     @property
     def bottleneck(self) -> int:
-        return self.attn_out_HED.shape[1]
+        return self.value_PVHE.shape[3]
 
     @cached_property
     def steps(self) -> tuple[Step, ...]:
-        return tuple(self._step(i) for i in range(self.columns + 1))
+        return tuple(self._step(i) for i in range(self.geometry.num_steps))
 
     def _step(self, i: int) -> Step:
         geometry, n = self.geometry, self.columns
         fixed = dict(geometry.separators)
         query_position = geometry.query_positions[i]
-        tokens = (fixed[query_position],) if i == 0 else tuple(range(RADIX))
+        digits = range(RADIX) if i <= n else range(2)
+        tokens = (fixed[query_position],) if i == 0 else tuple(digits)
         visible_s = geometry.sum_positions[: max(i - 1, 0)]
         slots = (*geometry.a_positions, *geometry.b_positions, *visible_s)
 
@@ -225,10 +227,14 @@ class Problem:
         key_PVHK = self.key_PVHK[: query_position + 1]
         score_ZPVH = np.einsum("zhk,pvhk->zpvh", query_ZHK, key_PVHK)
         size_ZH = np.einsum("zhk,pvhk->zpvh", np.abs(query_ZHK), np.abs(key_PVHK)).max((1, 2))
+        if self.score_AVHPV is not None:
+            more_ZPVH = self.score_AVHPV[i, list(tokens), :, : query_position + 1].transpose(0, 2, 3, 1)
+            score_ZPVH = score_ZPVH + more_ZPVH
+            size_ZH = size_ZH + np.abs(np.where(np.isfinite(more_ZPVH), more_ZPVH, 0.0)).max((1, 2))
         score_ZHLT = score_ZPVH[:, list(slots), :RADIX].transpose(0, 3, 1, 2)
         value_HLTE = self.value_PVHE[list(slots), :RADIX].transpose(2, 0, 1, 3)
         # Keys that every input of this z has: separators before the query, and the query itself.
-        constant = [(p, token) for p, token in geometry.separators if p != query_position]
+        constant = [(p, token) for p, token in geometry.separators if p < query_position]
         score_ZHC = np.stack(
             [score_ZPVH[:, p, token] for p, token in constant]
             + [score_ZPVH[rows, query_position, list(tokens)]],
@@ -247,8 +253,12 @@ class Problem:
             ],
             1,
         )
-        low_HE = np.minimum(value_HLTE.min((1, 2)), value_ZCHE.min((0, 1)))
-        high_HE = np.maximum(value_HLTE.max((1, 2)), value_ZCHE.max((0, 1)))
+        if self.sink_AVH is not None:
+            score_ZHC = np.concatenate([score_ZHC, self.sink_AVH[i, list(tokens)][..., None]], -1)
+            size_ZH = np.maximum(size_ZH, np.abs(np.nan_to_num(score_ZHC[..., -1], neginf=0.0)))
+            value_ZCHE = np.concatenate([value_ZCHE, np.zeros_like(value_ZCHE[:, :1])], 1)
+        _some_key(i, score_ZHLT, score_ZHC)
+        range_HE2 = _value_range(score_ZHLT, value_HLTE, score_ZHC, value_ZCHE)
         return Step(
             index=i,
             columns=n,
@@ -265,9 +275,10 @@ class Problem:
                 )
                 for shift_ZH, least_ZH in _bands(score_ZHLT, score_ZHC)
             ),
-            residual_ZD=self.residual_AVD[i, list(tokens)],
-            range_HE2=np.stack([low_HE, high_HE], -1),
+            row_ZR=self.row_AVR[i, list(tokens)],
+            range_HE2=range_HE2,
             given=self.given,
+            end_token=geometry.end_token if i > n else None,
             summed=self.summed,
             doubt_ZH=SCORE_ROUNDINGS * (query_ZHK.shape[-1] + 4) * UNIT * size_ZH,
         )
@@ -279,6 +290,32 @@ class Problem:
             if digit != FREE:
                 allowed_LT[slot] = np.arange(RADIX) == digit
         return allowed_LT
+
+
+def _some_key(i: int, score_ZHLT: Array, score_ZHC: Array) -> None:
+    """Refuse a step of which an input might see no key at all: its average would be no number."""
+    least_ZH = np.maximum(score_ZHLT.min(3).max(2), score_ZHC.max(2))
+    if not np.isfinite(least_ZH).all():
+        raise UsageError(f"answer step {i} may see no key at all, so that attention has no weights")
+
+
+def _value_range(score_ZHLT: Array, value_HLTE: Array, score_ZHC: Array, value_ZCHE: Array) -> Array:
+    """Smallest and largest value coordinate among the keys that are not hidden: (H, E, 2)."""
+    seen_HLT1 = (score_ZHLT > -np.inf).any(0)[..., None]
+    seen_ZCH1 = (score_ZHC > -np.inf).transpose(0, 2, 1)[..., None]
+    if seen_HLT1.all() and seen_ZCH1.all():
+        low_HE = np.minimum(value_HLTE.min((1, 2)), value_ZCHE.min((0, 1)))
+        high_HE = np.maximum(value_HLTE.max((1, 2)), value_ZCHE.max((0, 1)))
+    else:
+        low_HE = np.minimum(
+            np.where(seen_HLT1, value_HLTE, np.inf).min((1, 2)),
+            np.where(seen_ZCH1, value_ZCHE, np.inf).min((0, 1)),
+        )
+        high_HE = np.maximum(
+            np.where(seen_HLT1, value_HLTE, -np.inf).max((1, 2)),
+            np.where(seen_ZCH1, value_ZCHE, -np.inf).max((0, 1)),
+        )
+    return np.stack([low_HE, high_HE], -1)
 
 
 def _bands(score_ZHLT: Array, score_ZHC: Array) -> Iterator[tuple[Array, Array]]:
@@ -346,82 +383,74 @@ def _weights(
     )
 
 
-def shared_coordinates(value_PVHE: Array, attn_out_HED: Array) -> tuple[Array, Array]:
-    """Values and output projection of several heads in J coordinates that they share (docs/proof.md,
-    4.1): (P, V, H, J) and (H, J, D).
-
-    The stream moves by the sum of what the heads write, so a box of that sum is all that the head's
-    bounds need. With more numbers than the width the coordinates are the stream's own; otherwise they
-    are the heads' outputs side by side, each head leaving those of the others zero. The first also keeps
-    boxes thin where a head's output projection nearly loses a dimension: in its outputs the box would be
-    fat, and the projection of a fat box forgets that the projected set is thin.
-    """
-    P, V, H, E = value_PVHE.shape
-    D = attn_out_HED.shape[2]
-    if H * E > D:
-        value_PVHD = np.einsum("pvhe,hed->pvhd", value_PVHE, attn_out_HED)
-        return value_PVHD, np.broadcast_to(np.eye(D), (H, D, D)).copy()
-    value_PVHJ = np.zeros((P, V, H, H * E))
-    for h in range(H):
-        value_PVHJ[:, :, h, h * E : (h + 1) * E] = value_PVHE[:, :, h]
-    return value_PVHJ, np.broadcast_to(attn_out_HED.reshape(H * E, D), (H, H * E, D)).copy()
-
-
 def problem_from_tables(tables: Tables) -> Problem:
     """The problem of one model. Build the tables from parameters in float64 for full precision.
 
-    Several heads share their coordinates; of one head, a value dimension above the width is folded into
-    the output projection (docs/proof.md 4.1).
-    Raises ``UsageError`` unless the tables hold exactly one seed.
+    Several heads share their coordinates; values are folded where that makes them fewer
+    (``coordinates``; docs/proof.md 4.1). Raises ``UsageError`` unless the tables hold exactly one seed.
     """
     if tables.num_seeds != 1:
         raise UsageError(f"a proof is about one model, not {tables.num_seeds}: choose one seed")
     form = tables.form
-    standard = standard_head(form.program)
-    if standard is None:
-        raise UsageError("the prover knows heads of one pre-norm MLP only")
-    arrays = {
-        name: table[0].detach().to(torch.float64).cpu().numpy()
-        for name, table in in_roles(form, dict(tables.items())).items()
-    }
-    bad = [name for name, array in arrays.items() if not np.isfinite(array).all()]
-    if bad:
-        raise UsageError(f"the table {bad[0]!r} holds numbers that are not finite: nothing to prove")
-    width, hidden = form.width, standard.hidden
-    value = arrays["value"]
-    attn_out = arrays["attn_out"].reshape(form.heads, form.value_dim, width)
-    if form.heads > 1:
-        value, attn_out = shared_coordinates(value, attn_out)
-    elif form.value_dim > width:
-        value = np.einsum("pvhe,hed->pvhd", value, attn_out)
-        attn_out = np.broadcast_to(np.eye(width), (form.heads, width, width))
-    zero_D, one_D = np.zeros(width), np.ones(width)
-    head = Head(
-        norm2=standard.norm2,
-        norm2_weight=arrays.get("norm2_weight", one_D),
-        norm2_bias=arrays.get("norm2_bias", zero_D),
-        activation=standard.activation,
-        fc1_DF=arrays["fc1"],
-        fc1_bias=arrays.get("fc1_bias", np.zeros(hidden)),
-        gate_DF=arrays.get("gate"),
-        fc2_FD=arrays["fc2"],
-        fc2_bias=arrays.get("fc2_bias", zero_D),
-        norm_f=standard.norm_f,
-        norm_f_weight=arrays.get("norm_f_weight", one_D),
-        norm_f_bias=arrays.get("norm_f_bias", zero_D),
-        unembed_DV=arrays["unembed"],
-    )
+    arrays = {name: table[0].detach().to(torch.float64).cpu().numpy() for name, table in tables.items()}
+    for name, array in arrays.items():
+        fine = np.isfinite(array)
+        if name in ("score", "sink"):
+            fine |= np.isneginf(array)
+        if not fine.all():
+            raise UsageError(f"the table {name!r} holds numbers that are not finite: nothing to prove")
+    head = Head(program=form.program, constants={name: arrays[name] for name in form.program.shapes})
+    value_PVHE, head = coordinates(arrays["value"], head)
     return Problem(
         geometry=Geometry.of(form.layout),
         query_AVHK=arrays["query"],
         key_PVHK=arrays["key"],
-        value_PVHE=value,
-        residual_AVD=arrays["residual"],
-        attn_out_HED=attn_out,
+        value_PVHE=value_PVHE,
+        row_AVR=arrays["residual"],
         head=head,
+        score_AVHPV=arrays.get("score"),
+        sink_AVH=arrays.get("sink"),
         tables=tables,
         summed=form.heads > 1,
     )
+
+
+def coordinates(value_PVHE: Array, head: Head) -> tuple[Array, Head]:
+    """Values in the J coordinates of ``mixed`` that all heads share, and the program that reads them
+    (docs/proof.md 4.1): (P, V, H, J) and a head with a ``mixed`` of width J, the sum over the heads.
+
+    Where one linear operation is all that reads ``mixed``, and has fewer columns with any number but 0
+    than ``mixed`` has channels, the coordinates are those columns: values are multiplied by the matrix.
+    Otherwise they are the heads' outputs side by side, each head leaving those of the others zero. The
+    first also keeps boxes thin where a head's output projection nearly loses a dimension: in its outputs
+    the box would be fat, and the projection of a fat box forgets that the projected set is thin.
+    """
+    program, (P, V, H, E) = head.program, value_PVHE.shape
+    matrix = _only_reader(program)
+    columns = np.arange(0) if matrix is None else np.flatnonzero(head.constants[matrix].any(0))
+    if matrix is None or max(1, len(columns)) >= H * E:
+        value_PVHJ = np.zeros((P, V, H, H * E))
+        for h in range(H):
+            value_PVHJ[:, :, h, h * E : (h + 1) * E] = value_PVHE[:, :, h]
+        return value_PVHJ, head
+    out_MD = head.constants[matrix]
+    columns = columns if len(columns) else np.arange(1)
+    J, D = len(columns), out_MD.shape[1]
+    value_PVHJ = np.einsum("pvhe,hej->pvhj", value_PVHE, out_MD[:, columns].reshape(H, E, J))
+    shapes = {**program.shapes, matrix: (J, D)}
+    narrow = dataclasses.replace(program, mixed_width=J, constants=tuple(shapes.items()))
+    return value_PVHJ, Head(program=narrow, constants={**head.constants, matrix: np.eye(D)[columns]})
+
+
+def _only_reader(program: HeadProgram) -> str | None:
+    """The matrix of the linear operation that alone reads ``mixed``; None if something else does, or if
+    the matrix serves twice."""
+    readers = [operation for operation in program.operations if MIXED in operation.operands]
+    if len(readers) != 1 or readers[0].name != "linear":
+        return None
+    matrix = str(readers[0].operands[1])
+    uses = [x for operation in program.operations for x in operation.operands if x == matrix]
+    return matrix if len(uses) == 1 else None
 
 
 def tables_sha256(tables: Tables) -> str:

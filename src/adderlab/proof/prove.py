@@ -28,9 +28,10 @@ from adderlab.proof.head import OPEN, RIGHT, WRONG, raise_margins
 from adderlab.proof.problem import Problem, problem_from_tables
 from adderlab.proof.samples import failing_samples, real_margins
 from adderlab.proof.search import Group, Limits, StepResult, decide_leaves, open_groups, search
-from adderlab.proof.witnesses import Witness, cell_witnesses, leaf_witnesses
+from adderlab.proof.witnesses import Witness, cell_witnesses, leaf_witnesses, step_name
 from adderlab.results import Result
 from adderlab.runs.checkpoints import Checkpoint
+from adderlab.task.layouts import SUM_DIGITS, pairs_from_ints
 
 PAIRS = 10**20
 Count = int | tuple[int, int]
@@ -88,7 +89,8 @@ class Verdict(Result):
     failing_pairs: Count
     """Pairs whose greedy answer is wrong, of 10^20."""
     failing_by_step: tuple[Count, ...]
-    """Pairs for which digit s_i is wrong given the right earlier digits, i = 0 (units) to 10."""
+    """Pairs for which digit s_i is wrong given the right earlier digits, i = 0 (units) to 10; then those
+    for which the end token is wrong, where it counts."""
     counterexample: tuple[int, int] | None
     """A failing pair, confirmed by the real model where one was given."""
     answer: int | None
@@ -138,7 +140,7 @@ class Verdict(Result):
         elif self.verdict == "refuted":
             lines.append(f"REFUTED: {_format_count(self.failing_pairs)} of the 10^20 pairs fail.")
             steps = [
-                f"s_{i} {_format_count(count)}"
+                f"{step_name(i).removeprefix('digit ')} {_format_count(count)}"
                 for i, count in enumerate(self.failing_by_step)
                 if count != 0
             ]
@@ -161,7 +163,8 @@ class Verdict(Result):
             "no bound is known" if margin.bound is None else f"at least {margin.bound:.4f} everywhere"
         )
         lines.append(
-            f"smallest margin: {margin.witness:.4f} logits at {a} + {b} (digit s_{margin.step}); {bound}"
+            f"smallest margin: {margin.witness:.4f} logits at {a} + {b} ({step_name(margin.step)}); "
+            f"{bound}"
         )
         splits = f", {self.split_leaves:,} split into {self.cells:,} cells" if self.cells else ""
         lines.append(f"{self.leaves:,} leaves{splits}, {self.seconds:.1f} s")
@@ -433,9 +436,15 @@ def plain_config(config: ModelConfig) -> dict[str, Any]:
 
 
 def greedy_answer(model: Transformer) -> Callable[[int, int], int]:
-    """The model's own answer to a + b as a number; -1 where it is no number."""
+    """The model's own answer to a + b as a number; -1 where it is no number, or does not end where the
+    end token counts."""
+    layout = model.layout
 
     def answer(a: int, b: int) -> int:
+        if layout.num_decided > SUM_DIGITS:
+            prompt_1T = layout.encode_prompt(*pairs_from_ints([(a, b)]))
+            if int(model.generate(prompt_1T)[0, SUM_DIGITS]) != layout.end_token:
+                return -1
         text = predict(model, a, b).answer
         return int(text) if text.isdigit() else -1
 

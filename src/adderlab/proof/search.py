@@ -114,12 +114,12 @@ def decide_leaves(problem: Problem, step: Step, limits: Limits) -> StepResult:
         bounds_NK2 = ranges.joint_NE2()
     else:
         bounds_NK2 = ranges.bounds_NHE2.reshape(len(leaf.row_N), -1, 2)
-    out_RKD, pivot_RH = _coordinates(problem, frame)
+    mixed_RKM, pivot_RH = _coordinates(problem, frame)
     boxes = Boxes(
         low_NK=bounds_NK2[..., 0],
         high_NK=bounds_NK2[..., 1],
-        residual_RD=step.residual_ZD,
-        out_RKD=out_RKD,
+        row_RM=step.row_ZR,
+        mixed_RKM=mixed_RKM,
         pivot_RH=pivot_RH,
         row_N=leaf.row_N,
         target_N=leaf.target_N,
@@ -136,13 +136,13 @@ def decide_leaves(problem: Problem, step: Step, limits: Limits) -> StepResult:
 
 
 def _coordinates(problem: Problem, frame: Frame) -> tuple[Array, Ints]:
-    """What the head sees of each row of a frame: (R, K, D) directions of the coordinates of a box, and
-    the pivots among them, one for each head, or one for all where they share their coordinates."""
-    H, E, D = problem.attn_out_HED.shape
-    out_RHED = frame.attn_out(problem.attn_out_HED)
+    """``mixed`` in the coordinates of each row of a frame (R, K, M), and the pivots among them, one for
+    each head, or one for all where they share their coordinates."""
+    H, E = problem.heads, problem.bottleneck
     if problem.summed:
-        return out_RHED[:, 0], frame.pivot_ZH[:, :1]
-    return out_RHED.reshape(-1, H * E, D), frame.pivot_ZH + E * np.arange(H)
+        return frame.attn_out(np.broadcast_to(np.eye(E), (H, E, E)))[:, 0], frame.pivot_ZH[:, :1]
+    mixed_RHEM = frame.attn_out(np.eye(H * E).reshape(H, E, H * E))
+    return mixed_RHEM.reshape(-1, H * E, H * E), frame.pivot_ZH + E * np.arange(H)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +159,7 @@ class Cells:
     digits_NS: Bytes
     """Slots a_0 .. a_(n-1), b_0 .. b_(n-1)."""
     carry_NC: Bytes
-    """Carries into columns 0 .. n - 1, where known."""
+    """Carries into columns 0 .. n - 1 and out of the last, where known: C = n + 1."""
 
     def take(self, rows: NDArray | slice) -> Cells:
         return Cells(**{name: value[rows] for name, value in vars(self).items()})
@@ -216,7 +216,7 @@ class Group:
         self._weight_BHLT = np.stack([band.weight_ZHLT[0] for band in self.step.bands])
         self._mass_BHELT = np.stack([mass_ZHELT[0] for mass_ZHELT in self._table.bands])
         self._allowed_BHLT = np.stack([band.allowed_ZHLT[0] for band in self.step.bands])
-        self._out_RKD, self._pivot_RH = _coordinates(self.problem, self.frame)
+        self._mixed_RKM, self._pivot_RH = _coordinates(self.problem, self.frame)
 
     @classmethod
     def open(cls, problem: Problem, step: Step, leaves: Leaves, row: int, leaf_rows: Ints) -> Group:
@@ -330,12 +330,12 @@ class Group:
         return bounds.reshape(len(bounds), -1, 2)
 
     def decide(self, cells: Cells, level: int) -> tuple[Decision, Array, Array | None]:
-        """Verdicts on cells of ``level``, the bounds (N, K, 2) of every head, and those of the sum of the
-        heads (N, E, 2) where they share their coordinates."""
+        """Verdicts on cells of ``level``, the bounds (N, K, 2) of every head, and those of the sum of
+        the heads (N, E, 2) where they share their coordinates."""
         head, bounds_NK2 = self.problem.head, self.box(cells, level)
         if not self.problem.summed:
             return decide(head, self._boxes(cells, bounds_NK2), CELL_PARTS), bounds_NK2, None
-        bounds_NHE2 = bounds_NK2.reshape(-1, *self.problem.attn_out_HED.shape[:2], 2)
+        bounds_NHE2 = bounds_NK2.reshape(-1, self.problem.heads, self.problem.bottleneck, 2)
         joint_NE2 = summed_bounds(bounds_NHE2)
         found = decide(head, self._boxes(cells, joint_NE2), CELL_PARTS)
         rows = np.flatnonzero(found.status_N == OPEN)
@@ -360,8 +360,8 @@ class Group:
         return Boxes(
             low_NK=bounds_NK2[..., 0],
             high_NK=bounds_NK2[..., 1],
-            residual_RD=self.step.residual_ZD,
-            out_RKD=self._out_RKD,
+            row_RM=self.step.row_ZR,
+            mixed_RKM=self._mixed_RKM,
             pivot_RH=self._pivot_RH,
             row_N=np.zeros(len(bounds_NK2), dtype=np.int64),
             target_N=self.leaves.target_N[cells.leaf_N],

@@ -26,7 +26,7 @@ from adderlab.models.transformer import Transformer
 from adderlab.proof.attack import model_margins
 from adderlab.proof.problem import FREE, RADIX, Problem
 from adderlab.proof.prove import Count, Verdict
-from adderlab.proof.witnesses import to_ints
+from adderlab.proof.witnesses import step_name, to_ints
 from adderlab.results import Result
 from adderlab.task.layouts import OPERAND_DIGITS, from_digits, pairs_from_ints
 
@@ -211,7 +211,7 @@ def disagreements(float64: Tried, float32: Tried, verdict: Verdict, check: Any) 
     for i, (tried, count) in enumerate(
         zip(float64.failing_by_step, verdict.failing_by_step, strict=True)
     ):
-        compare(f"digit s_{i}", tried, count)
+        compare(step_name(i), tried, count)
     bound, witness = verdict.margin.bound, verdict.margin.witness
     if bound is not None and bound > float64.margin + slack:
         found.append(f"the prover's bound {bound} is above the margin {float64.margin}")

@@ -23,6 +23,7 @@ from adderlab.proof.head import WRONG, margins_at
 from adderlab.proof.problem import RADIX, Array, Problem, Step
 from adderlab.proof.ranges import IMPOSSIBLE
 from adderlab.proof.search import Group, StepResult
+from adderlab.task.layouts import SUM_DIGITS
 
 Ints = NDArray[np.int64]
 MAX_ITERATIONS = 50
@@ -38,6 +39,11 @@ class Witness:
     step: int
     a: int
     b: int
+
+
+def step_name(i: int) -> str:
+    """What answer step i produces."""
+    return f"digit s_{i}" if i < SUM_DIGITS else "the end token"
 
 
 def leaf_witnesses(problem: Problem, result: StepResult, count: int) -> list[Witness]:
@@ -249,7 +255,7 @@ def _some_input(step: Step, leaf: Leaves, rows_B: Ints) -> tuple[Ints, Ints]:
     b_BJ = np.zeros_like(a_BJ)
     if i > 1:
         a_BJ[:, i - 2] = b_BJ[:, i - 2] = 5 * leaf.carry_N[rows_B]
-    if i > 0:
+    if 0 < i <= n:
         a_BJ[:, i - 1], b_BJ[:, i - 1] = leaf.a_before_N[rows_B], leaf.b_before_N[rows_B]
     if i < n:
         a_BJ[:, i], b_BJ[:, i] = leaf.a_N[rows_B], leaf.b_N[rows_B]
@@ -262,10 +268,12 @@ def pair_margins(problem: Problem, step: Step, a_BJ: Ints, b_BJ: Ints) -> Array:
     i = step.index
     row_B = sums[:, i - 1] if i else np.zeros(len(sums), dtype=np.int64)
     weight_BH, mass_BHE = attention(step, row_B, a_BJ, b_BJ)
-    y_BK = (mass_BHE / weight_BH[..., None]).reshape(len(sums), -1)
-    out_KD = problem.attn_out_HED.reshape(y_BK.shape[1], -1)
-    out_BKD = np.broadcast_to(out_KD, (len(sums), *out_KD.shape))
-    return margins_at(problem.head, step.residual_ZD[row_B], out_BKD, y_BK, sums[:, i]).min(1)
+    y_BHE = mass_BHE / weight_BH[..., None]
+    mixed_BM = y_BHE.sum(1) if problem.summed else y_BHE.reshape(len(sums), -1)
+    M = mixed_BM.shape[1]
+    itself_ZMM = np.broadcast_to(np.eye(M), (len(step.tokens), M, M))
+    target_B = sums[:, i] if step.end_token is None else np.full_like(row_B, step.end_token)
+    return margins_at(problem.head, step.row_ZR, itself_ZMM, row_B, mixed_BM, target_B).min(1)
 
 
 def to_ints(digits_BJ: Ints) -> list[int]:

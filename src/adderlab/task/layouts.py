@@ -110,6 +110,11 @@ class Layout:
         return SUM_DIGITS + (self.end_token is not None)
 
     @property
+    def num_decided(self) -> int:
+        """Answer steps that make an answer right or wrong: the digits, perhaps the end token."""
+        return SUM_DIGITS + (self.end_token is not None and self.end_decided)
+
+    @property
     def num_positions(self) -> int:
         """P: positions the model reads (the last target is never an input)."""
         return self.num_prompt + self.num_answers - 1

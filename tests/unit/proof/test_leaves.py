@@ -47,4 +47,4 @@ def test_fixed_digits_name_the_leaf() -> None:
     row = 12_345
     a, b = (leaf.a_before_N[row], leaf.a_N[row]), (leaf.b_before_N[row], leaf.b_N[row])
     assert digits[row].tolist() == [-1, *a, -1, -1, *b, -1]
-    assert carries[row].tolist() == [0, leaf.carry_N[row], -1, -1]
+    assert carries[row].tolist() == [0, leaf.carry_N[row], -1, -1, -1]

@@ -15,6 +15,7 @@ from oracle.proof_twin import (
     fitted_problem,
     random_problem,
     sharing,
+    with_constants,
 )
 
 KINDS = [
@@ -131,9 +132,7 @@ def test_a_search_that_is_not_allowed_brackets_the_truth() -> None:
 def test_without_any_known_failure_the_verdict_is_undecided() -> None:
     """A model whose logits all tie is never decided: no token wins, none loses."""
     problem = random_problem(0)
-    flat = dataclasses.replace(
-        problem, head=dataclasses.replace(problem.head, unembed_DV=np.zeros((4, 12)))
-    )
+    flat = with_constants(problem, unembed=np.zeros((4, 12)))
     verdict = prove_problem(flat, limits=Limits(cells=500))
     assert verdict.verdict == "undecided"
     assert verdict.failing_pairs == (0, 10**4)

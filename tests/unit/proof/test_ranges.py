@@ -52,8 +52,9 @@ def test_every_pair_is_inside_the_bounds_of_its_leaf(style, heads, bottleneck, n
         u = np.einsum("bhke,bhe->bhk", frame.functionals()[leaf.row_N[key]], y)
         assert (bounds[..., 0] <= u).all() and (u <= bounds[..., 1]).all()
         # Undoing the frame gives the same stream.
-        out = frame.attn_out(problem.attn_out_HED)[leaf.row_N[key]]
-        straight = np.einsum("bhe,hed->bd", y, problem.attn_out_HED)
+        out_HED = problem.head.constants["attn_out"].reshape(heads, bottleneck, -1)
+        out = frame.attn_out(out_HED)[leaf.row_N[key]]
+        straight = np.einsum("bhe,hed->bd", y, out_HED)
         assert np.allclose(np.einsum("bhk,bhkd->bd", u, out), straight, atol=1e-11)
 
 
@@ -111,7 +112,7 @@ def test_shared_coordinates_move_the_stream_alike(apart) -> None:
     (a, b), step = (digits[::37] for digits in all_pairs(2)), 1
     small = random_problem(5, style="S", heads=2, bottleneck=3)
     assert np.allclose(all_margins(small, a, b), all_margins(sharing(small), a, b), atol=1e-9)
-    assert (problem.attn_out_HED == problem.attn_out_HED[:1]).all()
+    assert problem.head.program.mixed_width == problem.bottleneck
     frame = thin_frame(problem.steps[step], Rest.of_leaf(step, COLUMNS))
     assert (frame.shear_ZHE == frame.shear_ZHE[:, :1]).all()
 

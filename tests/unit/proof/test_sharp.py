@@ -22,6 +22,7 @@ from oracle.proof_twin import (
     random_problem,
     step_margins,
     tokens_of,
+    with_attn_out,
 )
 
 SPREADS = [1.0, 30.0, 300.0, 1e3, 3e3, 1e4, 1e5, 1e6]
@@ -100,7 +101,7 @@ def second_head(problem: Problem, score_of_9: float, value: float) -> Problem:
         query_AVHK=np.concatenate([problem.query_AVHK, query], 2),
         key_PVHK=np.concatenate([problem.key_PVHK, key], 2),
         value_PVHE=np.concatenate([problem.value_PVHE, values], 2),
-        attn_out_HED=np.concatenate([problem.attn_out_HED, problem.attn_out_HED], 0),
+        head=with_attn_out(problem.head, np.tile(problem.head.constants["attn_out"], (2, 1))),
     )
 
 
@@ -132,7 +133,7 @@ def test_scores_without_a_correct_digit_prove_nothing(right: Problem) -> None:
     assert verdict.verdict != "proved" and np.isfinite(verdict.margin.witness)
 
 
-@pytest.mark.parametrize("part", ["query_AVHK", "value_PVHE", "residual_AVD"])
+@pytest.mark.parametrize("part", ["query_AVHK", "value_PVHE", "row_AVR"])
 def test_weights_beyond_float64_are_an_error_in_one_line(right: Problem, part: str) -> None:
     huge = dataclasses.replace(right, **{part: 1e200 * getattr(right, part)})
     with pytest.raises(Failure, match="too large for the prover"):
