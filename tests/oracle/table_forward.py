@@ -1,7 +1,8 @@
 """The table form computed the slow and obvious way: one answer step, one head, one key at a time.
 
-Written from the docstring of ``adderlab.models.tables`` and nothing else, for standard heads. Works in
-the dtype of the tables (the tests use float64) and is differentiable by autograd.
+Written from the docstring of ``adderlab.models.tables`` and nothing else; heads that are no standard
+one are evaluated as ``models.head_program`` does. Works in the dtype of the tables (the tests use
+float64) and is differentiable by autograd.
 
 Shapes: S seeds, B pairs, P positions, T prompt positions, A answer steps, V vocabulary, D width.
 """
@@ -10,31 +11,26 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from adderlab.models.head_program import NormForm, standard_head
+from adderlab.models.head_program import NormForm, evaluate, standard_head
 from adderlab.models.tables import Tables
 
 
 def step_logits(tables: Tables, tokens_SBP: Tensor, step: int) -> Tensor:
     """Logits (S, B, V) of one answer step; reads positions up to that step's query only."""
     form, head = tables.form, standard_head(tables.form.program)
-    assert head is not None
-    of = {role: tables.head[name] for role, name in head.names}
     last = form.layout.query_positions[step]
     rows = []
     for s in range(tables.num_seeds):
         tokens_BP = (tokens_SBP[0] if tokens_SBP.shape[0] == 1 else tokens_SBP[s]).long()
-        query_token_B = tokens_BP[:, last]
-        x_BD = tables.residual[s, step][query_token_B]
-        for h in range(form.heads):
-            query_BK = tables.query[s, step, :, h][query_token_B]
-            keys = [tables.key[s, p, :, h][tokens_BP[:, p]] for p in range(last + 1)]
-            score_BP = torch.stack([(query_BK * key_BK).sum(1) for key_BK in keys], 1)
-            weight_BP = score_BP.softmax(1)
-            mixed_BE = torch.zeros_like(tables.value[s, 0, :, h][query_token_B])
-            for p in range(last + 1):
-                mixed_BE = mixed_BE + weight_BP[:, p, None] * tables.value[s, p, :, h][tokens_BP[:, p]]
-            rows_h = slice(h * form.value_dim, (h + 1) * form.value_dim)
-            x_BD = x_BD + mixed_BE @ of["attn_out"][s, rows_h]
+        mixed_BM = torch.cat([_mixed(tables, tokens_BP, step, s, h) for h in range(form.heads)], 1)
+        x_BD = tables.residual[s, step][tokens_BP[:, last]]
+        if head is None:
+            constants = {name: tensor[s : s + 1] for name, tensor in tables.head.items()}
+            logit_VB = evaluate(form.program, constants, mixed_BM.T[None], x_BD.T[None])[0]
+            rows.append(logit_VB.T)
+            continue
+        of = {role: tables.head[name] for role, name in head.names}
+        x_BD = x_BD + mixed_BM @ of["attn_out"][s]
         u_BD = _norm(head.norm2, of.get("norm2_weight"), of.get("norm2_bias"), s, x_BD)
         hidden_BF = u_BD @ of["fc1"][s]
         if "fc1_bias" in of:
@@ -51,6 +47,26 @@ def step_logits(tables: Tables, tokens_SBP: Tensor, step: int) -> Tensor:
         final_BD = _norm(head.norm_f, of.get("norm_f_weight"), of.get("norm_f_bias"), s, x_BD)
         rows.append(final_BD @ of["unembed"][s])
     return torch.stack(rows)
+
+
+def _mixed(tables: Tables, tokens_BP: Tensor, step: int, s: int, h: int) -> Tensor:
+    """What one head of one seed attends to, (B, E)."""
+    last = tables.form.layout.query_positions[step]
+    query_token_B = tokens_BP[:, last]
+    query_BK = tables.query[s, step, :, h][query_token_B]
+    scores = []
+    for p in range(last + 1):
+        score_B = (query_BK * tables.key[s, p, :, h][tokens_BP[:, p]]).sum(1)
+        if tables.score is not None:
+            score_B = score_B + tables.score[s, step, query_token_B, h, p, tokens_BP[:, p]]
+        scores.append(score_B)
+    if tables.sink is not None:
+        scores.append(tables.sink[s, step, query_token_B, h])
+    weight_BP = torch.stack(scores, 1).softmax(1)
+    mixed_BE = torch.zeros_like(tables.value[s, 0, :, h][query_token_B])
+    for p in range(last + 1):
+        mixed_BE = mixed_BE + weight_BP[:, p, None] * tables.value[s, p, :, h][tokens_BP[:, p]]
+    return mixed_BE
 
 
 def _norm(
@@ -83,7 +99,9 @@ def loss_and_grad(tables: Tables, tokens_SBP: Tensor, targets_SBA: Tensor) -> tu
     """Mean cross-entropy, loss_S, and the gradient of each table, in float64."""
     leaves = tables.map(lambda table: table.double().requires_grad_())
     loss_S = loss(leaves, tokens_SBP, targets_SBA)
-    grads = iter(torch.autograd.grad(loss_S.sum(), [table for _, table in leaves.items()]))
+    wanted = [table for _, table in leaves.items()]
+    found = torch.autograd.grad(loss_S.sum(), wanted, allow_unused=True, materialize_grads=True)
+    grads = iter(found)
     return loss_S.detach(), leaves.map(lambda _: next(grads))
 
 

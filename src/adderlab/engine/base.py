@@ -4,13 +4,12 @@ Shapes: S seeds, B pairs, P input positions, T prompt positions, A answer steps.
 have S = 1 in front: then every seed sees the same pairs.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from torch import Tensor
 
 from adderlab.engine.step_batch import Descending, StepBatch
-from adderlab.models.head_program import standard_head
 from adderlab.models.tables import TableForm, Tables
 from adderlab.task.layouts import Layout
 from adderlab.task.sampling import DataConfig
@@ -80,23 +79,22 @@ class Engine(Protocol):
         ...
 
 
-def too_large(form: TableForm, engine: str) -> str | None:
-    """None if the kernels hold this form in registers, otherwise the size that is too large for them.
+TABLE_ROW = 16
+"""A row of a lookup table is one vector register of 16 lanes."""
 
-    A table row is one vector register of 16 lanes; the other limits keep a sample's numbers in cache.
+
+def too_large(form: TableForm, sizes: Mapping[str, tuple[int, int]], engine: str) -> str | None:
+    """None if an engine's kernels go as far as this form, otherwise the first size that they do not.
+
+    ``sizes``: name -> (size, limit), beside those of the attention.
     """
-    head = standard_head(form.program)
-    if head is None:
-        return f"its head is not that of a pre-norm MLP, which is all that the {engine} engine computes"
-    sizes = {
-        "vocabulary": (form.layout.vocab_size, 16),
+    attention = {
+        "vocabulary": (form.layout.vocab_size, TABLE_ROW),
         "number of heads": (form.heads, 4),
         "key dimension": (form.key_dim, 16),
         "value dimension": (form.value_dim, 16),
-        "width": (form.width, 32),
-        "number of hidden units": (head.hidden, 64),
     }
-    for name, (size, limit) in sizes.items():
+    for name, (size, limit) in {**attention, **sizes}.items():
         if size > limit:
             return f"its {name} is {size}; the {engine} engine goes up to {limit}"
     return None

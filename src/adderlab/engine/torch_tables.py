@@ -101,7 +101,13 @@ def _loss_and_grad(tables: Tables, tokens_SBP: Tensor, targets_SBA: Tensor) -> t
         logits_SVAB = _teacher_forced(leaves, tokens_SBP)
         target_S1AB = targets_SBA.transpose(1, 2).long()[:, None]
         loss_S = -logits_SVAB.log_softmax(1).gather(1, target_S1AB).mean((1, 2, 3))
-        grads = torch.autograd.grad(loss_S.sum(), [tensor for _, tensor in leaves.items()])
+        # A program need not read all of its tables.
+        grads = torch.autograd.grad(
+            loss_S.sum(),
+            [tensor for _, tensor in leaves.items()],
+            allow_unused=True,
+            materialize_grads=True,
+        )
     values = iter(grads)
     return loss_S.detach(), leaves.map(lambda _: next(values))
 
@@ -137,7 +143,10 @@ def _decode_chunk(tables: Tables, prompt_SBT: Tensor) -> Tensor:
             key, value = _look_up_keys(tables, token_S1B, slice(T - 1 + step, T + step))
             key_SKPB, value_SEPB = torch.cat([key_SKPB, key], 2), torch.cat([value_SEPB, value], 2)
         query_SK1B, residual_SD1B = _look_up_queries(tables, token_S1B, slice(step, step + 1))
-        mixed_SE1B = _attend(query_SK1B, key_SKPB, value_SEPB, None, tables.form.heads)
+        if step and tables.score is not None:
+            known_STB = torch.cat([known_STB, token_S1B], 1)
+        extra = _look_up_scores(tables, token_S1B, known_STB, slice(step, step + 1))
+        mixed_SE1B = _attend(query_SK1B, key_SKPB, value_SEPB, None, extra)
         token_S1B = _head(tables, mixed_SE1B, residual_SD1B).argmax(1).to(torch.uint8)
         answers.append(token_S1B)
     return torch.cat(answers, 1).transpose(1, 2)
@@ -151,7 +160,8 @@ def _teacher_forced(tables: Tables, tokens_SBP: Tensor) -> Tensor:
     query_tokens_SAB = tokens_SPB[:, layout.query_positions[0] :]
     query_SKAB, residual_SDAB = _look_up_queries(tables, query_tokens_SAB, slice(None))
     hidden = _future_mask(layout, tables.value.dtype, tables.value.device)
-    mixed_SEAB = _attend(query_SKAB, key_SKPB, value_SEPB, hidden, tables.form.heads)
+    extra = _look_up_scores(tables, query_tokens_SAB, tokens_SPB, slice(None))
+    mixed_SEAB = _attend(query_SKAB, key_SKPB, value_SEPB, hidden, extra)
     return _head(tables, mixed_SEAB, residual_SDAB)
 
 
@@ -190,12 +200,43 @@ def _look_up_queries(tables: Tables, tokens_SRB: Tensor, rows: slice) -> tuple[T
     return query, residual
 
 
+def _look_up_scores(
+    tables: Tables, query_tokens_SAB: Tensor, tokens_SPB: Tensor, rows: slice
+) -> list[tuple[Tensor | None, Tensor | None]]:
+    """For each head (score_SAPB, sink_SAB): what its scores are beside query times key, and the score
+    of the key without a value."""
+    H = tables.form.heads
+    scores: list[Tensor | None] = [None] * H
+    sinks: list[Tensor | None] = [None] * H
+    if tables.score is not None:
+        P, V = tokens_SPB.shape[1], tables.score.shape[5]
+        pair_SAPB = query_tokens_SAB.long()[:, :, None] * V + tokens_SPB.long()[:, None]
+        table_SAHPN = tables.score[:, rows, :, :, :P].permute(0, 1, 3, 4, 2, 5).flatten(4)
+        pair_SAPB = pair_SAPB.expand(len(table_SAHPN), -1, -1, -1)
+        scores = [table_SAHPN[:, :, h].gather(3, pair_SAPB) for h in range(H)]
+    if tables.sink is not None:
+        (sink_SHAB,) = _look_up([tables.sink[:, rows]], query_tokens_SAB)
+        sinks = list(sink_SHAB.unbind(1))
+    return list(zip(scores, sinks, strict=True))
+
+
 def _attend(
-    query_SKAB: Tensor, key_SKPB: Tensor, value_SEPB: Tensor, hidden_AP1: Tensor | None, H: int
+    query_SKAB: Tensor,
+    key_SKPB: Tensor,
+    value_SEPB: Tensor,
+    hidden_AP1: Tensor | None,
+    extra: list[tuple[Tensor | None, Tensor | None]],
 ) -> Tensor:
-    """softmax(q k) v for each head; feature axes hold the heads one after another."""
-    heads = zip(query_SKAB.chunk(H, 1), key_SKPB.chunk(H, 1), value_SEPB.chunk(H, 1), strict=True)
-    return torch.cat([_Attention.apply(q, k, v, hidden_AP1) for q, k, v in heads], 1)
+    """softmax(q k + score) v for each head; feature axes hold the heads one after another. ``extra``:
+    see ``_look_up_scores``."""
+    H = len(extra)
+    K, E = query_SKAB.shape[1] // H, value_SEPB.shape[1] // H
+    mixed = []
+    for h, (score_SAPB, sink_SAB) in enumerate(extra):
+        of = slice(h * K, (h + 1) * K)
+        q, k, v = query_SKAB[:, of], key_SKPB[:, of], value_SEPB[:, h * E : (h + 1) * E]
+        mixed.append(_Attention.apply(q, k, v, hidden_AP1, score_SAPB, sink_SAB))
+    return torch.cat(mixed, 1)
 
 
 class _Attention(torch.autograd.Function):
@@ -203,39 +244,69 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, query_SKAB: Tensor, key_SKPB: Tensor, value_SEPB: Tensor, hidden_AP1: Tensor | None
+        ctx: Any,
+        query_SKAB: Tensor,
+        key_SKPB: Tensor,
+        value_SEPB: Tensor,
+        hidden_AP1: Tensor | None,
+        extra_SAPB: Tensor | None,
+        sink_SAB: Tensor | None,
     ) -> Tensor:
-        score_SAPB = query_SKAB[:, 0, :, None] * key_SKPB[:, 0, None]
-        for k in range(1, query_SKAB.shape[1]):
-            score_SAPB += query_SKAB[:, k, :, None] * key_SKPB[:, k, None]
+        if query_SKAB.shape[1] == 0:
+            assert extra_SAPB is not None, "scores are queries times keys, or a table of their own"
+            score_SAPB = extra_SAPB.clone()
+        else:
+            score_SAPB = query_SKAB[:, 0, :, None] * key_SKPB[:, 0, None]
+            for k in range(1, query_SKAB.shape[1]):
+                score_SAPB += query_SKAB[:, k, :, None] * key_SKPB[:, k, None]
+            if extra_SAPB is not None:
+                score_SAPB += extra_SAPB
         if hidden_AP1 is not None:
             score_SAPB += hidden_AP1
-        weight_SAPB = score_SAPB.sub_(score_SAPB.amax(2, keepdim=True)).exp_()
-        weight_SAPB /= weight_SAPB.sum(2, keepdim=True)
+        top_SA1B = score_SAPB.amax(2, keepdim=True)
+        if sink_SAB is not None:
+            top_SA1B = torch.maximum(top_SA1B, sink_SAB[:, :, None])
+        weight_SAPB = score_SAPB.sub_(top_SA1B).exp_()
+        total_SA1B = weight_SAPB.sum(2, keepdim=True)
+        sink_weight_SAB = None
+        if sink_SAB is not None:
+            sink_SA1B = (sink_SAB[:, :, None] - top_SA1B).exp_()
+            total_SA1B += sink_SA1B
+            sink_weight_SAB = (sink_SA1B / total_SA1B)[:, :, 0]
+        weight_SAPB /= total_SA1B
         mixed_SEAB = torch.stack(
             [(weight_SAPB * value_SEPB[:, e, None]).sum(2) for e in range(value_SEPB.shape[1])], 1
         )
-        ctx.save_for_backward(query_SKAB, key_SKPB, value_SEPB, weight_SAPB, mixed_SEAB)
+        ctx.has_extra = extra_SAPB is not None
+        ctx.save_for_backward(query_SKAB, key_SKPB, value_SEPB, weight_SAPB, mixed_SEAB, sink_weight_SAB)
         return mixed_SEAB
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad_SEAB,) = grads
-        query_SKAB, key_SKPB, value_SEPB, weight_SAPB, mixed_SEAB = ctx.saved_tensors
+        query_SKAB, key_SKPB, value_SEPB, weight_SAPB, mixed_SEAB, sink_weight_SAB = ctx.saved_tensors
         grad_value = torch.stack(
             [(weight_SAPB * grad_SEAB[:, e, :, None]).sum(1) for e in range(value_SEPB.shape[1])], 1
         )
         # d loss / d score = weight * (grad . value - grad . mixed)
-        cotangent_SAPB = -(grad_SEAB * mixed_SEAB).sum(1)[:, :, None]
+        along_SAB = -(grad_SEAB * mixed_SEAB).sum(1)
+        cotangent_SAPB = along_SAB[:, :, None]
         for e in range(value_SEPB.shape[1]):
             cotangent_SAPB = cotangent_SAPB + grad_SEAB[:, e, :, None] * value_SEPB[:, e, None]
         cotangent_SAPB *= weight_SAPB
         features = range(query_SKAB.shape[1])
-        grad_query = torch.stack([(cotangent_SAPB * key_SKPB[:, k, None]).sum(2) for k in features], 1)
-        grad_key = torch.stack(
-            [(cotangent_SAPB * query_SKAB[:, k, :, None]).sum(1) for k in features], 1
-        )
-        return grad_query, grad_key, grad_value, None
+        if len(features) == 0:
+            grad_query, grad_key = torch.zeros_like(query_SKAB), torch.zeros_like(key_SKPB)
+        else:
+            grad_query = torch.stack(
+                [(cotangent_SAPB * key_SKPB[:, k, None]).sum(2) for k in features], 1
+            )
+            grad_key = torch.stack(
+                [(cotangent_SAPB * query_SKAB[:, k, :, None]).sum(1) for k in features], 1
+            )
+        grad_score = cotangent_SAPB if ctx.has_extra else None
+        grad_sink = None if sink_weight_SAB is None else sink_weight_SAB * along_SAB
+        return grad_query, grad_key, grad_value, None, grad_score, grad_sink
 
 
 def _head(tables: Tables, mixed_SEAB: Tensor, residual_SDAB: Tensor) -> Tensor:

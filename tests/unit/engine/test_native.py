@@ -260,7 +260,9 @@ def test_numbers_that_are_none_show_in_the_loss(isa: str, sharpness: float) -> N
     tables = random_tables(form, len(names))
     tables.key.mul_(sharpness)
     for seed, name in enumerate(names):
-        getattr(tables, name)[seed, ..., 0] = float("nan")
+        table = tables.get(name)
+        assert table is not None
+        table[seed, ..., 0] = float("nan")
     loss_S, grads = engine(isa).loss_and_grad(tables, *random_tokens(form, 1, 20))
     assert loss_S.isnan().all(), dict(zip(names, loss_S.tolist(), strict=True))
     assert bool(grads.residual.isnan().flatten(1).any(1).all())
@@ -268,15 +270,15 @@ def test_numbers_that_are_none_show_in_the_loss(isa: str, sharpness: float) -> N
 
 def test_sizes_beyond_the_limits_are_named() -> None:
     assert why_not(FORM_456) is None
-    assert why_not(table_form("M14", heads=4, key=16, value=16, width=32, hidden=64)) is None
+    assert why_not(table_form("M14", heads=4, key=16, value=16, width=128, hidden=128)) is None
     for size, words in {
-        "heads": "number of heads is 99",
-        "key": "key dimension is 99",
-        "value": "value dimension is 99",
-        "width": "width is 99",
-        "hidden": "hidden units is 99",
+        "heads": "number of heads is 199",
+        "key": "key dimension is 199",
+        "value": "value dimension is 199",
+        "width": "width is 199",
+        "hidden": "width is 199",
     }.items():
-        form = table_form("P", **{size: 99})  # type: ignore[arg-type]
+        form = table_form("P", **{size: 199})  # type: ignore[arg-type]
         assert words in str(why_not(form))
         with pytest.raises(UsageError, match=words):
             engine().prepare(random_tables(form, 1))

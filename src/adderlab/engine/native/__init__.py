@@ -4,18 +4,21 @@
 
 How it works, file by file:
 
-shape.hpp      sizes of one table form, fixed when the kernel is compiled for it
+nodes.py       what follows the attention (a head program), merged into what a kernel computes at once
+head.py        writes from it the C++ of the head: stages, their derivative, weights and gradients
+shape.hpp      sizes that follow from those of one table form; the buffers of an answer step
 simd.hpp       vectors of 16, 8 or 4 samples; table lookups; transposition
-functions.hpp  exp2, log, GELU, SiLU
+functions.hpp  exp2, log, and every function of a head program
 dense.hpp      small matrix products and their weight gradients
+norms.hpp      RMS and layer norm, and their derivative
 attention.hpp  attention over all earlier positions, and its derivative
-columns.hpp    the network after attention, and its derivative
+loss.hpp       loss, margin and best token from the logits
 scatter.hpp    gradients of looked-up rows, added up by token
 weights.hpp    one seed's tables folded for the inner loops; sums of gradients
 tables.hpp     from PyTorch's tables to weights and back
-block.hpp      tokens of a block of samples
+block.hpp      tokens of a block of samples; scores that depend on them
 pool.hpp       threads
-kernel.cpp     the three entry points
+kernel.hpp     the three entry points
 build.py       compiles it, once for each form, into a cache folder
 engine.py      the ``Engine`` interface
 sampler.*      training pairs as tokens

@@ -1,11 +1,12 @@
 // Attention of QB consecutive answer steps over the keys of one block, and its derivative.
 //
 // Scores are in bits (log2 e is folded into the queries). When no score can leave +-60 bits, the
-// exponentials are taken as they are; otherwise the largest score is subtracted first.
+// exponentials are taken as they are; otherwise the largest score is subtracted first. A score of minus
+// infinity hides its key.
 #pragma once
 
+#include "block.hpp"
 #include "functions.hpp"
-#include "shape.hpp"
 
 // Queries handled together: keys, values and their gradients are then loaded and stored once for all.
 constexpr int query_block() {
@@ -24,24 +25,27 @@ INLINE void each_key(int keys, Body&& body) {
 
 // weight[j][p] = 2^score, column[j].mix = softmax-weighted value, column[j].inverse_sum = 1 / sum.
 template <bool SHIFT, int QB>
-INLINE void attend(const vf (*kv)[KV], int keys, int h, Column* column, vf (*weight)[P]) {
+INLINE void attend(const vf (*kv)[KV], int keys, int h, Column* column, vf (*weight)[P], ExtraScore extra) {
     vf query[QB][K], top[QB], sum[QB], mix[QB][E];
     unroll<QB>(EACH(j) {
         unroll<K>(EACH(k) { query[j][k] = column[j].query[h * K + k]; });
-        top[j] = splat(-3e38f);
+        top[j] = SINK ? column[j].sink_weight[h] : splat(-3e38f);
         sum[j] = vf{};
         unroll<E>(EACH(e) { mix[j][e] = vf{}; });
     });
-    auto score = [&](const vf* key, auto j) __attribute__((always_inline)) {
-        vf s = query[j][0] * key[0];
-        unroll<K - 1>(EACH(k) { s += query[j][k + 1] * key[k + 1]; });
+    auto score = [&](int p, auto j) __attribute__((always_inline)) {
+        const vf* key = kv[p] + h * K;
+        vf s{};
+        if constexpr (K > 0) s = query[j][0] * key[0];
+        if constexpr (K > 1) unroll<K - 1>(EACH(k) { s += query[j][k + 1] * key[k + 1]; });
+        if constexpr (SCORE) s += extra(j, p);
         return s;
     };
     if constexpr (SHIFT)
         each_key<QB>(keys, [&](int p, auto first) __attribute__((always_inline)) {
             unroll<QB - first>(EACH(i) {
                 constexpr std::integral_constant<int, first + i> j;
-                top[j] = larger(top[j], weight[j][p] = score(kv[p] + h * K, j));
+                top[j] = larger(top[j], weight[j][p] = score(p, j));
             });
         });
     each_key<QB>(keys, [&](int p, auto first) __attribute__((always_inline)) {
@@ -50,13 +54,15 @@ INLINE void attend(const vf (*kv)[KV], int keys, int h, Column* column, vf (*wei
             constexpr std::integral_constant<int, first + i> j;
             vf w;
             if constexpr (SHIFT) w = exp2_clamped(weight[j][p] - top[j]);
-            else w = exp2_in_range(score(kv[p] + h * K, j));
+            else w = exp2_in_range(score(p, j));
+            if constexpr (SCORE) w = select(weight[j][p] < -3e38f, vf{}, w);
             weight[j][p] = w;
             sum[j] += w;
             unroll<E>(EACH(e) { mix[j][e] += w * value[e]; });
         });
     });
     unroll<QB>(EACH(j) {
+        if constexpr (SINK) sum[j] += column[j].sink_weight[h] = exp2_clamped(column[j].sink_weight[h] - top[j]);
         vf inverse = 1.0f / sum[j];
         column[j].inverse_sum[h] = inverse;
         unroll<E>(EACH(e) { column[j].mix[h * E + e] = mix[j][e] * inverse; });
@@ -67,7 +73,7 @@ INLINE void attend(const vf (*kv)[KV], int keys, int h, Column* column, vf (*wei
 // overwritten when FRESH and added to otherwise.
 template <bool FRESH, int QB>
 INLINE void attend_back(const vf (*kv)[KV], vf (*kv_grad)[KV], int keys, int h, Column* column,
-                        const vf (*weight)[P]) {
+                        const vf (*weight)[P], ScoreGrad extra) {
     vf query_grad[QB][K];
     unroll<QB>(EACH(j) { unroll<K>(EACH(k) { query_grad[j][k] = vf{}; }); });
     each_key<QB>(keys, [&](int p, auto first) __attribute__((always_inline)) {
@@ -86,6 +92,7 @@ INLINE void attend_back(const vf (*kv)[KV], vf (*kv_grad)[KV], int keys, int h, 
             vf slope = cotangent[0] * value_[0] - column[j].cotangent_mean[h];
             unroll<E - 1>(EACH(e) { slope += cotangent[e + 1] * value_[e + 1]; });
             slope *= w;
+            if constexpr (SCORE) extra.add(j, p, slope);
             unroll<K>(EACH(k) {
                 key_grad[k] += slope * column[j].query[h * K + k];
                 query_grad[j][k] += slope * key_[k];
@@ -95,5 +102,9 @@ INLINE void attend_back(const vf (*kv)[KV], vf (*kv_grad)[KV], int keys, int h, 
         unroll<K>(EACH(k) { key_sum[k] = key_grad[k]; });
         unroll<E>(EACH(e) { value_sum[e] = value_grad[e]; });
     });
-    unroll<QB>(EACH(j) { unroll<K>(EACH(k) { column[j].row_grad[h * K + k] = query_grad[j][k]; }); });
+    unroll<QB>(EACH(j) {
+        unroll<K>(EACH(k) { column[j].row_grad[h * K + k] = query_grad[j][k]; });
+        if constexpr (SINK)
+            column[j].row_grad[HK + R + h] = -column[j].sink_weight[h] * column[j].cotangent_mean[h];
+    });
 }

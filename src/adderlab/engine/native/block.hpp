@@ -56,3 +56,31 @@ struct Block {
     // The token at the query position of a step.
     INLINE const uint8_t* query_token(int step) const { return token[T - 1 + step]; }
 };
+
+// What is added to the scores of steps step, step + 1, ... of one head, in bits, for the tokens of a block.
+struct ExtraScore {
+    const float* table;  // (V, H, P, V) of the first step, at the head
+    const Block& block;
+    int step;
+    ExtraScore(const Weights& w, const Block& block, int step, int h)
+        : table(SCORE ? w.score + (step * V * H + h) * P * V : nullptr), block(block), step(step) {}
+    // Of query j and position p: where to find it in the first step's part of the table.
+    INLINE vi place(int j, int p) const {
+        return widen(block.query_token(step + j)) * (H * P * V) + widen(block.token[p]) + (j * V * H * P + p) * V;
+    }
+    INLINE vf operator()(int j, int p) const { return gather(table, place(j, p)) * LOG2E; }
+};
+
+// And the way back.
+struct ScoreGrad {
+    float* sums;
+    const Block& block;
+    int step;
+    ScoreGrad(float* sums, const Block& block, int step, int h)
+        : sums(SCORE ? sums + (step * V * H + h) * P * V : nullptr), block(block), step(step) {}
+    INLINE void add(int j, int p, vf slope) const {
+        const uint8_t *query = block.query_token(step + j), *key = block.token[p];
+        float* at = sums + (j * V * H * P + p) * V;
+        for (int l = 0; l < W; l++) at[query[l] * (H * P * V) + key[l]] += slope[l];
+    }
+};

@@ -6,38 +6,59 @@ Shapes: S seeds, B pairs, P input positions, T prompt positions, A answer steps.
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from adderlab.engine.base import Compiled, Descent, Function, Sampler, Stepper, too_large
-from adderlab.engine.native.build import Log, NativeUnavailable, isa_flags, load_library, to_stderr
+from adderlab.engine.native.build import (
+    FOLDER,
+    Log,
+    NativeUnavailable,
+    cache_folder,
+    isa_flags,
+    load_library,
+    to_stderr,
+)
+from adderlab.engine.native.head import head_source
 from adderlab.engine.native.program import Program
 from adderlab.engine.native.steps import (
-    TABLE_NAMES,
     NativeSampler,
     NativeSteps,
-    Pointers,
     Request,
     native_descent,
+    table_names,
 )
 from adderlab.errors import UsageError
-from adderlab.models.head_program import StandardHead, standard_head
-from adderlab.models.tables import ATTENTION, TableForm, Tables, in_roles
+from adderlab.files.atomic import write_text
+from adderlab.models.tables import ATTENTION, TableForm, Tables
 from adderlab.task.layouts import Layout
 from adderlab.task.sampling import DataConfig
 
-SOURCE = Path(__file__).with_name("kernel.cpp")
-FLAGS = ("-fvisibility=hidden", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-w")
+FLAGS = (
+    "-fvisibility=hidden",
+    "-ffp-contract=fast",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-w",
+    f"-I{FOLDER}",
+)
 
 
 def why_not(form: TableForm) -> str | None:
     """None if the kernel can compute this form, otherwise the reason in a few words."""
-    return too_large(form, "native")
+    program = form.program
+    if program.vocab_size != form.layout.vocab_size:
+        return f"it has {program.vocab_size} logits for {form.layout.vocab_size} tokens"
+    if form.layout.num_positions != form.layout.num_prompt + form.layout.num_answers - 1:
+        return "its answer does not follow its prompt token by token"
+    widths = [program.row_width, *(operation.width for operation in program.operations)]
+    sizes = {"width": (max(widths), 128), "number of values": (sum(widths), 2048)}
+    return too_large(form, sizes, "native")
 
 
 def cores() -> int:
@@ -98,9 +119,9 @@ class NativeEngine:
     ) -> tuple[Tensor, Tables]:
         request, keep = self._request(tables, tokens_SBP, targets_SBA)
         grads = {name: torch.empty(table.shape) for name, table in tables.items()}
-        roles = in_roles(tables.form, grads)
         loss_S = torch.empty(tables.num_seeds)
-        request.grad = Pointers(*[roles[n].data_ptr() if n in roles else None for n in TABLE_NAMES])
+        pointers = _pointers([grads.get(name) for name in table_names(tables.form)])
+        request.grad = ctypes.addressof(pointers)
         request.loss = loss_S.data_ptr()
         self._run(tables, "adderlab_loss_and_grad", request)
         del keep
@@ -125,29 +146,27 @@ class NativeEngine:
 
     def _request(
         self, tables: Tables, tokens_SBT: Tensor, targets_SBA: Tensor | None
-    ) -> tuple[Request, list[Tensor]]:
-        """The request without its outputs, and the tensors it points into."""
-        form, keep = tables.form, []
-        head, roles = _standard(form), in_roles(form, dict(tables.items()))
-        pointers: list[int | None] = []
-        for name in TABLE_NAMES:
-            table = roles.get(name)
+    ) -> tuple[Request, list[Any]]:
+        """The request without its outputs, and what it points into."""
+        form = tables.form
+        found: list[Tensor | None] = []
+        for name in table_names(form):
+            table = tables.get(name)
             if table is None:
-                pointers.append(None)
+                found.append(None)
                 continue
             if table.dtype != torch.float32 or table.device.type != "cpu":
-                found = f"{table.dtype} on {table.device}"
-                raise UsageError(f"the native engine needs float32 on the CPU, not {found}")
-            table = table.contiguous()
-            keep.append(table)
-            pointers.append(table.data_ptr())
+                kind = f"{table.dtype} on {table.device}"
+                raise UsageError(f"the native engine needs float32 on the CPU, not {kind}")
+            found.append(table.contiguous())
+        pointers = _pointers(found)
+        keep: list[Any] = [found, pointers]
         request = Request(
             seeds=tables.num_seeds,
             batch=tokens_SBT.shape[1],
             threads=self.threads,
-            eps2=head.norm2.eps,
-            epsf=head.norm_f.eps,
-            table=Pointers(*pointers),
+            tables=len(found),
+            table=ctypes.addressof(pointers),
         )
         width = form.layout.num_positions if targets_SBA is not None else form.layout.num_prompt
         tokens, request.token_seed, request.token_row = _tokens(tokens_SBT, tables.num_seeds, width)
@@ -174,20 +193,29 @@ class NativeEngine:
             raise MemoryError("the native engine ran out of memory; use a smaller batch")
 
     def _library(self, tables: Tables) -> ctypes.CDLL:
-        if tables.form not in self._libraries:
-            self._libraries[tables.form] = self._load(tables)
-        return self._libraries[tables.form]
+        key = (tables.form, tables.score is None, tables.sink is None)
+        if key not in self._libraries:
+            self._libraries[key] = self._load(tables)
+        return self._libraries[key]
 
     def _load(self, tables: Tables) -> ctypes.CDLL:
         reason = why_not(tables.form)
-        if tables.score is not None or tables.sink is not None:
-            reason = "its scores are more than queries times keys"
         if reason:
             raise UsageError(f"the native engine cannot compute this model: {reason}")
-        library = load_library(SOURCE, _defines(tables.form), extra=FLAGS, **self._build)
+        score, sink = tables.score is not None, tables.sink is not None
+        source = head_source(tables.form, score=score, sink=sink)
+        digest = hashlib.sha256(source.encode()).hexdigest()[:16]
+        path = cache_folder(self._build["log"]) / f"kernel-{digest}.cpp"
+        if not path.is_file():
+            write_text(path, source)
+        library = load_library(path, extra=FLAGS, **self._build)
         if library.adderlab_request_size() != ctypes.sizeof(Request):
             raise NativeUnavailable("its sources changed while this program was running; start it again")
         return library
+
+
+def _pointers(tensors: Sequence[Tensor | None]) -> Any:
+    return (ctypes.c_void_p * len(tensors))(*(None if t is None else t.data_ptr() for t in tensors))
 
 
 def _like(tables: Tables, values: dict[str, Tensor]) -> Tables:
@@ -207,34 +235,3 @@ def _tokens(tokens: Tensor, S: int, width: int) -> tuple[Tensor, int, int]:
     if tokens.stride(2) != 1:
         tokens = tokens.contiguous()
     return tokens, 0 if tokens.shape[0] == 1 else tokens.stride(0), tokens.stride(1)
-
-
-def _standard(form: TableForm) -> StandardHead:
-    head = standard_head(form.program)
-    assert head is not None, "why_not refuses other heads"
-    return head
-
-
-def _defines(form: TableForm) -> dict[str, object]:
-    layout, head = form.layout, _standard(form)
-    roles = head.roles
-    assert layout.num_positions == layout.num_prompt + layout.num_answers - 1, layout.name
-    defines = {
-        "A": layout.num_answers,
-        "P": layout.num_positions,
-        "T": layout.num_prompt,
-        "V": layout.vocab_size,
-        "H": form.heads,
-        "K": form.key_dim,
-        "E": form.value_dim,
-        "D": form.width,
-        "F": head.hidden,
-        "NORM2": head.norm2.kind.upper(),
-        "NORMF": head.norm_f.kind.upper(),
-        "ACTIVATION": head.activation.upper(),
-        "NORM2_BIAS": int("norm2_bias" in roles),
-        "HIDDEN_BIAS": int("fc1_bias" in roles or "norm2_bias" in roles),
-        "OUT_BIAS": int("fc2_bias" in roles),
-        "LOGIT_BIAS": int("norm_f_bias" in roles),
-    }
-    return {f"ADDERLAB_{name}": value for name, value in defines.items()}

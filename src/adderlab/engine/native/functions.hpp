@@ -1,4 +1,5 @@
-// exp2, log, GELU and SiLU of vectors, to about one unit in the last place of their largest value.
+// Functions of vectors, to about one unit in the last place of their largest value: exp2 and log, and
+// what a head program applies to each channel, value and derivative together.
 #pragma once
 
 #include <cmath>
@@ -174,10 +175,113 @@ INLINE void value_and_slope(vf x, vf& value, vf& slope) {
 
 #endif
 
+// The functions of a head program under their names there (models/head_program.py); those that do not
+// need their derivative's own code are written out by head.py.
+
 // silu(x) = x / (1 + e^-x) and its derivative.
 INLINE void silu_value_and_slope(vf x, vf& value, vf& slope) {
     vf e = exp2_clamped(smaller(splat(126.0f), x * -LOG2E));
     vf sigmoid = 1.0f / (1.0f + e);
     value = x * sigmoid;
     slope = sigmoid * (1.0f + value * e);
+}
+
+INLINE void relu_value_and_slope(vf x, vf& value, vf& slope) {
+    value = larger(vf{}, x);
+    slope = select(x > 0.0f, splat(1.0f), vf{});
+}
+
+// e^x, relative error 2e-7; infinite where single precision ends, 0 below its normal numbers.
+INLINE vf exponential(vf x) {
+    vf clamped = smaller(splat(130.0f), larger(splat(-130.0f), x));
+    vf n = (clamped * LOG2E + ROUND) - ROUND;
+    vf rest = (clamped - n * 0.693359375f) + n * 2.12194440e-4f;  // log(2) in two parts, as below
+    // 2^n in two factors: either is a normal number.
+    vi whole = __builtin_convertvector(n, vi), half = whole >> 1;
+    return exp2_in_range(rest * LOG2E) * (vf)((half + 127) << 23) * (vf)((whole - half + 127) << 23);
+}
+
+INLINE void exp_value_and_slope(vf x, vf& value, vf& slope) { slope = value = exponential(x); }
+
+// e^-x for a sigmoid, within what exp2 computes: beyond, the sigmoid is 0 or 1.
+INLINE vf sigmoid_exp(vf x) { return exp2_clamped(smaller(splat(126.0f), x * -LOG2E)); }
+
+INLINE void sigmoid_value_and_slope(vf x, vf& value, vf& slope) {
+    vf e = sigmoid_exp(x);
+    value = 1.0f / (1.0f + e);
+    slope = value * (e * value);
+}
+
+INLINE void tanh_value_and_slope(vf x, vf& value, vf& slope) {
+    vf e = exp2_clamped(absolute(x) * (-2.0f * LOG2E));
+    vf inverse = 1.0f / (1.0f + e);
+    vf far = (1.0f - e) * inverse, square = x * x;
+    // Next to 0 the quotient loses its digits: x + x^3 p(x^2), a minimax fit on [-0.6, 0.6].
+    vf p = square * -5.9058679e-3f + 2.0805384e-2f;
+    p = p * square - 5.3786683e-2f;
+    p = p * square + 1.3331958e-1f;
+    p = p * square - 3.3333299e-1f;
+    vf near = x + x * square * p;
+    value = select(absolute(x) < 0.6f, near, select(x < 0.0f, -far, far));
+    slope = 4.0f * e * inverse * inverse;
+}
+
+INLINE void softplus_value_and_slope(vf x, vf& value, vf& slope) {
+    vf e = exponential(-absolute(x));
+    vf inverse = 1.0f / (1.0f + e);
+    value = larger(vf{}, x) + log_one_plus(e);
+    slope = select(x > 0.0f, inverse, e * inverse);
+}
+
+// x / (1 + e^-2u), u = sqrt(2 / pi) (x + 0.044715 x^3).
+INLINE void gelu_tanh_value_and_slope(vf x, vf& value, vf& slope) {
+    constexpr float C = 1.59576912160573071176f, CUBIC = 0.044715f;
+    vf square = smaller(splat(1e6f), x * x);
+    vf e = sigmoid_exp(x * (C + (C * CUBIC) * square));
+    vf sigmoid = 1.0f / (1.0f + e);
+    value = x * sigmoid;
+    slope = sigmoid + value * (e * sigmoid) * (C + (3.0f * C * CUBIC) * square);
+}
+
+INLINE void abs_value_and_slope(vf x, vf& value, vf& slope) {
+    value = absolute(x);
+    slope = select(x > 0.0f, splat(1.0f), select(x < 0.0f, splat(-1.0f), vf{}));
+}
+
+INLINE void square_value_and_slope(vf x, vf& value, vf& slope) {
+    value = x * x;
+    slope = x + x;
+}
+
+INLINE void sqrt_value_and_slope(vf x, vf& value, vf& slope) {
+    value = square_root(x);
+    slope = 0.5f / value;
+}
+
+INLINE void rsqrt_value_and_slope(vf x, vf& value, vf& slope) {
+    value = 1.0f / square_root(x);
+    slope = -0.5f * value / x;
+}
+
+INLINE void reciprocal_value_and_slope(vf x, vf& value, vf& slope) {
+    value = 1.0f / x;
+    slope = -value * value;
+}
+
+// The derivative is 1 on both ends, as PyTorch has it.
+INLINE void clamp_value_and_slope(vf x, float low, float high, vf& value, vf& slope) {
+    value = smaller(splat(high), larger(splat(low), x));
+    slope = select((x >= low) & (x <= high), splat(1.0f), vf{});
+}
+
+// The larger and the smaller of two, and the derivative by the first; equals share it. What is no number
+// shows in the result, whichever it is.
+INLINE void maximum_value_and_slope(vf a, vf b, vf& value, vf& slope) {
+    value = select(a != a, a, larger(a, b));
+    slope = select(a > b, splat(1.0f), select(a == b, splat(0.5f), vf{}));
+}
+
+INLINE void minimum_value_and_slope(vf a, vf b, vf& value, vf& slope) {
+    value = select(a != a, a, smaller(a, b));
+    slope = select(a < b, splat(1.0f), select(a == b, splat(0.5f), vf{}));
 }

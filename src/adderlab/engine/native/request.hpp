@@ -4,10 +4,8 @@
 #include <algorithm>
 #include <cstdint>
 
-enum Table {
-    QUERY, KEY, VALUE, RESIDUAL, ATTN_OUT, NORM2_WEIGHT, NORM2_BIAS, FC1, FC1_BIAS, GATE, FC2, FC2_BIAS,
-    NORMF_WEIGHT, NORMF_BIAS, UNEMBED, TABLES
-};
+// The first tables, in the order of models.tables.ATTENTION; the head's constants follow.
+enum Table { QUERY, KEY, SCORE_TABLE, VALUE, RESIDUAL, SINK_TABLE, CONSTANTS };
 
 // One seed's tokens: ``rows`` samples, ``stride`` bytes apart.
 struct Samples {
@@ -18,13 +16,12 @@ struct Samples {
 };
 
 struct Request {
-    int32_t seeds, batch, threads;
-    float eps2, epsf;
+    int32_t seeds, batch, threads, tables;
     const uint8_t *tokens, *targets;
     int64_t token_seed, target_seed;  // bytes from one seed to the next; 0 when shared
     int64_t token_row, target_row;    // bytes from one sample to the next
-    const float* table[TABLES];       // (S, ...), null where the form has none
-    float* grad[TABLES];
+    const float* const* table;        // (tables) of (S, ...), null where there is none
+    float* const* grad;
     float* loss;       // (S)
     float* margins;    // (S, B, A)
     uint8_t* answers;  // (S, B, A)

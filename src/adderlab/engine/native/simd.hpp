@@ -144,6 +144,33 @@ INLINE vf inverse_sqrt(vf x) {
 #endif
 }
 
+INLINE vf square_root(vf x) {
+#if defined(__AVX512F__)
+    return _mm512_sqrt_ps(x);
+#elif defined(__AVX2__)
+    return _mm256_sqrt_ps(x);
+#elif defined(__aarch64__)
+    return vsqrtq_f32(x);
+#else
+    vf result;
+    for (int l = 0; l < W; l++) result[l] = __builtin_sqrtf(x[l]);
+    return result;
+#endif
+}
+
+// table[index] in every lane, the table being as large as it likes.
+INLINE vf gather(const float* table, vi index) {
+#if defined(__AVX512F__)
+    return _mm512_i32gather_ps((__m512i)index, table, 4);
+#elif defined(__AVX2__)
+    return _mm256_i32gather_ps(table, (__m256i)index, 4);
+#else
+    vf result;
+    for (int l = 0; l < W; l++) result[l] = table[index[l]];
+    return result;
+#endif
+}
+
 INLINE vi widen(const uint8_t* bytes) {
 #if defined(__AVX512F__)
     return (vi)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)bytes));

@@ -59,15 +59,18 @@ class Worker {
         for (int t = 0; t < s.tables; t++) total += s.table_size[t];
         table_.resize(2 * total);
         request_ = s.request;
-        for (int t = 0; t < TABLES; t++) request_.table[t] = request_.grad[t] = nullptr;
+        table_at_.resize(s.request.tables);
+        grad_at_.resize(s.request.tables);
         inputs_.resize(s.params);
         float* next = table_.data();
         for (int t = 0; t < s.tables; t++, next += s.table_size[t - 1]) {
             tables_.push_back(next);
             inputs_.push_back(next + total);
-            request_.table[s.table_index[t]] = next;
-            request_.grad[s.table_index[t]] = next + total;
+            table_at_[s.table_index[t]] = next;
+            grad_at_[s.table_index[t]] = next + total;
         }
+        request_.table = table_at_.data();
+        request_.grad = grad_at_.data();
         for (int i = 0; i < s.params; i++) grads_.push_back(grad_.data() + s.param_offset[i]);
         request_.tokens = tokens_.data();
         request_.targets = targets_.data();
@@ -113,6 +116,8 @@ class Worker {
     std::vector<uint8_t> tokens_, targets_;
     std::vector<const float*> inputs_;  // parameters, then table gradients
     std::vector<float*> tables_, grads_;
+    std::vector<const float*> table_at_;  // by the kernel's numbers of the tables
+    std::vector<float*> grad_at_;
     Request request_;
     Sampling sampling_;
     uint64_t key_ = 0;

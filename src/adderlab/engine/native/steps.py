@@ -23,17 +23,16 @@ from torch import Tensor, float32
 from adderlab.engine.native.build import FOLDER, NativeUnavailable, load_library
 from adderlab.engine.native.program import Program
 from adderlab.engine.step_batch import CONSTANTS, RATES, Descending, StepBatch
-from adderlab.models.head_program import ROLES, standard_head
-from adderlab.models.tables import Tables
+from adderlab.models.tables import ATTENTION, TableForm, Tables
 from adderlab.task import counter
 from adderlab.task.counter import Stream
 from adderlab.task.layouts import Layout
 from adderlab.task.sampling import PATTERNS, DataConfig
 
-TABLE_NAMES = ("query", "key", "value", "residual", *ROLES)
-"""In the order of ``enum Table``."""
 
-Pointers = ctypes.c_void_p * len(TABLE_NAMES)
+def table_names(form: TableForm) -> tuple[str, ...]:
+    """Every table the kernel may be given, in its order: ``enum Table`` and the head's constants."""
+    return (*ATTENTION, *form.program.shapes)
 
 
 class Request(ctypes.Structure):
@@ -43,16 +42,15 @@ class Request(ctypes.Structure):
         ("seeds", ctypes.c_int32),
         ("batch", ctypes.c_int32),
         ("threads", ctypes.c_int32),
-        ("eps2", ctypes.c_float),
-        ("epsf", ctypes.c_float),
+        ("tables", ctypes.c_int32),
         ("tokens", ctypes.c_void_p),
         ("targets", ctypes.c_void_p),
         ("token_seed", ctypes.c_int64),
         ("target_seed", ctypes.c_int64),
         ("token_row", ctypes.c_int64),
         ("target_row", ctypes.c_int64),
-        ("table", Pointers),
-        ("grad", Pointers),
+        ("table", ctypes.c_void_p),
+        ("grad", ctypes.c_void_p),
         ("loss", ctypes.c_void_p),
         ("margins", ctypes.c_void_p),
         ("answers", ctypes.c_void_p),
@@ -240,22 +238,18 @@ class NativeSteps:
     ) -> None:
         """``form``: tables of any number of seeds, for their form and shapes. ``map``: parameters to
         tables; ``vjp``: its derivative. Raises ``NativeUnavailable``."""
-        head = standard_head(form.form.program)
-        assert head is not None
-        role_of = {name: role for role, name in head.names}
-        names = [role_of.get(name, name) for name, _ in form.items()]
+        names = table_names(form.form)
         sizes = [table[0].numel() for _, table in form.items()]
         params = [math.prod(shape) for shape in vjp.shapes]
         self._size, self._threads, self._sampler = sum(params), sampler.threads, sampler
         self._keep = {
             "param_offset": _longs([sum(params[:i]) for i in range(len(params))]),
             "table_size": _longs(sizes),
-            "table_index": _ints([TABLE_NAMES.index(n) for n in names]),
+            "table_index": _ints([names.index(name) for name, _ in form.items()]),
         }
         self._request = _Steps(size=self._size, params=len(params), tables=len(sizes))
         self._request.threads = self._threads
-        self._request.request.eps2 = head.norm2.eps
-        self._request.request.epsf = head.norm_f.eps
+        self._request.request.tables = len(names)
         sampling, adamw = sampler_library(), adamw_library()
         functions = (
             sampling.adderlab_sample_seed,

@@ -36,39 +36,26 @@ inline bool wide_scores(const Weights& w) {
     return false;
 }
 
-inline void load_weights(const float* const* table, float eps2, float epsf, Weights& w) {
+// ``table``: the attention's, in the order of ``enum Table``, then the head's constants.
+inline void load_weights(const float* const* table, Weights& w) {
     for (int p = 0; p < P; p++) {
         load_rows(table[KEY] + p * V * HK, HK, 1.0f, w.kv_row[p]);
         load_rows(table[VALUE] + p * V * HE, HE, 1.0f, w.kv_row[p] + HK);
     }
     for (int a = 0; a < A; a++) {
         load_rows(table[QUERY] + a * V * HK, HK, LOG2E, w.query_row[a]);
-        load_rows(table[RESIDUAL] + a * V * D, D, 1.0f, w.query_row[a] + HK);
+        load_rows(table[RESIDUAL] + a * V * R, R, 1.0f, w.query_row[a] + HK);
+        if constexpr (SINK) load_rows(table[SINK_TABLE] + a * V * H, H, LOG2E, w.query_row[a] + HK + R);
     }
-    w.wide = wide_scores(w);
-    w.eps2 = eps2;
-    w.epsf = epsf;
-    const float *weight2 = table[NORM2_WEIGHT], *bias2 = table[NORM2_BIAS];
-    fold<HE, D>(table[ATTN_OUT], nullptr, nullptr, nullptr, 1.0, 1.0, w.attn_out, w.attn_out_back, nullptr);
-    fold<D, F>(table[FC1], weight2, bias2, table[FC1_BIAS], 1.0 / HIDDEN_UNIT, 1.0 / HIDDEN_UNIT, w.fc1,
-               w.fc1_back, w.hidden_bias);
-    if (GATED)
-        fold<D, F>(table[GATE], weight2, bias2, nullptr, 1.0, 1.0, w.gate, w.gate_back, w.gate_bias);
-    fold<F, D>(table[FC2], nullptr, nullptr, nullptr, HIDDEN_UNIT, HIDDEN_UNIT, w.fc2, w.fc2_back, nullptr);
-    for (int d = 0; d < D; d++) w.out_bias[d] = float(bias_at(table[FC2_BIAS], d));
-    fold<D, V>(table[UNEMBED], table[NORMF_WEIGHT], table[NORMF_BIAS], nullptr, LOG2E_EXACT, 1.0, w.unembed,
-               w.unembed_back, w.logit_bias);
+    w.score = table[SCORE_TABLE];
+    w.wide = SCORE || SINK || wide_scores(w);
+    load_head(table + CONSTANTS, w);
 }
 
 // grad[v * N + n] = sum[v * stride + n] * unit.
 inline void store_rows(const double* sum, int stride, int N, double unit, float* grad) {
     for (int v = 0; v < V; v++)
         for (int n = 0; n < N; n++) grad[v * N + n] = float(sum[v * stride + n] * unit);
-}
-
-inline void store(const double* values, int count, double unit, float* out) {
-    if (out)
-        for (int i = 0; i < count; i++) out[i] = float(values[i] * unit);
 }
 
 // ``unit`` is 1 / number of targets; the sums carry the gradient of the summed loss.
@@ -83,23 +70,9 @@ inline void store_grads(Totals& total, const float* const* table, double unit, f
     for (int a = 0; a < A; a++) {
         const double* sum = total.qr + a * V * QR_ROW;
         store_rows(sum, QR_ROW, HK, unit, grad[QUERY] + a * V * HK);
-        store_rows(sum + HK, QR_ROW, D, unit, grad[RESIDUAL] + a * V * D);
+        store_rows(sum + HK, QR_ROW, R, unit, grad[RESIDUAL] + a * V * R);
+        if constexpr (SINK) store_rows(sum + HK + R, QR_ROW, H, unit, grad[SINK_TABLE] + a * V * H);
     }
-    const double* dense = total.dense;
-    double weight2[D] = {}, bias2[D] = {}, weightf[D] = {}, biasf[D] = {};
-    store(dense + S_ATTN_OUT, HE * D, 1.0, grad[ATTN_OUT]);
-    unfold<D, F>(dense + S_FC1, HIDDEN_BIAS ? dense + S_HIDDEN_BIAS : nullptr, table[FC1],
-                 table[NORM2_WEIGHT], table[NORM2_BIAS], 1.0 / HIDDEN_UNIT, grad[FC1], weight2, bias2,
-                 grad[FC1_BIAS]);
-    if (GATED)
-        unfold<D, F>(dense + S_GATE, GATE_BIAS ? dense + S_GATE_BIAS : nullptr, table[GATE],
-                     table[NORM2_WEIGHT], table[NORM2_BIAS], 1.0, grad[GATE], weight2, bias2, nullptr);
-    store(dense + S_FC2, F * D, HIDDEN_UNIT, grad[FC2]);
-    if (OUT_BIAS) store(dense + S_OUT_BIAS, D, 1.0, grad[FC2_BIAS]);
-    unfold<D, V>(dense + S_UNEMBED, LOGIT_BIAS ? dense + S_LOGIT_BIAS : nullptr, table[UNEMBED],
-                 table[NORMF_WEIGHT], table[NORMF_BIAS], 1.0, grad[UNEMBED], weightf, biasf, nullptr);
-    store(weight2, D, 1.0, grad[NORM2_WEIGHT]);
-    store(bias2, D, 1.0, grad[NORM2_BIAS]);
-    store(weightf, D, 1.0, grad[NORMF_WEIGHT]);
-    store(biasf, D, 1.0, grad[NORMF_BIAS]);
+    if constexpr (SCORE) store(total.score, SCORES, unit, grad[SCORE_TABLE]);
+    store_head(total.dense, table + CONSTANTS, grad + CONSTANTS);
 }

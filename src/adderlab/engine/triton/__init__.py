@@ -8,6 +8,7 @@ import os
 import torch
 
 from adderlab.engine.base import too_large
+from adderlab.models.head_program import standard_head
 from adderlab.models.tables import TableForm
 
 
@@ -19,4 +20,8 @@ def why_not(form: TableForm, device: torch.device) -> str | None:
         device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
     ):
         return f"it computes on CUDA, not on {device.type}"
-    return too_large(form, "Triton")
+    head = standard_head(form.program)
+    if head is None:
+        return "its head is not that of a pre-norm MLP, which is all that the Triton engine computes"
+    sizes = {"width": (form.width, 32), "number of hidden units": (head.hidden, 64)}
+    return too_large(form, sizes, "Triton")

@@ -1,4 +1,5 @@
-// Loss and gradient, margins and greedy decoding of one table form; engine.py calls this.
+// Loss and gradient, margins and greedy decoding of one table form; engine.py calls this. Included at the
+// end of the source that head.py writes.
 //
 // Work is done in blocks of W samples. A block's keys and values are looked up once; its answer
 // steps, one column each, then go through the network together, phase by phase.
@@ -8,7 +9,7 @@
 
 #include "attention.hpp"
 #include "block.hpp"
-#include "columns.hpp"
+#include "loss.hpp"
 #include "pool.hpp"
 #include "request.hpp"
 #include "tables.hpp"
@@ -30,16 +31,24 @@ struct Workspace {
     bool good_tokens;
 };
 
+// The tables of one seed.
+template <class Pointer>
+struct SeedTables {
+    Pointer at[TABLES];
+    SeedTables(const Pointer* tables, int seed) {
+        for (int t = 0; t < TABLES; t++) at[t] = tables[t] ? tables[t] + int64_t(seed) * TABLE_SIZE[t] : nullptr;
+    }
+};
+
 void load_seed(const Request& r, int seed, Weights& w) {
-    const float* table[TABLES];
-    for (int t = 0; t < TABLES; t++)
-        table[t] = r.table[t] ? r.table[t] + int64_t(seed) * TABLE_SIZE[t] : nullptr;
-    load_weights(table, r.eps2, r.epsf, w);
+    load_weights(SeedTables<const float*>(r.table, seed).at, w);
 }
 
 INLINE void look_up_query(const Weights& w, int step, const uint8_t* token, Column& c) {
     vi index = widen(token);
     for (int k = 0; k < HK; k++) c.query[k] = lookup(w.query_row[step][k], index);
+    if constexpr (SINK)
+        for (int h = 0; h < H; h++) c.sink_weight[h] = lookup(w.query_row[step][HK + R + h], index);
 }
 
 template <bool SHIFT>
@@ -49,9 +58,11 @@ NOINLINE void attention(const Block& block, Workspace& ws) {
     for (int h = 0; h < H; h++) {
         int step = 0;
         for (; step + QB <= A; step += QB)
-            attend<SHIFT, QB>(block.kv, T + step, h, ws.column + step, ws.weight[h] + step);
+            attend<SHIFT, QB>(block.kv, T + step, h, ws.column + step, ws.weight[h] + step,
+                              ExtraScore(ws.weights, block, step, h));
         for (; step < A; step++)
-            attend<SHIFT, 1>(block.kv, T + step, h, ws.column + step, ws.weight[h] + step);
+            attend<SHIFT, 1>(block.kv, T + step, h, ws.column + step, ws.weight[h] + step,
+                             ExtraScore(ws.weights, block, step, h));
     }
 }
 
@@ -60,7 +71,7 @@ NOINLINE void attention_back(Block& block, Workspace& ws) {
     auto back = [&](auto fresh, auto queries, int step) __attribute__((always_inline)) {
         for (int h = 0; h < H; h++)
             attend_back<fresh, queries>(block.kv, block.kv_grad, T + step, h, ws.column + step,
-                                        ws.weight[h] + step);
+                                        ws.weight[h] + step, ScoreGrad(ws.sums.score, block, step, h));
     };
     constexpr std::integral_constant<int, QB> many;
     constexpr std::integral_constant<int, 1> one;
@@ -71,28 +82,31 @@ NOINLINE void attention_back(Block& block, Workspace& ws) {
     while (step > 0) back(std::false_type{}, many, step -= QB);
 }
 
-NOINLINE void mlp(const Block& block, Workspace& ws) {
+// The stages of the head but for the last, which makes the logits.
+NOINLINE void forward(const Block& block, Workspace& ws) {
     const Weights& w = ws.weights;
+    unroll<STAGES>(EACH(i) {
+        for (int a = 0; a < A; a++)
+            stage(i, w, w.query_row[a], widen(block.query_token(a)), ws.column[a]);
+    });
+}
+
+NOINLINE vf loss(const Block& block, Workspace& ws) {
+    const Weights& w = ws.weights;
+    vf sum{};
     for (int a = 0; a < A; a++)
-        enter_mlp(w, w.query_row[a], widen(block.query_token(a)), ws.column[a]);
-    for (int a = 0; a < A; a++) hidden(w, ws.column[a]);
-    for (int a = 0; a < A; a++) leave_mlp(w, ws.column[a]);
+        sum += loss_and_logit_grad(w, w.query_row[a], widen(block.query_token(a)), widen(block.target[a]),
+                                   block.valid, ws.column[a]);
+    return sum;
 }
 
-NOINLINE vf head(const Block& block, Workspace& ws) {
-    vf loss{};
-    for (int a = 0; a < A; a++)
-        loss += loss_and_logit_grad(ws.weights, widen(block.target[a]), block.valid, ws.column[a]);
-    for (int a = 0; a < A; a++) head_back(ws.weights, ws.column[a]);
-    return loss;
+NOINLINE void backward(Workspace& ws) {
+    unroll<BACK_STAGES>(EACH(i) {
+        for (int a = 0; a < A; a++) back_stage(i, ws.weights, ws.column[a]);
+    });
 }
 
-NOINLINE void mlp_back(Workspace& ws) {
-    for (int a = 0; a < A; a++) hidden_back(ws.weights, ws.column[a]);
-    for (int a = 0; a < A; a++) leave_back(ws.weights, ws.column[a]);
-}
-
-NOINLINE void weight_grads(Workspace& ws) { sum_weight_grads(A, ws.column, ws.sums.dense); }
+NOINLINE void weight_grads(Workspace& ws) { sum_weight_grads(A, ws.column[0], ws.sums.dense); }
 
 NOINLINE void scatter(const Block& block, Workspace& ws) {
     for (int a = 0; a < A; a++)
@@ -111,13 +125,13 @@ void attend_all(Block& block, Workspace& ws) {
 void train_block(Workspace& ws) {
     Block& block = ws.block[0];
     attend_all(block, ws);
-    mlp(block, ws);
-    vf loss = head(block, ws);
-    mlp_back(ws);
+    forward(block, ws);
+    vf losses = loss(block, ws);
+    backward(ws);
     weight_grads(ws);
     attention_back(block, ws);
     scatter(block, ws);
-    for (int l = 0; l < W; l++) ws.sums.loss[l] += loss[l];
+    for (int l = 0; l < W; l++) ws.sums.loss[l] += losses[l];
 }
 
 void train_chunk(const Request& r, int seed, int start, Workspace& ws) {
@@ -131,15 +145,9 @@ void train_chunk(const Request& r, int seed, int start, Workspace& ws) {
 }
 
 void finish_seed(const Request& r, int seed, Totals& totals) {
-    const float* table[TABLES];
-    float* grad[TABLES];
-    for (int t = 0; t < TABLES; t++) {
-        int64_t offset = int64_t(seed) * TABLE_SIZE[t];
-        table[t] = r.table[t] ? r.table[t] + offset : nullptr;
-        grad[t] = r.grad[t] ? r.grad[t] + offset : nullptr;
-    }
     double unit = 1.0 / (double(r.batch) * A);
-    store_grads(totals, table, unit, grad);
+    store_grads(totals, SeedTables<const float*>(r.table, seed).at, unit,
+                SeedTables<float*>(r.grad, seed).at);
     r.loss[seed] = float(totals.loss * unit);
 }
 
@@ -217,9 +225,11 @@ bool margins(const Request& r) {
             ws.good_tokens &= block.load_tokens<P>(r.tokens_of(seed), b);
             ws.good_tokens &= block.load_targets(r.targets_of(seed), b);
             attend_all(block, ws);
-            mlp(block, ws);
+            forward(block, ws);
             for (int a = 0; a < A; a++) {
-                vf margin = target_margin(ws.weights, widen(block.target[a]), ws.column[a]);
+                const Weights& w = ws.weights;
+                vf margin = target_margin(w, w.query_row[a], widen(block.query_token(a)),
+                                          widen(block.target[a]), ws.column[a]);
                 for (int l = 0; l < std::min(W, end - b); l++)
                     r.margins[(int64_t(seed) * r.batch + b + l) * A + a] = margin[l];
             }
@@ -232,15 +242,18 @@ template <bool SHIFT>
 NOINLINE void decode_step(int step, int count, Workspace& ws) {
     const Weights& w = ws.weights;
     for (int c = 0; c < count; c++) {
-        look_up_query(w, step, ws.block[c].query_token(step), ws.column[c]);
+        Block& block = ws.block[c];
+        look_up_query(w, step, block.query_token(step), ws.column[c]);
         for (int h = 0; h < H; h++)
-            attend<SHIFT, 1>(ws.block[c].kv, T + step, h, ws.column + c, ws.weight[h]);
-        enter_mlp(w, w.query_row[step], widen(ws.block[c].query_token(step)), ws.column[c]);
+            attend<SHIFT, 1>(block.kv, T + step, h, ws.column + c, ws.weight[h], ExtraScore(w, block, step, h));
     }
-    for (int c = 0; c < count; c++) hidden(w, ws.column[c]);
-    for (int c = 0; c < count; c++) leave_mlp(w, ws.column[c]);
+    unroll<STAGES>(EACH(i) {
+        for (int c = 0; c < count; c++)
+            stage(i, w, w.query_row[step], widen(ws.block[c].query_token(step)), ws.column[c]);
+    });
     for (int c = 0; c < count; c++) {
-        vi best = best_token(w, ws.column[c]);
+        vi token = widen(ws.block[c].query_token(step));
+        vi best = best_token(w, w.query_row[step], token, ws.column[c]);
         for (int l = 0; l < W; l++) ws.block[c].token[T + step][l] = uint8_t(best[l]);
         if (T + step < P) ws.block[c].look_up_key(w, T + step);
     }
