@@ -13,7 +13,7 @@ import torch
 from adderlab.engine.base import Engine
 from adderlab.engine.torch_tables import TorchEngine
 from adderlab.errors import Failure, UsageError
-from adderlab.models.config import ModelConfig
+from adderlab.models.architecture import Architecture
 from adderlab.models.tables import Tables, stack_parameters, tables, why_no_tables
 from adderlab.models.transformer import build_model
 from adderlab.task.sampling import uniform_pairs
@@ -65,7 +65,7 @@ def single_threaded() -> Iterator[None]:
 
 def select_engine(
     name: str,
-    config: ModelConfig,
+    config: Architecture,
     device: torch.device,
     *,
     threads: int,
@@ -96,7 +96,7 @@ def _torch(device: torch.device, threads: int) -> TorchEngine:
     return TorchEngine(threads, whole_steps=device.type == "cuda")
 
 
-def _example(config: ModelConfig) -> Tables:
+def _example(config: Architecture) -> Tables:
     """The tables of one new model of the configuration. Raises ``Failure`` where there are none."""
     reason = why_no_tables(config)
     if reason:
@@ -105,7 +105,7 @@ def _example(config: ModelConfig) -> Tables:
         return tables(config, stack_parameters([build_model(config, 0)]))
 
 
-def _triton(config: ModelConfig, device: torch.device, threads: int) -> Engine:
+def _triton(config: Architecture, device: torch.device, threads: int) -> Engine:
     """The Triton engine, its kernels compiled for this model and compared with PyTorch on this very
     device. Raises ``Failure`` saying why it cannot be had."""
     from adderlab.engine.triton import why_not
@@ -144,7 +144,7 @@ def _first_line(problem: Exception) -> str:
 
 
 def _native(
-    config: ModelConfig, device: torch.device, threads: int, log: Callable[[str], None]
+    config: Architecture, device: torch.device, threads: int, log: Callable[[str], None]
 ) -> Engine:
     """The native engine, compiled for this model. Raises ``Failure`` saying why it cannot be had."""
     from adderlab.engine.native import NativeEngine, why_not

@@ -20,11 +20,11 @@ from torch import Tensor
 from adderlab.engine.base import Engine
 from adderlab.evaluation.suites import Rate, Suite, clopper_pearson, operand
 from adderlab.format import percent
-from adderlab.models.config import ModelConfig
+from adderlab.models.architecture import Adder, Architecture
 from adderlab.models.tables import tables, why_no_tables
-from adderlab.models.transformer import Transformer, build_model
+from adderlab.models.transformer import build_model
 from adderlab.results import Result, html_lines, html_table, text_table
-from adderlab.task.layouts import SUM_DIGITS, Layout, add, from_digits, get_layout, pairs_from_ints
+from adderlab.task.layouts import SUM_DIGITS, Layout, add, from_digits, pairs_from_ints
 
 SCHEMA_VERSION = 1
 CHUNK = 1 << 16
@@ -36,7 +36,7 @@ Decoder = Callable[[Tensor, Tensor], Tensor]
 """Digits a_BJ, b_BJ on the CPU -> the model's greedy answers_BA, uint8 tokens on the CPU."""
 
 
-def decoder_for(config: ModelConfig, params: Mapping[str, Tensor], engine: Engine | None) -> Decoder:
+def decoder_for(config: Architecture, params: Mapping[str, Tensor], engine: Engine | None) -> Decoder:
     """The fastest decoder for one model: ``params`` with a seed axis of length 1 in front.
 
     Without an engine, or for a model outside the table form, the full model decodes.
@@ -44,7 +44,7 @@ def decoder_for(config: ModelConfig, params: Mapping[str, Tensor], engine: Engin
     assert all(tensor.shape[0] == 1 for tensor in params.values())
     if engine is None or why_no_tables(config):
         return oracle_decoder(model_of(config, params))
-    layout = get_layout(config.layout)
+    layout = config.token_layout
     with torch.no_grad():
         form = tables(config, params)
 
@@ -55,7 +55,7 @@ def decoder_for(config: ModelConfig, params: Mapping[str, Tensor], engine: Engin
     return decode
 
 
-def oracle_decoder(model: Transformer) -> Decoder:
+def oracle_decoder(model: Adder) -> Decoder:
     """Greedy decoding by the full model over the whole sequence; slow, and right by inspection."""
     device = next(model.parameters()).device
 
@@ -66,7 +66,7 @@ def oracle_decoder(model: Transformer) -> Decoder:
     return decode
 
 
-def model_of(config: ModelConfig, params: Mapping[str, Tensor]) -> Transformer:
+def model_of(config: Architecture, params: Mapping[str, Tensor]) -> Adder:
     """The readable model with these weights (a seed axis of 1 in front), of their type and device."""
     like = next(iter(params.values()))
     model = build_model(config, seed=0).to(device=like.device, dtype=like.dtype)
@@ -311,7 +311,7 @@ class Prediction(Result):
 
 
 @torch.no_grad()
-def predict(model: Transformer, a: int, b: int) -> Prediction:
+def predict(model: Adder, a: int, b: int) -> Prediction:
     """The full model's greedy answer to a + b, on the model's device.
 
     Raises ``UsageError`` for operands outside 0 .. 9999999999.

@@ -68,8 +68,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin in (Union, types.UnionType):
         if value is None and type(None) in args:
             return None
-        (inner,) = [arg for arg in args if arg is not type(None)]
-        return _convert(inner, value, where)
+        kinds = [arg for arg in args if arg is not type(None)]
+        return _convert(_kind_of(kinds, value), value, where)
     if origin is Literal:
         if value not in args:
             raise UsageError(f"{where} must be one of {', '.join(map(str, args))}, not {value!r}")
@@ -91,6 +91,16 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise UsageError(f"{where} must be {hint.__name__}, not {value!r}")
     return value
+
+
+def _kind_of(kinds: list[Any], value: Any) -> Any:
+    """Of several dataclasses the one that has every setting of a table; the first if none has."""
+    if len(kinds) > 1 and isinstance(value, Mapping):
+        for kind in kinds:
+            names = {field.name for field in dataclasses.fields(kind)}
+            if set(aliases.upgraded(kind.__name__, value)) <= names:
+                return kind
+    return kinds[0]
 
 
 def with_setting(config: T, path: str, text: str, where: str = "") -> T:

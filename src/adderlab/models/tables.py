@@ -45,6 +45,7 @@ from torch import Tensor
 from adderlab.errors import UsageError
 from adderlab.files.schema import to_dict
 from adderlab.models import ordered
+from adderlab.models.architecture import Adder, Architecture
 from adderlab.models.config import ModelConfig
 from adderlab.models.head_program import (
     ROLES,
@@ -55,7 +56,7 @@ from adderlab.models.head_program import (
 )
 from adderlab.models.layers import AttentionWeights
 from adderlab.models.maps import Stacked, padded, scope
-from adderlab.models.transformer import Transformer, skeleton
+from adderlab.models.transformer import skeleton
 from adderlab.task.layouts import Layout
 
 
@@ -195,8 +196,10 @@ def in_roles(form: TableForm, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
 TensorFunction = Callable[..., tuple[Tensor, ...]]
 
 
-def why_no_tables(config: ModelConfig) -> str | None:
+def why_no_tables(config: Architecture) -> str | None:
     """None if the model has a table form, otherwise the reason in a few words."""
+    if not isinstance(config, ModelConfig):
+        return config.why_no_tables()
     if config.n_layer > 1:
         return f"it has {config.n_layer} layers; tables describe one"
     if config.repeat_mix:
@@ -206,17 +209,19 @@ def why_no_tables(config: ModelConfig) -> str | None:
     return None
 
 
-def stack_parameters(models: Sequence[Transformer]) -> dict[str, Tensor]:
+def stack_parameters(models: Sequence[Adder]) -> dict[str, Tensor]:
     """Parameters of S models of one configuration, stacked; tied parameters once."""
     named = [dict(model.named_parameters()) for model in models]
     return {name: torch.stack([each[name].detach() for each in named]) for name in named[0]}
 
 
-def tables(config: ModelConfig, params: Stacked) -> Tables:
+def tables(config: Architecture, params: Stacked) -> Tables:
     """The table form of S models. Raises ``UsageError`` for models outside the form."""
     reason = why_no_tables(config)
     if reason:
         raise UsageError(f"this model has no table form: {reason}")
+    if not isinstance(config, ModelConfig):
+        return config.tables(params)
     layout, block = config.token_layout, skeleton(config).block(0)
     P, A = layout.num_positions, layout.num_answers
     params = {name: params[first] for name, first in _first_names(config)}

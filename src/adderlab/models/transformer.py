@@ -11,11 +11,12 @@ from __future__ import annotations
 import math
 import threading
 from functools import cache
-from typing import cast
+from typing import cast, overload
 
 import torch
 from torch import Tensor, nn
 
+from adderlab.models.architecture import Adder, Architecture
 from adderlab.models.config import ModelConfig
 from adderlab.models.embeddings import LearnedColumns, TokenTable, position_embedding, token_embedding
 from adderlab.models.layers import MLP, Attention, norm
@@ -49,7 +50,7 @@ class Block(nn.Module):
         return x_BTD + self.mlp(self.ln2(x_BTD))
 
 
-class Transformer(nn.Module):
+class Transformer(Adder):
     """Token and position embedding, blocks, final norm, head read against the token embedding.
 
     Parameter names and the order of random draws are those of the published 456p program, so that
@@ -75,10 +76,6 @@ class Transformer(nn.Module):
             self.lm_head = nn.Linear(W, config.token_layout.vocab_size, bias=False)
             self.lm_head.weight = cast(nn.Embedding, self.token_emb).weight
         draw(self, config.init, config.token_layout)
-
-    @property
-    def layout(self) -> Layout:
-        return self.config.token_layout
 
     def block(self, index: int) -> Block:
         return cast(Block, self.blocks[index])
@@ -120,23 +117,6 @@ class Transformer(nn.Module):
             return token_BTW + position_TW
         return torch.cat([token_BTW, position_TW.expand(len(tokens_BT), -1, -1)], -1)
 
-    def answer_logits(self, tokens_BP: Tensor) -> Tensor:
-        """Logits (B, A, V) of the answer steps, teacher-forced."""
-        return self(tokens_BP)[:, list(self.layout.query_positions)]
-
-    def loss(self, tokens_BP: Tensor, targets_BA: Tensor) -> Tensor:
-        """Mean cross-entropy over the B * A answer tokens."""
-        logits_BAV = self.answer_logits(tokens_BP)
-        return nn.functional.cross_entropy(logits_BAV.flatten(0, 1), targets_BA.flatten().long())
-
-    @torch.no_grad()
-    def generate(self, prompt_BT: Tensor) -> Tensor:
-        """Greedy decoding: prompt tokens -> answer tokens (B, A), uint8."""
-        tokens = prompt_BT.long()
-        for _ in range(self.layout.num_answers):
-            tokens = torch.cat([tokens, self(tokens)[:, -1].argmax(-1, keepdim=True)], 1)
-        return tokens[:, prompt_BT.shape[1] :].to(torch.uint8)
-
 
 def _head(config: ModelConfig) -> Linear | ScaledChannels | Negated | None:
     """What happens to the stream before it is compared with the token table."""
@@ -148,11 +128,17 @@ def _head(config: ModelConfig) -> Linear | ScaledChannels | Negated | None:
     return None if config.head == "tied" else ScaledChannels(W, once=config.head == "scaled_once")
 
 
-def build_model(config: ModelConfig, seed: int) -> Transformer:
-    """A freshly initialised model; a pure function of (config, seed)."""
+@overload
+def build_model(config: ModelConfig, seed: int) -> Transformer: ...
+@overload
+def build_model(config: Architecture, seed: int) -> Adder: ...
+def build_model(config: Architecture, seed: int) -> Adder:
+    """A freshly initialised model; a pure function of (config, seed).
+
+    Raises ``UsageError`` for a model of a file that was not named."""
     with _DRAWING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Transformer(config)
+        return Transformer(config) if isinstance(config, ModelConfig) else config.build(seed)
 
 
 @cache

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from adderlab.evaluation.suites import Suite
+from adderlab.models.architecture import Adder
 from adderlab.models.tables import why_no_tables
-from adderlab.models.transformer import Transformer
 from adderlab.proof.problem import RADIX, Problem
 from adderlab.proof.search import Limits, decide_leaves
 from adderlab.proof.witnesses import Witness, leaf_witnesses, step_name, to_ints
@@ -90,7 +90,7 @@ class Attack(Result):
 
 
 @torch.no_grad()
-def model_margins(model: Transformer, a_BJ: Tensor, b_BJ: Tensor) -> Tensor:
+def model_margins(model: Adder, a_BJ: Tensor, b_BJ: Tensor) -> Tensor:
     """Teacher-forced margins of the answer's decided tokens, the eleven digits and perhaps the end
     token, by the full model: margin_BI."""
     parts, decided = [], model.layout.num_decided
@@ -102,7 +102,7 @@ def model_margins(model: Transformer, a_BJ: Tensor, b_BJ: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _step_margins(model: Transformer, i: int, a_BJ: Tensor, b_BJ: Tensor) -> Tensor:
+def _step_margins(model: Adder, i: int, a_BJ: Tensor, b_BJ: Tensor) -> Tensor:
     """As ``model_margins`` for digit i alone, reading no further than its query: margin_B."""
     parts, read = [], model.layout.query_positions[i] + 1
     for a, b in zip(a_BJ.split(CHUNK), b_BJ.split(CHUNK), strict=True):
@@ -119,7 +119,7 @@ def _margins(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def attack(
-    model: Transformer,
+    model: Adder,
     suite: Suite,
     problem: Problem | None,
     *,
@@ -191,7 +191,7 @@ class _Weakest:
         return a_BJ[rows], b_BJ[rows]
 
 
-def _local_search(model: Transformer, i: int, a_BJ: Tensor, b_BJ: Tensor) -> Attempt:
+def _local_search(model: Adder, i: int, a_BJ: Tensor, b_BJ: Tensor) -> Attempt:
     """Greedy coordinate descent on the margin of digit i: the best change of one digit, repeated."""
     margin_B = _step_margins(model, i, a_BJ, b_BJ)
     tried = len(a_BJ)

@@ -20,9 +20,9 @@ import torch
 from adderlab.errors import Failure, UsageError
 from adderlab.evaluation.exact import predict
 from adderlab.files.schema import to_dict
+from adderlab.models.architecture import Adder, Architecture
 from adderlab.models.config import ModelConfig
 from adderlab.models.tables import Tables, tables, why_no_tables
-from adderlab.models.transformer import Transformer
 from adderlab.proof import count as union
 from adderlab.proof.head import OPEN, RIGHT, WRONG, raise_margins
 from adderlab.proof.problem import Problem, problem_from_tables
@@ -429,18 +429,23 @@ def exact_tables(checkpoint: Checkpoint) -> Tables:
         return tables(checkpoint.config, {n: t.double() for n, t in checkpoint.stacked().items()})
 
 
-def plain_config(config: ModelConfig) -> dict[str, Any]:
+def plain_config(config: Architecture) -> dict[str, Any]:
     """What a configuration says about the model, as JSON values: all but how its first weights were
-    drawn."""
+    drawn. Of a file's model: how it is asked, and every operation and constant, by their SHA-256."""
+    if not isinstance(config, ModelConfig):
+        return config.bound()
     return {name: value for name, value in to_dict(config).items() if name != "init"}
 
 
-def greedy_answer(model: Transformer) -> Callable[[int, int], int]:
+def greedy_answer(model: Adder) -> Callable[[int, int], int]:
     """The model's own answer to a + b as a number; -1 where it is no number, or does not end where the
     end token counts."""
     layout = model.layout
 
     def answer(a: int, b: int) -> int:
+        own = model.own_sum(a, b)
+        if own is not None:
+            return own
         if layout.num_decided > SUM_DIGITS:
             prompt_1T = layout.encode_prompt(*pairs_from_ints([(a, b)]))
             if int(model.generate(prompt_1T)[0, SUM_DIGITS]) != layout.end_token:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from adderlab.evaluation.suites import adderboard, strata
-from adderlab.models.transformer import Transformer
+from adderlab.models.architecture import Adder
 from adderlab.proof.attack import model_margins
 from adderlab.proof.problem import Problem
 from adderlab.proof.witnesses import Witness, pair_margins, to_digits, to_ints
@@ -22,7 +22,7 @@ MOST = 1000
 """Failing pairs kept, those with the lowest margins: a model that fails everywhere needs no list."""
 
 
-def failing_samples(model: Transformer) -> list[tuple[int, int]]:
+def failing_samples(model: Adder) -> list[tuple[int, int]]:
     """Sampled pairs that the model fails on in its own arithmetic, the lowest margin first."""
     groups = [*adderboard().groups, *strata(PER_STRATUM).groups]
     a_BJ = torch.cat([group.a_BJ for group in groups])

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from adderlab.errors import UsageError
 from adderlab.evaluation.suites import strata
-from adderlab.models.transformer import Transformer
+from adderlab.models.architecture import Adder
 from adderlab.proof.attack import model_margins
 from adderlab.proof.problem import FREE, RADIX, Problem
 from adderlab.proof.prove import Count, Verdict
@@ -104,7 +104,7 @@ class Tried:
 
 
 def try_every_pair(
-    model: Transformer, window: Window, progress: Callable[[int, int], None] | None = None
+    model: Adder, window: Window, progress: Callable[[int, int], None] | None = None
 ) -> Tried:
     """Run a module, of either precision, on all pairs of a window."""
     a_BJ, b_BJ = window.pairs()

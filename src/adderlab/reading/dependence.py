@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -286,7 +287,7 @@ class Dependence:
         shape = value.shape
         out = torch.zeros(shape, dtype=torch.int64)
         for each in bits:
-            out = out | each.expand(torch.broadcast_shapes(each.shape, shape))
+            out = out | each.expand(np.broadcast_shapes(each.shape, shape))
         if name in ("where", "masked_fill"):
             source, condition = (0, 1) if name == "masked_fill" else (1, 0)
             chosen = _fixed(bits[condition], plain[condition], bool).expand(shape)
@@ -383,7 +384,7 @@ class Dependence:
         for weight in node.args[2:4]:
             if isinstance(weight, Ref):
                 out = out | self._own(weight)
-        return [out, *(whole.expand(torch.broadcast_shapes(whole.shape, v.shape)) for v in values[1:])]
+        return [out, *(whole.expand(np.broadcast_shapes(whole.shape, v.shape)) for v in values[1:])]
 
 
 def united(bits: Tensor, dims: list[int], keep: bool = False) -> Tensor:

@@ -11,6 +11,7 @@ Only files that the user named are run here, in this process.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import importlib.util
 import itertools
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -51,6 +53,14 @@ class Foreign:
     tokens: Tokens
     add: Callable[[int, int], int]
     """Its answer to a + b; -1 where it is no number."""
+    asked: tuple[_Asked, ...] = ()
+    """What it answered while the way to ask it was learned, from its first call on."""
+    rows_alone: bool = False
+    """Whether it takes one sequence at a time."""
+
+
+_Asked = tuple[tuple[int, ...], Tensor]
+"""(the model's tokens, the logits (V,) of the last one)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +74,8 @@ class _Call:
     """Of the tokens among the arguments."""
     tokens: tuple[int, ...]
     shape: tuple[int, ...]
+    logits: Tensor
+    """Those of the last position, (V,), by the model itself."""
     chosen: int
     """The token with the largest logit at the end, or the one that was put in its place."""
 
@@ -91,21 +103,35 @@ def load_file(path: Path) -> types.ModuleType:
 
 
 def built(module: types.ModuleType, seed: int | None = None) -> Any:
-    """What the file's ``build_model`` makes, its metadata left out; ``seed`` is that of PyTorch's
-    generator, for constructors that draw."""
+    """What the file's ``build_model`` makes, its metadata left out; ``seed`` is that of the
+    generators, for constructors that draw."""
     build = getattr(module, "build_model", None)
     if not callable(build):
         raise Failure(f"{module.__file__} has no function build_model")
-    if seed is not None:
-        torch.manual_seed(seed)
     try:
-        result = build()
+        with _seeded(seed) if seed is not None else contextlib.nullcontext():
+            result = build()
     except Exception as error:
         raise Failure(f"build_model fails: {type(error).__name__}: {error}") from error
     model = result[0] if isinstance(result, tuple) and result else result
     if isinstance(model, nn.Module) and model.training:
         model.eval()
     return model
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """PyTorch's, Python's and numpy's generators at ``seed``; as before afterwards."""
+    python, arrays = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(arrays)
 
 
 def foreign_file(path: Path, model: Any = None) -> Foreign:
@@ -115,7 +141,11 @@ def foreign_file(path: Path, model: Any = None) -> Foreign:
     ``Failure`` with one line.
     """
     module = load_file(path)
-    model = built(module) if model is None else model
+    return foreign_module(module, built(module) if model is None else model, path)
+
+
+def foreign_module(module: types.ModuleType, model: Any, path: Path) -> Foreign:
+    """``foreign_file`` of a file that has been run."""
     layout = getattr(module, "layout", getattr(module, "LAYOUT", None))
     if callable(getattr(module, "add", None)):
         return learned(module, model, path.name)
@@ -292,6 +322,7 @@ class _Watch:
                     place=place,
                     tokens=tuple(tokens),
                     shape=tuple(logits.shape),
+                    logits=logits.detach().reshape(-1, logits.shape[-1])[-1].clone(),
                     chosen=int(logits.reshape(-1, logits.shape[-1])[-1].argmax())
                     if token is None
                     else token,
@@ -352,6 +383,7 @@ def learned(module: types.ModuleType, model: Any, name: str) -> Foreign:
             f"known (numpy arrays cannot be followed){reason}"
         )
     asked = watch.calls[0].function
+    seen = [call for call in watch.calls if call.function is asked]
     prompts, calls = [], []
     with _Watch(module, model, only=asked, enough=1) as watch, torch.no_grad():
         for a, b in pairs:
@@ -360,6 +392,7 @@ def learned(module: types.ModuleType, model: Any, name: str) -> Foreign:
                 _answer(module, model, a, b)
             calls.append(watch.calls[0])
             prompts.append(watch.calls[0].tokens)
+    seen += calls
     if len({len(prompt) for prompt in prompts}) != 1:
         raise Failure("the prompt's length depends on the pair")
     call = _caller(calls[0])
@@ -376,8 +409,34 @@ def learned(module: types.ModuleType, model: Any, name: str) -> Foreign:
         layout=layout,
         tokens=tokens,
         add=lambda a, b: _number(_answer(module, model, a, b)),
+        asked=tuple((call.tokens, call.logits) for call in seen),
+        rows_alone=_takes_rows_alone(calls[0]),
     )
     return foreign
+
+
+def asked_alike(foreign: Foreign, module: types.ModuleType | None, model: Any) -> Foreign:
+    """Another model of the same file, which is asked as the one that was learned from."""
+    if module is None or not callable(getattr(module, "add", None)):
+        return stated(model, foreign.layout, foreign.name)
+    with _Watch(module, model) as watch, torch.no_grad():
+        _answer(module, model, *_covering_pairs()[0])
+    if not watch.calls:
+        raise Failure(f"{foreign.name}: add calls one model that build_model makes, and not another")
+    return dataclasses.replace(
+        foreign,
+        model=model,
+        call=_caller(watch.calls[0]),
+        params=parameters_of(model),
+        add=lambda a, b: _number(_answer(module, model, a, b)),
+        asked=(),
+    )
+
+
+def _takes_rows_alone(call: _Call) -> bool:
+    """Whether its tokens come as a list or without a batch axis."""
+    value = call.args[call.place] if isinstance(call.place, int) else call.kwargs[call.place]
+    return not isinstance(value, Tensor) or value.ndim == 1
 
 
 def _covering_pairs() -> list[tuple[int, int]]:

@@ -33,25 +33,30 @@ from adderlab.files.weights import (
     read_torch,
     read_weight_file,
 )
+from adderlab.models.architecture import Adder
 from adderlab.models.config import ModelConfig
 from adderlab.models.transformer import Transformer, build_model
+from adderlab.reading.file_model import FileModel
 from adderlab.runs import foreign
 
 # Whether the weights in a file are those its settings ask for, to the last name and number.
 
 
-def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+def parameter_shapes(config: ModelConfig | FileModel) -> dict[str, tuple[int, ...]]:
     """Name -> shape of every parameter, tied ones once, in the module's order."""
+    if isinstance(config, FileModel):
+        return config.parameter_shapes()
     return {name: tuple(p.shape) for name, p in _skeleton(config).named_parameters()}
 
 
-def check_parameters(config: ModelConfig, params: Mapping[str, Any], path: Path) -> None:
+def check_parameters(config: ModelConfig | FileModel, params: Mapping[str, Any], path: Path) -> None:
     """Raises ``Failure`` unless ``params`` has exactly the config's parameters, all finite."""
-    _not_too_deep(config, params, path)
-    shapes = parameter_shapes(config)
+    if isinstance(config, ModelConfig):
+        _not_too_deep(config, params, path)
+    shapes, double = parameter_shapes(config), isinstance(config, FileModel) and config.double
     _same_names(params, tuple(shapes), path)
     for name, shape in shapes.items():
-        _check_tensor(name, params[name], shape, path)
+        _check_tensor(name, params[name], shape, path, double)
 
 
 def untied(config: ModelConfig, state: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
@@ -83,7 +88,9 @@ def _same_names(found: Mapping[str, Any], wanted: tuple[str, ...], path: Path) -
         raise Failure(f"{path} {what} for a model of its settings; fetch or save it again")
 
 
-def _check_tensor(name: str, tensor: Any, shape: tuple[int, ...], path: Path) -> None:
+def _check_tensor(
+    name: str, tensor: Any, shape: tuple[int, ...], path: Path, double: bool = False
+) -> None:
     if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_quantized:
         raise Failure(f"{path}: {name} is not a plain tensor; fetch or save it again")
     if tuple(tensor.shape) != shape:
@@ -93,7 +100,7 @@ def _check_tensor(name: str, tensor: Any, shape: tuple[int, ...], path: Path) ->
         )
     if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16):
         exact = tensor.dtype == torch.float64 and torch.equal(tensor.float().double(), tensor)
-        if not exact:
+        if not exact and not (double and tensor.dtype == torch.float64):
             raise Failure(f"{path}: {name} is {tensor.dtype}, not float32; save it again as float32")
     if not torch.isfinite(tensor).all():
         raise Failure(
@@ -132,14 +139,15 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Checkpoint:
-    """A snapshot of one model. ``params`` is copied, as float32 on the CPU.
+    """A snapshot of one model. ``params`` is copied, on the CPU, as float32 (as float64 where a file's
+    model has such parameters).
 
     ``params`` has no seed axis and holds tied parameters once, under the first of their names.
     ``val_exact`` is NaN where the file does not say. ``origin`` is the program that trained the
     weights: adderlab, r456, microadder or mlx.
     """
 
-    config: ModelConfig
+    config: ModelConfig | FileModel
     params: dict[str, Tensor]
     """Name -> stored tensor."""
     recipe: dict[str, Any]
@@ -153,9 +161,9 @@ class Checkpoint:
     def __post_init__(self) -> None:
         shapes = parameter_shapes(self.config)
         assert {name: tuple(t.shape) for name, t in self.params.items()} == shapes
+        dtype = self.config.dtype if isinstance(self.config, FileModel) else torch.float32
         copies = {
-            name: self.params[name].detach().to("cpu", torch.float32, copy=True).contiguous()
-            for name in shapes
+            name: self.params[name].detach().to("cpu", dtype, copy=True).contiguous() for name in shapes
         }
         object.__setattr__(self, "params", copies)
 
@@ -166,20 +174,24 @@ class Checkpoint:
     @property
     def weights_sha256(self) -> str:
         """SHA-256 over, for each name in sorted order: ``NAME:ROWSxCOLUMNS`` and a newline in
-        ASCII, then the numbers in row-major order as little-endian float32."""
+        ASCII, then the numbers in row-major order as little-endian float32 (float64 where they are)."""
         digest = hashlib.sha256()
         for name in sorted(self.params):
             tensor = self.params[name]
             digest.update(f"{name}:{'x'.join(map(str, tensor.shape))}\n".encode())
-            digest.update(tensor.numpy().astype("<f4").tobytes())
+            digest.update(
+                tensor.numpy().astype("<f8" if tensor.dtype == torch.float64 else "<f4").tobytes()
+            )
         return digest.hexdigest()
 
     def stacked(self) -> dict[str, Tensor]:
         """The parameters of a population of one: every tensor with the seed axis in front."""
         return {name: tensor[None] for name, tensor in self.params.items()}
 
-    def module(self) -> Transformer:
-        """The readable PyTorch model: tokens (B, T) -> logits (B, T, V). A new one for each call."""
+    def module(self) -> Adder:
+        """The readable PyTorch model: tokens (B, T) -> logits (B, T, V). A new one for each call.
+
+        Raises ``UsageError`` for the weights of a file that was not named."""
         model = build_model(self.config, seed=0)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
@@ -205,6 +217,8 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
         payload = read_torch(data, path)
         if "model_state_dict" in payload:
             return _load_microadder(payload, path)
+        if _is_of_a_file(payload):
+            return _load_file_model(payload, path)
         if "model_state" in payload:
             return _load_r456(payload, path)
     except UsageError as error:
@@ -218,12 +232,22 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
 
 
 def save_checkpoint(path: Path | str, checkpoint: Checkpoint) -> None:
-    """Write a ``.pt``, atomically. R456's program reads it if the model is of its family.
+    """Write a ``.pt``, atomically. R456's program reads it if the model is of its family; that of a
+    user's file has its parameters by the file's own names.
 
     Weights that are not finite are written as they are (a diverged run can be looked at elsewhere);
     ``load_checkpoint`` refuses them. Raises ``Failure``.
     """
     config = checkpoint.config
+    if isinstance(config, FileModel):
+        payload = {
+            "model_state": checkpoint.params,
+            "step": checkpoint.step,
+            "val_exact": checkpoint.val_exact,
+            "adderlab": _our_entry(checkpoint),
+        }
+        write_torch(path, payload)
+        return
     payload = {
         "model_state": dict(checkpoint.module().state_dict()),
         "model_config": foreign.model_to_dict(config),
@@ -289,6 +313,24 @@ def _load_r456(payload: dict[str, Any], path: Path) -> Checkpoint:
     )
 
 
+def _is_of_a_file(payload: dict[str, Any]) -> bool:
+    entry = payload.get("adderlab")
+    config = entry.get("config") if isinstance(entry, dict) else None
+    return isinstance(config, dict) and "sha256" in config
+
+
+def _load_file_model(payload: dict[str, Any], path: Path) -> Checkpoint:
+    """The weights of a user's file. Nothing of the file is needed, or run."""
+    _require(payload, ("model_state", "step", "val_exact"), path)
+    return _checked(
+        _read_our_entry(_typed(payload, "adderlab", dict, path), path),
+        _typed(payload, "model_state", dict, path),
+        path,
+        step=_typed(payload, "step", int, path),
+        val_exact=float(_typed(payload, "val_exact", (int, float), path)),
+    )
+
+
 def _load_safetensors(data: bytes, path: Path) -> Checkpoint:
     tensors, metadata = read_safetensors(data, path)
     if "adderlab" not in metadata:
@@ -345,7 +387,7 @@ def _load_mlx(path: Path) -> Checkpoint:
 class _About:
     """What a file says about its weights."""
 
-    config: ModelConfig
+    config: ModelConfig | FileModel
     recipe: dict[str, Any]
     seed: int | None
     origin: str
@@ -365,12 +407,17 @@ def _read_our_entry(entry: Mapping[str, Any], path: Path, also: tuple[str, ...] 
     if unknown:
         raise Failure(f"{path}: adderlab has no entry {unknown[0]!r}; fetch or save it again")
     return _About(
-        config=schema.from_dict(ModelConfig, entry["config"], "adderlab.config"),
+        config=_architecture(entry["config"]),
         recipe=upgraded_recipe(_typed(entry, "recipe", dict, path)),
         seed=None if entry["seed"] is None else _typed(entry, "seed", int, path),
         origin=_typed(entry, "origin", str, path),
         weights_sha256=_typed(entry, "weights_sha256", str, path),
     )
+
+
+def _architecture(data: Any) -> ModelConfig | FileModel:
+    kind = FileModel if isinstance(data, dict) and "sha256" in data else ModelConfig
+    return schema.from_dict(kind, data, "adderlab.config")
 
 
 def _seed(recipe: Mapping[str, Any]) -> int | None:

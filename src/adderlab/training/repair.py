@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from adderlab.errors import UsageError
+from adderlab.models.architecture import Adder
 from adderlab.models.tables import why_no_tables
-from adderlab.models.transformer import Transformer
 from adderlab.proof.prove import Progress, Proof, Verdict, prove_checkpoint
 from adderlab.proof.search import Limits
 from adderlab.results import Result
@@ -177,7 +177,7 @@ def _train(
     )
 
 
-def _margin_loss(model: Transformer, a_BJ: Tensor, b_BJ: Tensor, target: float) -> Tensor:
+def _margin_loss(model: Adder, a_BJ: Tensor, b_BJ: Tensor, target: float) -> Tensor:
     """Mean over pairs of the missing margin, summed over the eleven digits."""
     tokens_BP, targets_BA = model.layout.encode(a_BJ, b_BJ)
     logits_BIV = model.answer_logits(tokens_BP)[:, :SUM_DIGITS]

@@ -1,0 +1,236 @@
+"""Whether what was read is what the model computes: asked of the model itself, on random sequences.
+
+Reading follows the operations of one call. Here the model is called a few hundred times, at every length
+that greedy decoding uses and with two sequences at once, and what it answered while it was driven is
+compared too: so what changes from call to call, looks at the other rows, or depends on the length is
+found. In float64 where the model runs so; rounding then hides nothing.
+
+Shapes: N sequences, P positions, T positions read so far, A answer steps, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adderlab.errors import Failure
+from adderlab.models.tables import Tables
+from adderlab.reading.driving import Foreign, in_double
+from adderlab.reading.reading import Reading, read_model, table_logits
+from adderlab.task.layouts import OPERAND_DIGITS
+
+SEQUENCES = 24
+"""Each asked at all lengths of greedy decoding: about 270 calls."""
+TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
+"""Of the largest logit (or 1)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """How near the model is to what was read of it."""
+
+    calls: int
+    """Of the model, each of one sequence or two."""
+    precision: str
+    """In which the model was called: float64, or float32 where it does not run in that."""
+    difference: float
+    """The largest of a logit."""
+    scale: float
+    """The largest logit."""
+    batched: bool
+    """Whether the model takes several sequences at once, and answers each as alone."""
+
+    def __str__(self) -> str:
+        return (
+            f"logits agree with the model's within {self.difference:.1e} on {self.calls} calls in "
+            f"{self.precision} (largest logit {self.scale:.3g})"
+        )
+
+
+class NoTables(Failure):
+    """What a model computes is no table form: a second layer, an operation that is not known."""
+
+
+class _Differs(Failure):
+    """In this precision."""
+
+
+def read_foreign(foreign: Foreign) -> tuple[Reading, Agreement]:
+    """Read a model and compare. Raises ``NoTables`` with one line for what cannot be read, ``Failure``
+    where what was read is not what the model computes."""
+    try:
+        with in_double(foreign.model):
+            return _read_and_compare(foreign, torch.float64)
+    except _Differs as difference:
+        # Files that make float32 tensors in so many words do not run in float64; what else is wrong is
+        # wrong in float32 too.
+        try:
+            return _read_and_compare(foreign, torch.float32)
+        except _Differs:
+            raise Failure(str(difference)) from None
+
+
+def _read_and_compare(foreign: Foreign, dtype: torch.dtype) -> tuple[Reading, Agreement]:
+    try:
+        try:
+            reading = read_model(foreign.call, foreign.params, foreign.layout, foreign.tokens)
+        except Failure as failure:
+            raise NoTables(str(failure)) from failure
+        return reading, compare(foreign, reading, dtype)
+    except Failure:
+        raise
+    except (RuntimeError, TypeError, IndexError, ValueError) as error:
+        raise _Differs(f"the model fails when it is called: {type(error).__name__}: {error}") from error
+
+
+@torch.no_grad()
+def compare(
+    foreign: Foreign, reading: Reading, dtype: torch.dtype, sequences: int = SEQUENCES
+) -> Agreement:
+    """The tables of the model's parameters beside the model. Raises ``Failure`` where they differ."""
+    layout = reading.layout
+    params = {name: tensor.detach().double()[None] for name, tensor in foreign.params.items()}
+    tables = reading.tables(params)
+    tokens_NP = random_sequences(reading, sequences, seed=1)
+    read_NAV = table_logits(tables, tokens_NP)
+    scale = max(1.0, float(read_NAV.abs().max()))
+    limit = TOLERANCE[dtype] * scale
+    order = list(reading.tokens.order)
+    worst, calls = 0.0, 0
+
+    def ask(tokens_NT: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return foreign.call(reading.tokens.of(tokens_NT)).double()[..., order]
+
+    def judge(found: Tensor, wanted: Tensor, what: str) -> None:
+        nonlocal worst
+        difference = float(torch.nan_to_num((found - wanted).abs(), nan=torch.inf).max())
+        if not difference <= limit:
+            raise _Differs(
+                f"what was read is not what the model computes {what}: a logit differs by "
+                f"{difference:.2g}"
+            )
+        worst = max(worst, difference)
+
+    for row, own_AV in zip(tokens_NP, read_NAV, strict=True):
+        judge(ask(row[None])[0, list(layout.query_positions)], own_AV, "on a whole sequence")
+        for i, last in enumerate(layout.query_positions):
+            judge(ask(row[None, : last + 1])[0, -1], own_AV[i], f"after {last + 1} tokens")
+    _compare_first_calls(foreign, reading, tables)
+    batched = _takes_two(ask, tokens_NP, read_NAV, foreign, max(limit, 10 * worst))
+    return Agreement(
+        calls=calls,
+        precision=str(dtype).removeprefix("torch."),
+        difference=worst,
+        scale=scale,
+        batched=batched,
+    )
+
+
+def _compare_first_calls(foreign: Foreign, reading: Reading, tables: Tables) -> None:
+    """What the model answered from its first call on, in its own precision, which a counter inside it
+    would have changed since."""
+    layout, order = reading.layout, list(reading.tokens.order)
+    token_of = [{own: t for t, own in enumerate(row)} for row in reading.tokens.ids_PV.tolist()]
+    rows, asked = [], []
+    for own, logits_V in foreign.asked:
+        step = len(own) - layout.num_prompt
+        if not 0 <= step < layout.num_answers:
+            continue  # after the answer
+        tokens = [token_of[p].get(token) for p, token in enumerate(own)]
+        if None in tokens:
+            continue
+        rows.append([*tokens, *[0] * (layout.num_positions - len(own))])
+        asked.append((step, logits_V.double()[order]))
+    if not rows:
+        return
+    read_NAV = table_logits(tables, torch.tensor(rows))
+    scale = max(1.0, float(read_NAV.abs().max()))
+    for call, (read_AV, (step, wanted_V)) in enumerate(zip(read_NAV, asked, strict=True)):
+        difference = float(torch.nan_to_num((read_AV[step] - wanted_V).abs(), nan=torch.inf).max())
+        if not difference <= TOLERANCE[torch.float32] * scale:
+            raise Failure(
+                f"the model answered its call {call + 1} otherwise than now (a logit differs by "
+                f"{difference:.2g}): its answers change from call to call"
+            )
+
+
+def _takes_two(
+    ask: Callable[[Tensor], Tensor], tokens_NP: Tensor, read_NAV: Tensor, foreign: Foreign, limit: float
+) -> bool:
+    """Whether the model takes two rows at once, at every length. Raises where they change each other."""
+    if foreign.rows_alone:
+        return False
+    layout = foreign.layout
+    for i, last in enumerate(layout.query_positions):
+        two = torch.arange(2) + i
+        try:
+            found = ask(tokens_NP[two % len(tokens_NP), : last + 1])
+        except Exception:
+            return False  # It is made for one sequence, and is asked so.
+        if found.shape[:2] != (2, last + 1):
+            return False
+        difference = float((found[:, -1] - read_NAV[two % len(read_NAV), i]).abs().max())
+        if not difference <= limit:
+            raise Failure(
+                "two sequences at once change each other's answers (a logit differs by "
+                f"{difference:.2g}): the model's results depend on the batch"
+            )
+    return True
+
+
+def random_sequences(reading: Reading, count: int, seed: int) -> Tensor:
+    """Full sequences (N, P) of the layout: half of any tokens, half of additions."""
+    layout = reading.layout
+    generator = torch.Generator().manual_seed(seed)
+    anything = torch.randint(0, layout.vocab_size, (count, layout.num_positions), generator=generator)
+    digits = torch.randint(
+        0, 10, (2, count // 2, OPERAND_DIGITS), generator=generator, dtype=torch.uint8
+    )
+    anything[: count // 2] = layout.encode(digits[0], digits[1])[0].long()
+    return anything
+
+
+def canonical_trace(reading: Reading) -> dict[str, Any]:
+    """Every operation and every constant of the trace, as JSON values: what a certificate binds.
+
+    Numbers stand as hexadecimal floats, so that the same trace gives the same bytes."""
+    trace = reading.trace
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, bool | int | str | None):
+            return value
+        if isinstance(value, float):
+            return value.hex()
+        if isinstance(value, list | tuple):
+            return [plain(x) for x in value]
+        if hasattr(value, "number"):
+            return {"tensor": value.number}
+        return str(value)
+
+    return {
+        "parameters": {str(number): name for number, name in sorted(trace.parameters.items())},
+        "constants": {
+            str(number): {
+                "shape": list(tensor.shape),
+                "numbers": [x.hex() if isinstance(x, float) else x for x in tensor.reshape(-1).tolist()],
+            }
+            for number, tensor in sorted(trace.constants.items())
+        },
+        "operations": [
+            {
+                "name": str(node.function),
+                "arguments": plain(node.args),
+                "options": {key: plain(value) for key, value in sorted(node.kwargs.items())},
+                "results": [None if ref is None else ref.number for ref in node.outputs],
+            }
+            for node in trace.nodes
+        ],
+        "output": trace.output.number,
+        "length": trace.length,
+    }
