@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from adderlab.api.models import inspect as inspect
     from adderlab.api.models import load as load
     from adderlab.api.models import predict as predict
+    from adderlab.api.models import read as read
     from adderlab.api.presets import Zoo as Zoo
     from adderlab.api.presets import preset as preset
     from adderlab.api.presets import presets as presets
@@ -59,7 +60,7 @@ _HOMES = {
     "errors": ("UsageError", "Failure"),
     "runs.records": ("SeedRecord",),
     "training.measure": ("Listener",),
-    "api.models": ("Model", "load", "evaluate", "predict", "inspect", "Inspection"),
+    "api.models": ("Model", "load", "read", "evaluate", "predict", "inspect", "Inspection"),
     "api.presets": ("presets", "preset", "recipe", "settings", "Zoo"),
     "api.training": ("Run", "train", "resume", "search", "open_run"),
     "api.studies": ("measure_rate", "sweep", "Sweep", "plan"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,11 +16,14 @@ from adderlab.evaluation import exact
 from adderlab.evaluation.exact import Prediction, SuiteReport
 from adderlab.evaluation.suites import Suite, of_pairs, parse_suite
 from adderlab.files import schema
+from adderlab.models.architecture import Architecture
 from adderlab.models.config import ModelConfig
 from adderlab.models.describe import ParameterRow, parameter_rows, parameter_table
 from adderlab.models.tables import Tables, why_no_tables
 from adderlab.models.zoo import get_preset
 from adderlab.proof.prove import exact_tables
+from adderlab.reading.describe import reading_lines
+from adderlab.reading.file_model import FileModel, read_file, read_module
 from adderlab.results import Result, html_table, text_table
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint, save_checkpoint, save_safetensors
 from adderlab.runs.metadata import kind_of
@@ -41,7 +45,7 @@ class HasCheckpoint(Protocol):
 
 ModelLike: TypeAlias = "str | os.PathLike[str] | Checkpoint | HasBest | HasCheckpoint"
 """Wherever a model is expected: a checkpoint file's path, a model, a run or its folder (its best model),
-or a seed's record or a repair (its checkpoint)."""
+a seed's record or a repair (its checkpoint), or a Python file, which is run (``read``)."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -85,6 +89,7 @@ class Model(Checkpoint):
         Raises ``UsageError`` for a name that does not exist or cannot be had here. Source:
         docs/statistics.md.
         """
+        self.need_code()
         if isinstance(suite, str):
             suite = parse_suite(suite)
         elif not isinstance(suite, Suite):
@@ -139,7 +144,7 @@ def check_model_name(path: Path) -> None:
 def load(model: ModelLike) -> Model:
     """The model in a checkpoint file: ours, R456's or MicroAdder's ``.pt``, an MLX-named ``.npz``, a
     ``.safetensors``. A run, or its folder, gives its best model (of a search the proved one), a seed's
-    record or a repair its checkpoint.
+    record or a repair its checkpoint. A Python file is read and run (``read``).
 
     Raises ``UsageError`` if there is no such file, ``Failure`` for a file that is damaged, holds code
     or does not fit its own settings.
@@ -155,9 +160,71 @@ def load(model: ModelLike) -> Model:
         from adderlab.api.training import open_run  # which itself loads models
 
         return open_run(found).best
-    checkpoint = found if isinstance(found, Checkpoint) else load_checkpoint(Path(found))
+    if isinstance(found, str | os.PathLike) and Path(found).suffix == ".py":
+        return read(found)
+    return _model(found if isinstance(found, Checkpoint) else load_checkpoint(Path(found)))
+
+
+def _model(checkpoint: Checkpoint) -> Model:
     fields = {field.name: getattr(checkpoint, field.name) for field in dataclasses.fields(Checkpoint)}
     return Model(**fields)
+
+
+@single_threaded()
+def read(
+    source: str | os.PathLike[str] | Any,
+    layout: str | None = None,
+    *,
+    weights: ModelLike | None = None,
+) -> Model:
+    """The model of a Python file of your own, or a module in memory: anybody's PyTorch decoder.
+
+    ``source``: a file with ``build_model()`` and ``add(model, a, b)`` (AdderBoard's form), or with
+    ``build_model()`` and the name of a ``layout``; its code is run. Or a module that maps the tokens of
+    ``layout`` (1, T) to logits (1, T, V). ``weights``: a checkpoint of that file; otherwise the
+    parameters are those that ``build_model`` makes, with the random generators at 0.
+
+    How the model is asked is learned from the calls of ``add``; what it computes is read off the
+    operations of one call, and compared with the model, in float64 where it runs so. Raises
+    ``UsageError`` for a missing file or weights of another, ``Failure`` with one line for what cannot be
+    read. A model that is read but has no table form (``inspect`` says why) can be asked and attacked, not
+    proved. Source: docs/your-own-model.md.
+    """
+    if isinstance(source, str | os.PathLike):
+        path: Path | None = Path(source)
+        config, params = read_file(Path(source), layout)
+    else:
+        if layout is None:
+            raise UsageError('a module needs the name of its layout, such as layout="P"')
+        path = None
+        config, params = read_module(source, layout)
+    if weights is None:
+        return Model(
+            config=config,
+            params=params,
+            recipe={},
+            step=0,
+            val_exact=math.nan,
+            origin=config.file,
+            path=path,
+        )
+    found = load(weights)
+    if found.config != config:
+        raise UsageError(_foreign_weights(found, config))
+    return found
+
+
+def _foreign_weights(found: Model, config: FileModel) -> str:
+    """Why these weights are not the file's."""
+    path, own = found.path or "these weights", found.config
+    if not isinstance(own, FileModel):
+        return f"{path} holds a model of {found.num_parameters} parameters that is not of {config.file}"
+    if own.sha256 != config.sha256:
+        return (
+            f"{path} belongs to another version of {own.file} (sha256 {own.sha256[:12]}..., {config.file} "
+            f"has {config.sha256[:12]}...): name the file that it was trained with"
+        )
+    return f"{path} belongs to {own.file} as it is asked in another way: read it with the same layout"
 
 
 def evaluate(
@@ -182,13 +249,15 @@ def predict(model: ModelLike, a: int, b: int) -> Prediction:
 class Inspection(Result):
     """What a model stores: every tensor, which are tied, and how many numbers count."""
 
-    config: ModelConfig
+    config: Architecture
     rows: tuple[ParameterRow, ...]
     """Every tensor in the order of the state dict."""
     no_tables: str | None
     """Why there is no table form, so no fast training and no proof; None if there is one."""
     origin: dict[str, Any]
     """Of a trained model: its file, the program that trained it, its step, its weights' SHA-256."""
+    reading: tuple[str, ...] = ()
+    """Of a file's model, what was read of it, line by line."""
 
     @property
     def parameters(self) -> int:
@@ -202,6 +271,7 @@ class Inspection(Result):
             "config": schema.to_dict(self.config),
             "parameters": self.parameters,
             "table_form": self.no_tables is None,
+            **({"reading": list(self.reading)} if self.reading else {}),
             "table": self.to_dicts(),
         }
 
@@ -215,6 +285,7 @@ class Inspection(Result):
         return [
             *(f"{key}: {value}" for key, value in self.origin.items()),
             *text_table(parameter_rows(self.rows)),
+            *self.reading,
             f"table form (fast training, proof): {form}",
         ]
 
@@ -223,7 +294,8 @@ class Inspection(Result):
 
 
 def inspect(model: ModelLike | ModelConfig) -> Inspection:
-    """The parameter table of a model, a preset's name or a configuration.
+    """The parameter table of a model, a preset's name or a configuration; of a Python file's model also
+    how it is asked, its heads, the operations after them, and how well what was read agrees with it.
 
     Text is a preset's name unless it looks like a path. Raises as ``load`` and ``preset`` do.
     """
@@ -233,7 +305,8 @@ def inspect(model: ModelLike | ModelConfig) -> Inspection:
         except UsageError as error:
             raise UsageError(f"there is no file {model}, and {error}") from None
     if isinstance(model, ModelConfig):
-        config, origin = model, {}
+        config: Architecture = model
+        origin: dict[str, Any] = {}
     else:
         found = load(model)
         config = found.config
@@ -248,4 +321,5 @@ def inspect(model: ModelLike | ModelConfig) -> Inspection:
         rows=parameter_table(config),
         no_tables=why_no_tables(config),
         origin=origin,
+        reading=reading_lines(config) if isinstance(config, FileModel) else (),
     )

@@ -1,6 +1,7 @@
 """Exact match of greedy answers on a suite, with intervals, digit by digit, first failures listed.
 
-A pair counts as right only if all eleven digits of the sum are; the end token does not count.
+A pair counts as right only if all eleven digits of the sum are; the end token counts where decoding
+stops at it (``Layout.end_decided``).
 
 Shapes: B pairs, J = 10 operand columns, I = 11 sum columns, A answer steps, T prompt positions,
 V vocabulary.
@@ -234,7 +235,10 @@ def evaluate(
             answer_BA, sum_BI = decoder(a_BJ, b_BJ), add(a_BJ, b_BJ)
             assert answer_BA.shape == (len(a_BJ), layout.num_answers), answer_BA.shape
             wrong_BI = answer_BA[:, :SUM_DIGITS] != sum_BI
-            wrong = wrong_BI.any(1).nonzero().flatten()
+            wrong_B = wrong_BI.any(1)
+            if layout.num_decided > SUM_DIGITS:
+                wrong_B |= answer_BA[:, SUM_DIGITS] != layout.end_token
+            wrong = wrong_B.nonzero().flatten()
             right_I += len(a_BJ) - wrong_BI[wrong].sum(0)
             errors += len(wrong)
             for row in wrong[: max_failures - len(misses)].tolist():
@@ -275,11 +279,13 @@ class Prediction(Result):
     confidences: tuple[float, ...]
     """Softmax probability of each answered token, given the digits answered before it."""
     right_sum: int
+    ended: bool = True
+    """Whether the end token follows, where decoding stops at it."""
 
     @property
     def right(self) -> bool:
-        """Whether all eleven digits are those of the sum."""
-        return self.answer == f"{self.right_sum:0{SUM_DIGITS}d}"
+        """Whether all eleven digits are those of the sum, and the answer ends there."""
+        return self.answer == f"{self.right_sum:0{SUM_DIGITS}d}" and self.ended
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -295,7 +301,7 @@ class Prediction(Result):
     def describe(self) -> list[str]:
         """The answer, then every digit with its confidence, most significant first."""
         # Names of tokens that are no digits, such as <EOS>, are one symbol each.
-        symbols = re.findall(r"<[A-Z]+>|.", self.answer)
+        symbols = re.findall(r"<\w+>|.", self.answer)
         lines = [self._sentence(), "digit       s_i  confidence"]
         for place, symbol in zip(reversed(range(len(self.confidences))), symbols, strict=True):
             lines.append(f"10^{place:<2}     {symbol:>6}  {self.confidences[place]:.4f}")
@@ -306,6 +312,7 @@ class Prediction(Result):
 
     def _sentence(self) -> str:
         text = self.answer.lstrip("0") or "0" if self.answer.isdigit() else self.answer
+        text += "" if self.ended else " without an end"
         verdict = "right" if self.right else f"wrong, it is {self.right_sum}"
         return f"{self.a} + {self.b} = {text}  ({verdict})"
 
@@ -325,7 +332,9 @@ def predict(model: Adder, a: int, b: int) -> Prediction:
         best, token = probability_1V.max(-1, keepdim=True)
         tokens_1T = torch.cat([tokens_1T, token], 1)
         confidences.append(float(best))
-    answer = tokens_1T[0, -SUM_DIGITS:]
+    answer, ended = tokens_1T[0, -SUM_DIGITS:], True
+    if model.layout.num_decided > SUM_DIGITS:
+        ended = int(model(tokens_1T)[0, -1].argmax()) == model.layout.end_token
     return Prediction(
         a=a,
         b=b,
@@ -333,4 +342,5 @@ def predict(model: Adder, a: int, b: int) -> Prediction:
         tokens=tuple(answer.tolist()),
         confidences=tuple(confidences),
         right_sum=a + b,
+        ended=ended,
     )

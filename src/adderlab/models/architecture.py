@@ -68,6 +68,11 @@ class ReadArchitecture(Protocol):
         """The layout's name."""
         ...
 
+    @property
+    def file(self) -> str:
+        """What the user calls it."""
+        ...
+
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """Name -> shape of every parameter, in the module's order. Needs no code of the model."""
         ...
@@ -76,8 +81,9 @@ class ReadArchitecture(Protocol):
         """A freshly initialised model. Raises ``UsageError`` where its code is not at hand."""
         ...
 
-    def tables(self, params: Mapping[str, Tensor]) -> Tables:
-        """Tables of S models, differentiable. Raises ``UsageError`` where its code is not at hand."""
+    def tables(self, params: Mapping[str, Tensor], *, exact: bool = False) -> Tables:
+        """Tables of S models, differentiable; ``exact``: hidden keys have the score minus infinity, as a
+        proof needs it. Raises ``UsageError`` where its code is not at hand."""
         ...
 
     def why_no_tables(self) -> str | None:

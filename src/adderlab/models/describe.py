@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from adderlab.models.architecture import Architecture
 from adderlab.models.config import SPECIALS, ModelConfig
 from adderlab.models.layers import SHARED_FACTORS, SHARED_MAPS
 from adderlab.models.transformer import skeleton
@@ -158,8 +159,13 @@ class ParameterRow:
     """Trained and not tied to an earlier row."""
 
 
-def parameter_table(config: ModelConfig) -> tuple[ParameterRow, ...]:
+def parameter_table(config: Architecture) -> tuple[ParameterRow, ...]:
     """Every tensor of the model in the order of the state dict; no weights are made."""
+    if not isinstance(config, ModelConfig):
+        return tuple(
+            ParameterRow(name=name, shape=shape, count=math.prod(shape), tied_to=None, counted=True)
+            for name, shape in config.parameter_shapes().items()
+        )
     model = skeleton(config)
     parameters = dict(model.named_parameters(remove_duplicate=False))
     first_name: dict[int, str] = {}
@@ -197,6 +203,6 @@ def parameter_rows(rows: Sequence[ParameterRow]) -> list[dict[str, str | int]]:
     return [*table, {"parameter": "total", "shape": "", "numbers": "", "tied to": "", "counted": total}]
 
 
-def count_parameters(config: ModelConfig) -> int:
+def count_parameters(config: Architecture) -> int:
     """Unique trained parameters of a model of this configuration."""
     return sum(row.count for row in parameter_table(config) if row.counted)

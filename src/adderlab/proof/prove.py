@@ -420,13 +420,20 @@ def _counterexample(
 def exact_tables(checkpoint: Checkpoint) -> Tables:
     """The tables of the stored fp32 weights, worked out in float64.
 
-    Raises ``UsageError`` for models outside the table form.
+    Raises ``UsageError`` for models outside the table form (``Failure`` for a file's), and for the
+    weights of a file that was not named.
     """
     reason = why_no_tables(checkpoint.config)
+    if reason and not isinstance(checkpoint.config, ModelConfig):
+        raise Failure(f"{checkpoint.config.file} cannot be proved: {reason}")
     if reason:
         raise UsageError(f"this model cannot be proved: {reason}; adderlab attack can test it")
+    checkpoint.need_code()
+    config, params = checkpoint.config, {n: t.double() for n, t in checkpoint.stacked().items()}
     with torch.no_grad():
-        return tables(checkpoint.config, {n: t.double() for n, t in checkpoint.stacked().items()})
+        if isinstance(config, ModelConfig):
+            return tables(config, params)
+        return config.tables(params, exact=True)
 
 
 def plain_config(config: Architecture) -> dict[str, Any]:

@@ -57,6 +57,8 @@ class Foreign:
     """What it answered while the way to ask it was learned, from its first call on."""
     rows_alone: bool = False
     """Whether it takes one sequence at a time."""
+    stated: bool = False
+    """Whether the layout was named, and not learned from ``add``."""
 
 
 _Asked = tuple[tuple[int, ...], Tensor]
@@ -177,6 +179,7 @@ def stated(model: Any, layout: Layout, name: str) -> Foreign:
         layout=layout,
         tokens=tokens,
         add=_greedy(call, layout, tokens),
+        stated=True,
     )
 
 
@@ -417,7 +420,7 @@ def learned(module: types.ModuleType, model: Any, name: str) -> Foreign:
 
 def asked_alike(foreign: Foreign, module: types.ModuleType | None, model: Any) -> Foreign:
     """Another model of the same file, which is asked as the one that was learned from."""
-    if module is None or not callable(getattr(module, "add", None)):
+    if module is None or foreign.stated:
         return stated(model, foreign.layout, foreign.name)
     with _Watch(module, model) as watch, torch.no_grad():
         _answer(module, model, *_covering_pairs()[0])

@@ -107,11 +107,12 @@ class FileModel:
         live = self.live
         return FileModule(self, live, live.make(seed))
 
-    def tables(self, params: Mapping[str, Tensor]) -> Tables:
-        """Tables of S models, differentiable. Raises ``UsageError`` where the file was not named."""
+    def tables(self, params: Mapping[str, Tensor], *, exact: bool = False) -> Tables:
+        """Tables of S models, differentiable; ``exact`` as of ``Reading.tables``. Raises ``UsageError``
+        where the file was not named."""
         reading = self.live.reading
         assert reading is not None, self.no_tables
-        return reading.tables(params)
+        return reading.tables(params, exact=exact)
 
     def why_no_tables(self) -> str | None:
         """None if it has a table form, otherwise the reason."""
@@ -123,6 +124,11 @@ class FileModel:
         plain = to_dict(self)
         del plain["file"], plain["no_tables"]
         return {**plain, "trace_sha256": self.live.trace_sha256}
+
+    @property
+    def at_hand(self) -> bool:
+        """Whether the file was named in this process."""
+        return self in _LIVE
 
     @property
     def live(self) -> Live:
@@ -214,6 +220,14 @@ class FileModule(Adder):
                 return foreign.call(own_BT)[..., order]
             return torch.cat([foreign.call(row[None]) for row in own_BT])[..., order]
 
+    def answer_logits(self, tokens_BP: Tensor) -> Tensor:
+        """Logits (B, A, V) of the answer steps, teacher-forced. Of a model that takes one sequence at a
+        time, its recorded operations, batched."""
+        live, queries = self._live, list(self.layout.query_positions)
+        if live.agreement is None or live.agreement.batched or len(tokens_BP) < 2:
+            return super().answer_logits(tokens_BP)
+        return live.reading.logits(self._params, tokens_BP)[:, queries]
+
     def own_sum(self, a: int, b: int) -> int | None:
         """What the file's ``add`` answers."""
         return self.foreign.add(a, b)
@@ -274,8 +288,10 @@ def _first_difference(
 # Reading.
 
 
-def read_file(path: Path) -> tuple[FileModel, dict[str, Tensor]]:
+def read_file(path: Path, layout: str | Layout | None = None) -> tuple[FileModel, dict[str, Tensor]]:
     """Run a file that the user named, and read its model: (what it is, its parameters as built).
+
+    ``layout``: how the model is asked, instead of what the file says.
 
     A model without a table form is read too (``FileModel.no_tables``). Raises ``UsageError`` where there
     is no such file, ``Failure`` with one line for what cannot be asked, or does not answer alike twice.
@@ -284,7 +300,11 @@ def read_file(path: Path) -> tuple[FileModel, dict[str, Tensor]]:
         raise UsageError(f"there is no file {path}")
     source = path.read_text()
     module = load_file(path)
-    foreign = foreign_module(module, built(module, 0), path)
+    model = built(module, 0)
+    if layout is None:
+        foreign = foreign_module(module, model, path)
+    else:
+        foreign = stated(model, get_layout(layout) if isinstance(layout, str) else layout, path.name)
 
     def make(seed: int) -> Any:
         return built(module, seed)

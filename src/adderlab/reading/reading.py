@@ -138,6 +138,15 @@ class Reading:
             tables[f"head.{name}"] = constant(spec)
         return {**tables, **self._scores(parameters, gathered, dtype, exact)}
 
+    def logits(self, parameters: Mapping[str, Tensor], tokens_BP: Tensor) -> Tensor:
+        """Logits (B, P, V) of full sequences of the layout's tokens, by the recorded operations."""
+        out, shape = self.trace.output.number, self.trace.tokens.shape
+        used = {name: parameters[name] for name in dict.fromkeys(self.trace.parameters.values())}
+        found = self._batched(
+            lambda own: run(self.trace, used, own.reshape(shape), {out}), self.tokens.of(tokens_BP)
+        )
+        return found[out].reshape(*tokens_BP.shape, -1)[..., list(self.tokens.order)]
+
     def _batched(
         self, function: Callable[[Tensor], dict[int, Tensor]], rows: Tensor
     ) -> dict[int, Tensor]:

@@ -184,6 +184,17 @@ class Checkpoint:
             )
         return digest.hexdigest()
 
+    def need_code(self) -> None:
+        """Raises ``UsageError`` for the weights of a file that was not named: nothing else runs it."""
+        config = self.config
+        if isinstance(config, FileModel) and not config.at_hand and not config.in_memory:
+            path = self.path or "CKPT"
+            raise UsageError(
+                f"{self.path or 'this checkpoint'} belongs to {config.file} (sha256 {config.sha256[:12]}...), "
+                f"which is run only when it is named: name it too, e.g. adderlab prove {config.file} "
+                f'--weights {path}, or adderlab.read("{config.file}", weights="{path}")'
+            )
+
     def stacked(self) -> dict[str, Tensor]:
         """The parameters of a population of one: every tensor with the seed axis in front."""
         return {name: tensor[None] for name, tensor in self.params.items()}
@@ -192,6 +203,7 @@ class Checkpoint:
         """The readable PyTorch model: tokens (B, T) -> logits (B, T, V). A new one for each call.
 
         Raises ``UsageError`` for the weights of a file that was not named."""
+        self.need_code()
         model = build_model(self.config, seed=0)
         with torch.no_grad():
             for name, parameter in model.named_parameters():

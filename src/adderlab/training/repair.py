@@ -18,14 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adderlab.errors import UsageError
+from adderlab.errors import Failure, UsageError
 from adderlab.models.architecture import Adder
+from adderlab.models.config import ModelConfig
 from adderlab.models.tables import why_no_tables
 from adderlab.proof.prove import Progress, Proof, Verdict, prove_checkpoint
 from adderlab.proof.search import Limits
 from adderlab.results import Result
 from adderlab.runs.checkpoints import Checkpoint
-from adderlab.task.layouts import SUM_DIGITS, pairs_from_ints
+from adderlab.task.layouts import pairs_from_ints
 from adderlab.task.sampling import uniform_pairs
 
 
@@ -117,6 +118,8 @@ def repair(
     table form."""
     settings = settings or RepairSettings()
     reason = why_no_tables(checkpoint.config)
+    if reason and not isinstance(checkpoint.config, ModelConfig):
+        raise Failure(f"{checkpoint.config.file} cannot be proved, so not repaired: {reason}")
     if reason:
         raise UsageError(f"this model cannot be proved, so not repaired: {reason}")
     scale = _logit_scale(checkpoint)
@@ -154,6 +157,8 @@ def _train(
     """The checkpoint after one round on the given pairs."""
     model, scale = checkpoint.module(), _logit_scale(checkpoint)
     rate = settings.lr * settings.lr_decay ** (round_number - 1)
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)  # a plain class's tensors ask for none
     optimizer = torch.optim.Adam(model.parameters(), lr=rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0 - step / settings.steps)
     witness_a, witness_b = pairs_from_ints(pairs)
@@ -178,10 +183,12 @@ def _train(
 
 
 def _margin_loss(model: Adder, a_BJ: Tensor, b_BJ: Tensor, target: float) -> Tensor:
-    """Mean over pairs of the missing margin, summed over the eleven digits."""
+    """Mean over pairs of the missing margin, summed over the eleven digits (and the end token
+    where it counts)."""
     tokens_BP, targets_BA = model.layout.encode(a_BJ, b_BJ)
-    logits_BIV = model.answer_logits(tokens_BP)[:, :SUM_DIGITS]
-    right_BI1 = targets_BA[:, :SUM_DIGITS].long()[..., None]
+    decided = model.layout.num_decided
+    logits_BIV = model.answer_logits(tokens_BP)[:, :decided]
+    right_BI1 = targets_BA[:, :decided].long()[..., None]
     margin_BI = logits_BIV.gather(2, right_BI1)[..., 0] - logits_BIV.scatter(
         2, right_BI1, float("-inf")
     ).amax(2)
