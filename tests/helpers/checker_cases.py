@@ -14,20 +14,22 @@ from typing import Any
 import numpy as np
 
 from adderlab.checker.document import Frame, canonical, digest_of
+from adderlab.checker.head import Head
 from adderlab.checker.intervals import Interval
 from adderlab.checker.model import (
     Geometry,
-    Head,
     Leaves,
     Model,
     leaves_of,
 )
 from adderlab.checker.pairs import smallest_margin
+from adderlab.checker.program import read_program
 from adderlab.checker.ranges import cell_excess, leaf_excess, project
 from adderlab.checker.steps import functionals
 from adderlab.checker.trees import read_tree
 from adderlab.checker.verify import plain_config
 from adderlab.models.config import ModelConfig
+from adderlab.models.head_program import Activation, NormForm, NormKind, standard_program
 
 PLUS, EQUALS = 10, 11
 LEAK = 1e-4
@@ -75,8 +77,6 @@ def hand_made(n: int, leak: float = LEAK, bottleneck: int = 1) -> Model:
     unembed = np.full((D, V), 0.0)
     unembed[0, :10] = 2 * np.arange(10)
     unembed[1] = -(np.arange(V) ** 2.0)
-    zero = Interval(np.zeros(D))
-    one, eps = Interval(np.ones(D)), Interval(np.array(1e-8))
     return Model(
         geometry=where,
         query_AVHK=Interval(query),
@@ -84,24 +84,35 @@ def hand_made(n: int, leak: float = LEAK, bottleneck: int = 1) -> Model:
         value_PVHE=Interval(value),
         residual_AVD=Interval(residual),
         out_HED=Interval(out),
-        head=Head(
-            norm2="none",
-            norm2_eps=eps,
-            norm2_weight=one,
-            norm2_bias=zero,
-            activation="relu",
-            fc1=Interval(fc1),
-            fc1_bias=zero,
-            gate=None,
-            fc2=Interval(fc2),
-            fc2_bias=zero,
-            norm_f="none",
-            norm_f_eps=eps,
-            norm_f_weight=one,
-            norm_f_bias=zero,
-            unembed=Interval(unembed),
-        ),
+        head=head_of({"fc1": fc1, "fc2": fc2, "unembed": unembed}, norm2="none", norm_f="none"),
     )
+
+
+def head_of(
+    constants: dict[str, np.ndarray],
+    *,
+    norm2: NormKind,
+    norm_f: NormKind,
+    activation: Activation = "relu",
+    eps: float = 1e-5,
+) -> Head:
+    """A standard head, from the stream after the attention on."""
+    (D, V), F = constants["unembed"].shape, constants["fc1"].shape[1]
+    program = standard_program(
+        mixed=D,
+        width=D,
+        hidden=F,
+        vocab=V,
+        norm2=NormForm(kind=norm2, eps=eps),
+        norm_f=NormForm(kind=norm_f, eps=eps),
+        activation=activation,
+        biases=[name for name in constants if name.endswith("_bias")],
+    )
+    enclosed = {name: Interval(array) for name, array in constants.items()}
+    enclosed["attn_out"] = Interval(np.zeros((D, D)))
+    # What joins the mixture to the row is left out: the stream stands for both.
+    own = read_program(program, enclosed).without({0: 0, 1: 1, 2: 0, 3: 0}, D, 0)
+    return Head(program=own, constants=enclosed)
 
 
 FORM = {"layout_name": "P", "note": "hand made"}

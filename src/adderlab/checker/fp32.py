@@ -487,7 +487,7 @@ class FloatCheck:
         z_N, x0_ND, R_NKD = z[rows], residual[z[rows]], directions[r[rows]]
         found = margins(batch.head, right, x0_ND, R_NKD, low_NK, high_NK)
         margin_NQ = found.each_low_NQ()
-        others = np.array([t for t in range(batch.head.unembed.shape[1]) if t != right])
+        others = np.array([t for t in range(batch.head.vocab_size) if t != right])
 
         def logits(chosen: Any) -> Rounded:
             stream = residual_stream(x0_ND[chosen], R_NKD[chosen], low_NK[chosen], high_NK[chosen])

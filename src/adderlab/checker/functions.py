@@ -1,4 +1,4 @@
-"""Rigorous exp, GELU and SiLU: Arb does the mathematics, tables of Taylor polynomials the volume.
+"""Rigorous functions of one number: Arb does the mathematics, tables of Taylor polynomials the volume.
 
 Arb (python-flint) computes with balls that provably contain the exact value (Johansson, IEEE
 Transactions on Computers 66, 2017). exp is needed for some ten thousand scores and asked of Arb one
@@ -25,6 +25,7 @@ from adderlab.checker.intervals import (
     Interval,
     down,
     gamma,
+    symmetric,
     up,
 )
 
@@ -63,10 +64,58 @@ def exp(x: Interval, where: NDArray[np.bool_] | None = None) -> Interval:
 
 
 Series = Callable[[arb_series], arb_series]
+_KAPPA = arb(0.044715, 1e-17)
+"""Of GELU's approximation by tanh: 0.044715 and its rounding to float64."""
 
 
 def _gelu(x: arb_series) -> arb_series:
     return x * (1 + (x / arb(2).sqrt()).erf()) / 2
+
+
+def _exp(x: arb_series) -> arb_series:
+    return x.exp()
+
+
+def _sigmoid(x: arb_series) -> arb_series:
+    return 1 / (1 + (-x).exp())
+
+
+def _sigmoid_derivative(x: arb_series) -> arb_series:
+    return _sigmoid(x) * _sigmoid(-x)
+
+
+def _tanh(x: arb_series) -> arb_series:
+    return 2 * _sigmoid(2 * x) - 1
+
+
+def _tanh_derivative(x: arb_series) -> arb_series:
+    return 4 * _sigmoid_derivative(2 * x)
+
+
+def _softplus(x: arb_series) -> arb_series:
+    return (1 + x.exp()).log()
+
+
+def _gelu_tanh(x: arb_series) -> arb_series:
+    """x / 2 (1 + tanh t) = x sigmoid(2 t) with t = sqrt(2 / pi) (x + 0.044715 x^3)."""
+    return x * _sigmoid(_twice_t(x))
+
+
+def _gelu_tanh_derivative(x: arb_series) -> arb_series:
+    slope = 2 * (2 / arb.pi()).sqrt() * (1 + 3 * _KAPPA * x * x)
+    return _sigmoid(_twice_t(x)) + x * slope * _sigmoid_derivative(_twice_t(x))
+
+
+def _gelu_tanh_second(x: arb_series) -> arb_series:
+    sigmoid = _sigmoid(_twice_t(x))
+    root = 2 * (2 / arb.pi()).sqrt()
+    first, second = root * (1 + 3 * _KAPPA * x * x), root * 6 * _KAPPA * x
+    bell = sigmoid * _sigmoid(-_twice_t(x))
+    return bell * (2 * first + x * second + x * first * first * (1 - 2 * sigmoid))
+
+
+def _twice_t(x: arb_series) -> arb_series:
+    return 2 * (2 / arb.pi()).sqrt() * (x + _KAPPA * x * x * x)
 
 
 def _gelu_derivative(x: arb_series) -> arb_series:
@@ -170,6 +219,150 @@ def silu_derivative_at(x: Array) -> Interval:
     return _at(_silu_derivative, x, _derivative_far)
 
 
+# Functions that rise everywhere, or whose slope has one bend only, where it is known exactly.
+
+
+def _far_exp(x: Array) -> Interval:
+    """Below -64 and above 64: one by one."""
+    return _each(arb.exp, x)
+
+
+def _each(function: Callable[[arb], arb], x: Array) -> Interval:
+    low, high = np.full(x.shape, np.nan), np.full(x.shape, np.nan)
+    for index in zip(*np.nonzero(np.abs(x) > EDGE), strict=True):
+        if np.isfinite(x[index]):
+            low[index], high[index] = from_arb(function(arb(float(x[index]))))
+    return Interval(low, high)
+
+
+def _far_step(low: float, high: float) -> Callable[[Array], Interval]:
+    """Asymptotes ``low`` on the left and ``high`` on the right, reached from inside up to TAIL."""
+
+    def far(x: Array) -> Interval:
+        left, right = x <= 0, x > 0
+        bottom = np.where(left, low, np.where(right, down(np.array(high - TAIL)), np.nan))
+        top = np.where(left, up(np.array(low + TAIL)), np.where(right, high, np.nan))
+        return Interval(bottom, top)
+
+    return far
+
+
+def _far_bell(x: Array) -> Interval:
+    """Between 0 and TAIL."""
+    zero = x * 0.0  # of no number nothing is known
+    return Interval(zero, zero + TAIL)
+
+
+def _far_softplus(x: Array) -> Interval:
+    return Interval(np.maximum(x, 0.0), up(np.maximum(x, 0.0) + TAIL))
+
+
+def exp_fast(x: Interval) -> Interval:
+    """e^x of many numbers."""
+    low, high = _at(_exp, x.low, _far_exp).low, _at(_exp, x.high, _far_exp).high
+    return Interval(np.maximum(low, 0.0), high)
+
+
+def _rising(series: Series, far: Callable[[Array], Interval], x: Interval) -> Interval:
+    return Interval(_at(series, x.low, far).low, _at(series, x.high, far).high)
+
+
+def sigmoid(x: Interval) -> Interval:
+    return _rising(_sigmoid, _far_step(0.0, 1.0), x)
+
+
+def sigmoid_derivative(x: Interval) -> Interval:
+    """sigmoid(x) sigmoid(-x), even, falls with |x| from 1/4."""
+    return _between(lambda at: _at(_sigmoid_derivative, at, _far_bell), x, [_Turn(0.0, 0.0, 0.25, 0.25)])
+
+
+def tanh(x: Interval) -> Interval:
+    return _rising(_tanh, _far_step(-1.0, 1.0), x)
+
+
+def tanh_derivative(x: Interval) -> Interval:
+    """1 - tanh^2, even, falls with |x| from 1."""
+    return _between(lambda at: _at(_tanh_derivative, at, _far_bell), x, [_Turn(0.0, 0.0, 1.0, 1.0)])
+
+
+def softplus(x: Interval) -> Interval:
+    """log(1 + e^x), and what PyTorch makes of it, which from 20 on is x."""
+    found = _rising(_softplus, _far_softplus, x)
+    beyond = x.high > SOFTPLUS_EDGE
+    return Interval(np.where(beyond, down(found.low - SOFTPLUS_JUMP), found.low), found.high)
+
+
+SOFTPLUS_EDGE, SOFTPLUS_JUMP = 20.0, 2.0**-28
+"""log(1 + e^-20) = 2.06e-9 < 2^-28 is the largest difference between softplus(x) and x there."""
+
+
+def gelu_tanh(x: Interval) -> Interval:
+    """Range over intervals: it moves from its middle by no more than its steepest slope allows."""
+    return _wandering(_gelu_tanh, _value_far, gelu_tanh_derivative, x)
+
+
+def gelu_tanh_derivative(x: Interval) -> Interval:
+    return _wandering(_gelu_tanh_derivative, _derivative_far, _gelu_tanh_bend, x)
+
+
+def _gelu_tanh_bend(x: Interval) -> Interval:
+    """Range of the second derivative, from the cells that an interval meets. Beyond +-64: below TAIL."""
+    return _over_cells(_gelu_tanh_second, Interval(np.array(-TAIL), np.array(TAIL)), x)
+
+
+def _wandering(
+    series: Series,
+    far: Callable[[Array], Interval],
+    slope: Callable[[Interval], Interval],
+    x: Interval,
+) -> Interval:
+    middle, radius = x.mid_rad()
+    at_middle = _at(series, middle, far)
+    return at_middle + symmetric(up(slope(x).magnitude() * radius))
+
+
+@cache
+def _ladder(series: Series) -> tuple[list[Array], list[Array]]:
+    """Smallest and largest values over 1, 2, 4, .. neighbouring cells."""
+    cells = round(2 * EDGE * CELLS_PER_UNIT) + 1
+    low, high = np.empty(cells), np.empty(cells)
+    before, ctx.prec = ctx.prec, PRECISION
+    try:
+        for cell in range(cells):
+            # A little wider than the cell, so that rounding a number to a cell needs no care.
+            ball = arb(cell / CELLS_PER_UNIT - EDGE, 0.5001 / CELLS_PER_UNIT)
+            (value, *_) = [*series(arb_series([ball], 1)).coeffs(), arb(0)]
+            low[cell], high[cell] = from_arb(value)
+    finally:
+        ctx.prec = before
+    lows, highs = [low], [high]
+    while len(lows[-1]) > 2 ** (len(lows) - 1):
+        step = 2 ** (len(lows) - 1)
+        lows.append(np.minimum(lows[-1][:-step], lows[-1][step:]))
+        highs.append(np.maximum(highs[-1][:-step], highs[-1][step:]))
+    return lows, highs
+
+
+def _over_cells(series: Series, far: Interval, x: Interval) -> Interval:
+    """Range over intervals, from that of every cell they meet; ``far`` holds beyond the cells."""
+    lows, highs = _ladder(series)
+    first, last = (
+        np.rint(np.clip(np.nan_to_num(end, nan=nan), -EDGE, EDGE) * CELLS_PER_UNIT).astype(np.intp)
+        for end, nan in ((x.low, -EDGE), (x.high, EDGE))
+    )
+    first, last = (each + round(EDGE * CELLS_PER_UNIT) for each in (first, last))
+    level = np.floor(np.log2(np.maximum(last - first + 1, 1))).astype(np.intp)
+    low, high = np.empty(x.shape), np.empty(x.shape)
+    for number in np.unique(level):
+        mine = level == number
+        ends = first[mine], last[mine] - 2**number + 1
+        low[mine] = np.minimum(*(lows[number][end] for end in ends))
+        high[mine] = np.maximum(*(highs[number][end] for end in ends))
+    out = ~(x.low >= -EDGE) | ~(x.high <= EDGE)
+    low = np.where(out, np.minimum(low, far.low), low)
+    return Interval(low, np.where(out, np.maximum(high, far.high), high))
+
+
 @dataclass(frozen=True)
 class _Turn:
     """Where a function has its only minimum or maximum on an interval, and an enclosure of the value."""
@@ -261,3 +454,34 @@ def relu(x: Interval) -> Interval:
 def relu_derivative(x: Interval) -> Interval:
     """Slopes of all secants in the interval: the mean value form needs no derivative at the kink."""
     return Interval((x.low > 0).astype(np.float64), (~(x.high <= 0)).astype(np.float64))
+
+
+def absolute(x: Interval) -> Interval:
+    low = np.maximum(np.maximum(x.low, -x.high), 0.0)
+    return Interval(low, x.magnitude())
+
+
+def absolute_derivative(x: Interval) -> Interval:
+    """Slopes of all secants."""
+    return Interval(np.where(x.low >= 0, 1.0, -1.0), np.where(x.high <= 0, -1.0, 1.0))
+
+
+def clamp(x: Interval, low: Interval | None, high: Interval | None) -> Interval:
+    """Between ends that are themselves known as intervals."""
+    if low is not None:
+        x = Interval(np.maximum(x.low, low.low), np.maximum(x.high, low.high))
+    if high is not None:
+        x = Interval(np.minimum(x.low, high.low), np.minimum(x.high, high.high))
+    return x
+
+
+def clamp_derivative(x: Interval, low: Interval | None, high: Interval | None) -> Interval:
+    """Slopes of all secants."""
+    inside, outside = np.ones(x.shape, dtype=bool), np.zeros(x.shape, dtype=bool)
+    if low is not None:
+        inside &= x.low >= low.high
+        outside |= x.high <= low.low
+    if high is not None:
+        inside &= x.high <= high.low
+        outside |= x.low >= high.high
+    return Interval(np.where(inside & ~outside, 1.0, 0.0), np.where(outside, 0.0, 1.0))

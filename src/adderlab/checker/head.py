@@ -1,25 +1,42 @@
-"""Lower bounds of the margin over boxes of the attention output, rounded outward.
+"""Lower bounds of the margin over boxes of the attention output, rounded outward: the head program on
+intervals.
 
-On a box low <= u <= high the residual stream is affine, x = x_0 + sum_k u_k R_k. With s the right
-digit, t another token and sigma > 0 the last norm's scale, the scaled margin
-g_t = sigma (logit_s - logit_t) satisfies, for any centre c of the box with radii r,
+On a box low <= u <= high the program starts from what is affine in u, x = x_0 + sum_k u_k R_k (the
+stream after the attention, as a rule). Every value is followed in mean value form (``forms``): with s
+the right digit, t another token, sigma > 0 the last norm's scale (or 1) and any centre c of the box with
+radii r, the scaled margin g_t = sigma (logit_s - logit_t) satisfies
 
-    g_t(u) >= g_t(c) - sum_k r_k max over the box |d g_t / d u_k|        (mean value form).
+    g_t(u) >= g_t(c) - sum_k r_k max over the box |d g_t / d u_k|.
 
-Every derivative is enclosed over the whole box by interval arithmetic. A box on which this is not
-enough is halved and tried again, so the answer depends on no cleverness of the prover's.
+Every slope is enclosed over the whole box. A box on which this is not enough, or on which an operation
+has no bound (a quotient whose divisor may be zero), is halved and tried again, so the answer depends on
+no cleverness of the prover's.
 
-Shapes: N boxes, K = heads times bottleneck, D width, F hidden, Q other tokens.
+Shapes: N boxes, K coordinates of a box, D channels that the program starts from, M channels of a value,
+Q other tokens.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from adderlab.checker import functions
+from adderlab.checker.forms import (
+    Atom,
+    Linear,
+    Scale,
+    Value,
+    along_last,
+    centred,
+    concatenated,
+    swell,
+    total,
+    worth,
+)
 from adderlab.checker.intervals import (
     Array,
     Interval,
@@ -31,7 +48,7 @@ from adderlab.checker.intervals import (
     up,
 )
 from adderlab.checker.mean_value import MeanValueForm
-from adderlab.checker.model import Head
+from adderlab.checker.program import Operand, Operation, Program
 
 BOXES_AT_ONCE = 2048
 MOST_HALVINGS = 16
@@ -39,14 +56,17 @@ MOST_BOXES = 60_000
 """Boxes that halving may make of one batch before it gives up."""
 
 
-@dataclass(frozen=True)
-class Stream:
-    """A quantity that depends on u: enclosed at the centre, over the box, and its derivatives there."""
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """What follows the attention: a program. ``mixed`` are the first ``program.mixed_width`` channels of
+    what the boxes are about, ``row`` the others, in which no attention enters."""
 
-    centre: Interval
-    box: Interval
-    jacobian: Interval
-    """Derivatives over the box; the axis K stands second."""
+    program: Program
+    constants: Mapping[str, Interval]
+
+    @property
+    def vocab_size(self) -> int:
+        return self.program.vocab_size
 
 
 @dataclass(frozen=True)
@@ -88,30 +108,319 @@ def _upper(scaled_NQ: Interval, sigma_N: Interval) -> Array:
     return up(worst_N / divisor)
 
 
-def _swell(centre: Interval, radius_NK: Array, jacobian: Interval) -> Interval:
-    """Centre plus everything the derivatives allow: (N, ...), jacobian (N, K, ...)."""
-    size = np.moveaxis(jacobian.magnitude(), 1, -1)
-    radius = radius_NK.reshape(len(radius_NK), *[1] * (size.ndim - 2), radius_NK.shape[1])
-    return centre + symmetric(reach(radius, size))
+Function = Callable[[Interval], Interval]
+POSITIVE = {"rsqrt", "sqrt"}
+"""Functions whose operand has to be above zero for their slope to be bounded."""
+FUNCTIONS: dict[str, tuple[Function, Function]] = {
+    "abs": (functions.absolute, functions.absolute_derivative),
+    "square": (Interval.square, lambda x: x * 2.0),
+    "sqrt": (Interval.sqrt, lambda x: (x.sqrt() * 2.0).reciprocal()),
+    "rsqrt": (lambda x: x.sqrt().reciprocal(), lambda x: -(x * x.sqrt() * 2.0).reciprocal()),
+    "reciprocal": (Interval.reciprocal, lambda x: -x.square().reciprocal()),
+    "exp": (functions.exp_fast, functions.exp_fast),
+    "relu": (functions.relu, functions.relu_derivative),
+    "gelu": (functions.gelu, functions.gelu_derivative),
+    "gelu_tanh": (functions.gelu_tanh, functions.gelu_tanh_derivative),
+    "silu": (functions.silu, functions.silu_derivative),
+    "sigmoid": (functions.sigmoid, functions.sigmoid_derivative),
+    "tanh": (functions.tanh, functions.tanh_derivative),
+    "softplus": (functions.softplus, functions.sigmoid),
+}
+"""Value, and slopes of all secants, over intervals. ``negate`` is linear."""
 
 
-def _affine(at_centre: Interval, radius_NK: Array, jacobian: Interval) -> Stream:
-    return Stream(at_centre, _swell(at_centre, radius_NK, jacobian), jacobian)
+class _Run:
+    """One program on N boxes."""
 
+    def __init__(self, head: Head, start: Atom, row_NR: Interval, radius_NK: Array) -> None:
+        self.head, self.radius_NK = head, radius_NK
+        N = len(radius_NK)
+        self.lost_N, self.lost_centre_N = np.zeros(N, dtype=bool), np.zeros(N, dtype=bool)
+        """Boxes, and centres, on which an operation has no bound: 1 stands for its operand there, and
+        what comes out is not used."""
+        self.values = [Value.of(start), Value.constant(row_NR)]
+        self.known: dict[int, Atom] = {}
+        for operation in head.program.operations:
+            self.values.append(self._apply(operation))
 
-def _centred(x: Interval) -> Interval:
-    """LayerNorm's subtraction of the mean, along the last axis."""
-    mean = x.sum(-1) / float(x.shape[-1])
-    return x - Interval(mean.low[..., None], mean.high[..., None])
+    def _operand(self, x: Operand) -> Value:
+        if isinstance(x, str):
+            return Value.constant(self.head.constants[x].reshape(1, -1))
+        return self.values[x]
 
+    def _apply(self, operation: Operation) -> Value:
+        name, operands, width = operation.name, operation.operands, operation.width
+        if name == "concat":
+            return concatenated([self._operand(x) for x in operands])
+        if name in ("add", "subtract"):
+            x, y = map(self._operand, operands)
+            return x.plus(y if name == "add" else y.mapped(lambda part: -part, y.width))
+        if name in ("multiply", "divide"):
+            return self._multiplied(*operands) if name == "multiply" else self._divided(*operands)
+        if name in ("minimum", "maximum"):
+            return self._chosen(name, *operands)
+        (operand, *rest) = operands
+        value = self._operand(operand)
+        if name == "linear":
+            matrix = self.head.constants[str(rest[0])]
+            image = value.mapped(lambda part: matmul(part, matrix), width)
+            return image.plus(self._operand(rest[1])) if len(rest) > 1 else image
+        if name == "take":
+            return value.mapped(lambda part: part[..., list(operation.indices)], width)
+        if name == "negate":
+            return value.mapped(lambda part: -part, width)
+        if name == "centre":
+            return value.mapped(centred, width)
+        if name == "sum":
+            return value.mapped(total, width)
+        if name == "mean":
+            return value.mapped(lambda part: total(part) / float(part.shape[-1]), width)
+        if name == "rms":
+            assert operation.eps is not None
+            return self._rms(operand, operation.eps)
+        if name == "clamp":
+            low, high = operation.low, operation.high
+            return self._smooth(
+                self._settled(operand),
+                lambda x: functions.clamp(x, low, high),
+                lambda x: functions.clamp_derivative(x, low, high),
+            )
+        atom = self._settled(operand)
+        if name in POSITIVE:
+            atom = self._kept(atom, lambda x: x.low > 0)
+        elif name == "reciprocal":
+            atom = self._kept(atom, lambda x: (x.low > 0) | (x.high < 0))
+        return self._smooth(atom, *FUNCTIONS[name])
 
-def _along_last(x: Interval) -> Interval:
-    return Interval(x.low[..., None], x.high[..., None])
+    # Working a value out, and what cannot be.
+
+    def _settled(self, x: Operand) -> Atom:
+        """The channels of a value or constant, worked out once."""
+        if isinstance(x, str):
+            return self._worth(self._operand(x))
+        if x not in self.known:
+            self.known[x] = self._worth(self.values[x])
+        return self.known[x]
+
+    def _worth(self, value: Value) -> Atom:
+        parts = [self._undone(scale, linear) for scale, linear in value.parts.items()]
+        if len(parts) == 1:
+            return parts[0]
+        centre, box, slopes = parts[0].centre, parts[0].box, parts[0].slopes
+        for part in parts[1:]:
+            centre, box = centre + part.centre, box + part.box
+            if slopes is None or part.slopes is None:
+                slopes = part.slopes if slopes is None else slopes
+            else:
+                slopes = slopes + part.slopes
+        return Atom(centre, swell(centre, self.radius_NK, slopes).meet(box), slopes)
+
+    def _undone(self, scale: Scale | None, linear: Linear) -> Atom:
+        """linear / scale: d (X / sigma) = (X_k - X sigma_k / sigma) / sigma."""
+        atom = worth(linear, self.radius_NK)
+        if scale is None:
+            return atom
+        turn_NK = scale.slopes / along_last(scale.box)
+        slopes = -(_second(atom.box) * along_last(turn_NK))
+        if atom.slopes is not None:
+            slopes = atom.slopes + slopes
+        slopes = slopes / along_last(_second(scale.box))
+        centre = atom.centre / along_last(scale.centre)
+        box = swell(centre, self.radius_NK, slopes).meet(atom.box / along_last(scale.box))
+        return Atom(centre, box, slopes)
+
+    def _kept(self, atom: Atom, good: Callable[[Interval], NDArray[np.bool_]]) -> Atom:
+        """With 1 in place of the numbers that are not ``good``; their boxes count as lost."""
+        bad, bad_centre = ~good(atom.box), ~good(atom.centre)
+        self.lost_N |= bad.any(1)
+        self.lost_centre_N |= bad_centre.any(1)
+        if not (bad.any() or bad_centre.any()):
+            return atom
+        return Atom(_without(bad_centre, atom.centre), _without(bad, atom.box), atom.slopes)
+
+    # Operations that are not linear.
+
+    def _atom(self, centre: Interval, box: Interval, slopes: Interval | None) -> Value:
+        if slopes is None:
+            return Value.of(Atom(centre, box, None, True))
+        return Value.of(Atom(centre, box.meet(swell(centre, self.radius_NK, slopes)), slopes))
+
+    def _smooth(self, x: Atom, function: Function, slope: Function) -> Value:
+        slopes = None if x.slopes is None else _second(slope(x.box)) * x.slopes
+        return self._atom(function(x.centre), function(x.box), slopes)
+
+    def _positive_scale(self, atom: Atom, inverted: bool) -> Scale | None:
+        """One channel that is above zero on every box, as a scale, or its reciprocal as one."""
+        if atom.width != 1 or not ((atom.box.low > 0).all() and (atom.centre.low > 0).all()):
+            return None
+        N, K = self.radius_NK.shape
+        slopes = Interval(np.zeros((N, K, 1))) if atom.slopes is None else atom.slopes
+        centre, box = atom.centre, atom.box
+        if inverted:
+            slopes = -(slopes / _second(box.square()))
+            centre, box = centre.reciprocal(), box.reciprocal()
+        return Scale(centre[:, 0], box[:, 0], slopes[..., 0])
+
+    def _times_scale(self, value: Value, scale: Scale) -> Value:
+        """value / scale."""
+
+        def change(other: Scale | None) -> Scale:
+            if other is None:
+                return scale
+            slopes = other.slopes * along_last(scale.box) + scale.slopes * along_last(other.box)
+            return Scale(other.centre * scale.centre, other.box * scale.box, slopes)
+
+        return value.scaled(change)
+
+    def _multiplied(self, x: Operand, y: Operand) -> Value:
+        for constant, other in ((x, y), (y, x)):
+            if isinstance(constant, str):
+                return _times_constant(self._operand(other), self.head.constants[constant])
+        if x == y:
+            return self._smooth(self._settled(x), *FUNCTIONS["square"])
+        a, b = self._settled(x), self._settled(y)
+        for scalar, other, wide in ((b, x, a), (a, y, b)):
+            if wide.width > 1:
+                scale = self._positive_scale(scalar, inverted=True)
+                if scale is not None:
+                    return self._times_scale(self._operand(other), scale)
+        slopes = _sum_of_products((a.slopes, b.box), (b.slopes, a.box))
+        return self._atom(a.centre * b.centre, a.box * b.box, slopes)
+
+    def _divided(self, x: Operand, y: Operand) -> Value:
+        b = self._kept(self._settled(y), lambda each: (each.low > 0) | (each.high < 0))
+        value = self._operand(x)
+        if isinstance(y, str):
+            return _times_constant(value, b.box[0].reciprocal())
+        scale = self._positive_scale(b, inverted=False) if value.width > 1 else None
+        if scale is not None:
+            return self._times_scale(value, scale)
+        a = self._settled(x)
+        box = a.box / b.box
+        # d (a / b) = (a_k - (a / b) b_k) / b.
+        slopes = _sum_of_products((a.slopes, None), (b.slopes, -box))
+        slopes = None if slopes is None else slopes / _second(b.box)
+        return self._atom(a.centre / b.centre, box, slopes)
+
+    def _chosen(self, name: str, x: Operand, y: Operand) -> Value:
+        """The larger or smaller of two, channel by channel: its slopes lie between theirs."""
+        a, b = self._settled(x), self._settled(y)
+        choose = np.maximum if name == "maximum" else np.minimum
+        centre = Interval(choose(a.centre.low, b.centre.low), choose(a.centre.high, b.centre.high))
+        box = Interval(choose(a.box.low, b.box.low), choose(a.box.high, b.box.high))
+        if a.slopes is None and b.slopes is None:
+            return self._atom(centre, box, None)
+        N, K = self.radius_NK.shape
+        zero = Interval(np.zeros((N, K, 1)))
+        of_a, of_b = (zero if each.slopes is None else each.slopes for each in (a, b))
+        over, under = (a, b) if name == "maximum" else (b, a)
+        is_a, is_b = over.box.low >= under.box.high, under.box.low >= over.box.high
+        is_a, is_b = is_a[:, None], is_b[:, None]
+        either = of_a.hull(of_b)
+        slopes = Interval(
+            np.where(is_a, of_a.low, np.where(is_b, of_b.low, either.low)),
+            np.where(is_a, of_a.high, np.where(is_b, of_b.high, either.high)),
+        )
+        return self._atom(centre, box, slopes)
+
+    def _rms(self, x: Operand, eps: Interval) -> Value:
+        """x over sigma = sqrt(mean x^2 + eps), not divided yet."""
+        value = self._operand(x)
+        linear = value.alone()
+        atom = self._settled(x)
+        if linear is None:
+            linear = Linear(((atom, None),), None, atom.width)
+        scale = _affine_scale(atom, eps, self.radius_NK) if atom.affine else None
+        if scale is None:
+            scale = _other_scale(atom, eps, self.radius_NK)
+        lost, lost_centre = ~(scale.box.low > 0), ~(scale.centre.low > 0)
+        self.lost_N |= lost
+        self.lost_centre_N |= lost_centre
+        scale = Scale(_without(lost_centre, scale.centre), _without(lost, scale.box), scale.slopes)
+        # The slopes of the root: z . S_k / (D sigma), which the two functions leave undivided.
+        D = float(atom.width)
+        slopes = scale.slopes / (along_last(scale.box) * D)
+        box = scale.box
+        if not atom.affine:
+            box = box.meet(swell(scale.centre, self.radius_NK, slopes))
+        return Value({Scale(scale.centre, box, slopes): linear}, value.width)
+
+    # The end.
+
+    def margins(self, right: int) -> Margins:
+        """Of token ``right`` against every other token."""
+        others = [token for token in range(self.head.vocab_size) if token != right]
+        Q, (N, K) = len(others), self.radius_NK.shape
+        gaps = self.values[-1].mapped(lambda x: x[..., [right] * Q] - x[..., others], Q)
+        scales = [scale for scale in gaps.parts if scale is not None]
+        sigma = Interval(np.ones(N)), Interval(np.ones(N))
+        if not scales:
+            g = self._worth(gaps)
+            g_centre, g_box, slopes = g.centre, g.box, g.slopes
+        else:
+            scale = scales[-1]
+            sigma = scale.centre, scale.box
+            g = worth(gaps.parts[scale], self.radius_NK)
+            g_centre, g_box, slopes = g.centre, g.box, g.slopes
+            rest = Value({s: linear for s, linear in gaps.parts.items() if s is not scale}, Q)
+            if rest.parts:
+                more = self._worth(rest)
+                if more.box.magnitude().any():
+                    by_scale = along_last(scale.slopes) * _second(more.box)
+                    slopes = by_scale if slopes is None else slopes + by_scale
+                    if more.slopes is not None:
+                        slopes = slopes + more.slopes * along_last(_second(scale.box))
+                    g_centre = g_centre + along_last(scale.centre) * more.centre
+                    g_box = g_box + along_last(scale.box) * more.box
+        if slopes is None:
+            slopes = Interval(np.zeros((N, K, Q)))
+        g_box = g_box.meet(swell(g_centre, self.radius_NK, slopes))
+        worst_N = g_box.low.argmin(1)
+        spread_NK = self.radius_NK * slopes.magnitude()[np.arange(N), :, worst_N]
+        lost, lost_centre = self.lost_N, self.lost_centre_N
+        return Margins(
+            _nothing(lost, g_box),
+            _without(lost, sigma[1]),
+            _nothing(lost_centre, g_centre),
+            _without(lost_centre, sigma[0]),
+            np.where(lost[:, None], self.radius_NK, spread_NK) if lost.any() else spread_NK,
+        )
 
 
 def _second(x: Interval) -> Interval:
     """A new axis for K."""
     return Interval(x.low[:, None], x.high[:, None])
+
+
+def _times_constant(value: Value, number_M: Interval) -> Value:
+    width = max(value.width, number_M.shape[0])
+    return value.widened(width).mapped(lambda x: x * number_M, width)
+
+
+def _sum_of_products(*pairs: tuple[Interval | None, Interval | None]) -> Interval | None:
+    """Sum of slopes times numbers (None: 1) that have them."""
+    found = None
+    for slopes, number in pairs:
+        if slopes is not None:
+            each = slopes if number is None else slopes * _second(number)
+            found = each if found is None else found + each
+    return found
+
+
+def _without(lost: NDArray[np.bool_], x: Interval) -> Interval:
+    if not lost.any():
+        return x
+    return Interval(np.where(lost, 1.0, x.low), np.where(lost, 1.0, x.high))
+
+
+def _nothing(lost_N: NDArray[np.bool_], x: Interval) -> Interval:
+    """Lost rows say nothing."""
+    if not lost_N.any():
+        return x
+    return Interval(np.where(lost_N[:, None], -np.inf, x.low), np.where(lost_N[:, None], np.inf, x.high))
+
+
+# The scale of a norm. Its slopes are left as z . S_k, still to be divided by D sigma.
 
 
 def _dot(x: Interval, y: Interval) -> Interval:
@@ -123,12 +432,14 @@ def _positive_sum(x: Interval) -> Interval:
     return x.sum(-1).nonnegative()
 
 
-def _scale(norm: Stream, eps: Interval, radius_NK: Array) -> tuple[Stream, Interval]:
-    """sigma(u) = sqrt(mean(z^2) + eps) of an affine z as a stream, and z . S_k over the box."""
-    D = float(norm.centre.shape[-1])
-    centre_N = _positive_sum(norm.centre.square())
-    along_NK = _dot(_second(norm.centre), norm.jacobian)
-    gram_NKK = matmul(norm.jacobian, norm.jacobian.transpose(0, 2, 1))
+def _affine_scale(z: Atom, eps: Interval, radius_NK: Array) -> Scale:
+    """sigma(u) = sqrt(mean(z^2) + eps) of an affine z."""
+    D, slopes = float(z.width), z.slopes
+    if slopes is None:
+        slopes = Interval(np.zeros((*radius_NK.shape, z.width)))
+    centre_N = _positive_sum(z.centre.square())
+    along_NK = _dot(_second(z.centre), slopes)
+    gram_NKK = matmul(slopes, slopes.transpose(0, 2, 1))
     wander_NK = reach(radius_NK[:, None, :], gram_NKK.magnitude())
     along_box_NK = along_NK + symmetric(wander_NK)
     # |c + d|^2 = |c|^2 + 2 c.d + |d|^2, and 0 <= |d|^2 <= sum r_k r_l |S_k . S_l|.
@@ -136,12 +447,11 @@ def _scale(norm: Stream, eps: Interval, radius_NK: Array) -> tuple[Stream, Inter
     square = (
         centre_N + symmetric(linear_N) + Interval(np.zeros_like(linear_N), reach(radius_NK, wander_NK))
     )
-    lower = _positive_sum(_least_size(norm.box).square())
+    lower = _positive_sum(_least_size(z.box).square())
     square = Interval(np.maximum(square.low, lower.low), square.high)
-    box_N = (square / D + eps).sqrt()
-    at_centre_N = (centre_N / D + eps).sqrt()
-    jacobian_NK = along_box_NK / (_along_last(box_N) * D)
-    return Stream(at_centre_N, box_N, jacobian_NK), along_box_NK
+    box_N = (square / D + eps).nonnegative().sqrt()
+    at_centre_N = (centre_N / D + eps).nonnegative().sqrt()
+    return Scale(at_centre_N, box_N, along_box_NK)
 
 
 def _least_size(x: Interval) -> Interval:
@@ -149,121 +459,39 @@ def _least_size(x: Interval) -> Interval:
     return Interval(np.maximum(np.maximum(x.low, -x.high), 0.0))
 
 
-def _after_norm(
-    head: Head, x: Stream, radius_NK: Array, matrix_DF: Interval, bias_F: Interval
-) -> Stream:
-    """norm2(x) @ matrix + bias."""
-    weight = _along_last(head.norm2_weight)
-    folded_DF = weight * matrix_DF
-    bias = bias_F + matmul(head.norm2_bias.reshape(1, -1), matrix_DF).reshape(-1)
-    N, K, D = x.jacobian.shape
-    F = folded_DF.shape[1]
-    if head.norm2 == "none":
-        at_centre = matmul(x.centre, folded_DF) + bias
-        jacobian = matmul(x.jacobian.reshape(N * K, D), folded_DF).reshape(N, K, F)
-        return _affine(at_centre, radius_NK, jacobian)
-    if head.norm2 == "layer":
-        x = _affine(_centred(x.centre), radius_NK, _centred(x.jacobian))
-    sigma, along_NK = _scale(x, head.norm2_eps, radius_NK)
-    inner = matmul(x.centre, folded_DF)
-    inner_jacobian = matmul(x.jacobian.reshape(N * K, D), folded_DF).reshape(N, K, F)
-    inner_box = _swell(inner, radius_NK, inner_jacobian)
-    # d (X / sigma) = (X_k - X (z . S_k) / (D sigma^2)) / sigma.
-    turn_NK = along_NK / (_along_last(sigma.box.square()) * float(D))
-    jacobian = (inner_jacobian - _second(inner_box) * _along_last(turn_NK)) / _along_last(
-        _second(sigma.box)
-    )
-    at_centre = inner / _along_last(sigma.centre) + bias
-    box = _swell(at_centre, radius_NK, jacobian).meet(inner_box / _along_last(sigma.box) + bias)
-    return Stream(at_centre, box, jacobian)
-
-
-def _hidden(head: Head, x: Stream, radius_NK: Array) -> tuple[Interval, Interval]:
-    """Hidden units at the centre (N, F) and their derivatives over the box (N, K, F)."""
-    first = _after_norm(head, x, radius_NK, head.fc1, head.fc1_bias)
-    if head.activation == "relu":
-        return functions.relu(first.centre), _second(
-            functions.relu_derivative(first.box)
-        ) * first.jacobian
-    if head.activation == "gelu":
-        return functions.gelu(first.centre), _second(
-            functions.gelu_derivative(first.box)
-        ) * first.jacobian
-    assert head.activation == "swiglu" and head.gate is not None
-    gate = _after_norm(head, x, radius_NK, head.gate, Interval(np.zeros(head.gate.shape[1])))
-    jacobian = _second(functions.silu_derivative(gate.box) * first.box) * gate.jacobian
-    jacobian = jacobian + _second(functions.silu(gate.box)) * first.jacobian
-    return functions.silu(gate.centre) * first.centre, jacobian
-
-
-def margins(head: Head, right: int, x0_ND: Interval, R_NKD: Interval, low_NK: Array, high_NK: Array):
-    """``Margins`` of token ``right`` against every other token on N boxes."""
-    D, V = head.unembed.shape
-    N, K, _ = R_NKD.shape
-    F = head.fc2.shape[0]
-    others = [token for token in range(V) if token != right]
-    gap_DQ = head.unembed[:, [right]] - head.unembed[:, others]
-    d_DQ = _along_last(head.norm_f_weight) * gap_DQ
-
-    middle_NK, radius_NK = Interval(low_NK, high_NK).mid_rad()
-    moved = (Interval(middle_NK[..., None]) * R_NKD).sum(1)
-    x = _affine(x0_ND + moved, radius_NK, R_NKD)
-    hidden_NF, hidden_NKF = _hidden(head, x, radius_NK)
-    x2_ND = x.centre + matmul(hidden_NF, head.fc2) + head.fc2_bias
-    x2_NKD = R_NKD + matmul(hidden_NKF.reshape(N * K, F), head.fc2).reshape(N, K, D)
-    if head.norm_f == "layer":
-        # (x - mean x) . d = x . (d - mean d).
-        d_DQ = _centred(d_DQ.transpose(1, 0)).transpose(1, 0)
-    g_NQ = matmul(x2_ND, d_DQ)
-    # The products with fc2 @ d are formed before sizes are taken: they cancel.
-    through_FQ = matmul(head.fc2, d_DQ)
-    jacobian_NKQ = matmul(R_NKD.reshape(N * K, D), d_DQ) + matmul(
-        hidden_NKF.reshape(N * K, F), through_FQ
-    )
-    jacobian_NKQ = jacobian_NKQ.reshape(N, K, V - 1)
-
-    if head.norm_f == "none":
-        one = Interval(np.ones(N))
-        sigma = Stream(one, one, Interval(np.zeros((N, K))))
-    else:
-        z = Stream(x2_ND, x2_ND, x2_NKD)
-        if head.norm_f == "layer":
-            z = Stream(_centred(x2_ND), x2_ND, _centred(x2_NKD))
-        z = _affine(z.centre, radius_NK, z.jacobian)
-        sigma = _last_scale(z, head.norm_f_eps, radius_NK)
-    beta_Q = matmul(head.norm_f_bias.reshape(1, -1), gap_DQ).reshape(-1)
-    if beta_Q.magnitude().any():
-        g_NQ = g_NQ + _along_last(sigma.centre) * beta_Q
-        jacobian_NKQ = jacobian_NKQ + _along_last(sigma.jacobian) * beta_Q
-    size_NKQ = jacobian_NKQ.magnitude()
-    g_box = _swell(g_NQ, radius_NK, jacobian_NKQ)
-    worst_N = g_box.low.argmin(1)
-    spread_NK = radius_NK * size_NKQ[np.arange(N), :, worst_N]
-    return Margins(g_box, sigma.box, g_NQ, sigma.centre, spread_NK)
-
-
-def _last_scale(z: Stream, eps: Interval, radius_NK: Array) -> Stream:
-    """sigma over the box when z's derivatives are only known as intervals."""
-    D = float(z.centre.shape[-1])
-    at_centre_N = (_positive_sum(z.centre.square()) / D + eps).sqrt()
+def _other_scale(z: Atom, eps: Interval, radius_NK: Array) -> Scale:
+    """The same when z's slopes are only known as intervals."""
+    D, slopes = float(z.width), z.slopes
+    assert slopes is not None, "what nothing changes is affine"
+    at_centre_N = (_positive_sum(z.centre.square()) / D + eps).nonnegative().sqrt()
     # sigma is the length of a vector over sqrt D: it cannot change by more than that vector does.
-    step_ND = reach(radius_NK[:, None, :], z.jacobian.magnitude().transpose(0, 2, 1))
+    step_ND = reach(radius_NK[:, None, :], slopes.magnitude().transpose(0, 2, 1))
     change_N = (_positive_sum(Interval(step_ND).square()) / D).nonnegative().sqrt().high
-    floor_N = eps.sqrt().low
+    floor_N = eps.nonnegative().sqrt().low
     box_N = at_centre_N + symmetric(change_N)
     box_N = Interval(np.maximum(box_N.low, floor_N), box_N.high)
-    along_NK = _dot(_second(z.box), z.jacobian)
-    jacobian_NK = along_NK / (_along_last(box_N) * D)
-    closer = _swell(at_centre_N, radius_NK, jacobian_NK)
-    box_N = Interval(np.maximum(box_N.low, closer.low), np.minimum(box_N.high, closer.high))
-    return Stream(at_centre_N, box_N, jacobian_NK)
+    return Scale(at_centre_N, box_N, _dot(_second(z.box), slopes))
+
+
+def margins(
+    head: Head, right: int, x0_ND: Interval, R_NKD: Interval, low_NK: Array, high_NK: Array
+) -> Margins:
+    """``Margins`` of token ``right`` against every other token on N boxes."""
+    own = slice(head.program.mixed_width)
+    middle_NK, radius_NK = Interval(low_NK, high_NK).mid_rad()
+    moved = (Interval(middle_NK[..., None]) * R_NKD[..., own]).sum(1)
+    centre, slopes = x0_ND[:, own] + moved, R_NKD[..., own]
+    start = Atom(centre, swell(centre, radius_NK, slopes), slopes, True)
+    row_NR = x0_ND[:, head.program.mixed_width :]
+    with np.errstate(all="ignore"):
+        return _Run(head, start, row_NR, radius_NK).margins(right)
 
 
 def residual_stream(x0_ND: Interval, R_NKD: Interval, low_NK: Array, high_NK: Array) -> MeanValueForm:
     """x over boxes, coordinate by coordinate: (N, D)."""
     middle_NK, radius_NK = Interval(low_NK, high_NK).mid_rad()
     centre_ND = x0_ND + (Interval(middle_NK[..., None]) * R_NKD).sum(1)
-    box = _affine(centre_ND, radius_NK, R_NKD).box
+    box = swell(centre_ND, radius_NK, R_NKD)
     K = range(radius_NK.shape[1])
     return MeanValueForm(
         centre_ND, box, tuple(R_NKD[:, k] for k in K), tuple(radius_NK[:, k] for k in K)

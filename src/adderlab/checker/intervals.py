@@ -229,6 +229,8 @@ def matmul(x: Interval | Array, y: Interval | Array) -> Interval:
     """
     x, y = of(x), of(y)
     terms = x.shape[-1]
+    if y.ndim == 2:  # BLAS may take a hundred times as long for a small matrix stored by columns
+        y = Interval(np.ascontiguousarray(y.low), np.ascontiguousarray(y.high))
     (mx, rx), (my, ry) = x.mid_rad(), y.mid_rad()
     ax, ay = np.abs(mx), np.abs(my)
     product = mx @ my

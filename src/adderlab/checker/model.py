@@ -1,7 +1,8 @@
 """One model as the checker sees it: where the digits stand, and its tables as intervals.
 
-Shapes: n columns, A steps, P positions, V vocabulary, H heads, K key dimension, E bottleneck, D width,
-F hidden, Z query tokens of a step, L = 3n slots (a_0.., b_0.., s_0..), T = 10 digits, C constant keys.
+Shapes: n columns, A steps, P positions, V vocabulary, H heads, K key dimension, E bottleneck, D channels
+of what the head starts from (the stream, as a rule), Z query tokens of a step, L = 3n slots (a_0..,
+b_0.., s_0..), T = 10 digits, C constant keys.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adderlab.checker import functions, intervals
+from adderlab.checker.head import Head
 from adderlab.checker.intervals import (
     Array,
     Interval,
@@ -23,8 +25,8 @@ from adderlab.checker.intervals import (
     matmul,
     stack,
 )
+from adderlab.checker.program import INPUTS, MIXED, ROW, Program, read_program
 from adderlab.errors import Failure
-from adderlab.models.head_program import standard_head
 
 RADIX = 10
 FREE = -1
@@ -44,10 +46,20 @@ class Geometry:
     query_positions: tuple[int, ...]
     """Of the n + 1 digit steps; step i reads the keys up to and including this position."""
     separators: tuple[tuple[int, int], ...]
+    end_token: int | None = None
+    """Where the step after the digits is to be decided too: the token that has to follow s_n."""
 
     @property
     def columns(self) -> int:
         return len(self.a_positions)
+
+    @property
+    def steps(self) -> int:
+        return self.columns + 1 + (self.end_token is not None)
+
+    def query_position(self, i: int) -> int:
+        """Of a digit step, or of the end step, which asks from where s_n stands."""
+        return self.query_positions[0] + i
 
     def __post_init__(self) -> None:
         """Refuses a layout for which the leaves below would not describe what a step sees."""
@@ -61,29 +73,11 @@ class Geometry:
         right = right and self.query_positions[0] in fixed
         first = self.query_positions[0]
         right = right and self.query_positions == tuple(range(first, first + n + 1))
+        end = self.end_token
+        if end is not None:
+            right = right and end not in range(RADIX) and self.sum_positions[n:] == (first + n + 1,)
         if not right:
             raise Failure("the checker does not know this kind of token layout")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Head:
-    """What follows the attention. An absent weight is one, an absent bias zero."""
-
-    norm2: str
-    norm2_eps: Interval
-    norm2_weight: Interval
-    norm2_bias: Interval
-    activation: str
-    fc1: Interval
-    fc1_bias: Interval
-    gate: Interval | None
-    fc2: Interval
-    fc2_bias: Interval
-    norm_f: str
-    norm_f_eps: Interval
-    norm_f_weight: Interval
-    norm_f_bias: Interval
-    unembed: Interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,11 +122,15 @@ class Step:
     residual_ZD: Interval
     given: tuple[int, ...]
     """``Model.given``."""
+    end_token: int | None = None
+    """The right token, if this is the end step."""
 
     @property
     def leaf_shape(self) -> tuple[int, ...]:
         """Choices of (c_(i-1), a_(i-1), b_(i-1), a_i, b_i)."""
         i, n = self.index, self.columns
+        if i > n:
+            return (2, 1, 1, 1, 1)  # the carry out of the top column, which is s_n
         before = (1, 1, 1) if i == 0 else (1 if i == 1 else 2, RADIX, RADIX)
         return (*before, *((1, 1) if i == n else (RADIX, RADIX)))
 
@@ -150,7 +148,7 @@ class Leaves:
     row: NDArray[np.intp]
     """Index of the query token."""
     right: NDArray[np.intp]
-    """The digit that this step has to produce."""
+    """The digit that this step has to produce, or the end token."""
 
     def __len__(self) -> int:
         return len(self.carry)
@@ -162,6 +160,9 @@ def leaves_of(step: Step) -> Leaves:
     )
     total = a_before + b_before + carry
     carry_here = total // RADIX
+    right = (a + b + carry_here) % RADIX
+    if step.end_token is not None:
+        right = np.full_like(right, step.end_token)
     return Leaves(
         carry=carry,
         a_before=a_before,
@@ -169,7 +170,7 @@ def leaves_of(step: Step) -> Leaves:
         a=a,
         b=b,
         row=total % RADIX if step.index else np.zeros_like(total),
-        right=(a + b + carry_here) % RADIX,
+        right=right,
     )
 
 
@@ -181,7 +182,14 @@ class Model:
     value_PVHE: Interval
     residual_AVD: Interval
     out_HED: Interval
+    """The head starts from residual + y @ out."""
     head: Head
+    score_AVHPV: Interval | None = None
+    """What is added to query . key; zero where hidden."""
+    hidden_AVHPV: NDArray[np.bool_] | None = None
+    """Keys that a query does not see: their weight is exactly zero."""
+    sink_AVH: Interval | None = None
+    """The score of one key more, whose value is zero."""
     given: tuple[int, ...] = ()
     """For a question about a window of pairs only: the digits that all of them have at a_0 .. a_(n-1),
     b_0 .. b_(n-1), FREE at the open ones. Without any, the question is about all pairs."""
@@ -209,39 +217,53 @@ class Model:
 
     @cached_property
     def steps(self) -> tuple[Step, ...]:
-        return tuple(self._step(i) for i in range(self.columns + 1))
+        return tuple(self._step(i) for i in range(self.geometry.steps))
 
     def _step(self, i: int) -> Step:
         geometry, n, H, E = self.geometry, self.columns, self.heads, self.bottleneck
-        at = geometry.query_positions[i]
+        at = geometry.query_position(i)
         constant = [(p, token) for p, token in geometry.separators if p < at]
-        tokens = (dict(geometry.separators)[at],) if i == 0 else tuple(range(RADIX))
+        tokens = tuple(range(RADIX)) if i <= n else (0, 1)  # s_n is a carry
+        if i == 0:
+            tokens = (dict(geometry.separators)[at],)
         seen = (*geometry.a_positions, *geometry.b_positions, *geometry.sum_positions[: max(i - 1, 0)])
         if sorted((*seen, *(p for p, _ in constant), at)) != list(range(at + 1)):
             raise Failure(f"step {i} of this layout reads positions the checker cannot place")
 
-        score = [self.scores(i, z, at) for z in tokens]  # each (H, P, V)
-        if self.score_slack:
-            score = [s + intervals.symmetric(np.array(self.score_slack)) for s in score]
-        digits = [s[:, list(seen), :RADIX] for s in score]
-        others = [
-            stack([s[:, p, token] for p, token in constant] + [s[:, at, z]], 1)
-            for s, z in zip(score, tokens, strict=True)
-        ]
+        digits, others, hidden_digits, hidden_others = [], [], [], []
+        for z in tokens:
+            score, hidden = self.scores(i, z, at), self.hidden(i, z, at)  # each (H, P, V)
+            own = [(p, token) for p, token in constant] + [(at, z)]
+            places = tuple(list(each) for each in zip(*own, strict=True))
+            other, hidden_other = score[:, *places], hidden[:, *places]
+            if self.sink_AVH is not None:
+                other = concatenate([other, self.sink_AVH[i, z].reshape(H, 1)], 1)
+                hidden_other = np.pad(hidden_other, ((0, 0), (0, 1)))
+            digits.append(score[:, list(seen), :RADIX])
+            hidden_digits.append(hidden[:, list(seen), :RADIX])
+            others.append(other)
+            hidden_others.append(hidden_other)
+        slack = intervals.symmetric(np.array(self.score_slack))
+        digit, other = (stack(x) + slack if self.score_slack else stack(x) for x in (digits, others))
         value_LTHE = self.value_PVHE[list(seen), :RADIX]
-        hidden = 3 * n - len(seen)
-        value_LTHE = concatenate([value_LTHE, Interval(np.zeros((hidden, RADIX, H, E)))])
+        unseen = 3 * n - len(seen)
+        value_LTHE = concatenate([value_LTHE, Interval(np.zeros((unseen, RADIX, H, E)))])
+        sink = [] if self.sink_AVH is None else [Interval(np.zeros((H, E)))]
         return Step(
             index=i,
             columns=n,
             tokens=tokens,
-            bands=_bands(stack(digits), stack(others), 3 * n),
+            bands=_bands(digit, other, np.stack(hidden_digits), np.stack(hidden_others), 3 * n),
             value_LTHE=value_LTHE,
             constant_value_ZCHE=stack(
-                [stack([self.value_PVHE[p, token] for p, token in (*constant, (at, z))]) for z in tokens]
+                [
+                    stack([*(self.value_PVHE[p, token] for p, token in (*constant, (at, z))), *sink])
+                    for z in tokens
+                ]
             ),
             residual_ZD=self.residual_AVD[i, list(tokens)],
             given=self.given or (FREE,) * (2 * n),
+            end_token=geometry.end_token if i > n else None,
         )
 
     def in_shared_coordinates(self) -> Model:
@@ -266,21 +288,39 @@ class Model:
         return dataclasses.replace(self, value_PVHE=value, out_HED=out, shared=True)
 
     def scores(self, i: int, token: int, at: int) -> Interval:
-        """query . key of every position up to ``at``: (H, P, V)."""
+        """Scores of every position up to ``at``: (H, P, V); of hidden keys they mean nothing."""
         query_HK1 = self.query_AVHK[i, token].reshape(self.heads, -1, 1)
         P, V = at + 1, self.key_PVHK.shape[1]
         key_HMK = self.key_PVHK[:P].reshape(P * V, self.heads, -1).transpose(1, 0, 2)
-        return matmul(key_HMK, query_HK1).reshape(self.heads, P, V)
+        found = matmul(key_HMK, query_HK1).reshape(self.heads, P, V)
+        return found if self.score_AVHPV is None else found + self.score_AVHPV[i, token, :, :P]
+
+    def hidden(self, i: int, token: int, at: int) -> NDArray[np.bool_]:
+        """Which of them no weight goes to: (H, P, V)."""
+        if self.hidden_AVHPV is None:
+            return np.zeros((self.heads, at + 1, self.key_PVHK.shape[1]), dtype=bool)
+        return self.hidden_AVHPV[i, token, :, : at + 1]
 
 
-def _bands(digit_ZHST: Interval, constant_ZHC: Interval, slots: int) -> tuple[Weights, ...]:
-    """Scores of the digits seen and of the constant keys, as weights of each band."""
+def _bands(
+    digit_ZHST: Interval,
+    constant_ZHC: Interval,
+    hidden_ZHST: NDArray[np.bool_],
+    hidden_ZHC: NDArray[np.bool_],
+    slots: int,
+) -> tuple[Weights, ...]:
+    """Scores of the digits seen and of the constant keys, as weights of each band. Hidden keys have no
+    score and the weight zero."""
     Z, H, S, T = digit_ZHST.shape
+    least_ZHST = np.where(hidden_ZHST, -np.inf, digit_ZHST.low)
+    least_ZHC = np.where(hidden_ZHC, -np.inf, constant_ZHC.low)
     tops_of = {}
     for z, h in np.ndindex(Z, H):
-        digit_ST, constant_C = digit_ZHST.low[z, h], constant_ZHC.low[z, h]
+        digit_ST, constant_C = least_ZHST[z, h], least_ZHC[z, h]
         # An input has all constant keys, and one digit of every slot.
         floor = max(float(constant_C.max()), float(digit_ST.min(1).max(initial=-np.inf)))
+        if not np.isfinite(floor):
+            raise Failure("a query of this model may see no key at all, or only hidden ones")
         scores = np.unique(np.append(digit_ST, floor))
         scores, tops = scores[scores >= floor], []
         width = ONE_BAND if scores[-1] - floor <= ONE_BAND else BAND
@@ -295,12 +335,14 @@ def _bands(digit_ZHST: Interval, constant_ZHC: Interval, slots: int) -> tuple[We
         for (z, h), tops in tops_of.items():
             # A row with fewer bands repeats its last.
             bottom, top = tops[min(number, len(tops) - 1)]
-            allowed = digit_ZHST.low[z, h] <= top
-            highest = np.where(allowed, digit_ZHST.high[z, h], -np.inf).max(initial=-np.inf)
-            shift = max(float(highest), float(constant_ZHC.high[z, h].max()))
-            weight = functions.exp(digit_ZHST[z, h] - shift, allowed)
+            allowed = least_ZHST[z, h] <= top
+            counted, counted_C = allowed & ~hidden_ZHST[z, h], ~hidden_ZHC[z, h]
+            highest = np.where(counted, digit_ZHST.high[z, h], -np.inf).max(initial=-np.inf)
+            highest_C = np.where(counted_C, constant_ZHC.high[z, h], -np.inf).max()
+            shift = max(float(highest), float(highest_C))
+            weight = functions.exp(digit_ZHST[z, h] - shift, counted)
             weight_ZHLT[0, z, h, :S], weight_ZHLT[1, z, h, :S] = weight.low, weight.high
-            weight = functions.exp(constant_ZHC[z, h] - shift)
+            weight = functions.exp(constant_ZHC[z, h] - shift, counted_C)
             constant[0, z, h], constant[1, z, h] = weight.low, weight.high
             allowed_ZHLT[z, h, :S] = allowed
             if len(tops) > 1:
@@ -318,31 +360,29 @@ def _bands(digit_ZHST: Interval, constant_ZHC: Interval, slots: int) -> tuple[We
 
 
 def model_from_tables(form: Any, tables: Mapping[str, Interval]) -> Model:
-    """From enclosed tables and their ``TableForm``.
+    """From enclosed tables and their ``TableForm``; in ``score``, minus infinity means hidden.
 
-    A value dimension above the width is folded into the output projection (docs/proof.md, 4.1).
+    The head starts behind the output projection, if that is all that reads the mixture; a value
+    dimension above the projection's width is folded into it (docs/proof.md, 4.1).
     """
     layout, n = form.layout, len(form.layout.a_positions)
-    standard = standard_head(form.program)
-    if standard is None:
-        raise Failure("the checker knows heads of one pre-norm MLP only")
-    width, hidden = form.width, standard.hidden
-    ones, zeros = Interval(np.ones(width)), Interval(np.zeros(width))
+    program = read_program(form.program, tables)
+    if program.vocab_size != layout.vocab_size:
+        raise Failure(f"the head makes {program.vocab_size} logits, not {layout.vocab_size}")
+    head, out, residual = _start(program, tables, form.heads, form.value_dim)
     value = tables["value"]
-    out = tables["attn_out"].reshape(form.heads, form.value_dim, width)
-    if form.value_dim > width:
+    if form.value_dim > out.shape[2]:
         P, V, H, E = value.shape
+        width = out.shape[2]
         flat = matmul(value.reshape(P * V, H, E).transpose(1, 0, 2), out)
         value = flat.transpose(1, 0, 2).reshape(P, V, H, width)
         out = Interval(np.broadcast_to(np.eye(width), (H, width, width)).copy())
-    norms: dict[str, Any] = {}
-    for name, norm in (("norm2", standard.norm2), ("norm_f", standard.norm_f)):
-        if norm.kind not in ("none", "rms", "layer"):
-            raise Failure(f"the checker does not know the norm {norm.kind!r}")
-        norms[name] = norm.kind
-        norms[f"{name}_eps"] = intervals.widened(norm.eps)
-        norms[f"{name}_weight"] = tables.get(f"{name}_weight", ones)
-        norms[f"{name}_bias"] = tables.get(f"{name}_bias", zeros)
+    score, hidden = tables.get("score"), None
+    if score is not None:
+        hidden = score.high == -np.inf
+        if not (np.isfinite(score.low[~hidden]).all() and np.isfinite(score.high[~hidden]).all()):
+            raise Failure("a key of this model has a score that may be infinite")
+        score = Interval(np.where(hidden, 0.0, score.low), np.where(hidden, 0.0, score.high))
     return Model(
         geometry=Geometry(
             a_positions=tuple(layout.a_positions),
@@ -350,23 +390,61 @@ def model_from_tables(form: Any, tables: Mapping[str, Interval]) -> Model:
             sum_positions=tuple(layout.sum_positions),
             query_positions=tuple(layout.query_positions)[: n + 1],
             separators=tuple(layout.separators),
+            end_token=layout.end_token if getattr(layout, "end_decided", False) else None,
         ),
         query_AVHK=tables["query"],
         key_PVHK=tables["key"],
         value_PVHE=value,
-        residual_AVD=tables["residual"],
+        residual_AVD=residual,
         out_HED=out,
-        head=Head(
-            activation=standard.activation,
-            fc1=tables["fc1"],
-            fc1_bias=tables.get("fc1_bias", Interval(np.zeros(hidden))),
-            gate=tables.get("gate"),
-            fc2=tables["fc2"],
-            fc2_bias=tables.get("fc2_bias", zeros),
-            unembed=tables["unembed"],
-            **norms,
-        ),
+        head=head,
+        score_AVHPV=score,
+        hidden_AVHPV=hidden,
+        sink_AVH=tables.get("sink"),
     )
+
+
+def _start(
+    program: Program, tables: Mapping[str, Interval], H: int, E: int
+) -> tuple[Head, Interval, Interval]:
+    """The head, and what it starts from as residual + y @ out: out (H, E, D) and residual (A, V, D).
+
+    Where one linear map is all that reads the mixture, it is taken into ``out``; where its result only
+    joins ``row``, which nothing else reads, the head starts from their sum.
+    """
+    constants = {name: tables[name] for name in _names(program)}
+    row_AVR = tables["residual"]
+    A, V, R = row_AVR.shape
+
+    def padded(x: Interval, before: int, after: int) -> Interval:
+        zeros = [Interval(np.zeros((*x.shape[:-1], n))) for n in (before, after)]
+        return concatenate([zeros[0], x, zeros[1]], -1)
+
+    readers = program.uses(MIXED)
+    first = program.operations[readers[0]] if len(readers) == 1 else None
+    if first is None or first.name != "linear":
+        out = padded(Interval(np.eye(H * E)), 0, R)
+        head = Head(program=program, constants=constants)
+        return head, out.reshape(H, E, H * E + R), padded(row_AVR, H * E, 0)
+    image, width = INPUTS + readers[0], first.width
+    out = constants[str(first.operands[1])]
+    offset = constants[str(first.operands[2])] if len(first.operands) > 2 else None
+    joins = program.uses(image)
+    sums = len(joins) == 1 and program.uses(ROW) == joins
+    if sums and program.operations[joins[0]].name == "add" and width == R:
+        residual = row_AVR if offset is None else row_AVR + offset
+        made = {MIXED: MIXED, ROW: ROW, image: MIXED, INPUTS + joins[0]: MIXED}
+        head = Head(program=program.without(made, width, 0), constants=constants)
+        return head, out.reshape(H, E, width), residual
+    zeros = np.zeros((A, V, width))
+    start = Interval(zeros) if offset is None else Interval(zeros) + offset
+    rest = program.without({MIXED: MIXED, ROW: ROW, image: MIXED}, width, R)
+    head = Head(program=rest, constants=constants)
+    return head, padded(out, 0, R).reshape(H, E, width + R), concatenate([start, row_AVR], -1)
+
+
+def _names(program: Program) -> set[str]:
+    return {x for operation in program.operations for x in operation.operands if isinstance(x, str)}
 
 
 def digits_of(number: int, count: int) -> list[int]:

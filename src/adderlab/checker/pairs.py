@@ -29,11 +29,12 @@ def mix_at(model: Model, step: Step, a: int, b: int) -> tuple[int, int, Interval
         total = weight_P.sum(0) + constant_C.sum(0)
         sum_E = (_last(weight_P) * value_HPE[h]).sum(0) + (_last(constant_C) * constant_HCE[h]).sum(0)
         mixed.append(sum_E / total)
-    return row, answer[i], stack(mixed)
+    right = answer[i] if step.end_token is None else step.end_token
+    return row, right, stack(mixed)
 
 
 def margin_by_step(model: Model, a: int, b: int) -> list[tuple[float, float]]:
-    """[low, high] of the margin, in logits, of the right digit at each of the n + 1 steps.
+    """[low, high] of the margin, in logits, of the right token at each of the steps.
 
     Teacher-forced: every step reads the right digits before it. Below zero at some step means that
     greedy decoding fails on the pair, because the first such step reads only right digits.

@@ -148,7 +148,7 @@ def own_slots(step: Step, leaf: Leaves) -> list[tuple[int, NDArray[np.intp]]]:
     """(slot, its digit on every leaf) of columns i and i - 1."""
     i, n = step.index, step.columns
     here = [(i, leaf.a), (n + i, leaf.b)] if i < n else []
-    before = [(i - 1, leaf.a_before), (n + i - 1, leaf.b_before)] if i > 0 else []
+    before = [(i - 1, leaf.a_before), (n + i - 1, leaf.b_before)] if 0 < i <= n else []
     return here + before
 
 

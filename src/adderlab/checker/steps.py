@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from adderlab.checker.document import Frame, Rejected, StepClaims
 from adderlab.checker.head import Rows, proved_margins
 from adderlab.checker.intervals import Array, Interval, stack
-from adderlab.checker.model import FREE, RADIX, Head, Leaves, Model, Step, leaves_of
+from adderlab.checker.model import FREE, Head, Leaves, Model, Step, leaves_of
 from adderlab.checker.ranges import (
     Projected,
     cell_excess,
@@ -272,7 +272,7 @@ def _check_head(model: Model, step: Step, claimed: _Claimed, margin_bound: float
     joint = claimed.joint_NE2 is not None
     # Of heads that share their coordinates, what matters is where their sum lies.
     boxes_NHE2 = claimed.bounds_NHE2 if claimed.joint_NE2 is None else claimed.joint_NE2[:, np.newaxis]
-    for right in range(RADIX):
+    for right in map(int, np.unique(claimed.leaves.right)):
         mine = np.flatnonzero(claimed.leaves.right == right)
         if not len(mine):
             continue

@@ -223,8 +223,8 @@ def _check(
         raise Rejected("the certificate does not claim that the model is proved")
     _check_summary(document, model)
     steps = document["steps"]
-    if not isinstance(steps, list) or len(steps) != model.columns + 1:
-        raise Rejected(f"the certificate has no list of {model.columns + 1} steps")
+    if not isinstance(steps, list) or len(steps) != len(model.steps):
+        raise Rejected(f"the certificate has no list of {len(model.steps)} steps")
 
     sizes = [int(np.prod(step.leaf_shape)) for step in model.steps]
     claims = [
@@ -263,7 +263,7 @@ def _check(
 
 
 def _check_summary(document: dict[str, Any], model: Model) -> None:
-    zero = [0] * (model.columns + 1)
+    zero = [0] * len(model.steps)
     if not is_count(document["failing_pairs"]) or document["failing_pairs"] != 0:
         raise Rejected("a proved model has no failing pairs; the certificate counts some")
     by_step = document["failing_by_step"]

@@ -147,7 +147,7 @@ def test_456p_against_arb() -> None:
             assert dot.high - dot.low < 1e-11 * (1 + abs(float(score)))
             value = found["value"][p, t, 0]
             for d in range(config.d_model):
-                through = (value * found["attn_out"][0, :, d]).sum(0)
+                through = (value * found["attn_out"][:, d]).sum(0)
                 assert arb(float(through.low)) <= out[d] <= arb(float(through.high))
     finally:
         ctx.prec = before

@@ -5,16 +5,15 @@ Shapes: N pairs, n columns, L slots, T digits, B batch, H heads, E bottleneck, K
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from adderlab.checker.document import Frame, Rejected
-from adderlab.checker.head import margins, proved_margins
+from adderlab.checker.head import Head, margins, proved_margins
 from adderlab.checker.intervals import Interval
 from adderlab.checker.model import (
-    Head,
     Model,
     digits_of,
     leaves_of,
@@ -24,7 +23,8 @@ from adderlab.checker.ranges import FREE, NEVER, count, joint_excess, maximum, p
 from adderlab.checker.steps import MOST_BOXES, functionals, number_of_boxes
 from adderlab.checker.trees import read_tree
 from adderlab.errors import Failure
-from helpers.checker_cases import axes_frame, geometry, hand_made, leaf_bounds
+from adderlab.models.head_program import Activation, NormKind
+from helpers.checker_cases import axes_frame, geometry, hand_made, head_of, leaf_bounds
 
 
 def all_pairs(n: int) -> list[tuple[int, int]]:
@@ -46,7 +46,12 @@ def random_model(seed: int, n: int, heads: int = 2, bottleneck: int = 2, **head:
         return Interval(rng.normal(size=shape))
 
     activation = head.get("activation", "gelu")
-    norm2, norm_f = head.get("norm2", "rms"), head.get("norm_f", "layer")
+    norms = {"norm2": "rms", "norm_f": "layer", **head}
+    shapes = {"fc1": (D, F), "fc1_bias": (F,), "fc2": (F, D), "fc2_bias": (D,), "unembed": (D, V)}
+    shapes |= {"gate": (D, F)} if activation == "swiglu" else {}
+    for name in ("norm2", "norm_f"):
+        if norms[name] != "none":
+            shapes |= {f"{name}_weight": (D,), f"{name}_bias": (D,)}
     return Model(
         geometry=where,
         query_AVHK=table(A, V, heads, K),
@@ -54,22 +59,11 @@ def random_model(seed: int, n: int, heads: int = 2, bottleneck: int = 2, **head:
         value_PVHE=table(P, V, heads, bottleneck),
         residual_AVD=table(A, V, D),
         out_HED=table(heads, bottleneck, D),
-        head=Head(
-            norm2=norm2,
-            norm2_eps=Interval(1e-5),
-            norm2_weight=table(D),
-            norm2_bias=table(D),
-            activation=activation,
-            fc1=table(D, F),
-            fc1_bias=table(F),
-            gate=table(D, F) if activation == "swiglu" else None,
-            fc2=table(F, D),
-            fc2_bias=table(D),
-            norm_f=norm_f,
-            norm_f_eps=Interval(1e-5),
-            norm_f_weight=table(D),
-            norm_f_bias=table(D),
-            unembed=table(D, V),
+        head=head_of(
+            {name: rng.normal(size=shape) for name, shape in shapes.items()},
+            norm2=cast(NormKind, norms["norm2"]),
+            norm_f=cast(NormKind, norms["norm_f"]),
+            activation=cast(Activation, activation),
         ),
     )
 
@@ -93,27 +87,31 @@ def plain_attention(model: Model, i: int, a: int, b: int) -> np.ndarray:
 
 
 def plain_logits(head: Head, x: np.ndarray) -> np.ndarray:
-    """Logits from the stream after attention, float64."""
+    """Logits from the stream after attention, float64, written for a standard head by its constants."""
+    weights = {name: table.low for name, table in head.constants.items()}
+    names = [operation.name for operation in head.program.operations]
+    centres = iter(np.flatnonzero([name in ("rms", "centre") for name in names]).tolist())
 
-    def norm(kind: str, x: np.ndarray, eps: Interval, weight: Interval, bias: Interval) -> np.ndarray:
-        if kind == "layer":
+    def norm(role: str, x: np.ndarray) -> np.ndarray:
+        if f"{role}_weight" not in weights:
+            return x
+        if names[next(centres)] == "centre":
             x = x - x.mean()
-        if kind != "none":
-            x = x / np.sqrt((x * x).mean() + float(eps.low))
-        return x * weight.low + bias.low
+            next(centres)
+        x = x / np.sqrt((x * x).mean() + 1e-5)
+        return x * weights[f"{role}_weight"] + weights[f"{role}_bias"]
 
-    u = norm(head.norm2, x, head.norm2_eps, head.norm2_weight, head.norm2_bias)
-    h = u @ head.fc1.low + head.fc1_bias.low
-    if head.activation == "swiglu":
-        assert head.gate is not None
-        q = u @ head.gate.low
+    u = norm("norm2", x)
+    h = u @ weights["fc1"] + weights.get("fc1_bias", 0.0)
+    if "gate" in weights:
+        q = u @ weights["gate"]
         h = q / (1 + np.exp(-q)) * h
-    elif head.activation == "gelu":
+    elif "gelu" in names:
         h = h * 0.5 * (1 + np.vectorize(math.erf)(h / math.sqrt(2)))
     else:
         h = np.maximum(h, 0)
-    x = x + h @ head.fc2.low + head.fc2_bias.low
-    return norm(head.norm_f, x, head.norm_f_eps, head.norm_f_weight, head.norm_f_bias) @ head.unembed.low
+    x = x + h @ weights["fc2"] + weights.get("fc2_bias", 0.0)
+    return norm("norm_f", x) @ weights["unembed"]
 
 
 def leaf_of(i: int, a: int, b: int, n: int) -> int:

@@ -313,9 +313,10 @@ def test_a_changed_weight_is_refused_even_under_the_same_hash(whole: Document, t
 
 
 def test_a_changed_head_is_refused(whole: Document) -> None:
-    unembed = MODEL.head.unembed.low.copy()
+    unembed = MODEL.head.constants["unembed"].low.copy()
     unembed[1, 4] += 1.0
-    model = replace(MODEL, head=replace(MODEL.head, unembed=Interval(unembed)))
+    constants = {**MODEL.head.constants, "unembed": Interval(unembed)}
+    model = replace(MODEL, head=replace(MODEL.head, constants=constants))
     assert "margin" in (checked(whole, model).reason or "")
 
 
