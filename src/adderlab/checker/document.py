@@ -20,10 +20,12 @@ import numpy as np
 
 from adderlab.errors import Failure, UsageError
 
-FORMAT, VERSIONS = "adderlab-certificate", (1, 2, 3)
+FORMAT, VERSIONS = "adderlab-certificate", (1, 2, 3, 4)
 """Version 1 did not name the configuration, which the checkpoint alone then says."""
 SUMMED_VERSION = 3
 """From this version on certificates are about the sum of heads that share their coordinates."""
+TRACED_VERSION, TRACED = 4, "traced"
+"""Of a model read from a file: its configuration is the text of the traced program, under this key."""
 MOST_BYTES = 2**28
 """Where the model is not known: a file that unpacks to more than this is refused."""
 MOST_CELLS = 1_000_000
@@ -216,6 +218,12 @@ def check_config(document: dict[str, Any], config: Mapping[str, Any], usual: Map
     A setting that the certificate does not list (its program did not know it) has its ``usual`` value.
     """
     claimed = document["config"]
+    traced = document["version"] == TRACED_VERSION
+    if traced != (set(config) == {TRACED}):
+        here = "a model read from a file" if not traced else "a model of a configuration"
+        there = "a model read from a file" if traced else "a model of a configuration"
+        raise Rejected(f"the certificate is about {there}, and this is {here}")
+    usual = {} if traced else usual
     if not isinstance(claimed, dict):
         raise Rejected("the certificate does not say which configuration it is about")
     if document["config_sha256"] != hashlib.sha256(canonical(claimed).encode("ascii")).hexdigest():
@@ -226,6 +234,8 @@ def check_config(document: dict[str, Any], config: Mapping[str, Any], usual: Map
             raise Rejected(f"the certificate's configuration has the setting {name!r}, unknown here")
         # As text: 1, 1.0 and true are one number to Python.
         if canonical(there.get(name)) != canonical(config[name]):
+            if traced:
+                raise Rejected("the certificate is about another program than that of this file")
             raise Rejected(
                 f"the certificate is about another configuration: {name} is {there.get(name)} there, "
                 f"{config[name]} in this checkpoint"

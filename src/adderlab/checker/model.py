@@ -23,6 +23,7 @@ from adderlab.checker.intervals import (
     Interval,
     concatenate,
     matmul,
+    reach,
     stack,
 )
 from adderlab.checker.program import INPUTS, MIXED, ROW, Program, read_program
@@ -31,6 +32,8 @@ from adderlab.errors import Failure
 RADIX = 10
 FREE = -1
 """Stands for a digit or carry that is not fixed."""
+NEGLIGIBLE = 2.0**-900
+"""Enclosures of an exact zero reach at most so far."""
 ONE_BAND, BAND = 300.0, 200.0
 """Where the largest scores of a row's inputs differ by at most ONE_BAND, one band serves them all;
 otherwise bands are at most BAND wide (``Weights``)."""
@@ -196,7 +199,7 @@ class Model:
     score_slack: float = 0.0
     """Scores may be this much larger or smaller than the tables say (``own_pass``)."""
     shared: bool = False
-    """Whether all heads write in the same coordinates (``in_shared_coordinates``): then out_HED is the
+    """Whether all heads write in the same coordinates (``in_coordinates``): then out_HED is the
     same for each of them, and the stream moves by the sum of their outputs."""
 
     @property
@@ -266,26 +269,47 @@ class Model:
             end_token=geometry.end_token if i > n else None,
         )
 
-    def in_shared_coordinates(self) -> Model:
-        """The same model with the heads' outputs in coordinates that all of them share: those of the
-        stream where the heads have more numbers than it, otherwise theirs side by side (docs/proof.md,
-        4.1)."""
-        if self.shared:
-            return self
+    def in_coordinates(self, number: int, shared: bool) -> Model:
+        """The same model with so many coordinates for y, which all heads share if ``shared``: the heads'
+        outputs as they are (side by side, if shared), or what they are in the channels that ``out_HED``
+        reaches (docs/proof.md, 4.1). Where neither is so many, the model as it is."""
         P, V, H, E = self.value_PVHE.shape
-        D = self.out_HED.shape[2]
-        if H * E > D:
-            flat = matmul(self.value_PVHE.reshape(P * V, H, E).transpose(1, 0, 2), self.out_HED)
-            value = flat.transpose(1, 0, 2).reshape(P, V, H, D)
-            out = Interval(np.broadcast_to(np.eye(D), (H, D, D)).copy())
-        else:
+        D, size_HED = self.out_HED.shape[2], self.out_HED.magnitude()
+        reached = np.flatnonzero((size_HED > NEGLIGIBLE).any((0, 1)))
+        reached = reached if len(reached) else np.arange(1)
+        if self.shared or (not shared and number == E):
+            return self
+        if shared and number == H * E:
             low, high = np.zeros((2, P, V, H, H, E))
             for h in range(H):
                 low[:, :, h, h] = self.value_PVHE.low[:, :, h]
                 high[:, :, h, h] = self.value_PVHE.high[:, :, h]
             value = Interval(low, high).reshape(P, V, H, H * E)
             out = stack([self.out_HED.reshape(H * E, D)] * H)
-        return dataclasses.replace(self, value_PVHE=value, out_HED=out, shared=True)
+            return dataclasses.replace(self, value_PVHE=value, out_HED=out, shared=True)
+        if number not in (len(reached), D):
+            return self
+        columns = reached if number == len(reached) else np.arange(D)
+        flat = matmul(
+            self.value_PVHE.reshape(P * V, H, E).transpose(1, 0, 2), self.out_HED[:, :, columns]
+        )
+        out = np.zeros((H, number, D))
+        out[:, np.arange(number), columns] = 1.0
+        # The other channels get next to nothing, but not always exactly nothing.
+        stray_D = reach(
+            self.value_PVHE.magnitude().max((0, 1)).reshape(-1), size_HED.reshape(H * E, D).T
+        )
+        stray_D[columns] = 0.0
+        residual = self.residual_AVD
+        if stray_D[size_HED.any((0, 1))].any():
+            residual = residual + intervals.symmetric(stray_D)
+        return dataclasses.replace(
+            self,
+            value_PVHE=flat.transpose(1, 0, 2).reshape(P, V, H, number),
+            out_HED=Interval(out),
+            residual_AVD=residual,
+            shared=shared,
+        )
 
     def scores(self, i: int, token: int, at: int) -> Interval:
         """Scores of every position up to ``at``: (H, P, V); of hidden keys they mean nothing."""
@@ -362,21 +386,13 @@ def _bands(
 def model_from_tables(form: Any, tables: Mapping[str, Interval]) -> Model:
     """From enclosed tables and their ``TableForm``; in ``score``, minus infinity means hidden.
 
-    The head starts behind the output projection, if that is all that reads the mixture; a value
-    dimension above the projection's width is folded into it (docs/proof.md, 4.1).
+    The head starts behind the output projection, if that is all that reads the mixture.
     """
     layout, n = form.layout, len(form.layout.a_positions)
     program = read_program(form.program, tables)
     if program.vocab_size != layout.vocab_size:
         raise Failure(f"the head makes {program.vocab_size} logits, not {layout.vocab_size}")
     head, out, residual = _start(program, tables, form.heads, form.value_dim)
-    value = tables["value"]
-    if form.value_dim > out.shape[2]:
-        P, V, H, E = value.shape
-        width = out.shape[2]
-        flat = matmul(value.reshape(P * V, H, E).transpose(1, 0, 2), out)
-        value = flat.transpose(1, 0, 2).reshape(P, V, H, width)
-        out = Interval(np.broadcast_to(np.eye(width), (H, width, width)).copy())
     score, hidden = tables.get("score"), None
     if score is not None:
         hidden = score.high == -np.inf
@@ -394,7 +410,7 @@ def model_from_tables(form: Any, tables: Mapping[str, Interval]) -> Model:
         ),
         query_AVHK=tables["query"],
         key_PVHK=tables["key"],
-        value_PVHE=value,
+        value_PVHE=tables["value"],
         residual_AVD=residual,
         out_HED=out,
         head=head,

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from adderlab.checker.document import (
     SUMMED_VERSION,
+    TRACED,
     Rejected,
     canonical,
     check_config,
@@ -179,8 +180,10 @@ def check(
 
 def _as_claimed(document: Mapping[str, Any], model: Model) -> Model:
     """The model in the coordinates that the certificate's bounds are written in."""
-    summed = document.get("version") == SUMMED_VERSION and model.heads > 1
-    return model.in_shared_coordinates() if summed else model
+    version, number = document.get("version"), document.get("bottleneck")
+    if not is_count(version) or not is_count(number):
+        return model
+    return model.in_coordinates(number, version >= SUMMED_VERSION and model.heads > 1)
 
 
 def _check(
@@ -202,9 +205,11 @@ def _check(
         raise Rejected("the certificate is about another form of model than this checkpoint's")
     if document["version"] > 1:
         check_config(document, config, plain_config(ModelConfig()))
-    summed = document["version"] == SUMMED_VERSION
-    if summed != model.shared:
+    elif TRACED in config:
+        raise Rejected("a certificate of version 1 cannot be about a model read from a file")
+    if document["version"] == SUMMED_VERSION and model.heads == 1:
         raise Rejected("the certificate is about several heads, and this model has one")
+    summed = document["version"] >= SUMMED_VERSION and model.heads > 1
     if not isinstance(document["tables_sha256"], str):
         raise Rejected("the certificate does not say which tables it was made from")
     found.unchecked.append("tables_sha256 (float64 tables differ between machines in the last bit)")
@@ -212,6 +217,8 @@ def _check(
         raise Rejected(
             f"the certificate says bottleneck {document['bottleneck']}, not {model.bottleneck}"
         )
+    if summed != model.shared:
+        raise Rejected("the certificate's heads have no such coordinates in common")
     if not isinstance(document["adderlab"], str):
         raise Rejected("the certificate does not say which version wrote it")
     found.unchecked.append("adderlab (the version that wrote it)")

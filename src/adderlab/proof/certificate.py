@@ -23,8 +23,9 @@ from adderlab.proof.problem import RADIX, tables_sha256
 from adderlab.proof.prove import Count, Proof
 from adderlab.proof.search import Group, StepResult
 
-FORMAT, VERSION, SUMMED_VERSION = "adderlab-certificate", 2, 3
-"""Version 3 is about the sum of heads that share their coordinates; of one head it stays version 2."""
+FORMAT, VERSION, SUMMED_VERSION, TRACED_VERSION = "adderlab-certificate", 2, 3, 4
+"""Version 3 is about the sum of heads that share their coordinates; of one head it stays version 2.
+Version 4 is about a model read from a file (``traced_config``), with any number of heads."""
 TERMINAL, EMPTY = -1, -2
 
 
@@ -34,7 +35,7 @@ def certificate(proof: Proof) -> dict[str, Any]:
     assert tables is not None
     body: dict[str, Any] = {
         "format": FORMAT,
-        "version": SUMMED_VERSION if proof.problem.summed else VERSION,
+        "version": _version(proof),
         "adderlab": adderlab.__version__,
         "weights_sha256": proof.weights_sha256,
         "config": proof.config,
@@ -54,6 +55,18 @@ def certificate(proof: Proof) -> dict[str, Any]:
     if proof.verdict == "proved":
         body["steps"] = [_step(result, proof) for result in proof.results]
     return {**body, "digest": digest(body)}
+
+
+def traced_config(text: str) -> dict[str, str]:
+    """What stands for the configuration of a model read from a file: the text of its traced program, in
+    base64, so that a reader can count brackets in a certificate before it trusts it."""
+    return {"traced": base64.b64encode(text.encode()).decode("ascii")}
+
+
+def _version(proof: Proof) -> int:
+    if proof.config is not None and set(proof.config) == {"traced"}:
+        return TRACED_VERSION
+    return SUMMED_VERSION if proof.problem.summed else VERSION
 
 
 def digest(body: dict[str, Any]) -> str:

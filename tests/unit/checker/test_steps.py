@@ -227,7 +227,7 @@ def test_accepted_bounds_of_the_sum_of_heads_hold_for_every_pair(
         )
         out = Interval(np.stack([apart.out_HED.low[0], -0.9 * apart.out_HED.low[0]]))
         apart = dataclasses.replace(apart, query_AVHK=query, key_PVHK=key, value_PVHE=value, out_HED=out)
-    model = apart.in_shared_coordinates()
+    model = apart.in_coordinates(min(heads * bottleneck, 4), shared=True)
     E = model.bottleneck
     for i in (0, n):
         step, leaves = model.steps[i], leaves_of(model.steps[i])
