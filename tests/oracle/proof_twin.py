@@ -15,6 +15,7 @@ from adderlab.models.head_program import NormForm, evaluate, standard_program
 from adderlab.proof.carries import Leaves
 from adderlab.proof.forms import Head
 from adderlab.proof.problem import Geometry, Problem, Step, coordinates
+from oracle.random_programs import structured_head
 
 
 def geometry(columns: int, style: str, end_token: int | None = None) -> Geometry:
@@ -88,12 +89,15 @@ def random_problem(
     norm: str = "rms",
     activation: str = "gelu",
     local: float = 4.0,
+    structure: str | None = None,
+    end_token: int | None = None,
 ) -> Problem:
-    """Random tables. ``local`` raises the scores of columns i and i - 1, as trained models do."""
+    """Random tables. ``local`` raises the scores of columns i and i - 1, as trained models do;
+    ``structure`` is a head of ``random_programs`` in place of one with this norm and activation."""
     rng = np.random.default_rng(seed)
-    g = geometry(columns, style)
+    g = geometry(columns, style, end_token)
     V, D, F, K = (12 if style == "P" else 10), 4, 5, 2
-    A, P = columns + 1, g.sum_positions[0] + columns
+    A, P = g.num_steps, g.query_positions[-1] + 1
     query = rng.normal(size=(A, V, heads, K))
     key = 0.5 * rng.normal(size=(P, V, heads, K))
     # One more key coordinate per step says how near a position's column is.
@@ -127,14 +131,44 @@ def random_problem(
         for name, array in constants.items()
         if array is not None and (biased or name not in ("norm2_bias", "norm_f_bias"))
     }
+    head = pre_norm_head(norm, activation, some)
+    if structure is not None:
+        head = structured_head(structure, seed, heads * bottleneck, D, V)
     return Problem(
         geometry=g,
         query_AVHK=np.concatenate([query, near_query], -1),
         key_PVHK=np.concatenate([key, near_key], -1),
         value_PVHE=value,
         row_AVR=row_AVR,
-        head=pre_norm_head(norm, activation, some),
+        head=head,
     )
+
+
+def with_scores(problem: Problem, seed: int, *, slope: float = 0.0, window: int = 0, hide: int = 0):
+    """The problem with scores that are no products: falling with the distance by ``slope`` (and random
+    by token), hidden beyond ``window`` positions before the query; keys of the digit ``hide`` hidden
+    where the query's position is even."""
+    rng = np.random.default_rng(seed)
+    A, V, H, _ = problem.query_AVHK.shape
+    P = len(problem.key_PVHK)
+    at_A = np.array(problem.geometry.query_positions)
+    distance_AP = at_A[:, None] - np.arange(P)
+    score = 0.3 * rng.normal(size=(A, V, H, P, V)) - slope * distance_AP[:, None, None, :, None]
+    if window:
+        score[np.broadcast_to(distance_AP[:, None, None, :, None] > window, score.shape)] = -np.inf
+    if hide:
+        keys = np.zeros((A, P), dtype=bool)
+        keys[at_A % 2 == 0] = True
+        keys[np.arange(A), at_A] = False
+        score[..., hide] = np.where(keys[:, None, None], -np.inf, score[..., hide])
+    return dataclasses.replace(problem, score_AVHPV=score)
+
+
+def with_sink(problem: Problem, seed: int) -> Problem:
+    """The problem with a key that every query has besides, of value 0."""
+    rng = np.random.default_rng(seed)
+    sink = 2.0 + rng.normal(size=problem.query_AVHK.shape[:3])
+    return dataclasses.replace(problem, sink_AVH=sink)
 
 
 def sharing(problem: Problem) -> Problem:

@@ -27,6 +27,14 @@ from adderlab.proof.functions import FUNCTIONS, Array, Interval
 Ints = NDArray[np.int64]
 EXACT = np.zeros((1, 1, 1))
 """The radius of a Jacobian that is known exactly."""
+ROUNDING = 2.0**-44
+"""Relative widening of a box from boxes: next to a long end, a short one is lost in rounding."""
+DOMAINS: dict[str, Callable[[Array, Array], Array]] = {
+    "sqrt": lambda low, high: low > 0,
+    "rsqrt": lambda low, high: low > 0,
+    "reciprocal": lambda low, high: (low > 0) | (high < 0),
+}
+"""Where the functions that are not defined everywhere, or not smooth, surely are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,6 +229,9 @@ class BoxValues:
     def __init__(self, rows: Rows, row_N: Ints, centre_NK: Array, radius_NK: Array) -> None:
         self.head, self.rows, self.row_N = rows.head, rows, row_N
         self.centre_NK, self.radius_NK = centre_NK, radius_NK
+        self.defined_N = np.ones(len(row_N), dtype=bool)
+        """False where an operation that has been bounded may not be defined: bounds of what is made of
+        it say nothing, even if a clamp makes them finite."""
         self._values: dict[int, Enclosed] = {}
         self._affine: dict[int, tuple[Array, Array]] = {}
         self._enclosed: dict[int, Enclosed] = {}
@@ -233,6 +244,8 @@ class BoxValues:
             slope_NKM = of_rows.slope_RKM.take(self.row_N, 0)
             moved_NM = np.einsum("nk,nkm->nm", self.centre_NK, slope_NKM)
             self._affine[value] = of_rows.offset_RM.take(self.row_N, 0) + moved_NM, slope_NKM
+            if self.head.partial:
+                self.defined_N &= np.isfinite(self._affine[value][0]).all(1)
         return self._affine[value]
 
     def reach(self, jacobian_NKM: Interval) -> Array:
@@ -371,6 +384,7 @@ class BoxValues:
                     middles.append(middle_NM if A is None else middle_NM @ A)
                     radii.append(radius_NM if A is None else radius_NM @ np.abs(A))
             middle_NT, radius_NT = _total(middles), _total(radii)
+            radius_NT = radius_NT + ROUNDING * (np.abs(middle_NT) + radius_NT)
             low_NT, high_NT = unbounded(middle_NT - radius_NT, middle_NT + radius_NT)
             for root in map(self.root, term.scales):
                 inverse = 1.0 / root.high_N[:, None], 1.0 / root.low_N[:, None]
@@ -385,6 +399,8 @@ class BoxValues:
                 self._roots[scale] = self._rms_root(scale)
             else:
                 self._roots[scale] = self._value_root(scale)
+            if self.head.partial:
+                self.defined_N &= self._roots[scale].low_N > 0
         return self._roots[scale]
 
     def _value_root(self, scale: Scale) -> Root:
@@ -483,6 +499,8 @@ class BoxValues:
 
     def _function(self, name: str, x: Enclosed) -> Enclosed:
         function, ends = FUNCTIONS[name], unbounded(*x.ends)
+        if name in DOMAINS:
+            self.defined_N &= DOMAINS[name](*ends).all(1)
         value_NM, slope = function.value(x.value_NM), function.slope(*ends)
         return self._with_slope(x, value_NM, slope, lambda: function.range(*ends), function.bounded)
 

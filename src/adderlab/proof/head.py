@@ -169,6 +169,9 @@ def _one_target(head: Head, boxes: BoxValues, target: int) -> MarginBounds:
         if beta_T.any():
             found = _plus(boxes, found, margin, root)
             table_NT = table_NT + scale_N[:, None] * margin.offset_table_T
+    if not boxes.defined_N.all():
+        size_NT = np.where(boxes.defined_N[:, None], found.size_NM, np.nan)
+        found = dataclasses.replace(found, size_NM=size_NT)
     middle_NT = found.value_NM
     reach_NT = found.reach_NM
     if margin.form.bounded:
@@ -228,7 +231,9 @@ def _true_low(head: Head, boxes: BoxValues, bounds: MarginBounds, target: int) -
         least = np.maximum(slope.middle - slope.radius, 0.0)
         low_NT = low_NT * np.where(low_NT > 0, least, slope.middle + slope.radius)
         below_NV, above_NV = FUNCTIONS[step].range(below_NV, above_NV)
-        low_NT = np.fmax(low_NT, below_NV[:, [target]] - above_NV[:, others])
+        direct_NT = below_NV[:, [target]] - above_NV[:, others]
+        rounding_NT = SLACK * (np.abs(below_NV[:, [target]]) + np.abs(above_NV[:, others]))
+        low_NT = np.fmax(low_NT, direct_NT - rounding_NT)
     return low_NT.min(1) - SLACK * np.abs(low_NT).max(1)
 
 
