@@ -186,9 +186,9 @@ def read(
 
     How the model is asked is learned from the calls of ``add``; what it computes is read off the
     operations of one call, and compared with the model, in float64 where it runs so. Raises
-    ``UsageError`` for a missing file or weights of another, ``Failure`` with one line for what cannot be
-    read. A model that is read but has no table form (``inspect`` says why) can be asked and attacked, not
-    proved. Source: docs/your-own-model.md.
+    ``UsageError`` for a missing file or weights of another, ``Failure`` with one line for what cannot
+    be read. A model that is read but has no table form (``inspect`` says why) can be asked and attacked,
+    not proved. Source: docs/your-own-model.md.
     """
     if isinstance(source, str | os.PathLike):
         path: Path | None = Path(source)
@@ -221,8 +221,8 @@ def _foreign_weights(found: Model, config: FileModel) -> str:
         return f"{path} holds a model of {found.num_parameters} parameters that is not of {config.file}"
     if own.sha256 != config.sha256:
         return (
-            f"{path} belongs to another version of {own.file} (sha256 {own.sha256[:12]}..., {config.file} "
-            f"has {config.sha256[:12]}...): name the file that it was trained with"
+            f"{path} belongs to another version of {own.file} (sha256 {own.sha256[:12]}..., "
+            f"{config.file} has {config.sha256[:12]}...): name the file that it was trained with"
         )
     return f"{path} belongs to {own.file} as it is asked in another way: read it with the same layout"
 

@@ -37,6 +37,7 @@ from adderlab.checker.pairs import smallest_margin
 from adderlab.checker.primitives import reference_is_right
 from adderlab.checker.steps import Batch, Watch, check_step
 from adderlab.errors import Failure
+from adderlab.models.architecture import Architecture
 from adderlab.models.config import ModelConfig
 from adderlab.models.tables import plain_form
 from adderlab.models.transformer import Transformer, build_model
@@ -326,7 +327,7 @@ class Weights(Protocol):
     """What the checker needs of a checkpoint: ``adderlab.runs.checkpoints.Checkpoint`` has it."""
 
     @property
-    def config(self) -> ModelConfig: ...
+    def config(self) -> Architecture: ...
 
     @property
     def params(self) -> Mapping[str, Tensor]: ...
@@ -335,9 +336,11 @@ class Weights(Protocol):
     def weights_sha256(self) -> str: ...
 
 
-def plain_config(config: ModelConfig) -> dict[str, Any]:
+def plain_config(config: Architecture) -> dict[str, Any]:
     """What the configuration says about the model, as JSON values: all but how its first weights were
-    drawn."""
+    drawn; of a model read from a file the text of what was read."""
+    if not isinstance(config, ModelConfig):
+        return config.bound()
     return json.loads(json.dumps({k: v for k, v in vars(config).items() if k != "init"}))
 
 

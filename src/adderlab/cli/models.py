@@ -8,16 +8,23 @@ from typing import Annotated
 
 import tyro
 
-from adderlab.cli.options import DeviceOptions, Switch, arg, emit_json, print_note
+from adderlab.cli.options import (
+    DeviceOptions,
+    Switch,
+    WeightsOptions,
+    arg,
+    emit_json,
+    print_note,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(DeviceOptions):
+class Evaluate(DeviceOptions, WeightsOptions):
     """Exact match of checkpoints on a suite of pairs, with 95% intervals and the first failures."""
 
-    checkpoints: Annotated[tuple[Path, ...], tyro.conf.Positional, arg(metavar="CKPT ...")]
-    """Checkpoint files (ours, R456's .pt, MicroAdder's .pt, MLX-named .npz, .safetensors), or folders of
-    runs: their best models."""
+    checkpoints: Annotated[tuple[Path, ...], tyro.conf.Positional, arg(metavar="CKPT|FILE.py ...")]
+    """Checkpoint files (ours, R456's .pt, MicroAdder's .pt, MLX-named .npz, .safetensors), folders of
+    runs (their best models), or Python files of yours, which are run."""
     suite: str = "published"
     """published (10 x 10,000 pairs), adderboard (10,010), strata, or fresh:N."""
     json: Switch = False
@@ -27,13 +34,12 @@ class Evaluate(DeviceOptions):
 
     def run(self) -> int:
         """Evaluate each checkpoint in turn; the exit code says whether it could, not how it went."""
-        import adderlab
         from adderlab.errors import UsageError
 
         if not self.checkpoints:
             raise UsageError("name at least one checkpoint file")
         # All are read first: a wrong name ends the command before minutes of work, not after.
-        models = [adderlab.load(path) for path in self.checkpoints]
+        models = [self.model(path) for path in self.checkpoints]
         entries = []
         for model in models:
             report = model.evaluate(self.suite, device=self.device, engine=self.engine, log=print_note)
@@ -48,11 +54,11 @@ class Evaluate(DeviceOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Predict:
+class Predict(WeightsOptions):
     """One addition by a checkpoint: the answer, how sure each digit is, right or wrong."""
 
-    checkpoint: Annotated[Path, tyro.conf.Positional, arg(metavar="CKPT")]
-    """A checkpoint file, or the folder of a run: its best model."""
+    checkpoint: Annotated[Path, tyro.conf.Positional, arg(metavar="CKPT|FILE.py")]
+    """A checkpoint file, the folder of a run (its best model), or a Python file, which is run."""
     a: Annotated[int, tyro.conf.Positional]
     """0 to 9999999999."""
     b: Annotated[int, tyro.conf.Positional]
@@ -64,7 +70,7 @@ class Predict:
         """Answer; the exit code is 0 whether the answer is right or not."""
         import adderlab
 
-        answer = adderlab.predict(self.checkpoint, self.a, self.b)
+        answer = adderlab.predict(self.model(self.checkpoint), self.a, self.b)
         if self.json:
             emit_json(answer.to_dict())
         else:
@@ -73,11 +79,14 @@ class Predict:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inspect:
-    """The parameter table of a checkpoint or a preset: what is stored, tied and counted."""
+class Inspect(WeightsOptions):
+    """The parameter table of a checkpoint, a preset or a Python file: what is stored, tied and counted.
 
-    model: Annotated[str, tyro.conf.Positional, arg(metavar="CKPT|PRESET")]
-    """A checkpoint file, the folder of a run (its best model), or the name of a preset."""
+    Of a file also what was read of it: how it is asked, its heads, the operations after them.
+    """
+
+    name: Annotated[str, tyro.conf.Positional, arg(metavar="CKPT|PRESET|FILE.py")]
+    """A checkpoint, the folder of a run (its best model), a preset, or a Python file, which is run."""
     json: Switch = False
     """Print one object instead of a table."""
 
@@ -85,7 +94,7 @@ class Inspect:
         """Print the parameter table and, for a checkpoint, where it comes from."""
         import adderlab
 
-        inspection = adderlab.inspect(self.model)
+        inspection = adderlab.inspect(self.name if self.weights is None else self.model(self.name))
         if self.json:
             emit_json(inspection.to_dict())
         else:

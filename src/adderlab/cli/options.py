@@ -16,6 +16,7 @@ import tyro
 from adderlab.errors import Failure
 
 if TYPE_CHECKING:
+    from adderlab.api.models import Model
     from adderlab.proof.prove import Progress as ProofProgress
     from adderlab.training.measure import Listener
 
@@ -41,6 +42,24 @@ class DeviceOptions:
     """auto, cpu, cuda or mps."""
     engine: str = "auto"
     """auto, native, triton or torch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsOptions:
+    """The weights of a model that a Python file describes."""
+
+    weights: Annotated[Path | None, arg(metavar="CKPT")] = None
+    """With FILE.py: a checkpoint of it; else the parameters that its build_model makes."""
+
+    def model(self, name: Path | str) -> Model:
+        """The model that the command is about. A Python file is run; nothing else is."""
+        import adderlab
+
+        if self.weights is None:
+            return adderlab.load(name)
+        if Path(name).suffix != ".py":
+            raise adderlab.UsageError(f"--weights goes with a Python file, and {name} is none")
+        return adderlab.read(name, weights=self.weights)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from adderlab.cli.options import Switch, arg, emit_json
+from adderlab.cli.options import Switch, WeightsOptions, arg, emit_json
 
 if TYPE_CHECKING:
     from adderlab.training.repair import Round
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prove:
+class Prove(WeightsOptions):
     """Decide all 10^20 pairs for a checkpoint: proved, refuted with a count, or undecided."""
 
-    checkpoint: Annotated[Path, tyro.conf.Positional, arg(metavar="CKPT")]
-    """A checkpoint file, or the folder of a run: its best model."""
+    checkpoint: Annotated[Path, tyro.conf.Positional, arg(metavar="CKPT|FILE.py")]
+    """A checkpoint file, the folder of a run (its best model), or a Python file, which is run."""
     output: Annotated[Path | None, arg(aliases=["-o"], metavar="CERT")] = None
     """Write the certificate here; a name ending in .gz compresses it (2.6 MB, not 4.8, for 456p)."""
     cells: int = 3_000_000
@@ -45,7 +45,11 @@ class Prove:
                 raise adderlab.UsageError("a window has no certificate: leave out --output or --window")
             with Bar("tables") as bar:
                 report = adderlab.prove_window(
-                    self.checkpoint, self.window, seed=self.window_seed, fp32=True, progress=bar.name
+                    self.model(self.checkpoint),
+                    self.window,
+                    seed=self.window_seed,
+                    fp32=True,
+                    progress=bar.name,
                 )
             if self.json:
                 emit_json(report.to_dict())
@@ -53,7 +57,7 @@ class Prove:
                 print(*report.describe(), sep="\n")
             return 1 if report.disagreements else 0
         with Bar("tables") as bar:
-            model = adderlab.load(self.checkpoint)
+            model = self.model(self.checkpoint)
             proof = adderlab.prove(
                 model, cells=self.cells, seconds=self.seconds, check=self.check, progress=bar.proof
             )
@@ -66,19 +70,20 @@ class Prove:
         if self.output is not None:
             print(f"certificate: {self.output}")
             if proof.verdict == "proved":
-                print(f"check it: adderlab check {self.output} {self.checkpoint}")
+                weights = "" if self.weights is None else f" --weights {self.weights}"
+                print(f"check it: adderlab check {self.output} {self.checkpoint}{weights}")
         return 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Check:
+class Check(WeightsOptions):
     """Check a certificate against a checkpoint: proof again from the stored weights, trusting
     neither."""
 
     certificate: Annotated[Path, tyro.conf.Positional, arg(metavar="CERT")]
     """A certificate file, .json or .json.gz."""
-    checkpoint: Annotated[Path, tyro.conf.Positional, arg(metavar="CKPT")]
-    """A checkpoint file, or the folder of a run: its best model."""
+    checkpoint: Annotated[Path, tyro.conf.Positional, arg(metavar="CKPT|FILE.py")]
+    """A checkpoint file, the folder of a run (its best model), or a Python file, which is run."""
     real_only: Switch = False
     """Leave out the floating-point question, which takes most of the time."""
     json: Switch = False
@@ -90,8 +95,9 @@ class Check:
         from adderlab.cli.options import Bar
 
         with Bar("checking leaves and cells") as bar:
+            model = self.model(self.checkpoint)
             report = adderlab.check(
-                self.certificate, self.checkpoint, fp32=not self.real_only, progress=bar.advance
+                self.certificate, model, fp32=not self.real_only, progress=bar.advance
             )
         if self.json:
             emit_json(report.to_dict())
@@ -101,11 +107,11 @@ class Check:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attack:
+class Attack(WeightsOptions):
     """Look for a failing pair: strata, the prover's witnesses, a local search where it has none."""
 
-    checkpoint: Annotated[Path, tyro.conf.Positional, arg(metavar="CKPT")]
-    """A checkpoint file, or the folder of a run: its best model."""
+    checkpoint: Annotated[Path, tyro.conf.Positional, arg(metavar="CKPT|FILE.py")]
+    """A checkpoint file, the folder of a run (its best model), or a Python file, which is run."""
     pairs: int = 1000
     """Pairs of each stratum."""
     seed: int = 0
@@ -122,7 +128,11 @@ class Attack:
 
         with Bar("tables") as bar:
             result = adderlab.attack(
-                self.checkpoint, pairs=self.pairs, seed=self.seed, starts=self.starts, progress=bar.name
+                self.model(self.checkpoint),
+                pairs=self.pairs,
+                seed=self.seed,
+                starts=self.starts,
+                progress=bar.name,
             )
         if self.json:
             emit_json(result.to_dict())
@@ -132,11 +142,11 @@ class Attack:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Repair:
+class Repair(WeightsOptions):
     """Repair a checkpoint until it is proved: prove, train on the worst pairs, prove again."""
 
-    checkpoint: Annotated[Path, tyro.conf.Positional, arg(metavar="CKPT")]
-    """A checkpoint file, or the folder of a run: its best model."""
+    checkpoint: Annotated[Path, tyro.conf.Positional, arg(metavar="CKPT|FILE.py")]
+    """A checkpoint file, the folder of a run (its best model), or a Python file, which is run."""
     output: Annotated[Path, arg(aliases=["-o"], metavar="OUT")]
     """Where to write the repaired checkpoint (.pt or .safetensors)."""
     rounds: int = 5
@@ -171,7 +181,7 @@ class Repair:
                 print(f"training {self.steps} steps on {each.witnesses} witnesses", flush=True)
 
         result = adderlab.repair(
-            self.checkpoint,
+            self.model(self.checkpoint),
             rounds=self.rounds,
             steps=self.steps,
             lr=self.lr,

@@ -10,9 +10,10 @@ Shapes: N sequences, P positions, T positions read so far, A answer steps, V voc
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -25,7 +26,10 @@ from adderlab.task.layouts import OPERAND_DIGITS
 
 SEQUENCES = 24
 """Each asked at all lengths of greedy decoding: about 270 calls."""
-TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
+Precision = Literal["float64", "float64 (float32 within it left out)", "float32"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+"""In which a model is tried, until one agrees."""
+SLACK, SLACK_FLOAT32 = 1e-8, 1e-3
 """Of the largest logit (or 1)."""
 
 
@@ -35,7 +39,7 @@ class Agreement:
 
     calls: int
     """Of the model, each of one sequence or two."""
-    precision: str
+    precision: Precision
     """In which the model was called: float64, or float32 where it does not run in that."""
     difference: float
     """The largest of a logit."""
@@ -62,25 +66,32 @@ class _Differs(Failure):
 def read_foreign(foreign: Foreign) -> tuple[Reading, Agreement]:
     """Read a model and compare. Raises ``NoTables`` with one line for what cannot be read, ``Failure``
     where what was read is not what the model computes."""
-    try:
-        with in_double(foreign.model):
-            return _read_and_compare(foreign, torch.float64)
-    except _Differs as difference:
-        # Files that make float32 tensors in so many words do not run in float64; what else is wrong is
-        # wrong in float32 too.
+    # What makes float32 numbers in so many words runs in float64 only with that left out, or not at all;
+    # what else is wrong is wrong in every precision.
+    first = None
+    for precision in PRECISIONS:
         try:
-            return _read_and_compare(foreign, torch.float32)
-        except _Differs:
-            raise Failure(str(difference)) from None
+            with running(foreign.model, precision):
+                return _read_and_compare(foreign, precision)
+        except _Differs as difference:
+            first = first or difference
+    raise Failure(str(first)) from first
 
 
-def _read_and_compare(foreign: Foreign, dtype: torch.dtype) -> tuple[Reading, Agreement]:
+def running(model: Any, precision: Precision) -> contextlib.AbstractContextManager[None]:
+    """The model in this precision, within a ``with`` block."""
+    if precision == "float32":
+        return contextlib.nullcontext()
+    return in_double(model, all_of_it=precision == PRECISIONS[1])
+
+
+def _read_and_compare(foreign: Foreign, precision: Precision) -> tuple[Reading, Agreement]:
     try:
         try:
             reading = read_model(foreign.call, foreign.params, foreign.layout, foreign.tokens)
         except Failure as failure:
             raise NoTables(str(failure)) from failure
-        return reading, compare(foreign, reading, dtype)
+        return reading, compare(foreign, reading, precision)
     except Failure:
         raise
     except (RuntimeError, TypeError, IndexError, ValueError) as error:
@@ -89,7 +100,7 @@ def _read_and_compare(foreign: Foreign, dtype: torch.dtype) -> tuple[Reading, Ag
 
 @torch.no_grad()
 def compare(
-    foreign: Foreign, reading: Reading, dtype: torch.dtype, sequences: int = SEQUENCES
+    foreign: Foreign, reading: Reading, precision: Precision, sequences: int = SEQUENCES
 ) -> Agreement:
     """The tables of the model's parameters beside the model. Raises ``Failure`` where they differ."""
     layout = reading.layout
@@ -98,7 +109,7 @@ def compare(
     tokens_NP = random_sequences(reading, sequences, seed=1)
     read_NAV = table_logits(tables, tokens_NP)
     scale = max(1.0, float(read_NAV.abs().max()))
-    limit = TOLERANCE[dtype] * scale
+    limit = scale * (SLACK_FLOAT32 if precision == "float32" else SLACK)
     order = list(reading.tokens.order)
     worst, calls = 0.0, 0
 
@@ -125,7 +136,7 @@ def compare(
     batched = _takes_two(ask, tokens_NP, read_NAV, foreign, max(limit, 10 * worst))
     return Agreement(
         calls=calls,
-        precision=str(dtype).removeprefix("torch."),
+        precision=precision,
         difference=worst,
         scale=scale,
         batched=batched,
@@ -153,7 +164,7 @@ def _compare_first_calls(foreign: Foreign, reading: Reading, tables: Tables) -> 
     scale = max(1.0, float(read_NAV.abs().max()))
     for call, (read_AV, (step, wanted_V)) in enumerate(zip(read_NAV, asked, strict=True)):
         difference = float(torch.nan_to_num((read_AV[step] - wanted_V).abs(), nan=torch.inf).max())
-        if not difference <= TOLERANCE[torch.float32] * scale:
+        if not difference <= SLACK_FLOAT32 * scale:
             raise Failure(
                 f"the model answered its call {call + 1} otherwise than now (a logit differs by "
                 f"{difference:.2g}): its answers change from call to call"

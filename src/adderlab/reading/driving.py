@@ -26,6 +26,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
 
 from adderlab.errors import Failure, UsageError
 from adderlab.reading.reading import Tokens
@@ -692,9 +694,39 @@ def _layout(
     return layout, Tokens(ids_PV=ids_PV, order=every)
 
 
+class _Double(TorchDispatchMode):
+    """Operations in its scope neither take nor make narrower floating-point numbers, whatever a model
+    asks for in so many words: what is meant by ``.float()`` is a real number."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if kwargs.get("dtype") in NARROW:
+            kwargs = {**kwargs, "dtype": torch.float64}
+        if any(map(_is_narrow, args)) and not func._schema.is_mutable:
+            args = tree_map(lambda x: x.double() if _is_narrow(x) else x, args)
+        return func(*args, **kwargs)
+
+
+NARROW = (torch.float16, torch.bfloat16, torch.float32)
+
+
+def _is_narrow(x: Any) -> bool:
+    """Whether it is, or is a list of, tensors of narrow numbers."""
+    if isinstance(x, Tensor):
+        return x.dtype in NARROW
+    return isinstance(x, (list, tuple)) and any(map(_is_narrow, x))
+
+
 @contextlib.contextmanager
-def in_double(model: Any) -> Iterator[None]:
-    """The model's parameters and buffers, and new tensors, in float64; as before afterwards."""
+def in_double(model: Any, *, all_of_it: bool = False) -> Iterator[None]:
+    """The model's parameters and buffers, and new tensors, in float64; as before afterwards.
+
+    ``all_of_it``: also what the model makes float32 in so many words, which takes longer.
+    """
     tensors = [
         tensor
         for _, thing in reachable(model)
@@ -713,7 +745,8 @@ def in_double(model: Any) -> Iterator[None]:
         for tensor in tensors:
             tensor.data = tensor.data.double()
         torch.set_default_dtype(torch.float64)
-        yield
+        with _Double() if all_of_it else contextlib.nullcontext():
+            yield
     finally:
         torch.set_default_dtype(default)
         for tensor, data in kept:

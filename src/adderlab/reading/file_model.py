@@ -10,6 +10,7 @@ Shapes: S seeds, B batch, T positions read so far, P positions, A answer steps, 
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import copy
 import hashlib
@@ -34,13 +35,13 @@ from adderlab.reading.agreement import (
     canonical_trace,
     compare,
     read_foreign,
+    running,
 )
 from adderlab.reading.driving import (
     Foreign,
     asked_alike,
     built,
     foreign_module,
-    in_double,
     load_file,
     parameters_of,
     reachable,
@@ -120,10 +121,11 @@ class FileModel:
 
     def bound(self) -> dict[str, Any]:
         """What a certificate binds: the source, how the model is asked, and every recorded operation and
-        constant. Raises ``UsageError`` where the file was not named."""
+        constant, as text in base64. Raises ``UsageError`` where the file was not named."""
         plain = to_dict(self)
         del plain["file"], plain["no_tables"]
-        return {**plain, "trace_sha256": self.live.trace_sha256}
+        text = _canonical({**plain, "trace": self.live.trace})
+        return {"traced": base64.b64encode(text.encode()).decode("ascii")}
 
     @property
     def at_hand(self) -> bool:
@@ -141,8 +143,7 @@ class FileModel:
                 )
             raise UsageError(
                 f"these weights belong to {self.file} (sha256 {self.sha256[:12]}...), which is run only "
-                f"when it is named: give {self.file} as the model, and the weights with --weights CKPT "
-                f'(adderlab.read("{self.file}", weights=CKPT) in Python)'
+                f"when it is named: give {self.file} as the model, and the weights with --weights CKPT"
             )
         return _LIVE[self]
 
@@ -168,18 +169,16 @@ class Live:
         assert self.reading is not None
         return canonical_trace(self.reading)
 
-    @cached_property
-    def trace_sha256(self) -> str:
-        """Of ``trace`` as canonical JSON."""
-        return _digest(self.trace)
-
 
 _LIVE: dict[FileModel, Live] = {}
 
 
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
 def _digest(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(_canonical(value).encode()).hexdigest()
 
 
 class FileModule(Adder):
@@ -349,7 +348,7 @@ def _attached(
     params = {name: tensor.detach().clone() for name, tensor in foreign.params.items()}
     shapes = {name: tuple(tensor.shape) for name, tensor in params.items()}
     config = FileModel(
-        sha256=digest or (live.trace_sha256 if reading else _digest([name, sorted(shapes.items())])),
+        sha256=digest or (_digest(live.trace) if reading else _digest([name, sorted(shapes.items())])),
         parameters=tuple(ParameterShape(name=name, shape=shape) for name, shape in shapes.items()),
         token_layout=foreign.layout,
         ids=_rows(foreign.tokens),
@@ -393,10 +392,10 @@ def _judge_constructor(config: FileModel, live: Live) -> None:
     generator = torch.Generator().manual_seed(0)
     for _, tensor in second.named_parameters():
         tensor.mul_(1 + 1e-3 * torch.randn(tensor.shape, generator=generator).to(tensor.dtype))
-    double = live.agreement.precision == "float64"
+    precision = live.agreement.precision
     try:
-        with in_double(second._model) if double else contextlib.nullcontext():
-            compare(second.foreign, live.reading, torch.float64 if double else torch.float32, 2)
+        with running(second._model, precision):
+            compare(second.foreign, live.reading, precision, 2)
     except Failure as failure:
         raise Failure(
             f"{config.file}: with other parameters the model does not compute what was recorded "

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from adderlab.errors import Failure
 from adderlab.models.head_program import MIXED, ROW, HeadProgram, Operand, Operation
-from adderlab.reading.dependence import CASTS, MOVES, Dependence, united
+from adderlab.reading.dependence import CASTS, MOVES, Dependence
 from adderlab.reading.trace import Node, Ref, Trace, laid_out, rebuild, writes
 
 Entry = tuple[int, int]

@@ -188,11 +188,10 @@ class Checkpoint:
         """Raises ``UsageError`` for the weights of a file that was not named: nothing else runs it."""
         config = self.config
         if isinstance(config, FileModel) and not config.at_hand and not config.in_memory:
-            path = self.path or "CKPT"
             raise UsageError(
-                f"{self.path or 'this checkpoint'} belongs to {config.file} (sha256 {config.sha256[:12]}...), "
-                f"which is run only when it is named: name it too, e.g. adderlab prove {config.file} "
-                f'--weights {path}, or adderlab.read("{config.file}", weights="{path}")'
+                f"{self.path or 'this checkpoint'} belongs to {config.file} (sha256 "
+                f"{config.sha256[:12]}...), which is run only when it is named: name it too, as in "
+                f"adderlab prove {config.file} --weights {self.path or 'CKPT'}"
             )
 
     def stacked(self) -> dict[str, Tensor]:

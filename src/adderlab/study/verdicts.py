@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from adderlab.engine.base import Engine
-from adderlab.errors import UsageError
+from adderlab.errors import Failure, UsageError
 from adderlab.evaluation.exact import decoder_for, evaluate
 from adderlab.evaluation.suites import Suite
 from adderlab.files.atomic import make_folder
+from adderlab.models.config import ModelConfig
 from adderlab.models.tables import why_no_tables
 from adderlab.proof.certificate import certificate, write_beside
 from adderlab.proof.prove import Progress, Proof, Verdict, prove_checkpoint
@@ -29,7 +30,7 @@ from adderlab.proof.search import Limits
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from adderlab.runs.folder import seed_folder
 from adderlab.runs.records import SUCCESS, Metrics, Repair, SeedRecord, Weights, best_of
-from adderlab.task.layouts import SUM_DIGITS, get_layout
+from adderlab.task.layouts import SUM_DIGITS
 from adderlab.training.measure import Evaluation, SeedTracker
 from adderlab.training.recipe import Recipe
 from adderlab.training.repair import RepairSettings, repair
@@ -85,6 +86,7 @@ def checked(
     if proof.verdict != "proved":
         return proof
     try:
+        from adderlab.checker.own_pass import WrongMap
         from adderlab.checker.verify import check_document
     except ModuleNotFoundError as error:
         if error.name != "flint":
@@ -95,7 +97,13 @@ def checked(
         if progress is not None:
             progress(Progress(phase="check", done=done, total=total))
 
-    report = check_document(certificate(proof), checkpoint, progress=advance, fp32=False)
+    try:
+        report = check_document(certificate(proof), checkpoint, progress=advance, fp32=False)
+    except Failure as failure:
+        if isinstance(checkpoint.config, ModelConfig) or isinstance(failure, WrongMap):
+            raise
+        # A user's file may do what the prover knows and the checker does not: then it stays unchecked.
+        return dataclasses.replace(proof, reason=f"The checker cannot check it: {failure}.")
     seconds = proof.seconds + report.seconds
     if report.accepted:
         return dataclasses.replace(proof, checked=True, seconds=seconds)
@@ -258,7 +266,7 @@ def repair_seed(
 def count_errors(checkpoint: Checkpoint, engine: Engine, suite: Suite) -> int:
     """Pairs of a suite that a model gets wrong."""
     decoder = decoder_for(checkpoint.config, checkpoint.stacked(), engine)
-    return evaluate(decoder, get_layout(checkpoint.config.layout), suite).total.errors
+    return evaluate(decoder, checkpoint.config.token_layout, suite).total.errors
 
 
 # Seeds followed while they train.
