@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -22,12 +23,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from adderlab.checker import intervals
+from adderlab.checker import functions, intervals
 from adderlab.checker.functions import from_arb, to_arb
 from adderlab.checker.intervals import Array, Interval
 from adderlab.errors import Failure
+from adderlab.models.architecture import Architecture
 from adderlab.models.config import ModelConfig
-from adderlab.models.tables import TableForm
+from adderlab.models.tables import TableForm, Tables
 from adderlab.models.tables import tables as build_tables
 from adderlab.models.transformer import skeleton
 
@@ -87,6 +89,8 @@ def _wide(x: Interval) -> _Wide:
 
 def _interval(x: Any) -> Interval:
     """Of an operand: a wide tensor, a plain tensor (exact) or a number written in the program."""
+    if isinstance(x, (int, float)) and math.isinf(x):
+        return Interval(x)
     if isinstance(x, _Wide):
         return Interval(x.low.numpy(), x.high.numpy())
     if isinstance(x, Tensor):
@@ -105,13 +109,72 @@ def _sum(x: Interval, axes: list[int], keep: bool) -> Interval:
 
 
 def _pow(x: Interval, exponent: Any) -> Interval:
-    if exponent == 2:
-        return x.square()
     if exponent == 0.5:
         return x.sqrt()
-    if exponent == -1:
-        return x.reciprocal()
+    if exponent == -0.5:
+        return x.sqrt().reciprocal()
+    if isinstance(exponent, (int, float)) and exponent % 1 == 0 and 1 <= abs(exponent) <= 16:
+        half, odd = divmod(int(abs(exponent)), 2)
+        even = x.square() if half else None
+        for _ in range(half - 1):
+            assert even is not None
+            even = even * x.square()  # both are not negative, so nothing is lost
+        found = x if even is None else (even * x if odd else even.nonnegative())
+        return found if exponent > 0 else found.reciprocal()
     raise Failure(f"the checker has no enclosure of the power {exponent}; it cannot check this model")
+
+
+def _add(x: Interval, y: Interval) -> Interval:
+    """A sum; minus infinity, the score of a hidden key, stays what it is."""
+    total, (left, right) = x + y, (each.high == -np.inf for each in (x, y))
+    gone = left | right
+    return Interval(np.where(gone, -np.inf, total.low), np.where(gone, -np.inf, total.high))
+
+
+def _chosen(choose: Callable[..., Array], x: Interval, y: Interval) -> Interval:
+    return Interval(choose(x.low, y.low), choose(x.high, y.high))
+
+
+def _clamp(x: Interval, low: Any = None, high: Any = None) -> Interval:
+    return functions.clamp(x, *(None if end is None else _interval(end) for end in (low, high)))
+
+
+def _softmax(x: Interval, axis: int) -> Interval:
+    """e^x_i / (e^x_i + the others), each of the two at its ends."""
+    top = x.high.max(axis, keepdims=True)
+    hidden = x.high == -np.inf
+    safe = Interval(np.where(hidden, 0.0, x.low), np.where(hidden, 0.0, x.high))
+    weight = functions.exp(safe - Interval(top), ~hidden)
+    ends = []
+    for mine, others in ((weight.low, weight.high), (weight.high, weight.low)):
+        whole = Interval(np.stack([others] * x.shape[axis], 0))
+        each = np.moveaxis(np.arange(x.shape[axis]).reshape(-1, *[1] * (x.ndim - 1)), 0, axis)
+        own = np.stack([each == i for i in range(x.shape[axis])], 0)
+        rest = Interval(np.where(own, 0.0, whole.low)).sum(axis % x.ndim + 1)
+        rest = Interval(np.moveaxis(rest.low, 0, axis), np.moveaxis(rest.high, 0, axis))
+        ends.append(Interval(mine) / (Interval(mine) + rest))
+    low, high = np.maximum(ends[0].low, 0.0), np.minimum(ends[1].high, 1.0)
+    return Interval(np.where(hidden, 0.0, low), np.where(hidden, 0.0, high))
+
+
+def _layer_norm(x: Interval, shape: Any, weight: Any, bias: Any, eps: float) -> Interval:
+    axes = list(range(x.ndim - len(shape), x.ndim))
+    size = float(math.prod(shape))
+    centred = x - _sum(x, axes, True) / size
+    variance = _sum(centred.square(), axes, True).nonnegative() / size
+    out = centred / (variance + _interval(eps)).sqrt()
+    out = out if weight is None else out * _interval(weight)
+    return out if bias is None else out + _interval(bias)
+
+
+def _variance(x: Interval, axes: Any, correction: Any, keep: bool) -> tuple[Interval, Interval]:
+    axes = list(range(x.ndim)) if axes is None else list(axes)
+    size = math.prod(x.shape[axis] for axis in axes)
+    mean = _sum(x, axes, True) / float(size)
+    total = _sum((x - mean).square(), axes, keep).nonnegative()
+    return total / float(size - (1 if correction is None else correction)), _sum(x, axes, keep) / float(
+        size
+    )
 
 
 def _by_arb(function: Callable[[arb], arb]) -> Callable[[Interval], Interval]:
@@ -125,10 +188,10 @@ def _by_arb(function: Callable[[arb], arb]) -> Callable[[Interval], Interval]:
 
 
 _ELEMENTWISE: dict[Any, Callable[..., Interval]] = {
-    aten.add.Tensor: lambda x, y: x + y,
-    aten.add.Scalar: lambda x, y: x + y,
-    aten.sub.Tensor: lambda x, y: x - y,
-    aten.sub.Scalar: lambda x, y: x - y,
+    aten.add.Tensor: _add,
+    aten.add.Scalar: _add,
+    aten.sub.Tensor: lambda x, y: _add(x, -y),
+    aten.sub.Scalar: lambda x, y: _add(x, -y),
     aten.rsub.Scalar: lambda x, y: y - x,
     aten.mul.Tensor: lambda x, y: x * y,
     aten.mul.Scalar: lambda x, y: x * y,
@@ -140,7 +203,39 @@ _ELEMENTWISE: dict[Any, Callable[..., Interval]] = {
     aten.reciprocal.default: lambda x: x.reciprocal(),
     aten.mm.default: intervals.matmul,
     aten.bmm.default: intervals.matmul,
+    aten.mv.default: lambda x, y: intervals.matmul(x, y.reshape(-1, 1))[:, 0],
+    aten.dot.default: lambda x, y: intervals.matmul(x.reshape(1, -1), y.reshape(-1, 1))[0, 0],
+    aten.addmm.default: lambda z, x, y: z + intervals.matmul(x, y),
+    aten.baddbmm.default: lambda z, x, y: z + intervals.matmul(x, y),
+    aten.maximum.default: lambda x, y: _chosen(np.maximum, x, y),
+    aten.minimum.default: lambda x, y: _chosen(np.minimum, x, y),
+    aten.abs.default: functions.absolute,
+    aten.square.default: lambda x: x.square(),
+    aten.relu.default: functions.relu,
+    aten.silu.default: functions.silu,
+    aten.sigmoid.default: functions.sigmoid,
+    aten.clone.default: lambda x: x,
 }
+_WITH_NUMBERS: dict[Any, Callable[..., Interval]] = {
+    aten.clamp.default: _clamp,
+    aten.clamp.Tensor: _clamp,
+    aten.clamp_min.default: _clamp,
+    aten.clamp_max.default: lambda x, high: _clamp(x, None, high),
+    aten._softmax.default: lambda x, axis, half: _softmax(x, axis),
+    aten.amax.default: lambda x, axes=(), keep=False: _extreme(np.max, x, axes, keep),
+    aten.amin.default: lambda x, axes=(), keep=False: _extreme(np.min, x, axes, keep),
+    aten.pow.Tensor_Scalar: _pow,
+}
+"""Operations whose other arguments are numbers that set them."""
+
+
+def _extreme(reduce: Callable[..., Array], x: Interval, axes: Any, keep: bool) -> Interval:
+    chosen = tuple(axes) or None
+    return Interval(
+        reduce(x.low, axis=chosen, keepdims=keep), reduce(x.high, axis=chosen, keepdims=keep)
+    )
+
+
 _IN_PLACE: dict[Any, Any] = {
     aten.add_.Tensor: aten.add.Tensor,
     aten.sub_.Tensor: aten.sub.Tensor,
@@ -153,6 +248,10 @@ _TRANSCENDENTAL: dict[Any, Callable[[Interval], Interval]] = {
     aten.cos.default: COSINE,
     aten.exp.default: _by_arb(arb.exp),
     aten.tanh.default: _by_arb(arb.tanh),
+    aten.log.default: _by_arb(arb.log),
+    aten.log1p.default: _by_arb(arb.log1p),
+    aten.expm1.default: _by_arb(arb.expm1),
+    aten.erf.default: _by_arb(arb.erf),
 }
 _REARRANGING = {
     aten.view.default,
@@ -181,6 +280,19 @@ _REARRANGING = {
     aten.flip.default,
     aten.roll.default,
     aten.repeat.default,
+    aten.squeeze.default,
+    aten.movedim.int,
+    aten.gather.default,
+    aten.embedding.default,
+    aten.tril.default,
+    aten.triu.default,
+    aten.diagonal.default,
+    aten.as_strided.default,
+    aten._reshape_alias.default,
+    aten.contiguous.default,
+    aten.split.sizes,
+    aten.chunk.default,
+    aten.where.self,
 }
 """Operations that only move numbers about: done on both ends alike."""
 _EXACT = {
@@ -195,6 +307,27 @@ _EXACT = {
     aten.new_ones.default,
 }
 """Operations that make whole numbers: exact as PyTorch does them."""
+_COMPARING: dict[Any, Callable[..., Any]] = {
+    aten.eq: np.equal,
+    aten.ne: np.not_equal,
+    aten.lt: np.less,
+    aten.le: np.less_equal,
+    aten.gt: np.greater,
+    aten.ge: np.greater_equal,
+    aten.isinf: np.isinf,
+    aten.isnan: np.isnan,
+    aten.isneginf: np.isneginf,
+}
+"""Questions with a plain answer, where it is the same for all numbers of an interval."""
+_FILLING = {
+    aten.full.default: 1,
+    aten.full_like.default: 1,
+    aten.new_full.default: 2,
+    aten.scalar_tensor.default: 0,
+}
+"""Operations that write one number everywhere, and where it stands among their arguments."""
+_WHERE = {aten.where.ScalarOther, aten.where.ScalarSelf, aten.where.Scalar}
+_MASKED = {aten.masked_fill.Scalar, aten.masked_fill.Tensor}
 
 
 def _interpret(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -209,6 +342,23 @@ def _interpret(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             low_args, low_kwargs = tree_unflatten(low, spec)
             return func(*low_args, **low_kwargs)
         return _both_ends(func, leaves, spec)
+    if func.overloadpacket in _COMPARING:
+        return _compared(func, args)
+    if func in _FILLING:
+        return _filled(func, args, kwargs)
+    if func in _WHERE or func in _MASKED:
+        mask = args[0] if func in _WHERE else args[1]
+        first, second = args[1:] if func in _WHERE else (args[2], args[0])
+        if isinstance(mask, _Wide):
+            raise Failure(f"the checker has no enclosure of {func} with a mask that is not plain")
+        x, y = _interval(first), _interval(second)
+        mask = mask.numpy()
+        return _wide(Interval(np.where(mask, x.low, y.low), np.where(mask, x.high, y.high)))
+    plain = not any(isinstance(leaf, _Wide) for leaf in tree_flatten((args, kwargs))[0])
+    if plain and _is_whole(args):
+        out = func(*args, **kwargs)
+        if isinstance(out, Tensor) and not out.dtype.is_floating_point:
+            return out  # integers and truth values are exact
     if func is aten.lift_fresh.default:
         return _wide(written(args[0])) if args[0].dtype.is_floating_point else args[0]
     if func in (aten._to_copy.default, aten.to.dtype):
@@ -222,8 +372,29 @@ def _interpret(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if func is aten.mean.dim:
             total = total / math.prod(x.shape[axis] for axis in axes)
         return _wide(total)
-    if func is aten.pow.Tensor_Scalar:
-        return _wide(_pow(_interval(args[0]), args[1]))
+    if func in (aten.sum.default, aten.mean.default):
+        x = _interval(args[0])
+        total = _sum(x, list(range(x.ndim)), False)
+        return _wide(total / float(x.low.size) if func is aten.mean.default else total)
+    if func in _WITH_NUMBERS and not kwargs:
+        return _wide(_WITH_NUMBERS[func](_interval(args[0]), *args[1:]))
+    if func is aten.gelu.default:
+        tanh = kwargs.get("approximate", args[1] if len(args) > 1 else "none") == "tanh"
+        return _wide((functions.gelu_tanh if tanh else functions.gelu)(_interval(args[0])))
+    if func is aten.softplus.default and len(args) == 1 and not kwargs:
+        return _wide(functions.softplus(_interval(args[0])))
+    if func is aten.native_layer_norm.default:
+        return _wide(_layer_norm(_interval(args[0]), *args[1:])), None, None
+    if func in (aten.var.correction, aten.var_mean.correction):
+        axes = args[1] if len(args) > 1 else kwargs.get("dim")
+        keep = bool(kwargs.get("keepdim", False))
+        both = _variance(_interval(args[0]), axes, kwargs.get("correction"), keep)
+        return _wide(both[0]) if func is aten.var.correction else tuple(map(_wide, both))
+    if func is aten.constant_pad_nd.default and not (args[2] if len(args) > 2 else 0):
+        leaves, spec = tree_flatten((args, kwargs))
+        return _both_ends(func, leaves, spec)
+    if set(kwargs) == {"alpha"} and func in (aten.add.Tensor, aten.sub.Tensor):
+        return _interpret(func, (args[0], _wide(_interval(args[1]) * _interval(kwargs["alpha"]))), {})
     if func in _IN_PLACE and isinstance(args[0], _Wide):
         out = _interpret(_IN_PLACE[func], args, kwargs)
         args[0].low.copy_(out.low)
@@ -238,13 +409,54 @@ def _interpret(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     )
 
 
+def _compared(func: Any, args: tuple[Any, ...]) -> Tensor:
+    compare, pairs = _COMPARING[func.overloadpacket], [_interval(x) for x in args]
+    if any(np.isnan(end).any() for x in pairs for end in (x.low, x.high)):
+        raise Failure("the model compares numbers of which the checker knows nothing")
+    answers = [compare(*ends) for ends in product(*((x.low, x.high) for x in pairs))]
+    # Where two numbers may be equal or not, their ends tell only if they do not overlap.
+    if compare in (np.equal, np.not_equal):
+        x, y = pairs
+        point = (x.low == x.high) & (y.low == y.high)
+        if not (point | (x.high < y.low) | (x.low > y.high)).all():
+            raise Failure(
+                "the model asks whether two numbers are equal that the checker cannot tell apart"
+            )
+    if any((each != answers[0]).any() for each in answers):
+        raise Failure("the model asks of numbers what the checker cannot answer for all they may be")
+    return torch.as_tensor(answers[0])
+
+
+def _filled(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    where = _FILLING[func]
+    number = args[where]
+    plain = [torch.empty(tuple(x.shape)) if isinstance(x, _Wide) else x for x in args]
+    if not isinstance(number, float) or number % 1 == 0 or math.isinf(number):
+        out = func(*plain, **kwargs)
+        return out.to(torch.float64) if out.dtype.is_floating_point else out
+    shape = tuple(func(*plain, **kwargs).shape)
+    enclosed = intervals.widened(number)
+    return _wide(Interval(np.full(shape, enclosed.low), np.full(shape, enclosed.high)))
+
+
+def _is_whole(args: tuple[Any, ...]) -> bool:
+    """Whether all tensors hold integers or truth values, and no number is a fraction."""
+    leaves = tree_flatten(args)[0]
+    return not any(
+        isinstance(leaf, float) or (isinstance(leaf, Tensor) and leaf.dtype.is_floating_point)
+        for leaf in leaves
+    )
+
+
 def written(x: Tensor) -> Interval:
     """Numbers that the program writes down or computes in plain Python (the angles of rotary
     positions): a few steps to both sides make up for their rounding."""
-    number = intervals.widened(x.to(torch.float64).numpy())
+    exact = x.to(torch.float64).numpy()
+    infinite = np.isinf(exact)
+    number = intervals.widened(np.where(infinite, 0.0, exact))
     for _ in range(PYTHON_STEPS - 1):
         number = intervals.widened(number.low).hull(intervals.widened(number.high))
-    return number
+    return Interval(np.where(infinite, exact, number.low), np.where(infinite, exact, number.high))
 
 
 def _is_real(args: tuple[Any, ...]) -> bool:
@@ -287,38 +499,70 @@ def _copy(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return out
 
 
+def enclose(
+    function: Callable[[dict[str, Tensor]], Mapping[str, Tensor]], params: Mapping[str, Interval]
+) -> dict[str, Interval]:
+    """What a function of tensors makes of all parameters between the ends given, number by number.
+
+    Minus infinity may be among it, the score of a hidden key. Raises ``Failure`` for an operation that
+    the checker cannot enclose.
+    """
+    wide = {name: _wide(x) for name, x in params.items()}
+    try:
+        with torch.no_grad(), np.errstate(all="ignore"), _Enclosing():
+            found = function(wide)
+    except ArithmeticError as error:
+        raise Failure(
+            f"this model's tables cannot be enclosed: {error}; are its weights huge?"
+        ) from error
+    enclosed = {name: _interval(tensor) for name, tensor in found.items()}
+    for name, x in enclosed.items():
+        sound = (x.low <= x.high) & (x.high < np.inf) & ((x.low > -np.inf) | (x.high == -np.inf))
+        if not sound.all():
+            raise Failure(f"the table {name!r} cannot be enclosed: a number in it is not finite")
+    return enclosed
+
+
 def tables_of_intervals(
-    config: ModelConfig, params: Mapping[str, Interval]
+    config: Architecture, params: Mapping[str, Interval]
 ) -> tuple[TableForm, dict[str, Interval]]:
     """The form of one model and an enclosure of each of its tables (without the seed axis).
 
     The enclosures hold for all parameters between the ends given. Raises ``UsageError`` for models
     without tables, ``Failure`` for an operation it cannot enclose.
     """
-    skeleton(config)  # made outside the scope below, which knows no drawing of numbers
-    stacked = {name: _wide(Interval(x.low[None], x.high[None])) for name, x in params.items()}
-    try:
-        with torch.no_grad(), np.errstate(all="ignore"), _Enclosing():
-            tables = build_tables(config, stacked)
-    except ArithmeticError as error:
-        raise Failure(
-            f"this model's tables cannot be enclosed: {error}; are its weights huge?"
-        ) from error
-    found = {name: _interval(table)[0] for name, table in tables.items()}
-    for name, table in found.items():
-        if not table.is_sound():
-            raise Failure(f"the table {name!r} cannot be enclosed: a number in it is not finite")
-    return tables.form, found
+    forms = []
+
+    def build(stacked: dict[str, Tensor]) -> dict[str, Tensor]:
+        tables = _build(config, stacked)
+        forms.append(tables.form)
+        return dict(tables.items())
+
+    if isinstance(config, ModelConfig):
+        skeleton(config)  # made outside the scope, which knows no drawing of numbers
+    found = enclose(build, {name: Interval(x.low[None], x.high[None]) for name, x in params.items()})
+    return forms[0], {name: table[0] for name, table in found.items()}
+
+
+def _build(config: Architecture, params: Mapping[str, Tensor]) -> Tables:
+    """A model read from a file makes its own tables."""
+    if isinstance(config, ModelConfig):
+        return build_tables(config, params)
+    return config.tables(params, exact=True)
 
 
 def enclose_tables(
-    config: ModelConfig, params: Mapping[str, Tensor]
+    config: Architecture, params: Mapping[str, Tensor]
 ) -> tuple[TableForm, dict[str, Interval]]:
     """``tables_of_intervals`` of stored weights (no seed axis), whose values count exactly."""
     exact = {name: Interval(x.detach().to("cpu", torch.float64).numpy()) for name, x in params.items()}
     form, found = tables_of_intervals(config, exact)
     rounded = float64_tables(config, params)
     for name, table in found.items():
+        hidden = table.high == -np.inf
+        if not (hidden == np.isneginf(rounded[name])).all():
+            raise Failure(f"the enclosure of the table {name!r} contradicts the table: a bug; report it")
+        table, rounded[name] = table[~hidden], rounded[name][~hidden]
         middle, radius = table.mid_rad()
         distance = np.abs(middle - rounded[name])
         if not (distance <= radius + AGREE * (1.0 + np.abs(rounded[name]))).all():
@@ -326,9 +570,9 @@ def enclose_tables(
     return form, found
 
 
-def float64_tables(config: ModelConfig, params: Mapping[str, Tensor]) -> dict[str, Array]:
+def float64_tables(config: Architecture, params: Mapping[str, Tensor]) -> dict[str, Array]:
     """The rounded tables, to compare enclosures with: (name, table without seed axis)."""
     stacked = {name: tensor.detach().to("cpu", torch.float64)[None] for name, tensor in params.items()}
     with torch.no_grad():
-        tables = build_tables(config, stacked)
+        tables = _build(config, stacked)
     return {name: table[0].numpy() for name, table in tables.items()}

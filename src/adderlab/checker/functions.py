@@ -34,7 +34,10 @@ PRECISION = 113
 TERMS = 8
 CELLS_PER_UNIT = 32
 EDGE = 64.0
-"""Beyond +-64 the activations are their asymptotes up to 1e-25 (``_asymptote``)."""
+"""Beyond +-64 the activations are their asymptotes up to 1e-25 (``TAIL``)."""
+CUBIC_EDGE = 10.0
+"""Of GELU by tanh: x^3 s^2 e^(-2 t) with s = 2 t' bounds what is left of it, its slope and its bend; at 10
+that is 1e-28, and it falls."""
 
 
 def to_arb(low: float, high: float) -> arb:
@@ -131,6 +134,11 @@ def _silu_derivative(x: arb_series) -> arb_series:
     return sigmoid * (1 + x * (1 - sigmoid))
 
 
+def _edge(series: Series) -> float:
+    """From where on a function is its asymptote up to TAIL."""
+    return CUBIC_EDGE if series in (_gelu_tanh, _gelu_tanh_derivative, _gelu_tanh_second) else EDGE
+
+
 @dataclass(frozen=True)
 class _Table:
     coefficients: Array
@@ -141,14 +149,15 @@ class _Table:
 
 @cache
 def _table(series: Series) -> _Table:
-    cells = round(2 * EDGE * CELLS_PER_UNIT) + 1
+    edge = _edge(series)
+    cells = round(2 * edge * CELLS_PER_UNIT) + 1
     coefficients, error = np.empty((cells, TERMS)), np.empty(cells)
     half = 0.5 / CELLS_PER_UNIT
     before = ctx.prec, ctx.cap
     ctx.prec, ctx.cap = PRECISION, TERMS + 1
     try:
         for cell in range(cells):
-            centre = arb(cell / CELLS_PER_UNIT - EDGE)
+            centre = arb(cell / CELLS_PER_UNIT - edge)
             at_centre = series(arb_series([centre, 1], TERMS + 1)).coeffs()
             over_cell = series(arb_series([arb(centre, half), 1], TERMS + 1)).coeffs()
             at_centre += [arb(0)] * (TERMS + 1 - len(at_centre))
@@ -168,13 +177,13 @@ def _table(series: Series) -> _Table:
 
 def _at(series: Series, x: Array, asymptote: Callable[[Array], Interval]) -> Interval:
     """Enclosure of the function at float64 numbers."""
-    table = _table(series)
-    inside = np.abs(x) <= EDGE
+    table, edge = _table(series), _edge(series)
+    inside = np.abs(x) <= edge
     near = np.where(inside, x, 0.0)
     cell = np.rint(near * CELLS_PER_UNIT)
     # Exact: a grid point and a number of its cell are within a factor of two (Sterbenz), or one is 0.
     offset = near - cell / CELLS_PER_UNIT
-    row = (cell + EDGE * CELLS_PER_UNIT).astype(np.intp)
+    row = (cell + edge * CELLS_PER_UNIT).astype(np.intp)
     value = table.coefficients[row, TERMS - 1]
     for j in reversed(range(TERMS - 1)):
         value = value * offset + table.coefficients[row, j]
@@ -306,7 +315,7 @@ def gelu_tanh_derivative(x: Interval) -> Interval:
 
 
 def _gelu_tanh_bend(x: Interval) -> Interval:
-    """Range of the second derivative, from the cells that an interval meets. Beyond +-64: below TAIL."""
+    """Range of the second derivative, from the cells that an interval meets."""
     return _over_cells(_gelu_tanh_second, Interval(np.array(-TAIL), np.array(TAIL)), x)
 
 
@@ -324,13 +333,14 @@ def _wandering(
 @cache
 def _ladder(series: Series) -> tuple[list[Array], list[Array]]:
     """Smallest and largest values over 1, 2, 4, .. neighbouring cells."""
-    cells = round(2 * EDGE * CELLS_PER_UNIT) + 1
+    edge = _edge(series)
+    cells = round(2 * edge * CELLS_PER_UNIT) + 1
     low, high = np.empty(cells), np.empty(cells)
     before, ctx.prec = ctx.prec, PRECISION
     try:
         for cell in range(cells):
             # A little wider than the cell, so that rounding a number to a cell needs no care.
-            ball = arb(cell / CELLS_PER_UNIT - EDGE, 0.5001 / CELLS_PER_UNIT)
+            ball = arb(cell / CELLS_PER_UNIT - edge, 0.5001 / CELLS_PER_UNIT)
             (value, *_) = [*series(arb_series([ball], 1)).coeffs(), arb(0)]
             low[cell], high[cell] = from_arb(value)
     finally:
@@ -345,12 +355,12 @@ def _ladder(series: Series) -> tuple[list[Array], list[Array]]:
 
 def _over_cells(series: Series, far: Interval, x: Interval) -> Interval:
     """Range over intervals, from that of every cell they meet; ``far`` holds beyond the cells."""
-    lows, highs = _ladder(series)
+    (lows, highs), edge = _ladder(series), _edge(series)
     first, last = (
-        np.rint(np.clip(np.nan_to_num(end, nan=nan), -EDGE, EDGE) * CELLS_PER_UNIT).astype(np.intp)
-        for end, nan in ((x.low, -EDGE), (x.high, EDGE))
+        np.rint(np.clip(np.nan_to_num(end, nan=nan), -edge, edge) * CELLS_PER_UNIT).astype(np.intp)
+        for end, nan in ((x.low, -edge), (x.high, edge))
     )
-    first, last = (each + round(EDGE * CELLS_PER_UNIT) for each in (first, last))
+    first, last = (each + round(edge * CELLS_PER_UNIT) for each in (first, last))
     level = np.floor(np.log2(np.maximum(last - first + 1, 1))).astype(np.intp)
     low, high = np.empty(x.shape), np.empty(x.shape)
     for number in np.unique(level):
@@ -358,7 +368,7 @@ def _over_cells(series: Series, far: Interval, x: Interval) -> Interval:
         ends = first[mine], last[mine] - 2**number + 1
         low[mine] = np.minimum(*(lows[number][end] for end in ends))
         high[mine] = np.maximum(*(highs[number][end] for end in ends))
-    out = ~(x.low >= -EDGE) | ~(x.high <= EDGE)
+    out = ~(x.low >= -edge) | ~(x.high <= edge)
     low = np.where(out, np.minimum(low, far.low), low)
     return Interval(low, np.where(out, np.maximum(high, far.high), high))
 

@@ -10,7 +10,7 @@ from flint import arb, arb_mat, ctx
 from torch import Tensor
 
 from adderlab.checker import enclosure
-from adderlab.checker.enclosure import enclose_tables, float64_tables, tables_of_intervals
+from adderlab.checker.enclosure import enclose, enclose_tables, float64_tables, tables_of_intervals
 from adderlab.checker.intervals import Interval
 from adderlab.errors import Failure
 from adderlab.models.config import ModelConfig
@@ -162,9 +162,82 @@ def scoped(function: Callable[[Tensor], Tensor], x: Interval) -> Interval:
 
 
 def test_unknown_operations_are_refused() -> None:
-    for function in (torch.sigmoid, torch.round, lambda x: x // 2, lambda x: x.to(torch.float32) > 0):
+    for function in (torch.round, lambda x: x // 2, lambda x: x.cumsum(0), torch.sort):
         with pytest.raises(Failure, match="no enclosure"):
             scoped(function, Interval(np.ones(3)))
+    # Of numbers that may be on either side, a comparison has no answer.
+    for function in (lambda x: x > 1, lambda x: x == 1):
+        with pytest.raises(Failure, match="cannot"):
+            scoped(function, Interval(np.array([0.5]), np.array([1.5])))
+
+
+OPERATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "sums": lambda x: torch.cat(
+        [x.sum(0, keepdim=True), x.mean(1).reshape(1, -1), x.sum()[None, None].expand(1, 3)]
+    ),
+    "variance": lambda x: x.var(1) + x.var(1, unbiased=False),
+    "layer norm": lambda x: torch.nn.functional.layer_norm(x, (3,), x[0], x[1], 1e-5),
+    "softmax": lambda x: torch.softmax(x.masked_fill(torch.eye(3, dtype=torch.bool), -torch.inf), -1),
+    "softmax of columns": lambda x: torch.softmax(x, 0),
+    "powers": lambda x: x**2 + x**3 - (x * x + 0.1) ** -0.5 + (x * x + 0.1) ** -1 + x**4,
+    "sigmoid": lambda x: torch.sigmoid(x) * torch.nn.functional.silu(x),
+    "gelu": lambda x: torch.nn.functional.gelu(x) + torch.nn.functional.gelu(x, approximate="tanh"),
+    "softplus": lambda x: torch.nn.functional.softplus(x),
+    "error function": lambda x: torch.erf(x) + torch.log(x.abs() + 1.5) + torch.expm1(x),
+    "clamp": lambda x: (
+        x.clamp(-0.3, 0.4) + x.clamp(min=0.1) + torch.maximum(x, -x) - torch.minimum(x, x * 0.5)
+    ),
+    "where": lambda x: (
+        torch.where(torch.arange(3) > 1, x, 0.7 - x) + torch.where(torch.arange(3) == 1, 2.0, 1.0)
+    ),
+    "largest": lambda x: x.amax(-1, keepdim=True) - x.amin((0, 1)),
+    "products": lambda x: (
+        torch.addmm(x[0], x, x.T) + torch.baddbmm(x[None], x[None], x[None])[0] + (x @ x[0])
+    ),
+    "moves": lambda x: torch.nn.functional.pad(x, (1, 0))[:, :3] + torch.tril(x) + x.flip(0).roll(1, 1),
+    "rows": lambda x: torch.nn.functional.embedding(torch.tensor([2, 0, 1]), x) * torch.full((3,), 0.3, dtype=torch.float64),
+    "circle": lambda x: torch.sin(x) + torch.cos(2 * x),
+    "scaled sum": lambda x: torch.add(x, x.T, alpha=3),
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_operations_of_small_decoders_are_enclosed(name: str) -> None:
+    """Members of an interval of matrices land inside, and the enclosure is of their size."""
+    function, rng = OPERATIONS[name], np.random.default_rng(0)
+    middle = rng.normal(size=(3, 3))
+    wide = scoped(function, Interval(middle - 1e-3, middle + 1e-3))
+    point = scoped(function, Interval(middle))
+    for trial in range(20):
+        share = rng.integers(0, 2, middle.shape) if trial % 2 else rng.random(middle.shape)
+        member = function(torch.as_tensor(middle + 1e-3 * (2 * share - 1))).numpy()
+        assert (wide.low - 1e-12 <= member).all() and (member <= wide.high + 1e-12).all()
+    value = function(torch.as_tensor(middle)).numpy()
+    tolerance = 1e-8 if name == "softplus" else 1e-12
+    assert (np.abs(point.low - value) < tolerance).all() and (
+        np.abs(point.high - value) < tolerance
+    ).all()
+    assert (wide.high - wide.low < 0.3).all()
+
+
+def test_hidden_keys_stay_hidden() -> None:
+    params = {"score": Interval(np.zeros((2, 2)) - 1e-3, np.zeros((2, 2)) + 1e-3)}
+
+    def masked(found: dict[str, Tensor]) -> dict[str, Tensor]:
+        visible = torch.ones(2, 2).tril().bool()
+        score = found["score"].masked_fill(~visible, -torch.inf) + 0.5
+        return {"score": torch.where(torch.isinf(score), score, score * 2)}
+
+    score = enclose(masked, params)["score"]
+    assert score.low[0, 1] == score.high[0, 1] == -np.inf
+    assert abs(score.low[1, 0] - 1.0) < 3e-3 and abs(score.high[1, 1] - 1.0) < 3e-3
+    with pytest.raises(Failure, match="cannot be enclosed"):
+        enclose(
+            lambda found: {
+                "x": found["score"] / found["score"].abs().masked_fill(torch.eye(2).bool(), torch.inf)
+            },
+            params,
+        )
 
 
 def test_constants_are_widened_and_plain_tensors_do_not_round_unseen() -> None:
