@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from adderlab.cli.options import Switch, arg, emit_json
+from adderlab.cli.options import Switch, WeightsOptions, arg, emit_json
 
 if TYPE_CHECKING:
     from adderlab.publish.scoring import Progress
 
 
 @dataclass(frozen=True, kw_only=True)
-class Export:
+class Export(WeightsOptions):
     """Publish a checkpoint: a one-file AdderBoard submission, weights, a hub folder, or an ONNX
     graph."""
 
-    checkpoint: Annotated[Path, tyro.conf.Positional, arg(metavar="CKPT")]
-    """A checkpoint file, or the folder of a run: its best model."""
+    checkpoint: Annotated[Path, tyro.conf.Positional, arg(metavar="CKPT|FILE.py")]
+    """A checkpoint file, the folder of a run (its best model), or a Python file, which is run."""
     to: Literal["adderboard", "safetensors", "hub-folder", "onnx"]
-    """adderboard: one Python file that needs torch only, and the text of the board's issue form.
+    """adderboard: one Python file (of FILE.py itself, weights in it), and the text of the board's form.
     safetensors, onnx: one file and a model card. hub-folder: all of a model page."""
     output: Annotated[Path, arg(aliases=["-o"], metavar="OUT")]
     """File to write, or the folder for hub-folder."""
@@ -46,7 +46,7 @@ class Export:
         import adderlab
 
         exported = adderlab.export(
-            self.checkpoint,
+            self.model(self.checkpoint),
             to=self.to,
             output=self.output,
             name=self.name,

@@ -9,6 +9,7 @@ import importlib
 import json
 import logging
 import subprocess
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -38,7 +39,9 @@ from adderlab.publish.model_card import (
     success_rate,
     title,
 )
-from adderlab.publish.submission import submission_source
+from adderlab.publish.submission import inlined_source, submission_source
+from adderlab.reading.driving import built, load_file, parameters_of
+from adderlab.reading.file_model import FileModel
 from adderlab.results import Result
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint, save_safetensors
 from adderlab.task.layouts import SUM_DIGITS, Layout, from_digits
@@ -47,6 +50,8 @@ from adderlab.task.sampling import uniform_pairs
 Kind = Literal["adderboard", "safetensors", "hub-folder", "onnx"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 COMPARED_PAIRS = 1000
+COMPARED_FILE_PAIRS = 30
+"""Of a user's file, each through its own ``add``."""
 
 ONNX_TOLERANCE = 5e-4
 """Largest difference of logits, relative to the largest logit. ONNX Runtime's GELU errs more than
@@ -127,6 +132,7 @@ def export(
     the checkpoint computes (nothing is written then), or if the disk refuses.
     """
     loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load_checkpoint(Path(checkpoint))
+    loaded.need_code()
     if to not in KINDS:
         raise UsageError(f"no export {to!r}; there are {', '.join(KINDS)}")
     output, suffix = Path(output), _SUFFIXES.get(to)
@@ -183,9 +189,37 @@ def load_source(source: str, name: str = "submission") -> ModuleType:
 
 def compared_source(checkpoint: Checkpoint, credits: Credits) -> str:
     """The submission's source, compared with the checkpoint. Raises ``Failure`` if it differs."""
+    if isinstance(checkpoint.config, FileModel):
+        source = inlined_source(checkpoint.config, checkpoint.params, credits)
+        compare_file(source, checkpoint)
+        return source
     source = submission_source(checkpoint.config, checkpoint.params, credits)
     compare(load_source(source), checkpoint)
     return source
+
+
+@torch.no_grad()
+def compare_file(source: str, checkpoint: Checkpoint, pairs: int = COMPARED_FILE_PAIRS) -> None:
+    """Raises ``Failure`` unless a user's file with its weights, alone in a folder, has the checkpoint's
+    parameters and answers."""
+    original = checkpoint.module()
+    with tempfile.TemporaryDirectory() as folder:
+        alone = Path(folder) / "submission.py"
+        alone.write_text(source)
+        try:
+            module = load_file(alone)
+            model = built(module)
+        except Failure as failure:
+            raise _differs(f"alone in a folder it does not run ({failure})") from failure
+        found = parameters_of(model)
+        for name, tensor in checkpoint.params.items():
+            if name not in found or not torch.equal(found[name].to(tensor.dtype), tensor):
+                raise _differs(f"its parameter {name} is another")
+        for a_J, b_J in zip(*uniform_pairs(0, pairs), strict=True):
+            a, b = int(from_digits(a_J)), int(from_digits(b_J))
+            answer, expected = module.add(model, a, b), original.own_sum(a, b)
+            if answer != expected and expected != -1:
+                raise _differs(f"add({a}, {b}) is {answer}, not {expected}")
 
 
 @torch.no_grad()
@@ -232,6 +266,8 @@ def _safetensors(publication: Publication, output: Path) -> list[Path]:
 
 def _onnx(publication: Publication, output: Path) -> list[Path]:
     checkpoint = publication.checkpoint
+    if isinstance(checkpoint.config, FileModel):
+        raise UsageError("to=onnx writes models of presets; export a Python file to adderboard")
     model, _ = load_source(compared_source(checkpoint, publication.credits)).build_model()
     metadata = {"adderlab": json.dumps(config_json(checkpoint), sort_keys=True)}
     data = onnx_bytes(model, checkpoint.config.token_layout, metadata)

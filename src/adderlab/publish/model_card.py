@@ -18,15 +18,17 @@ from adderlab.evaluation.suites import parse_suite, wilson
 from adderlab.files import schema
 from adderlab.files.atomic import disk_failure
 from adderlab.format import percent
+from adderlab.models.architecture import Architecture
 from adderlab.models.config import ModelConfig
 from adderlab.models.describe import count_parameters, parameter_table, ties
 from adderlab.models.tables import why_no_tables
 from adderlab.models.zoo import PRESETS
 from adderlab.proof.certificate import FORMAT, digest
 from adderlab.proof.search import Limits
+from adderlab.reading.describe import computed_line
+from adderlab.reading.file_model import FileModel
 from adderlab.runs.checkpoints import Checkpoint
 from adderlab.runs.metadata import read_summary
-from adderlab.task.layouts import get_layout
 
 SUITES = ("adderboard", "published", "strata")
 PROOF_SECONDS = 60.0
@@ -96,7 +98,7 @@ def measure(
     checkpoint: Checkpoint, engine: Engine | None, suites: tuple[str, ...] = SUITES
 ) -> tuple[SuiteReport, ...]:
     """Exact match on the suites; ``engine`` as for ``decoder_for``. Raises ``UsageError``."""
-    layout = get_layout(checkpoint.config.layout)
+    layout = checkpoint.config.token_layout
     decoder = decoder_for(checkpoint.config, checkpoint.stacked(), engine)
     return tuple(evaluate(decoder, layout, parse_suite(name)) for name in suites)
 
@@ -211,18 +213,23 @@ _ORIGIN = {
 }
 
 
-def preset_of(config: ModelConfig) -> str | None:
+def preset_of(config: Architecture) -> str | None:
     """The zoo's name of this very configuration."""
     return next((name for name, preset in PRESETS.items() if preset.config == config), None)
 
 
-def title(config: ModelConfig) -> str:
-    """``456p``: the zoo's name, or the number of parameters."""
+def title(config: Architecture) -> str:
+    """``456p``: the zoo's name, or the number of parameters; of a user's file its name."""
+    if isinstance(config, FileModel):
+        return config.file.removesuffix(".py")
     return preset_of(config) or f"{count_parameters(config)}p"
 
 
-def architecture(config: ModelConfig) -> str:
+def architecture(config: Architecture) -> str:
     """One line: depth, width, heads, norms, activation, layout."""
+    if isinstance(config, FileModel):
+        return computed_line(config)
+    assert isinstance(config, ModelConfig)
     layers = "1 layer" if config.n_layer == 1 else f"{config.n_layer} layers"
     heads = "1 head" if config.n_head == 1 else f"{config.n_head} heads"
     if config.kv_heads != config.n_head:
@@ -236,8 +243,10 @@ def architecture(config: ModelConfig) -> str:
     )
 
 
-def tricks(config: ModelConfig) -> list[str]:
+def tricks(config: Architecture) -> list[str]:
     """What saves parameters or helps training: ranks, ties, the order of digits."""
+    if not isinstance(config, ModelConfig):
+        return ["the sum is written units first"]
     ranks = {
         "positions": config.pos_rank,
         "Q, K, V": config.qkv_rank,
@@ -250,6 +259,8 @@ def tricks(config: ModelConfig) -> list[str]:
 
 def recipe(checkpoint: Checkpoint) -> list[str]:
     """Lines about the training, as far as the checkpoint tells."""
+    if checkpoint.origin.endswith(".py"):
+        return [f"weights as build_model of {checkpoint.origin} makes them"]
     lines = [f"trained by {_ORIGIN.get(checkpoint.origin, checkpoint.origin)}"]
     if checkpoint.seed is not None:
         lines[0] += f", seed {checkpoint.seed}"

@@ -26,6 +26,7 @@ from adderlab.models.transformer import skeleton
 from adderlab.publish.forward import adder_class
 from adderlab.publish.model_card import Credits, architecture, tricks
 from adderlab.publish.parts import Code, Place, places
+from adderlab.reading.file_model import FileModel
 from adderlab.runs.checkpoints import Checkpoint, parameter_shapes
 from adderlab.task.layouts import DIGIT_TOKENS, OPERAND_DIGITS, SUM_DIGITS, Layout
 
@@ -96,6 +97,67 @@ def submission_source(config: ModelConfig, params: dict[str, Tensor], credits: C
         *([_literal("LAYERS", layers)] if layers else []),
         f"{MARK}{_description(config)}\n",
     ]
+    return "\n\n\n".join(section.strip("\n") for section in sections) + "\n"
+
+
+_TRAINED = '''
+# The weights, as hexadecimal floats, which are exact, and what puts them into the model above.
+
+_inlined_build_model = build_model
+
+
+def build_model():
+    """The model above with its trained weights."""
+    import torch
+
+    built = _inlined_build_model()
+    model, metadata = built if isinstance(built, tuple) else (built, {})
+    with torch.no_grad():
+        for name, (shape, numbers) in _INLINED_WEIGHTS.items():
+            values = [float.fromhex(number) for number in numbers.split()]
+            tensor = _inlined_tensor(model, name)
+            tensor.copy_(torch.tensor(values, dtype=torch.float64).reshape(shape))
+    if hasattr(model, "eval"):
+        model.eval()
+    return model, {**dict(metadata), **_INLINED_FACTS}
+
+
+def _inlined_tensor(thing, name):
+    """The tensor that the dotted name leads to."""
+    for part in name.split("."):
+        if isinstance(thing, dict):
+            thing = thing[part]
+        elif isinstance(thing, (list, tuple)):
+            thing = thing[int(part)]
+        else:
+            thing = getattr(thing, part)
+    return thing
+'''
+
+
+def inlined_source(config: FileModel, params: dict[str, Tensor], credits: Credits) -> str:
+    """The user's own file with the weights in it, and ``add`` if it had none.
+
+    Raises ``UsageError`` for a file that was not named, or a module in memory.
+    """
+    live = config.live
+    if live.source is None:
+        raise UsageError("a module in memory has no source: export to adderboard takes a Python file")
+    count = sum(tensor.numel() for tensor in params.values())
+    facts = {"name": credits.name, "author": credits.author, "params": count}
+    # Names that the user's file is unlikely to have.
+    sections = [
+        live.source,
+        _TRAINED,
+        f"_INLINED_FACTS = {json.dumps(facts, ensure_ascii=False)}",
+        _literal("_INLINED_WEIGHTS", dict(params)),
+    ]
+    if live.foreign.stated:
+        layout = config.token_layout
+        asking = "\n\n\n".join(part.strip("\n") for part in (_encode(layout), _GREEDY, _add(layout)))
+        for name in ("encode", "generate"):
+            asking = asking.replace(f"{name}(", f"_inlined_{name}(")
+        sections += ["import torch", asking]
     return "\n\n\n".join(section.strip("\n") for section in sections) + "\n"
 
 

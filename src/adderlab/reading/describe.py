@@ -47,6 +47,20 @@ def operations_line(program: HeadProgram) -> str:
     return ", ".join(name if count == 1 else f"{count} x {name}" for name, count in runs)
 
 
+def computed_line(config: FileModel) -> str:
+    """One line: heads, operations, layout."""
+    layout = config.token_layout
+    where = f"{layout.vocab_size} tokens, {layout.num_positions} positions"
+    if not config.at_hand or config.live.reading is None:
+        return f"{config.file}, {where}"
+    form = config.live.reading.form
+    heads = "1 head" if form.heads == 1 else f"{form.heads} heads"
+    return (
+        f"one attention of {heads} with values of width {form.value_dim}; after it: "
+        f"{operations_line(form.program)}; {where}"
+    )
+
+
 def _computed(config: FileModel, live: Live) -> list[str]:
     if live.reading is None:
         return []

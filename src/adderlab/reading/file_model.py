@@ -190,9 +190,11 @@ class FileModule(Adder):
     def __init__(self, config: FileModel, live: Live, model: Any) -> None:
         super().__init__()
         self.config = config
-        # Not submodules: a name of a parameter must stay what it is in the file.
-        self.__dict__["_live"], self.__dict__["_model"] = live, model
-        self.__dict__["_params"] = parameters_of(model)
+        self._live = live
+        # In a tuple it is no submodule: a name of a parameter must stay what it is in the file.
+        self._held = (model,)
+        self._params = parameters_of(model)
+        self._foreign: Foreign | None = None
         found = {name: tuple(tensor.shape) for name, tensor in self._params.items()}
         if found != config.parameter_shapes():
             raise Failure(
@@ -203,10 +205,15 @@ class FileModule(Adder):
     @property
     def foreign(self) -> Foreign:
         """The model and how it is asked."""
-        if "_foreign" not in self.__dict__:
+        if self._foreign is None:
             live = self._live
-            self.__dict__["_foreign"] = asked_alike(live.foreign, live.module, self._model)
-        return self.__dict__["_foreign"]
+            self._foreign = asked_alike(live.foreign, live.module, self.own)
+        return self._foreign
+
+    @property
+    def own(self) -> Any:
+        """What the file's ``build_model`` made."""
+        return self._held[0]
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
         """Logits (B, T, V) at every position: all rows at once where the model takes them so."""
@@ -225,6 +232,7 @@ class FileModule(Adder):
         live, queries = self._live, list(self.layout.query_positions)
         if live.agreement is None or live.agreement.batched or len(tokens_BP) < 2:
             return super().answer_logits(tokens_BP)
+        assert live.reading is not None
         return live.reading.logits(self._params, tokens_BP)[:, queries]
 
     def own_sum(self, a: int, b: int) -> int | None:
@@ -239,15 +247,15 @@ class FileModule(Adder):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FileModule:
         # As nn.Module's: it is what ``to``, ``double`` and their like call.
-        for tensor in _tensors(self._model):
+        for tensor in _tensors(self.own):
             tensor.data = fn(tensor.data)
         return self
 
     def train(self, mode: bool = True) -> FileModule:
         """Also of the model itself."""
         super().train(mode)
-        if isinstance(self.__dict__.get("_model"), nn.Module):
-            self._model.train(mode)
+        if isinstance(self.own, nn.Module):
+            self.own.train(mode)
         return self
 
 
@@ -394,7 +402,7 @@ def _judge_constructor(config: FileModel, live: Live) -> None:
         tensor.mul_(1 + 1e-3 * torch.randn(tensor.shape, generator=generator).to(tensor.dtype))
     precision = live.agreement.precision
     try:
-        with running(second._model, precision):
+        with running(second.own, precision):
             compare(second.foreign, live.reading, precision, 2)
     except Failure as failure:
         raise Failure(
