@@ -19,8 +19,8 @@ from oracle.random_programs import structured_head
 
 
 def geometry(columns: int, style: str, end_token: int | None = None) -> Geometry:
-    """A small cousin of layout P (most significant digit first), M or S; with a step for the end token
-    where there is one."""
+    """A small cousin of layout P (most significant digit first), M, S or pairs; with a step for the end
+    token where there is one."""
     n = columns
     if style == "P":
         a = tuple(n - 1 - j for j in range(n))
@@ -32,6 +32,10 @@ def geometry(columns: int, style: str, end_token: int | None = None) -> Geometry
         b = tuple(n + 1 + j for j in range(n))
         separators = ((n, 0), (2 * n + 1, 0))
         prompt = 2 * n + 2
+    elif style == "pairs":
+        a = b = tuple(1 + j for j in range(n))
+        separators = ((0, 111), (n + 1, 110))
+        prompt = n + 2
     else:
         a = tuple(1 + j for j in range(n))
         b = tuple(n + 3 + j for j in range(n))
@@ -96,7 +100,7 @@ def random_problem(
     ``structure`` is a head of ``random_programs`` in place of one with this norm and activation."""
     rng = np.random.default_rng(seed)
     g = geometry(columns, style, end_token)
-    V, D, F, K = (12 if style == "P" else 10), 4, 5, 2
+    V, D, F, K = {"P": 12, "pairs": 112}.get(style, 10), 4, 5, 2
     A, P = g.num_steps, g.query_positions[-1] + 1
     query = rng.normal(size=(A, V, heads, K))
     key = 0.5 * rng.normal(size=(P, V, heads, K))
@@ -110,6 +114,9 @@ def random_problem(
                 near_key[p, :, :, i] = local * (j in (i, i - 1)) - 0.7 * abs(i - j)
     slope = rng.normal(size=(1, 1, heads, bottleneck))
     digit = np.minimum(np.arange(V), 9)[None, :, None, None] / 3.0
+    if style == "pairs":
+        pair = np.arange(100)
+        digit[0, 10:110, 0, 0] = (pair // 10 + pair % 10) / 3.0
     value = slope * digit + 0.3 * rng.normal(size=(P, V, heads, bottleneck))
     biased = norm == "layer"
     constants = {
@@ -240,7 +247,10 @@ def tokens_of(problem: Problem, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarra
     for p, token in g.separators:
         tokens[:, p] = token
     tokens[:, list(g.a_positions)] = a
-    tokens[:, list(g.b_positions)] = b
+    if g.pairs:
+        tokens[:, list(g.a_positions)] = 10 + 10 * a + b
+    else:
+        tokens[:, list(g.b_positions)] = b
     tokens[:, list(g.sum_positions)] = s
     if g.end_token is not None:
         s = np.concatenate([s, np.full((len(s), 1), g.end_token)], 1)

@@ -23,7 +23,7 @@ constant keys.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,9 +44,9 @@ from adderlab.checker.intervals import (
     up,
 )
 from adderlab.checker.mean_value import Real
-from adderlab.checker.model import RADIX, Model
+from adderlab.checker.model import Model
 from adderlab.checker.primitives import Primitive
-from adderlab.checker.ranges import own_slots
+from adderlab.checker.ranges import own_keys
 from adderlab.checker.rounding import EXP_ULPS, FP32, Rounded, moved_by_rounding
 from adderlab.checker.steps import Batch
 from adderlab.checker.tracing import Noisy, Tracing
@@ -185,10 +185,14 @@ def mix_error(value: Rounded, chosen: np.ndarray, terms: int) -> tuple[Interval,
 
 def rows_read(model: Model) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
     """(position, token) of every query and of every key that a step can have."""
-    fixed, digits = dict(model.geometry.separators), range(RADIX)
-    at = model.geometry.query_positions
-    asked = [(p, t) for p in at for t in ([fixed[p]] if p in fixed else digits)]
-    return asked, [(p, t) for p in range(at[-1] + 1) for t in ([fixed[p]] if p in fixed else digits)]
+    geometry, fixed = model.geometry, dict(model.geometry.separators)
+    at = geometry.query_positions
+
+    def rows(positions: Iterable[int]) -> list[tuple[int, int]]:
+        tokens_at = {p: [fixed[p]] if p in fixed else geometry.tokens_at(p) for p in positions}
+        return [(p, t) for p, tokens in tokens_at.items() for t in tokens]
+
+    return rows(at), rows(range(at[-1] + 1))
 
 
 def attention_errors(module: Transformer, model: Model) -> list[StepError]:
@@ -197,7 +201,8 @@ def attention_errors(module: Transformer, model: Model) -> list[StepError]:
         raise Failure("scores spread so far that fp32 may lose every attention weight that counts")
     geometry, n, H = model.geometry, model.columns, module.config.n_head
     fixed = dict(geometry.separators)
-    slot_of = {p: s for s, p in enumerate((*geometry.a_positions, *geometry.b_positions))}
+    slot_of = {} if geometry.pairs else {p: n + j for j, p in enumerate(geometry.b_positions)}
+    slot_of |= {p: j for j, p in enumerate(geometry.a_positions)}
     slot_of |= {p: 2 * n + j for j, p in enumerate(geometry.sum_positions)}
     asked, known = rows_read(model)
     queries, keys = projected(module, asked), projected(module, known)
@@ -210,8 +215,8 @@ def attention_errors(module: Transformer, model: Model) -> list[StepError]:
         constant = [(p, t) for p, t in geometry.separators if p < at]
         seen = [row for row in known if row[0] < at and row[0] not in fixed]
         slots = np.array([slot_of[p] for p, _ in seen], dtype=np.intp)
-        places = np.array([t for _, t in seen], dtype=np.intp)
-        eta_ZHLT = np.zeros((len(step.tokens), H, 3 * n, RADIX))
+        places = np.array([t - geometry.tokens_at(p)[0] for p, t in seen], dtype=np.intp)
+        eta_ZHLT = np.zeros((len(step.tokens), H, 3 * n, geometry.choices))
         eta_ZHC = np.zeros((len(step.tokens), H, len(constant) + 1))
         ranges, errors, asking = [], [], []
         for row, z in enumerate(step.tokens):
@@ -278,7 +283,7 @@ def drift(batch: Batch, error: StepError) -> Array:
         moved, most = up(moved + up(weight.high[:, :, None] * each)), np.maximum(most, each)
         least = down(least + weight.low)
 
-    own = own_slots(step, leaf)
+    own = own_keys(step, leaf)
     for slot, digit in own:
         include(
             band.weight_RHLT[row, :, slot, digit],
@@ -308,7 +313,8 @@ def _free_part(batch: Batch, error: StepError, own: set[int]) -> tuple[Array, Ar
     from one of them than they are from each other."""
     step, parts = batch.step, batch.parts
     i, n = step.index, step.columns
-    free = [s for s in range(2 * n) if s not in own] + [2 * n + j for j in range(max(i - 1, 0))]
+    operands = range(n if step.pairs else 2 * n)
+    free = [s for s in operands if s not in own] + [2 * n + j for j in range(max(i - 1, 0))]
     (band,) = parts.bands
     z_R = _row_tokens(batch.directions[1], batch.residual[1], len(band.least_RH))
     weight, projected = band.weight_RHLT[:, :, free], parts.projected_RHELT[:, :, :, free]

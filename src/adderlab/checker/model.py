@@ -3,6 +3,8 @@
 Shapes: n columns, A steps, P positions, V vocabulary, H heads, K key dimension, E bottleneck, D channels
 of what the head starts from (the stream, as a rule), Z query tokens of a step, L = 3n slots (a_0..,
 b_0.., s_0..), T = 10 digits, C constant keys.
+Where one token is both digits of a column, T is 100: choice 10 a_j + b_j of slot j is the pair, slot
+n + j is no key, and choice t of slot 2n + j is the digit t % 10.
 """
 
 from __future__ import annotations
@@ -34,6 +36,8 @@ FREE = -1
 """Stands for a digit or carry that is not fixed."""
 NEGLIGIBLE = 2.0**-900
 """Enclosures of an exact zero reach at most so far."""
+FIRST_PAIR = 10
+"""Where one token is both digits of a column: the token of 0 and 0."""
 ONE_BAND, BAND = 300.0, 200.0
 """Where the largest scores of a row's inputs differ by at most ONE_BAND, one band serves them all;
 otherwise bands are at most BAND wide (``Weights``)."""
@@ -64,6 +68,22 @@ class Geometry:
         """Of a digit step, or of the end step, which asks from where s_n stands."""
         return self.query_positions[0] + i
 
+    @property
+    def pairs(self) -> bool:
+        """Whether one token is both digits of a column."""
+        return self.a_positions == self.b_positions
+
+    @property
+    def choices(self) -> int:
+        """T."""
+        return RADIX**2 if self.pairs else RADIX
+
+    def tokens_at(self, position: int) -> range:
+        """The tokens that may stand where a digit or pair of the prompt is, or a digit of the answer."""
+        if self.pairs and position in self.a_positions:
+            return range(FIRST_PAIR, FIRST_PAIR + RADIX**2)
+        return range(RADIX)
+
     def __post_init__(self) -> None:
         """Refuses a layout for which the leaves below would not describe what a step sees."""
         n = self.columns
@@ -71,7 +91,8 @@ class Geometry:
         right = len(self.b_positions) == n and len(self.query_positions) == n + 1
         right = right and self.query_positions[1:] == self.sum_positions[:n]
         right = right and len(fixed) == len(self.separators)
-        prompt = sorted((*self.a_positions, *self.b_positions, *fixed))
+        operands = self.a_positions if self.pairs else (*self.a_positions, *self.b_positions)
+        prompt = sorted((*operands, *fixed))
         right = right and prompt == list(range(self.query_positions[0] + 1))
         right = right and self.query_positions[0] in fixed
         first = self.query_positions[0]
@@ -125,6 +146,8 @@ class Step:
     residual_ZD: Interval
     given: tuple[int, ...]
     """``Model.given``."""
+    pairs: bool = False
+    """``Geometry.pairs``."""
     end_token: int | None = None
     """The right token, if this is the end step."""
 
@@ -229,7 +252,14 @@ class Model:
         tokens = tuple(range(RADIX)) if i <= n else (0, 1)  # s_n is a carry
         if i == 0:
             tokens = (dict(geometry.separators)[at],)
-        seen = (*geometry.a_positions, *geometry.b_positions, *geometry.sum_positions[: max(i - 1, 0)])
+        answers = geometry.sum_positions[: max(i - 1, 0)]
+        operands = (*geometry.a_positions, *(() if geometry.pairs else geometry.b_positions))
+        seen = (*operands, *answers)
+        slots = [*range(len(operands)), *range(2 * n, 2 * n + len(answers))]
+        T = geometry.choices
+        tokens_S = [geometry.tokens_at(p) for p in seen]
+        token_ST = np.array([[each[t % len(each)] for t in range(T)] for each in tokens_S])
+        rows = (np.array(seen)[:, np.newaxis], token_ST)
         if sorted((*seen, *(p for p, _ in constant), at)) != list(range(at + 1)):
             raise Failure(f"step {i} of this layout reads positions the checker cannot place")
 
@@ -242,21 +272,21 @@ class Model:
             if self.sink_AVH is not None:
                 other = concatenate([other, self.sink_AVH[i, z].reshape(H, 1)], 1)
                 hidden_other = np.pad(hidden_other, ((0, 0), (0, 1)))
-            digits.append(score[:, list(seen), :RADIX])
-            hidden_digits.append(hidden[:, list(seen), :RADIX])
+            digits.append(score[:, *rows])
+            hidden_digits.append(hidden[:, *rows])
             others.append(other)
             hidden_others.append(hidden_other)
         slack = intervals.symmetric(np.array(self.score_slack))
         digit, other = (stack(x) + slack if self.score_slack else stack(x) for x in (digits, others))
-        value_LTHE = self.value_PVHE[list(seen), :RADIX]
-        unseen = 3 * n - len(seen)
-        value_LTHE = concatenate([value_LTHE, Interval(np.zeros((unseen, RADIX, H, E)))])
+        low, high = np.zeros((2, 3 * n, T, H, E))
+        low[slots], high[slots] = self.value_PVHE.low[rows], self.value_PVHE.high[rows]
+        value_LTHE = Interval(low, high)
         sink = [] if self.sink_AVH is None else [Interval(np.zeros((H, E)))]
         return Step(
             index=i,
             columns=n,
             tokens=tokens,
-            bands=_bands(digit, other, np.stack(hidden_digits), np.stack(hidden_others), 3 * n),
+            bands=_bands(digit, other, np.stack(hidden_digits), np.stack(hidden_others), slots, 3 * n),
             value_LTHE=value_LTHE,
             constant_value_ZCHE=stack(
                 [
@@ -267,6 +297,7 @@ class Model:
             residual_ZD=self.residual_AVD[i, list(tokens)],
             given=self.given or (FREE,) * (2 * n),
             end_token=geometry.end_token if i > n else None,
+            pairs=geometry.pairs,
         )
 
     def in_coordinates(self, number: int, shared: bool) -> Model:
@@ -331,11 +362,12 @@ def _bands(
     constant_ZHC: Interval,
     hidden_ZHST: NDArray[np.bool_],
     hidden_ZHC: NDArray[np.bool_],
-    slots: int,
+    slots: list[int],
+    L: int,
 ) -> tuple[Weights, ...]:
-    """Scores of the digits seen and of the constant keys, as weights of each band. Hidden keys have no
-    score and the weight zero."""
-    Z, H, S, T = digit_ZHST.shape
+    """Scores of the digits in the slots seen and of the constant keys, as weights of each band. Hidden
+    keys have no score and the weight zero."""
+    Z, H, _, T = digit_ZHST.shape
     least_ZHST = np.where(hidden_ZHST, -np.inf, digit_ZHST.low)
     least_ZHC = np.where(hidden_ZHC, -np.inf, constant_ZHC.low)
     tops_of = {}
@@ -354,8 +386,8 @@ def _bands(
         tops_of[z, h] = tops
     found = []
     for number in range(max(map(len, tops_of.values()))):
-        weight_ZHLT, constant = np.zeros((2, Z, H, slots, T)), np.zeros((2, *constant_ZHC.shape))
-        allowed_ZHLT, least_ZH = np.ones((Z, H, slots, T), dtype=bool), np.zeros((Z, H))
+        weight_ZHLT, constant = np.zeros((2, Z, H, L, T)), np.zeros((2, *constant_ZHC.shape))
+        allowed_ZHLT, least_ZH = np.ones((Z, H, L, T), dtype=bool), np.zeros((Z, H))
         for (z, h), tops in tops_of.items():
             # A row with fewer bands repeats its last.
             bottom, top = tops[min(number, len(tops) - 1)]
@@ -365,10 +397,10 @@ def _bands(
             highest_C = np.where(counted_C, constant_ZHC.high[z, h], -np.inf).max()
             shift = max(float(highest), float(highest_C))
             weight = functions.exp(digit_ZHST[z, h] - shift, counted)
-            weight_ZHLT[0, z, h, :S], weight_ZHLT[1, z, h, :S] = weight.low, weight.high
+            weight_ZHLT[0, z, h, slots], weight_ZHLT[1, z, h, slots] = weight.low, weight.high
             weight = functions.exp(constant_ZHC[z, h] - shift, counted_C)
             constant[0, z, h], constant[1, z, h] = weight.low, weight.high
-            allowed_ZHLT[z, h, :S] = allowed
+            allowed_ZHLT[z, h, slots] = allowed
             if len(tops) > 1:
                 # The key with the largest score alone weighs this much.
                 least_ZH[z, h] = functions.exp(Interval(np.array(bottom)) - shift).low

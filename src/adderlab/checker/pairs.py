@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from adderlab.checker.head import margins
 from adderlab.checker.intervals import Interval, stack
-from adderlab.checker.model import Model, Step, digits_of
+from adderlab.checker.model import RADIX, Model, Step, digits_of
 
 
 def mix_at(model: Model, step: Step, a: int, b: int) -> tuple[int, int, Interval]:
@@ -15,8 +15,12 @@ def mix_at(model: Model, step: Step, a: int, b: int) -> tuple[int, int, Interval
     n, i = model.columns, step.index
     answer = digits_of(a + b, n + 1)
     row = answer[i - 1] if i else 0
-    seen = [(j, digit) for j, digit in enumerate(digits_of(a, n))]
-    seen += [(n + j, digit) for j, digit in enumerate(digits_of(b, n))]
+    digits_a, digits_b = digits_of(a, n), digits_of(b, n)
+    if step.pairs:
+        seen = [(j, RADIX * digits_a[j] + digits_b[j]) for j in range(n)]
+    else:
+        seen = [(j, digit) for j, digit in enumerate(digits_a)]
+        seen += [(n + j, digit) for j, digit in enumerate(digits_b)]
     seen += [(2 * n + j, answer[j]) for j in range(i - 1)]
     slots, digits = (list(part) for part in zip(*seen, strict=True))
     value_HPE = step.value_LTHE[slots, digits].transpose(1, 0, 2)

@@ -35,6 +35,12 @@ prover widens its bounds by a thousand times as much."""
 def _pair_maxima(a_TB: Array, b_TB: Array) -> Array:
     """For q = 0 .. 18: at least max over a + b = q of a_TB[a] + b_TB[b]."""
     best_QB = np.full((2 * RADIX - 1, a_TB.shape[1]), NEVER)
+    if len(a_TB) == RADIX**2:
+        # One token is both digits: the gains of the pair are those of slot a.
+        for a in range(RADIX):
+            window = best_QB[a : a + RADIX]
+            np.maximum(window, a_TB[RADIX * a : RADIX * (a + 1)], out=window)
+        return best_QB
     for a in range(RADIX):
         window = best_QB[a : a + RADIX]
         np.maximum(window, a_TB[a] + b_TB, out=window)
@@ -56,7 +62,7 @@ def maximum(
         if carry_allowed_JCB is not None:
             state = [np.where(carry_allowed_JCB[j, c], state[c], NEVER) for c in (0, 1)]
         pair_QB = _pair_maxima(gain_LTB[j], gain_LTB[n + j])
-        answer_TB = gain_LTB[2 * n + j]
+        answer_TB = gain_LTB[2 * n + j][:RADIX]
         out = [np.full(B, NEVER), np.full(B, NEVER)]
         for carry in (0, 1):
             first_over = RADIX - carry  # the smallest a + b that carries
@@ -144,8 +150,17 @@ def gain(weight: Interval, projected: Interval, tau: Array, side: int) -> Array:
     return up(np.where(inner > 0, weight.high, weight.low) * inner)
 
 
+def own_keys(step: Step, leaf: Leaves) -> list[tuple[int, NDArray[np.intp]]]:
+    """(slot, its choice on every leaf) of the keys of columns i and i - 1: digits, or pairs of them."""
+    own = own_slots(step, leaf)
+    if not step.pairs:
+        return own
+    halves = zip(own[::2], own[1::2], strict=True)
+    return [(slot, RADIX * digit_a + digit_b) for (slot, digit_a), (_, digit_b) in halves]
+
+
 def own_slots(step: Step, leaf: Leaves) -> list[tuple[int, NDArray[np.intp]]]:
-    """(slot, its digit on every leaf) of columns i and i - 1."""
+    """(slot, its digit on every leaf) of columns i and i - 1: of each a, then b."""
     i, n = step.index, step.columns
     here = [(i, leaf.a), (n + i, leaf.b)] if i < n else []
     before = [(i - 1, leaf.a_before), (n + i - 1, leaf.b_before)] if 0 < i <= n else []
@@ -167,7 +182,7 @@ def _own_part(
     """
     total = np.zeros_like(tau_NHE)
     allowed_NH = np.ones(tau_NHE.shape[:2], dtype=bool)
-    for slot, digit in own_slots(step, leaf):
+    for slot, digit in own_keys(step, leaf):
         weight = band.weight_RHLT[row, :, slot, digit][:, :, None]
         total = up(total + gain(weight, parts.projected_RHELT[row, :, :, slot, digit], tau_NHE, side))
         allowed_NH &= band.allowed_RHLT[row, :, slot, digit]
@@ -207,19 +222,24 @@ def _chord(nodes_M: Array, value_M: Array, tau_N: Array) -> Array:
     return np.where((nodes_M[0] <= tau_N) & (tau_N <= nodes_M[-1]), bound_N, np.inf)
 
 
-def _allowed(given: Sequence[int]) -> NDArray[np.bool_]:
-    """Which digits each slot may hold: (2n, T)."""
-    digit_L1 = np.array(given)[:, np.newaxis]
-    return (digit_L1 == FREE) | (digit_L1 == np.arange(RADIX))
+def _in_pairs(allowed_LTN: NDArray[np.bool_], pairs: bool) -> NDArray[np.bool_]:
+    """Which choices the slots of a and b have (2n, T, N), from the digits allowed there; slots that are
+    no keys have all."""
+    if not pairs:
+        return allowed_LTN
+    n, _, N = (allowed_LTN.shape[0] // 2, *allowed_LTN.shape[1:])
+    both = allowed_LTN[:n, :, np.newaxis] & allowed_LTN[n:, np.newaxis]
+    return np.concatenate([both.reshape(n, -1, N), np.ones((n, RADIX**2, N), dtype=bool)])
 
 
 def _choices(
-    digits_NL: NDArray[np.int8], carries_NJ: NDArray[np.int8]
+    step: Step, digits_NL: NDArray[np.int8], carries_NJ: NDArray[np.int8]
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which digits (2n, T, N) and carries (n, 2, N) cells allow."""
+    """Which choices of a and b (2n, T, N) and which carries (n, 2, N) cells allow."""
     digits_L1N, carries_J1N = digits_NL.T[:, None], carries_NJ.T[:, None]
     allowed_LTN = (digits_L1N < 0) | (digits_L1N == np.arange(RADIX)[:, None])
-    return allowed_LTN, (carries_J1N < 0) | (carries_J1N == np.arange(2)[:, None])
+    carry_JCN = (carries_J1N < 0) | (carries_J1N == np.arange(2)[:, None])
+    return _in_pairs(allowed_LTN, step.pairs), carry_JCN
 
 
 def leaf_excess(
@@ -250,15 +270,24 @@ def _leaf_excess(
     L, T = band.weight_RHLT.shape[2:]
     weight = band.weight_RHLT.transpose(2, 3, 0, 1).reshape(L, T, Z, H, 1, 1)
     forbidden = ~band.allowed_RHLT.transpose(2, 3, 0, 1)
-    forbidden[: 2 * n] |= ~_allowed(step.given)[:, :, np.newaxis, np.newaxis]
+    given_1L = np.array([step.given], dtype=np.int8)
+    allowed_LT1, _ = _choices(step, given_1L, np.full((1, n), FREE, dtype=np.int8))
+    forbidden[: 2 * n] |= ~allowed_LT1[..., np.newaxis]
     projected = parts.projected_RHELT.transpose(3, 4, 0, 1, 2).reshape(L, T, Z, H, E, 1)
     excess = np.empty(bounds_NHE2.shape)
     order = [np.flatnonzero(leaf.row == z) for z in range(Z)]
     for side in (0, 1):
-        gains = gain(weight, projected, nodes_ZHE2M[:, :, :, side], side)
-        if forbidden.any():
-            gains[forbidden] = NEVER
-        best = [part.reshape(Z, H, E, M) for part in maximum(gains.reshape(L, T, -1), i, n)]
+        best = np.empty((2, Z, H, E, M))
+        # Of pair tokens one query token after the other, for the memory.
+        at_once = max(1, Z * RADIX // T)
+        for z in range(0, Z, at_once):
+            some = slice(z, z + at_once)
+            nodes = nodes_ZHE2M[some, :, :, side]
+            gains = gain(weight[:, :, some], projected[:, :, some], nodes, side)
+            if forbidden.any():
+                gains[forbidden[:, :, some]] = NEVER
+            for carry, most in enumerate(maximum(gains.reshape(L, T, -1), i, n)):
+                best[carry, some] = most.reshape(-1, H, E, M)
         excess[..., side] = _own_part(parts, band, leaf, step, leaf.row, bounds_NHE2[..., side], side)
         for z, rows in enumerate(order):
             for h, k in np.ndindex(H, E):
@@ -306,14 +335,15 @@ def _cell_excess(
 ) -> Array:
     i, n = step.index, step.columns
     excess = np.empty(bounds_NHE2.shape)
-    for start in range(0, len(row_N), CELLS_AT_ONCE):
-        part = slice(start, start + CELLS_AT_ONCE)
+    at_once = CELLS_AT_ONCE * RADIX // step.value_LTHE.shape[1]
+    for start in range(0, len(row_N), at_once):
+        part = slice(start, start + at_once)
         row = row_N[part]
         cells, H, E, _ = bounds_NHE2[part].shape
         weight = band.weight_RHLT[row].transpose(2, 3, 0, 1)[..., None]
         forbidden = ~band.allowed_RHLT[row].transpose(2, 3, 0, 1)
         projected = parts.projected_RHELT[row].transpose(3, 4, 0, 1, 2)
-        allowed_LTN, carry_JCN = _choices(digits_NL[part], carries_NJ[part])
+        allowed_LTN, carry_JCN = _choices(step, digits_NL[part], carries_NJ[part])
         carry_JCB = np.repeat(carry_JCN, H * E, axis=2)
         own_leaf = Leaves(**{name: getattr(leaf, name)[part] for name in leaf.__dataclass_fields__})
         for side in (0, 1):
@@ -357,14 +387,15 @@ def joint_excess(
     if len(parts.bands) > 1:
         return excess
     asked = np.flatnonzero((excess > 0).any((1, 2)))
-    for start in range(0, len(asked), CELLS_AT_ONCE):
-        n = asked[start : start + CELLS_AT_ONCE]
+    at_once = CELLS_AT_ONCE * RADIX // step.value_LTHE.shape[1]
+    for start in range(0, len(asked), at_once):
+        n = asked[start : start + at_once]
         together = _joint_excess(
             step,
             Leaves(**{name: getattr(leaf, name)[n] for name in leaf.__dataclass_fields__}),
             parts,
             row_N[n],
-            _choices(digits_NL[n], carries_NJ[n]),
+            _choices(step, digits_NL[n], carries_NJ[n]),
             bounds_NHE2[n],
             joint_NE2[n],
         )
@@ -403,7 +434,7 @@ def _joint_excess(
         return np.where(leaf.carry[:, None] == 0, *(each.reshape(N, X) for each in found))
 
     least_NH, most_NH = (-best(-weight.low), best(weight.high.copy()))
-    for slot, digit in own_slots(step, leaf):
+    for slot, digit in own_keys(step, leaf):
         own = band.weight_RHLT[row, :, slot, digit]
         least_NH, most_NH = down(least_NH + own.low), up(most_NH + own.high)
     for constant in range(band.constant_RHC.shape[-1]):

@@ -14,7 +14,7 @@ from adderlab.engine.base import Engine
 from adderlab.engine.torch_tables import TorchEngine
 from adderlab.errors import Failure, UsageError
 from adderlab.models.architecture import Architecture
-from adderlab.models.tables import Tables, stack_parameters, tables, why_no_tables
+from adderlab.models.tables import Tables, stack_parameters, tables, why_not_trained_by_tables
 from adderlab.models.transformer import build_model
 from adderlab.task.sampling import uniform_pairs
 
@@ -98,9 +98,9 @@ def _torch(device: torch.device, threads: int) -> TorchEngine:
 
 def _example(config: Architecture) -> Tables:
     """The tables of one new model of the configuration. Raises ``Failure`` where there are none."""
-    reason = why_no_tables(config)
+    reason = why_not_trained_by_tables(config)
     if reason:
-        raise Failure(f"this model has no table form: {reason}")
+        raise Failure(f"this model has no table form to train by: {reason}")
     with torch.no_grad():
         return tables(config, stack_parameters([build_model(config, 0)]))
 

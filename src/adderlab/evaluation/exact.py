@@ -22,7 +22,7 @@ from adderlab.engine.base import Engine
 from adderlab.evaluation.suites import Rate, Suite, clopper_pearson, operand
 from adderlab.format import percent
 from adderlab.models.architecture import Adder, Architecture
-from adderlab.models.tables import tables, why_no_tables
+from adderlab.models.tables import tables, why_not_trained_by_tables
 from adderlab.models.transformer import build_model
 from adderlab.results import Result, html_lines, html_table, text_table
 from adderlab.task.layouts import SUM_DIGITS, Layout, add, from_digits, pairs_from_ints
@@ -43,7 +43,7 @@ def decoder_for(config: Architecture, params: Mapping[str, Tensor], engine: Engi
     Without an engine, or for a model outside the table form, the full model decodes.
     """
     assert all(tensor.shape[0] == 1 for tensor in params.values())
-    if engine is None or why_no_tables(config):
+    if engine is None or why_not_trained_by_tables(config):
         return oracle_decoder(model_of(config, params))
     layout = config.token_layout
     with torch.no_grad():

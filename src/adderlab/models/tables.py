@@ -204,9 +204,15 @@ def why_no_tables(config: Architecture) -> str | None:
         return f"it has {config.n_layer} layers; tables describe one"
     if config.repeat_mix:
         return "it applies its block twice; tables describe one pass"
-    if config.token_layout.pairs:
-        return "its tokens are pairs of digits; tables are for one digit a token"
     return None
+
+
+def why_not_trained_by_tables(config: Architecture) -> str | None:
+    """None if training, and evaluation in volume, compute a model through its tables; otherwise why they
+    run the module on the whole sequence."""
+    if config.token_layout.pairs:
+        return "its tokens are pairs of digits, whose tables are larger than the model"
+    return why_no_tables(config)
 
 
 def stack_parameters(models: Sequence[Adder]) -> dict[str, Tensor]:

@@ -110,17 +110,22 @@ def pair_maximum(gain_a_TB: Array, gain_b_TB: Array) -> Array:
     """max over a + b = q of gain_a[a] + gain_b[b], for q = 0 .. 18: (Q, B).
 
     The answer digit and the carry out see a and b through their sum alone: 19 sums instead of 100
-    pairs are all that the rest of the column has to look at.
+    pairs are all that the rest of the column has to look at. Where one token is both digits, gain_a is
+    that of the pair.
     """
     best_QB = np.full((2 * RADIX - 1, gain_a_TB.shape[1]), NO)
     for a in range(RADIX):
+        if len(gain_a_TB) == RADIX**2:
+            pair_TB = gain_a_TB[RADIX * a : RADIX * (a + 1)]
+            np.maximum(best_QB[a : a + RADIX], pair_TB, out=best_QB[a : a + RADIX])
+            continue
         np.maximum(best_QB[a : a + RADIX], gain_a_TB[a] + gain_b_TB, out=best_QB[a : a + RADIX])
     return best_QB
 
 
 def column_table(gain_a_TB: Array, gain_b_TB: Array, gain_s_TB: Array) -> Array:
     """Best total of one column for each carry in and out: (C in, C out, B)."""
-    best_QB = pair_maximum(gain_a_TB, gain_b_TB)
+    best_QB, gain_s_TB = pair_maximum(gain_a_TB, gain_b_TB), gain_s_TB[:RADIX]
     table = np.empty((2, 2, gain_a_TB.shape[1]))
     for carry in (0, 1):
         table[carry, 0] = (best_QB[: RADIX - carry] + gain_s_TB[carry:]).max(0)
@@ -237,6 +242,17 @@ def own_digits(step: Step, leaf: Leaves) -> list[tuple[int, Ints]]:
     return slots
 
 
+def keys_of(step: Step, digits: list[tuple[int, Ints]]) -> list[tuple[int, Ints]]:
+    """(slot, choice) of the keys that given digits of whole columns make: with pair tokens one of each
+    column, otherwise the same list. The digits of a come before those of b, in the same order."""
+    if not step.pairs:
+        return digits
+    n = step.columns
+    b_of = dict((slot - n, digit) for slot, digit in digits if n <= slot < 2 * n)
+    pairs = [(slot, RADIX * digit + b_of[slot]) for slot, digit in digits if slot < n]
+    return [*pairs, *((slot, digit) for slot, digit in digits if slot >= 2 * n)]
+
+
 def fixed_digits(step: Step, leaf: Leaves) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
     """The digits (N, 2n) and carries (N, n + 1) that leaves or a window fix; FREE where nothing is
     fixed."""
@@ -268,7 +284,7 @@ def fixed_parts(step: Step, band: Weights, leaf: Leaves) -> Fixed:
     weight_NH = band.weight_ZH[z]
     mass_NHE = band.mass_ZHE[z]
     possible_NH = np.ones(weight_NH.shape, dtype=bool)
-    for slot, digit_N in own_digits(step, leaf):
+    for slot, digit_N in keys_of(step, own_digits(step, leaf)):
         weight_NH = weight_NH + band.weight_ZHLT[z, :, slot, digit_N]
         mass_NHE = mass_NHE + band.mass_ZHLTE[z, :, slot, digit_N]
         if band.forbids:

@@ -176,6 +176,7 @@ class _Cells:
         parts = [(part, np.flatnonzero(part.cells.leaf_N == leaf)) for part in group.decided]
         parts = [(part, rows) for part, rows in parts if len(rows)]
         assert all(part.status == RIGHT for part, _ in parts), "only a proved leaf has a tree"
+        self.pairs = group.step.pairs
         self.moves, self.rests, self.n = group.moves, group.rests, group.step.columns
         self.level_N = np.concatenate([np.full(len(rows), part.level) for part, rows in parts])
         self.digits_NS = np.concatenate([part.cells.digits_NS[rows] for part, rows in parts])
@@ -198,6 +199,8 @@ class _Cells:
             slot = self.moves[level]
             if slot in self.rests[level].free:
                 variables = [(slot, self.digits_NS[:, slot], RADIX)]
+                if self.pairs:
+                    variables.append((self.n + slot, self.digits_NS[:, self.n + slot], RADIX))
             else:
                 other = self.n + slot
                 variables = [

@@ -1,7 +1,9 @@
 """What the prover works on: the tables of one model as float64 arrays, sorted by digit column.
 
 A step's keys are *slots*: slot j is the digit a_j, slot n + j the digit b_j, slot 2n + j the answer
-digit s_j; the keys that no digit can change (separators and the query itself) are summed once.
+digit s_j; the keys that no digit can change (separators and the query itself) are summed once. Where
+one token is both digits of a column (``Geometry.pairs``), slot j holds the pair, T is 100 with choice
+10 a_j + b_j, slot n + j has no weight, and a choice of slot 2n + j is the digit of its last place.
 The number of columns n is free, so that a small instance can be checked by trying every pair.
 
 Shapes: n columns, A answer steps (n + 1, and one more where the end token counts), P positions, V
@@ -28,7 +30,7 @@ from adderlab.models.head_program import MIXED, HeadProgram
 from adderlab.models.tables import Tables
 from adderlab.proof.forms import Head
 from adderlab.proof.functions import Array
-from adderlab.task.layouts import OPERAND_DIGITS, SUM_DIGITS, Layout
+from adderlab.task.layouts import OPERAND_DIGITS, PAIR_TOKEN, SUM_DIGITS, Layout
 
 RADIX = 10
 FREE = -1
@@ -65,6 +67,11 @@ class Geometry:
     @property
     def columns(self) -> int:
         return len(self.a_positions)
+
+    @property
+    def pairs(self) -> bool:
+        """Whether one token is both digits of a column."""
+        return self.a_positions == self.b_positions
 
     @property
     def num_pairs(self) -> int:
@@ -143,6 +150,8 @@ class Step:
     """Bound of the relative error of a weight: scores far from zero are rounded coarsely."""
     summed: bool = False
     """``Problem.summed``."""
+    pairs: bool = False
+    """``Geometry.pairs``."""
 
     def only(self, row: int) -> Step:
         """The step with one query token."""
@@ -220,7 +229,16 @@ class Problem:
         digits = range(RADIX) if i <= n else range(2)
         tokens = (fixed[query_position],) if i == 0 else tuple(digits)
         visible_s = geometry.sum_positions[: max(i - 1, 0)]
-        slots = (*geometry.a_positions, *geometry.b_positions, *visible_s)
+        if geometry.pairs:
+            positions = (*geometry.a_positions, *visible_s)
+            slots = [*range(n), *range(2 * n, 2 * n + len(visible_s))]
+            choice_T = np.arange(RADIX**2)
+            token_ST = np.stack([PAIR_TOKEN + choice_T] * n + [choice_T % RADIX] * len(visible_s))
+        else:
+            positions = (*geometry.a_positions, *geometry.b_positions, *visible_s)
+            slots = list(range(len(positions)))
+            token_ST = np.broadcast_to(np.arange(RADIX), (len(slots), RADIX))
+        position_S1 = np.array(positions)[:, np.newaxis]
 
         rows = np.arange(len(tokens))
         query_ZHK = self.query_AVHK[i, list(tokens)]
@@ -231,8 +249,8 @@ class Problem:
             more_ZPVH = self.score_AVHPV[i, list(tokens), :, : query_position + 1].transpose(0, 2, 3, 1)
             score_ZPVH = score_ZPVH + more_ZPVH
             size_ZH = size_ZH + np.abs(np.where(np.isfinite(more_ZPVH), more_ZPVH, 0.0)).max((1, 2))
-        score_ZHLT = score_ZPVH[:, list(slots), :RADIX].transpose(0, 3, 1, 2)
-        value_HLTE = self.value_PVHE[list(slots), :RADIX].transpose(2, 0, 1, 3)
+        score_ZHST = score_ZPVH[:, position_S1, token_ST].transpose(0, 3, 1, 2)
+        value_HSTE = self.value_PVHE[position_S1, token_ST].transpose(2, 0, 1, 3)
         # Keys that every input of this z has: separators before the query, and the query itself.
         constant = [(p, token) for p, token in geometry.separators if p < query_position]
         score_ZHC = np.stack(
@@ -257,8 +275,8 @@ class Problem:
             score_ZHC = np.concatenate([score_ZHC, self.sink_AVH[i, list(tokens)][..., None]], -1)
             size_ZH = np.maximum(size_ZH, np.abs(np.nan_to_num(score_ZHC[..., -1], neginf=0.0)))
             value_ZCHE = np.concatenate([value_ZCHE, np.zeros_like(value_ZCHE[:, :1])], 1)
-        _some_key(i, score_ZHLT, score_ZHC)
-        range_HE2 = _value_range(score_ZHLT, value_HLTE, score_ZHC, value_ZCHE)
+        _some_key(i, score_ZHST, score_ZHC)
+        range_HE2 = _value_range(score_ZHST, value_HSTE, score_ZHC, value_ZCHE)
         return Step(
             index=i,
             columns=n,
@@ -267,70 +285,76 @@ class Problem:
                 _weights(
                     shift_ZH,
                     least_ZH,
-                    score_ZHLT,
-                    value_HLTE,
+                    slots,
+                    score_ZHST,
+                    value_HSTE,
                     score_ZHC,
                     value_ZCHE,
                     self._allowed_LT(),
                 )
-                for shift_ZH, least_ZH in _bands(score_ZHLT, score_ZHC)
+                for shift_ZH, least_ZH in _bands(score_ZHST, score_ZHC)
             ),
             row_ZR=self.row_AVR[i, list(tokens)],
             range_HE2=range_HE2,
             given=self.given,
             end_token=geometry.end_token if i > n else None,
             summed=self.summed,
+            pairs=geometry.pairs,
             doubt_ZH=SCORE_ROUNDINGS * (query_ZHK.shape[-1] + 4) * UNIT * size_ZH,
         )
 
     def _allowed_LT(self) -> NDArray[np.bool_]:
         """Which digits the slots may hold: all, but for those that a window gives."""
-        allowed_LT = np.ones((3 * self.columns, RADIX), dtype=bool)
+        n, pairs = self.columns, self.geometry.pairs
+        choice_T = np.arange(RADIX**2 if pairs else RADIX)
+        allowed_LT = np.ones((3 * n, len(choice_T)), dtype=bool)
         for slot, digit in enumerate(self.given):
-            if digit != FREE:
-                allowed_LT[slot] = np.arange(RADIX) == digit
+            if digit != FREE and pairs:
+                allowed_LT[slot % n] &= (choice_T // RADIX if slot < n else choice_T % RADIX) == digit
+            elif digit != FREE:
+                allowed_LT[slot] = choice_T == digit
         return allowed_LT
 
 
-def _some_key(i: int, score_ZHLT: Array, score_ZHC: Array) -> None:
+def _some_key(i: int, score_ZHST: Array, score_ZHC: Array) -> None:
     """Refuse a step of which an input might see no key at all: its average would be no number."""
-    least_ZH = np.maximum(score_ZHLT.min(3).max(2), score_ZHC.max(2))
+    least_ZH = np.maximum(score_ZHST.min(3).max(2), score_ZHC.max(2))
     if not np.isfinite(least_ZH).all():
         raise UsageError(f"answer step {i} may see no key at all, so that attention has no weights")
 
 
-def _value_range(score_ZHLT: Array, value_HLTE: Array, score_ZHC: Array, value_ZCHE: Array) -> Array:
+def _value_range(score_ZHST: Array, value_HSTE: Array, score_ZHC: Array, value_ZCHE: Array) -> Array:
     """Smallest and largest value coordinate among the keys that are not hidden: (H, E, 2)."""
-    seen_HLT1 = (score_ZHLT > -np.inf).any(0)[..., None]
+    seen_HST1 = (score_ZHST > -np.inf).any(0)[..., None]
     seen_ZCH1 = (score_ZHC > -np.inf).transpose(0, 2, 1)[..., None]
-    if seen_HLT1.all() and seen_ZCH1.all():
-        low_HE = np.minimum(value_HLTE.min((1, 2)), value_ZCHE.min((0, 1)))
-        high_HE = np.maximum(value_HLTE.max((1, 2)), value_ZCHE.max((0, 1)))
+    if seen_HST1.all() and seen_ZCH1.all():
+        low_HE = np.minimum(value_HSTE.min((1, 2)), value_ZCHE.min((0, 1)))
+        high_HE = np.maximum(value_HSTE.max((1, 2)), value_ZCHE.max((0, 1)))
     else:
         low_HE = np.minimum(
-            np.where(seen_HLT1, value_HLTE, np.inf).min((1, 2)),
+            np.where(seen_HST1, value_HSTE, np.inf).min((1, 2)),
             np.where(seen_ZCH1, value_ZCHE, np.inf).min((0, 1)),
         )
         high_HE = np.maximum(
-            np.where(seen_HLT1, value_HLTE, -np.inf).max((1, 2)),
+            np.where(seen_HST1, value_HSTE, -np.inf).max((1, 2)),
             np.where(seen_ZCH1, value_ZCHE, -np.inf).max((0, 1)),
         )
     return np.stack([low_HE, high_HE], -1)
 
 
-def _bands(score_ZHLT: Array, score_ZHC: Array) -> Iterator[tuple[Array, Array]]:
+def _bands(score_ZHST: Array, score_ZHC: Array) -> Iterator[tuple[Array, Array]]:
     """(shift_ZH, least_ZH) of every band of a step, the lowest first.
 
     The largest score of an input is no smaller than ``floor``: it has all constant keys, and of every
     slot one digit. So the band from there up to the largest score of all holds every input.
     """
-    top_ZH = np.maximum(score_ZHLT.max((2, 3)), score_ZHC.max(2))
-    floor_ZH = np.maximum(score_ZHLT.min(3).max(2), score_ZHC.max(2))
+    top_ZH = np.maximum(score_ZHST.max((2, 3)), score_ZHC.max(2))
+    floor_ZH = np.maximum(score_ZHST.min(3).max(2), score_ZHC.max(2))
     tops_of = {}
     for z, h in np.ndindex(top_ZH.shape):
         tops_of[z, h] = [float(top_ZH[z, h])]
         if top_ZH[z, h] - floor_ZH[z, h] > ONE_BAND:
-            scores = np.unique(np.append(score_ZHLT[z, h], floor_ZH[z, h]))
+            scores = np.unique(np.append(score_ZHST[z, h], floor_ZH[z, h]))
             scores = scores[scores >= floor_ZH[z, h]]
             tops = []
             while len(scores):
@@ -349,30 +373,31 @@ def _bands(score_ZHLT: Array, score_ZHC: Array) -> Iterator[tuple[Array, Array]]
 def _weights(
     shift_ZH: Array,
     least_ZH: Array,
-    score_ZHLT: Array,
-    value_HLTE: Array,
+    slots: list[int],
+    score_ZHST: Array,
+    value_HSTE: Array,
     score_ZHC: Array,
     value_ZCHE: Array,
     allowed_LT: NDArray[np.bool_],
 ) -> Weights:
-    Z, H, seen, T = score_ZHLT.shape
-    slots = len(allowed_LT)
-    E = value_HLTE.shape[-1]
-    above_ZHLT = score_ZHLT - shift_ZH[:, :, None, None]
-    seen_ZHLT = np.exp(np.minimum(above_ZHLT, 0.0))
+    """Weights of the S slots seen, and zeros for the others."""
+    Z, H, _, T = score_ZHST.shape
+    L, E = len(allowed_LT), value_HSTE.shape[-1]
+    above_ZHST = score_ZHST - shift_ZH[:, :, None, None]
+    seen_ZHST = np.exp(np.minimum(above_ZHST, 0.0))
     weight_ZHC = np.exp(score_ZHC - shift_ZH[:, :, None])
     banded_ZH = least_ZH > 0
     if banded_ZH.any():
         # Weights of a few significant bits would be no weights: beside a band's own they are nothing.
-        lost_ZHLT = (above_ZHLT > 0) | (above_ZHLT < -FLUSH)
-        seen_ZHLT[lost_ZHLT & banded_ZH[:, :, None, None]] = 0.0
+        lost_ZHST = (above_ZHST > 0) | (above_ZHST < -FLUSH)
+        seen_ZHST[lost_ZHST & banded_ZH[:, :, None, None]] = 0.0
         weight_ZHC[(score_ZHC - shift_ZH[:, :, None] < -FLUSH) & banded_ZH[:, :, None]] = 0.0
-    weight_ZHLT = np.zeros((Z, H, slots, T))
-    weight_ZHLT[:, :, :seen] = seen_ZHLT
-    mass_ZHLTE = np.zeros((Z, H, slots, T, E))
-    mass_ZHLTE[:, :, :seen] = seen_ZHLT[..., None] * value_HLTE
-    allowed_ZHLT = np.broadcast_to(allowed_LT, (Z, H, slots, T)).copy()
-    allowed_ZHLT[:, :, :seen] &= above_ZHLT <= 0
+    weight_ZHLT = np.zeros((Z, H, L, T))
+    weight_ZHLT[:, :, slots] = seen_ZHST
+    mass_ZHLTE = np.zeros((Z, H, L, T, E))
+    mass_ZHLTE[:, :, slots] = seen_ZHST[..., None] * value_HSTE
+    allowed_ZHLT = np.broadcast_to(allowed_LT, (Z, H, L, T)).copy()
+    allowed_ZHLT[:, :, slots] &= above_ZHST <= 0
     return Weights(
         weight_ZHLT=weight_ZHLT,
         mass_ZHLTE=mass_ZHLTE,

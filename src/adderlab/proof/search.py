@@ -30,6 +30,7 @@ from adderlab.proof.carries import (
     Rest,
     fixed_digits,
     fixed_parts,
+    keys_of,
     leaves,
     tied_children,
 )
@@ -268,23 +269,24 @@ class Group:
         a_O, b_O, s_O, in_O, out_O = tied_children().T
         free = slot in self.rests[level].free
         if free:
-            parent_N, option_N = np.indices((len(cells.leaf_N), RADIX)).reshape(2, -1)
-            keys = [(slot, np.arange(RADIX))]
+            digits = self._free_choices(slot)
+            parent_N, option_N = np.indices((len(cells.leaf_N), len(digits[0][1]))).reshape(2, -1)
         else:
-            keys = [(slot, a_O), (n + slot, b_O), (2 * n + slot, s_O)]
+            digits = [(slot, a_O), (n + slot, b_O), (2 * n + slot, s_O)]
             known_in, known_out = cells.carry_NC[:, [slot]], cells.carry_NC[:, [slot + 1]]
             fits = (known_in == FREE) | (known_in == in_O)
             fits &= (known_out == FREE) | (known_out == out_O)
             parent_N, option_N = np.nonzero(fits)
-        for key, digit_O in keys[:2] if self.step.given else ():
+        for key, digit_O in digits[:2] if self.step.given else ():
             if self.step.given[key] != FREE:
                 fits = digit_O[option_N] == self.step.given[key]
                 parent_N, option_N = parent_N[fits], option_N[fits]
+        keys = keys_of(self.step, digits)
         weight_BHO = np.sum([self._weight_BHLT[:, :, key, digit_O] for key, digit_O in keys], 0)
         mass_BHEO = np.sum([self._mass_BHELT[:, :, :, key, digit_O] for key, digit_O in keys], 0)
         allowed_BHO = np.all([self._allowed_BHLT[:, :, key, digit_O] for key, digit_O in keys], 0)
         digits_NS, carry_NC = cells.digits_NS[parent_N], cells.carry_NC[parent_N]
-        for key, digit_O in keys[:2]:
+        for key, digit_O in digits[:2]:
             digits_NS[:, key] = digit_O[option_N]
         if not free:
             carry_NC[:, slot], carry_NC[:, slot + 1] = in_O[option_N], out_O[option_N]
@@ -302,6 +304,13 @@ class Group:
         rest = self.rests[level + 1]
         some_C = np.array([ways > 0 for ways in self._ways(rest)])
         return children.take(np.flatnonzero(some_C[children.codes(rest)]))
+
+    def _free_choices(self, slot: int) -> list[tuple[int, Ints]]:
+        """(slot, digits) of a free slot: of its whole column where one token is both digits."""
+        if not self.step.pairs:
+            return [(slot, np.arange(RADIX))]
+        a_O, b_O = np.divmod(np.arange(RADIX**2), RADIX)
+        return [(slot, a_O), (self.step.columns + slot, b_O)]
 
     def box(self, cells: Cells, level: int) -> Array:
         """Sound bounds of every functional on cells of ``level``: (N, K, 2)."""
@@ -387,7 +396,8 @@ class Group:
         """Open inputs per child that splitting the cells would make."""
         if level == len(self.moves):
             return 1.0
-        fan = RADIX if self.moves[level] in self.rests[level].free else RADIX**2
+        single = self.moves[level] in self.rests[level].free and not self.step.pairs
+        fan = RADIX if single else RADIX**2
         return self.inputs_of(cells, level) / (len(cells.leaf_N) * fan)
 
 
@@ -413,7 +423,10 @@ def _order(step: Step, frame: Frame, tau_HE: Array) -> tuple[list[int], list[Res
         return influence_L[[slot, n + slot, 2 * n + slot]].sum() / 2
 
     while rest.runs or rest.free:
-        moves.append(max((*rest.free, *rest.tied), key=influence))
+        free = [slot for slot in rest.free if slot < n or not step.pairs]
+        moves.append(max((*free, *rest.tied), key=influence))
+        if step.pairs and moves[-1] in free:
+            rest = rest.without(n + moves[-1])
         rest = rest.without(moves[-1])
         rests.append(rest)
     return moves, rests

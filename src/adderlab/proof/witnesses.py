@@ -122,14 +122,19 @@ def sums_of(a_BJ: Ints, b_BJ: Ints) -> Ints:
 
 def _best_digits(gain_LTB: Array, rest: Rest, carry_B: Ints, a_BJ: Ints, b_BJ: Ints) -> None:
     """Write the best free and tied digits into a_BJ and b_BJ."""
-    n = rest.columns
+    n, pairs = rest.columns, gain_LTB.shape[1] == RADIX**2
     for slot in rest.free:
-        (a_BJ if slot < n else b_BJ)[:, slot % n] = gain_LTB[slot].argmax(0)
+        choice_B = gain_LTB[slot].argmax(0)
+        if not pairs:
+            (a_BJ if slot < n else b_BJ)[:, slot % n] = choice_B
+        elif slot < n:
+            a_BJ[:, slot], b_BJ[:, slot] = np.divmod(choice_B, RADIX)
     tied = len(rest.tied)
     states = [run_maximum(gain_LTB, n, (0, j), 1)[0] for j in range(tied)]
     a_O, b_O, s_O, in_O, out_O = tied_children().T
     for j in reversed(range(tied)):
-        value_OB = states[j][in_O] + gain_LTB[j][a_O] + gain_LTB[n + j][b_O] + gain_LTB[2 * n + j][s_O]
+        value_OB = states[j][in_O] + gain_LTB[j][RADIX * a_O + b_O if pairs else a_O]
+        value_OB = value_OB + gain_LTB[n + j][b_O] + gain_LTB[2 * n + j][s_O]
         value_OB[out_O[:, None] != carry_B] = NO
         choice_B = value_OB.argmax(0)
         a_BJ[:, j], b_BJ[:, j], carry_B = a_O[choice_B], b_O[choice_B], in_O[choice_B]
@@ -138,8 +143,9 @@ def _best_digits(gain_LTB: Array, rest: Rest, carry_B: Ints, a_BJ: Ints, b_BJ: I
 def attention(step: Step, row_B: Ints, a_BJ: Ints, b_BJ: Ints) -> tuple[Array, Array]:
     """Total weight and mass of real inputs, teacher-forced: (weight_BH, mass_BHE)."""
     n, i = step.columns, step.index
-    digits_BL = np.concatenate([a_BJ, b_BJ, sums_of(a_BJ, b_BJ)[:, :n]], 1)
-    slots = [*range(2 * n), *(2 * n + j for j in range(max(i - 1, 0)))]
+    first_BJ = RADIX * a_BJ + b_BJ if step.pairs else a_BJ
+    digits_BL = np.concatenate([first_BJ, b_BJ, sums_of(a_BJ, b_BJ)[:, :n]], 1)
+    slots = [*range(n if step.pairs else 2 * n), *(2 * n + j for j in range(max(i - 1, 0)))]
     found = None
     # From the top: the lowest band that forbids none of an input's digits is its own.
     for band in reversed(step.bands):

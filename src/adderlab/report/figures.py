@@ -22,7 +22,7 @@ from adderlab.engine.torch_tables import TorchEngine
 from adderlab.evaluation.exact import Prediction, predict
 from adderlab.evaluation.suites import fresh, strata, wilson
 from adderlab.format import percent, tick
-from adderlab.models.tables import Tables, tables, why_no_tables
+from adderlab.models.tables import Tables, tables, why_not_trained_by_tables
 from adderlab.report.evidence import SeedHistory
 from adderlab.report.html import Plot, cells, tag, text
 from adderlab.runs.checkpoints import Checkpoint
@@ -82,7 +82,7 @@ class Anatomy:
 def dissect(checkpoint: Checkpoint) -> Anatomy:
     """Look into a checkpoint; some seconds of one core."""
     config = checkpoint.config
-    layout, model, reason = config.token_layout, checkpoint.module(), why_no_tables(config)
+    layout, model, reason = config.token_layout, checkpoint.module(), why_not_trained_by_tables(config)
     form = None if reason else tables(config, checkpoint.stacked())
     margins, num_pairs = _margins(checkpoint, form)
     worst = min(margins, key=lambda margin: margin.smallest)

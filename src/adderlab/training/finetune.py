@@ -31,7 +31,7 @@ from adderlab.engine.torch_tables import TorchEngine
 from adderlab.errors import UsageError
 from adderlab.evaluation.suites import adderboard, strata_groups
 from adderlab.models.config import ModelConfig
-from adderlab.models.tables import why_no_tables
+from adderlab.models.tables import why_not_trained_by_tables
 from adderlab.task.layouts import Layout, answers_correct, from_digits, get_layout
 from adderlab.task.sampling import uniform_pairs
 from adderlab.training.objective import Objective, OracleObjective, TableObjective
@@ -123,7 +123,7 @@ def minimise(
 
 
 def _double_objective(config: ModelConfig) -> Objective:
-    if why_no_tables(config) is None:
+    if why_not_trained_by_tables(config) is None:
         return TableObjective(config, TorchEngine())
     oracle = OracleObjective(config, torch.device("cpu"))
     oracle.model.double()

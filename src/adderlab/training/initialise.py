@@ -26,7 +26,7 @@ from torch.optim.adam import adam
 
 from adderlab.errors import UsageError
 from adderlab.models.config import ModelConfig
-from adderlab.models.tables import tables, why_no_tables
+from adderlab.models.tables import tables, why_not_trained_by_tables
 from adderlab.task.layouts import OPERAND_DIGITS, SUM_DIGITS
 from adderlab.task.sampling import DataConfig, sample_pairs
 
@@ -183,7 +183,7 @@ class AttentionPrefit:
 
 def check_prefit(prefit: AttentionPrefit, config: ModelConfig, names: list[str]) -> None:
     """Raises ``UsageError`` for a model without tables, or names that none of its parameters has."""
-    reason = why_no_tables(config)
+    reason = why_not_trained_by_tables(config)
     if reason:
         raise UsageError(f"prefit reads attention from the tables: {reason}")
     for prefix in prefit.parameters:

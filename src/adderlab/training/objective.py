@@ -31,7 +31,7 @@ from adderlab.models.tables import (
     stack_parameters,
     tables,
     vjp,
-    why_no_tables,
+    why_not_trained_by_tables,
 )
 from adderlab.models.transformer import Transformer, build_model
 from adderlab.task.layouts import Layout
@@ -235,7 +235,7 @@ def _count(params: Params) -> int:
 
 def objective_for(config: ModelConfig, engine: Engine, device: torch.device) -> Objective:
     """The table path where the model has one, otherwise the oracle."""
-    if why_no_tables(config) is None:
+    if why_not_trained_by_tables(config) is None:
         return TableObjective(config, engine)
     return OracleObjective(config, device)
 
@@ -298,9 +298,9 @@ def open_backend(
     torch.set_num_threads(1)  # seeds are spread over threads; a sum is never split among them
     device, why = choose_device(compute.device)
     threads = compute.threads or usable_cores()
-    reason = why_no_tables(config)
+    reason = why_not_trained_by_tables(config)
     if reason:
-        log(f"this model has no table form ({reason}): it trains on the full sequence, slowly")
+        log(f"there is no table form to train by ({reason}): it trains on the full sequence, slowly")
     engine = select_engine(compute.engine, config, device, threads=engine_threads or threads, log=log)
     return Backend(
         objective=objective_for(config, engine, device),

@@ -14,6 +14,7 @@ from adderlab.checker.verify import Report, check, check_document, plain_config
 from adderlab.models.config import ModelConfig
 from adderlab.models.tables import Tables, plain_form
 from adderlab.proof.certificate import certificate
+from adderlab.proof.forms import Head
 from adderlab.proof.problem import Problem, problem_from_tables
 from adderlab.proof.prove import Proof, exact_tables, prove_problem
 from adderlab.runs.checkpoints import load_checkpoint
@@ -38,12 +39,11 @@ def opposed_heads(share: float = 3.0) -> Tables:
 def bounded_apart(tables: Tables) -> Problem:
     """As certificates of version 2 have it: each head in coordinates of its own."""
     problem = problem_from_tables(tables)
-    return dataclasses.replace(
-        problem,
-        value_PVHE=tables.value[0].numpy(),
-        attn_out_HED=tables.head["attn_out"][0].numpy().reshape(2, -1, tables.form.width),
-        summed=False,
+    head = Head(
+        program=tables.form.program,
+        constants={name: table[0].numpy() for name, table in tables.head.items()},
     )
+    return dataclasses.replace(problem, value_PVHE=tables.value[0].numpy(), head=head, summed=False)
 
 
 def answer(document: dict[str, Any], tables: Tables) -> Report:

@@ -105,6 +105,25 @@ def test_bounding_heads_together_decides_more_leaves() -> None:
     assert verdict.failing_by_step == by_step and verdict.failing_pairs == pairs
 
 
+@pytest.mark.parametrize("seed", [0, 2])
+def test_counts_of_pair_tokens_are_exact(seed: int) -> None:
+    problem = fitted_problem(seed, style="pairs", hidden=160)
+    by_step, pairs, margins = truth(problem)
+    assert 0 < pairs < 10**4
+    verdict = prove_problem(problem)
+    assert verdict.failing_by_step == by_step and verdict.failing_pairs == pairs
+    assert verdict.cells > 0 and verdict.margin.bound is not None
+    assert verdict.margin.bound <= margins.min() <= verdict.margin.witness + 1e-9
+
+
+@pytest.mark.parametrize(("bottleneck", "norm"), [(2, "rms"), (3, "none")])
+def test_counts_of_heads_over_pair_tokens_are_exact(bottleneck: int, norm: str) -> None:
+    apart = random_problem(1, style="pairs", heads=2, bottleneck=bottleneck, norm=norm, local=2.0)
+    by_step, pairs, _ = truth(apart)
+    verdict = prove_problem(sharing(apart))
+    assert verdict.failing_by_step == by_step and verdict.failing_pairs == pairs
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_pairs_that_fail_at_several_steps_count_once(seed: int) -> None:
     problem = fitted_problem(seed)

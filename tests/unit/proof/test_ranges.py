@@ -18,7 +18,7 @@ from oracle.proof_twin import (
     tokens_of,
 )
 
-CASES = [("P", 1, 2), ("S", 2, 1), ("M", 1, 3)]
+CASES = [("P", 1, 2), ("S", 2, 1), ("M", 1, 3), ("pairs", 1, 2)]
 COLUMNS = 3
 
 

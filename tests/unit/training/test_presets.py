@@ -11,7 +11,7 @@ from adderlab.models.zoo import PRESETS
 from adderlab.recipes import recipe_for
 from adderlab.training.objective import objective_for
 from adderlab.training.population import Population
-from helpers.models import WITH_TABLES, WITHOUT_TABLES
+from helpers.models import OFF_TABLES, WITH_TABLES
 
 CPU = torch.device("cpu")
 QUICK = ("456p", "67p")
@@ -39,7 +39,7 @@ def test_the_native_engine_is_chosen_wherever_there_are_tables(name: str, monkey
     monkeypatch.setattr(NativeEngine, "prepare", lambda self, tables: prepared.append(tables.form))
     messages: list[str] = []
     engine = select_engine("auto", PRESETS[name].config, CPU, threads=1, log=messages.append)
-    if name in WITHOUT_TABLES:
+    if name in OFF_TABLES:
         assert engine.name == "torch" and "no table form" in messages[0] and not prepared
     else:
         assert engine.name == "native" and len(prepared) == 1 and not messages
@@ -51,12 +51,12 @@ def test_200_steps_lower_the_loss(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in WITH_TABLES if name not in QUICK])
+@pytest.mark.parametrize("name", [name for name in WITH_TABLES if name not in (*QUICK, *OFF_TABLES)])
 def test_200_steps_lower_the_loss_of_every_other(name: str) -> None:
     learns(name, "native")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", WITHOUT_TABLES)
+@pytest.mark.parametrize("name", OFF_TABLES)
 def test_200_steps_lower_the_loss_on_the_full_sequence(name: str) -> None:
     learns(name, "torch", batch_size=16)
