@@ -24,8 +24,9 @@ FORMAT, VERSIONS = "adderlab-certificate", (1, 2, 3, 4)
 """Version 1 did not name the configuration, which the checkpoint alone then says."""
 SUMMED_VERSION = 3
 """From this version on certificates are about the sum of heads that share their coordinates."""
-TRACED_VERSION, TRACED = 4, "traced"
-"""Of a model read from a file: its configuration is the text of the traced program, under this key."""
+TRACED_VERSION, TRACED = 4, "trace_sha256"
+"""Of a model read from a file: what stands for its configuration has this key, the hash of every
+recorded operation and constant."""
 MOST_BYTES = 2**28
 """Where the model is not known: a file that unpacks to more than this is refused."""
 MOST_CELLS = 1_000_000
@@ -219,7 +220,7 @@ def check_config(document: dict[str, Any], config: Mapping[str, Any], usual: Map
     """
     claimed = document["config"]
     traced = document["version"] == TRACED_VERSION
-    if traced != (set(config) == {TRACED}):
+    if traced != (TRACED in config):
         here = "a model read from a file" if not traced else "a model of a configuration"
         there = "a model read from a file" if traced else "a model of a configuration"
         raise Rejected(f"the certificate is about {there}, and this is {here}")
@@ -235,7 +236,7 @@ def check_config(document: dict[str, Any], config: Mapping[str, Any], usual: Map
         # As text: 1, 1.0 and true are one number to Python.
         if canonical(there.get(name)) != canonical(config[name]):
             if traced:
-                raise Rejected("the certificate is about another program than that of this file")
+                raise Rejected(f"the certificate is about another file's program: its {name} differs")
             raise Rejected(
                 f"the certificate is about another configuration: {name} is {there.get(name)} there, "
                 f"{config[name]} in this checkpoint"

@@ -357,7 +357,7 @@ def _interpret(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     plain = not any(isinstance(leaf, _Wide) for leaf in tree_flatten((args, kwargs))[0])
     if plain and _is_whole(args):
         out = func(*args, **kwargs)
-        if isinstance(out, Tensor) and not out.dtype.is_floating_point:
+        if not (out.dtype.is_floating_point if isinstance(out, Tensor) else isinstance(out, float)):
             return out  # integers and truth values are exact
     if func is aten.lift_fresh.default:
         return _wide(written(args[0])) if args[0].dtype.is_floating_point else args[0]

@@ -36,8 +36,8 @@ CELLS_PER_UNIT = 32
 EDGE = 64.0
 """Beyond +-64 the activations are their asymptotes up to 1e-25 (``TAIL``)."""
 CUBIC_EDGE = 10.0
-"""Of GELU by tanh: x^3 s^2 e^(-2 t) with s = 2 t' bounds what is left of it, its slope and its bend; at 10
-that is 1e-28, and it falls."""
+"""Of GELU by tanh: x^3 s^2 e^(-2 t) with s = 2 t' bounds what is left of it, its slope and its bend; at
+10 that is below 1e-28, and it falls."""
 
 
 def to_arb(low: float, high: float) -> arb:
@@ -87,14 +87,6 @@ def _sigmoid_derivative(x: arb_series) -> arb_series:
     return _sigmoid(x) * _sigmoid(-x)
 
 
-def _tanh(x: arb_series) -> arb_series:
-    return 2 * _sigmoid(2 * x) - 1
-
-
-def _tanh_derivative(x: arb_series) -> arb_series:
-    return 4 * _sigmoid_derivative(2 * x)
-
-
 def _softplus(x: arb_series) -> arb_series:
     return (1 + x.exp()).log()
 
@@ -134,9 +126,11 @@ def _silu_derivative(x: arb_series) -> arb_series:
     return sigmoid * (1 + x * (1 - sigmoid))
 
 
-def _edge(series: Series) -> float:
-    """From where on a function is its asymptote up to TAIL."""
-    return CUBIC_EDGE if series in (_gelu_tanh, _gelu_tanh_derivative, _gelu_tanh_second) else EDGE
+def _grid(series: Series) -> tuple[float, int]:
+    """From where on a function is its asymptote up to TAIL, and how many cells it takes a unit."""
+    if series in (_gelu_tanh, _gelu_tanh_derivative, _gelu_tanh_second):
+        return CUBIC_EDGE, 4 * CELLS_PER_UNIT
+    return EDGE, CELLS_PER_UNIT
 
 
 @dataclass(frozen=True)
@@ -149,15 +143,15 @@ class _Table:
 
 @cache
 def _table(series: Series) -> _Table:
-    edge = _edge(series)
-    cells = round(2 * edge * CELLS_PER_UNIT) + 1
+    edge, per_unit = _grid(series)
+    cells = round(2 * edge * per_unit) + 1
     coefficients, error = np.empty((cells, TERMS)), np.empty(cells)
-    half = 0.5 / CELLS_PER_UNIT
+    half = 0.5 / per_unit
     before = ctx.prec, ctx.cap
     ctx.prec, ctx.cap = PRECISION, TERMS + 1
     try:
         for cell in range(cells):
-            centre = arb(cell / CELLS_PER_UNIT - edge)
+            centre = arb(cell / per_unit - edge)
             at_centre = series(arb_series([centre, 1], TERMS + 1)).coeffs()
             over_cell = series(arb_series([arb(centre, half), 1], TERMS + 1)).coeffs()
             at_centre += [arb(0)] * (TERMS + 1 - len(at_centre))
@@ -177,13 +171,13 @@ def _table(series: Series) -> _Table:
 
 def _at(series: Series, x: Array, asymptote: Callable[[Array], Interval]) -> Interval:
     """Enclosure of the function at float64 numbers."""
-    table, edge = _table(series), _edge(series)
+    table, (edge, per_unit) = _table(series), _grid(series)
     inside = np.abs(x) <= edge
     near = np.where(inside, x, 0.0)
-    cell = np.rint(near * CELLS_PER_UNIT)
+    cell = np.rint(near * per_unit)
     # Exact: a grid point and a number of its cell are within a factor of two (Sterbenz), or one is 0.
-    offset = near - cell / CELLS_PER_UNIT
-    row = (cell + edge * CELLS_PER_UNIT).astype(np.intp)
+    offset = near - cell / per_unit
+    row = (cell + edge * per_unit).astype(np.intp)
     value = table.coefficients[row, TERMS - 1]
     for j in reversed(range(TERMS - 1)):
         value = value * offset + table.coefficients[row, j]
@@ -244,16 +238,12 @@ def _each(function: Callable[[arb], arb], x: Array) -> Interval:
     return Interval(low, high)
 
 
-def _far_step(low: float, high: float) -> Callable[[Array], Interval]:
-    """Asymptotes ``low`` on the left and ``high`` on the right, reached from inside up to TAIL."""
-
-    def far(x: Array) -> Interval:
-        left, right = x <= 0, x > 0
-        bottom = np.where(left, low, np.where(right, down(np.array(high - TAIL)), np.nan))
-        top = np.where(left, up(np.array(low + TAIL)), np.where(right, high, np.nan))
-        return Interval(bottom, top)
-
-    return far
+def _far_sigmoid(x: Array) -> Interval:
+    """0 on the left and 1 on the right, reached from inside up to TAIL."""
+    left, right = x <= 0, x > 0
+    bottom = np.where(left, 0.0, np.where(right, down(np.array(1.0 - TAIL)), np.nan))
+    top = np.where(left, up(np.array(TAIL)), np.where(right, 1.0, np.nan))
+    return Interval(bottom, top)
 
 
 def _far_bell(x: Array) -> Interval:
@@ -277,7 +267,7 @@ def _rising(series: Series, far: Callable[[Array], Interval], x: Interval) -> In
 
 
 def sigmoid(x: Interval) -> Interval:
-    return _rising(_sigmoid, _far_step(0.0, 1.0), x)
+    return _rising(_sigmoid, _far_sigmoid, x)
 
 
 def sigmoid_derivative(x: Interval) -> Interval:
@@ -286,12 +276,12 @@ def sigmoid_derivative(x: Interval) -> Interval:
 
 
 def tanh(x: Interval) -> Interval:
-    return _rising(_tanh, _far_step(-1.0, 1.0), x)
+    """2 sigmoid(2 x) - 1."""
+    return (sigmoid(x * 2.0) * 2.0 - 1.0).meet(Interval(np.array(-1.0), np.array(1.0)))
 
 
 def tanh_derivative(x: Interval) -> Interval:
-    """1 - tanh^2, even, falls with |x| from 1."""
-    return _between(lambda at: _at(_tanh_derivative, at, _far_bell), x, [_Turn(0.0, 0.0, 1.0, 1.0)])
+    return sigmoid_derivative(x * 2.0) * 4.0
 
 
 def softplus(x: Interval) -> Interval:
@@ -333,14 +323,14 @@ def _wandering(
 @cache
 def _ladder(series: Series) -> tuple[list[Array], list[Array]]:
     """Smallest and largest values over 1, 2, 4, .. neighbouring cells."""
-    edge = _edge(series)
-    cells = round(2 * edge * CELLS_PER_UNIT) + 1
+    edge, per_unit = _grid(series)
+    cells = round(2 * edge * per_unit) + 1
     low, high = np.empty(cells), np.empty(cells)
     before, ctx.prec = ctx.prec, PRECISION
     try:
         for cell in range(cells):
             # A little wider than the cell, so that rounding a number to a cell needs no care.
-            ball = arb(cell / CELLS_PER_UNIT - edge, 0.5001 / CELLS_PER_UNIT)
+            ball = arb(cell / per_unit - edge, 0.5001 / per_unit)
             (value, *_) = [*series(arb_series([ball], 1)).coeffs(), arb(0)]
             low[cell], high[cell] = from_arb(value)
     finally:
@@ -355,12 +345,12 @@ def _ladder(series: Series) -> tuple[list[Array], list[Array]]:
 
 def _over_cells(series: Series, far: Interval, x: Interval) -> Interval:
     """Range over intervals, from that of every cell they meet; ``far`` holds beyond the cells."""
-    (lows, highs), edge = _ladder(series), _edge(series)
+    (lows, highs), (edge, per_unit) = _ladder(series), _grid(series)
     first, last = (
-        np.rint(np.clip(np.nan_to_num(end, nan=nan), -edge, edge) * CELLS_PER_UNIT).astype(np.intp)
+        np.rint(np.clip(np.nan_to_num(end, nan=nan), -edge, edge) * per_unit).astype(np.intp)
         for end, nan in ((x.low, -edge), (x.high, edge))
     )
-    first, last = (each + round(edge * CELLS_PER_UNIT) for each in (first, last))
+    first, last = (each + round(edge * per_unit) for each in (first, last))
     level = np.floor(np.log2(np.maximum(last - first + 1, 1))).astype(np.intp)
     low, high = np.empty(x.shape), np.empty(x.shape)
     for number in np.unique(level):

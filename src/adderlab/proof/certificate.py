@@ -25,7 +25,7 @@ from adderlab.proof.search import Group, StepResult
 
 FORMAT, VERSION, SUMMED_VERSION, TRACED_VERSION = "adderlab-certificate", 2, 3, 4
 """Version 3 is about the sum of heads that share their coordinates; of one head it stays version 2.
-Version 4 is about a model read from a file (``traced_config``), with any number of heads."""
+Version 4 is about a model read from a file, with any number of heads."""
 TERMINAL, EMPTY = -1, -2
 
 
@@ -57,14 +57,8 @@ def certificate(proof: Proof) -> dict[str, Any]:
     return {**body, "digest": digest(body)}
 
 
-def traced_config(text: str) -> dict[str, str]:
-    """What stands for the configuration of a model read from a file: the text of its traced program, in
-    base64, so that a reader can count brackets in a certificate before it trusts it."""
-    return {"traced": base64.b64encode(text.encode()).decode("ascii")}
-
-
 def _version(proof: Proof) -> int:
-    if proof.config is not None and set(proof.config) == {"traced"}:
+    if proof.config is not None and "trace_sha256" in proof.config:
         return TRACED_VERSION
     return SUMMED_VERSION if proof.problem.summed else VERSION
 

@@ -195,7 +195,10 @@ OPERATIONS: dict[str, Callable[[Tensor], Tensor]] = {
         torch.addmm(x[0], x, x.T) + torch.baddbmm(x[None], x[None], x[None])[0] + (x @ x[0])
     ),
     "moves": lambda x: torch.nn.functional.pad(x, (1, 0))[:, :3] + torch.tril(x) + x.flip(0).roll(1, 1),
-    "rows": lambda x: torch.nn.functional.embedding(torch.tensor([2, 0, 1]), x) * torch.full((3,), 0.3, dtype=torch.float64),
+    "rows": lambda x: (
+        torch.nn.functional.embedding(torch.tensor([2, 0, 1]), x)
+        * torch.full((3,), 0.3, dtype=torch.float64)
+    ),
     "circle": lambda x: torch.sin(x) + torch.cos(2 * x),
     "scaled sum": lambda x: torch.add(x, x.T, alpha=3),
 }

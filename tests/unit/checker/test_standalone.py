@@ -14,6 +14,7 @@ RUNS_THE_MODEL = {"enclosure", "tracing", "fp32", "own_pass", "primitives", "ver
 OUTSIDE = {"numpy", "flint"}
 SHARED = {"adderlab.errors", "adderlab.results"}
 MODEL = {
+    "adderlab.models.architecture",
     "adderlab.models.config",
     "adderlab.models.tables",
     "adderlab.models.maps",

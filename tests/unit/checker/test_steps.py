@@ -37,10 +37,12 @@ def into(a: int, b: int, j: int) -> int:
 
 
 def random_model(seed: int, n: int, heads: int = 2, bottleneck: int = 2, **head: str) -> Model:
-    """A model of random tables, which does not add."""
+    """A model of random tables, which does not add. ``end`` names a token for the end step."""
     rng = np.random.default_rng(seed)
-    where = geometry(n)
+    where, end = geometry(n), head.pop("end", None)
     V, A, P, D, F, K = 14, n + 1, 3 * n + 2, 4, 5, 3
+    if end is not None:
+        where, A, P = dataclasses.replace(where, end_token=int(end)), A + 1, P + 1
 
     def table(*shape: int) -> Interval:
         return Interval(rng.normal(size=shape))
@@ -71,16 +73,23 @@ def random_model(seed: int, n: int, heads: int = 2, bottleneck: int = 2, **head:
 def plain_attention(model: Model, i: int, a: int, b: int) -> np.ndarray:
     """y (H, E) of step i at one pair, straight from the definition, float64."""
     where, n = model.geometry, model.columns
-    tokens = np.full(where.query_positions[-1] + 1, -1)
+    tokens = np.full(where.sum_positions[n] + 1, -1)
     for position, token in where.separators:
         tokens[position] = token
     tokens[list(where.a_positions)] = digits_of(a, n)
     tokens[list(where.b_positions)] = digits_of(b, n)
-    tokens[list(where.sum_positions[:n])] = digits_of(a + b, n + 1)[:n]
-    last = where.query_positions[i]
+    tokens[list(where.sum_positions[: n + 1])] = digits_of(a + b, n + 1)
+    last = where.query_position(i)
     rows = np.arange(last + 1)
     key, value = (t.low[rows, tokens[: last + 1]] for t in (model.key_PVHK, model.value_PVHE))
     score = np.einsum("hk,phk->hp", model.query_AVHK.low[i, tokens[last]], key)
+    if model.score_AVHPV is not None and model.hidden_AVHPV is not None:
+        seen = (slice(None), rows, tokens[: last + 1])
+        score = score + model.score_AVHPV.low[i, tokens[last]][seen]
+        score[model.hidden_AVHPV[i, tokens[last]][seen]] = -np.inf
+    if model.sink_AVH is not None:
+        score = np.concatenate([score, model.sink_AVH.low[i, tokens[last]][:, None]], 1)
+        value = np.concatenate([value, np.zeros((1, *value.shape[1:]))])
     weight = np.exp(score - score.max(1, keepdims=True))
     weight /= weight.sum(1, keepdims=True)
     return np.einsum("hp,phe->he", weight, value)
@@ -117,6 +126,8 @@ def plain_logits(head: Head, x: np.ndarray) -> np.ndarray:
 def leaf_of(i: int, a: int, b: int, n: int) -> int:
     """Canonical index of the leaf that holds a pair."""
     c = into(a, b, i - 1) if i > 1 else 0
+    if i > n:
+        return c
     before = (a // 10 ** (i - 1) % 10, b // 10 ** (i - 1) % 10) if i else (0, 0)
     here = (a // 10**i % 10, b // 10**i % 10) if i < n else (0, 0)
     shape = (
@@ -264,6 +275,80 @@ def test_accepted_bounds_of_the_sum_of_heads_hold_for_every_pair(
                 # The stream moves as it does where each head has its own coordinates.
                 there = np.einsum("he,hed->d", plain_attention(apart, i, a, b), apart.out_HED.low)
                 assert np.allclose(y @ model.out_HED.low[0], there, atol=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_bounds_with_more_scores_hidden_keys_a_sink_and_the_end_step(seed: int) -> None:
+    n, model = 2, random_model(seed, 2, end="13")
+    A, V, H, _ = model.query_AVHK.shape
+    P, rng = model.key_PVHK.shape[0], np.random.default_rng(seed)
+    hidden = rng.random((A, V, H, P, V)) < 0.2
+    for i in range(A):  # of its own token every query sees something
+        hidden[i, :, :, model.geometry.query_position(i)] = False
+    model = dataclasses.replace(
+        model,
+        score_AVHPV=Interval(np.where(hidden, 0.0, rng.normal(size=hidden.shape))),
+        hidden_AVHPV=hidden,
+        sink_AVH=Interval(rng.normal(size=(A, V, H))),
+    )
+    assert len(model.steps) == n + 2
+    for step in model.steps:
+        i, leaves = step.index, leaves_of(step)
+        frame = axes_frame(len(step.tokens), model.heads, model.bottleneck)
+        bounds, _ = leaf_bounds(model, i, frame, nodes=65, halvings=14)
+        least = np.full(bounds.shape[:-1], np.inf)
+        most, held = -least, np.zeros(len(leaves), dtype=int)
+        for a, b in all_pairs(n):
+            y, leaf = plain_attention(model, i, a, b), leaf_of(i, a, b, n)
+            answer = digits_of(a + b, n + 1)
+            assert leaves.right[leaf] == (13 if i > n else answer[i])
+            assert leaves.row[leaf] == (answer[i - 1] if i else 0)
+            held[leaf] += 1
+            if (100 * a + b) % 97 == 0:
+                row, right, enclosed = mix_at(model, step, a, b)
+                assert (row, right) == (leaves.row[leaf], leaves.right[leaf])
+                assert (enclosed.low <= y + 1e-12).all() and (y <= enclosed.high + 1e-12).all()
+            least[leaf], most[leaf] = np.minimum(least[leaf], y), np.maximum(most[leaf], y)
+        by_carry = count([FREE] * n, [FREE] * n, [FREE] * n, i)
+        assert held.tolist() == [by_carry[c] for c in leaves.carry]
+        assert (bounds[..., 0] <= least).all() and (most <= bounds[..., 1]).all()
+        slack = np.stack([least - bounds[..., 0], bounds[..., 1] - most])
+        assert slack.max() < 0.1
+
+
+def test_a_query_that_may_see_no_key_is_refused() -> None:
+    model = random_model(0, 2)
+    A, V, H, _ = model.query_AVHK.shape
+    shape = (A, V, H, model.key_PVHK.shape[0], V)
+    model = dataclasses.replace(
+        model, score_AVHPV=Interval(np.zeros(shape)), hidden_AVHPV=np.ones(shape, dtype=bool)
+    )
+    with pytest.raises(Failure, match="no key"):
+        model.steps[0]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_other_coordinates_make_the_same_model(shared: bool) -> None:
+    """Folded into the channels that the projection reaches, one of which is zero."""
+    model = random_model(4, 2, heads=2, bottleneck=3)
+    out = model.out_HED.low.copy()
+    out[:, :, 1] = 1e-300
+    out[:, :, 2] = 0.0
+    model = dataclasses.replace(model, out_HED=Interval(out))
+    for number in (2, 4, 6 if shared else 3):
+        other = model.in_coordinates(number, shared)
+        assert other.bottleneck == number and other.shared == shared
+        for a, b in ((0, 0), (47, 52)):
+            step = model.steps[1]
+            found = []
+            for each in (model, other):
+                _, _, y = mix_at(each, each.steps[1], a, b)
+                x = (Interval(y.low[..., None], y.high[..., None]) * each.out_HED).sum(0).sum(0)
+                found.append(x + each.steps[1].residual_ZD[step.tokens.index(digits_of(a + b, 3)[0])])
+            x, y = found
+            assert np.abs(x.low - y.low).max() < 1e-12 and np.abs(x.high - y.high).max() < 1e-12
+            assert (y.low[1:3] <= x.high[1:3]).all() and (x.low[1:3] <= y.high[1:3]).all()
+    assert model.in_coordinates(5, shared) is model
 
 
 @pytest.mark.parametrize("factor", [30.0, 1e4])
