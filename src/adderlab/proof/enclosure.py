@@ -22,11 +22,9 @@ from numpy.typing import NDArray
 
 from adderlab.models.head_program import MIXED, ROW, Operand, Operation
 from adderlab.proof.forms import Form, Head, Part, Scale, Scales, Term
-from adderlab.proof.functions import FUNCTIONS, Array, Interval
+from adderlab.proof.functions import EXACT, FUNCTIONS, Array, Interval
 
 Ints = NDArray[np.int64]
-EXACT = np.zeros((1, 1, 1))
-"""The radius of a Jacobian that is known exactly."""
 ROUNDING = 2.0**-44
 """Relative widening of a box from boxes: next to a long end, a short one is lost in rounding."""
 DOMAINS: dict[str, Callable[[Array, Array], Array]] = {
@@ -157,13 +155,17 @@ class Enclosed:
 
     value_NM: Array
     """At the centres."""
-    size_NM: Array
-    """Of the terms that it is the sum of."""
     jacobian_NKM: Interval
+    find_size: Callable[[], Array]
+    """Of the terms that it is the sum of. Not everybody wants to know this, nor what follows."""
     find_reach: Callable[[], Array]
     """How far from its centre the Jacobian lets it get."""
     find_ends: Callable[[], Ends] | None = None
     """The box (low, high), where more is known of it."""
+
+    @cached_property
+    def size_NM(self) -> Array:
+        return self.find_size()
 
     @cached_property
     def reach_NM(self) -> Array:
@@ -185,6 +187,8 @@ class Enclosed:
 
     @property
     def box(self) -> Interval:
+        if self.find_ends is None:
+            return Interval(self.value_NM, self.reach_NM)
         return Interval.between(*self.ends)
 
 
@@ -255,14 +259,14 @@ class BoxValues:
     def enclosed(
         self,
         value_NM: Array,
-        size_NM: Array,
+        size: Callable[[], Array],
         jacobian_NKM: Interval,
         ends: Callable[[], Ends] | None = None,
     ) -> Enclosed:
         return Enclosed(
             value_NM=value_NM,
-            size_NM=size_NM,
             jacobian_NKM=jacobian_NKM,
+            find_size=size,
             find_reach=lambda: self.reach(jacobian_NKM),
             find_ends=ends,
         )
@@ -283,41 +287,59 @@ class BoxValues:
 
     def term(self, term: Term) -> Enclosed:
         """A term without its scales."""
-        values, sizes, middles, radii = [term.bias_T], [term.size_T], [], []
+        middles, radii = [], []
         for part in term.parts:
             if self.head.affine[part.of]:
-                x_NM, middle_NKM = self.affine(part.of)
-                size_NM = np.abs(x_NM)
+                middle_NKM = self.affine(part.of)[1]
                 if part.matrix_MT is not None:
                     middle_NKM = self.rows.slope(part).take(self.row_N, 0)
             else:
-                atom = self.value(part.of)
-                x_NM, size_NM = atom.value_NM, atom.size_NM
-                middle_NKM, radius_NKM = atom.jacobian_NKM
+                middle_NKM, radius_NKM = self.value(part.of).jacobian_NKM
                 if part.matrix_MT is not None:
                     middle_NKM = middle_NKM @ part.matrix_MT
                     radius_NKM = radius_NKM @ np.abs(part.matrix_MT)
                 radii.append(radius_NKM)
-            values.append(x_NM if part.matrix_MT is None else x_NM @ part.matrix_MT)
-            sizes.append(size_NM if part.size_MT is None else size_NM @ part.size_MT)
             middles.append(middle_NKM)
-        value_NT, size_NT = _total(values), _total(sizes)
+        parts, bias_T = ((term.whole,), 0.0) if term.whole else (term.parts, term.bias_T)
+        values = [bias_T]
+        for part in parts:
+            x_NM = self._centre(part.of)
+            values.append(x_NM if part.matrix_MT is None else x_NM @ part.matrix_MT)
+        value_NT = _total(values)
         if not term.parts:
-            shape = len(self.radius_NK), value_NT.shape[-1]
-            value_NT, size_NT = (np.broadcast_to(each, shape) for each in (value_NT, size_NT))
-        return self.enclosed(value_NT, size_NT, Interval(_total(middles), _total(radii)))
+            value_NT = np.broadcast_to(value_NT, (len(self.radius_NK), value_NT.shape[-1]))
+
+        def size() -> Array:
+            sizes = [0.0 if term.whole else np.broadcast_to(term.size_T, value_NT.shape)]
+            if term.parts and not np.any(term.size_T):
+                sizes = []
+            for part in parts:
+                size_NM = self._size(part.of)
+                sizes.append(size_NM if part.size_MT is None else size_NM @ part.size_MT)
+            return _total(sizes)
+
+        return self.enclosed(value_NT, size, Interval(_total(middles), _total(radii)))
+
+    def _centre(self, value: int) -> Array:
+        if self.head.affine[value]:
+            return self.affine(value)[0]
+        return self.value(value).value_NM
+
+    def _size(self, value: int) -> Array:
+        if self.head.affine[value]:
+            return np.abs(self.affine(value)[0])
+        return self.value(value).size_NM
 
     def table(self, form: Form) -> Array:
         """Sum of the absolute values of all factors of a form's summands: what the rounding of the
         tables is relative to."""
         totals = []
         for term in form.terms:
-            summands = [np.broadcast_to(term.table_T, (1, form.width))]
-            for part in term.parts:
-                if self.head.affine[part.of]:
-                    size_NM = np.abs(self.affine(part.of)[0])
-                else:
-                    size_NM = self.value(part.of).size_NM
+            summands = [term.table_T if term.parts else np.broadcast_to(term.table_T, (1, form.width))]
+            if term.whole:
+                summands = []
+            for part in (term.whole,) if term.whole else term.parts:
+                size_NM = self._size(part.of)
                 summands.append(size_NM if part.table_MT is None else size_NM @ part.table_MT)
             total_NT = _total(summands)
             for root in map(self.root, term.scales):
@@ -330,16 +352,20 @@ class BoxValues:
         if not scales:
             return x
         roots = [self.root(scale) for scale in scales]
-        turn_NK = roots[0].turn_NK
-        inverse, value_NM = roots[0].inverse, x.value_NM / roots[0].value_N[:, None]
-        size_NM = x.size_NM / roots[0].value_N[:, None]
+        turn_NK, inverse = roots[0].turn_NK, roots[0].inverse
         for root in roots[1:]:
             turn_NK, inverse = turn_NK.plus(root.turn_NK), inverse.times(root.inverse)
-            value_NM, size_NM = value_NM / root.value_N[:, None], size_NM / root.value_N[:, None]
+
+        def over_sigma(number_NM: Array) -> Array:
+            for root in roots:
+                number_NM = number_NM / root.value_N[:, None]
+            return number_NM
+
         bent = turn_NK.axis(2).times(x.box.axis(1))
         middle, radius = x.jacobian_NKM
-        jacobian = Interval(middle - bent.middle, radius + bent.radius).times(inverse.axis(1, 2))
-        return self.enclosed(value_NM, size_NM, jacobian)
+        bent = Interval(middle - bent.middle, _total([radius, bent.radius]))
+        jacobian = bent.times(inverse.axis(1, 2))
+        return self.enclosed(over_sigma(x.value_NM), lambda: over_sigma(x.size_NM), jacobian)
 
     def form(self, form: Form) -> Enclosed:
         """Everything about the value that a form describes."""
@@ -354,18 +380,15 @@ class BoxValues:
             low_NM, high_NM = self.direct(form)
             return np.fmax(total.low_NM, low_NM), np.fmin(total.high_NM, high_NM)
 
-        return self.enclosed(total.value_NM, total.size_NM, total.jacobian_NKM, ends)
+        return self.enclosed(total.value_NM, total.find_size, total.jacobian_NKM, ends)
 
     def _sum(self, parts: list[Enclosed]) -> Enclosed:
         jacobian = Interval(
             _total([part.jacobian_NKM.middle for part in parts]),
             _total([part.jacobian_NKM.radius for part in parts]),
         )
-        value_NM, size_NM = (
-            _total([part.value_NM for part in parts]),
-            _total([part.size_NM for part in parts]),
-        )
-        return self.enclosed(value_NM, size_NM, jacobian)
+        value_NM = _total([part.value_NM for part in parts])
+        return self.enclosed(value_NM, lambda: _total([part.size_NM for part in parts]), jacobian)
 
     def direct(self, form: Form) -> tuple[Array, Array]:
         """The box of a form from the boxes of its atoms alone."""
@@ -468,7 +491,7 @@ class BoxValues:
         N = len(self.radius_NK)
         array_NM = np.broadcast_to(self.head.constants[x], (N, len(self.head.constants[x])))
         return self.enclosed(
-            array_NM, np.abs(array_NM), Interval(EXACT, EXACT), lambda: (array_NM, array_NM)
+            array_NM, lambda: np.abs(array_NM), Interval(EXACT, EXACT), lambda: (array_NM, array_NM)
         )
 
     def _atom(self, operation: Operation) -> Enclosed:
@@ -512,10 +535,12 @@ class BoxValues:
         ends: Callable[[], Ends],
         bounded: bool = True,
     ) -> Enclosed:
-        size_NM = x.size_NM
-        if bounded:
-            size_NM = np.maximum(x.size_NM * np.maximum(slope.most(), 1.0), np.abs(value_NM))
-        return self.enclosed(value_NM, size_NM, x.jacobian_NKM.times(slope.axis(1)), ends)
+        def size() -> Array:
+            if not bounded:
+                return x.size_NM
+            return np.maximum(x.size_NM * np.maximum(slope.most(), 1.0), np.abs(value_NM))
+
+        return self.enclosed(value_NM, size, x.jacobian_NKM.times(slope.axis(1)), ends)
 
     def _product(self, x: Enclosed, y: Enclosed) -> Enclosed:
         value_NM = x.value_NM * y.value_NM
@@ -526,7 +551,10 @@ class BoxValues:
             low_NM, high_NM = product(*x.ends, *y.ends)
             return np.fmax(value_NM - reach_NM, low_NM), np.fmin(value_NM + reach_NM, high_NM)
 
-        return self.enclosed(value_NM, (1.0 + x.size_NM) * (1.0 + y.size_NM), jacobian, ends)
+        def size() -> Array:
+            return (1.0 + x.size_NM) * (1.0 + y.size_NM)
+
+        return self.enclosed(value_NM, size, jacobian, ends)
 
     def _choice(self, name: str, x: Enclosed, y: Enclosed) -> Enclosed:
         """The smaller or larger of two: the derivative is that of either where both may be it."""
@@ -549,7 +577,7 @@ class BoxValues:
         )
         return self.enclosed(
             pick(x.value_NM, y.value_NM),
-            np.maximum(x.size_NM, y.size_NM),
+            lambda: np.maximum(x.size_NM, y.size_NM),
             jacobian,
             lambda: (pick(x_ends[0], y_ends[0]), pick(x_ends[1], y_ends[1])),
         )

@@ -63,6 +63,11 @@ class Term:
     bias_T: Array | float = 0.0
     size_T: Array | float = 0.0
     table_T: Array | float = 0.0
+    whole: Part | None = None
+    """All of it but the scales as one value times a matrix, where it is that. Its Jacobian is that of
+    the parts; its centre is worked out from fewer numbers."""
+    entries: int = 0
+    """How many values have been followed into it through their scales."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -314,7 +319,15 @@ class Head:
                 x, after.after(_over_rows, _over_rows, M) if width(x) < M else after, scales, terms
             )
         elif (found := self.scale(value)) is not None and width(found[1]) == M:
-            self._follow(found[1], m, (*scales, found[0]), terms)
+            behind = (*scales, found[0])
+            inner = terms.setdefault(behind, Term(scales=behind))
+            inner.entries += 1
+            inner.whole = None
+            if inner.entries == 1 and not self.affine[found[1]]:
+                inner.whole = Part(of=found[1], matrix_MT=m.exact, size_MT=m.size, table_MT=m.table)
+            self._follow(found[1], m, behind, terms)
+            if any(len(key) > len(behind) and key[: len(behind)] == behind for key in terms):
+                inner.whole = None
         else:
             term.parts.append(Part(of=value, matrix_MT=m.exact, size_MT=m.size, table_MT=m.table))
 

@@ -20,6 +20,10 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 
+EXACT = np.zeros((1, 1, 1))
+"""The radius of numbers that are known exactly."""
+
+
 class Interval(NamedTuple):
     """All numbers within ``radius`` of ``middle``, elementwise."""
 
@@ -35,6 +39,8 @@ class Interval(NamedTuple):
         return Interval(np.expand_dims(self.middle, axes), np.expand_dims(self.radius, axes))
 
     def times(self, other: Interval) -> Interval:
+        if self.radius is EXACT:
+            return Interval(self.middle * other.middle, np.abs(self.middle) * other.radius)
         return Interval(
             self.middle * other.middle,
             np.abs(self.middle) * other.radius + self.radius * (np.abs(other.middle) + other.radius),
@@ -45,6 +51,8 @@ class Interval(NamedTuple):
 
     def most(self) -> Array:
         """Largest absolute value."""
+        if self.radius is EXACT:
+            return np.abs(self.middle)
         return np.abs(self.middle) + self.radius
 
 

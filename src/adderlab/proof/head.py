@@ -170,8 +170,8 @@ def _one_target(head: Head, boxes: BoxValues, target: int) -> MarginBounds:
             found = _plus(boxes, found, margin, root)
             table_NT = table_NT + scale_N[:, None] * margin.offset_table_T
     if not boxes.defined_N.all():
-        size_NT = np.where(boxes.defined_N[:, None], found.size_NM, np.nan)
-        found = dataclasses.replace(found, size_NM=size_NT)
+        undefined_NT = np.where(boxes.defined_N[:, None], found.value_NM, np.nan)
+        found = dataclasses.replace(found, value_NM=undefined_NT)
     middle_NT = found.value_NM
     reach_NT = found.reach_NM
     if margin.form.bounded:
@@ -195,14 +195,17 @@ def _plus(boxes: BoxValues, found: Enclosed, margin: MarginForm, root: Root) -> 
         Interval(slope_NK.middle[:, :, None] * beta_T, slope_NK.radius[:, :, None] * np.abs(beta_T))
     )
     value_NT = found.value_NM + scale_N[:, None] * beta_T
-    size_NT = found.size_NM + scale_N[:, None] * np.abs(beta_T)
-    total = boxes.enclosed(value_NT, size_NT, jacobian)
+
+    def size() -> Array:
+        return found.size_NM + scale_N[:, None] * np.abs(beta_T)
+
+    total = boxes.enclosed(value_NT, size, jacobian)
     if not margin.form.bounded:
         return total
     ends = root.low_N[:, None] * beta_T, root.high_N[:, None] * beta_T
     low_NT = np.fmax(total.low_NM, found.low_NM + np.minimum(*ends))
     high_NT = np.fmin(total.high_NM, found.high_NM + np.maximum(*ends))
-    return boxes.enclosed(value_NT, size_NT, jacobian, lambda: (low_NT, high_NT))
+    return boxes.enclosed(value_NT, size, jacobian, lambda: (low_NT, high_NT))
 
 
 def _true_low(head: Head, boxes: BoxValues, bounds: MarginBounds, target: int) -> Array:
@@ -278,14 +281,12 @@ def _in_numbers(head: Head, bounds: MarginBounds) -> MarginBounds:
 
     Where an operation is not defined everywhere, such a bound says nothing; where all are, weights
     are too large."""
-    fine_N = np.isfinite(bounds.true_low_N)
-    for name, whole in vars(bounds).items():
-        if name.endswith("NT"):
-            fine_N = fine_N & np.isfinite(whole).all(1)
-    if fine_N.all():
+    if all(np.isfinite(whole).all() for whole in vars(bounds).values()):
         return bounds
     if not head.partial:
         raise Failure(TOO_LARGE)
+    fine_N = np.isfinite(bounds.true_low_N) & np.isfinite(bounds.low_NT + bounds.high_NT).all(1)
+    fine_N &= np.isfinite(bounds.middle_NT).all(1)
     bounds.low_NT[~fine_N], bounds.high_NT[~fine_N] = -np.inf, np.inf
     bounds.middle_NT[~fine_N], bounds.true_low_N[~fine_N] = 0.0, -np.inf
     return bounds
