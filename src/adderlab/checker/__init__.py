@@ -9,7 +9,8 @@ transcendental functions (``functions``), and the certificate is read as a stran
   carry enclosures and rounding errors (``tracing``), and verdict and fp32 answer are about this very
   program (``own_pass``, ``fp32``). How its attention mixes values, softmax and all, is written down in
   those files once more.
-- The map from parameters to tables, ``adderlab.models.tables.tables``, run on intervals (``enclosure``).
+- The map from parameters to tables, ``adderlab.models.tables.tables``, or what was recorded of a file's
+  own model (``adderlab.reading``, by its ``tables`` method), run on intervals (``enclosure``).
   A certificate's bounds are about tables, so they are needed, but not trusted: ``own_pass`` bounds their
   distance from the module.
 - The layouts of ``adderlab.task``: which token stands where.
