@@ -33,7 +33,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from adderlab.checker import primitives, rounding
-from adderlab.checker.head import BOXES_AT_ONCE, margins, residual_stream
+from adderlab.checker.after_attention import (
+    logits_after_attention,
+    one_by_one,
+    others_than,
+    read_out_after_attention,
+    real_margins,
+)
+from adderlab.checker.boxes import LEAST, Batch, Boxes, settle
+from adderlab.checker.head import residual_stream
 from adderlab.checker.intervals import (
     Array,
     Interval,
@@ -48,14 +56,13 @@ from adderlab.checker.model import Model
 from adderlab.checker.primitives import Primitive
 from adderlab.checker.ranges import own_keys
 from adderlab.checker.rounding import EXP_ULPS, FP32, Rounded, moved_by_rounding
-from adderlab.checker.steps import Batch
 from adderlab.checker.tracing import Noisy, Tracing
 from adderlab.errors import Failure
 from adderlab.models.maps import rotary, rotate
 from adderlab.models.transformer import Transformer
 
 MOST_HALVINGS = 8
-ROWS_AT_ONCE = 512
+ROWS_AT_ONCE = 1024
 EFFORT = 100_000
 """Halves of boxes examined in all before the question is given up: some 25 seconds."""
 GOOD_SHARE = 0.5
@@ -384,25 +391,10 @@ class FloatReport:
         return [*lines, f"Not covered either: {', '.join(NOT_COVERED)}."]
 
 
-def logits_after_attention(module: Transformer, x_ND: Rounded) -> Rounded:
-    """What ``Transformer.forward`` does to the stream after attention: logits (N, V)."""
-    block = module.block(0)
-    with torch.no_grad(), Tracing():
-        x: Tensor = Noisy(x_ND)
-        x = x + block.mlp(block.ln2(x))
-        logits = module.read_out(x)
-    assert isinstance(logits, Noisy)
-    return logits.value
-
-
 def _relies_on(module: Transformer, primitive: str) -> bool:
     """All but the activations that the model does not have."""
     own = {"gelu": "gelu", "swiglu": "silu"}.get(module.config.activation)
     return primitive == own or primitive not in ("gelu", "silu")
-
-
-Boxes = tuple[NDArray[np.intp], Array, Array]
-"""Rows of a batch, and the ends (N, K) of a box for each."""
 
 
 @dataclass(kw_only=True)
@@ -429,36 +421,35 @@ class FloatCheck:
         except (Failure, ArithmeticError) as error:
             return cls(module=module, errors=[], reason=str(error))
 
-    def take(self, batch: Batch) -> None:
-        """Decide the boxes of one batch."""
+    def take(self, batch: Batch) -> float | None:
+        """Decide the boxes of one batch. Where all are decided: no margin on them is smaller in fp32,
+        nor then in real arithmetic, by the module's own code."""
         if self.reason is None:
             try:
                 with np.errstate(all="ignore"):
-                    self._take(batch)
+                    return self._take(batch)
             except Failure as error:
                 self.reason = str(error)
+        return None
 
-    def _take(self, batch: Batch) -> None:
+    def _take(self, batch: Batch) -> float | None:
         # Wrong weights are another average of values: they widen the box.
         drift_NK = drift(batch, self.errors[batch.step.index])
         low_NK, high_NK = down(batch.low_NK - drift_NK), up(batch.high_NK + drift_NK)
         bounded_N = np.isfinite(drift_NK).all(1)
         self._leave(batch, np.flatnonzero(~bounded_N))
         asked, good = np.flatnonzero(bounded_N), GOOD_SHARE * GOOD_SHARE * max(batch.claimed, 0.0)
-        for start in range(0, len(asked), BOXES_AT_ONCE):
-            part = asked[start : start + BOXES_AT_ONCE]
-            boxes = (part, low_NK[part], high_NK[part])
-            for halving in range(MOST_HALVINGS + 1):
-                after_N, axis_N = self._try(batch, boxes)
-                enough = good if halving < CLOSER_HALVINGS else 0.0
-                open_N = ~(after_N > enough)
-                self.margin = min(self.margin, float(after_N[~open_N].min(initial=np.inf)))
-                boxes = (boxes[0][open_N], boxes[1][open_N], boxes[2][open_N])
-                if not open_N.any() or halving == MOST_HALVINGS:
-                    break
-                boxes = halved(boxes, axis_N[open_N])
-                self._spend(len(boxes[0]), batch)
-            self._leave(batch, boxes[0])
+        least, left = settle(
+            batch,
+            (asked, low_NK[asked], high_NK[asked]),
+            lambda boxes, _: self._try(batch, boxes),
+            lambda halving: max(good if halving < CLOSER_HALVINGS else 0.0, LEAST),
+            MOST_HALVINGS,
+            lambda boxes: self._spend(boxes, batch),
+        )
+        self.margin = min(self.margin, least)
+        self._leave(batch, left)
+        return least if bounded_N.all() and not len(left) else None
 
     def _leave(self, batch: Batch, rows: NDArray[np.intp]) -> None:
         for owner in np.unique(batch.owner_N[rows]):
@@ -489,32 +480,39 @@ class FloatCheck:
 
     def _decide(self, batch: Batch, boxes: Boxes) -> tuple[Array, NDArray[np.intp]]:
         rows, low_NK, high_NK = boxes
-        (residual, z), (directions, r), right = batch.residual, batch.directions, batch.right
-        z_N, x0_ND, R_NKD = z[rows], residual[z[rows]], directions[r[rows]]
-        found = margins(batch.head, right, x0_ND, R_NKD, low_NK, high_NK)
-        margin_NQ = found.each_low_NQ()
-        others = np.array([t for t in range(batch.head.vocab_size) if t != right])
+        (residual, z), (directions, r) = batch.residual, batch.directions
+        z_N, x0_ND, R_NKD, right_N = z[rows], residual[z[rows]], directions[r[rows]], batch.right_N[rows]
+        error = self.errors[batch.step.index]
 
-        def logits(chosen: Any) -> Rounded:
-            stream = residual_stream(x0_ND[chosen], R_NKD[chosen], low_NK[chosen], high_NK[chosen])
-            error = self.errors[batch.step.index]
-            return logits_after_attention(self.module, error.stream(self.module, z_N[chosen], stream))
+        def stream(n: Any) -> Rounded:
+            real = residual_stream(x0_ND[n], R_NKD[n], low_NK[n], high_NK[n])
+            return error.stream(self.module, z_N[n], real)
 
-        forward = logits(slice(None)).err
-        error_NQ = up(forward[:, [right]] + forward[:, others])
+        found = read_out_after_attention(self.module, stream(slice(None)))
+        err_NV, tokens = found.logits.err, found.logits.shape[1]
+        error_NQ = np.take_along_axis(err_NV, others_than(right_N, tokens), 1)
+        error_NQ = up(error_NQ + np.take_along_axis(err_NV, right_N[:, np.newaxis], 1))
         wanted = GOOD_SHARE * max(batch.claimed, 0.0)
-        unsure_NQ = ~(down(margin_NQ - error_NQ) > wanted)
-        unsure = np.flatnonzero(unsure_NQ.any(1))
+        real = real_margins(found, right_N, up(error_NQ + wanted))
+        margin_NQ = real.low_NQ
+
+        def unsure_NQ() -> NDArray[np.bool_]:
+            return ~(down(margin_NQ - error_NQ) > wanted)
+
+        for n, q_n, direction in one_by_one(unsure_NQ(), right_N, tokens):
+            moved_n = moved_by_rounding(found.logits, direction)[n]
+            error_NQ[n, q_n] = np.fmin(moved_n, error_NQ[n, q_n])
+        # Rows with as many unsure margins together.
+        count_N = unsure_NQ().sum(1)
+        unsure = np.argsort(-count_N, kind="stable")[: np.count_nonzero(count_N)]
         for start in range(0, len(unsure), ROWS_AT_ONCE):
-            n = unsure[start : start + ROWS_AT_ONCE]
-            again = logits(n)
-            for q in np.flatnonzero(unsure_NQ[n].any(0)):
-                direction = np.zeros(again.shape)
-                direction[:, right], direction[:, others[q]] = 1.0, -1.0
-                moved = moved_by_rounding(again, Interval(direction))
-                error_NQ[n, q] = np.fmin(moved, error_NQ[n, q])
+            rows_n = unsure[start : start + ROWS_AT_ONCE]
+            logits = logits_after_attention(self.module, stream(rows_n))
+            for m, q_m, direction in one_by_one(unsure_NQ()[rows_n], right_N[rows_n], tokens):
+                moved_m = moved_by_rounding(logits, direction)[m]
+                error_NQ[rows_n[m], q_m] = np.fmin(moved_m, error_NQ[rows_n[m], q_m])
         after_N = down(margin_NQ - error_NQ).min(1)
-        spread_NK = np.where(np.isfinite(found.spread_NK), found.spread_NK, high_NK - low_NK)
+        spread_NK = np.where(np.isfinite(real.spread_NK), real.spread_NK, high_NK - low_NK)
         return after_N, spread_NK.argmax(1)
 
     def report(self) -> FloatReport:
@@ -527,16 +525,3 @@ class FloatCheck:
             reason=self.reason,
             primitives=primitives.measured(),
         )
-
-
-def halved(boxes: Boxes, axis_N: NDArray[np.intp]) -> Boxes:
-    rows, low_NK, high_NK = boxes
-    each = np.arange(len(rows))
-    cut = low_NK[each, axis_N] + 0.5 * (high_NK[each, axis_N] - low_NK[each, axis_N])
-    left_high, right_low = high_NK.copy(), low_NK.copy()
-    left_high[each, axis_N] = right_low[each, axis_N] = cut
-    return (
-        np.concatenate([rows, rows]),
-        np.concatenate([low_NK, right_low]),
-        np.concatenate([left_high, high_NK]),
-    )

@@ -106,8 +106,17 @@ class Interval:
     def __rsub__(self, other: Interval | ArrayLike) -> Interval:
         return of(other) - self
 
+    @property
+    def is_point(self) -> bool:
+        """Whether these are single numbers, made from one array."""
+        return self.low is self.high
+
     def __mul__(self, other: Interval | ArrayLike) -> Interval:
         other = of(other)
+        if self.is_point or other.is_point:
+            wide, point = (other, self.low) if self.is_point else (self, other.low)
+            first, second = wide.low * point, wide.high * point
+            return Interval(down(np.minimum(first, second)), up(np.maximum(first, second)))
         first, second = self.low * other.low, self.low * other.high
         third, fourth = self.high * other.low, self.high * other.high
         low = np.minimum(np.minimum(first, second), np.minimum(third, fourth))
@@ -230,8 +239,14 @@ def matmul(x: Interval | Array, y: Interval | Array) -> Interval:
     x, y = of(x), of(y)
     terms = x.shape[-1]
     if y.ndim == 2:  # BLAS may take a hundred times as long for a small matrix stored by columns
-        y = Interval(np.ascontiguousarray(y.low), np.ascontiguousarray(y.high))
-    (mx, rx), (my, ry) = x.mid_rad(), y.mid_rad()
+        low = np.ascontiguousarray(y.low)
+        y = Interval(low) if y.is_point else Interval(low, np.ascontiguousarray(y.high))
+    mx, rx = x.mid_rad()
+    if y.is_point:
+        product = mx @ y.low
+        spread = up(above(up(up(rx + gamma(terms) * np.abs(mx))) @ np.abs(y.low), terms)) + TINY
+        return Interval(down(product - up(spread)), up(product + up(spread)))
+    my, ry = y.mid_rad()
     ax, ay = np.abs(mx), np.abs(my)
     product = mx @ my
     spread = above(ax @ up(ry + gamma(terms) * ay), terms) + above(rx @ up(ay + ry), terms)

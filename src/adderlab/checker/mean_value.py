@@ -17,8 +17,8 @@ from adderlab.checker import intervals
 from adderlab.checker.intervals import (
     Array,
     Interval,
+    above,
     symmetric,
-    up,
 )
 
 
@@ -30,12 +30,12 @@ class MeanValueForm:
     def __init__(
         self, centre: Interval, box: Interval, gradients: tuple[Interval, ...], radii: tuple[Array, ...]
     ) -> None:
-        swollen = centre
+        reached = np.zeros(centre.shape)
         for derivative, radius in zip(gradients, radii, strict=True):
             wide = radius.reshape(-1, *[1] * (derivative.ndim - 1))
-            swollen = swollen + symmetric(up(derivative.magnitude() * wide))
+            reached = reached + derivative.magnitude() * wide
         self.centre, self.gradients, self.radii = centre, gradients, radii
-        self.box = box.meet(swollen)
+        self.box = box.meet(centre + symmetric(above(reached, len(radii))))
 
     @property
     def low(self) -> Array:
@@ -60,6 +60,13 @@ class MeanValueForm:
         """Every part in another arrangement or multiplied by the same numbers: a linear map."""
         gradients = tuple(map(move, self.gradients))
         return MeanValueForm(move(self.centre), move(self.box), gradients, self.radii)
+
+    def rearranged(self, move: Callable[[Interval], Interval]) -> MeanValueForm:
+        """The same numbers in another arrangement, some perhaps repeated or left out."""
+        out = object.__new__(MeanValueForm)
+        out.centre, out.box = move(self.centre), move(self.box)
+        out.gradients, out.radii = tuple(map(move, self.gradients)), self.radii
+        return out
 
     def _with(
         self, other: Real, derivative: Callable[[int], Interval], value: Callable
@@ -138,7 +145,7 @@ def _spread(x: Interval, shape: tuple[int, ...]) -> Interval:
 
 
 def negate(x: Real) -> Real:
-    return x.mapped(lambda part: -part) if isinstance(x, MeanValueForm) else -x
+    return x.rearranged(lambda part: -part) if isinstance(x, MeanValueForm) else -x
 
 
 def add(x: Real, y: Real) -> Real:
@@ -164,8 +171,12 @@ def divide(x: Real, y: Real) -> Real:
 
 
 def mapped(x: Real, move: Callable[[Interval], Interval]) -> Real:
-    """A linear rearrangement of either kind."""
+    """A linear map of either kind."""
     return x.mapped(move) if isinstance(x, MeanValueForm) else move(x)
+
+
+def rearranged(x: Real, move: Callable[[Interval], Interval]) -> Real:
+    return x.rearranged(move) if isinstance(x, MeanValueForm) else move(x)
 
 
 def smooth(

@@ -24,20 +24,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from adderlab.checker import intervals, mean_value
-from adderlab.checker.fp32 import (
-    Boxes,
-    halved,
-    logits_after_attention,
-    projected,
-    rows_read,
-)
-from adderlab.checker.head import BOXES_AT_ONCE, residual_stream
-from adderlab.checker.intervals import Array, Interval, down, matmul, reach, symmetric, up
+from adderlab.checker import intervals
+from adderlab.checker.after_attention import read_out_after_attention, real_margins
+from adderlab.checker.boxes import LEAST, Batch, Boxes, settle
+from adderlab.checker.fp32 import projected, rows_read
+from adderlab.checker.head import residual_stream
+from adderlab.checker.intervals import Array, Interval, matmul, symmetric, up
 from adderlab.checker.mean_value import MeanValueForm
 from adderlab.checker.model import Model
-from adderlab.checker.rounding import Rounded, derivative
-from adderlab.checker.steps import LEAST, Batch
+from adderlab.checker.rounding import Rounded
 from adderlab.checker.tracing import Noisy, Tracing
 from adderlab.errors import Failure
 from adderlab.models.transformer import Transformer
@@ -182,10 +177,13 @@ class OwnPass:
     reason: str | None = None
     """Why the module could not be followed on some box."""
 
-    def take(self, batch: Batch) -> None:
-        """Prove that the right digit wins on all boxes of a batch. Raises ``WrongMap`` where it loses on
-        a whole box on which the tables let it win."""
-        if self.reason is None:
+    def take(self, batch: Batch, known: float | None = None) -> None:
+        """Prove that the right digit wins on all boxes of a batch; ``known``: by how much, if that has
+        been shown already by the module's own code (``FloatCheck.take``). Raises ``WrongMap`` where it
+        loses on a whole box on which the tables let it win."""
+        if known is not None:
+            self.margin = min(self.margin, known)
+        elif self.reason is None:
             try:
                 with np.errstate(all="ignore"):
                     self._take(batch)
@@ -195,23 +193,26 @@ class OwnPass:
                 self.reason = str(error)
 
     def _take(self, batch: Batch) -> None:
-        for start in range(0, len(batch.low_NK), BOXES_AT_ONCE):
-            part = np.arange(start, min(start + BOXES_AT_ONCE, len(batch.low_NK)))
-            boxes = (part, batch.low_NK[part], batch.high_NK[part])
-            for halving in range(MOST_HALVINGS + 1):
-                good = GOOD_SHARE * batch.claimed if halving < CLOSER_HALVINGS else 0.0
-                wanted = max(good, LEAST)
-                least_N, axis_N = self._margins(batch, boxes, wanted)
-                open_N = ~(least_N >= wanted)
-                self.margin = min(self.margin, float(least_N[~open_N].min(initial=np.inf)))
-                if not open_N.any():
-                    break
-                if halving == MOST_HALVINGS:
-                    raise self._given_up(batch)
-                boxes = halved((boxes[0][open_N], boxes[1][open_N], boxes[2][open_N]), axis_N[open_N])
-                self.halves += len(boxes[0])
-                if self.halves > self.effort:
-                    raise self._given_up(batch)
+        def enough(halving: int) -> float:
+            return max(GOOD_SHARE * batch.claimed if halving < CLOSER_HALVINGS else 0.0, LEAST)
+
+        def spend(boxes: int) -> None:
+            self.halves += boxes
+            if self.halves > self.effort:
+                raise self._given_up(batch)
+
+        every = (np.arange(len(batch.low_NK)), batch.low_NK, batch.high_NK)
+        least, left = settle(
+            batch,
+            every,
+            lambda boxes, wanted: self._margins(batch, boxes, wanted),
+            enough,
+            MOST_HALVINGS,
+            spend,
+        )
+        if len(left):
+            raise self._given_up(batch)
+        self.margin = min(self.margin, least)
 
     def _given_up(self, batch: Batch) -> Failure:
         return Failure(
@@ -221,16 +222,14 @@ class OwnPass:
 
     def _margins(self, batch: Batch, boxes: Boxes, wanted: float) -> tuple[Array, NDArray[np.intp]]:
         """For each box a lower bound of the margin (not a number where there is none), and the
-        coordinate to halve it in. Forwards first; where that is less than ``wanted``, the derivative of
-        each margin is drawn backwards, which keeps what cancels on its several ways."""
+        coordinate to halve it in."""
         rows, low_NK, high_NK = boxes
+        (residual, z), (directions, r) = batch.residual, batch.directions
         try:
-            margin_NQ, spread_NK = self._forwards(batch, boxes)
-            short = np.flatnonzero(~(margin_NQ.min(1) >= wanted))
-            for start in range(0, len(short), BOXES_AT_ONCE):
-                n = short[start : start + BOXES_AT_ONCE]
-                part = (rows[n], low_NK[n], high_NK[n])
-                margin_NQ[n], spread_NK[n] = self._backwards(batch, part, margin_NQ[n], wanted)
+            real = residual_stream(residual[z[rows]], directions[r[rows]], low_NK, high_NK)
+            stream = Rounded(real, np.zeros(real.shape))
+            logits = read_out_after_attention(self.module, stream)
+            found = real_margins(logits, batch.right_N[rows], wanted)
         except ArithmeticError:
             if len(rows) == 1:
                 return np.array([np.nan]), (high_NK - low_NK).argmax(1)
@@ -238,74 +237,7 @@ class OwnPass:
             tried = [self._margins(batch, (rows[p], low_NK[p], high_NK[p]), wanted) for p in parts]
             least_N, axis_N = (np.concatenate(each) for each in zip(*tried, strict=True))
             return least_N, axis_N
-        spread_NK = np.where(np.isfinite(spread_NK), spread_NK, high_NK - low_NK)
-        return margin_NQ.min(1), spread_NK.argmax(1)
-
-    def _stream(self, batch: Batch, boxes: Boxes) -> Rounded:
-        rows, low_NK, high_NK = boxes
-        (residual, z), (directions, r) = batch.residual, batch.directions
-        real = residual_stream(residual[z[rows]], directions[r[rows]], low_NK, high_NK)
-        return Rounded(real, np.zeros(real.shape))
-
-    def _forwards(self, batch: Batch, boxes: Boxes) -> tuple[Array, Array]:
-        """Lower bounds of each margin (N, Q), and what the worst one loses by each coordinate (N, K)."""
-        logits = logits_after_attention(self.module, self._stream(batch, boxes))
-        margin, unknown_N = _gaps(logits, batch.right), _unknown(logits)
-        if (margin.high < 0)[~unknown_N].any():
+        if (found.high_NQ < 0).any():
             raise WrongMap("the tables are not this module's: it answers otherwise on a whole box")
-        worst_N, each = margin.low.argmin(1), np.arange(len(margin.low))
-        each_k = zip(margin.gradients, margin.radii, strict=True)
-        spread_NK = np.stack([g.magnitude()[each, worst_N] * r_N for g, r_N in each_k], 1)
-        return np.where(unknown_N[:, None], np.nan, margin.low), spread_NK
-
-    def _backwards(
-        self, batch: Batch, boxes: Boxes, margin_NQ: Array, wanted: float
-    ) -> tuple[Array, Array]:
-        """The same, better where it is less than ``wanted``."""
-        stream = self._stream(batch, boxes)
-        stream.varies = True
-        logits = logits_after_attention(self.module, stream)
-        centre_NQ = _gaps(logits, batch.right).centre.low
-        radius_NK = Interval(boxes[1], boxes[2]).mid_rad()[1]
-        directions = batch.directions[0][batch.directions[1][boxes[0]]]
-        found, spread_NK = margin_NQ.copy(), np.zeros(radius_NK.shape)
-        least_N = np.full(len(found), np.inf)
-        short_NQ, others = margin_NQ < wanted, np.array(_others(logits, batch.right))
-        short_NQ |= np.isnan(margin_NQ)
-        short_NQ[_unknown(logits)] = False
-        # One after the other of a row's short margins: rows differ in which they are, and need few.
-        order_NQ = np.argsort(~short_NQ, 1, kind="stable")
-        for turn in range(int(short_NQ.sum(1).max(initial=0))):
-            n = np.flatnonzero(short_NQ.sum(1) > turn)
-            q_n = order_NQ[n, turn]
-            direction = np.zeros(logits.shape)
-            direction[n, batch.right], direction[n, others[q_n]] = 1.0, -1.0
-            slope = derivative(logits, stream, Interval(direction))[n]
-            slope_NK1 = matmul(directions[n], Interval(slope.low[..., None], slope.high[..., None]))
-            size_NK = slope_NK1.magnitude()[..., 0]
-            bound_N = down(centre_NQ[n, q_n] - reach(radius_NK[n], size_NK))
-            found[n, q_n] = np.fmax(found[n, q_n], bound_N)
-            worse = found[n, q_n] < least_N[n]
-            least_N[n] = np.where(worse, found[n, q_n], least_N[n])
-            spread_NK[n[worse]] = (radius_NK[n] * size_NK)[worse]
-        return found, spread_NK
-
-
-def _unknown(logits: Rounded) -> NDArray[np.bool_]:
-    """Rows of which nothing is known (``_require_known``)."""
-    return (~np.isfinite(logits.err)).max(1)
-
-
-def _others(logits: Rounded, right: int) -> list[int]:
-    return [token for token in range(logits.shape[1]) if token != right]
-
-
-def _gaps(logits: Rounded, right: int) -> MeanValueForm:
-    """Logit of the right token minus that of each other one: (N, Q)."""
-    others = _others(logits, right)
-    gaps = mean_value.subtract(
-        mean_value.mapped(logits.real, lambda x: x[:, [right] * len(others)]),
-        mean_value.mapped(logits.real, lambda x: x[:, others]),
-    )
-    assert isinstance(gaps, MeanValueForm)
-    return gaps
+        spread_NK = np.where(np.isfinite(found.spread_NK), found.spread_NK, high_NK - low_NK)
+        return found.low_NQ.min(1), spread_NK.argmax(1)

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,20 +86,24 @@ class Rounded:
         assert isinstance(self.real, Interval)
         return self.real
 
-    @property
+    @cached_property
     def range(self) -> Interval:
         """Everything between the real value and what may be computed."""
         box = self.real.box if isinstance(self.real, MeanValueForm) else self.real
-        return box + Interval(-self.err, self.err)
+        return box + Interval(-self.err, self.err) if self.err.any() else box
 
     def moved(self, move: Callable[[np.ndarray], np.ndarray]) -> Rounded:
         """The same numbers in another arrangement (a view, a selection, a repetition)."""
-        real = mean_value.mapped(self.real, lambda x: Interval(move(x.low), move(x.high)))
+        real = mean_value.rearranged(self.real, lambda x: _moved(x, move))
         out = Rounded(real, move(self.err), self.format, self.varies, np.zeros(real.shape))
         if self.varies:
             numbers = move(np.arange(self.err.size).reshape(self.shape)).reshape(-1).astype(np.int64)
             out.parents = [(self, lambda g: _scatter(g, numbers, self.shape))]
         return out
+
+
+def _moved(x: Interval, move: Callable[[np.ndarray], np.ndarray]) -> Interval:
+    return Interval(move(x.low)) if x.is_point else Interval(move(x.low), move(x.high))
 
 
 def exact(x: Array | Interval, format: Format = FP32) -> Rounded:
@@ -267,7 +272,7 @@ def total(a: Rounded, axes: tuple[int, ...], keep: bool, divisor: int = 1) -> Ro
         real = real.sum(axis)
         size, passed = above(size.sum(axis), count), above(passed.sum(axis), count)
         if keep:
-            real = mean_value.mapped(real, lambda x, axis=axis: _with_axis(x, axis))
+            real = mean_value.rearranged(real, lambda x, axis=axis: _with_axis(x, axis))
             size, passed = np.expand_dims(size, axis), np.expand_dims(passed, axis)
     summed = size
     if divisor != 1:

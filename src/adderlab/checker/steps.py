@@ -18,10 +18,11 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from adderlab.checker.boxes import LEAST, Batch
 from adderlab.checker.document import Frame, Rejected, StepClaims
-from adderlab.checker.head import Rows, proved_margins
+from adderlab.checker.head import proved_margins
 from adderlab.checker.intervals import Array, Interval, stack
-from adderlab.checker.model import FREE, Head, Leaves, Model, Step, leaves_of
+from adderlab.checker.model import FREE, Leaves, Model, Step, leaves_of
 from adderlab.checker.ranges import (
     Projected,
     cell_excess,
@@ -33,36 +34,11 @@ from adderlab.checker.ranges import (
 )
 from adderlab.checker.trees import read_tree
 
-LEAST = 2.0**-1000
-"""A margin has to be at least this to count as positive."""
 MOST_PARTS = 4096
 MOST_BOXES = 20_000_000
 """A step that is cut into more boxes than this is refused, for the sake of memory."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Batch:
-    """Boxes of one step and right digit on which the head's claim has been proved."""
-
-    step: Step
-    cells: bool
-    """Whether these are cells of split leaves."""
-    owner_N: NDArray[np.intp]
-    """Number of the leaf, or cell, that each box belongs to."""
-    head: Head
-    right: int
-    leaves: Leaves
-    """One entry for each box."""
-    parts: Projected
-    residual: Rows
-    directions: Rows
-    """Its rows are those of ``parts``."""
-    low_NK: Array
-    high_NK: Array
-    heads_NHE2: Array | None
-    """Where a box bounds the sum of the heads: bounds of each of them."""
-    claimed: float
-    """The margin bound that the certificate claims for the step."""
+BOXES_TOGETHER = 50_000
+"""Boxes are handed on in batches of about so many or more: a step's leaves, if they are not cut."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,9 +245,9 @@ def _check_head(model: Model, step: Step, claimed: _Claimed, margin_bound: float
     if number_of_boxes(claimed.parts_NH) > MOST_BOXES:
         raise Rejected(f"step {step.index}: more than {MOST_BOXES} boxes")
     wanted, smallest = max(margin_bound, LEAST), np.inf
-    joint = claimed.joint_NE2 is not None
     # Of heads that share their coordinates, what matters is where their sum lies.
     boxes_NHE2 = claimed.bounds_NHE2 if claimed.joint_NE2 is None else claimed.joint_NE2[:, np.newaxis]
+    waiting: list[_Cut] = []
     for right in map(int, np.unique(claimed.leaves.right)):
         mine = np.flatnonzero(claimed.leaves.right == right)
         if not len(mine):
@@ -280,23 +256,14 @@ def _check_head(model: Model, step: Step, claimed: _Claimed, margin_bound: float
         owner, low_NK, high_NK = _cut(
             boxes_NHE2[mine], claimed.parts_NH[mine], claimed.frame.pivot_RH[row_N]
         )
-        batch = Batch(
-            step=step,
-            cells=claimed.cells,
-            owner_N=claimed.number_N[mine[owner]],
-            head=model.head,
-            right=right,
-            leaves=take(claimed.leaves, mine[owner]),
-            parts=claimed.parts,
-            residual=(step.residual_ZD, claimed.leaves.row[mine[owner]]),
-            directions=(claimed.directions_RKD, row_N[owner]),
-            low_NK=low_NK,
-            high_NK=high_NK,
-            heads_NHE2=claimed.bounds_NHE2[mine[owner]] if joint else None,
-            claimed=margin_bound,
-        )
         proved_N = proved_margins(
-            batch.head, right, batch.residual, batch.directions, low_NK, high_NK, wanted
+            model.head,
+            right,
+            (step.residual_ZD, claimed.leaves.row[mine[owner]]),
+            (claimed.directions_RKD, row_N[owner]),
+            low_NK,
+            high_NK,
+            wanted,
         )
         bad = ~(proved_N >= wanted)
         if bad.any():
@@ -306,9 +273,37 @@ def _check_head(model: Model, step: Step, claimed: _Claimed, margin_bound: float
             )
         smallest = min(smallest, float(proved_N.min()))
         if watch.boxes is not None:
-            watch.boxes(batch)
+            waiting.append((mine[owner], low_NK, high_NK))
+            if sum(len(each) for each, _, _ in waiting) >= BOXES_TOGETHER:
+                watch.boxes(_batch(model, step, claimed, waiting, margin_bound))
+                waiting = []
         watch.advance(len(mine))
+    if watch.boxes is not None and waiting:
+        watch.boxes(_batch(model, step, claimed, waiting, margin_bound))
     return smallest
+
+
+_Cut = tuple[NDArray[np.intp], Array, Array]
+"""The leaf or cell of each box, and its ends."""
+
+
+def _batch(model: Model, step: Step, claimed: _Claimed, cuts: list[_Cut], margin_bound: float) -> Batch:
+    owner_N, low_NK, high_NK = (np.concatenate(each) for each in zip(*cuts, strict=True))
+    leaves = take(claimed.leaves, owner_N)
+    return Batch(
+        step=step,
+        cells=claimed.cells,
+        owner_N=claimed.number_N[owner_N],
+        head=model.head,
+        leaves=leaves,
+        parts=claimed.parts,
+        residual=(step.residual_ZD, leaves.row),
+        directions=(claimed.directions_RKD, claimed.row_N[owner_N]),
+        low_NK=low_NK,
+        high_NK=high_NK,
+        heads_NHE2=None if claimed.joint_NE2 is None else claimed.bounds_NHE2[owner_N],
+        claimed=margin_bound,
+    )
 
 
 def number_of_boxes(parts_NH: np.ndarray) -> float:

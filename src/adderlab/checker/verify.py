@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from adderlab.checker.boxes import Batch
 from adderlab.checker.document import (
     SUMMED_VERSION,
     TRACED,
@@ -35,7 +36,7 @@ from adderlab.checker.model import Model, model_from_tables
 from adderlab.checker.own_pass import OwnPass, WrongMap, difference, widened
 from adderlab.checker.pairs import smallest_margin
 from adderlab.checker.primitives import reference_is_right
-from adderlab.checker.steps import Batch, Watch, check_step
+from adderlab.checker.steps import Watch, check_step
 from adderlab.errors import Failure
 from adderlab.models.architecture import Architecture
 from adderlab.models.config import ModelConfig
@@ -255,9 +256,9 @@ def _check(
             progress(done, total)
 
     def boxes(batch: Batch) -> None:
-        for each in (own, floating):
-            if each is not None:
-                each.take(batch)
+        known = floating.take(batch) if floating is not None else None
+        if own is not None:
+            own.take(batch, known)
 
     watch = Watch(advance=advance, boxes=boxes)
     for step, claim in zip(model.steps, claims, strict=True):

@@ -100,14 +100,15 @@ def test_a_map_that_lies_is_found_out(name: str, words: str, monkeypatch, tmp_pa
 def test_numbers_without_a_bound_prove_nothing(monkeypatch) -> None:
     """Where a divisor may be zero the enclosure is a stand-in, and only the infinite error says so."""
     cert, checkpoint = record("8p")
-    enclosed = own_pass.logits_after_attention
+    enclosed = own_pass.read_out_after_attention
 
     def unbounded(module, x):
-        out = enclosed(module, x)
-        error = np.full(out.shape, np.inf)
-        return Rounded(out.real, error, out.format, out.varies, out.local, out.parents)
+        found = enclosed(module, x)
+        out, error = found.logits, np.full(found.logits.shape, np.inf)
+        logits = Rounded(out.real, error, out.format, out.varies, out.local, out.parents)
+        return dataclasses.replace(found, logits=logits)
 
-    monkeypatch.setattr(own_pass, "logits_after_attention", unbounded)
+    monkeypatch.setattr(own_pass, "read_out_after_attention", unbounded)
     report = check_file(cert, checkpoint, fp32=False)
     assert report.accepted and report.module_margin is None
     assert "could not be enclosed closely enough" in (report.module_reason or "")

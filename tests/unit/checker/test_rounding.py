@@ -16,7 +16,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from adderlab.checker import rounding
-from adderlab.checker.fp32 import FloatCheck, attention_errors, drift, logits_after_attention
+from adderlab.checker.after_attention import logits_after_attention
+from adderlab.checker.boxes import Batch
+from adderlab.checker.fp32 import FloatCheck, attention_errors, drift
 from adderlab.checker.head import margins, residual_stream
 from adderlab.checker.intervals import Array, Interval
 from adderlab.checker.mean_value import MeanValueForm
@@ -24,7 +26,6 @@ from adderlab.checker.model import Leaves, Model, digits_of
 from adderlab.checker.pairs import mix_at
 from adderlab.checker.ranges import project
 from adderlab.checker.rounding import FP32, Rounded, moved_by_rounding
-from adderlab.checker.steps import Batch
 from adderlab.checker.tracing import Noisy, Tracing
 from adderlab.checker.verify import fp32_module, read_model
 from adderlab.errors import Failure
@@ -251,32 +252,33 @@ def point_batch(model: Model, step_index: int, a: int, b: int) -> Batch:
         cells=False,
         owner_N=zero,
         head=model.head,
-        right=right,
         leaves=Leaves(**{k: np.array([v], dtype=np.intp) for k, v in values.items()}),
         parts=project(step, np.array([row]), Interval(np.broadcast_to(np.eye(E), (1, H, E, E)))),
         residual=(step.residual_ZD, np.array([row])),
         directions=(model.out_HED.reshape(1, H * E, -1), zero),
         low_NK=y_HE.low.reshape(1, H * E),
         high_NK=y_HE.high.reshape(1, H * E),
+        heads_NHE2=None,
         claimed=0.0,
     )
 
 
 def allowed(model: Model, module: Transformer, errors: list, batch: Batch) -> tuple[Array, Array]:
     """[low, high] of fp32 margins over each other token, at the pair of ``batch``."""
+    right = int(batch.right_N[0])
     with np.errstate(all="ignore"):
         widen = drift(batch, errors[batch.step.index])
         low, high = batch.low_NK - widen, batch.high_NK + widen
         x0, R = batch.residual[0][batch.residual[1]], batch.directions[0]
-        found = margins(model.head, batch.right, x0, R, low, high)
+        found = margins(model.head, right, x0, R, low, high)
         stream = residual_stream(x0, R, low, high)
         x = errors[batch.step.index].stream(module, batch.residual[1], stream)
         logits = logits_after_attention(module, x)
-        others = [t for t in range(logits.shape[1]) if t != batch.right]
+        others = [t for t in range(logits.shape[1]) if t != right]
         moved = []
         for t in others:
             direction = np.zeros(logits.shape)
-            direction[0, batch.right], direction[0, t] = 1.0, -1.0
+            direction[0, right], direction[0, t] = 1.0, -1.0
             moved.append(moved_by_rounding(logits, Interval(direction))[0])
     sigma = found.sigma_N
     ends = [found.scaled_NQ.low[0], found.scaled_NQ.high[0]]

@@ -9,7 +9,15 @@ import pytest
 import adderlab.checker
 
 FOLDER = Path(adderlab.checker.__file__).parent
-RUNS_THE_MODEL = {"enclosure", "tracing", "fp32", "own_pass", "primitives", "verify"}
+RUNS_THE_MODEL = {
+    "enclosure",
+    "tracing",
+    "after_attention",
+    "fp32",
+    "own_pass",
+    "primitives",
+    "verify",
+}
 """Files that run the model's own code, on other numbers than its own, or PyTorch itself."""
 OUTSIDE = {"numpy", "flint"}
 SHARED = {"adderlab.errors", "adderlab.results"}
