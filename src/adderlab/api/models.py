@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -293,17 +293,26 @@ class Inspection(Result):
         return html_table(parameter_rows(self.rows), str(self.origin.get("checkpoint", "")))
 
 
-def inspect(model: ModelLike | ModelConfig) -> Inspection:
+def inspect(
+    model: ModelLike | ModelConfig, *, set: Mapping[str, Any] | Iterable[str] = ()
+) -> Inspection:
     """The parameter table of a model, a preset's name or a configuration; of a Python file's model also
     how it is asked, its heads, the operations after them, and how well what was read agrees with it.
 
-    Text is a preset's name unless it looks like a path. Raises as ``load`` and ``preset`` do.
+    Text is a preset's name unless it looks like a path. ``set``: changed settings of a preset or a
+    configuration, ``{"model.d_ff": 12}`` or ``["model.d_ff=12"]``. Raises as ``load`` and ``preset`` do.
     """
     if isinstance(model, str) and not (Path(model).exists() or "/" in model or "." in model):
         try:
             model = get_preset(model).config
         except UsageError as error:
             raise UsageError(f"there is no file {model}, and {error}") from None
+    if set:
+        if not isinstance(model, ModelConfig):
+            raise UsageError("set changes a preset; a trained model or a file is what it is")
+        from adderlab.api.training import changed_model  # which itself loads models
+
+        model = changed_model(model, set)
     if isinstance(model, ModelConfig):
         config: Architecture = model
         origin: dict[str, Any] = {}

@@ -4,6 +4,7 @@ runs, searches for proved models, and what they left.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import operator
@@ -26,7 +27,7 @@ from adderlab.models.config import ModelConfig
 from adderlab.models.describe import count_parameters
 from adderlab.models.tables import why_no_tables
 from adderlab.models.zoo import PRESETS, Preset, get_preset
-from adderlab.recipes import best_name, named_for, published_name, quick_name
+from adderlab.recipes import RECIPES, best_name, named_for, published_name, quick_name
 from adderlab.report.describe import describe_seeds
 from adderlab.results import Result, html_table
 from adderlab.runs.checkpoints import Checkpoint
@@ -42,6 +43,7 @@ from adderlab.task.layouts import from_digits
 from adderlab.task.sampling import uniform_pairs
 from adderlab.training.measure import Listener
 from adderlab.training.objective import Compute, open_backend
+from adderlab.training.population import check_start
 from adderlab.training.recipe import Recipe
 from adderlab.training.run import Job, read_job, run
 
@@ -80,6 +82,7 @@ def define(
     not, naming what is close."""
     preset = _preset(model)
     config, name = preset.config, ""
+    default = isinstance(recipe, str) and recipe in ("published", "best", "quick")
     if isinstance(recipe, str):
         own = {"published": published_name, "best": best_name, "quick": quick_name}
         name = own[recipe](preset) if recipe in own else recipe
@@ -87,16 +90,45 @@ def define(
     changed = parse_settings(settings)
     if steps is not None:
         changed.append(("recipe", "steps", str(steps)))
-    changes = []
-    for section, key, value in changed:
-        if section == "recipe":
-            recipe = schema.with_setting(recipe, key, value, section)
-        else:
-            config = schema.with_setting(config, key, value, section)
-        changes.append(f"{key}={value}" if section == "recipe" else f"model.{key}={value}")
+    recipe = schema.with_settings(recipe, _of(changed, "recipe"), "recipe")
+    config = schema.with_settings(config, _of(changed, "model"), "model")
+    changes = [f"{k}={v}" if section == "recipe" else f"model.{k}={v}" for section, k, v in changed]
+    if config != preset.config:
+        if default:
+            _check_default(preset, name, config, recipe)
+        preset = _preset(config)
     return Experiment(
         preset=preset, config=config, recipe=recipe, recipe_name=name, changes=tuple(changes)
     )
+
+
+def changed_model(model: Trainable, settings: Settings) -> ModelConfig:
+    """The configuration of a preset with changed settings. Raises ``UsageError``."""
+    changed = parse_settings(settings)
+    if _of(changed, "recipe"):
+        raise UsageError("only settings of the model say what it is, for example set model.d_ff=12")
+    return schema.with_settings(_preset(model).config, _of(changed, "model"), "model")
+
+
+def _of(changed: Sequence[tuple[str, str, str]], section: str) -> list[tuple[str, str]]:
+    return [(key, value) for own, key, value in changed if own == section]
+
+
+def _check_default(preset: Preset, name: str, config: ModelConfig, recipe: Recipe) -> None:
+    """Raises ``UsageError`` where the preset's own recipe does not fit the changed model."""
+    try:
+        check_start(config, recipe)
+    except UsageError as error:
+        others = []
+        for other in dict.fromkeys((published_name(preset), "r456-54k", *RECIPES)):
+            with contextlib.suppress(UsageError):
+                check_start(config, RECIPES[other].recipe)
+                others.append(other)
+        instead = ", ".join(others[:3])
+        raise UsageError(
+            f"recipe={name} is the default of {preset.name} and does not fit the changed model: "
+            f"{error}; recipes that fit are {instead}"
+        ) from error
 
 
 def _preset(model: Trainable) -> Preset:

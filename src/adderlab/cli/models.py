@@ -10,6 +10,7 @@ import tyro
 
 from adderlab.cli.options import (
     DeviceOptions,
+    SetOptions,
     Switch,
     WeightsOptions,
     arg,
@@ -79,7 +80,7 @@ class Predict(WeightsOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inspect(WeightsOptions):
+class Inspect(WeightsOptions, SetOptions):
     """The parameter table of a checkpoint, a preset or a Python file: what is stored, tied and counted.
 
     Of a file also what was read of it: how it is asked, its heads, the operations after them.
@@ -94,7 +95,9 @@ class Inspect(WeightsOptions):
         """Print the parameter table and, for a checkpoint, where it comes from."""
         import adderlab
 
-        inspection = adderlab.inspect(self.name if self.weights is None else self.model(self.name))
+        inspection = adderlab.inspect(
+            self.name if self.weights is None else self.model(self.name), set=self.settings
+        )
         if self.json:
             emit_json(inspection.to_dict())
         else:

@@ -83,11 +83,9 @@ class ComputeOptions(DeviceOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChangeOptions:
-    """What differs from the recipe and the preset."""
+class SetOptions:
+    """Changed settings."""
 
-    steps: Annotated[int | None, arg(metavar="N")] = None
-    """Optimiser steps of each seed before any restart; default: the recipe's."""
     set: Annotated[
         tuple[tuple[str, ...], ...],
         tyro.conf.UseAppendAction,
@@ -100,6 +98,14 @@ class ChangeOptions:
     def settings(self) -> tuple[str, ...]:
         """The settings of every ``--set``, in order."""
         return tuple(setting for group in self.set for setting in group)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChangeOptions(SetOptions):
+    """What differs from the recipe and the preset."""
+
+    steps: Annotated[int | None, arg(metavar="N")] = None
+    """Optimiser steps of each seed before any restart; default: the recipe's."""
 
 
 def print_note(line: str) -> None:

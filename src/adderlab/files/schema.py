@@ -5,9 +5,10 @@ that names the place: a silently ignored setting is how published commands stopp
 """
 
 import dataclasses
+import json
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from adderlab.errors import UsageError
@@ -104,28 +105,37 @@ def _kind_of(kinds: list[Any], value: Any) -> Any:
 
 
 def with_setting(config: T, path: str, text: str, where: str = "") -> T:
-    """``config`` with the setting at dotted ``path`` replaced by ``text`` read as JSON or a word.
+    """``with_settings`` of one setting."""
+    return with_settings(config, [(path, text)], where)
 
-    ``with_setting(recipe, "lr", "0.01", "recipe")``. ``where``: what the user calls ``config``; default
-    its class. Raises ``UsageError`` naming the unknown key.
+
+def with_settings(config: T, settings: Iterable[tuple[str, str]], where: str = "") -> T:
+    """``config`` with the setting at each dotted path replaced by its text, read as JSON or a word.
+
+    ``with_settings(recipe, [("lr", "0.01")], "recipe")``. ``where``: what the user calls ``config``;
+    default its class. All are put in place and then checked once, in whatever order they come: a
+    setting may need another. Raises ``UsageError`` naming an unknown key.
     """
-    import json
-
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError:
-        value = text
     where = where or type(config).__name__
     data = to_dict(config)
-    node = data
-    *parents, leaf = _new_names(type(config), path.split("."))
-    for key in parents:
-        if not isinstance(node.get(key), dict):
-            raise UsageError(f"{where} has no settings {key!r}; it has {', '.join(node)}")
-        node = node[key]
-    if leaf not in node:
-        raise UsageError(f"{where} has no setting {path!r}; it has {', '.join(node)}")
-    node[leaf] = value
+    given: list[dict[str, Any]] = []
+    for path, text in settings:
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            value = text
+        node = data
+        *parents, leaf = _new_names(type(config), path.split("."))
+        for key in parents:
+            if not isinstance(node.get(key), dict):
+                raise UsageError(f"{where} has no settings {key!r}; it has {', '.join(node)}")
+            node = node[key]
+        # A table that was itself given need not name what has a default.
+        if leaf not in node and not any(node is table for table in given):
+            raise UsageError(f"{where} has no setting {path!r}; it has {', '.join(node)}")
+        node[leaf] = value
+        if isinstance(value, dict):
+            given.append(value)
     return from_dict(type(config), data, where)
 
 

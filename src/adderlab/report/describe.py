@@ -7,6 +7,7 @@ terminal and in docs/rates.md.
 
 from __future__ import annotations
 
+import json
 import math
 import shlex
 import statistics
@@ -217,10 +218,30 @@ def count_or_bounds(number: Count | None) -> str:
 
 
 def describe_model(config: ModelConfig) -> str:
-    """The preset's name, if the configuration is that of one, and the number of parameters."""
+    """The preset's name, if the configuration is that of one, and the number of parameters; else the
+    nearest preset and what differs from it, if that is little."""
     parameters = f"{count_parameters(config)} parameters"
-    name = next((name for name, preset in PRESETS.items() if preset.config == config), None)
-    return f"{name} ({parameters})" if name else f"no preset ({parameters})"
+    changes = {name: _changes(preset.config, config) for name, preset in PRESETS.items()}
+    name = min(changes, key=lambda each: len(changes[each]))
+    if not changes[name]:
+        return f"{name} ({parameters})"
+    if len(changes[name]) > MOST_CHANGES:
+        return f"no preset ({parameters})"
+    return f"{parameters}: {name} with {', '.join(changes[name])}"
+
+
+MOST_CHANGES = 4
+"""Settings in which a model may differ from a preset and still be described by it."""
+
+
+def _changes(preset: ModelConfig, config: ModelConfig) -> list[str]:
+    """Settings that differ, as one types them."""
+    own, other = schema.to_dict(config), schema.to_dict(preset)
+    return [f"model.{key}={_as_typed(value)}" for key, value in own.items() if value != other[key]]
+
+
+def _as_typed(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 
 def describe_recipe(settings: dict[str, Any]) -> str:

@@ -159,14 +159,15 @@ class SweepPlan:
         preset = get_preset(str(settings.get("preset", self.preset)))
         config = preset.config
         recipe = recipe_for(preset, str(settings.get("recipe", self.recipe)))
+        changed: dict[str, list[tuple[str, str]]] = {"recipe": [], "model": []}
         if self.steps is not None:
-            recipe = schema.with_setting(recipe, "steps", str(self.steps), "recipe")
+            changed["recipe"].append(("steps", str(self.steps)))
         for path, value in (self.fixed | settings).items():
             section, _, key = path.partition(".")
-            if section == "recipe" and key:
-                recipe = schema.with_setting(recipe, key, json.dumps(value), section)
-            elif key:
-                config = schema.with_setting(config, key, json.dumps(value), section)
+            if key:
+                changed["recipe" if section == "recipe" else "model"].append((key, json.dumps(value)))
+        recipe = schema.with_settings(recipe, changed["recipe"], "recipe")
+        config = schema.with_settings(config, changed["model"], "model")
         check_fits(config, recipe, self.seeds)
         if self.halving:
             _check_rungs(self.halving, recipe)
