@@ -10,7 +10,6 @@ Shapes: S seeds, B batch, T positions read so far, P positions, A answer steps, 
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import copy
 import hashlib
@@ -121,11 +120,10 @@ class FileModel:
 
     def bound(self) -> dict[str, Any]:
         """What a certificate binds: the source, how the model is asked, and every recorded operation and
-        constant, as text in base64. Raises ``UsageError`` where the file was not named."""
+        constant, by the SHA-256 of ``Live.trace``. Raises ``UsageError`` where the file was not named."""
         plain = to_dict(self)
         del plain["file"], plain["no_tables"]
-        text = _canonical({**plain, "trace": self.live.trace})
-        return {"traced": base64.b64encode(text.encode()).decode("ascii")}
+        return {**plain, "trace_sha256": _digest(self.live.trace)}
 
     @property
     def at_hand(self) -> bool:
@@ -173,12 +171,10 @@ class Live:
 _LIVE: dict[FileModel, Live] = {}
 
 
-def _canonical(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
-
-
 def _digest(value: Any) -> str:
-    return hashlib.sha256(_canonical(value).encode()).hexdigest()
+    """Of canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class FileModule(Adder):
