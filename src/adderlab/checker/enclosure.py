@@ -507,7 +507,7 @@ def enclose(
     Minus infinity may be among it, the score of a hidden key. Raises ``Failure`` for an operation that
     the checker cannot enclose.
     """
-    wide = {name: _wide(x) for name, x in params.items()}
+    wide: dict[str, Tensor] = {name: _wide(x) for name, x in params.items()}
     try:
         with torch.no_grad(), np.errstate(all="ignore"), _Enclosing():
             found = function(wide)

@@ -162,7 +162,7 @@ def scoped(function: Callable[[Tensor], Tensor], x: Interval) -> Interval:
 
 
 def test_unknown_operations_are_refused() -> None:
-    for function in (torch.round, lambda x: x // 2, lambda x: x.cumsum(0), torch.sort):
+    for function in (torch.round, lambda x: x // 2, lambda x: x.cumsum(0), lambda x: torch.sort(x)[0]):
         with pytest.raises(Failure, match="no enclosure"):
             scoped(function, Interval(np.ones(3)))
     # Of numbers that may be on either side, a comparison has no answer.

@@ -4,7 +4,7 @@ Shapes: N boxes, K coordinates of a box, V logits.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -15,7 +15,14 @@ from adderlab.checker.head import Head, margins, proved_margins
 from adderlab.checker.intervals import Interval
 from adderlab.checker.program import FUNCTIONS, read_program
 from adderlab.errors import Failure
-from adderlab.models.head_program import ELEMENTWISE, MIXED, ROW, HeadProgram, ProgramBuilder
+from adderlab.models.head_program import (
+    ELEMENTWISE,
+    MIXED,
+    ROW,
+    Function,
+    HeadProgram,
+    ProgramBuilder,
+)
 from adderlab.models.head_program import FUNCTIONS as MODEL_FUNCTIONS
 from helpers import arb_program
 
@@ -76,7 +83,7 @@ def random_program(seed: int, names: list[str]) -> tuple[HeadProgram, dict[str, 
             return build.concat([x, constant(2), int(rng.choice(values))])
         if name == "exp":  # of small numbers: what overflows has no bound
             x = build.clamp(x, -4.0, 4.0)
-        return build.function(name, x)
+        return build.function(cast(Function, name), x)
 
     for name in names:
         values.append(apply(name))

@@ -138,6 +138,17 @@ def test_another_form_is_refused(change: Any, document: dict[str, Any], tables: 
 class Odd(torch.nn.Module):
     """A decoder with what no preset has: tanh, a sigmoid gate, a clamp before the logits."""
 
+    tokens: Tensor
+    positions: Tensor
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    out: Tensor
+    up: Tensor
+    gate: Tensor
+    down: Tensor
+    head: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(0)
