@@ -27,7 +27,7 @@ from adderlab.proof.functions import EXACT, FUNCTIONS, Array, Interval
 Ints = NDArray[np.int64]
 ROUNDING = 2.0**-44
 """Relative widening of a box from boxes: next to a long end, a short one is lost in rounding."""
-DOMAINS: dict[str, Callable[[Array, Array], Array]] = {
+DOMAINS: dict[str, Callable[[Array, Array], NDArray[np.bool_]]] = {
     "sqrt": lambda low, high: low > 0,
     "rsqrt": lambda low, high: low > 0,
     "reciprocal": lambda low, high: (low > 0) | (high < 0),

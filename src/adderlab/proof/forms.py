@@ -284,7 +284,11 @@ class Head:
         elif name in ("mean", "sum"):
             before = width(operands[0])
             share = 1.0 / before if name == "mean" else 1.0
-            go_on(operands[0], *[lambda B: np.repeat(share * B, before, 0)] * 2)
+
+            def repeated(B: Array) -> Array:
+                return np.repeat(share * B, before, 0)
+
+            go_on(operands[0], repeated, repeated)
         elif name == "take":
             rows = list(operation.indices)
             before = width(operands[0])

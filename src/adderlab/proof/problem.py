@@ -325,7 +325,7 @@ def _some_key(i: int, score_ZHST: Array, score_ZHC: Array) -> None:
 
 def _value_range(score_ZHST: Array, value_HSTE: Array, score_ZHC: Array, value_ZCHE: Array) -> Array:
     """Smallest and largest value coordinate among the keys that are not hidden: (H, E, 2)."""
-    seen_HST1 = (score_ZHST > -np.inf).any(0)[..., None]
+    seen_HST1 = np.any(score_ZHST > -np.inf, axis=0)[..., None]
     seen_ZCH1 = (score_ZHC > -np.inf).transpose(0, 2, 1)[..., None]
     if seen_HST1.all() and seen_ZCH1.all():
         low_HE = np.minimum(value_HSTE.min((1, 2)), value_ZCHE.min((0, 1)))
