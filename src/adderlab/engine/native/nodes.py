@@ -97,7 +97,9 @@ class Plan:
 
     @property
     def linears(self) -> list[Node]:
-        return [node for node in self.nodes if node.kind == "linear"]
+        """By their numbers, which are those of the program's order."""
+        linears = [node for node in self.nodes if node.kind == "linear"]
+        return sorted(linears, key=lambda node: node.number)
 
     def plain_logits(self, node: Node) -> bool:
         """Whether a node makes the logits by a product alone, which can give them in bits."""
@@ -116,6 +118,7 @@ def plan(program: HeadProgram) -> Plan:
     uses = _uses(nodes)
     _scale_gelus(nodes, uses)
     _number(nodes)
+    nodes = _gates_first(nodes, uses)
     return Plan(program=program, nodes=nodes, uses=uses)
 
 
@@ -227,3 +230,20 @@ def _number(nodes: list[Node]) -> None:
         if node.kind == "linear" and made_in[node.inputs[0]] == stage:
             stage += 1
         made_in[node.out] = node.stage = stage
+
+
+def _gates_first(nodes: list[Node], uses: Counter[int]) -> list[Node]:
+    """f(x @ a) * (x @ b): the second product comes last, and meets the gate while in registers."""
+    nodes = list(nodes)
+    maker = {node.out: node for node in nodes}
+    for gated in [node for node in nodes if node.kind == "multiply"]:
+        product, gate = (maker.get(x) if isinstance(x, int) else None for x in gated.operands)
+        if product is None or gate is None:
+            continue
+        if product.kind != "linear":
+            product, gate = gate, product
+        early = product.kind == "linear" and nodes.index(product) < nodes.index(gate)
+        if early and product.stage == gate.stage and uses[product.out] == 1 and gate.pointwise:
+            nodes.remove(product)
+            nodes.insert(nodes.index(gate) + 1, product)
+    return nodes
