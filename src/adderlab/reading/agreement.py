@@ -29,7 +29,7 @@ SEQUENCES = 24
 Precision = Literal["float64", "float64 (float32 within it left out)", "float32"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 """In which a model is tried, until one agrees."""
-SLACK, SLACK_FLOAT32 = 1e-8, 1e-3
+SLACK, SLACK_FLOAT32 = 1e-9, 1e-3
 """Of the largest logit (or 1)."""
 
 

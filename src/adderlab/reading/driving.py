@@ -592,14 +592,16 @@ def _answer_order(
     generator = random.Random(1)
     guess = next(rule.token_of for rule in rules if rule.constant is None)
     candidates = [guess] + ([tuple(range(10))] if guess != tuple(range(10)) else [])
-    for token_of in candidates:
-        if max(token_of) >= V:
+    # Where decoding stops at an end token, the digits alone do not end it.
+    ends = [(), *((token,) for token in range(V))]
+    for token_of, end in itertools.product(candidates, ends):
+        if max(token_of) >= V or token_of[0] in end:
             continue
         good, up = 0, 0
         for pair in pairs[:STEERED]:
             digits = [generator.randrange(10) for _ in range(SUM_DIGITS)]
             digits[-1] = generator.randrange(1, 10)
-            answer, _ = _steered(module, model, asked, pair, [token_of[d] for d in digits])
+            answer, _ = _steered(module, model, asked, pair, [*(token_of[d] for d in digits), *end])
             good += answer == sum(d * 10**i for i, d in enumerate(digits))
             up += answer == int("".join(map(str, digits)))
         if good == STEERED:

@@ -119,8 +119,9 @@ class FileModel:
         return self.no_tables
 
     def bound(self) -> dict[str, Any]:
-        """What a certificate binds: the source, how the model is asked, and every recorded operation and
-        constant, by the SHA-256 of ``Live.trace``. Raises ``UsageError`` where the file was not named."""
+        """What a certificate binds: the source, how the model is asked, and every recorded operation
+        and constant, by the SHA-256 of ``Live.trace``. Raises ``UsageError`` where the file was not
+        named."""
         plain = to_dict(self)
         del plain["file"], plain["no_tables"]
         return {**plain, "trace_sha256": _digest(self.live.trace)}
@@ -386,6 +387,11 @@ def _judge_constructor(config: FileModel, live: Live) -> None:
     rows = [tokens for tokens, _ in first.asked[:3]] or [tuple(row[0] for row in config.ids)]
     for row in rows:
         tokens = torch.tensor([row])
+        if not torch.equal(_answers(first, tokens), _answers(first, tokens)):
+            raise Failure(
+                f"{config.file}: the model answers the same tokens differently each time: is dropout "
+                "left on?"
+            )
         if not torch.equal(_answers(first, tokens), _answers(second.foreign, tokens)):
             raise Failure(
                 f"{config.file}: build_model draws numbers that are no parameters (two models with the "
