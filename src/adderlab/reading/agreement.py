@@ -20,8 +20,10 @@ from torch import Tensor
 
 from adderlab.errors import Failure
 from adderlab.models.tables import Tables
-from adderlab.reading.driving import Foreign, in_double
+from adderlab.reading.driving import Foreign
+from adderlab.reading.precision import in_double
 from adderlab.reading.reading import Reading, read_model, table_logits
+from adderlab.reading.trace import one_thread
 from adderlab.task.layouts import OPERAND_DIGITS
 
 SEQUENCES = 24
@@ -63,6 +65,7 @@ class _Differs(Failure):
     """In this precision."""
 
 
+@one_thread()
 def read_foreign(foreign: Foreign) -> tuple[Reading, Agreement]:
     """Read a model and compare. Raises ``NoTables`` with one line for what cannot be read, ``Failure``
     where what was read is not what the model computes."""
@@ -98,6 +101,7 @@ def _read_and_compare(foreign: Foreign, precision: Precision) -> tuple[Reading, 
         raise _Differs(f"the model fails when it is called: {type(error).__name__}: {error}") from error
 
 
+@one_thread()
 @torch.no_grad()
 def compare(
     foreign: Foreign, reading: Reading, precision: Precision, sequences: int = SEQUENCES
@@ -106,8 +110,9 @@ def compare(
     layout = reading.layout
     params = {name: tensor.detach().double()[None] for name, tensor in foreign.params.items()}
     tables = reading.tables(params)
+    _judge_finite(tables)
     tokens_NP = random_sequences(reading, sequences, seed=1)
-    read_NAV = table_logits(tables, tokens_NP)
+    read_NAV = comparable(reading, table_logits(tables, tokens_NP))
     scale = max(1.0, float(read_NAV.abs().max()))
     limit = scale * (SLACK_FLOAT32 if precision == "float32" else SLACK)
     order = list(reading.tokens.order)
@@ -116,7 +121,8 @@ def compare(
     def ask(tokens_NT: Tensor) -> Tensor:
         nonlocal calls
         calls += 1
-        return foreign.call(reading.tokens.of(tokens_NT)).double()[..., order]
+        found = foreign.call(reading.tokens.of(tokens_NT)).double()[..., order]
+        return comparable(reading, found, model=True)
 
     def judge(found: Tensor, wanted: Tensor, what: str) -> None:
         nonlocal worst
@@ -143,6 +149,22 @@ def compare(
     )
 
 
+def _judge_finite(tables: Tables) -> None:
+    """What a zero weight takes away must be a number: zero times infinity is none."""
+    for name, tensor in tables.items():
+        hidden = tensor == -torch.inf if name in ("score", "sink") else torch.zeros(())
+        if not bool((torch.isfinite(tensor) | hidden.bool()).all()):
+            raise Failure(f"some tokens make its {name} table infinite, or no number")
+
+
+def comparable(reading: Reading, logits: Tensor, *, model: bool = False) -> Tensor:
+    """Logits as they are; of a model that gives out probabilities, their logarithms."""
+    last = reading.steps[0].last
+    if last == "logits":
+        return logits
+    return logits.log() if model and last == "probabilities" else logits.log_softmax(-1)
+
+
 def _compare_first_calls(foreign: Foreign, reading: Reading, tables: Tables) -> None:
     """What the model answered from its first call on, in its own precision, which a counter inside it
     would have changed since."""
@@ -157,10 +179,10 @@ def _compare_first_calls(foreign: Foreign, reading: Reading, tables: Tables) -> 
         if None in tokens:
             continue
         rows.append([*tokens, *[0] * (layout.num_positions - len(own))])
-        asked.append((step, logits_V.double()[order]))
+        asked.append((step, comparable(reading, logits_V.double()[order], model=True)))
     if not rows:
         return
-    read_NAV = table_logits(tables, torch.tensor(rows))
+    read_NAV = comparable(reading, table_logits(tables, torch.tensor(rows)))
     scale = max(1.0, float(read_NAV.abs().max()))
     for call, (read_AV, (step, wanted_V)) in enumerate(zip(read_NAV, asked, strict=True)):
         difference = float(torch.nan_to_num((read_AV[step] - wanted_V).abs(), nan=torch.inf).max())

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import importlib.util
 import itertools
 import random
@@ -26,20 +25,17 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
 
 from adderlab.errors import Failure, UsageError
+from adderlab.reading.precision import parameters_of
 from adderlab.reading.reading import Tokens
-from adderlab.reading.trace import first_logits
+from adderlab.reading.trace import first_logits, one_thread
+from adderlab.reading.watching import MOST_CALLS, Call, Enough, Watch
 from adderlab.task.layouts import OPERAND_DIGITS, SUM_DIGITS, Layout, get_layout
 
 ROUNDS = 3
 """Of ten pairs, in which every digit occurs in every column; from them the rule is learned."""
 STEERED = 4
-MOST_CALLS = 60
-"""Of the model, for one sum."""
-_DEPTH = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,23 +61,6 @@ class Foreign:
 
 _Asked = tuple[tuple[int, ...], Tensor]
 """(the model's tokens, the logits (V,) of the last one)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Call:
-    """One call that gave logits."""
-
-    function: Callable[..., Any]
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    place: int | str
-    """Of the tokens among the arguments."""
-    tokens: tuple[int, ...]
-    shape: tuple[int, ...]
-    logits: Tensor
-    """Those of the last position, (V,), by the model itself."""
-    chosen: int
-    """The token with the largest logit at the end, or the one that was put in its place."""
 
 
 def load_file(path: Path) -> types.ModuleType:
@@ -181,8 +160,26 @@ def stated(model: Any, layout: Layout, name: str) -> Foreign:
         layout=layout,
         tokens=tokens,
         add=_greedy(call, layout, tokens),
+        asked=_asked_first(call, layout),
         stated=True,
     )
+
+
+@one_thread()
+@torch.no_grad()
+def _asked_first(call: Callable[[Tensor], Tensor], layout: Layout) -> tuple[_Asked, ...]:
+    """Its first answers, with which later ones are compared."""
+    digits = torch.arange(OPERAND_DIGITS, dtype=torch.uint8)[None] % 10
+    tokens_P = layout.encode(digits, digits.flip(1))[0][0].long()
+    try:
+        return tuple(
+            (tuple(tokens_P[: last + 1].tolist()), call(tokens_P[None, : last + 1])[0, -1].clone())
+            for last in layout.query_positions
+        )
+    except Failure:
+        raise
+    except Exception as error:
+        raise Failure(f"the model fails when it is called: {type(error).__name__}: {error}") from error
 
 
 def _greedy(
@@ -211,174 +208,14 @@ def _greedy(
     return add
 
 
-def parameters_of(model: Any) -> dict[str, Tensor]:
-    """The tensors that training changes: a module's parameters; of a plain object, its tensors of real
-    numbers, or those alone that ask for a gradient if some do."""
-    found: dict[int, tuple[str, Tensor]] = {}
-    for name, thing in reachable(model):
-        if isinstance(thing, nn.Module):
-            for own, parameter in thing.named_parameters():
-                found.setdefault(id(parameter), (f"{name}.{own}".lstrip("."), parameter))
-    if not found:
-        tensors = [
-            (name.lstrip("."), thing)
-            for name, thing in reachable(model)
-            if isinstance(thing, Tensor) and thing.is_floating_point()
-        ]
-        asked = [(name, tensor) for name, tensor in tensors if tensor.requires_grad]
-        found = {id(tensor): (name, tensor) for name, tensor in asked or tensors}
-    return dict(found.values())
-
-
-def reachable(thing: Any) -> Iterator[tuple[str, Any]]:
-    """``thing`` and what its attributes, lists and dicts hold, outermost first, a few steps deep."""
-    seen: set[int] = set()
-    level: list[tuple[str, Any]] = [("", thing)]
-    for _ in range(_DEPTH):
-        following: list[tuple[str, Any]] = []
-        for name, item in level:
-            if id(item) in seen or isinstance(item, (str, bytes, int, float, types.ModuleType)):
-                continue
-            seen.add(id(item))
-            yield name, item
-            if isinstance(item, (Tensor, nn.Module)):
-                continue
-            if isinstance(item, Mapping):
-                following += [(f"{name}.{key}", value) for key, value in item.items()]
-            elif isinstance(item, (list, tuple)):
-                following += [(f"{name}.{i}", value) for i, value in enumerate(item)]
-            elif hasattr(item, "__dict__") and not isinstance(item, type):
-                following += [(f"{name}.{key}", value) for key, value in vars(item).items()]
-        level = following
-
-
-# Watching.
-
-
-class _Watch:
-    """Notes every call that takes tokens and gives logits; of nested ones the outermost.
-
-    With ``only``, the function that was found to do so, its answers can be replaced, by those that
-    ``forced`` gives out, None leaving one alone; with ``enough`` so many calls end the sum.
-    """
-
-    def __init__(self, module: types.ModuleType, model: Any, only: Any = None, enough: int = 0) -> None:
-        self._module, self._model = module, model
-        self._only, self._enough = only, enough
-        self._undo: list[Callable[[], None]] = []
-        self.calls: list[_Call] = []
-        self.forced: Iterator[int | None] | None = None
-
-    def __enter__(self) -> _Watch:
-        own = self._module.__name__
-        for _, thing in reachable(self._model):
-            if isinstance(thing, nn.Module):
-                self._patch_instance(thing, "forward")
-            elif type(thing).__module__ == own:
-                for name, function in list(vars(type(thing)).items()):
-                    if isinstance(function, types.FunctionType) and name != "__init__":
-                        self._patch(type(thing), name, function)
-        for name, function in list(vars(self._module).items()):
-            plain = isinstance(function, types.FunctionType) and function.__module__ == own
-            if plain and name not in ("add", "build_model"):
-                self._patch(self._module, name, function)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for undo in reversed(self._undo):
-            undo()
-
-    def _patch(self, owner: Any, name: str, function: Callable[..., Any]) -> None:
-        setattr(owner, name, self._watched(function))
-        self._undo.append(lambda: setattr(owner, name, function))
-
-    def _patch_instance(self, thing: nn.Module, name: str) -> None:
-        before = vars(thing).get(name)
-        # Called by its owner again, a module runs its hooks too.
-        vars(thing)[name] = self._watched(getattr(thing, name), thing)
-
-        def undo() -> None:
-            del vars(thing)[name]
-            if before is not None:
-                vars(thing)[name] = before
-
-        self._undo.append(undo)
-
-    def _watched(self, function: Callable[..., Any], again: Any = None) -> Callable[..., Any]:
-        asked = function if again is None else again
-
-        @functools.wraps(function)
-        def watched(*args: Any, **kwargs: Any) -> Any:
-            if self._only is not None and asked is not self._only:
-                return function(*args, **kwargs)
-            before = len(self.calls)
-            place, tokens = _tokens_among(args, kwargs)
-            output = function(*args, **kwargs)
-            logits = first_logits(output) if tokens else None
-            if place is None or logits is None or logits.ndim == 0 or logits.shape[-1] < 10:
-                return output
-            del self.calls[before:]  # what was called inside is part of this call
-            token = None if self.forced is None else next(self.forced, None)
-            self.calls.append(
-                _Call(
-                    function=asked,
-                    args=args,
-                    kwargs=kwargs,
-                    place=place,
-                    tokens=tuple(tokens),
-                    shape=tuple(logits.shape),
-                    logits=logits.detach().reshape(-1, logits.shape[-1])[-1].clone(),
-                    chosen=int(logits.reshape(-1, logits.shape[-1])[-1].argmax())
-                    if token is None
-                    else token,
-                )
-            )
-            if len(self.calls) > MOST_CALLS:
-                raise Failure(f"add calls its model more than {MOST_CALLS} times for one sum")
-            if self._enough and len(self.calls) >= self._enough:
-                raise _Enough
-            if token is None:
-                return output
-            rigged = torch.zeros_like(logits)
-            rigged[..., token] = 1e4
-            return _exchanged(output, logits, rigged)
-
-        return watched
-
-
-class _Enough(BaseException):
-    """All that was to be seen of a sum has been seen."""
-
-
-def _exchanged(output: Any, old: Tensor, new: Tensor) -> Any:
-    if output is old:
-        return new
-    if isinstance(output, (tuple, list)):
-        return type(output)(_exchanged(part, old, new) for part in output)
-    if isinstance(output, Mapping):
-        return {key: _exchanged(value, old, new) for key, value in output.items()}
-    output.logits = new
-    return output
-
-
-def _tokens_among(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[int | str | None, list[int]]:
-    """(where the tokens are among the arguments, the tokens)."""
-    for place, value in itertools.chain(enumerate(args), kwargs.items()):
-        if isinstance(value, Tensor) and not value.is_floating_point() and value.dtype != torch.bool:
-            if value.ndim in (1, 2) and (value.ndim == 1 or len(value) == 1) and value.numel() > 1:
-                return place, value.reshape(-1).tolist()
-        if isinstance(value, (list, tuple)) and len(value) > 1 and all(type(x) is int for x in value):
-            return place, list(value)
-    return None, []
-
-
 # Learning.
 
 
+@one_thread()
 def learned(module: types.ModuleType, model: Any, name: str) -> Foreign:
     """How ``module.add`` asks ``model``. Raises ``Failure`` with what cannot be followed."""
     pairs = _covering_pairs()
-    with _Watch(module, model) as watch, torch.no_grad():
+    with Watch(module, model) as watch, torch.no_grad():
         first = _answer(module, model, *pairs[0])
     if not watch.calls:
         reason = f": {first}" if isinstance(first, str) else ""
@@ -390,10 +227,10 @@ def learned(module: types.ModuleType, model: Any, name: str) -> Foreign:
     asked = watch.calls[0].function
     seen = [call for call in watch.calls if call.function is asked]
     prompts, calls = [], []
-    with _Watch(module, model, only=asked, enough=1) as watch, torch.no_grad():
+    with Watch(module, model, only=asked, enough=1) as watch, torch.no_grad():
         for a, b in pairs:
             watch.calls = []
-            with contextlib.suppress(_Enough):
+            with contextlib.suppress(Enough):
                 _answer(module, model, a, b)
             calls.append(watch.calls[0])
             prompts.append(watch.calls[0].tokens)
@@ -424,7 +261,7 @@ def asked_alike(foreign: Foreign, module: types.ModuleType | None, model: Any) -
     """Another model of the same file, which is asked as the one that was learned from."""
     if module is None or foreign.stated:
         return stated(model, foreign.layout, foreign.name)
-    with _Watch(module, model) as watch, torch.no_grad():
+    with Watch(module, model) as watch, torch.no_grad():
         _answer(module, model, *_covering_pairs()[0])
     if not watch.calls:
         raise Failure(f"{foreign.name}: add calls one model that build_model makes, and not another")
@@ -438,7 +275,7 @@ def asked_alike(foreign: Foreign, module: types.ModuleType | None, model: Any) -
     )
 
 
-def _takes_rows_alone(call: _Call) -> bool:
+def _takes_rows_alone(call: Call) -> bool:
     """Whether its tokens come as a list or without a batch axis."""
     value = call.args[call.place] if isinstance(call.place, int) else call.kwargs[call.place]
     return not isinstance(value, Tensor) or value.ndim == 1
@@ -471,7 +308,7 @@ def _number(answer: Any) -> int:
         return -1
 
 
-def _check_greedy(runs: Sequence[Sequence[_Call]]) -> None:
+def _check_greedy(runs: Sequence[Sequence[Call]]) -> None:
     """Every call reads the last one's tokens and the token that it answered."""
     for calls in runs:
         first = calls[0]
@@ -500,7 +337,7 @@ def _check_greedy(runs: Sequence[Sequence[_Call]]) -> None:
             )
 
 
-def _caller(first: _Call) -> Callable[[Tensor], Tensor]:
+def _caller(first: Call) -> Callable[[Tensor], Tensor]:
     """The function that takes tokens (1, L) to logits (1, L, V)."""
     value = first.args[first.place] if isinstance(first.place, int) else first.kwargs[first.place]
 
@@ -559,11 +396,10 @@ def _digit_rule(pairs: Sequence[tuple[int, int]], seen: Sequence[int]) -> _Rule 
     for operand, column in itertools.product(range(2), range(OPERAND_DIGITS)):
         token_of: dict[int, int] = {}
         digits = [pair[operand] // 10**column % 10 for pair in pairs]
-        if all(token_of.setdefault(d, t) == t for d, t in zip(digits, seen, strict=True)):
-            if len(token_of) == len(set(token_of.values())) == 10:
-                return _Rule(
-                    operand=operand, column=column, token_of=tuple(token_of[d] for d in range(10))
-                )
+        decided = all(token_of.setdefault(d, t) == t for d, t in zip(digits, seen, strict=True))
+        if decided and len(token_of) == len(set(token_of.values())) == 10:
+            tokens = tuple(token_of[d] for d in range(10))
+            return _Rule(operand=operand, column=column, token_of=tokens)
     return None
 
 
@@ -573,9 +409,9 @@ def _steered(
     asked: Any,
     pair: tuple[int, int],
     tokens: Sequence[int | None],
-) -> tuple[Any, list[_Call]]:
+) -> tuple[Any, list[Call]]:
     """(what ``add`` returns, what it asked), with the model's answers replaced."""
-    with _Watch(module, model, only=asked) as watch, torch.no_grad():
+    with Watch(module, model, only=asked) as watch, torch.no_grad():
         watch.forced = iter(tokens)
         return _answer(module, model, *pair), watch.calls
 
@@ -694,62 +530,3 @@ def _layout(
         end_decided=decided,
     )
     return layout, Tokens(ids_PV=ids_PV, order=every)
-
-
-class _Double(TorchDispatchMode):
-    """Operations in its scope neither take nor make narrower floating-point numbers, whatever a model
-    asks for in so many words: what is meant by ``.float()`` is a real number."""
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if kwargs.get("dtype") in NARROW:
-            kwargs = {**kwargs, "dtype": torch.float64}
-        if any(map(_is_narrow, args)) and not func._schema.is_mutable:
-            args = tree_map(lambda x: x.double() if _is_narrow(x) else x, args)
-        return func(*args, **kwargs)
-
-
-NARROW = (torch.float16, torch.bfloat16, torch.float32)
-
-
-def _is_narrow(x: Any) -> bool:
-    """Whether it is, or is a list of, tensors of narrow numbers."""
-    if isinstance(x, Tensor):
-        return x.dtype in NARROW
-    return isinstance(x, (list, tuple)) and any(map(_is_narrow, x))
-
-
-@contextlib.contextmanager
-def in_double(model: Any, *, all_of_it: bool = False) -> Iterator[None]:
-    """The model's parameters and buffers, and new tensors, in float64; as before afterwards.
-
-    ``all_of_it``: also what the model makes float32 in so many words, which takes longer.
-    """
-    tensors = [
-        tensor
-        for _, thing in reachable(model)
-        for tensor in (
-            [*thing.parameters(), *thing.buffers()]
-            if isinstance(thing, nn.Module)
-            else [thing]
-            if isinstance(thing, Tensor)
-            else []
-        )
-        if tensor.is_floating_point()
-    ]
-    kept = [(tensor, tensor.data) for tensor in tensors]
-    default = torch.get_default_dtype()
-    try:
-        for tensor in tensors:
-            tensor.data = tensor.data.double()
-        torch.set_default_dtype(torch.float64)
-        with _Double() if all_of_it else contextlib.nullcontext():
-            yield
-    finally:
-        torch.set_default_dtype(default)
-        for tensor, data in kept:
-            tensor.data = data

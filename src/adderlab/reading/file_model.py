@@ -42,10 +42,9 @@ from adderlab.reading.driving import (
     built,
     foreign_module,
     load_file,
-    parameters_of,
-    reachable,
     stated,
 )
+from adderlab.reading.precision import parameters_of, reachable
 from adderlab.reading.reading import Reading, Tokens
 from adderlab.task.layouts import Layout, get_layout
 

@@ -20,11 +20,14 @@ import torch
 from torch import Tensor
 
 from adderlab.errors import Failure
-from adderlab.models.head_program import HeadProgram
+from adderlab.models.head_program import HeadProgram, evaluate
 from adderlab.models.tables import TableForm, Tables
-from adderlab.reading.dependence import CASTS, MOVES, Dependence
-from adderlab.reading.lowering import Attention, Entry, Lowered, Lowering, Part, Product, Spec
-from adderlab.reading.trace import Ref, Trace, rebuild, record, run, writes
+from adderlab.reading.attention import Attention
+from adderlab.reading.dependence import Dependence
+from adderlab.reading.factors import Factors, find_factors
+from adderlab.reading.lowering import Lowered, Lowering
+from adderlab.reading.trace import Trace, one_thread, record, run
+from adderlab.reading.writing import Entry, Part, Product, Spec
 from adderlab.task.layouts import Layout
 
 Model = Callable[[Tensor], Any]
@@ -33,6 +36,10 @@ Model = Callable[[Tensor], Any]
 HIDDEN = -1e4
 """A hidden key's score where queries times keys say it all: its weight is nothing in any format, and its
 derivative a number."""
+
+
+UNDERFLOW = 800.0
+"""exp(-UNDERFLOW) is zero in float64."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,18 +57,6 @@ class Tokens:
         return self.ids_PV[position_L, tokens_BP.long()]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Factors:
-    """Scores of one head as queries times keys."""
-
-    product: int | None
-    """The node that multiplies them; None where no token decides the scores."""
-    queries: tuple[tuple[Entry, ...], ...]
-    """(answer step, coordinate)."""
-    keys: tuple[tuple[Part, ...], ...]
-    """(key, coordinate)."""
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Reading:
     """What was read. ``tables`` gives the tables of any parameters of the same shapes."""
@@ -74,6 +69,8 @@ class Reading:
     form: TableForm
     factors: tuple[Factors, ...] | None
     """One for every head; None where scores are no such products."""
+    hidden_HAJ: Tensor
+    """Keys whose weight is zero whatever tokens and parameters are (head, answer step, key)."""
     shapes: Mapping[str, tuple[int, ...]]
     """Of every parameter."""
 
@@ -100,8 +97,8 @@ class Reading:
         wanted = {number for number, _ in entries}
         tokens_VP = self.tokens.ids_PV.T
         shape = self.trace.tokens.shape
-        every = self._batched(
-            lambda own: run(self.trace, parameters, own.reshape(shape), wanted), tokens_VP
+        every = torch.vmap(lambda own: run(self.trace, parameters, own.reshape(shape), wanted))(
+            tokens_VP
         )
         flat_V = {number: tensor.reshape(len(tokens_VP), -1) for number, tensor in every.items()}
         first = self.steps[0]
@@ -121,9 +118,6 @@ class Reading:
         value = gathered(value_entries).reshape(V, P, H, E).transpose(0, 1)
         row_entries = [entry for step in self.steps for entry in step.rows]
         residual = gathered(row_entries).reshape(V, A, -1).transpose(0, 1)
-        if first.row_shift:
-            residual = residual + gathered(first.row_shift)[0]
-        tables = {"value": value, "residual": residual}
 
         def constant(spec: Spec) -> Tensor:
             size, what = spec
@@ -134,6 +128,9 @@ class Reading:
                 return left * right if what.kind == "columns" else left @ right
             return gathered(what)[0].reshape(size)
 
+        if first.row_shift is not None:
+            residual = residual + constant(first.row_shift)
+        tables = {"value": value, "residual": residual}
         for name, spec in first.constants.items():
             tables[f"head.{name}"] = constant(spec)
         return {**tables, **self._scores(parameters, gathered, dtype, exact)}
@@ -142,26 +139,17 @@ class Reading:
         """Logits (B, P, V) of full sequences of the layout's tokens, by the recorded operations."""
         out, shape = self.trace.output.number, self.trace.tokens.shape
         used = {name: parameters[name] for name in dict.fromkeys(self.trace.parameters.values())}
-        found = self._batched(
-            lambda own: run(self.trace, used, own.reshape(shape), {out}), self.tokens.of(tokens_BP)
+        found = torch.vmap(lambda own: run(self.trace, used, own.reshape(shape), {out}))(
+            self.tokens.of(tokens_BP)
         )
         return found[out].reshape(*tokens_BP.shape, -1)[..., list(self.tokens.order)]
-
-    def _batched(
-        self, function: Callable[[Tensor], dict[int, Tensor]], rows: Tensor
-    ) -> dict[int, Tensor]:
-        if any(map(writes, self.trace.nodes)):
-            # Writing into tensors cannot be batched.
-            each = [function(row) for row in rows]
-            return {number: torch.stack([one[number] for one in each]) for number in each[0]}
-        return torch.vmap(function)(rows)
 
     def _specs(self) -> list[Sequence[Entry]]:
         """Every entry that some table consists of."""
         specs: list[Sequence[Entry]] = [step.rows for step in self.steps]
-        specs.append(self.steps[0].row_shift)
         specs += [[e for e in c.values if e is not None] for c in self.steps[0].mixed if c is not None]
-        for spec in self.steps[0].constants.values():
+        shift = self.steps[0].row_shift
+        for spec in [*self.steps[0].constants.values(), *([] if shift is None else [shift])]:
             specs += _entries(spec)
         for head in self.factors or ():
             specs += [*head.queries, *([e for e in key if isinstance(e, tuple)] for key in head.keys)]
@@ -203,8 +191,7 @@ class Reading:
         query = (query_VAHK * factor_HA.T[None, :, :, None]).transpose(0, 1)
         key = key_VJHK[:, own].transpose(0, 1)
         out = {"query": query, "key": key}
-        shift_HAP = shift_HAJ[:, :, own]
-        hidden_HAP = torch.isinf(shift_HAP)
+        shift_HAP, hidden_HAP = shift_HAJ[:, :, own], self.hidden_HAJ[:, :, own]
         if not self._plain_shift:
             shift_HAP = torch.where(hidden_HAP, HIDDEN, shift_HAP)
             shift_HAP = torch.where(visible_AP, shift_HAP, 0.0)
@@ -229,21 +216,20 @@ class Reading:
         return torch.arange(P) <= last_A[:, None]
 
     @cached_property
-    def _plain_shift(self) -> bool:
-        """Whether nothing is added to queries times keys that a step can see."""
-        shift_HAP = self._example_shift()
-        return bool(((shift_HAP == 0) | ~self._visible()).all())
-
-    @cached_property
     def _hides(self) -> bool:
         """Whether some key before a step's query is hidden from it."""
-        return bool((torch.isinf(self._example_shift()) & self._visible()).any())
+        first = self.steps[0].offset
+        own = slice(first, first + self.layout.num_positions)
+        return bool((self.hidden_HAJ[:, :, own] & self._visible()).any())
 
-    def _example_shift(self) -> Tensor:
+    @cached_property
+    def _plain_shift(self) -> bool:
+        """Whether nothing is added to queries times keys that a step can see."""
         parameters = {name: torch.ones(shape).double() for name, shape in self.shapes.items()}
         _, shift_HAJ = self._affine(parameters, torch.float64)
         first = self.steps[0].offset
-        return shift_HAJ[:, :, first : first + self.layout.num_positions]
+        shift_HAP = shift_HAJ[:, :, first : first + self.layout.num_positions]
+        return not self._hides and bool(((shift_HAP == 0) | ~self._visible()).all())
 
     def _affine(self, parameters: dict[str, Tensor], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """score = scale * (query . key) + shift: (H, A, keys), from the chain behind the product run on
@@ -257,46 +243,25 @@ class Reading:
             for head in self.factors:
                 if head.product is not None:
                     number = self.trace.nodes[head.product].outputs[0].number  # type: ignore[union-attr]
-                    override[number] = torch.full(self.trace.shapes[number][0], value, dtype=dtype)
+                    override[number] = torch.full(self.trace.shapes[number], value, dtype=dtype)
             ends.append(run(self.trace, parameters, tokens, sources, override))
         shift, scale = [], []
-        for attention in attentions:
-            keys = self.trace.shapes[attention.source][0][-1]
-            zero, one = (
-                end[attention.source].reshape(-1, *self.trace.shapes[attention.source][0][-2:])[
-                    attention.head
-                ]
-                for end in ends
-            )
-            rows = [q if zero.shape[0] > 1 else 0 for q in self._query_positions()]
-            zero, one = zero[rows], one[rows]
+        for attention, hidden_AJ in zip(attentions, self.hidden_HAJ, strict=True):
+            zero, one = (self._rows_of(end[attention.source], attention) for end in ends)
             shift.append(zero)
-            scale.append(torch.where(torch.isinf(zero), torch.zeros_like(zero), one - zero))
-            assert zero.shape[1] == keys
+            scale.append(torch.where(hidden_AJ, torch.zeros_like(zero), one - zero))
         return torch.stack(scale), torch.stack(shift)
 
+    def _rows_of(self, tensor: Tensor, attention: Attention) -> Tensor:
+        """(..., A, keys) of the scores (or weights) of an attention, batch axes in front."""
+        return rows_of(tensor, attention, self.trace, self._query_positions())
+
     def _tabulated(self, parameters: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-        """Scores of every pair (token at the query, token at the key), from sequences of two tokens."""
+        """Scores of every pair (token at the query, token at the key)."""
         A, P, V, H = (
             len(self.steps), self.layout.num_positions, self.layout.vocab_size, self.form.heads
         )  # fmt: skip
-        sources = {attention.source for attention in self.attentions}
-        shape = self.trace.tokens.shape
-        steps = []
-        for q in self._query_positions():
-            tokens = self.tokens.ids_PV.T[None].repeat(V, 1, 1)  # (z, t, P)
-            tokens[:, :, q] = self.tokens.ids_PV[q][:, None]
-            every = self._batched(
-                lambda own: run(self.trace, parameters, own.reshape(shape), sources),
-                tokens.flatten(0, 1),
-            )
-            heads = []
-            for attention in self.attentions:
-                size = self.trace.shapes[attention.source][0]
-                found = every[attention.source].reshape(V * V, -1, *size[-2:])[:, attention.head]
-                heads.append(found[:, q if size[-2] > 1 else 0].reshape(V, V, size[-1]))
-            steps.append(torch.stack(heads, 1))  # (z, H, t, keys)
-        score_AVHTJ = torch.stack(steps)
+        score_AVHTJ = self.pair_scores(parameters)
         own = slice(self.steps[0].offset, self.steps[0].offset + P)
         out = {
             "query": torch.zeros(A, V, H, 0, dtype=dtype),
@@ -306,6 +271,34 @@ class Reading:
         if score_AVHTJ.shape[-1] > P:
             out["sink"] = score_AVHTJ[:, :, :, 0, 0 if self.steps[0].offset else -1]
         return out
+
+    def pair_scores(self, parameters: dict[str, Tensor]) -> Tensor:
+        """(A, V, H, V, keys): the score of every key, hidden ones too, by the tokens at the query and at
+        the key, from sequences of two tokens."""
+        V = self.layout.vocab_size
+        sources = {attention.source for attention in self.attentions}
+        shape = self.trace.tokens.shape
+        steps = []
+        for i, q in enumerate(self._query_positions()):
+            tokens = self.tokens.ids_PV.T[None].repeat(V, 1, 1)  # (z, t, P)
+            tokens[:, :, q] = self.tokens.ids_PV[q][:, None]
+            every = torch.vmap(lambda own: run(self.trace, parameters, own.reshape(shape), sources))(
+                tokens.flatten(0, 1)
+            )
+            heads = []
+            for attention in self.attentions:
+                found_BAJ = self._rows_of(every[attention.source], attention)
+                heads.append(found_BAJ[:, i].reshape(V, V, -1))
+            steps.append(torch.stack(heads, 1))  # (z, H, t, keys)
+        return torch.stack(steps)
+
+
+def rows_of(tensor: Tensor, attention: Attention, trace: Trace, positions: Sequence[int]) -> Tensor:
+    """(..., A, keys): the rows of one attention at these query positions."""
+    *_, rows, keys = trace.shapes[attention.source]
+    batch = tensor.shape[: tensor.ndim - len(trace.shapes[attention.source])]
+    heads = tensor.reshape(*batch, -1, rows, keys)[..., attention.head, :, :]
+    return heads[..., [q if rows > 1 else 0 for q in positions], :]
 
 
 def _entries(spec: Spec) -> list[list[Entry]]:
@@ -348,6 +341,7 @@ def _gather(flat: Mapping[int, Tensor], entries: Sequence[Part], dtype: torch.dt
 # Reading.
 
 
+@one_thread()
 def read_model(
     model: Model, parameters: Mapping[str, Tensor], layout: Layout, tokens: Tokens
 ) -> Reading:
@@ -359,26 +353,40 @@ def read_model(
     trace = record(model, example, parameters)
     own = {name: parameters[name].detach() for name in set(trace.parameters.values())}
     dependence = Dependence(trace, own)
-    size = trace.shapes[trace.output.number][0]
     P = layout.num_positions
+    size = trace.shapes[trace.output.number]
     if size != (1, P, layout.vocab_size):
         raise Failure(
-            f"on {P} tokens its logits have the shape {tuple(size)}, not (1, {P}, "
-            f"{layout.vocab_size}): the "
+            f"on {P} tokens its logits have the shape {size}, not (1, {P}, {layout.vocab_size}): the "
             "reading needs those of every position"
         )
     _judge(trace, dependence, layout)
     steps = _lowered(trace, dependence, layout, tokens)
-    form, factors = _form(trace, dependence, layout, steps)
-    return Reading(
-        layout=layout,
-        tokens=tokens,
-        trace=trace,
-        steps=steps,
-        form=form,
-        factors=factors,
-        shapes={name: tuple(parameter.shape) for name, parameter in own.items()},
-    )
+    reading = _form(trace, dependence, layout, tokens, steps)
+    _judge_buried(reading, dependence, own)
+    return reading
+
+
+def _judge_buried(reading: Reading, dependence: Dependence, parameters: Mapping[str, Tensor]) -> None:
+    """Whether keys that large negative numbers hide have no weight in any arithmetic, whatever the
+    tokens: their scores lie so far below the largest that its exponential is zero."""
+    if not dependence.buried:
+        return
+    others = dependence.buried - {attention.source for attention in reading.attentions}
+    if others:
+        raise Failure("it has a softmax beside its attention that large negative numbers are added to")
+    exact = {name: tensor.double() for name, tensor in parameters.items()}
+    with torch.no_grad():
+        score_AVHTJ = reading.pair_scores(exact)
+    hidden_AVHTJ = reading.hidden_HAJ.transpose(0, 1)[:, None, :, None].expand_as(score_AVHTJ)
+    seen = score_AVHTJ.masked_fill(hidden_AVHTJ, math.inf).amin(3)
+    seen = torch.where(torch.isinf(seen), -math.inf, seen).amax(-1)
+    hidden = score_AVHTJ.masked_fill(~hidden_AVHTJ, -math.inf).amax((3, 4))
+    if bool((hidden > seen - UNDERFLOW).any()):
+        raise Failure(
+            "its mask adds a number that is not large enough to hide a key whatever the tokens: use "
+            "minus infinity"
+        )
 
 
 def _example(layout: Layout) -> Tensor:
@@ -397,9 +405,8 @@ def _judge(trace: Trace, dependence: Dependence, layout: Layout) -> None:
         later = [int(b).bit_length() - 1 for b in bits[q].tolist() if int(b) >> (q + 1)]
         if later:
             raise Failure(
-                f"the logits at position {q} depend on the token at position {max(later)}, which is "
-                f"not yet "
-                "written then: the model looks ahead"
+                f"the logits at position {q} depend on the token at position {max(later)}, which is not "
+                "yet written then: the model looks ahead"
             )
 
 
@@ -422,49 +429,57 @@ def _lowered(
         as_rows = as_rows | more
     if any(step.program != first.program for step in steps):
         raise Failure("what follows the attention is not the same computation at every answer step")
-    if any(step.mixed != first.mixed for step in steps):
+    if any(
+        (step.constants, step.row_shift, step.last) != (first.constants, first.row_shift, first.last)
+        for step in steps
+    ):
+        raise Failure("what follows the attention has other weights at every answer step")
+    if any((step.mixed, step.offset) != (first.mixed, first.offset) for step in steps):
         raise Failure("the values that attention mixes are not the same at every answer step")
     return steps
 
 
 def _form(
-    trace: Trace, dependence: Dependence, layout: Layout, steps: tuple[Lowered, ...]
-) -> tuple[TableForm, tuple[Factors, ...] | None]:
+    trace: Trace, dependence: Dependence, layout: Layout, tokens: Tokens, steps: tuple[Lowered, ...]
+) -> Reading:
+    """The reading whose scores are factors if they can be."""
     first = steps[0]
     heads = list(dict.fromkeys(c.attention for c in first.mixed if c is not None))
     _judge_values(trace, dependence, first)
+    hidden = []
+    for attention in heads:
+        number = trace.nodes[attention.softmax].outputs[0].number  # type: ignore[union-attr]
+        nothing = (dependence.bits[number] == 0) & (dependence.fixed[number] == 0)
+        hidden.append(rows_of(nothing, attention, trace, layout.query_positions))
+
+    def reading(factors: tuple[Factors, ...] | None, key_dim: int) -> Reading:
+        form = TableForm(
+            layout=layout,
+            heads=len(heads),
+            key_dim=key_dim,
+            value_dim=len(first.mixed) // len(heads),
+            program=first.program,
+        )
+        return Reading(
+            layout=layout,
+            tokens=tokens,
+            trace=trace,
+            steps=steps,
+            form=form,
+            factors=factors,
+            hidden_HAJ=torch.stack(hidden),
+            shapes={name: trace.shapes[number] for number, name in trace.parameters.items()},
+        )
+
     factors = find_factors(trace, dependence, layout, heads, first.offset)
-    key_dim = 0
-    form = TableForm(
-        layout=layout,
-        heads=len(heads),
-        key_dim=key_dim,
-        value_dim=len(first.mixed) // len(heads),
-        program=first.program,
-    )
     if factors is not None:
-        key_dim = len(factors[0].keys[0])
-        probe = Reading(
-            layout=layout, tokens=_NO_TOKENS, trace=trace, steps=steps, form=form, factors=factors,
-            shapes={
-                name: trace.shapes[number][0] for number, name in trace.parameters.items()
-            },
-        )  # fmt: skip
-        if not probe._plain_shift:
-            key_dim += layout.num_answers
-        if not _same_factor(probe):
-            factors, key_dim = None, 0
-    form = TableForm(
-        layout=layout,
-        heads=len(heads),
-        key_dim=key_dim,
-        value_dim=len(first.mixed) // len(heads),
-        program=first.program,
-    )
-    return form, factors
-
-
-_NO_TOKENS = Tokens(ids_PV=torch.zeros(0, 0, dtype=torch.int64), order=())
+        width = len(factors[0].keys[0])
+        found = reading(factors, width)
+        if not found._plain_shift:
+            found = reading(factors, width + layout.num_answers)
+        if _same_factor(found):
+            return found
+    return reading(None, 0)
 
 
 def _same_factor(probe: Reading) -> bool:
@@ -475,10 +490,10 @@ def _same_factor(probe: Reading) -> bool:
             name: torch.rand(shape, generator=generator, dtype=torch.float64) + 0.5
             for name, shape in probe.shapes.items()
         }
-        scale_HAJ, shift_HAJ = probe._affine(parameters, torch.float64)
+        scale_HAJ, _ = probe._affine(parameters, torch.float64)
         P = probe.layout.num_positions
         own = slice(probe.steps[0].offset, probe.steps[0].offset + P)
-        seen = probe._visible() & ~torch.isinf(shift_HAJ[:, :, own])
+        seen = probe._visible() & ~probe.hidden_HAJ[:, :, own]
         scale_HAP = scale_HAJ[:, :, own]
         queries = torch.tensor(probe._query_positions())
         reference = scale_HAP[:, torch.arange(len(queries)), queries][..., None]
@@ -510,223 +525,11 @@ def _judge_values(trace: Trace, dependence: Dependence, step: Lowered) -> None:
                 )
 
 
-# Queries and keys.
-
-_AFFINE = {
-    "mul",
-    "div",
-    "add",
-    "sub",
-    "neg",
-    "where",
-    "masked_fill",
-    "masked_fill_",
-    "add_",
-    "mul_",
-    "div_",
-    "sub_",
-}
-
-
-def find_factors(
-    trace: Trace, dependence: Dependence, layout: Layout, heads: Sequence[Attention], offset: int
-) -> tuple[Factors, ...] | None:
-    """For every head the product of queries and keys from which its scores come by scaling and adding
-    what no token decides; None if those of some head do not, or are of another width."""
-    made_by = {
-        ref.number: i for i, node in enumerate(trace.nodes) for ref in node.outputs if ref is not None
-    }
-    found = []
-    for attention in heads:
-        own = _head_factors(trace, dependence, layout, attention, made_by, offset)
-        if own is None:
-            return None
-        found.append(own)
-    return tuple(found) if len({len(own.keys[0]) for own in found}) == 1 else None
-
-
-def _head_factors(
-    trace: Trace,
-    dependence: Dependence,
-    layout: Layout,
-    attention: Attention,
-    made_by: Mapping[int, int],
-    offset: int,
-) -> Factors | None:
-    keys = trace.shapes[attention.source][0][-1]
-    if not bool(dependence.positions(attention.source).any()):
-        return Factors(product=None, queries=((),) * layout.num_answers, keys=((),) * keys)
-    chain = _chain(trace, dependence, made_by, attention.source)
-    if chain is None:
-        return None
-    product, path = chain
-    cells_AJ = _cells(trace, dependence, product, path, attention, layout)
-    node = trace.nodes[product]
-    args = [x.number for x in node.args[-2:]]
-    shapes = [trace.shapes[number][0] for number in args]
-    out_shape = trace.shapes[node.outputs[0].number][0]  # type: ignore[union-attr]
-    queries: list[tuple[Entry, ...]] = []
-    own_keys: list[tuple[Part, ...] | None] = [None] * keys
-    for i, line in enumerate(cells_AJ):
-        position = layout.query_positions[i]
-        seen = [(j, cell) for j, cell in enumerate(line) if cell >= 0]
-        sides = [_operand_entries(args, shapes, out_shape, cell) for _, cell in seen]
-        if not seen:
-            return None
-        first, second = (_is_of(dependence, side, position) for side in sides[0])
-        pairs = [(b, a) if second and not first else (a, b) for a, b in sides]
-        if len({query for query, _ in pairs}) != 1 or not _is_of(dependence, pairs[0][0], position):
-            return None
-        queries.append(pairs[0][0])
-        for (j, _), (_, key) in zip(seen, pairs, strict=True):
-            if own_keys[j] not in (None, key) or not _is_of(dependence, key, j - offset):
-                return None
-            own_keys[j] = key
-    sink = (None,) * len(queries[0])
-    complete = [
-        key if key is not None or 0 <= j - offset < trace.length else sink
-        for j, key in enumerate(own_keys)
-    ]
-    if any(key is None for key in complete):
-        return None
-    return Factors(
-        product=product, queries=tuple(queries), keys=tuple(k for k in complete if k is not None)
-    )
-
-
-def _is_of(dependence: Dependence, entries: Sequence[Entry], position: int) -> bool:
-    """Whether no token decides these numbers but that at ``position`` (none at a negative one)."""
-    bits = 0
-    for number, place in entries:
-        bits |= int(dependence.positions(number).reshape(-1)[place])
-    return bits & ~(1 << position if position >= 0 else 0) == 0
-
-
-def _operand_entries(
-    args: Sequence[int], shapes: Sequence[tuple[int, ...]], out_shape: tuple[int, ...], cell: int
-) -> tuple[tuple[Entry, ...], tuple[Entry, ...]]:
-    """The row of the first operand and the column of the second whose product the cell is."""
-    (a, b), (x, y) = args, shapes
-    columns = out_shape[-1]
-    batch, rest = divmod(cell, out_shape[-2] * columns)
-    i, j = divmod(rest, columns)
-    M = x[-1]
-    left = tuple((a, (batch * x[-2] + i) * M + m) for m in range(M))
-    right = tuple((b, (batch * M + m) * y[-1] + j) for m in range(M))
-    return left, right
-
-
-def _chain(
-    trace: Trace, dependence: Dependence, made_by: Mapping[int, int], source: int
-) -> tuple[int, list[int]] | None:
-    """(the product's node, the nodes from there to the scores), if each only moves its scores, scales
-    them or adds to them what no token decides."""
-    path: list[int] = []
-    number = source
-    while number in made_by:
-        index = made_by[number]
-        node = trace.nodes[index]
-        name = node.name.removeprefix("aten.")
-        if name in ("mm", "bmm"):
-            return index, path[::-1]
-        if not (node.function in MOVES or node.function in CASTS or name in _AFFINE) or writes(node):
-            return None
-        tokens = [r for r in node.inputs() if bool(dependence.positions(r.number).any())]
-        if name in ("cat", "stack"):
-            wide = [r for r in tokens if _two(dependence, r.number)]
-            tokens = wide if len(wide) == 1 else tokens
-        if len(tokens) != 1:
-            return None
-        if name == "div" and node.args[0] != tokens[0]:
-            return None
-        path.append(index)
-        number = tokens[0].number
-    return None
-
-
-def _two(dependence: Dependence, number: int) -> bool:
-    bits = dependence.positions(number)
-    return bool(((bits & (bits - 1)) != 0).any())
-
-
-def _cells(
-    trace: Trace,
-    dependence: Dependence,
-    product: int,
-    path: Sequence[int],
-    attention: Attention,
-    layout: Layout,
-) -> list[list[int]]:
-    """(answer step, key) -> place in the product's result."""
-    ref = trace.nodes[product].outputs[0]
-    assert ref is not None
-    shape = trace.shapes[ref.number][0]
-    places = {ref.number: torch.arange(int(torch.Size(shape).numel())).reshape(shape)}
-    for index in path:
-        node = trace.nodes[index]
-        (source,) = [r for r in node.inputs() if r.number in places]
-        if node.function in MOVES:
-
-            def moved(r: Ref) -> Tensor:
-                if r.number in places:
-                    return places[r.number]
-                return torch.full(trace.shapes[r.number][0], -1)
-
-            args, kwargs = rebuild(node, moved)
-            kwargs = {k: v for k, v in kwargs.items() if k not in ("dtype", "device", "layout")}
-            head, *rest = node.args
-            if any(isinstance(x, Ref) for x in rest):
-                args = (args[0], *rebuild(node, lambda r: dependence.fixed[r.number])[0][1:])
-            results = node.function(*args, **kwargs)
-            results = [results] if node.single else results
-        else:
-            out = next(r.number for r in node.outputs if r is not None)
-            results = [places[source.number].expand(trace.shapes[out][0])]
-        for own, result in zip(node.outputs, results, strict=True):
-            if own is not None:
-                places[own.number] = result
-    size = trace.shapes[attention.source][0]
-    found = places[attention.source].reshape(-1, *size[-2:])[attention.head]
-    rows = [q if size[-2] > 1 else 0 for q in layout.query_positions]
-    return found[rows].tolist()
-
-
-# Agreement of what was read with the model itself.
-
-
-def worst_difference(reading: Reading, model: Model, tables: Tables, sequences: int, seed: int) -> float:
-    """The largest difference of a logit between the model and the tables, on random full sequences."""
-    layout = reading.layout
-    generator = torch.Generator().manual_seed(seed)
-    tokens_BP = torch.randint(
-        0, layout.vocab_size, (sequences, layout.num_positions), generator=generator
-    )
-    worst = 0.0
-    with torch.no_grad():
-        read_BAV = table_logits(tables, tokens_BP)
-        for b, row in enumerate(tokens_BP):
-            own = _logits(model, reading.tokens.of(row[None]))[0].double()
-            wanted = own[list(layout.query_positions)][:, list(reading.tokens.order)]
-            read = read_BAV[b]
-            if reading.steps[0].last != "logits":
-                read = read.log_softmax(-1)
-                wanted = wanted.log() if reading.steps[0].last == "probabilities" else wanted
-            worst = max(worst, float((read - wanted).abs().max()))
-    return worst
-
-
-def _logits(model: Model, tokens: Tensor) -> Tensor:
-    from adderlab.reading.trace import first_logits
-
-    found = first_logits(model(tokens))
-    assert found is not None
-    return found
+# What was read, computed.
 
 
 def table_logits(tables: Tables, tokens_BP: Tensor) -> Tensor:
     """Logits (B, A, V) of the first seed, step by step."""
-    from adderlab.models.head_program import evaluate
-
     one = {name: tensor[0] for name, tensor in tables.items()}
     head = {name: tensor[:1] for name, tensor in tables.head.items()}
     steps = []

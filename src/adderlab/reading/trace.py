@@ -5,6 +5,10 @@ it took and made. Nothing is known of how the model is written: it may be a modu
 function. What decides in Python (a loop, an ``if`` on a configuration) is already decided in the list;
 what decides on numbers (``.item()``, ``if x.any()``) is found in it.
 
+Writing into tensors is turned into making new ones (``torch.func.functionalize``): each tensor of a
+trace has one value, whatever is later written in its place. Under it the tokens hold no numbers that
+Python could read unseen.
+
 A trace holds for one length. It can be run again on other tokens and other parameters, in float64 too:
 changes of type between floating-point formats are then left out, for what is meant are real numbers.
 """
@@ -12,8 +16,10 @@ changes of type between floating-point formats are then left out, for what is me
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -21,7 +27,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from adderlab.errors import Failure
+from adderlab.errors import Failure, UsageError
 
 aten = torch.ops.aten
 
@@ -50,6 +56,24 @@ class Node:
         """As PyTorch prints it, without the overload: ``aten.softmax``."""
         return ".".join(str(self.function).split(".")[:2])
 
+    @property
+    def operation(self) -> str:
+        """Its name among PyTorch's own operations, ``softmax``; of others the whole name."""
+        return self.name.removeprefix("aten.")
+
+    @cached_property
+    def named(self) -> dict[str, Any]:
+        """Every argument by its name in the operation's schema, defaults included."""
+        schema = self.function._schema
+        given = {argument.name: x for argument, x in zip(schema.arguments, self.args, strict=False)}
+        defaults = {argument.name: argument.default_value for argument in schema.arguments}
+        return {**defaults, **given, **self.kwargs}
+
+    @property
+    def writes(self) -> bool:
+        """Whether it changes a tensor that was there before the call: the model's own state."""
+        return self.function._schema.is_mutable
+
     def inputs(self) -> list[Ref]:
         """Every tensor it took, in order."""
         return [leaf for leaf in tree_flatten((self.args, self.kwargs))[0] if isinstance(leaf, Ref)]
@@ -68,8 +92,8 @@ class Trace:
     """What the call got: (1, length) or (length,)."""
     output: Ref
     """The logits."""
-    shapes: Mapping[int, tuple[tuple[int, ...], tuple[int, ...]]]
-    """Of every tensor: (size, strides)."""
+    shapes: Mapping[int, tuple[int, ...]]
+    """Of every tensor."""
 
     @property
     def length(self) -> int:
@@ -104,13 +128,66 @@ def plain_arithmetic() -> Iterator[None]:
     # It looks at its tokens in Python, to check them.
     one_hot = torch.nn.functional.one_hot
     vars(torch.nn.functional)["one_hot"] = _one_hot
+    seen = {name: getattr(Tensor, name) for name in ("tolist", "numpy", "__array__", "data_ptr")}
+    for name, function in seen.items():
+        setattr(Tensor, name, _refusing(function))
+    attention = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
     try:
-        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), torch.no_grad():
+        with attention, plain_rms_norm(), torch.no_grad():
             yield
     finally:
         vars(torch)["inference_mode"] = inference
         vars(torch.nn.functional)["one_hot"] = one_hot
+        for name, function in seen.items():
+            setattr(Tensor, name, function)
         torch.backends.mha.set_fastpath_enabled(fast)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """PyTorch on one thread: with tensors this small, threads wait for one another most of the time."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def plain_rms_norm() -> Iterator[None]:
+    """PyTorch's RMS norm in operations of its own, with the epsilon of float32 where none is given: a
+    model that runs in float64 for once is meant as it runs in float32."""
+    fused = torch.rms_norm
+
+    def rms_norm(
+        x: Tensor, shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None
+    ) -> Tensor:
+        eps = torch.finfo(torch.float32).eps if eps is None else eps
+        dims = list(range(-len(shape), 0))
+        normed = x * torch.rsqrt(x.square().mean(dims, keepdim=True) + eps)
+        return normed if weight is None else normed * weight
+
+    vars(torch)["rms_norm"] = rms_norm
+    try:
+        yield
+    finally:
+        vars(torch)["rms_norm"] = fused
+
+
+def _refusing(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A method that reads a tensor's numbers past PyTorch, for tensors that have any."""
+
+    @functools.wraps(function)
+    def refusing(self: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if torch._is_functional_tensor(self):
+            raise Failure(
+                f"it reads tensors as Python or numpy numbers ({function.__name__}): what it computes "
+                "from them cannot be followed"
+            )
+        return function(self, *args, **kwargs)
+
+    return refusing
 
 
 def _one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
@@ -134,19 +211,25 @@ def record(model: Callable[[Tensor], Any], tokens: Tensor, parameters: Mapping[s
     is no trace of tensor operations alone.
     """
     with plain_arithmetic(), _Recorder() as recorder:
-        result = model(tokens)
+        try:
+            result = torch.func.functionalize(lambda own: first_logits(model(own)))(tokens)
+        except (Failure, UsageError):
+            raise
+        except Exception as error:
+            raise Failure(_why_not_recorded(error)) from error
     numbers: dict[int, int] = {id(tokens): 0}
     alive: list[Any] = [tokens]
     constants: dict[int, Tensor] = {}
     found: dict[int, str] = {}
-    shapes: dict[int, tuple[tuple[int, ...], tuple[int, ...]]] = {}
+    shapes: dict[int, tuple[int, ...]] = {0: tuple(tokens.shape)}
     by_memory = {_memory(tensor): (name, tensor) for name, tensor in parameters.items()}
+    storages = {_storage(tensor): name for name, tensor in parameters.items() if tensor.numel()}
 
     def number_of(tensor: Tensor) -> int:
         if id(tensor) not in numbers:
             numbers[id(tensor)] = len(alive)
             alive.append(tensor)
-            shapes[numbers[id(tensor)]] = tuple(tensor.shape), tuple(tensor.stride())
+            shapes[numbers[id(tensor)]] = tuple(tensor.shape)
         return numbers[id(tensor)]
 
     def argument(x: Any) -> Any:
@@ -158,11 +241,16 @@ def record(model: Callable[[Tensor], Any], tokens: Tensor, parameters: Mapping[s
             name, _ = by_memory.get(_memory(x), (None, None))
             if name is not None:
                 found[number] = name
-            else:
-                constants[number] = x.detach()
+                return Ref(number)
+            shared = storages.get(_storage(x)) if x.numel() else None
+            if shared is not None:
+                raise Failure(
+                    f"it holds a view of its parameter {shared}, made before it is called: the call "
+                    "must use the parameter itself"
+                )
+            constants[number] = x.detach().clone()
         return Ref(number)
 
-    shapes[0] = tuple(tokens.shape), tuple(tokens.stride())
     nodes = []
     for func, args, kwargs, out in recorder.calls:
         inputs = tree_map(argument, args), tree_map(argument, kwargs)
@@ -183,17 +271,23 @@ def record(model: Callable[[Tensor], Any], tokens: Tensor, parameters: Mapping[s
                 single=not isinstance(out, (tuple, list)),
             )
         )
-    logits = first_logits(result)
-    if logits is None or id(logits) not in numbers:
+    if result is None or id(result) not in numbers:
         raise Failure("the model's result is no tensor that its operations made: nothing can be read")
     return Trace(
         nodes=tuple(nodes),
         parameters=found,
         constants=constants,
         tokens=tokens,
-        output=Ref(numbers[id(logits)]),
+        output=Ref(numbers[id(result)]),
         shapes=shapes,
     )
+
+
+def _why_not_recorded(error: Exception) -> str:
+    text = (str(error).splitlines() or [""])[0]
+    if "mutating a non-functional tensor" in str(error):
+        return "it writes what it computes into its own tensors: its state changes between calls"
+    return f"it fails when it is recorded: {type(error).__name__}: {text}"
 
 
 def first_logits(result: Any) -> Tensor | None:
@@ -212,10 +306,15 @@ def _memory(tensor: Tensor) -> tuple[Any, ...]:
     return tensor.data_ptr(), tuple(tensor.shape), tuple(tensor.stride()), tensor.dtype
 
 
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
 # Running a trace again.
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _CASTS = (aten._to_copy.default, aten.to.dtype)
+VIEWS = (aten.view.default, aten._unsafe_view.default)
 
 
 def run(
@@ -229,7 +328,7 @@ def run(
     with those of ``override`` in the place of what operations make.
 
     All floating-point numbers have the parameters' type. Differentiable, and can be batched by
-    ``torch.vmap`` unless the model writes into tensors.
+    ``torch.vmap``.
     """
     dtype = next((x.dtype for x in parameters.values()), torch.float64)
     values: dict[int, Any] = {0: tokens}
@@ -258,7 +357,9 @@ def _perform(function: Any, args: Any, kwargs: dict[str, Any], dtype: torch.dtyp
     if function in _CASTS and args[0].is_floating_point():
         target = kwargs.get("dtype") or next((a for a in args[1:] if isinstance(a, torch.dtype)), None)
         if target is None or target in _FLOATS:
-            return args[0].clone() if function is aten._to_copy.default else args[0]
+            return args[0]
+    if function in VIEWS:
+        return args[0].reshape(args[1])  # a batched tensor may lie in memory in another way
     if kwargs.get("dtype") in _FLOATS:
         kwargs = {**kwargs, "dtype": dtype}
     result = function(*args, **kwargs)
@@ -267,26 +368,8 @@ def _perform(function: Any, args: Any, kwargs: dict[str, Any], dtype: torch.dtyp
     return result
 
 
-def laid_out(tensor: Tensor, shape: tuple[int, ...], strides: tuple[int, ...]) -> Tensor:
-    """A copy with these strides, so that what is a view of the one is a view of the other."""
-    overlaps = any(step == 0 and size > 1 for size, step in zip(shape, strides, strict=True))
-    copy = (
-        torch.empty(shape, dtype=tensor.dtype)
-        if overlaps
-        else torch.empty_strided(shape, strides, dtype=tensor.dtype)
-    )
-    return copy.copy_(tensor.expand(shape))
-
-
-def writes(node: Node) -> bool:
-    """Whether an operation changes a tensor that it took."""
-    return bool(getattr(node.function, "_schema", None) and node.function._schema.is_mutable)
-
-
 def _needed(trace: Trace, wanted: set[int], given: set[int]) -> list[bool]:
-    """Which operations the wanted tensors depend on; where some write into tensors, all of them."""
-    if any(map(writes, trace.nodes)):
-        return [True] * len(trace.nodes)
+    """Which operations the wanted tensors depend on."""
     open_ends, needed = set(wanted), []
     for node in reversed(trace.nodes):
         use = any(ref is not None and ref.number in open_ends - given for ref in node.outputs)
@@ -294,6 +377,12 @@ def _needed(trace: Trace, wanted: set[int], given: set[int]) -> list[bool]:
             open_ends.update(ref.number for ref in node.inputs())
         needed.append(use)
     return needed[::-1]
+
+
+def keeps_numbers(node: Node) -> bool:
+    """Whether a change of type is one between floating-point formats."""
+    dtype = node.named.get("dtype")
+    return dtype is None or dtype in _FLOATS
 
 
 def rebuild(node: Node, replace: Callable[[Ref], Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
