@@ -260,7 +260,7 @@ def learned(module: types.ModuleType, model: Any, name: str) -> Foreign:
 def asked_alike(foreign: Foreign, module: types.ModuleType | None, model: Any) -> Foreign:
     """Another model of the same file, which is asked as the one that was learned from."""
     if module is None or foreign.stated:
-        return stated(model, foreign.layout, foreign.name)
+        return dataclasses.replace(stated(model, foreign.layout, foreign.name), asked=())
     with Watch(module, model) as watch, torch.no_grad():
         _answer(module, model, *_covering_pairs()[0])
     if not watch.calls:
