@@ -25,6 +25,7 @@ from adderlab.models.tables import TableForm, Tables
 from adderlab.reading.attention import Attention
 from adderlab.reading.dependence import Dependence
 from adderlab.reading.factors import Factors, find_factors
+from adderlab.reading.folding import Fold, fold_of
 from adderlab.reading.lowering import Lowered, Lowering
 from adderlab.reading.trace import Trace, one_thread, record, run
 from adderlab.reading.writing import Entry, Part, Product, Spec
@@ -76,7 +77,12 @@ class Reading:
 
     @cached_property
     def program(self) -> HeadProgram:
-        return self.steps[0].program
+        return self.form.program
+
+    @cached_property
+    def fold(self) -> Fold | None:
+        """Of values that are read through a narrow matrix."""
+        return fold_of(self.steps[0], self.form.heads)
 
     def tables(self, parameters: Mapping[str, Tensor], *, exact: bool = False) -> Tables:
         """The tables of S models, from parameters (S, ...). Differentiable.
@@ -109,13 +115,13 @@ class Reading:
             return _gather(flat_V, entries, dtype)[rows]
 
         A, P, V = len(self.steps), self.layout.num_positions, self.layout.vocab_size
-        H, E = self.form.heads, self.form.value_dim
+        H, fold = self.form.heads, self.fold
         value_entries = [
             None if c is None else c.values[p + self.steps[0].offset]
             for p in range(P)
             for c in first.mixed
         ]
-        value = gathered(value_entries).reshape(V, P, H, E).transpose(0, 1)
+        value = gathered(value_entries).reshape(V, P, H, -1).transpose(0, 1)
         row_entries = [entry for step in self.steps for entry in step.rows]
         residual = gathered(row_entries).reshape(V, A, -1).transpose(0, 1)
 
@@ -131,8 +137,15 @@ class Reading:
         if first.row_shift is not None:
             residual = residual + constant(first.row_shift)
         tables = {"value": value, "residual": residual}
-        for name, spec in first.constants.items():
+        constants = dict(first.constants)
+        if fold is not None:
+            into_HEN = constant(fold.into_values).reshape(H, -1, fold.width)
+            tables["value"] = (value[..., None, :] @ into_HEN)[..., 0, :]
+            constants[fold.constant] = fold.rest
+        for name, spec in constants.items():
             tables[f"head.{name}"] = constant(spec)
+        if fold is not None:
+            tables[f"head.{fold.constant}"] = tables[f"head.{fold.constant}"].repeat(H, 1)
         return {**tables, **self._scores(parameters, gathered, dtype, exact)}
 
     def logits(self, parameters: Mapping[str, Tensor], tokens_BP: Tensor) -> Tensor:
@@ -160,7 +173,7 @@ class Reading:
     @cached_property
     def attentions(self) -> tuple[Attention, ...]:
         """One for every head."""
-        width = self.form.value_dim
+        width = len(self.steps[0].mixed) // self.form.heads
         firsts = [self.steps[0].mixed[h * width] for h in range(self.form.heads)]
         return tuple(first.attention for first in firsts if first is not None)
 
@@ -452,13 +465,15 @@ def _form(
         nothing = (dependence.bits[number] == 0) & (dependence.fixed[number] == 0)
         hidden.append(rows_of(nothing, attention, trace, layout.query_positions))
 
+    fold = fold_of(first, len(heads))
+
     def reading(factors: tuple[Factors, ...] | None, key_dim: int) -> Reading:
         form = TableForm(
             layout=layout,
             heads=len(heads),
             key_dim=key_dim,
-            value_dim=len(first.mixed) // len(heads),
-            program=first.program,
+            value_dim=len(first.mixed) // len(heads) if fold is None else fold.width,
+            program=first.program if fold is None else fold.program,
         )
         return Reading(
             layout=layout,

@@ -364,8 +364,30 @@ def _perform(function: Any, args: Any, kwargs: dict[str, Any], dtype: torch.dtyp
         kwargs = {**kwargs, "dtype": dtype}
     result = function(*args, **kwargs)
     if isinstance(result, Tensor) and result.is_floating_point() and result.dtype != dtype:
-        return result.to(dtype)  # made from sizes alone, in PyTorch's default type
+        return _in_type(function, args, kwargs, result, dtype)
     return result
+
+
+def _in_type(
+    function: Any, args: Any, kwargs: dict[str, Any], result: Tensor, dtype: torch.dtype
+) -> Tensor:
+    """``result`` was made of sizes and whole numbers, in PyTorch's default type: made again in this one,
+    for 0.1 in float32 is another number."""
+    whole = [x for x in args if isinstance(x, Tensor) and not x.is_floating_point()]
+    if not whole and any(argument.name == "dtype" for argument in function._schema.arguments):
+        return function(*args, **{**kwargs, "dtype": dtype})
+    if function in _CHOOSING:
+        condition, *chosen = args
+        return aten.where.self(condition, *(torch.as_tensor(x).to(dtype) for x in chosen))
+    if any(x.dtype != torch.bool for x in whole):
+        return function(
+            *(x.to(dtype) if isinstance(x, Tensor) and x.dtype != torch.bool else x for x in args),
+            **kwargs,
+        )
+    return result.to(dtype)
+
+
+_CHOOSING = (aten.where.Scalar, aten.where.ScalarSelf, aten.where.ScalarOther)
 
 
 def _needed(trace: Trace, wanted: set[int], given: set[int]) -> list[bool]:
