@@ -114,6 +114,8 @@ def _triton(config: Architecture, device: torch.device, threads: int) -> Engine:
     reason = why_not(example.form, device)
     if reason:
         raise Failure(reason)
+    if example.score is not None or example.sink is not None:
+        raise Failure("its scores are more than queries times keys, which is all that Triton computes")
     from adderlab.engine.triton.engine import TritonEngine
 
     engine = TritonEngine()

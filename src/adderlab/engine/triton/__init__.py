@@ -23,5 +23,8 @@ def why_not(form: TableForm, device: torch.device) -> str | None:
     head = standard_head(form.program)
     if head is None:
         return "its head is not that of a pre-norm MLP, which is all that the Triton engine computes"
+    for name, norm in (("norm2", head.norm2), ("norm_f", head.norm_f)):
+        if norm.kind != "none" and f"{name}_weight" not in head.roles:
+            return "a norm without a weight, which the Triton engine does not compute"
     sizes = {"width": (form.width, 32), "number of hidden units": (head.hidden, 64)}
     return too_large(form, sizes, "Triton")
