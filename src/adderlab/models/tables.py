@@ -266,8 +266,12 @@ def vjp(function: TensorFunction, num_inputs: int) -> TensorFunction:
 
     def gradients(*tensors: Tensor) -> tuple[Tensor, ...]:
         inputs = [tensor.detach().requires_grad_() for tensor in tensors[:num_inputs]]
+        results = zip(function(*inputs), tensors[num_inputs:], strict=True)
+        # A table may be a constant of the model.
+        moved = [(result, cotangent) for result, cotangent in results if result.requires_grad]
+        outputs, cotangents = zip(*moved, strict=True)
         grads = torch.autograd.grad(
-            function(*inputs), inputs, tensors[num_inputs:], allow_unused=True, materialize_grads=True
+            outputs, inputs, cotangents, allow_unused=True, materialize_grads=True
         )
         return tuple(grads)
 

@@ -3,11 +3,13 @@
 The graph is run once on its examples. Where an operation's result shares memory with an earlier
 tensor it is a view and needs no code; what no input influences is a constant; the rest becomes
 loops over buffers whose places in one scratch array are given out by how long they are needed.
+Numbers are float32, truth values among them; sums are taken in a fixed order.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,10 +17,26 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
+from adderlab.engine.native.operations import HELPED, HELPERS, VECTORS, formula, product
+
 BINARY = {"mul": "*", "add": "+", "sub": "-", "div": "/"}
-UNARY = {"sqrt": "std::sqrt", "cos": "std::cos", "sin": "std::sin", "neg": "-", "exp": "std::exp"}
-COPIES = ("clone", "_to_copy", "lift_fresh_copy", "copy", "detach", "alias", "view", "_unsafe_view")
+COPIES = (
+    "clone", "_to_copy", "lift_fresh_copy", "detach", "alias", "view", "_unsafe_view", "expand",
+    "contiguous", "reshape",
+)  # fmt: skip
+ZEROS = ("new_zeros", "zeros_like", "zeros", "new_empty", "empty_like")
+SUMS = ("sum", "mean", "amax", "amin", "max", "min")
+PRODUCTS = ("mm", "bmm", "mv", "dot", "addmm", "baddbmm", "addmv")
+MOVED = ("index", "index_select", "embedding", "gather", "repeat", "flip", "roll")
+"""Numbers taken from places that no number decides."""
+ROWS_ONE_BY_ONE = 64
+"""Up to so many rows of an index are copied by a loop each."""
 OPERATIONS_PER_FUNCTION = 24
+
+
+class NoCode(Exception):
+    """There is no code for an operation of the graph; the message names it."""
+
 
 HEADER = """// Written by adderlab.engine.native.emit.
 #include <cmath>
@@ -67,6 +85,10 @@ class Emitter(Interpreter):
         self._scratch: list[_Buffer] = []
         self._lines: list[tuple[str, list[tuple[_Buffer, int]]]] = []
         self._constants: list[str] = []
+        self._unwritten: dict[str, Tensor] = {}
+        self._tables: dict[str, str] = {}
+        self._helped = self._vectors = False
+        """Whether the code calls what ``operations`` and ``products`` write for it."""
         self._num_inputs = len(examples)
         for i, example in enumerate(examples):
             self._buffers[_key(example)] = _Buffer("input", example.numel(), f"x[{i}]")
@@ -89,14 +111,14 @@ class Emitter(Interpreter):
         if n.op != "call_function":
             return super().run_node(n)
         args, kwargs = self.fetch_args_kwargs_from_env(n)
-        name = getattr(n.target, "__name__", "").split(".")[0]
         result = n.target(*args, **kwargs)  # type: ignore[operator]
         self._alive.append(result)
-        if isinstance(result, Tensor):
-            self._note(name, args, kwargs, result)
+        for tensor in _tensors(result):
+            self._note(n.target, args, kwargs, tensor)
         return result
 
-    def _note(self, name: str, args: Any, kwargs: Any, out: Tensor) -> None:
+    def _note(self, target: Any, args: Any, kwargs: Any, out: Tensor) -> None:
+        name = getattr(target, "__name__", "").split(".")[0]
         known = _key(out) in self._buffers
         if name.endswith("_") and name not in ("view_",):
             self._in_place(name[:-1], args, out)
@@ -106,7 +128,7 @@ class Emitter(Interpreter):
             self._constant(out)
         else:
             self._buffer(out)
-            self._compute(name, args, kwargs, out)
+            self._compute(name, target, args, kwargs, out)
 
     def _is_constant(self, args: Any) -> bool:
         return all(self._buffers[_key(t)].kind == "constant" for t in _tensors(args))
@@ -114,7 +136,7 @@ class Emitter(Interpreter):
     # Memory --------------------------------------------------------------------------------------
 
     def _buffer(self, tensor: Tensor) -> _Buffer:
-        buffer = _Buffer("scratch", tensor.untyped_storage().nbytes() // 4)
+        buffer = _Buffer("scratch", tensor.untyped_storage().nbytes() // tensor.element_size())
         self._scratch.append(buffer)
         self._buffers[_key(tensor)] = buffer
         return buffer
@@ -123,11 +145,22 @@ class Emitter(Interpreter):
         if _key(tensor) in self._buffers:
             return
         storage = torch.empty(0, dtype=tensor.dtype).set_(tensor.untyped_storage())
-        values = storage.float().tolist() if tensor.dtype.is_floating_point else []
         name = f"c{len(self._constants)}"
-        text = ",".join(float(value).hex() + "f" for value in values)
-        self._constants.append(f"static const float {name}[] = {{{text or '0'}}};")
-        self._buffers[_key(tensor)] = _Buffer("constant", len(values), name)
+        self._constants.append(
+            _array(name, storage.float().tolist() if storage.is_floating_point() else [])
+        )
+        self._buffers[_key(tensor)] = _Buffer("constant", len(storage), name)
+        if not storage.is_floating_point():
+            # Most are indices, which no code reads.
+            self._unwritten[name] = storage
+
+    def _place(self, tensor: Tensor) -> tuple[_Buffer, int]:
+        """Where a tensor that code reads or writes begins."""
+        buffer = self._buffers[_key(tensor)]
+        if buffer.base in self._unwritten:
+            numbers = self._unwritten.pop(buffer.base).tolist()
+            self._constants[int(buffer.base[1:])] = _array(buffer.base, numbers)
+        return buffer, int(tensor.storage_offset())
 
     def _emit(self, line: str, places: list[tuple[_Buffer, int]]) -> None:
         """``@0``, ``@1``, ... in ``line`` stand for pointers to the places (buffer, offset)."""
@@ -139,34 +172,174 @@ class Emitter(Interpreter):
 
     # Operations ----------------------------------------------------------------------------------
 
-    def _compute(self, name: str, args: Any, kwargs: Any, out: Tensor) -> None:
-        if name in BINARY:
-            assert kwargs.get("alpha", 1) == 1
-            self._elementwise(out, f"{{}} {BINARY[name]} {{}}", args[:2])
-        elif name in UNARY:
-            self._elementwise(out, f"{UNARY[name]}({{}})", args[:1])
+    def _compute(self, name: str, target: Any, args: Any, kwargs: Any, out: Tensor) -> None:
+        found = formula(name, args, kwargs)
+        if found is not None:
+            text, operands = found
+            self._elementwise(out, text, operands)
         elif name in COPIES:
-            self._elementwise(out, "{}", args[:1])
-        elif name in ("new_zeros", "zeros_like", "zeros", "new_empty", "empty_like"):
+            self._elementwise(out, _cast(args[0], out), args[:1])
+        elif name == "copy":
+            self._elementwise(out, "{}", args[1:2])
+        elif name in ZEROS:
             self._elementwise(out, "0.0f", ())
         elif name in ("ones_like", "new_ones"):
             self._elementwise(out, "1.0f", ())
+        elif name in ("full_like", "new_full"):
+            self._elementwise(out, "{}", (args[-1],))
         elif name in ("cat", "stack"):
-            dim = (args[1] if len(args) > 1 else 0) % out.ndim
+            dim = (args[1] if len(args) > 1 else kwargs.get("dim", 0)) % out.ndim
             self._join(out, args[0], dim, stacked=name == "stack")
-        elif name == "select_backward":
+        elif name in ("select_backward", "slice_backward", "constant_pad_nd"):
             self._elementwise(out, "0.0f", ())
-            self._elementwise(out.select(args[2], args[3]), "{}", args[:1])
-        elif name == "slice_backward":
-            self._elementwise(out, "0.0f", ())
-            part = torch.ops.aten.slice.Tensor(out, *args[2:])
-            self._elementwise(part, "{}", args[:1])
-        elif name == "index":
+            self._elementwise(_part(name, out, args), "{}", args[:1])
+        elif name in ("select_scatter", "slice_scatter"):
+            self._elementwise(out, "{}", args[:1])
+            part = getattr(torch.ops.aten, name.split("_")[0])
+            self._elementwise(part(out, *args[2:]), "{}", args[1:2])
+        elif name in ("tril", "triu"):
+            kept = target(torch.ones(out.shape), *args[1:])
+            self._alive.append(kept)
+            self._constant(kept)
+            self._elementwise(out, "({1} != 0.0f ? {0} : 0.0f)", (args[0], kept))
+        elif name in SUMS:
+            self._reduce(name, out, args, kwargs)
+        elif name in PRODUCTS:
+            self._multiply(name, out, args, kwargs)
+        elif name == "index" and _is_one_row_after_another(args[1]):
             (dim,) = (d for d, index in enumerate(args[1]) if index is not None)
             for i, row in enumerate(args[1][dim].tolist()):
                 self._elementwise(out.select(dim, i), "{}", (args[0].select(dim, row),))
+        elif name in MOVED:
+            self._need_constants(name, args[1:])
+            places = _places(args[0])
+            moved = places[args[1]] if name == "embedding" else target(places, *args[1:], **kwargs)
+            self._by_table("@0[{0}] = @1[{1}];", out, args[0], moved)
+        elif name in ("index_put", "embedding_dense_backward", "index_add", "scatter_add"):
+            self._scatter(name, out, args, kwargs)
         else:
-            raise AssertionError(f"no code for the operation {name}")
+            raise NoCode(f"no code for the operation {name}")
+
+    def _need_constants(self, name: str, args: Any) -> None:
+        """Raises ``NoCode`` for places that numbers decide."""
+        if not self._is_constant(args):
+            raise NoCode(f"no code for the operation {name} with places that depend on numbers")
+
+    def _scatter(self, name: str, out: Tensor, args: Any, kwargs: Any) -> None:
+        """Numbers added to, or put into, places that no number decides."""
+        places, add = _places(out), True
+        if name == "embedding_dense_backward":
+            grad, index, _, padding, by_frequency = args
+            if by_frequency or bool((index == padding).any()):
+                raise NoCode("no code for an embedding with padding or scaled by frequency")
+            start, targets, values = None, places[index], grad
+        elif name == "index_put":
+            add = bool(args[3] if len(args) > 3 else kwargs.get("accumulate", False))
+            index = args[1]
+            start, targets = args[0], torch.ops.aten.index.Tensor(places, index)
+            values = args[2]
+        elif name == "index_add":
+            (start, dim, index, values), targets = args[:4], None
+            if kwargs.get("alpha", 1) != 1:
+                raise NoCode("no code for index_add with a factor")
+            targets = places.index_select(dim, index)
+        else:
+            start, dim, index, values = args[:4]
+            targets = places.gather(dim, index)
+            values = values[tuple(slice(size) for size in index.shape)]
+        self._need_constants(name, index)
+        self._elementwise(out, "0.0f" if start is None else "{}", () if start is None else (start,))
+        sign = "+=" if add else "="
+        self._by_table(f"@1[{{1}}] {sign} @0[{{0}}];", values.expand(targets.shape), out, targets)
+
+    def _by_table(self, text: str, strided: Tensor, addressed: Tensor, places: Tensor) -> None:
+        """A loop over ``strided`` and the numbers of ``addressed`` at ``places`` in its memory."""
+        assert strided.shape == places.shape
+        if places.numel() == 0:
+            return
+        size = places.shape[-1] if places.ndim else 1
+        together = places.ndim > 0 and size > 1 and bool((places.diff(dim=-1) == 1).all())
+        if together:
+            places, outer = places[..., 0], strided[..., 0]
+            last, step = f"for (int j = 0; j < {size}; j++) ", strided.stride(-1)
+        else:
+            outer, last, step = strided, "", 0
+        places = places.contiguous()
+        axes = _axes([outer, places])
+        where, row = _index(axes, 0), self._table(places)
+        text = text.format(
+            f"{where} + j * {step}" if together else where,
+            f"{row}[{_index(axes, 1)}]" + (" + j" if together else ""),
+        )
+        base = self._place(addressed)[0]
+        self._emit(f"{_loops(axes)}{last}{text}", [self._place(strided), (base, 0)])
+
+    def _table(self, places: Tensor) -> str:
+        numbers = ",".join(map(str, places.flatten().tolist()))
+        return self._tables.setdefault(numbers, f"t{len(self._tables)}")
+
+    def _reduce(self, name: str, out: Tensor, args: Any, kwargs: Any) -> None:
+        """Sums, means and extremes along axes."""
+        x = args[0]
+        dims = args[1] if len(args) > 1 else kwargs.get("dim")
+        dims = [dims] if isinstance(dims, int) else dims
+        dims = sorted(d % x.ndim for d in dims) if dims else list(range(x.ndim))
+        if name in ("max", "min") and len(args) > 1:
+            raise NoCode(f"no code for the operation {name} along one axis")
+        target = out
+        if out.ndim < x.ndim:
+            for d in dims:
+                target = target.unsqueeze(d)
+        axes = _axes([target.expand(x.shape), x])
+        kept = [axis for axis in axes if axis[1][0]]
+        gone = [axis for axis in axes if not axis[1][0]]
+        step, first = "{} + {}", "0.0f"
+        if name.removeprefix("a") in ("max", "min"):
+            step = "larger({}, {})" if "max" in name else "smaller({}, {})"
+            first = "-INFINITY" if "max" in name else "INFINITY"
+            self._helped = True
+        scale = f" / {float(x.numel() // max(1, out.numel()))!r}f" if name == "mean" else ""
+        places = [self._place(out), self._place(x)]
+        if axes and axes[-1][1][0]:
+            both = [*gone, *kept]
+            cell, inner = f"@0[{_index(kept, 0)}]", f"@0[{_index(both, 0)}]"
+            value = f"@1[{_index(both, 1)}]"
+            self._emit(f"{_loops(kept)}{cell} = {first};", places)
+            self._emit(f"{_loops(both)}{inner} = {step.format(inner, value)};", places)
+            if scale:
+                self._emit(f"{_loops(kept)}{cell} = {cell}{scale};", places)
+            return
+        order = [*kept, *gone]
+        self._emit(
+            f"{_loops(kept)}{{ float s = {first}; "
+            f"{_loops(order, start=len(kept))}s = {step.format('s', f'@1[{_index(order, 1)}]')}; "
+            f"@0[{_index(kept, 0)}] = s{scale}; }}",
+            places,
+        )
+
+    def _multiply(self, name: str, out: Tensor, args: Any, kwargs: Any) -> None:
+        """Products of matrices, with what is added to them."""
+        start, (a, b) = (args[0], args[1:3]) if name.startswith(("add", "badd")) else (None, args[:2])
+        alpha, beta = kwargs.get("alpha", 1), kwargs.get("beta", 1)
+        if alpha != 1 or beta != 1:
+            raise NoCode(f"no code for {name} with factors")
+        target = out
+        if name in ("mv", "addmv", "dot"):
+            a, b = a if a.ndim == 2 else a[None], b[:, None]
+            target = out.reshape(-1)[:, None] if name == "dot" else out[:, None]
+        if target.ndim == 2:
+            target, a, b = target[None], a[None], b[None]
+        if target.numel() == 0:
+            return
+        if start is not None:
+            self._elementwise(out, "{}", (start,))
+        text = product(
+            (target.shape[0], a.shape[1], a.shape[2], b.shape[2]),
+            (target.stride(), a.stride(), b.stride()),
+            add=start is not None,
+        )
+        self._emit(text, [self._place(target), self._place(a), self._place(b)])
+        self._vectors = True
 
     def _in_place(self, name: str, args: Any, out: Tensor) -> None:
         constant = self._buffers[_key(out)]
@@ -181,7 +354,7 @@ class Emitter(Interpreter):
         elif name in BINARY:
             self._elementwise(out, f"{{}} {BINARY[name]} {{}}", args[:2])
         else:
-            raise AssertionError(f"no code for the operation {name}_")
+            raise NoCode(f"no code for the operation {name}_")
 
     def _join(self, out: Tensor, parts: Sequence[Tensor], dim: int, stacked: bool) -> None:
         start = 0
@@ -191,23 +364,21 @@ class Emitter(Interpreter):
             self._elementwise(target, "{}", (part,))
             start += size
 
-    def _elementwise(self, out: Tensor, formula: str, args: Sequence[Any]) -> None:
-        """out = formula(args) with broadcasting, one loop per axis that is longer than 1."""
+    def _elementwise(self, out: Tensor, text: str, args: Sequence[Any]) -> None:
+        """out = text(args) with broadcasting, one loop per axis that is longer than 1."""
         if out.numel() == 0:
             return
         operands = [a.expand(out.shape) if isinstance(a, Tensor) else a for a in args]
         tensors = [out, *(a for a in operands if isinstance(a, Tensor))]
         axes = _axes(tensors)
-        places = [(self._buffers[_key(t)], int(t.storage_offset())) for t in tensors]
+        places = [self._place(t) for t in tensors]
         number = itertools.count(1)
         terms = [
-            f"@{next(number)}[{_index(axes, position)}]" if isinstance(a, Tensor) else f"{float(a)!r}f"
+            f"@{next(number)}[{_index(axes, position)}]" if isinstance(a, Tensor) else _literal(a)
             for position, a in zip(_positions(operands), operands, strict=True)
         ]
-        loops = "".join(
-            f"for (int i{k} = 0; i{k} < {size}; i{k}++) " for k, (size, _) in enumerate(axes)
-        )
-        self._emit(f"{loops}@0[{_index(axes, 0)}] = {formula.format(*terms)};", places)
+        self._helped |= any(call in text for call in HELPED)
+        self._emit(f"{_loops(axes)}@0[{_index(axes, 0)}] = {text.format(*terms)};", places)
 
     # Source --------------------------------------------------------------------------------------
 
@@ -227,7 +398,68 @@ class Emitter(Interpreter):
             outputs=len(self.output_shapes),
             calls="\n    ".join(calls),
         )
-        return "\n".join([HEADER, *self._constants, *functions, footer])
+        tables = [f"static const int {name}[] = {{{text}}};" for text, name in self._tables.items()]
+        helpers = [HELPERS] if self._helped else []
+        vectors = [VECTORS] if self._vectors else []
+        return "\n".join([HEADER, *helpers, *vectors, *self._constants, *tables, *functions, footer])
+
+
+def _array(name: str, numbers: Sequence[float]) -> str:
+    text = ",".join(_exact(float(number)) for number in numbers)
+    return f"static const float {name}[] = {{{text or '0'}}};"
+
+
+def _exact(number: float) -> str:
+    return number.hex() + "f" if math.isfinite(number) else _literal(number)
+
+
+def _literal(number: Any) -> str:
+    """A scalar as C++ writes it."""
+    number = float(number)
+    if math.isnan(number):
+        return "NAN"
+    return f"{number!r}f" if math.isfinite(number) else "-INFINITY" if number < 0 else "INFINITY"
+
+
+def _cast(source: Tensor, out: Tensor) -> str:
+    """How a number changes its type."""
+    if not source.is_floating_point() or out.is_floating_point():
+        return "{}"
+    return "({} != 0.0f ? 1.0f : 0.0f)" if out.dtype == torch.bool else "std::trunc({})"
+
+
+def _part(name: str, out: Tensor, args: Any) -> Tensor:
+    """Where in the result the first argument goes; zeros lie around it."""
+    if name == "select_backward":
+        return out.select(args[2], args[3])
+    if name == "slice_backward":
+        return torch.ops.aten.slice.Tensor(out, *args[2:])
+    pads = args[1]
+    if len(args) > 2 and args[2]:
+        raise NoCode("no code for padding with other numbers than zero")
+    for d in range(len(pads) // 2):
+        dim, before, after = out.ndim - 1 - d, pads[2 * d], pads[2 * d + 1]
+        if min(before, after) < 0:
+            raise NoCode("no code for padding that cuts off")
+        out = out.narrow(dim, before, out.shape[dim] - before - after)
+    return out
+
+
+def _is_one_row_after_another(indices: Sequence[Tensor | None]) -> bool:
+    given = [index for index in indices if index is not None]
+    return len(given) == 1 and given[0].ndim == 1 and len(given[0]) <= ROWS_ONE_BY_ONE
+
+
+def _places(tensor: Tensor) -> Tensor:
+    """Where in its memory each of its numbers lies."""
+    size = tensor.untyped_storage().nbytes() // tensor.element_size()
+    return torch.arange(size).as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+
+
+def _loops(axes: Sequence[tuple[int, list[int]]], start: int = 0) -> str:
+    return "".join(
+        f"for (int i{k} = 0; i{k} < {size}; i{k}++) " for k, (size, _) in enumerate(axes) if k >= start
+    )
 
 
 def _key(tensor: Tensor) -> int:

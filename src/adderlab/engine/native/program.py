@@ -92,11 +92,12 @@ def _trace(function: Function, examples: Sequence[Tensor]) -> str:
     from torch.fx.experimental.proxy_tensor import make_fx
 
     from adderlab.engine.native.emit import Emitter
+    from adderlab.engine.native.operations import COMPOUND
 
     examples = [example.detach().clone().contiguous() for example in examples]
     assert all(example.dtype == torch.float32 and len(example) == 1 for example in examples)
     function(*examples)  # what it keeps for later calls must not become part of the trace
-    emitter = Emitter(make_fx(function)(*examples), examples)
+    emitter = Emitter(make_fx(function, COMPOUND)(*examples), examples)
     return f"{SHAPES}{json.dumps(emitter.output_shapes)}\n{emitter.source()}"
 
 
