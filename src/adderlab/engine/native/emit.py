@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
 from adderlab.engine.native.operations import HELPED, HELPERS, VECTORS, formula, product
+from adderlab.engine.native.program import NoCode
 
 BINARY = {"mul": "*", "add": "+", "sub": "-", "div": "/"}
 COPIES = (
@@ -32,10 +33,6 @@ MOVED = ("index", "index_select", "embedding", "gather", "repeat", "flip", "roll
 ROWS_ONE_BY_ONE = 64
 """Up to so many rows of an index are copied by a loop each."""
 OPERATIONS_PER_FUNCTION = 24
-
-
-class NoCode(Exception):
-    """There is no code for an operation of the graph; the message names it."""
 
 
 HEADER = """// Written by adderlab.engine.native.emit.
@@ -92,7 +89,11 @@ class Emitter(Interpreter):
         self._num_inputs = len(examples)
         for i, example in enumerate(examples):
             self._buffers[_key(example)] = _Buffer("input", example.numel(), f"x[{i}]")
-        results = self.run(*examples)
+        try:
+            results = self.run(*examples)
+        except NoCode as error:
+            # Torch adds the whole graph to the message.
+            raise NoCode(str(error).partition("\n")[0]) from None
         self.output_shapes = [tuple(tensor.shape[1:]) for tensor in results]
         for i, result in enumerate(results):
             output = torch.empty_like(result, memory_format=torch.contiguous_format)
@@ -344,6 +345,8 @@ class Emitter(Interpreter):
     def _in_place(self, name: str, args: Any, out: Tensor) -> None:
         constant = self._buffers[_key(out)]
         assert constant.kind in ("scratch", "constant"), "a function must not write to its inputs"
+        if constant.base in self._unwritten and self._is_constant(args):
+            return  # done already, to the very numbers that are written down when they are needed
         if constant.kind == "constant":
             copy = self._buffer(out)
             self._emit(f"std::memcpy(@0, @1, {4 * copy.size});", [(copy, 0), (constant, 0)])

@@ -26,7 +26,12 @@ from adderlab.engine.base import Function
 from adderlab.engine.native.build import FOLDER, Log, cache_folder, load_library, to_stderr
 from adderlab.files.atomic import write_text
 
-PACKAGES = ("task", "models", "engine")
+
+class NoCode(Exception):
+    """There is no code for an operation of a traced function; the message names it."""
+
+
+PACKAGES = ("task", "models", "reading", "engine")
 """Whose code may decide what a function computes."""
 
 SHAPES = "// Output shapes: "
@@ -38,7 +43,8 @@ class Program:
 
     The examples hold one seed; calls may hold any number. ``key``: a text that decides, together with
     this package's code, what the function computes; a program that was written under it is used again,
-    for tracing takes seconds. Raises ``NativeUnavailable`` where the compiler fails.
+    for tracing takes seconds. ``lean``: leave out what no result needs. Raises ``NativeUnavailable``
+    where the compiler fails, ``NoCode`` naming an operation for which there is no code.
     """
 
     def __init__(
@@ -48,9 +54,10 @@ class Program:
         threads: int = 1,
         *,
         key: str | None = None,
+        lean: bool = False,
         log: Log = to_stderr,
     ) -> None:
-        path, self.shapes = _written(function, examples, key, cache_folder(log))
+        path, self.shapes = _written(function, examples, key, lean, cache_folder(log))
         flags = ("-ftree-vectorize", "-w", f"-I{FOLDER}")
         library = load_library(path, optimise="-O2", extra=flags, log=log)
         self.threads = threads
@@ -67,18 +74,18 @@ class Program:
 
 
 def _written(
-    function: Function, examples: Sequence[Tensor], key: str | None, folder: Path
+    function: Function, examples: Sequence[Tensor], key: str | None, lean: bool, folder: Path
 ) -> tuple[Path, list[tuple[int, ...]]]:
     """The program's source file and the shapes of its outputs, from the cache or traced now."""
     path = None
     if key is not None:
         shapes = [tuple(example.shape) for example in examples]
-        digest = hashlib.sha256(f"{_code()} {torch.__version__} {shapes} {key}".encode())
+        digest = hashlib.sha256(f"{_code()} {torch.__version__} {shapes} {key}{' lean' * lean}".encode())
         path = folder / f"program-{digest.hexdigest()[:16]}.cpp"
         known = _output_shapes(path)
         if known is not None:
             return path, known
-    source = _trace(function, examples)
+    source = _trace(function, examples, lean)
     if path is None:
         path = folder / f"program-{hashlib.sha256(source.encode()).hexdigest()[:16]}.cpp"
     write_text(path, source)
@@ -87,7 +94,7 @@ def _written(
     return path, known
 
 
-def _trace(function: Function, examples: Sequence[Tensor]) -> str:
+def _trace(function: Function, examples: Sequence[Tensor], lean: bool = False) -> str:
     # Importing what traces takes a second, and is needed once per model and machine.
     from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -97,7 +104,10 @@ def _trace(function: Function, examples: Sequence[Tensor]) -> str:
     examples = [example.detach().clone().contiguous() for example in examples]
     assert all(example.dtype == torch.float32 and len(example) == 1 for example in examples)
     function(*examples)  # what it keeps for later calls must not become part of the trace
-    emitter = Emitter(make_fx(function, COMPOUND)(*examples), examples)
+    graph = make_fx(function, COMPOUND)(*examples)
+    if lean:
+        graph.graph.eliminate_dead_code()
+    emitter = Emitter(graph, examples)
     return f"{SHAPES}{json.dumps(emitter.output_shapes)}\n{emitter.source()}"
 
 
