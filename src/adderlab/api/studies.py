@@ -11,7 +11,15 @@ from typing import Any
 
 import torch
 
-from adderlab.api.training import Experiment, Seeds, Settings, Trainable, define, parse_seeds
+from adderlab.api.training import (
+    Experiment,
+    Seeds,
+    Settings,
+    Trainable,
+    define,
+    name_file,
+    parse_seeds,
+)
 from adderlab.engine.select import select_engine, single_threaded
 from adderlab.errors import UsageError
 from adderlab.files import schema
@@ -76,7 +84,7 @@ def plan_rate(
     if not (name or wanted.recipe_name):
         raise UsageError("a recipe of your own needs a name under which its rate is kept")
     return RatePlan(
-        preset=wanted.preset.name,
+        preset=wanted.name,
         recipe_name=name or "+".join([wanted.recipe_name, *wanted.changes]),
         published=wanted.is_published,
         config=wanted.config,
@@ -115,7 +123,8 @@ def measure_rate(
     ``seeds``: none that served to develop the recipe. ``name``: of the row, where settings are changed.
     ``assistance``: repair seeds that come near and are not proved, and count that rate too. ``folder``:
     of the runs, default below results/rates; with ``resume`` what is there is gone on with, with its own
-    settings. ``rows``: where the row goes, one file for preset and recipe.
+    settings (of a file's model ``model`` is the file, which is run). ``rows``: where the row goes, one
+    file for preset and recipe.
 
     Ctrl-C raises ``KeyboardInterrupt`` once all is put away to be resumed. Raises ``UsageError`` if a
     measurement or a row is there already, and neither ``resume`` nor ``overwrite`` is set.
@@ -124,6 +133,8 @@ def measure_rate(
     if resume and folder is None:
         raise UsageError("name the folder of the measurement to go on with")
     if resume:
+        named = str(model) if isinstance(model, str | os.PathLike) and str(model) else None
+        name_file(Path(str(folder)), named)
         plan = _resumed(Path(str(folder)), assistance)
     elif isinstance(model, RatePlan):
         plan = model
@@ -330,7 +341,7 @@ def known_rate(wanted: Experiment) -> KnownRate | None:
     folder, steps = default_folder(), f"steps={wanted.recipe.steps}"
     if folder is None or set(wanted.changes) - {steps}:
         return None
-    return recorded_rate(read_rates(folder), wanted.preset.name, wanted.recipe_name)
+    return recorded_rate(read_rates(folder), wanted.name, wanted.recipe_name)
 
 
 @single_threaded()
@@ -369,7 +380,7 @@ def plan(
         wanted.config,
         wanted.recipe,
         backend,
-        preset=wanted.preset.name,
+        preset=wanted.name,
         recipe_name=recipe if isinstance(recipe, str) else "",
         seeds=seeds,
         nodes=nodes,

@@ -23,16 +23,18 @@ from adderlab.evaluation.exact import SuiteReport, predict
 from adderlab.evaluation.suites import Rate, Suite, wilson
 from adderlab.files import schema
 from adderlab.files.atomic import write_json
+from adderlab.models.architecture import Architecture
 from adderlab.models.config import ModelConfig
 from adderlab.models.describe import count_parameters
 from adderlab.models.tables import why_no_tables
 from adderlab.models.zoo import PRESETS, Preset, get_preset
+from adderlab.reading.file_model import FileModel, read_file
 from adderlab.recipes import RECIPES, best_name, named_for, published_name, quick_name
 from adderlab.report.describe import describe_seeds
 from adderlab.results import Result, html_table
 from adderlab.runs.checkpoints import Checkpoint
 from adderlab.runs.folder import update_records
-from adderlab.runs.metadata import Keep, Kind, kind_of
+from adderlab.runs.metadata import MODEL_FILE, Keep, Kind, kind_of, read_config
 from adderlab.runs.records import Metrics, SeedRecord, best_of
 from adderlab.runs.stored import StoredRun
 from adderlab.runs.stored import open_run as open_stored
@@ -47,9 +49,9 @@ from adderlab.training.population import check_start
 from adderlab.training.recipe import Recipe
 from adderlab.training.run import Job, read_job, run
 
-Trainable: TypeAlias = "str | Preset | ModelConfig | ModelLike"
-"""What can be trained: a preset by its name, a configuration, or a trained model, whose configuration is
-trained anew."""
+Trainable: TypeAlias = "str | Preset | ModelConfig | FileModel | ModelLike"
+"""What can be trained: a preset by its name, a configuration, a Python file by its path (which is run),
+or a trained model, whose configuration is trained anew."""
 
 Settings: TypeAlias = "Mapping[str, Any] | Iterable[str]"
 """Changed settings: ``{"recipe.lr": 0.01}`` or ``["recipe.lr=0.01"]``."""
@@ -62,8 +64,11 @@ Seeds: TypeAlias = "str | Iterable[int]"
 class Experiment:
     """A model and how it is trained."""
 
-    preset: Preset
-    config: ModelConfig
+    preset: Preset | None
+    """None: the model of a user's file."""
+    name: str
+    """The preset's, or the file's without its ending."""
+    config: Architecture
     recipe: Recipe
     recipe_name: str
     """Of the recipe before any change; empty where it has none."""
@@ -72,6 +77,8 @@ class Experiment:
 
     @property
     def is_published(self) -> bool:
+        if self.preset is None:
+            return False
         return self.recipe_name == published_name(self.preset) and not self.changes
 
 
@@ -80,6 +87,9 @@ def define(
 ) -> Experiment:
     """Model and recipe with the changes that were asked for. Raises ``UsageError`` for what there is
     not, naming what is close."""
+    own_file = file_model(model)
+    if own_file is not None:
+        return _define_file(own_file, recipe, steps, settings)
     preset = _preset(model)
     config, name = preset.config, ""
     default = isinstance(recipe, str) and recipe in ("published", "best", "quick")
@@ -98,7 +108,35 @@ def define(
             _check_default(preset, name, config, recipe)
         preset = _preset(config)
     return Experiment(
-        preset=preset, config=config, recipe=recipe, recipe_name=name, changes=tuple(changes)
+        preset=preset,
+        name=preset.name,
+        config=config,
+        recipe=recipe,
+        recipe_name=name,
+        changes=tuple(changes),
+    )
+
+
+def _define_file(
+    config: FileModel, recipe: str | Recipe, steps: int | None, settings: Settings
+) -> Experiment:
+    """As ``define``, of the model of a user's file."""
+    name = ""
+    if isinstance(recipe, str):
+        name = "auto" if recipe in ("best", "quick") else recipe
+        recipe = named_for(None, recipe).recipe
+    changed = parse_settings(settings)
+    if _of(changed, "model"):
+        raise UsageError(f"model settings are a preset's; change what {config.file} says instead")
+    if steps is not None:
+        changed.append(("recipe", "steps", str(steps)))
+    return Experiment(
+        preset=None,
+        name=Path(config.file).stem,
+        config=config,
+        recipe=schema.with_settings(recipe, _of(changed, "recipe"), "recipe"),
+        recipe_name=name,
+        changes=tuple(f"{key}={value}" for _, key, value in changed),
     )
 
 
@@ -129,6 +167,19 @@ def _check_default(preset: Preset, name: str, config: ModelConfig, recipe: Recip
             f"recipe={name} is the default of {preset.name} and does not fit the changed model: "
             f"{error}; recipes that fit are {instead}"
         ) from error
+
+
+def file_model(model: Trainable) -> FileModel | None:
+    """The model of a Python file, which is run, or that of trained weights of one whose file was named
+    in this process; None for everything else."""
+    if isinstance(model, FileModel):
+        return model
+    if isinstance(model, str | os.PathLike):
+        return read_file(Path(model))[0] if str(model).endswith(".py") else None
+    if isinstance(model, Preset | ModelConfig):
+        return None
+    config = load(model).config
+    return config if isinstance(config, FileModel) else None
 
 
 def _preset(model: Trainable) -> Preset:
@@ -235,7 +286,7 @@ class Run(Result):
         return str(summary.get("search", self.stored.status))
 
     @property
-    def config(self) -> ModelConfig:
+    def config(self) -> Architecture:
         """The model; of a sweep, that of its first cell."""
         return self.stored.config.model
 
@@ -370,7 +421,7 @@ def train(
         config=wanted.config,
         recipe=wanted.recipe,
         seeds=parse_seeds(seeds),
-        folder=Path(folder) if folder else default_folder(wanted.preset.name),
+        folder=Path(folder) if folder else default_folder(wanted.name),
         run_name=run_name,
         overwrite=overwrite,
         keep=keep,
@@ -380,12 +431,15 @@ def train(
         raise UsageError("store=URL and shards=N go with cluster=ADDRESS")
     listener = listener or Listener()
     if cluster is not None:
+        if wanted.preset is None:
+            raise UsageError("the model of a file is trained on this machine: leave out the cluster")
         return _train_on_cluster(job, compute, cluster, listener, prove, shards=shards, store=store)
     return _train(job, compute, listener, prove)
 
 
 def resume(
     folder: str | os.PathLike[str],
+    model: str | os.PathLike[str] | None = None,
     *,
     device: str = "auto",
     engine: str = "auto",
@@ -398,15 +452,17 @@ def resume(
     listener: Listener | None = None,
 ) -> Run:
     """Go on with a stopped run or search, with its own settings; its seeds end in the bits that they
-    would have reached without the stop. ``proved``, ``minutes``: of a search (see ``search``); without
-    ``proved`` it stops at as many as it was last asked for. A rate is gone on with by ``measure_rate``,
-    a sweep by ``sweep``.
+    would have reached without the stop. ``model``: the Python file whose model it trains, such as the
+    run's own ``model.py``, which is run; of presets none. ``proved``, ``minutes``: of a search (see
+    ``search``); without ``proved`` it stops at as many as it was last asked for. A rate is gone on with
+    by ``measure_rate``, a sweep by ``sweep``.
 
     Raises ``UsageError`` if there is nothing to go on with, ``Failure`` if it is damaged.
     """
     folder, listener = Path(folder), listener or Listener()
     compute = Compute(device=device, engine=engine, threads=threads)
     kind = kind_of(folder)
+    name_file(folder, model)
     if kind == "search":
         return _search(folder, compute, listener, proved=proved, minutes=minutes)
     if kind in ("rate", "sweep"):
@@ -422,6 +478,28 @@ def resume(
             f"the run in {folder} was sharded; go on with cluster=local, or the cluster's address"
         )
     return _train(job, compute, listener, prove, resume=True)
+
+
+def name_file(folder: Path, model: str | os.PathLike[str] | None) -> None:
+    """Run the file whose model a stopped run trains. Raises ``UsageError`` where the run is of a file
+    and none is named, or another."""
+    config = read_config(folder).model if kind_of(folder) else None
+    if not isinstance(config, FileModel):
+        if model is not None and kind_of(folder):
+            raise UsageError(f"{folder} trains no file's model: it goes on without {model}")
+        return
+    if model is None:
+        if config.at_hand:
+            return
+        raise UsageError(
+            f"{folder} trains the model of {config.file}, which is run only when it is named: name it, "
+            f"or the run's copy {folder / MODEL_FILE}"
+        )
+    if read_file(Path(model))[0] != config:
+        raise UsageError(
+            f"{model} is not the file that {folder} trains (sha256 {config.sha256[:12]}...); its copy "
+            f"is {folder / MODEL_FILE}"
+        )
 
 
 def search(
@@ -456,7 +534,7 @@ def search(
         recipe=wanted.recipe,
         seeds=first,
         onward=onward,
-        folder=Path(folder) if folder else default_folder(wanted.preset.name),
+        folder=Path(folder) if folder else default_folder(wanted.name),
         assisted=assisted,
     )
     compute = Compute(device=device, engine=engine, threads=threads)
@@ -606,8 +684,13 @@ def _search(
 def resume_command(run: Run | str | os.PathLike[str], options: Sequence[str] = ()) -> str:
     """What to type to go on with a run or a search."""
     folder = run.folder if isinstance(run, Run) else Path(run)
+    file = [str(folder / MODEL_FILE)] if _is_of_a_file(folder) else []
     until = ["--until", "proved"] if kind_of(folder) == "search" else []
-    return shlex.join(["adderlab", "train", *until, "--resume", str(folder), *options])
+    return shlex.join(["adderlab", "train", *file, *until, "--resume", str(folder), *options])
+
+
+def _is_of_a_file(folder: Path) -> bool:
+    return kind_of(folder) is not None and isinstance(read_config(folder).model, FileModel)
 
 
 def without_success(run: Run, minutes: float, options: Sequence[str] = ()) -> str:

@@ -30,6 +30,11 @@ def _default_shown(default: str) -> str:
     return "" if default in ("", "None", "False") else f"(default: {default})"
 
 
+def is_file(name: str | None) -> bool:
+    """Whether a command's model is a Python file of the user's, and no preset."""
+    return name is not None and name.endswith(".py")
+
+
 Switch: TypeAlias = Annotated[bool, tyro.conf.FlagCreatePairsOff, arg()]
 """A flag without a --no- form."""
 

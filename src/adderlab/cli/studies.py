@@ -16,6 +16,7 @@ from adderlab.cli.options import (
     arg,
     emit_json,
     going_on,
+    is_file,
 )
 
 
@@ -24,8 +25,9 @@ class Rate(ComputeOptions, ChangeOptions):
     """Measure how often a recipe gives a proved adder: train many seeds, decide each on all 10^20
     pairs."""
 
-    preset: Annotated[str | None, tyro.conf.Positional, arg(metavar="[PRESET]")] = None
-    """A published architecture, for example 456p (adderlab zoo lists them)."""
+    preset: Annotated[str | None, tyro.conf.Positional, arg(metavar="[PRESET|FILE.py]")] = None
+    """A published architecture, for example 456p (adderlab zoo lists them), or a Python file of yours,
+    which is run."""
     recipe: Annotated[str, arg(metavar="NAME")] = "best"
     """best (the one that adderlab zoo names), published, quick, or one by name, for example circle."""
     seeds: str = "1000-1047"
@@ -49,7 +51,8 @@ class Rate(ComputeOptions, ChangeOptions):
     output: Annotated[Path | None, arg(aliases=["-o"], metavar="FOLDER")] = None
     """Folder of rows to write to or read from; default: records/rates."""
     resume: Annotated[Path | None, arg(metavar="FOLDER")] = None
-    """Go on with a stopped measurement (results/rates/NAME); give no preset. --assisted adds repair."""
+    """Go on with a stopped measurement (results/rates/NAME); give no preset, but FILE.py where it is of
+    one. --assisted adds repair."""
     overwrite: Switch = False
     """Measure anew, or write the row again, where that is there already."""
     quiet: Switch = False
@@ -72,6 +75,7 @@ class Rate(ComputeOptions, ChangeOptions):
         from adderlab.study.verdicts import Assistance
 
         measures = self.preset is not None or self.resume is not None
+        of_file = [str(self.preset)] if is_file(self.preset) else []
         if self.table or self.markdown or not measures:
             return self._show(measures)
         assistance = Assistance(
@@ -91,7 +95,9 @@ class Rate(ComputeOptions, ChangeOptions):
                 limits=replace(PROVER_LIMITS, cells=self.prove_cells, seconds=self.prove_seconds),
             )
             folder = rate_folder(plan)
-        elif self.preset or self.recipe != "best" or self.steps or self.set or self.name:
+        elif (
+            (self.preset and not of_file) or self.recipe != "best" or self.steps or self.set or self.name
+        ):
             raise UsageError(
                 "--resume takes the measurement's own settings: give no preset, --recipe, --steps, "
                 "--set or --name"
@@ -99,12 +105,16 @@ class Rate(ComputeOptions, ChangeOptions):
         options = ["--output", str(self.output)] if self.output else []
         options += ["--overwrite"] if self.overwrite else []
         following = Following(
-            going_on(folder, "rate", ["rate", "--resume", str(folder), *options, *self.compute_words]),
+            going_on(
+                folder,
+                "rate",
+                ["rate", *of_file, "--resume", str(folder), *options, *self.compute_words],
+            ),
             quiet=self.quiet or self.json,
         )
         with following as listener:
             record = al.measure_rate(
-                plan or "",
+                plan or (self.preset or ""),
                 assistance=assistance if self.assisted else None,
                 folder=folder,
                 rows=self.output or FOLDER,
@@ -197,8 +207,9 @@ class Sweep(ComputeOptions):
 class Plan(ComputeOptions, ChangeOptions):
     """How long a run will take on this machine or several, what it costs, how many seeds it needs."""
 
-    preset: Annotated[str, tyro.conf.Positional, arg(metavar="PRESET")]
-    """A published architecture, for example 456p (adderlab zoo lists them)."""
+    preset: Annotated[str, tyro.conf.Positional, arg(metavar="PRESET|FILE.py")]
+    """A published architecture, for example 456p (adderlab zoo lists them), or a Python file of yours,
+    which is run."""
     recipe: Annotated[str, arg(metavar="NAME")] = "best"
     """best or published, or a recipe by name, as for adderlab train."""
     seeds: Annotated[int, arg(metavar="N")] = 64

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from adderlab.cli.options import ChangeOptions, ComputeOptions, Following, Switch, arg
+from adderlab.cli.options import ChangeOptions, ComputeOptions, Following, Switch, arg, is_file
 
 if TYPE_CHECKING:
     from adderlab.api.training import Run
@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 class Train(ComputeOptions, ChangeOptions):
     """Train a population of seeds of one architecture, evaluate the best, say what was learned."""
 
-    preset: Annotated[str | None, tyro.conf.Positional, arg(metavar="[PRESET]")] = None
-    """A published architecture, for example 456p (adderlab zoo lists them)."""
+    preset: Annotated[str | None, tyro.conf.Positional, arg(metavar="[PRESET|FILE.py]")] = None
+    """A published architecture, for example 456p (adderlab zoo lists them), or a Python file of yours,
+    which is run (docs/your-own-model.md)."""
     until: Annotated[Literal["proved"] | None, arg(metavar="proved")] = None
     """Go on with fresh seeds until one is proved on all pairs: hopeless ones are dropped."""
     proved: Annotated[int | None, arg(metavar="N")] = None
@@ -32,7 +33,7 @@ class Train(ComputeOptions, ChangeOptions):
     """With --until proved: repair seeds that end nearly right; counted apart from training alone."""
     recipe: Annotated[str | None, arg(metavar="NAME")] = None
     """best (default; the one that adderlab zoo names), quick (default with --until proved: soonest to a
-    proof), published, or a name."""
+    proof), published, or a name; auto, for any model, is what a file's is trained by."""
     seeds: Annotated[str | None, arg(metavar="SEEDS")] = None
     """Seeds, for example 0-63 or 43,44; with --until proved also from one on, 100-. Default: 0-7;
     with --until proved 0-."""
@@ -41,7 +42,7 @@ class Train(ComputeOptions, ChangeOptions):
     overwrite: Switch = False
     """Delete a run of that name first."""
     resume: Annotated[Path | None, arg(metavar="RUN")] = None
-    """Go on with a stopped run; give its folder and no preset."""
+    """Go on with a stopped run; give its folder and no preset, but FILE.py where it is of one."""
     keep: Annotated[Literal["grokked", "all"] | None, arg(metavar="{grokked,all}")] = None
     """Seeds that get a folder: all, or (default) those that end at 99% and the best."""
     evaluate: str = "published"
@@ -81,7 +82,9 @@ class Train(ComputeOptions, ChangeOptions):
         # A wrong suite is refused before training, not after.
         suite = None if self.evaluate == "none" else parse_suite(self.evaluate)
         folder = self.resume or (RUNS / self.run_name if self.run_name else None)
-        folder = folder or default_folder(get_preset(str(self.preset)).name)
+        folder = folder or default_folder(
+            Path(str(self.preset)).stem if is_file(self.preset) else get_preset(str(self.preset)).name
+        )
         options = [*self.compute_words, *(["--cluster", self.cluster] if self.cluster else [])]
         options += [] if self.prove else ["--no-prove"]
         following = Following(
@@ -114,7 +117,7 @@ class Train(ComputeOptions, ChangeOptions):
         how: dict[str, Any] = {**self.compute, "listener": listener}
         if self.resume is not None:
             how |= {"keep": self.keep, "prove": self.prove, "cluster": self.cluster}
-            return al.resume(folder, proved=self.proved, minutes=self.budget, **how)
+            return al.resume(folder, self.preset, proved=self.proved, minutes=self.budget, **how)
         how |= {"steps": self.steps, "set": self.settings}
         how |= {"folder": folder, "overwrite": self.overwrite}
         if self.until:
@@ -146,7 +149,9 @@ def _check(args: Train) -> None:
     from adderlab.runs.metadata import kind_of
 
     if args.resume is None and args.preset is None:
-        raise UsageError("name a preset to train, for example 456p (adderlab zoo lists them)")
+        raise UsageError(
+            "name a preset to train, for example 456p (adderlab zoo lists them), or a Python file"
+        )
     if args.until and (args.sink or args.keep or not args.prove or args.cluster):
         raise UsageError("--sink, --keep, --no-prove and --cluster do not go with --until proved")
     if not args.until and (args.proved, args.budget, args.assisted) != (None, 10.0, True):
@@ -156,7 +161,8 @@ def _check(args: Train) -> None:
     if args.resume is None:
         return
     changed = args.recipe or args.steps or args.set or not args.assisted
-    if args.preset or changed or args.seeds or args.run_name or args.overwrite:
+    preset = args.preset and not is_file(args.preset)
+    if preset or changed or args.seeds or args.run_name or args.overwrite:
         raise UsageError(
             "--resume takes the run's own settings: give no preset, --recipe, --seeds, --steps, --set "
             "or --no-assisted"

@@ -50,12 +50,19 @@ class Engine(Protocol):
         ...
 
     def compile(
-        self, function: Function, examples: Sequence[Tensor], key: str | None = None
+        self,
+        function: Function,
+        examples: Sequence[Tensor],
+        key: str | None = None,
+        *,
+        lean: bool = False,
     ) -> Compiled | None:
-        """A faster twin of a pure function of stacked tensors, if the engine has a compiler.
+        """A faster twin of a pure function of stacked tensors, if the engine has a compiler and code
+        for all of its operations.
 
         ``examples`` hold one seed and give the shapes. ``key``: a text that decides, together with
         this package's code, what the function computes, so that its twin can be kept for later.
+        ``lean``: leave out what no result needs.
         """
         ...
 

@@ -60,7 +60,12 @@ class TorchEngine:
         return torch.cat(self._each(tables, _decode, prompt_SBT))
 
     def compile(
-        self, function: Function, examples: Sequence[Tensor], key: str | None = None
+        self,
+        function: Function,
+        examples: Sequence[Tensor],
+        key: str | None = None,
+        *,
+        lean: bool = False,
     ) -> Compiled | None:
         return Eager(function, examples) if self.whole_steps else None
 

@@ -82,12 +82,19 @@ def _circle_or_published(preset: Preset, circle: str) -> str:
     return circle
 
 
-def named_for(preset: Preset, name: str) -> NamedRecipe:
-    """The preset's "published", "best" or "quick" recipe, or one by its name. Raises ``UsageError``."""
+def named_for(preset: Preset | None, name: str) -> NamedRecipe:
+    """The preset's "published", "best" or "quick" recipe, or one by its name; of a user's file (None),
+    "best" and "quick" are "auto". Raises ``UsageError``."""
+    if preset is None:
+        if name == "published":
+            raise UsageError(
+                "a file's model has no published recipe: take --recipe auto, or another name"
+            )
+        return get_named("auto" if name in ("best", "quick") else name)
     own = {"published": published_name, "best": best_name, "quick": quick_name}
     return get_named(own[name](preset) if name in own else name)
 
 
-def recipe_for(preset: Preset, name: str = "published") -> Recipe:
+def recipe_for(preset: Preset | None, name: str = "published") -> Recipe:
     """See ``named_for``."""
     return named_for(preset, name).recipe

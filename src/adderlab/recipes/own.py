@@ -115,6 +115,18 @@ OWN = {
         "decay",
         then=_anneal(8000, 200.0, lr=0.002, weight_decay=0.0),
     ),
+    "auto": entry(
+        source=_FAILURES,
+        notes="for any model, without a word about its parts: pairs of all lengths, and the best of 32 "
+        "starts that its own constructor draws",
+        steps=60_000,
+        batch_size=128,
+        lr=0.01,
+        warmup_steps=0,
+        min_lr_ratio=0.0,
+        data=UNIFORM_LENGTHS,
+        restarts=Restarts(halve_at=(4000, 7000, 10_000, 13_000, 16_000)),
+    ),
     "restarts-122": entry(
         source=_FAILURES,
         notes="for the rotary line: its first stage, with pairs of all lengths and the best of 32 "

@@ -18,6 +18,7 @@ from typing import Any
 from adderlab.evaluation.suites import Rate, clopper_pearson, wilson
 from adderlab.files import schema
 from adderlab.format import code_block, count, duration, percent, seconds
+from adderlab.models.architecture import Architecture
 from adderlab.models.config import ModelConfig
 from adderlab.models.describe import count_parameters
 from adderlab.models.zoo import PRESETS
@@ -217,9 +218,11 @@ def count_or_bounds(number: Count | None) -> str:
     return count(number)
 
 
-def describe_model(config: ModelConfig) -> str:
+def describe_model(config: Architecture) -> str:
     """The preset's name, if the configuration is that of one, and the number of parameters; else the
-    nearest preset and what differs from it, if that is little."""
+    nearest preset and what differs from it, if that is little. Of a user's file its name."""
+    if not isinstance(config, ModelConfig):
+        return f"{config.file} ({count_parameters(config)} parameters)"
     parameters = f"{count_parameters(config)} parameters"
     changes = {name: _changes(preset.config, config) for name, preset in PRESETS.items()}
     name = min(changes, key=lambda each: len(changes[each]))

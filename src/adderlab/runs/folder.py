@@ -7,6 +7,7 @@ Every folder that ``train``, ``search``, ``measure_rate`` or ``sweep`` writes ha
     environment.json    versions, machine, device, git revision
     summary.json        how far it is: R456's keys, of the best seed, then ours
     seeds.json          the record of every seed (``runs.records``), of all runs below the folder too
+    model.py            the user's file whose model it is; never run unless it is named
 
 A search, a rate and a sweep have their runs below them, each in an ordinary run folder: seed_0043/
 (or seeds_0000-0031/), population_00/, cells/0007/. A record's ``run`` says in which one its curves are.
@@ -28,6 +29,7 @@ from __future__ import annotations
 import dataclasses
 import shlex
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -45,8 +47,17 @@ from adderlab.files.atomic import (
     write_torch,
 )
 from adderlab.files.weights import read_torch, read_weight_file
+from adderlab.reading.file_model import FileModel
 from adderlab.runs.checkpoints import Checkpoint, save_checkpoint
-from adderlab.runs.metadata import RunConfig, Status, read_config, read_summary, summarise, write_config
+from adderlab.runs.metadata import (
+    MODEL_FILE,
+    RunConfig,
+    Status,
+    read_config,
+    read_summary,
+    summarise,
+    write_config,
+)
 from adderlab.runs.records import (
     METRIC_COLUMNS,
     SEED_METRIC_COLUMNS,
@@ -357,6 +368,7 @@ def _delete_run(path: Path) -> None:
         for folder in _seed_paths(path):
             _delete_run(folder)
             _remove_if_empty(folder)
+        _delete_source(path)
         for name in RUN_FILES:
             (path / name).unlink(missing_ok=True)
         for folder in (path, path / "checkpoints"):
@@ -364,6 +376,19 @@ def _delete_run(path: Path) -> None:
         _remove_if_empty(path / "checkpoints")
     except OSError as error:
         raise disk_failure(error, path, "overwrite the run in") from error
+
+
+def _delete_source(path: Path) -> None:
+    """Delete the copy of the user's file that the run made: that of the very source it trained."""
+    copy = path / MODEL_FILE
+    if not copy.is_file() or not (path / "config.json").is_file():
+        return
+    try:
+        model = read_config(path).model
+    except Failure:
+        return
+    if isinstance(model, FileModel) and sha256(copy.read_bytes()).hexdigest() == model.sha256:
+        copy.unlink()
 
 
 def _remove_if_empty(folder: Path) -> None:

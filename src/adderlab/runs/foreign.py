@@ -23,7 +23,9 @@ from torch import Tensor
 from adderlab.errors import Failure, UsageError
 from adderlab.files import schema
 from adderlab.files.weights import check_npz, read_torch, read_weight_file
+from adderlab.models.architecture import Architecture
 from adderlab.models.config import ModelConfig
+from adderlab.reading.file_model import FileModel
 from adderlab.task.layouts import get_layout
 
 Tie = Literal[
@@ -131,13 +133,19 @@ def to_r456(config: ModelConfig) -> dict[str, Any] | None:
         return None
 
 
-def model_to_dict(config: ModelConfig) -> dict[str, Any]:
-    """What our files say about a model: R456's settings in its family, otherwise ours."""
+def model_to_dict(config: Architecture) -> dict[str, Any]:
+    """What our files say about a model: R456's settings in its family, otherwise ours; of a user's file
+    all that is known of it without running it."""
+    if not isinstance(config, ModelConfig):
+        return schema.to_dict(config)
     return to_r456(config) or schema.to_dict(config)
 
 
-def model_from_dict(data: Mapping[str, Any]) -> ModelConfig:
-    """Either form of settings -> ``ModelConfig``; ours are known by their ``layout``."""
+def model_from_dict(data: Mapping[str, Any]) -> ModelConfig | FileModel:
+    """Any form of settings -> the architecture; ours are known by their ``layout``, those of a file by
+    its ``sha256``."""
+    if isinstance(data, Mapping) and "sha256" in data:
+        return schema.from_dict(FileModel, data, "model_config")
     if isinstance(data, Mapping) and "layout" in data:
         return schema.from_dict(ModelConfig, data, "model_config")
     return from_r456(data)

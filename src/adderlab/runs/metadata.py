@@ -23,12 +23,15 @@ from adderlab import __version__
 from adderlab.errors import Failure, UsageError
 from adderlab.files import schema
 from adderlab.files.aliases import upgraded_recipe
-from adderlab.files.atomic import read_json, write_json
+from adderlab.files.atomic import read_json, write_json, write_text
 from adderlab.models.config import ModelConfig
+from adderlab.reading.file_model import FileModel
 from adderlab.runs import foreign
 from adderlab.runs.records import SeedRecord
 
 CONFIG_FILE = "config.json"
+MODEL_FILE = "model.py"
+"""The user's file whose model was trained, as it was then. Never run unless it is named."""
 CONFIG_VERSION = 2
 
 Kind = Literal["run", "search", "rate", "sweep"]
@@ -46,7 +49,7 @@ class RunConfig:
     """What was asked for: which model, trained how, from which seeds."""
 
     kind: Kind = "run"
-    model: ModelConfig
+    model: ModelConfig | FileModel
     """Of a sweep, the one that its cells vary."""
     recipe: dict[str, Any]
     """Plain JSON values, which ``training.recipe`` gives their meaning; of a sweep, the one that its
@@ -78,7 +81,10 @@ class _Rest:
 
 
 def write_config(folder: Path, config: RunConfig) -> None:
-    """Write ``config.json``: R456's ``model`` and ``train``, then ours. Raises ``Failure``."""
+    """Write ``config.json``: R456's ``model`` and ``train``, then ours; of a user's file its source
+    beside it. Raises ``Failure``."""
+    if isinstance(config.model, FileModel) and config.model.live.source is not None:
+        _write_source(folder / MODEL_FILE, config.model.live.source)
     seed = config.seeds[0] if len(config.seeds) == 1 else None
     table = {
         "schema_version": CONFIG_VERSION,
@@ -92,6 +98,12 @@ def write_config(folder: Path, config: RunConfig) -> None:
         "keep": config.keep,
     }
     write_json(folder / CONFIG_FILE, table | ({config.kind: config.details} if config.details else {}))
+
+
+def _write_source(path: Path, source: str) -> None:
+    if path.is_file() and path.read_text() != source:
+        raise UsageError(f"{path} is another file than the one to be trained; choose another folder")
+    write_text(path, source)
 
 
 def kind_of(folder: Path | str) -> Kind | None:
@@ -314,7 +326,7 @@ def read_summary(path: Path | str) -> dict[str, Any]:
 def summarise(
     *,
     run_name: str,
-    model: ModelConfig,
+    model: ModelConfig | FileModel,
     train_steps: int,
     seeds: int,
     best: SeedRecord,

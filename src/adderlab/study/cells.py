@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import io
 import itertools
 import json
@@ -45,8 +46,9 @@ from adderlab.errors import UsageError
 from adderlab.evaluation.suites import Rate, wilson
 from adderlab.files import schema
 from adderlab.files.atomic import write_json, write_text
-from adderlab.models.config import ModelConfig
-from adderlab.models.zoo import get_preset
+from adderlab.models.architecture import Architecture
+from adderlab.models.zoo import Preset, get_preset
+from adderlab.reading.file_model import read_file
 from adderlab.recipes import recipe_for
 from adderlab.runs.records import LEARNED, SUCCESS, Metrics, read_metrics, read_seed_metrics
 from adderlab.training.population import check_fits
@@ -106,7 +108,7 @@ class Cell:
     index: int
     settings: dict[str, Any]
     """Setting -> value, in the order of the declaration."""
-    config: ModelConfig
+    config: Architecture
     recipe: Recipe
 
     @property
@@ -156,8 +158,10 @@ class SweepPlan:
 
     def cell(self, index: int, settings: dict[str, Any]) -> Cell:
         """The cell with these settings. Raises ``UsageError`` if they fit no model or recipe."""
-        preset = get_preset(str(settings.get("preset", self.preset)))
-        config = preset.config
+        name = str(settings.get("preset", self.preset))
+        preset, config = _subject(name)
+        if preset is None and any(key.startswith("model.") for key in self.fixed | settings):
+            raise UsageError(f"model settings are a preset's; change what {name} says instead")
         recipe = recipe_for(preset, str(settings.get("recipe", self.recipe)))
         changed: dict[str, list[tuple[str, str]]] = {"recipe": [], "model": []}
         if self.steps is not None:
@@ -172,6 +176,22 @@ class SweepPlan:
         if self.halving:
             _check_rungs(self.halving, recipe)
         return Cell(index=index, settings=settings, config=config, recipe=recipe)
+
+
+def _subject(name: str) -> tuple[Preset | None, Any]:
+    """The preset of that name, or None, and the architecture: of a Python file, which is run, that of
+    its model."""
+    if name.endswith(".py"):
+        path = Path(name)
+        return None, _read(path, path.stat().st_mtime_ns if path.is_file() else 0)
+    preset = get_preset(name)
+    return preset, preset.config
+
+
+@functools.lru_cache(maxsize=8)
+def _read(path: Path, changed: int) -> Any:
+    """Once for all cells, and again after a change."""
+    return read_file(path)[0]
 
 
 def read_sweep(table: Mapping[str, Any], seeds: tuple[int, ...]) -> SweepPlan:
@@ -189,9 +209,9 @@ def read_sweep(table: Mapping[str, Any], seeds: tuple[int, ...]) -> SweepPlan:
     first = {key: value[0] if _many(value) else value for key, value in named.items()}
     for key, value in first.items():
         _typed(key, value, str)
-    preset = get_preset(first["preset"])
+    preset, config = _subject(first["preset"])
     base = {
-        "model": schema.to_dict(preset.config),
+        "model": schema.to_dict(config),
         "recipe": schema.to_dict(recipe_for(preset, first["recipe"])),
     }
     random = _table(table, "random")

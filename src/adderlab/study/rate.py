@@ -40,6 +40,7 @@ from adderlab.models.config import ModelConfig
 from adderlab.models.describe import count_parameters
 from adderlab.models.tables import why_no_tables
 from adderlab.proof.search import Limits
+from adderlab.reading.file_model import FileModel
 from adderlab.runs.folder import RUN_FILES, STATE_FILE, seed_folder
 from adderlab.runs.metadata import (
     RunConfig,
@@ -264,7 +265,7 @@ class RatePlan:
     recipe_name: str
     """As the row shall name it."""
     published: bool
-    config: ModelConfig
+    config: ModelConfig | FileModel
     recipe: Recipe
     seeds: tuple[int, ...]
     batch_of_seeds: int

@@ -39,6 +39,7 @@ from adderlab.errors import Failure, UsageError
 from adderlab.files import schema
 from adderlab.files.atomic import disk_failure, make_folder, read_json, write_bytes, write_json
 from adderlab.models.config import ModelConfig
+from adderlab.reading.file_model import FileModel
 from adderlab.runs.metadata import cpu_model, device_name
 from adderlab.runs.records import SeedRecord
 from adderlab.training.measure import Evaluation, Listener
@@ -167,7 +168,7 @@ class Task:
     """Of the shard's objects in the store."""
     label: str
     """For people."""
-    config: ModelConfig
+    config: ModelConfig | FileModel
     recipe: Recipe
     seeds: tuple[int, ...]
     goals: tuple[int, ...]

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from adderlab.errors import Failure, UsageError
 from adderlab.files import schema
 from adderlab.files.atomic import RunLock, make_folder, read_json, write_json
-from adderlab.models.config import ModelConfig
+from adderlab.models.architecture import Architecture
 from adderlab.models.describe import count_parameters
 from adderlab.runs.folder import STATE_FILE
 from adderlab.runs.metadata import (
@@ -280,7 +280,7 @@ class LocalTrainer:
     stop: threading.Event
 
     def train(self, sweep: OpenSweep, cells: Sequence[Cell], until: int | None) -> None:
-        groups: dict[tuple[ModelConfig, Hashable], list[Cell]] = {}
+        groups: dict[tuple[Architecture, Hashable], list[Cell]] = {}
         for cell in cells:
             sweep.begin(cell)
             if is_sharded(sweep.place(cell)):

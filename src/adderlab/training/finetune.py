@@ -30,9 +30,9 @@ from torch import Tensor
 from adderlab.engine.torch_tables import TorchEngine
 from adderlab.errors import UsageError
 from adderlab.evaluation.suites import adderboard, strata_groups
-from adderlab.models.config import ModelConfig
+from adderlab.models.architecture import Architecture
 from adderlab.models.tables import why_not_trained_by_tables
-from adderlab.task.layouts import Layout, answers_correct, from_digits, get_layout
+from adderlab.task.layouts import Layout, answers_correct, from_digits
 from adderlab.task.sampling import uniform_pairs
 from adderlab.training.objective import Objective, OracleObjective, TableObjective
 
@@ -75,13 +75,15 @@ class LBFGSResult:
 
 
 def minimise(
-    config: ModelConfig,
+    config: Architecture,
     params: Mapping[str, Tensor],
     a_BJ: Tensor,
     b_BJ: Tensor,
     settings: LBFGS | None = None,
+    sharpness: float = 1.0,
 ) -> LBFGSResult:
-    """One model (``params`` without a seed axis) on the given pairs; a pure function of all four.
+    """One model (``params`` without a seed axis) on the given pairs; a pure function of its arguments.
+    ``sharpness``: see ``Objective``.
 
     Computes on the CPU, through the tables where the model has them. A search that ends in no
     better loss leaves the weights as they are.
@@ -89,8 +91,8 @@ def minimise(
     from scipy.optimize import minimize  # loading it takes a second, and few runs need it
 
     settings = settings or LBFGS()
-    objective = _double_objective(config)
-    tokens_BP, targets_BA = get_layout(config.layout).encode(a_BJ.cpu(), b_BJ.cpu())
+    objective = _double_objective(config, sharpness)
+    tokens_BP, targets_BA = config.token_layout.encode(a_BJ.cpu(), b_BJ.cpu())
     start_N = torch.cat([tensor.detach().flatten() for tensor in params.values()]).cpu().double()
 
     def loss_and_grad(weights_N: np.ndarray) -> tuple[float, np.ndarray]:
@@ -122,10 +124,10 @@ def minimise(
     )
 
 
-def _double_objective(config: ModelConfig) -> Objective:
+def _double_objective(config: Architecture, sharpness: float) -> Objective:
     if why_not_trained_by_tables(config) is None:
-        return TableObjective(config, TorchEngine())
-    oracle = OracleObjective(config, torch.device("cpu"))
+        return TableObjective(config, TorchEngine(), sharpness)
+    oracle = OracleObjective(config, torch.device("cpu"), sharpness)
     oracle.model.double()
     return oracle
 

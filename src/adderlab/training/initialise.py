@@ -146,6 +146,23 @@ def with_signs(params: dict[str, Tensor], drawn: list[int]) -> dict[str, Tensor]
     return signed
 
 
+def widened(wide_init: WideInit, params: dict[str, Tensor], drawn: list[int]) -> dict[str, Tensor]:
+    """The wide draw of a model whose parts are not known, by shape: of starts numbered ``drawn``
+    (S, ...), every parameter of two axes or more Xavier uniform over its last two, and with ``signs``
+    every vector of ones, as norms begin, with signs at random. The rest stays as the model drew it."""
+    wide = {name: tensor.clone() for name, tensor in params.items()}
+    for row, number in enumerate(drawn):
+        generator = torch.Generator().manual_seed(number + _SIGNS_STREAM)
+        for tensor in wide.values():
+            own = tensor[row]
+            if own.ndim >= 2:
+                bound = math.sqrt(6 / (own.shape[-1] + own.shape[-2]))
+                own.uniform_(-bound, bound, generator=generator)
+            elif wide_init.signs and own.ndim == 1 and bool((own == 1).all()):
+                own *= 2 * torch.randint(2, own.shape, generator=generator) - 1
+    return wide
+
+
 @dataclass(frozen=True, kw_only=True)
 class AttentionPrefit:
     """Attention that starts where a sum needs it: each answer step looks at its own column.

@@ -6,16 +6,16 @@ Shapes: S seeds, B pairs, P input positions, A answer steps.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from adderlab.engine.base import (
     Descent,
@@ -25,7 +25,9 @@ from adderlab.engine.base import (
 )
 from adderlab.engine.select import choose_device, select_engine
 from adderlab.errors import UsageError
+from adderlab.models.architecture import Adder, Architecture
 from adderlab.models.config import ModelConfig
+from adderlab.models.head_program import Operation
 from adderlab.models.tables import (
     Tables,
     stack_parameters,
@@ -33,7 +35,7 @@ from adderlab.models.tables import (
     vjp,
     why_not_trained_by_tables,
 )
-from adderlab.models.transformer import Transformer, build_model
+from adderlab.models.transformer import build_model
 from adderlab.task.layouts import Layout
 from adderlab.task.sampling import DataConfig, sample_pairs
 
@@ -48,9 +50,11 @@ def torch_sampler(data: DataConfig, layout: Layout) -> Sampler:
 class Objective(Protocol):
     """What a population needs to know of its model: gradients, margins, answers."""
 
-    config: ModelConfig
+    config: Architecture
     engine_name: str
     """What computes it."""
+    sharpness: float
+    """What logits are multiplied by, besides the configuration's own setting."""
 
     def sharpened(self, factor: float) -> "Objective":
         """Of the model whose logits are ``factor`` times as large; one object for each factor."""
@@ -85,44 +89,81 @@ class Objective(Protocol):
 
 class _Sharpened:
     """The objectives of one model that differ in the size of its logits, each built once; threads
-    share them."""
+    share them.
 
-    def __init__(self, plain: Objective, build: Callable[[ModelConfig], Objective]) -> None:
+    A configuration has a setting for the size; logits of a file's model are multiplied.
+    """
+
+    def __init__(self, plain: Objective, build: Callable[[Architecture, float], Objective]) -> None:
         self._config, self._build, self._lock = plain.config, build, threading.Lock()
         self._built = {1.0: plain}
 
     def of(self, factor: float) -> Objective:
         with self._lock:
             if factor not in self._built:
-                scale = self._config.logit_scale * factor
-                self._built[factor] = self._build(dataclasses.replace(self._config, logit_scale=scale))
+                config, left = self._config, factor
+                if isinstance(config, ModelConfig):
+                    config, left = replace(config, logit_scale=config.logit_scale * factor), 1.0
+                self._built[factor] = self._build(config, left)
             return self._built[factor]
+
+
+def _multiplied(built: Tables, factor: float) -> Tables:
+    """Tables of the model whose logits are ``factor`` times as large."""
+    program = built.form.program
+    last = program.operations[-1]
+    constants = [operand for operand in last.operands if isinstance(operand, str)]
+    used = [operand for operation in program.operations for operand in operation.operands]
+    if last.name == "linear" and all(used.count(name) == 1 for name in constants):
+        scaled = {name: built.head[name] * factor for name in constants}
+        return replace(built, head={**built.head, **scaled})
+    name = "logit_scale"
+    times = Operation(
+        name="multiply", operands=(len(program.operations) + 1, name), width=program.vocab_size
+    )
+    longer = replace(
+        program,
+        operations=(*program.operations, times),
+        constants=(*program.constants, (name, (1,))),
+    )
+    own = built.residual.new_full((built.num_seeds, 1), factor)
+    return replace(built, form=replace(built.form, program=longer), head={**built.head, name: own})
 
 
 class TableObjective:
     """Parameters -> tables -> engine, and the gradient back: compiled where the engine can."""
 
-    def __init__(self, config: ModelConfig, engine: Engine) -> None:
+    def __init__(self, config: Architecture, engine: Engine, sharpness: float = 1.0) -> None:
         self.config, self.engine, self.engine_name = config, engine, engine.name
-        self._sharpened = _Sharpened(self, lambda config: TableObjective(config, engine))
-        example = stack_parameters([build_model(config, 0)])
+        self.sharpness = sharpness
+        self._sharpened = _Sharpened(self, lambda config, factor: TableObjective(config, engine, factor))
+        example = stacked_float32([build_model(config, 0)])
         self._names = tuple(example)
         with torch.no_grad():
-            self._form = tables(config, example)
+            self._form = self._built(example)
         examples = list(example.values())
         cotangents = [torch.zeros_like(table) for _, table in self._form.items()]
-        self._map = engine.compile(self._table_tuple, examples, f"tables of {config}")
+        key, lean = str(config), not isinstance(config, ModelConfig)
+        if not isinstance(config, ModelConfig):
+            # Of the file's source alone, what it imports would be left out.
+            key = f"{key} {config.bound()} {sharpness}"
+        self._map = engine.compile(self._table_tuple, examples, f"tables of {key}", lean=lean)
         self._vjp = engine.compile(
             vjp(self._table_tuple, len(examples)),
             [*examples, *cotangents],
-            f"derivative of the tables of {config}",
+            f"derivative of the tables of {key}",
+            lean=lean,
         )
 
     def sharpened(self, factor: float) -> Objective:
         return self._sharpened.of(factor)
 
+    def _built(self, params: Params) -> Tables:
+        built = tables(self.config, params)
+        return built if self.sharpness == 1.0 else _multiplied(built, self.sharpness)
+
     def _table_tuple(self, *values: Tensor) -> tuple[Tensor, ...]:
-        built = tables(self.config, dict(zip(self._names, values, strict=True)))
+        built = self._built(dict(zip(self._names, values, strict=True)))
         return tuple(table for _, table in built.items())
 
     def loss_and_grad(
@@ -138,9 +179,13 @@ class TableObjective:
             self._tables([table.detach() for table in built]), tokens_SBP, targets_SBA
         )
         cotangents = [grad for _, grad in table_grads.items()]
-        if self._vjp is None:
+        if self._map is None or self._vjp is None:
+            pairs = [
+                (own, grad) for own, grad in zip(built, cotangents, strict=True) if own.requires_grad
+            ]
+            moved, cotangents = zip(*pairs, strict=True)
             grads = torch.autograd.grad(
-                built, values, cotangents, allow_unused=True, materialize_grads=True
+                moved, values, cotangents, allow_unused=True, materialize_grads=True
             )
         else:
             grads = self._vjp([*values, *cotangents])
@@ -177,15 +222,20 @@ class TableObjective:
 class OracleObjective:
     """The full-sequence module, one seed after another: slow, for models outside the table form."""
 
-    def __init__(self, config: ModelConfig, device: torch.device) -> None:
-        self.model = Transformer(config).to(device)
+    def __init__(self, config: Architecture, device: torch.device, sharpness: float = 1.0) -> None:
+        self.model = build_model(config, 0).to(device)
+        for _, tensor in self.model.named_parameters():
+            tensor.requires_grad_()  # a plain class may have tensors that do not ask for it
         self.config, self.engine_name = config, "module"
-        self._sharpened = _Sharpened(self, lambda config: OracleObjective(config, device))
+        self.sharpness = sharpness
+        self._sharpened = _Sharpened(
+            self, lambda config, factor: OracleObjective(config, device, factor)
+        )
 
     def sharpened(self, factor: float) -> Objective:
         return self._sharpened.of(factor)
 
-    def _with(self, params: Params, s: int) -> Transformer:
+    def _with(self, params: Params, s: int) -> Adder:
         with torch.no_grad():
             for name, tensor in self.model.named_parameters():
                 tensor.copy_(params[name][s])
@@ -195,11 +245,16 @@ class OracleObjective:
         self, params: Params, tokens_SBP: Tensor, targets_SBA: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         losses, rows = [], []
+        names, own = zip(*self.model.named_parameters(), strict=True)
         for s, (tokens_BP, targets_BA) in enumerate(zip(tokens_SBP, targets_SBA, strict=True)):
-            loss = self._with(params, s).loss(tokens_BP, targets_BA)
+            model = self._with(params, s)
+            if self.sharpness == 1.0:
+                loss = model.loss(tokens_BP, targets_BA)
+            else:
+                logits_BAV = model.answer_logits(tokens_BP) * self.sharpness
+                loss = cross_entropy(logits_BAV.flatten(0, 1), targets_BA.flatten().long())
             losses.append(loss.detach())
-            rows.append(torch.autograd.grad(loss, list(self.model.parameters())))
-        names = [name for name, _ in self.model.named_parameters()]
+            rows.append(torch.autograd.grad(loss, own, allow_unused=True, materialize_grads=True))
         columns = zip(names, zip(*rows, strict=True), strict=True)
         return torch.stack(losses), {name: torch.stack(column) for name, column in columns}
 
@@ -233,7 +288,12 @@ def _count(params: Params) -> int:
     return next(iter(params.values())).shape[0]
 
 
-def objective_for(config: ModelConfig, engine: Engine, device: torch.device) -> Objective:
+def stacked_float32(models: Sequence[Adder]) -> dict[str, Tensor]:
+    """``stack_parameters``, in the precision of training."""
+    return {name: tensor.float() for name, tensor in stack_parameters(models).items()}
+
+
+def objective_for(config: Architecture, engine: Engine, device: torch.device) -> Objective:
     """The table path where the model has one, otherwise the oracle."""
     if why_not_trained_by_tables(config) is None:
         return TableObjective(config, engine)
@@ -284,7 +344,7 @@ class Backend:
 
 
 def open_backend(
-    config: ModelConfig,
+    config: Architecture,
     compute: Compute,
     log: Callable[[str], None] = lambda line: None,
     *,

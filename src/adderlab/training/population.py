@@ -25,10 +25,11 @@ import torch
 from torch import Tensor
 
 from adderlab.engine.step_batch import Settings, StepBatch, descend, joined, scatter
+from adderlab.errors import UsageError
+from adderlab.models.architecture import Architecture
 from adderlab.models.config import ModelConfig
 from adderlab.models.tables import stack_parameters
 from adderlab.models.transformer import build_model, skeleton
-from adderlab.task.layouts import get_layout
 from adderlab.task.r456 import R456Sampler, holdout
 from adderlab.task.sampling import sample_pairs
 from adderlab.training.finetune import FailingPairs, find_failures, minimise
@@ -42,6 +43,7 @@ from adderlab.training.initialise import (
     prefit_attention,
     restart_seeds,
     rows_of,
+    widened,
     with_signs,
 )
 from adderlab.training.measure import (
@@ -51,7 +53,7 @@ from adderlab.training.measure import (
     better,
     check_validation,
 )
-from adderlab.training.objective import Objective
+from adderlab.training.objective import Objective, stacked_float32
 from adderlab.training.optimiser import (
     AdamW,
     DecayFactors,
@@ -65,12 +67,15 @@ from adderlab.training.recipe import UNIFORM_PAIRS, Recipe, Stage, learning_rate
 # Where a population starts: each seed's own draw, moved by the recipe's ingredients for the start.
 
 
-def start(config: ModelConfig, recipe: Recipe, seeds: tuple[int, ...]) -> dict[str, Tensor]:
+def start(config: Architecture, recipe: Recipe, seeds: tuple[int, ...]) -> dict[str, Tensor]:
     """Parameters at step 0, stacked over all draws of the first seed, then of the next; a seed's do not
     depend on the others."""
     count = recipe.restarts_after(-1)
     drawn = [own for seed in seeds for own in restart_seeds(seed, count)]
     spread = recipe.wide_init
+    if not isinstance(config, ModelConfig):
+        stacked = stacked_float32([build_model(config, own) for own in drawn])
+        return widened(spread, stacked, drawn) if spread else stacked
     as_drawn = drawn_as(spread, config) if spread else config
     stacked = stack_parameters([build_model(as_drawn, own) for own in drawn])
     if spread and spread.signs:
@@ -89,9 +94,28 @@ def start(config: ModelConfig, recipe: Recipe, seeds: tuple[int, ...]) -> dict[s
 # Whether a recipe can train a model at all, told before anything is written.
 
 
-def check_start(config: ModelConfig, recipe: Recipe) -> None:
+def check_file_start(recipe: Recipe) -> None:
+    """Raises ``UsageError`` for an ingredient of the start that only presets have something for."""
+    for name in ("circle", "prefit"):
+        if getattr(recipe, name):
+            raise UsageError(
+                f"recipe.{name} names parts of a preset; a file's model trains without: set "
+                f"recipe.{name}=null, or take --recipe auto"
+            )
+    if recipe.wide_init and recipe.wide_init.arc is not None:
+        raise UsageError(
+            "wide_init.arc moves digits of a preset; a file's model trains without: set "
+            "recipe.wide_init.arc=null"
+        )
+
+
+def check_start(config: Architecture, recipe: Recipe) -> None:
     """Raises ``UsageError`` for an ingredient of the start, or of frozen parameters, that the model
     has nothing for."""
+    if not isinstance(config, ModelConfig):
+        check_file_start(recipe)
+        check_names(recipe.freeze, list(config.parameter_shapes()))
+        return
     names = [name for name, _ in skeleton(config).named_parameters()]
     if recipe.wide_init:
         check_wide_init(recipe.wide_init, config, names)
@@ -102,7 +126,7 @@ def check_start(config: ModelConfig, recipe: Recipe) -> None:
     check_names(recipe.freeze, names)
 
 
-def check_fits(config: ModelConfig, recipe: Recipe, seeds: Sequence[int]) -> None:
+def check_fits(config: Architecture, recipe: Recipe, seeds: Sequence[int]) -> None:
     """Raises ``UsageError`` naming the setting that does not fit the model or the seeds."""
     check_start(config, recipe)
     check_validation(recipe.val_size, seeds)
@@ -113,7 +137,7 @@ class Population:
 
     def __init__(
         self,
-        config: ModelConfig,
+        config: Architecture,
         recipe: Recipe,
         seeds: tuple[int, ...],
         objective: Objective,
@@ -123,7 +147,7 @@ class Population:
         check_fits(config, recipe, seeds)
         self.config, self.recipe, self.device = config, recipe, device
         self._plain = objective
-        self.layout = get_layout(config.layout)
+        self.layout = config.token_layout
         self.all_seeds = seeds
         self.seeds = seeds
         """Those still training. Each has a row of everything below; with ``recipe.restarts`` one for
@@ -320,7 +344,9 @@ class Population:
             own_seed_S = self._seeds_S[s : s + 1]
             a_SBJ, b_SBJ = sample_pairs(data, own_seed_S, self.next_step, settings.examples)
             own = {name: tensor[s] for name, tensor in params.items()}
-            found = minimise(self.objective.config, own, a_SBJ[0], b_SBJ[0], settings)
+            found = minimise(
+                self.objective.config, own, a_SBJ[0], b_SBJ[0], settings, self.objective.sharpness
+            )
             self.flat_SN[s] = torch.cat([each.flatten() for each in found.params.values()])
             losses.append(found.loss_before)
         return self.flat_SN.new_tensor(losses)

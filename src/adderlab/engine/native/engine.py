@@ -25,7 +25,7 @@ from adderlab.engine.native.build import (
     to_stderr,
 )
 from adderlab.engine.native.head import head_source
-from adderlab.engine.native.program import Program
+from adderlab.engine.native.program import NoCode, Program
 from adderlab.engine.native.steps import (
     NativeSampler,
     NativeSteps,
@@ -93,9 +93,19 @@ class NativeEngine:
         self._libraries: dict[Any, ctypes.CDLL] = {}
 
     def compile(
-        self, function: Function, examples: Sequence[Tensor], key: str | None = None
+        self,
+        function: Function,
+        examples: Sequence[Tensor],
+        key: str | None = None,
+        *,
+        lean: bool = False,
     ) -> Compiled | None:
-        return Program(function, examples, self.threads, key=key, log=self._build["log"])
+        log = self._build["log"]
+        try:
+            return Program(function, examples, self.threads, key=key, lean=lean, log=log)
+        except NoCode as error:
+            log(f"the tables are computed with PyTorch: {error}")
+            return None
 
     def descent(self) -> Descent | None:
         return native_descent

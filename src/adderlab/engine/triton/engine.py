@@ -58,7 +58,12 @@ class TritonEngine:
     name = "triton"
 
     def compile(
-        self, function: Function, examples: Sequence[Tensor], key: str | None = None
+        self,
+        function: Function,
+        examples: Sequence[Tensor],
+        key: str | None = None,
+        *,
+        lean: bool = False,
     ) -> Compiled | None:
         return Eager(function, examples)
 
