@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -34,6 +34,8 @@ from adderlab.task.layouts import Layout
 Model = Callable[[Tensor], Any]
 """Tokens (1, L) -> logits (1, L, V) or (1, V)."""
 
+TABLE_ROW = 16
+"""Widest queries and keys of the fast engines."""
 HIDDEN = -1e4
 """A hidden key's score where queries times keys say it all: its weight is nothing in any format, and its
 derivative a number."""
@@ -89,13 +91,15 @@ class Reading:
 
         ``exact``: keys that a step does not see, though they stand before its query, have the score
         minus infinity in ``score``; otherwise ``HIDDEN`` in queries and keys, for engines that know no
-        more.
+        more. What is added to scores whatever the tokens are is a coordinate of queries and keys for each
+        step, or ``score`` where that makes them wider than engines go.
         """
         names = list(self.trace.parameters.values())
         used = {name: parameters[name] for name in dict.fromkeys(names)}
         found = torch.vmap(lambda own: self._one(own, exact))(used)
         head = {name: found.pop(f"head.{name}") for name in self.program.shapes}
-        return Tables(form=self.form, head=head, **found)
+        form = replace(self.form, key_dim=found["query"].shape[-1])
+        return Tables(form=form, head=head, **found)
 
     def _one(self, parameters: dict[str, Tensor], exact: bool) -> dict[str, Tensor]:
         """Tables of one model, by name."""
@@ -208,7 +212,11 @@ class Reading:
         if not self._plain_shift:
             shift_HAP = torch.where(hidden_HAP, HIDDEN, shift_HAP)
             shift_HAP = torch.where(visible_AP, shift_HAP, 0.0)
-            out["query"], out["key"] = _with_shift(query, key, shift_HAP)
+            if self._shift_as_score and not exact:
+                shift_AHP = shift_HAP.transpose(0, 1)
+                out["score"] = shift_AHP[:, None, :, :, None].expand(A, V, H, P, V)
+            else:
+                out["query"], out["key"] = _with_shift(query, key, shift_HAP)
         if exact and self._hides:
             never_AHP = torch.where(hidden_HAP & visible_AP, -math.inf, 0.0).transpose(0, 1)
             out["score"] = never_AHP[:, None, :, :, None].expand(A, V, H, P, V)
