@@ -111,7 +111,7 @@ class FileModel:
         where the file was not named."""
         reading = self.live.reading
         assert reading is not None, self.no_tables
-        return reading.tables(params, exact=exact)
+        return reading.tables(params, exact=exact, narrow=not exact)
 
     def why_no_tables(self) -> str | None:
         """None if it has a table form, otherwise the reason."""

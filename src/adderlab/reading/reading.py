@@ -27,6 +27,7 @@ from adderlab.reading.dependence import Dependence
 from adderlab.reading.factors import Factors, find_factors
 from adderlab.reading.folding import Fold, fold_of
 from adderlab.reading.lowering import Lowered, Lowering
+from adderlab.reading.narrowing import NarrowScores, narrow_scores
 from adderlab.reading.trace import Trace, one_thread, record, run
 from adderlab.reading.writing import Entry, Part, Product, Spec
 from adderlab.task.layouts import Layout
@@ -76,6 +77,8 @@ class Reading:
     """Keys whose weight is zero whatever tokens and parameters are (head, answer step, key)."""
     shapes: Mapping[str, tuple[int, ...]]
     """Of every parameter."""
+    free: frozenset[int] = frozenset()
+    """Tensors that no token decides."""
 
     @cached_property
     def program(self) -> HeadProgram:
@@ -86,24 +89,27 @@ class Reading:
         """Of values that are read through a narrow matrix."""
         return fold_of(self.steps[0], self.form.heads)
 
-    def tables(self, parameters: Mapping[str, Tensor], *, exact: bool = False) -> Tables:
+    def tables(
+        self, parameters: Mapping[str, Tensor], *, exact: bool = False, narrow: bool = False
+    ) -> Tables:
         """The tables of S models, from parameters (S, ...). Differentiable.
 
         ``exact``: keys that a step does not see, though they stand before its query, have the score
         minus infinity in ``score``; otherwise ``HIDDEN`` in queries and keys, for engines that know no
-        more. What is added to scores whatever the tokens are is a coordinate of queries and keys for each
-        step, or ``score`` where that makes them wider than engines go.
+        more. ``narrow``: of the same model in a form that is faster to compute (``narrowing``). What is
+        added to scores whatever the tokens are is a coordinate of queries and keys for each step; in the
+        narrow form it is ``score`` where that would make them wider than engines go.
         """
         names = list(self.trace.parameters.values())
         used = {name: parameters[name] for name in dict.fromkeys(names)}
-        found = torch.vmap(lambda own: self._one(own, exact))(used)
+        found = torch.vmap(lambda own: self._one(own, exact, narrow))(used)
         head = {name: found.pop(f"head.{name}") for name in self.program.shapes}
         form = replace(self.form, key_dim=found["query"].shape[-1])
         return Tables(form=form, head=head, **found)
 
-    def _one(self, parameters: dict[str, Tensor], exact: bool) -> dict[str, Tensor]:
+    def _one(self, parameters: dict[str, Tensor], exact: bool, narrow: bool) -> dict[str, Tensor]:
         """Tables of one model, by name."""
-        entries = [e for spec in self._specs() for e in spec]
+        entries = [e for spec in self._specs(narrow) for e in spec]
         wanted = {number for number, _ in entries}
         tokens_VP = self.tokens.ids_PV.T
         shape = self.trace.tokens.shape
@@ -150,7 +156,16 @@ class Reading:
             tables[f"head.{name}"] = constant(spec)
         if fold is not None:
             tables[f"head.{fold.constant}"] = tables[f"head.{fold.constant}"].repeat(H, 1)
-        return {**tables, **self._scores(parameters, gathered, dtype, exact)}
+        return {**tables, **self._scores(parameters, gathered, dtype, exact, narrow)}
+
+    @cached_property
+    def _narrow_scores(self) -> NarrowScores | None:
+        heads = self.factors
+        if heads is None or len(heads[0].keys) != self.layout.num_positions:
+            return None
+        return narrow_scores(
+            self.trace, self.free, [head.queries for head in heads], [head.keys for head in heads]
+        )
 
     def logits(self, parameters: Mapping[str, Tensor], tokens_BP: Tensor) -> Tensor:
         """Logits (B, P, V) of full sequences of the layout's tokens, by the recorded operations."""
@@ -161,15 +176,21 @@ class Reading:
         )
         return found[out].reshape(*tokens_BP.shape, -1)[..., list(self.tokens.order)]
 
-    def _specs(self) -> list[Sequence[Entry]]:
+    def _specs(self, narrow: bool) -> list[Sequence[Entry]]:
         """Every entry that some table consists of."""
         specs: list[Sequence[Entry]] = [step.rows for step in self.steps]
         specs += [[e for e in c.values if e is not None] for c in self.steps[0].mixed if c is not None]
         shift = self.steps[0].row_shift
         for spec in [*self.steps[0].constants.values(), *([] if shift is None else [shift])]:
             specs += _entries(spec)
+        cut = self._narrow_scores if narrow else None
+        if cut is not None:
+            specs += [row for head in cut.rows for row in head] + list(cut.matrices)
         for head in self.factors or ():
-            specs += [*head.queries, *([e for e in key if isinstance(e, tuple)] for key in head.keys)]
+            if cut is None or cut.side == "key":
+                specs += head.queries
+            if cut is None or cut.side == "query":
+                specs += [[e for e in key if isinstance(e, tuple)] for key in head.keys]
         return specs
 
     # Scores ---------------------------------------------------------------------------------------
@@ -187,6 +208,7 @@ class Reading:
         gathered: Callable[..., Tensor],
         dtype: torch.dtype,
         exact: bool,
+        narrow: bool,
     ) -> dict[str, Tensor]:
         A, P, V, H = (
             len(self.steps), self.layout.num_positions, self.layout.vocab_size, self.form.heads
@@ -195,9 +217,25 @@ class Reading:
             return self._tabulated(parameters, dtype)
         heads, keys = self.factors, len(self.factors[0].keys)
         K = len(heads[0].keys[0])
-        query_VAHK = gathered([e for i in range(A) for head in heads for e in head.queries[i]])
-        key_VJHK = gathered([e for j in range(keys) for head in heads for e in head.keys[j]])
-        query_VAHK, key_VJHK = query_VAHK.reshape(V, A, H, K), key_VJHK.reshape(V, keys, H, K)
+        cut = self._narrow_scores if narrow else None
+        rows = {
+            "query": [head.queries for head in heads],
+            "key": [head.keys for head in heads],
+            **({} if cut is None else {cut.side: cut.rows}),
+        }
+        query_VAHK, key_VJHK = (
+            gathered([e for i in range(count) for head in rows[side] for e in head[i]]).reshape(
+                V, count, H, cut.width if cut is not None and cut.side == side else K
+            )
+            for side, count in (("query", A), ("key", keys))
+        )
+        if cut is not None:
+            matrix_HRK = gathered([e for matrix in cut.matrices for e in matrix])[0]
+            matrix_HRK = matrix_HRK.reshape(H, cut.width, K)
+            if cut.side == "query":
+                key_VJHK = torch.einsum("vjhk,hrk->vjhr", key_VJHK, matrix_HRK)
+            else:
+                query_VAHK = torch.einsum("vahk,hrk->vahr", query_VAHK, matrix_HRK)
         scale_HAJ, shift_HAJ = self._affine(parameters, dtype)
         visible_AP = self._visible()
         own = slice(self.steps[0].offset, self.steps[0].offset + P)
@@ -212,7 +250,7 @@ class Reading:
         if not self._plain_shift:
             shift_HAP = torch.where(hidden_HAP, HIDDEN, shift_HAP)
             shift_HAP = torch.where(visible_AP, shift_HAP, 0.0)
-            if self._shift_as_score and not exact:
+            if narrow and key.shape[-1] + A > TABLE_ROW:
                 shift_AHP = shift_HAP.transpose(0, 1)
                 out["score"] = shift_AHP[:, None, :, :, None].expand(A, V, H, P, V)
             else:
@@ -492,6 +530,9 @@ def _form(
             factors=factors,
             hidden_HAJ=torch.stack(hidden),
             shapes={name: trace.shapes[number] for number, name in trace.parameters.items()},
+            free=frozenset(
+                number for number in dependence.bits if not bool(dependence.positions(number).any())
+            ),
         )
 
     factors = find_factors(trace, dependence, layout, heads, first.offset)
