@@ -1,4 +1,4 @@
-"""Training speed of models of user files: against the matching preset, and against the plain PyTorch loop.
+"""Training speed of models of user files: against the matching preset, and against a plain loop.
 
     python benchmarks/file_models.py --presets 456p 122p 67p 7p --files tests/decoders/*.py
 
@@ -49,9 +49,7 @@ def exported(name: str, folder: Path) -> Path:
 def native_steps(config: Architecture, recipe: Recipe) -> tuple[Callable[[], None], int]:
     """``STEPS`` whole steps of a population: (call, seed-steps)."""
     engine = select_engine("native", config, CPU, threads=1, log=print)
-    population = Population(
-        config, recipe, tuple(range(SEEDS)), objective_for(config, engine, CPU), CPU
-    )
+    population = Population(config, recipe, tuple(range(SEEDS)), objective_for(config, engine, CPU), CPU)
     population.next_step = 10_001
     assert population.takes_many, "the model's map to tables is not compiled"
 
@@ -90,9 +88,7 @@ def plain_step(config: Architecture, recipe: Recipe) -> tuple[Callable[[], None]
     return step, 1
 
 
-def interleaved(
-    contestants: dict[str, tuple[Callable[[], None], int]], rounds: int
-) -> dict[str, float]:
+def interleaved(contestants: dict[str, tuple[Callable[[], None], int]], rounds: int) -> dict[str, float]:
     """Median processor milliseconds of a seed-step."""
     spent: dict[str, list[float]] = {name: [] for name in contestants}
     for call, _ in contestants.values():

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import adderlab as al
-from adderlab.api.training import parse_seeds
+from adderlab.api.experiments import parse_seeds
 from adderlab.cli.main import COMMANDS, command_of, main, parse
 from adderlab.errors import UsageError
 from helpers.disk import tmpfs

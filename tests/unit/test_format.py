@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adderlab.api.training import parse_seeds
+from adderlab.api.experiments import parse_seeds
 from adderlab.format import as_typed, code_block, count, duration, percent, seconds, seed_list, tick
 
 

@@ -310,7 +310,7 @@ def inspect(
     if set:
         if not isinstance(model, ModelConfig):
             raise UsageError("set changes a preset; a trained model or a file is what it is")
-        from adderlab.api.training import changed_model  # which itself loads models
+        from adderlab.api.experiments import changed_model  # which itself loads models
 
         model = changed_model(model, set)
     if isinstance(model, ModelConfig):

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from adderlab.api.training import (
+from adderlab.api.experiments import (
     Experiment,
     Seeds,
     Settings,
@@ -133,8 +133,8 @@ def measure_rate(
     if resume and folder is None:
         raise UsageError("name the folder of the measurement to go on with")
     if resume:
-        named = str(model) if isinstance(model, str | os.PathLike) and str(model) else None
-        name_file(Path(str(folder)), named)
+        is_file = isinstance(model, str | os.PathLike) and str(model).endswith(".py")
+        name_file(Path(str(folder)), str(model) if is_file else None)
         plan = _resumed(Path(str(folder)), assistance)
     elif isinstance(model, RatePlan):
         plan = model

@@ -174,7 +174,7 @@ def test_a_trained_model_is_what_it_is(example: al.Model) -> None:
 
 
 def test_a_changed_preset_is_called_by_its_count() -> None:
-    from adderlab.api.training import define
+    from adderlab.api.experiments import define
     from adderlab.report.describe import describe_model
 
     changed = define("456p", "published", settings=["model.d_ff=16"])
@@ -187,7 +187,7 @@ def test_a_changed_preset_is_called_by_its_count() -> None:
 
 
 def test_a_default_recipe_that_does_not_fit_says_whose_it_is() -> None:
-    from adderlab.api.training import define
+    from adderlab.api.experiments import define
 
     with pytest.raises(al.UsageError, match=r"default of 456p.*fit are") as refusal:
         define("456p", "best", settings=["model.positions=none", "model.pos_rank=0"])

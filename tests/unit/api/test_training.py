@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import adderlab as al
-from adderlab.api.training import define, parse_open_seeds, parse_seeds, parse_settings
+from adderlab.api.experiments import define, parse_open_seeds, parse_seeds, parse_settings
 from adderlab.models.zoo import get_preset
 from adderlab.training.measure import Listener
 from adderlab.training.recipe import Recipe

@@ -82,7 +82,7 @@ def test_the_map_to_tables_and_its_derivative(name: str) -> None:
 
 
 def test_an_operation_without_code_is_named() -> None:
-    with pytest.raises(NoCode, match="erfinv$"):
+    with pytest.raises(NoCode, match=r"erfinv$"):
         Program(lambda x: (x.erfinv(),), [torch.zeros(1, 3)])
 
 

@@ -11,7 +11,7 @@ import pytest
 from torch import Tensor
 
 from adderlab.api import studies
-from adderlab.api.training import define
+from adderlab.api.experiments import define
 from adderlab.cli.main import main
 from adderlab.errors import UsageError
 from adderlab.evaluation.suites import Rate, wilson
