@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         model = load_checkpoint(args.checkpoint).module()
-        if model.config.tokens not in ("centred_arc", "unit_arc"):
+        if not isinstance(model, Transformer) or model.config.tokens not in ("centred_arc", "unit_arc"):
             raise UsageError(f"{args.checkpoint}: digits are not on a centred arc; give a 11p, 8p or 7p")
     except UsageError as error:
         print(f"smallest_anatomy: {error}", file=sys.stderr)

@@ -8,15 +8,23 @@ import torch
 from torch import Tensor
 
 from adderlab.errors import UsageError
+from adderlab.models.architecture import Adder
 from adderlab.models.config import SPECIALS, ModelConfig
 from adderlab.models.head_program import evaluate
 from adderlab.models.tables import Tables, stack_parameters, tables, why_not_trained_by_tables
 from adderlab.models.transformer import Transformer, build_model
 from adderlab.models.zoo import PRESETS
+from adderlab.runs.checkpoints import Checkpoint
 from adderlab.task.layouts import to_digits
 
 
-def example(model: Transformer, pairs: int = 5) -> tuple[Tensor, Tensor]:
+def config_of(checkpoint: Checkpoint) -> ModelConfig:
+    """Of a model that is no user's file."""
+    assert isinstance(checkpoint.config, ModelConfig)
+    return checkpoint.config
+
+
+def example(model: Adder, pairs: int = 5) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
     a, b = torch.randint(0, 10**10, (2, pairs), generator=generator)
     return model.layout.encode(to_digits(a), to_digits(b))

@@ -15,6 +15,7 @@ from adderlab.recipes import best_name, quick_name
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint
 from adderlab.task.layouts import pairs_from_ints
 from adderlab.training.initialise import log_attention, wanted_attention
+from helpers.models import config_of
 from helpers.paths import ROOT
 
 NAMES = ("11p", "8p", "7p")
@@ -35,9 +36,9 @@ def test_a_record_is_the_preset_and_nothing_more(name: str) -> None:
 
 def test_no_answer_of_the_7p_depends_on_its_temperature() -> None:
     checkpoint = record("7p")
-    assert checkpoint.config.logit_scale == 300.0
+    assert config_of(checkpoint).logit_scale == 300.0
     cold = dataclasses.replace(
-        checkpoint, config=dataclasses.replace(checkpoint.config, logit_scale=1.0)
+        checkpoint, config=dataclasses.replace(config_of(checkpoint), logit_scale=1.0)
     )
     proof = prove_checkpoint(cold)
     assert proof.verdict == "proved"
@@ -65,13 +66,13 @@ def test_every_query_looks_alike() -> None:
     separator more where others see the column after next.)"""
     checkpoint = record("7p")
     tokens_BP, _ = checkpoint.config.token_layout.encode(*pairs_from_ints([(1234567890, 9876543210)]))
-    log_AP = log_attention(checkpoint.config, checkpoint.stacked(), tokens_BP.long())[0, 0, :, 0]
+    log_AP = log_attention(config_of(checkpoint), checkpoint.stacked(), tokens_BP.long())[0, 0, :, 0]
     weight_AP = log_AP.exp()
-    own_AP = wanted_attention(checkpoint.config, 0.0) > 0
+    own_AP = wanted_attention(config_of(checkpoint), 0.0) > 0
     own_A = weight_AP[own_AP].reshape(11, 2)
     assert (own_A - own_A[5]).abs().max() < 1e-3
     assert own_A.min() > 0.4 and own_A.max() < 0.45
-    below_AP = (wanted_attention(checkpoint.config, 0.1) > 0) & ~own_AP
+    below_AP = (wanted_attention(config_of(checkpoint), 0.1) > 0) & ~own_AP
     below_A = weight_AP[below_AP].reshape(11, 2)
     assert (below_A - below_A[5]).abs().max() < 1e-3
 

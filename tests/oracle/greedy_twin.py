@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from adderlab.models.transformer import Transformer
+from adderlab.models.architecture import Adder
 
 PROMPTS: dict[str, Callable[[str, str], str]] = {
     # a and b as ten characters, most significant first
@@ -19,7 +19,7 @@ PROMPTS: dict[str, Callable[[str, str], str]] = {
 
 
 @torch.no_grad()
-def greedy_answer(model: Transformer, a: int, b: int) -> list[int]:
+def greedy_answer(model: Adder, a: int, b: int) -> list[int]:
     """Answer tokens, end token included, by one full pass per token."""
     layout = model.layout
     text = PROMPTS[layout.name](f"{a:010d}", f"{b:010d}")

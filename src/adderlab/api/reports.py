@@ -274,7 +274,8 @@ def _inside(model: Checkpoint) -> dict[str, Figure]:
     for head in range(len(anatomy.attention_HIP)):
         name = f"attention {head}" if head else "attention"
         found[name] = _figure("Where each answer step looks", charts.attention(anatomy, head))
-    found["tokens"] = _figure("Embedding of the ten digits", charts.scatter(anatomy.digits))
+    if anatomy.digits is not None:
+        found["tokens"] = _figure("Embedding of the ten digits", charts.scatter(anatomy.digits))
     if anatomy.positions is not None:
         drawing = charts.scatter(anatomy.positions, anatomy.position_kinds)
         found["positions"] = _figure("Position embedding", drawing)

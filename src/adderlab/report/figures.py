@@ -23,6 +23,7 @@ from adderlab.evaluation.exact import Prediction, predict
 from adderlab.evaluation.suites import fresh, strata, wilson
 from adderlab.format import percent, tick
 from adderlab.models.tables import Tables, tables, why_not_trained_by_tables
+from adderlab.models.transformer import Transformer
 from adderlab.report.evidence import SeedHistory
 from adderlab.report.html import Plot, cells, tag, text
 from adderlab.runs.checkpoints import Checkpoint
@@ -63,10 +64,10 @@ class Anatomy:
     attention_HIP: tuple[tuple[tuple[float, ...], ...], ...]
     """Mean attention weight of every head at answer steps 0 to 10; empty without a table form."""
     position_names: tuple[str, ...]
-    digits: Cloud
-    """Rows of the token embedding, digits only."""
+    digits: Cloud | None
+    """Rows of the token embedding, digits only; None for a user's file, whose parts are not known."""
     positions: Cloud | None
-    """Rows of the position embedding; None for models without one (rotary positions)."""
+    """Rows of the position embedding; None for models without one (rotary positions), and as above."""
     position_kinds: tuple[str, ...]
     """a, b, s or nothing, of every position."""
     margins: tuple[StepMargin, ...]
@@ -86,13 +87,17 @@ def dissect(checkpoint: Checkpoint) -> Anatomy:
     form = None if reason else tables(config, checkpoint.stacked())
     margins, num_pairs = _margins(checkpoint, form)
     worst = min(margins, key=lambda margin: margin.smallest)
-    rows = None if model.pos_emb is None else model.pos_emb(torch.arange(layout.num_positions))
+    digits = positions = None
+    if isinstance(model, Transformer):
+        digits = model.token_emb.table()[:10]
+        if model.pos_emb is not None:
+            positions = model.pos_emb(torch.arange(layout.num_positions))
     names, kinds = position_names(layout)
     return Anatomy(
         attention_HIP=() if form is None else _attention(form, layout),
         position_names=names,
-        digits=cloud(model.token_emb.table()[:10], tuple("0123456789")),
-        positions=None if rows is None else cloud(rows, names),
+        digits=None if digits is None else cloud(digits, tuple("0123456789")),
+        positions=None if positions is None else cloud(positions, names),
         position_kinds=kinds,
         margins=margins,
         worst=predict(model, *worst.pair),
@@ -150,8 +155,15 @@ def _attention(form: Tables, layout: Layout) -> tuple[tuple[tuple[float, ...], .
         last = layout.query_positions[i]
         query_BHK = form.query[0][i][tokens_BP[:, last]]
         score_BHP = torch.einsum("bhk,bphk->bhp", query_BHK, key_BPHK)
+        if form.score is not None:
+            more_BHPV = form.score[0][i][tokens_BP[:, last]]
+            index = tokens_BP[:, None, :, None].expand(-1, more_BHPV.shape[1], -1, 1)
+            score_BHP = score_BHP + more_BHPV.gather(3, index)[..., 0]
         score_BHP = score_BHP.masked_fill(position_P > last, float("-inf"))
-        means.append(score_BHP.softmax(-1).mean(0))
+        if form.sink is not None:
+            sink_BH1 = form.sink[0][i][tokens_BP[:, last]][..., None]
+            score_BHP = torch.cat([score_BHP, sink_BH1], 2)
+        means.append(score_BHP.softmax(-1)[..., : len(position_P)].mean(0))
     mean_HIP = torch.stack(means, 1)
     return tuple(tuple(tuple(row) for row in head) for head in mean_HIP.tolist())
 

@@ -325,14 +325,19 @@ def _inside(run: RunEvidence, anatomy: Anatomy) -> str:
                 wide=True,
             )
         )
-    figures.append(
-        figure(
-            "Digits",
-            charts.scatter(anatomy.digits),
-            "Token embedding of the ten digits, joined in order.",
+    if anatomy.digits is not None:
+        figures.append(
+            figure(
+                "Digits",
+                charts.scatter(anatomy.digits),
+                "Token embedding of the ten digits, joined in order.",
+            )
         )
-    )
-    if anatomy.positions is None:
+    if anatomy.digits is None:
+        parts.append(
+            paragraph("No plots of embeddings: what the parts of a user's file are is not known.")
+        )
+    elif anatomy.positions is None:
         parts.append(
             paragraph(
                 "The model has no position embedding (rotary positions), so there is no plot of one."

@@ -313,8 +313,10 @@ def _load_r456(payload: dict[str, Any], path: Path) -> Checkpoint:
     about = _About(config=config, recipe=recipe, seed=_seed(recipe), origin="r456")
     if "adderlab" in payload:
         about = _read_our_entry(_typed(payload, "adderlab", dict, path), path)
-        if foreign.model_to_dict(about.config) != foreign.model_to_dict(config):
+        own = about.config
+        if isinstance(own, FileModel) or foreign.model_to_dict(own) != foreign.model_to_dict(config):
             raise Failure(f"{path}: model_config and adderlab.config disagree; fetch or save it again")
+    assert isinstance(about.config, ModelConfig)
     return _checked(
         about,
         untied(about.config, _typed(payload, "model_state", dict, path), path),

@@ -17,6 +17,7 @@ from adderlab.checker import check_file
 from adderlab.checker.document import read_document
 from adderlab.proof.prove import prove_checkpoint
 from adderlab.runs.checkpoints import load_checkpoint
+from helpers.models import config_of
 from helpers.paths import ROOT
 
 BEST = ROOT / "records" / "best"
@@ -66,9 +67,9 @@ def test_the_same_weights_in_another_configuration_are_refused(tmp_path: Path) -
     """By name where the certificate has one, by mathematics where it has none."""
     folder = BEST / "67p"
     checkpoint = load_checkpoint(folder / "model.pt")
-    assert checkpoint.config.positions == "fixed_spiral"
-    radius, b, c, d = checkpoint.config.spiral
-    config = dataclasses.replace(checkpoint.config, spiral=(1.5 * radius, b, c, d))
+    assert config_of(checkpoint).positions == "fixed_spiral"
+    radius, b, c, d = config_of(checkpoint).spiral
+    config = dataclasses.replace(config_of(checkpoint), spiral=(1.5 * radius, b, c, d))
     other = dataclasses.replace(checkpoint, config=config)
     assert other.weights_sha256 == checkpoint.weights_sha256
     older = check_file(folder / "model.cert.json.gz", other, fp32=False)

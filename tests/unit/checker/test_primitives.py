@@ -14,6 +14,7 @@ from adderlab.checker.fp32 import FloatCheck
 from adderlab.checker.rounding import FP32, exact, root
 from adderlab.checker.verify import fp32_module, read_model
 from adderlab.runs.checkpoints import load_checkpoint
+from helpers.models import config_of
 from helpers.paths import ROOT
 
 BEST = ROOT / "records" / "best"
@@ -109,7 +110,7 @@ def test_a_machine_outside_is_not_spoken_of(monkeypatch) -> None:
 @pytest.mark.usefixtures("fresh")
 def test_only_activations_that_the_model_has_count(monkeypatch) -> None:
     checkpoint = load_checkpoint(BEST / "8p" / "model.pt")
-    assert checkpoint.config.activation == "relu"
+    assert config_of(checkpoint).activation == "relu"
     monkeypatch.setattr(primitives, "ARGUMENTS", 1 << 10)
     monkeypatch.setattr(torch.nn.functional, "silu", off_by(torch.nn.functional.silu, 80.0))
     assert primitives.outside(lambda _: True) is not None

@@ -23,6 +23,7 @@ from adderlab.runs.checkpoints import Checkpoint, load_checkpoint, save_checkpoi
 from adderlab.task.layouts import SUM_DIGITS
 from adderlab.task.sampling import uniform_pairs
 from helpers.golden import Golden
+from helpers.models import config_of
 from helpers.reference import reference_checkpoint
 
 CREDITS = Credits(name="it", author="me")
@@ -130,7 +131,7 @@ def test_a_file_that_differs_is_not_written(old: str, new: str, words: str) -> N
     generator = torch.Generator().manual_seed(0)
     params = {n: torch.randn(p.shape, generator=generator) for n, p in checkpoint.params.items()}
     checkpoint = Checkpoint(config=checkpoint.config, params=params, recipe={}, step=0, val_exact=0.0)
-    source = submission_source(checkpoint.config, checkpoint.params, CREDITS)
+    source = submission_source(config_of(checkpoint), checkpoint.params, CREDITS)
     compare(load_source(source), checkpoint, pairs=50)
     assert old in source
     with pytest.raises(Failure, match=words):
@@ -182,7 +183,7 @@ def test_exported_and_original_agree_on_100_000_pairs(name: str) -> None:
     torch.set_num_threads(1)
     checkpoint = load_checkpoint(reference_checkpoint(name))
     layout = checkpoint.config.token_layout
-    module = load_source(submission_source(checkpoint.config, checkpoint.params, CREDITS))
+    module = load_source(submission_source(config_of(checkpoint), checkpoint.params, CREDITS))
     model, _ = module.build_model()
     original = oracle_decoder(checkpoint.module())
     a_BJ, b_BJ = uniform_pairs(11, 100_000)

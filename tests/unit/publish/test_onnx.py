@@ -17,6 +17,7 @@ from adderlab.publish.submission import submission_source
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint
 from adderlab.task.layouts import SUM_DIGITS
 from adderlab.task.sampling import uniform_pairs
+from helpers.models import config_of
 from helpers.reference import reference_checkpoint
 
 CREDITS = Credits(name="it", author="me")
@@ -45,7 +46,7 @@ def test_without_the_extra_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_graph_that_differs_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
     given = checkpoint("36p")
-    model, _ = load_source(submission_source(given.config, given.params, CREDITS)).build_model()
+    model, _ = load_source(submission_source(config_of(given), given.params, CREDITS)).build_model()
     monkeypatch.setattr(module, "run_onnx", lambda data, tokens: model(tokens) * 1.002)
     with torch.no_grad(), pytest.raises(Failure, match="the ONNX graph differs from the model"):
         module._compare_onnx(b"", model, given.config.token_layout)

@@ -21,6 +21,7 @@ from adderlab.publish.submission import submission_source
 from adderlab.publish.verify import Verification, verify
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint
 from helpers.golden import Golden
+from helpers.models import config_of
 from helpers.reference import proved_model, reference_checkpoint
 from helpers.submissions import (
     AT_ONCE,
@@ -59,7 +60,7 @@ def verify_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...
 
 def exported(name: str) -> str:
     checkpoint = load_checkpoint(reference_checkpoint(name)) if "." in name else proved_model(name)
-    return submission_source(checkpoint.config, checkpoint.params, Credits(name="67p", author="me"))
+    return submission_source(config_of(checkpoint), checkpoint.params, Credits(name="67p", author="me"))
 
 
 @pytest.mark.parametrize("up", [True, False])

@@ -16,7 +16,7 @@ from torch import Tensor
 from adderlab.errors import Failure, UsageError
 from adderlab.models.config import ModelConfig
 from adderlab.models.tables import stack_parameters
-from adderlab.models.transformer import build_model
+from adderlab.models.transformer import Transformer, build_model
 from adderlab.runs.checkpoints import (
     Checkpoint,
     load_checkpoint,
@@ -98,7 +98,7 @@ def test_model_has_the_weights_and_leaves_the_generator_alone() -> None:
     assert torch.equal(torch.random.get_rng_state(), state)
     tokens_BP = torch.randint(0, 10, (3, 33), generator=torch.Generator().manual_seed(1))
     assert torch.equal(model(tokens_BP), original(tokens_BP))
-    assert model.lm_head.weight is model.token_emb.weight
+    assert isinstance(model, Transformer) and model.lm_head.weight is model.token_emb.weight
 
 
 def test_is_a_snapshot_without_the_seed_axis(tmp_path: Path) -> None:

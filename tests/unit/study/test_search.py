@@ -37,6 +37,7 @@ from adderlab.training.objective import Objective, objective_for
 from adderlab.training.recipe import Recipe
 from adderlab.training.run import Job, run
 from helpers.golden import Golden
+from helpers.models import config_of
 from helpers.reference import disturbed, proved_model
 
 CPU = torch.device("cpu")
@@ -305,7 +306,7 @@ def conclude(
     """The last word on the damaged weights, as if a seed had ended with them."""
     checkpoint = damaged()
     flat_SN = torch.cat([tensor.flatten() for tensor in checkpoint.params.values()])[None]
-    tracker = SeedTracker(checkpoint.config, RECIPE, (43,), flat_SN)
+    tracker = SeedTracker(config_of(checkpoint), RECIPE, (43,), flat_SN)
     tracker.put([SeedRecord(seed=43, steps=21, best_exact=1.0, best_step=20, last_exact=1.0)])
     verifier = SeedVerifier(RECIPE, folder, Watcher().on_verdict, stop or threading.Event())
     verifier.conclude(tracker, assisted=assisted)
@@ -342,7 +343,7 @@ def test_perfect_weights_are_proved_at_once(tmp_path: Path) -> None:
     """Two perfect evaluations of our 456p: proved by the weights that were measured."""
     checkpoint = proved_model()
     flat_SN = torch.cat([tensor.flatten() for tensor in checkpoint.params.values()])[None]
-    tracker = SeedTracker(checkpoint.config, RECIPE, (43,), flat_SN)
+    tracker = SeedTracker(config_of(checkpoint), RECIPE, (43,), flat_SN)
     watcher = Watcher()
     verifier = SeedVerifier(RECIPE, tmp_path, watcher.on_verdict, threading.Event())
     look = Evaluation(

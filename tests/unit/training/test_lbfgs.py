@@ -12,6 +12,7 @@ from adderlab.models.zoo import get_preset
 from adderlab.runs.checkpoints import load_checkpoint
 from adderlab.task.sampling import uniform_pairs
 from adderlab.training.finetune import LBFGS, minimise
+from helpers.models import config_of
 from helpers.reference import reference_checkpoint
 
 TWO_LAYERS = ModelConfig(n_layer=2, d_model=4, d_ff=4)
@@ -65,7 +66,7 @@ def test_weights_that_are_no_numbers_are_left_alone() -> None:
 def test_it_finishes_the_published_122_parameter_model() -> None:
     """AdamW left 5 errors of 10,010; the author reports none after L-BFGS."""
     checkpoint = load_checkpoint(reference_checkpoint("qwen3_122p.npz"))
-    config = checkpoint.config
+    config = config_of(checkpoint)
     result = minimise(config, checkpoint.params, *uniform_pairs(42, 2048))
     assert result.loss_after < result.loss_before / 2
     stacked = {name: tensor[None] for name, tensor in result.params.items()}

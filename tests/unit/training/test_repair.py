@@ -21,6 +21,7 @@ from adderlab.proof.search import Limits
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint
 from adderlab.task.layouts import get_layout
 from adderlab.training.repair import RepairSettings, Round, repair
+from helpers.models import config_of
 from helpers.reference import disturbed, proved_model, reference_checkpoint
 
 
@@ -48,7 +49,7 @@ def test_rounds_alternate_and_end_at_the_limit() -> None:
 def test_margins_are_those_that_the_loss_of_the_training_saw() -> None:
     """A factor on the logits counts alike, the model's own or its recipe's."""
     plain = replace(disturbed(proved_model()), recipe={})
-    inside = replace(plain, config=replace(plain.config, logit_scale=4.0), recipe={})
+    inside = replace(plain, config=replace(config_of(plain), logit_scale=4.0), recipe={})
     outside = replace(plain, recipe={"logit_scale": 4})
     stages = [{"logit_scale": None}, {"logit_scale": 4.0}, {}]
     staged = replace(plain, recipe={"logit_scale": 2.0, "stages": stages})
