@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from adderlab.errors import Failure
-from adderlab.reading.trace import VIEWS, Node, Ref, Trace, rebuild
+from adderlab.reading.trace import VIEWS, Node, Ref, Trace, perform, rebuild
 
 aten = torch.ops.aten
 PARAMETER = 62
@@ -44,10 +44,12 @@ MOVES = {
         ("flip", "default"), ("roll", "default"), ("repeat", "default"), ("index_select", "default"),
         ("tril", "default"), ("triu", "default"), ("diagonal", "default"), ("unfold", "default"),
         ("lift_fresh", "default"), ("unsafe_split", "Tensor"), ("slice_scatter", "default"),
-        ("select_scatter", "default"), ("diagonal_scatter", "default"),
+        ("select_scatter", "default"), ("diagonal_scatter", "default"), ("diag_embed", "default"),
     )
 }  # fmt: skip
 """Operations that only move numbers about, or put zeros in their place."""
+ZEROING = {"tril", "triu", "diag_embed"}
+"""Those that put zeros in their place."""
 CASTS = {aten._to_copy.default, aten.to.dtype}
 CREATORS = {
     "arange", "zeros", "ones", "full", "eye", "new_zeros", "new_ones", "new_full", "zeros_like",
@@ -164,17 +166,11 @@ class Dependence:
 
     def _values(self, node: Node) -> list[Any]:
         args, kwargs = rebuild(node, lambda ref: self.fixed[ref.number])
-        if kwargs.get("dtype") in (torch.float16, torch.bfloat16, torch.float32):
-            kwargs = {**kwargs, "dtype": torch.float64}
         try:
-            if node.function in VIEWS:
-                result = args[0].reshape(args[1])
-            else:
-                result = node.function(*args, **kwargs)
-        except (RuntimeError, NotImplementedError) as error:
+            result = perform(node.function, args, kwargs, torch.float64)
+        except (RuntimeError, NotImplementedError, IndexError) as error:
             raise Failure(f"{node.name} cannot be run again: {error}") from error
-        results = [result] if node.single else list(result)
-        return [x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for x in results]
+        return [result] if node.single else list(result)
 
     def _decide(self, node: Node, name: str) -> None:
         """A decision in Python is in the trace; it holds if what it decides on is fixed."""
@@ -307,7 +303,7 @@ class Dependence:
         if bool(low.any()) and node.operation != "_log_softmax":
             self.buried.add(number)
             hidden = hidden | low
-        whole = united(bits, [dim], keep=True)
+        whole = united(torch.where(hidden, 0, bits), [dim], keep=True)
         return [torch.where(hidden, 0, whole)]
 
     def low(self, number: int) -> Tensor:
@@ -334,7 +330,7 @@ class Dependence:
 
         if node.function in CASTS:
             return of(node.args[0]) | own
-        if node.function in MOVES and name not in ("tril", "triu", "index_select"):
+        if node.function in MOVES and name not in ZEROING | {"index_select"}:
             places = move(node, lambda ref: self.low(ref.number))
             return next(
                 low
@@ -417,10 +413,10 @@ class Dependence:
             return [target | anything]
         plain = self._plain(indices)
         once = torch.zeros(target.shape, dtype=torch.int64)
-        once = once.index_put(plain, torch.ones((), dtype=torch.int64), accumulate=True)
+        once = aten.index_put(once, plain, torch.ones((), dtype=torch.int64), True)
         if node.named["accumulate"] or int(once.max()) > 1:
             return [torch.where(once > 0, target | anything, target)]
-        return [target.index_put(plain, source)]
+        return [aten.index_put(target, plain, source)]
 
     # The rest -------------------------------------------------------------------------------------
 

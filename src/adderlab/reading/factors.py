@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from adderlab.reading.attention import Attention
-from adderlab.reading.dependence import CASTS, MOVES, Dependence, move
+from adderlab.reading.dependence import CASTS, MOVES, ZEROING, Dependence, move
 from adderlab.reading.trace import Node, Ref, Trace, keeps_numbers
 from adderlab.reading.writing import Entry, Part
 from adderlab.task.layouts import Layout
@@ -143,7 +143,7 @@ def _is_affine(node: Node) -> bool:
     if node.function in CASTS:
         return keeps_numbers(node)
     if node.function in MOVES:
-        return node.operation not in ("tril", "triu", "index_select")
+        return node.operation not in ZEROING | {"index_select"}
     return node.operation in _AFFINE and node.named.get("rounding_mode") is None
 
 

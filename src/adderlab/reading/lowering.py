@@ -29,7 +29,16 @@ from adderlab.reading.attention import (
     Mixtures,
     is_weight,
 )
-from adderlab.reading.dependence import CASTS, MOVES, Dependence, move
+from adderlab.reading.dependence import (
+    CASTS,
+    CREATORS,
+    MOVES,
+    POINTWISE,
+    UNFILLED,
+    ZEROING,
+    Dependence,
+    move,
+)
 from adderlab.reading.simplify import bias_in_row, renamed, simplified
 from adderlab.reading.trace import Node, Ref, Trace, keeps_numbers
 from adderlab.reading.writing import FUNCTIONS, TWO, Entry, Part, Spec, Writer
@@ -161,13 +170,17 @@ class Lowering:
             self._codes[outputs[0]] = _parts_of_own_rows(padded)
         elif name in ("index", "gather"):
             self._codes[outputs[0]] = self._looked_up(node)
+        elif name in CREATORS | UNFILLED:
+            self._codes[outputs[0]] = torch.full(self.trace.shapes[outputs[0]], BEFORE)
+        elif name not in POINTWISE:
+            raise Failure(f"the operation {node.name} after the attention is not in the reading's table")
         else:
             for out in outputs:
                 self._codes[out] = torch.full(self.trace.shapes[out], OTHER)
             self._codes[outputs[0]] = self._elementwise(node, name)
 
     def _move(self, node: Node) -> None:
-        if node.operation in ("tril", "triu"):
+        if node.operation in ZEROING:
             raise Failure(f"the operation {node.name} after the attention is not in the reading's table")
         index = node.named.get("index") if node.operation == "index_select" else None
 

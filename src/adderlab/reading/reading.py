@@ -479,13 +479,14 @@ def _lowered(
             Lowering(trace, dependence, q, q, as_rows).lowered(tokens.order)
             for q in layout.query_positions
         )
-        first = steps[0]
+        everywhere = set.intersection(*(set(step.origins) for step in steps))
         more = {
-            step.origins[spec] for step in steps for spec in step.origins if spec not in first.origins
+            origin for step in steps for spec, origin in step.origins.items() if spec not in everywhere
         }
         if not more:
             break
         as_rows = as_rows | more
+    first = steps[0]
     if any(step.program != first.program for step in steps):
         raise Failure("what follows the attention is not the same computation at every answer step")
     if any(

@@ -346,20 +346,28 @@ def run(
         if not use:
             continue
         args, kwargs = tree_map(value, node.args), tree_map(value, node.kwargs)
-        results = _perform(node.function, args, kwargs, dtype)
+        results = perform(node.function, args, kwargs, dtype)
         for ref, result in zip(node.outputs, results if not node.single else (results,), strict=True):
             if ref is not None and ref.number not in (override or ()):
                 values[ref.number] = result
     return {number: values[number] for number in wanted}
 
 
-def _perform(function: Any, args: Any, kwargs: dict[str, Any], dtype: torch.dtype) -> Any:
+def perform(function: Any, args: Any, kwargs: dict[str, Any], dtype: torch.dtype) -> Any:
+    """One operation of a trace again, its floating-point numbers in this type."""
     if function in _CASTS and args[0].is_floating_point():
         target = kwargs.get("dtype") or next((a for a in args[1:] if isinstance(a, torch.dtype)), None)
         if target is None or target in _FLOATS:
             return args[0]
     if function in VIEWS:
         return args[0].reshape(args[1])  # a batched tensor may lie in memory in another way
+    if function is aten.copy.default and args[1].dtype == args[0].dtype:
+        return args[1].expand(args[0].shape)  # as those below, it cannot be batched
+    if function in (aten.slice_scatter.default, aten.select_scatter.default):
+        return _pasted(function is aten.select_scatter.default, *args)
+    if function is aten.diag_embed.default and len(args) == 1:
+        diagonal = torch.eye(args[0].shape[-1], dtype=torch.bool)
+        return torch.where(diagonal, args[0][..., None], 0)
     if kwargs.get("dtype") in _FLOATS:
         kwargs = {**kwargs, "dtype": dtype}
     result = function(*args, **kwargs)
@@ -388,6 +396,20 @@ def _in_type(
 
 
 _CHOOSING = (aten.where.Scalar, aten.where.ScalarSelf, aten.where.ScalarOther)
+
+
+def _pasted(
+    one: bool, x: Tensor, source: Tensor, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
+) -> Tensor:
+    """``x`` with parts along ``dim`` replaced: one of them (at ``start``), or a slice."""
+    parts, dim = list(x.unbind(dim)), dim % x.ndim
+    if one:
+        parts[start] = source.to(x.dtype)
+    else:
+        places = range(len(parts))[slice(start, end, step)]
+        for place, part in zip(places, source.to(x.dtype).unbind(dim), strict=True):
+            parts[place] = part
+    return torch.stack(parts, dim)
 
 
 def _needed(trace: Trace, wanted: set[int], given: set[int]) -> list[bool]:
