@@ -13,7 +13,8 @@ PAGES = ROOT / "docs"
 
 
 def test_the_tour_prints_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "records").symlink_to(ROOT / "records")
+    for folder in ("records", "examples"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
     (tmp_path / "results").mkdir()
     monkeypatch.chdir(tmp_path)
     outcome = doctest.testfile(str(PAGES / "api.md"), module_relative=False)

@@ -60,8 +60,8 @@ def prove(
     "proved" again, where python-flint is installed: then ``checked`` is True. What it rejects is
     "undecided". ``progress`` is called with where the proof stands.
 
-    Raises ``UsageError`` for a model outside the table form (``attack`` can test it). Source:
-    docs/proof.md.
+    Raises ``UsageError`` for a model outside the table form (``attack`` can test it), ``Failure`` for a
+    Python file of one. Source: docs/proof.md.
     """
     found, limits = load(model), Limits(cells=cells, seconds=seconds)
     proof = prove_checkpoint(found, limits=limits, progress=progress)
@@ -141,7 +141,9 @@ def check(
             raise
         raise Failure("the check needs python-flint: pip install python-flint") from error
 
-    return check_file(os.fspath(certificate), load(model), progress, fp32=fp32)
+    found = load(model)
+    found.need_code()
+    return check_file(os.fspath(certificate), found, progress, fp32=fp32)
 
 
 @single_threaded()
