@@ -65,8 +65,8 @@ POINTWISE = {
     "logical_not", "logical_xor", "bitwise_and", "bitwise_or", "bitwise_not", "bitwise_xor",
     "remainder", "fmod", "floor", "ceil", "round", "trunc", "floor_divide", "sign", "erf", "leaky_relu",
     "elu", "relu6", "hardswish", "hardsigmoid", "mish", "addcmul", "addcdiv", "lerp", "isinf", "isnan",
-    "isfinite", "copy", "fill", "threshold", "nan_to_num", "cosh", "sinh", "atan", "tan", "logaddexp",
-    "log_sigmoid_forward",
+    "isfinite", "copy", "fill", "zero", "threshold", "nan_to_num", "cosh", "sinh", "atan", "tan",
+    "logaddexp", "log_sigmoid_forward",
 }  # fmt: skip
 REDUCTIONS = {
     "sum", "mean", "amax", "amin", "max", "min", "var", "std", "prod", "any", "all", "logsumexp",
@@ -236,6 +236,8 @@ class Dependence:
             return self._picked(out, named["mask"], named["value"], named["self"])
         if name == "copy":
             return self._own(named["src"]).expand(shape)
+        if name == "zero":
+            return _none(shape)
         if name == "fill":
             return self._own(named["value"]).expand(shape)
         if name in ("mul", "logical_and", "bitwise_and", "add", "sub", "div"):

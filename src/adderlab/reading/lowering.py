@@ -170,7 +170,7 @@ class Lowering:
             self._codes[outputs[0]] = _parts_of_own_rows(padded)
         elif name in ("index", "gather"):
             self._codes[outputs[0]] = self._looked_up(node)
-        elif name in CREATORS | UNFILLED:
+        elif name in CREATORS | UNFILLED or (name in ("zero", "fill") and len(refs) == 1):
             self._codes[outputs[0]] = torch.full(self.trace.shapes[outputs[0]], BEFORE)
         elif name not in POINTWISE:
             raise Failure(f"the operation {node.name} after the attention is not in the reading's table")

@@ -85,6 +85,11 @@ def _is_narrow(x: Any) -> bool:
     return isinstance(x, (list, tuple)) and any(map(_is_narrow, x))
 
 
+def _held(module: nn.Module) -> list[Tensor]:
+    """Tensors that a module has as plain attributes."""
+    return [x for part in module.modules() for x in vars(part).values() if isinstance(x, Tensor)]
+
+
 @contextlib.contextmanager
 def in_double(model: Any, *, all_of_it: bool = False) -> Iterator[None]:
     """The model's parameters and buffers, and new tensors, in float64; as before afterwards.
@@ -96,7 +101,7 @@ def in_double(model: Any, *, all_of_it: bool = False) -> Iterator[None]:
         tensor
         for _, thing in reachable(model)
         for tensor in (
-            [*thing.parameters(), *thing.buffers()]
+            [*thing.parameters(), *thing.buffers(), *_held(thing)]
             if isinstance(thing, nn.Module)
             else [thing]
             if isinstance(thing, Tensor)
