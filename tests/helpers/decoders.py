@@ -471,6 +471,8 @@ class Counts(Decoder):
 
 
 class CountsInABuffer(Decoder):
+    calls: Tensor
+
     def more(self) -> None:
         self.register_buffer("calls", torch.zeros(1))
 
@@ -480,6 +482,8 @@ class CountsInABuffer(Decoder):
 
 
 class Cache(Decoder):
+    seen: Tensor
+
     def more(self) -> None:
         self.register_buffer("seen", torch.zeros(1, 2, LENGTH, D // 2))
 

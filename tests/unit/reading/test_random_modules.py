@@ -5,6 +5,7 @@ position, another token there must not change one bit of it.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -33,23 +34,23 @@ TINY = Layout(
 )
 D = 6
 INF = float("inf")
-Own = Callable[[nn.Module, Tensor], Tensor]
+Own = Callable[[Any, Tensor], Tensor]
 
 
-def _assigned(m: nn.Module, x: Tensor) -> Tensor:
+def _assigned(m: Any, x: Tensor) -> Tensor:
     out = torch.zeros_like(x)
     out[..., 1:4] = x[..., :3]
     out[..., 0] += 0.5
     return out
 
 
-def _filled(m: nn.Module, x: Tensor) -> Tensor:
+def _filled(m: Any, x: Tensor) -> Tensor:
     out = torch.empty(x.shape, dtype=x.dtype)
     out[..., :2], out[..., 2:] = x[..., 1:3], x[..., :4]
     return out
 
 
-def _in_place(m: nn.Module, x: Tensor) -> Tensor:
+def _in_place(m: Any, x: Tensor) -> Tensor:
     y = x * 1.0
     view = y.view(-1, D)
     view[:, :2].mul_(0.5).add_(m.w[:2])
@@ -57,12 +58,12 @@ def _in_place(m: nn.Module, x: Tensor) -> Tensor:
     return y
 
 
-def _scattered(m: nn.Module, x: Tensor) -> Tensor:
+def _scattered(m: Any, x: Tensor) -> Tensor:
     at = torch.tensor([2, 0, 5]).expand(*x.shape[:-1], 3)
     return torch.zeros_like(x).scatter(-1, at, x[..., :3])
 
 
-def _put(m: nn.Module, x: Tensor) -> Tensor:
+def _put(m: Any, x: Tensor) -> Tensor:
     y = x.clone()
     y[..., torch.tensor([0, 3])] = x[..., torch.tensor([4, 4])] * 2
     return y
