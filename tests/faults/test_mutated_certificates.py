@@ -534,7 +534,7 @@ def test_altered_certificates_of_a_record(seed: int, tmp_path: Path) -> None:
     wrong = seed % 2 == 1
     if wrong:
         kept = checkpoint
-        while not failing_samples(checkpoint.model()):
+        while not failing_samples(checkpoint.module()):
             name, factor = rng.choice(sorted(kept.params)), rng.choice([-1.0, 0.5, 0.9, 1.1, 3.0])
             params = {**kept.params, name: kept.params[name] * factor}
             checkpoint = dataclasses.replace(kept, params=params)

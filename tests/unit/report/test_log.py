@@ -108,7 +108,7 @@ def test_a_users_own_file_is_never_overwritten(lab: Path, capsys) -> None:
     Path("EXPERIMENTS.md").write_text(mine)
     assert main(["log"]) == 2
     message = capsys.readouterr().err
-    assert message.count("\n") == 1 and "EXPERIMENTS.md" in message and "--output" in message
+    assert message.count("\n") == 1 and "EXPERIMENTS.md" in message and "another file" in message
     assert Path("EXPERIMENTS.md").read_text() == mine
     # The remedy that the message names.
     Path("EXPERIMENTS.md").write_text(f"{MARK}\n{mine}")
