@@ -525,6 +525,11 @@ class NoAttention(Decoder):
         return self.o(x)
 
 
+class LastOnly(Decoder):
+    def forward(self, t: Tensor) -> Tensor:
+        return super().forward(t)[:, -1]
+
+
 class Infinite(Decoder):
     def embed(self, t: Tensor) -> Tensor:
         return super().embed(t) / (t - 7)[..., None]
@@ -549,6 +554,7 @@ REFUSED = {
     CountsFromTheEnd: "after 24 tokens",
     HeldView: "view of its parameter up.weight",
     NoAttention: "no mixture",
+    LastOnly: "those of every position",
     Infinite: "infinite, or no number|looks ahead",
 }
 """Each with words of the line that says why."""

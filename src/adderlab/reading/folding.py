@@ -70,7 +70,7 @@ def _factors(spec: Spec) -> list[Spec]:
     """A matrix as a product of matrices, first to last; scaled rows belong to the first, columns to the
     last."""
     _, what = spec
-    if not isinstance(what, Product):
+    if not isinstance(what, Product) or what.kind == "sum":
         return [spec]
     factors = _factors(what.left)
     if what.kind == "matrices":

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -41,7 +41,7 @@ from adderlab.reading.dependence import (
 )
 from adderlab.reading.simplify import bias_in_row, renamed, simplified
 from adderlab.reading.trace import Node, Ref, Trace, keeps_numbers
-from adderlab.reading.writing import FUNCTIONS, TWO, Entry, Part, Spec, Writer
+from adderlab.reading.writing import FUNCTIONS, REDUCTIONS, TWO, Entry, Part, Spec, Writer
 
 CHANNELS = 1 << 20
 """Code value * CHANNELS + channel."""
@@ -151,16 +151,14 @@ class Lowering:
             self._codes[outputs[0]] = _parts_of_own_rows(source.expand(self.trace.shapes[outputs[0]]))
         elif name in ("mm", "bmm", "addmm", "baddbmm", "mv", "dot"):
             self._codes[outputs[0]] = self._product(node, name)
-        elif name in ("sum", "mean", "amax", "amin"):
+        elif name in REDUCTIONS:
             self._codes[outputs[0]] = self._reduced(node, name)
+        elif name == "var_mean":
+            for out, each in zip(outputs, ("var", "mean"), strict=True):
+                self._codes[out] = self._reduced(node, each)
         elif name in ("native_layer_norm", "_fused_rms_norm"):
             for out, codes in zip(outputs, self._normed(node, name), strict=False):
                 self._codes[out] = codes
-        elif name in ("var", "std", "var_mean"):
-            for out, codes in zip(outputs, self._variance(node, name), strict=True):
-                self._codes[out] = codes
-        elif name == "linalg_vector_norm":
-            self._codes[outputs[0]] = self._length(node)
         elif name in ("_softmax", "_log_softmax", "_safe_softmax"):
             self._codes[outputs[0]] = self._probabilities(node, name)
             self._final.add(outputs[0])
@@ -334,11 +332,11 @@ class Lowering:
         places = _places(codes.shape).permute(order).reshape(lines.shape)
         return lines, places, shape
 
-    def _each_group(
-        self, number: int, dims: Sequence[int], make: Callable[[Operand, int], int | Sequence[int]]
-    ) -> tuple[Tensor, list[int]]:
-        """``make`` of every group's vector and width; codes of single results, in the rest's shape."""
-        lines, places, shape = self._groups(number, dims)
+    def _reduced(self, node: Node, name: str) -> Tensor:
+        """Codes of a reduction of every group, its axes kept where the operation keeps them."""
+        number, dims = node.args[0].number, node.named.get("dim")
+        dims = [dims] if isinstance(dims, int) else list(dims or ())
+        lines, places, _ = self._groups(number, dims)
         out = torch.full((len(lines),), BEFORE)
         for g, line in enumerate(lines.tolist()):
             if all(code == BEFORE for code in line):
@@ -346,76 +344,10 @@ class Lowering:
             if OTHER in line:
                 out[g] = OTHER
                 continue
-            out[g] = make(self._gather(line, (number, places[g]), whole=True), len(line))  # type: ignore[assignment]
-        return out.reshape(shape), shape
-
-    def _dims(self, node: Node) -> list[int]:
-        dims = node.named.get("dim")
-        return [dims] if isinstance(dims, int) else list(dims or ())
-
-    def _kept(self, node: Node, out: Tensor) -> Tensor:
-        """The result with its reduced axes kept, where the operation kept them."""
-        return out.reshape(
-            self.trace.shapes[next(ref.number for ref in node.outputs if ref is not None)]
-        )
-
-    def _reduced(self, node: Node, name: str) -> Tensor:
-        number, dims = node.args[0].number, self._dims(node)
-
-        def make(x: Operand, width: int) -> int:
-            if name in ("sum", "mean"):
-                return self._write.put(name, x, width=1) * CHANNELS
-            parts = [self._write.put("take", x, width=1, indices=(i,)) for i in range(width)]
-            largest = parts[0]
-            for part in parts[1:]:
-                kind = "maximum" if name == "amax" else "minimum"
-                largest = self._write.put(kind, largest, part, width=1)
-            return largest * CHANNELS
-
-        out, _ = self._each_group(number, dims, make)
-        return self._kept(node, out)
-
-    def _variance(self, node: Node, name: str) -> list[Tensor]:
-        number, dims = node.args[0].number, self._dims(node)
-        correction = node.named.get("correction")
-        correction = 1 if correction is None else correction
-
-        def variance(x: Operand, width: int) -> int:
-            centred = self._write.put("centre", x, width=width)
-            mean = self._write.put("mean", self._write.put("square", centred, width=width), width=1)
-            if correction:
-                if width <= correction:
-                    raise Failure(
-                        f"it takes the variance of {width} number with correction {correction}"
-                    )
-                factor = self._write.literal(width / (width - correction))
-                mean = self._write.put("multiply", mean, factor, width=1)
-            if name == "std":
-                mean = self._write.put("sqrt", mean, width=1)
-            return mean * CHANNELS
-
-        out, _ = self._each_group(number, dims, variance)
-        results = [self._kept(node, out)]
-        if name == "var_mean":
-            means, _ = self._each_group(
-                number, dims, lambda x, width: self._write.put("mean", x, width=1) * CHANNELS
-            )
-            results.append(self._kept(node, means))
-        return results
-
-    def _length(self, node: Node) -> Tensor:
-        order = node.named["ord"]
-        number, dims = node.args[0].number, self._dims(node)
-        if order not in (1, 2):
-            raise Failure(f"the norm of order {order} is not in the reading's table")
-
-        def make(x: Operand, width: int) -> int:
-            each = self._write.put("square" if order == 2 else "abs", x, width=width)
-            total = self._write.put("sum", each, width=1)
-            return (self._write.put("sqrt", total, width=1) if order == 2 else total) * CHANNELS
-
-        out, _ = self._each_group(number, dims, make)
-        return self._kept(node, out)
+            x = self._gather(line, (number, places[g]), whole=True)
+            out[g] = self._write.reduction(name, x, len(line), node.named) * CHANNELS
+        result = next(ref.number for ref in node.outputs if ref is not None)
+        return out.reshape(self.trace.shapes[result])
 
     def _normed(self, node: Node, name: str) -> list[Tensor]:
         number, shape = node.args[0].number, list(node.args[1])

@@ -141,6 +141,8 @@ class Reading:
                 left, right = constant(what.left), constant(what.right)
                 if what.kind == "rows":
                     return left * right[:, None]
+                if what.kind == "sum":
+                    return left + right
                 return left * right if what.kind == "columns" else left @ right
             return gathered(what)[0].reshape(size)
 

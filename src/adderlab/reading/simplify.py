@@ -46,7 +46,115 @@ def simplified(
             constants = {name: spec for name, spec in constants.items() if name in used}
             changed = True
             break
+        if not changed:
+            for k, outer in enumerate(operations):
+                found = _as_one_map(operations, constants, outer, width)
+                if found is None:
+                    continue
+                source, spec = found
+                fresh = _fresh(constants)
+                kept = [*operations]
+                kept[k] = dataclasses.replace(outer, operands=(source, fresh, *outer.operands[2:]))
+                kept = _alive(kept)
+                if len(kept) < len(operations):
+                    operations, constants[fresh] = kept, spec
+                    changed = True
+                    break
     return renamed(operations, constants)
+
+
+def _as_one_map(
+    operations: Sequence[Operation],
+    constants: dict[str, Spec],
+    outer: Operation,
+    width: Callable[[int], int],
+) -> tuple[int, Spec] | None:
+    """(value, matrix) if what a linear map reads is several linear images of one value put together."""
+    if outer.name != "linear" or not isinstance(outer.operands[0], int):
+        return None
+    found = _image(operations, constants, outer.operands[0], width)
+    if found is None or found[0] == outer.operands[0]:
+        return None
+    right = constants[str(outer.operands[1])]
+    return found[0], _times(found[1], right)
+
+
+def _image(
+    operations: Sequence[Operation], constants: dict[str, Spec], x: int, width: Callable[[int], int]
+) -> tuple[int, Spec]:
+    """(value, matrix) whose product x is; x itself where it is no linear image of one value."""
+    own = x, _chosen(width(x), range(width(x)))
+    if x < 2:
+        return own
+    operation = operations[x - 2]
+    name, operands = operation.name, operation.operands
+    values = [y for y in operands if isinstance(y, int)]
+    fixed = [constants[y] for y in operands if isinstance(y, str)]
+    images = [_image(operations, constants, y, width) for y in values]
+    if not images or len({source for source, _ in images}) != 1:
+        return own
+    source, first = images[0]
+    if name == "take":
+        return source, _times(first, _chosen(width(values[0]), operation.indices))
+    if name == "negate":
+        return source, _scaled(first, (-1.0,))
+    weight_of_norm = values[0] >= 2 and operations[values[0] - 2].name == "rms"
+    if name == "multiply" and len(values) == 1 and not weight_of_norm:
+        size, what = fixed[0]
+        if width(values[0]) == operation.width and size[0] in (1, operation.width):
+            return source, (first[0], Product(kind="columns", left=first, right=(size, what)))
+    same = len(values) == 2 and width(values[0]) == width(values[1])
+    if name in ("add", "subtract") and same:
+        second = images[1][1] if name == "add" else _scaled(images[1][1], (-1.0,))
+        return source, (first[0], Product(kind="sum", left=first, right=second))
+    nothing = all(isinstance(what, tuple) and not any(what) for _, what in fixed)
+    if name == "concat" and nothing:
+        before, total, left = 0, None, iter(images)
+        for y in operands:
+            own_width = width(y) if isinstance(y, int) else constants[y][0][0]
+            if isinstance(y, int):
+                places = [None] * before + list(range(own_width))
+                places += [None] * (operation.width - len(places))
+                part = _times(next(left)[1], _chosen(own_width, places))
+                total = part if total is None else (part[0], Product(kind="sum", left=total, right=part))
+            before += own_width
+        assert total is not None
+        return source, total
+    return own
+
+
+def _chosen(rows: int, places: Sequence[int | None]) -> Spec:
+    """The matrix whose columns take these channels of a vector; zero for None."""
+    parts = tuple(1.0 if place == row else None for row in range(rows) for place in places)
+    return (rows, len(places)), parts
+
+
+def _times(left: Spec, right: Spec) -> Spec:
+    return (left[0][0], right[0][1]), Product(kind="matrices", left=left, right=right)
+
+
+def _scaled(left: Spec, factor: tuple[float, ...]) -> Spec:
+    return left[0], Product(kind="columns", left=left, right=((len(factor),), factor))
+
+
+def _alive(operations: list[Operation]) -> list[Operation]:
+    """Without what the last one does not need."""
+    used = {len(operations) + 1}
+    for value in range(len(operations) + 1, 1, -1):
+        if value in used:
+            used.update(x for x in operations[value - 2].operands if isinstance(x, int))
+    for value in range(len(operations) + 1, 1, -1):
+        if value not in used:
+            operations = _without(operations, value)
+    return operations
+
+
+def _fresh(constants: dict[str, Spec]) -> str:
+    """A name that no constant has."""
+    fresh = f"m{len(constants)}"
+    while fresh in constants:
+        fresh += "_"
+    return fresh
 
 
 def _merged(
@@ -58,9 +166,7 @@ def _merged(
 ) -> Operation | None:
     """Both as one operation on the inner one's operand; a new constant is added."""
     source = inner.operands[0]
-    fresh = f"m{len(constants)}"
-    while fresh in constants:
-        fresh += "_"
+    fresh = _fresh(constants)
     if outer.name == "linear" and inner.name == "linear" and len(inner.operands) == 2:
         left, right = (constants[str(op.operands[1])] for op in (inner, outer))
         constants[fresh] = (left[0][0], right[0][1]), Product(kind="matrices", left=left, right=right)
@@ -78,6 +184,8 @@ def _merged(
             # The weight of a norm stays with the norm.
             if not isinstance(inner.operands[1], str) or norm(source):
                 return None
+            if not isinstance(source, int) or width(source) != matrix[0][0]:
+                return None  # one channel stands for many
             factor = constants[inner.operands[1]]
         constants[fresh] = matrix[0], Product(kind="rows", left=matrix, right=factor)
         return dataclasses.replace(outer, operands=(source, fresh, *outer.operands[2:]))
@@ -103,7 +211,7 @@ def _spread(spec: Spec, indices: Sequence[int], rows: int) -> Spec:
     if isinstance(what, Product):
         left = _spread(what.left, indices, rows)
         right = what.right
-        if what.kind == "rows" and right[0][0] > 1:
+        if what.kind == "sum" or (what.kind == "rows" and right[0][0] > 1):
             right = _spread(right, indices, rows)
         return (rows, *size[1:]), dataclasses.replace(what, left=left, right=right)
     columns = size[1] if len(size) > 1 else 1

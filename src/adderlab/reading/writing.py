@@ -7,7 +7,7 @@ those it has.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,10 +20,10 @@ Entry = tuple[int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Product:
-    """A constant made of others: ``left @ right``, or the rows or columns of ``left`` scaled by
-    ``right``."""
+    """A constant made of others: ``left @ right``, the rows or columns of ``left`` scaled by ``right``,
+    or ``left + right``."""
 
-    kind: Literal["matrices", "rows", "columns"]
+    kind: Literal["matrices", "rows", "columns", "sum"]
     left: Spec
     right: Spec
 
@@ -42,6 +42,9 @@ TWO = {
     "add": "add", "sub": "subtract", "mul": "multiply", "div": "divide", "minimum": "minimum",
     "maximum": "maximum",
 }  # fmt: skip
+
+
+REDUCTIONS = {"sum", "mean", "amax", "amin", "var", "std", "linalg_vector_norm"}
 
 
 class Writer:
@@ -155,6 +158,31 @@ class Writer:
             scaled = self.put("multiply", x, self.literal(0.6931471805599453), width=width)
             return self.put("exp", scaled, width=width)
         raise Failure(f"the operation aten.{name} after the attention is not in the reading's table")
+
+    def reduction(self, name: str, x: Operand, width: int, named: Mapping[str, Any]) -> int:
+        """One number of a vector's channels; ``named``: PyTorch's arguments."""
+        if name in ("sum", "mean"):
+            return self.put(name, x, width=1)
+        if name in ("amax", "amin"):
+            found, *parts = (self.put("take", x, width=1, indices=(i,)) for i in range(width))
+            for part in parts:
+                found = self.put("maximum" if name == "amax" else "minimum", found, part, width=1)
+            return found
+        if name == "linalg_vector_norm":
+            if named["ord"] not in (1, 2):
+                raise Failure(f"the norm of order {named['ord']} is not in the reading's table")
+            each = self.put("square" if named["ord"] == 2 else "abs", x, width=width)
+            total = self.put("sum", each, width=1)
+            return self.put("sqrt", total, width=1) if named["ord"] == 2 else total
+        correction = named.get("correction")
+        correction = 1 if correction is None else correction
+        if width <= correction:
+            raise Failure(f"it takes the variance of {width} number with correction {correction}")
+        square = self.put("square", self.put("centre", x, width=width), width=width)
+        found = self.put("mean", square, width=1)
+        if correction:
+            found = self.put("multiply", found, self.literal(width / (width - correction)), width=1)
+        return self.put("sqrt", found, width=1) if name == "std" else found
 
     def _clamp(self, x: Operand, low: Any, high: Any, width: int) -> int:
         if isinstance(low, (int, str)) or isinstance(high, (int, str)):
