@@ -191,9 +191,13 @@ class Emitter(Interpreter):
         elif name in ("cat", "stack"):
             dim = (args[1] if len(args) > 1 else kwargs.get("dim", 0)) % out.ndim
             self._join(out, args[0], dim, stacked=name == "stack")
-        elif name in ("select_backward", "slice_backward", "constant_pad_nd"):
+        elif name in ("select_backward", "slice_backward", "diagonal_backward"):
             self._elementwise(out, "0.0f", ())
             self._elementwise(_part(name, out, args), "{}", args[:1])
+        elif name == "constant_pad_nd":
+            self._elementwise(out, "0.0f", ())
+            target, source = _padded(out, *args)
+            self._elementwise(target, "{}", (source,))
         elif name in ("select_scatter", "slice_scatter"):
             self._elementwise(out, "{}", args[:1])
             part = getattr(torch.ops.aten, name.split("_")[0])
@@ -357,7 +361,10 @@ class Emitter(Interpreter):
         elif name in BINARY:
             self._elementwise(out, f"{{}} {BINARY[name]} {{}}", args[:2])
         else:
-            raise NoCode(f"no code for the operation {name}_")
+            found = formula(name, args, {})
+            if found is None:
+                raise NoCode(f"no code for the operation {name}_")
+            self._elementwise(out, *found)
 
     def _join(self, out: Tensor, parts: Sequence[Tensor], dim: int, stacked: bool) -> None:
         start = 0
@@ -437,15 +444,21 @@ def _part(name: str, out: Tensor, args: Any) -> Tensor:
         return out.select(args[2], args[3])
     if name == "slice_backward":
         return torch.ops.aten.slice.Tensor(out, *args[2:])
-    pads = args[1]
-    if len(args) > 2 and args[2]:
+    return torch.ops.aten.diagonal.default(out, *args[2:])
+
+
+def _padded(
+    out: Tensor, source: Tensor, pads: Sequence[int], value: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """What of the source goes where in the result; a negative width cuts off."""
+    if value:
         raise NoCode("no code for padding with other numbers than zero")
     for d in range(len(pads) // 2):
-        dim, before, after = out.ndim - 1 - d, pads[2 * d], pads[2 * d + 1]
-        if min(before, after) < 0:
-            raise NoCode("no code for padding that cuts off")
-        out = out.narrow(dim, before, out.shape[dim] - before - after)
-    return out
+        dim, (before, after) = out.ndim - 1 - d, pads[2 * d : 2 * d + 2]
+        cut, cut_after = max(0, -before), max(0, -after)
+        source = source.narrow(dim, cut, source.shape[dim] - cut - cut_after)
+        out = out.narrow(dim, max(0, before), source.shape[dim])
+    return out, source
 
 
 def _is_one_row_after_another(indices: Sequence[Tensor | None]) -> bool:

@@ -138,6 +138,10 @@ def formula(name: str, args: Any, kwargs: dict[str, Any]) -> tuple[str, tuple[An
         return f"{{0}} + {{3}} * ({{1}} {sign} {{2}})", (*args[:3], value)
     if name == "leaky_relu":
         return "({0} > 0.0f ? {0} : {0} * {1})", (args[0], args[1] if len(args) > 1 else 0.01)
+    if name == "leaky_relu_backward":
+        return "({1} > 0.0f ? {0} : {0} * {2})", args[:3]
+    if name == "hardtanh_backward":
+        return "({1} <= {2} || {1} >= {3} ? 0.0f : {0})", tuple(args)
     if name == "fill":
         return "{}", args[1:2]
     return None

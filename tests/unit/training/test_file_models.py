@@ -1,0 +1,211 @@
+"""Models of users' files in training: compiled, drawn by their constructors, kept, resumed."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import adderlab as al
+from adderlab.api.experiments import define
+from adderlab.engine.native import NativeEngine
+from adderlab.engine.torch_tables import TorchEngine
+from adderlab.errors import UsageError
+from adderlab.models.zoo import get_preset
+from adderlab.publish.model_card import Credits
+from adderlab.publish.submission import submission_source
+from adderlab.reading.file_model import FileModel, read_file
+from adderlab.task.sampling import DataConfig
+from adderlab.training.finetune import LBFGS
+from adderlab.training.initialise import Circle, Restarts, WideInit
+from adderlab.training.objective import Compute, OracleObjective, TableObjective, open_backend
+from adderlab.training.population import Population, check_start, start
+from adderlab.training.recipe import Recipe, Stage
+from helpers.user_files import EXAMPLE, perturbed, variant
+
+CPU = torch.device("cpu")
+RECIPE = Recipe(
+    steps=200, batch_size=64, lr=0.003, warmup_steps=20, eval_interval=100, val_size=64, test_size=64
+)
+
+
+def example() -> FileModel:
+    return read_file(EXAMPLE)[0]
+
+
+def population(config: object, objective: object, recipe: Recipe = RECIPE) -> Population:
+    return Population(config, recipe, (0, 1), objective, CPU)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["456p", "122p", "67p", "7p"])
+def test_an_exported_preset_trains_as_the_preset_does(name: str, tmp_path: Path) -> None:
+    """200 steps from the same weights: the losses agree to 1e-5."""
+    config = get_preset(name).config
+    params = perturbed(config)
+    path = tmp_path / "stranger.py"
+    path.write_text(submission_source(config, params, Credits(name=name, author="nobody")))
+    found, own = read_file(path, layout=config.token_layout)
+    engine = NativeEngine(1, log=lambda line: None)
+    preset = population(config, TableObjective(config, engine))
+    preset.flat_SN = torch.cat([tensor.flatten() for tensor in params.values()]).repeat(2, 1)
+    file = population(found, TableObjective(found, engine))
+    assert file.takes_many
+    assert torch.equal(
+        file.flat_SN, torch.cat([tensor.flatten() for tensor in own.values()]).repeat(2, 1)
+    )
+    for _ in range(RECIPE.steps):
+        wanted_S, found_S = preset.advance(), file.advance()
+        assert float((found_S - wanted_S).abs().max()) < 1e-5
+
+
+def test_native_steps_of_a_file_are_those_of_pytorch_and_lower_the_loss() -> None:
+    config = example()
+    native = population(config, TableObjective(config, NativeEngine(2, log=lambda line: None)))
+    plain = population(config, TableObjective(config, TorchEngine(1)))
+    assert native.takes_many and not plain.takes_many
+    first_S = native.advance()
+    torch.testing.assert_close(first_S, plain.advance(), rtol=1e-5, atol=1e-6)
+    for _ in range(4):
+        torch.testing.assert_close(native.advance(), plain.advance(), rtol=1e-4, atol=1e-5)
+    while native.next_step < RECIPE.steps:
+        last_S = native.advance(RECIPE.steps - native.next_step)
+    assert bool((last_S < 0.8 * first_S).all())
+
+
+def test_the_tables_of_training_are_the_module_s(tmp_path: Path) -> None:
+    config = example()
+    objective = TableObjective(config, NativeEngine(1, log=lambda line: None))
+    oracle = OracleObjective(config, CPU)
+    params = start(config, RECIPE, (0, 1))
+    tokens, targets = objective.sampler(DataConfig(), config.token_layout)(torch.tensor([0, 1]), 500, 32)
+    for factor in (1.0, 10.0):
+        loss_S, grads = objective.sharpened(factor).loss_and_grad(params, tokens, targets)
+        want_S, wanted = oracle.sharpened(factor).loss_and_grad(params, tokens, targets)
+        torch.testing.assert_close(loss_S, want_S, rtol=1e-5, atol=1e-6)
+        for name, grad in grads.items():
+            torch.testing.assert_close(grad, wanted[name], rtol=1e-3, atol=1e-5 * factor)
+
+
+def test_logits_that_no_matrix_makes_are_multiplied(tmp_path: Path) -> None:
+    text = EXAMPLE.read_text().replace(
+        "return x @ self.token.weight.T", "return 3 * torch.tanh(x @ self.token.weight.T)"
+    )
+    (tmp_path / "capped.py").write_text(text)
+    config = read_file(tmp_path / "capped.py")[0]
+    objective = TableObjective(config, NativeEngine(1, log=lambda line: None)).sharpened(5.0)
+    oracle = OracleObjective(config, CPU).sharpened(5.0)
+    params = start(config, RECIPE, (0,))
+    tokens, targets = objective.sampler(DataConfig(), config.token_layout)(torch.tensor([0]), 500, 32)
+    loss_S, _ = objective.loss_and_grad(params, tokens, targets)
+    torch.testing.assert_close(
+        loss_S, oracle.loss_and_grad(params, tokens, targets)[0], rtol=1e-5, atol=1e-6
+    )
+
+
+def test_the_constructor_draws_under_the_seed_and_its_restarts() -> None:
+    config = example()
+    two = dataclasses.replace(RECIPE, restarts=Restarts(halve_at=(100,)))
+    drawn, alone = start(config, two, (3, 4)), start(config, RECIPE, (4,))
+    position = drawn["position"]
+    assert len(position) == 4 and len({tuple(each.flatten().tolist()) for each in position}) == 4
+    assert torch.equal(position[2], alone["position"][0])
+    torch.manual_seed(4)
+    module = config.live.module
+    assert module is not None
+    assert torch.equal(dict(module.build_model()[0].named_parameters())["position"], position[2])
+
+
+def test_a_wide_start_by_shape(tmp_path: Path) -> None:
+    text = EXAMPLE.read_text().replace(
+        "        self.up,", "        self.scale = nn.Parameter(torch.ones(WIDTH))\n        self.up,"
+    )
+    text = text.replace("        u = nn", "        x = x * self.scale\n        u = nn", 1)
+    (tmp_path / "scaled.py").write_text(text)
+    config = read_file(tmp_path / "scaled.py")[0]
+    wide = start(config, dataclasses.replace(RECIPE, wide_init=WideInit()), (0, 1))
+    plain = start(config, RECIPE, (0, 1))
+    assert set(wide["scale"].flatten().tolist()) == {-1.0, 1.0}
+    bound = (6 / (8 + 16)) ** 0.5
+    assert float(wide["up.weight"].abs().max()) <= bound
+    assert float(wide["up.weight"].std()) == pytest.approx(bound / 3**0.5, rel=0.2)
+    assert torch.equal(wide["up.bias"], plain["up.bias"])
+    again = start(config, dataclasses.replace(RECIPE, wide_init=WideInit()), (1,))
+    assert torch.equal(again["up.weight"][0], wide["up.weight"][1])
+
+
+def test_what_only_presets_have_is_refused() -> None:
+    config = example()
+    with pytest.raises(UsageError, match=r"recipe.circle=null"):
+        check_start(config, dataclasses.replace(RECIPE, circle=Circle()))
+    with pytest.raises(UsageError, match="arc=null"):
+        check_start(config, dataclasses.replace(RECIPE, wide_init=WideInit(arc=(1.0, 0.0, 0.1))))
+    with pytest.raises(UsageError, match=r"my_adder.py"):
+        define(str(EXAMPLE), "auto", settings=["model.d_ff=3"])
+    with pytest.raises(UsageError, match="--recipe auto"):
+        define(str(EXAMPLE), "published")
+    assert define(str(EXAMPLE), "best").recipe == al.recipe("auto")
+    assert define(str(EXAMPLE), "best").name == "my_adder"
+
+
+def test_a_second_layer_trains_through_the_module(tmp_path: Path) -> None:
+    config = read_file(variant("two layers", tmp_path))[0]
+    lines: list[str] = []
+    backend = open_backend(config, Compute(threads=1), lines.append)
+    assert backend.engine == "module"
+    assert any("full sequence" in line for line in lines)
+    trained = population(config, backend.objective, dataclasses.replace(RECIPE, batch_size=16))
+    losses = [float(trained.advance().mean()) for _ in range(30)]
+    assert sum(losses[-5:]) < sum(losses[:5])
+
+
+def test_lbfgs_goes_through_the_tables_of_a_file() -> None:
+    config = example()
+    stage = Stage(lbfgs=LBFGS(iterations=5, examples=64), logit_scale=2.0)
+    recipe = dataclasses.replace(RECIPE, steps=3, eval_interval=1, stages=(stage,))
+    trained = population(config, TableObjective(config, TorchEngine(1)), recipe)
+    for _ in range(3):
+        loss_S = trained.advance()
+        trained.evaluate(loss_S)
+    before: Tensor = trained.flat_SN.clone()
+    trained.advance()
+    assert not torch.equal(before, trained.flat_SN)
+
+
+def test_a_run_keeps_the_file_and_goes_on_only_where_it_is_named(tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+    file = tmp_path / "marked.py"
+    file.write_text(f"{EXAMPLE.read_text()}\nopen({str(marker)!r}, 'a').write('x')\n")
+    how = {"seeds": (0, 1), "recipe": RECIPE, "steps": 20, "threads": 1, "keep": "all"}
+    whole = al.train(str(file), folder=tmp_path / "whole", **how)  # type: ignore[arg-type]
+    copy = whole.folder / "model.py"
+    assert copy.read_bytes() == file.read_bytes()
+    assert (whole.folder / "seed_0001" / "model.py").read_bytes() == file.read_bytes()
+    assert isinstance(whole.config, FileModel) and whole.config == read_file(copy)[0]
+    marker.unlink()
+
+    def command(*words: str) -> subprocess.CompletedProcess[str]:
+        code = "import sys; from adderlab.cli.main import main; sys.exit(main(sys.argv[1:]))"
+        return subprocess.run(
+            [sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=tmp_path
+        )
+
+    # Looking at a run runs nothing.
+    assert command("compare", str(whole.folder)).returncode == 0
+    refused = command("train", "--resume", str(whole.folder))
+    assert refused.returncode == 2 and "named" in refused.stderr and str(copy) in refused.stderr
+    other = command("train", str(EXAMPLE), "--resume", str(whole.folder))
+    assert other.returncode == 2 and "is not the file" in other.stderr
+    assert not marker.exists()
+    done = command("train", str(copy), "--resume", str(whole.folder), "--evaluate", "none", "--no-prove")
+    assert done.returncode == 0, done.stderr
+    assert marker.exists()
+
+
+def test_another_model_py_is_never_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text("# mine\n")
+    with pytest.raises(UsageError, match="choose another folder"):
+        al.train(str(EXAMPLE), folder=tmp_path, seeds=(0,), recipe=RECIPE, steps=2)
+    assert (tmp_path / "model.py").read_text() == "# mine\n"
