@@ -519,8 +519,9 @@ def _layout(
         ids_PV[p, :10] = torch.tensor(rule.token_of)
     end_token, decided = end
     layout = Layout(
-        name=f"that of {name}",
-        source=name,
+        # Not the file's name: a copy of it asks alike.
+        name="learned",
+        source="the calls of a file",
         vocabulary=(*"0123456789", *(f"<{token}>" for token in rest)),
         a_positions=tuple(positions[0, j] for j in range(OPERAND_DIGITS)),
         b_positions=tuple(positions[1, j] for j in range(OPERAND_DIGITS)),

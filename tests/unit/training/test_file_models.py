@@ -18,12 +18,11 @@ from adderlab.models.zoo import get_preset
 from adderlab.publish.model_card import Credits
 from adderlab.publish.submission import submission_source
 from adderlab.reading.file_model import FileModel, read_file
-from adderlab.task.sampling import DataConfig
 from adderlab.training.finetune import LBFGS
 from adderlab.training.initialise import Circle, Restarts, WideInit
 from adderlab.training.objective import Compute, OracleObjective, TableObjective, open_backend
 from adderlab.training.population import Population, check_start, start
-from adderlab.training.recipe import Recipe, Stage
+from adderlab.training.recipe import R456_DATA, Recipe, Stage
 from helpers.user_files import EXAMPLE, perturbed, variant
 
 CPU = torch.device("cpu")
@@ -42,7 +41,7 @@ def population(config: object, objective: object, recipe: Recipe = RECIPE) -> Po
 
 @pytest.mark.parametrize("name", ["456p", "122p", "67p", "7p"])
 def test_an_exported_preset_trains_as_the_preset_does(name: str, tmp_path: Path) -> None:
-    """200 steps from the same weights: the losses agree to 1e-5."""
+    """200 steps from the same weights: the losses agree to 1e-5 (of themselves, where they are large)."""
     config = get_preset(name).config
     params = perturbed(config)
     path = tmp_path / "stranger.py"
@@ -58,7 +57,7 @@ def test_an_exported_preset_trains_as_the_preset_does(name: str, tmp_path: Path)
     )
     for _ in range(RECIPE.steps):
         wanted_S, found_S = preset.advance(), file.advance()
-        assert float((found_S - wanted_S).abs().max()) < 1e-5
+        assert bool(((found_S - wanted_S).abs() < 1e-5 * wanted_S.clamp(min=1.0)).all())
 
 
 def test_native_steps_of_a_file_are_those_of_pytorch_and_lower_the_loss() -> None:
@@ -80,7 +79,7 @@ def test_the_tables_of_training_are_the_module_s(tmp_path: Path) -> None:
     objective = TableObjective(config, NativeEngine(1, log=lambda line: None))
     oracle = OracleObjective(config, CPU)
     params = start(config, RECIPE, (0, 1))
-    tokens, targets = objective.sampler(DataConfig(), config.token_layout)(torch.tensor([0, 1]), 500, 32)
+    tokens, targets = objective.sampler(R456_DATA, config.token_layout)(torch.tensor([0, 1]), 500, 32)
     for factor in (1.0, 10.0):
         loss_S, grads = objective.sharpened(factor).loss_and_grad(params, tokens, targets)
         want_S, wanted = oracle.sharpened(factor).loss_and_grad(params, tokens, targets)
@@ -98,7 +97,7 @@ def test_logits_that_no_matrix_makes_are_multiplied(tmp_path: Path) -> None:
     objective = TableObjective(config, NativeEngine(1, log=lambda line: None)).sharpened(5.0)
     oracle = OracleObjective(config, CPU).sharpened(5.0)
     params = start(config, RECIPE, (0,))
-    tokens, targets = objective.sampler(DataConfig(), config.token_layout)(torch.tensor([0]), 500, 32)
+    tokens, targets = objective.sampler(R456_DATA, config.token_layout)(torch.tensor([0]), 500, 32)
     loss_S, _ = objective.loss_and_grad(params, tokens, targets)
     torch.testing.assert_close(
         loss_S, oracle.loss_and_grad(params, tokens, targets)[0], rtol=1e-5, atol=1e-6
@@ -177,7 +176,7 @@ def test_lbfgs_goes_through_the_tables_of_a_file() -> None:
 def test_a_run_keeps_the_file_and_goes_on_only_where_it_is_named(tmp_path: Path) -> None:
     marker = tmp_path / "ran"
     file = tmp_path / "marked.py"
-    file.write_text(f"{EXAMPLE.read_text()}\nopen({str(marker)!r}, 'a').write('x')\n")
+    file.write_text(f"{EXAMPLE.read_text()}\nimport pathlib\npathlib.Path({str(marker)!r}).touch()\n")
     how = {"seeds": (0, 1), "recipe": RECIPE, "steps": 20, "threads": 1, "keep": "all"}
     whole = al.train(str(file), folder=tmp_path / "whole", **how)  # type: ignore[arg-type]
     copy = whole.folder / "model.py"
