@@ -41,7 +41,7 @@ def population(config: object, objective: object, recipe: Recipe = RECIPE) -> Po
 
 @pytest.mark.parametrize("name", ["456p", "122p", "67p", "7p"])
 def test_an_exported_preset_trains_as_the_preset_does(name: str, tmp_path: Path) -> None:
-    """200 steps from the same weights: the losses agree to 1e-5 (of themselves, where they are large)."""
+    """200 steps from the same weights: the losses agree to 1e-5, of themselves where they are large."""
     config = get_preset(name).config
     params = perturbed(config)
     path = tmp_path / "stranger.py"
@@ -192,7 +192,10 @@ def test_a_run_keeps_the_file_and_goes_on_only_where_it_is_named(tmp_path: Path)
         )
 
     # Looking at a run runs nothing.
-    assert command("compare", str(whole.folder)).returncode == 0
+    parts = [str(whole.folder / f"seed_000{i}") for i in (0, 1)]
+    for words in (("compare", *parts), ("report", str(whole.folder)), ("log", str(tmp_path))):
+        looked = command(*words)
+        assert looked.returncode == 0, looked.stderr
     refused = command("train", "--resume", str(whole.folder))
     assert refused.returncode == 2 and "named" in refused.stderr and str(copy) in refused.stderr
     other = command("train", str(EXAMPLE), "--resume", str(whole.folder))
