@@ -15,6 +15,7 @@ from adderlab.api.models import ModelLike, load
 from adderlab.engine.select import single_threaded
 from adderlab.errors import UsageError
 from adderlab.files.atomic import write_text
+from adderlab.reading.file_model import read_file
 from adderlab.report import figures as charts
 from adderlab.report.comparison import Comparison, compare_runs
 from adderlab.report.evidence import is_run, read_run
@@ -60,13 +61,17 @@ def write_report(
 
     It opens offline in any browser, light and dark, and runs no script. ``output``: default
     ``report.html`` in the run's folder, ``results/report.html`` for several. Returns the file's path.
+    A Python file among the runs is the one whose model they trained; it is run, to look into the model.
 
     Raises ``UsageError`` if a folder holds no run, ``Failure`` if the file cannot be written.
     """
     from adderlab.files.atomic import write_text
     from adderlab.report.page import report_page
 
-    evidence = [read_run(path) for path in _folders(runs)]
+    named = [path for path in _folders(runs) if path.suffix == ".py"]
+    for path in named:
+        read_file(path)
+    evidence = [read_run(path) for path in _folders(runs) if path not in named]
     if not evidence:
         raise UsageError("name at least one run folder, for example results/runs/main")
     if output is None:

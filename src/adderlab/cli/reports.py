@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 class Report:
     """One HTML file about a run or several: curves, digits, attention, margins, failures, settings."""
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, arg(metavar="RUN ...")]
-    """Folders of runs, searches, rates or sweeps, for example results/runs/main."""
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, arg(metavar="RUN|FILE.py ...")]
+    """Folders of runs, searches, rates or sweeps, for example results/runs/main, and the Python file
+    whose model they trained, which is run, to look into the model too."""
     output: Annotated[Path | None, arg(metavar="F")] = None
     """Default: report.html in the run's folder; results/report.html for several."""
 

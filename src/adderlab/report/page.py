@@ -17,6 +17,7 @@ from typing import Any
 from adderlab.evaluation.exact import Prediction
 from adderlab.evaluation.suites import Rate, clopper_pearson
 from adderlab.format import as_typed, duration, percent, seed_list, tick
+from adderlab.reading.file_model import FileModel
 from adderlab.report import figures as charts
 from adderlab.report.comparison import Comparison, compare_runs, unique_names
 from adderlab.report.describe import (
@@ -33,7 +34,7 @@ from adderlab.report.describe import (
 from adderlab.report.evidence import CertificateRecord, RunEvidence, flat_settings, populations
 from adderlab.report.figures import Anatomy, dissect
 from adderlab.report.html import figure, key, page, paragraph, table, tag, tile
-from adderlab.runs.metadata import now
+from adderlab.runs.metadata import MODEL_FILE, now
 from adderlab.runs.records import SeedRecord
 from adderlab.task.layouts import SUM_DIGITS
 
@@ -78,7 +79,11 @@ def _population(run: RunEvidence) -> list[str]:
     if len(run.seeds) > 1 or run.kind != "run":
         parts.append(_seeds(run))
     if run.checkpoint is not None:
-        parts.append(_inside(run, dissect(run.checkpoint)))
+        config = run.checkpoint.config
+        if isinstance(config, FileModel) and not config.at_hand:
+            parts.append(_unopened(config))
+        else:
+            parts.append(_inside(run, dissect(run.checkpoint)))
     return [*parts, _results(run)]
 
 
@@ -303,6 +308,15 @@ def _digits(run: RunEvidence) -> str:
             figure("Where every seed ended", charts.final_heat(histories), caption, wide=True)
         )
     return tag("h2", "When each answer digit was learned") + tag("div", *figures, class_="figures")
+
+
+def _unopened(config: FileModel) -> str:
+    """In the place of ``_inside``, of a model whose file was not named: nothing of it is run."""
+    text = (
+        f"Looking into it would run {config.file}: name that file, or the run's own {MODEL_FILE}, "
+        "beside the run."
+    )
+    return tag("h2", "Inside the best checkpoint") + paragraph(text, class_="muted")
 
 
 def _inside(run: RunEvidence, anatomy: Anatomy) -> str:

@@ -193,9 +193,11 @@ def test_a_run_keeps_the_file_and_goes_on_only_where_it_is_named(tmp_path: Path)
 
     # Looking at a run runs nothing.
     parts = [str(whole.folder / f"seed_000{i}") for i in (0, 1)]
-    for words in (("compare", *parts), ("report", str(whole.folder)), ("log", str(tmp_path))):
+    log = ("log", "--output", "log.md", str(whole.folder))
+    for words in (("compare", *parts), ("report", str(whole.folder)), log):
         looked = command(*words)
         assert looked.returncode == 0, looked.stderr
+    assert "would run marked.py" in (whole.folder / "report.html").read_text()
     refused = command("train", "--resume", str(whole.folder))
     assert refused.returncode == 2 and "named" in refused.stderr and str(copy) in refused.stderr
     other = command("train", str(EXAMPLE), "--resume", str(whole.folder))
@@ -204,6 +206,9 @@ def test_a_run_keeps_the_file_and_goes_on_only_where_it_is_named(tmp_path: Path)
     done = command("train", str(copy), "--resume", str(whole.folder), "--evaluate", "none", "--no-prove")
     assert done.returncode == 0, done.stderr
     assert marker.exists()
+    named = command("report", str(whole.folder), str(copy))
+    assert named.returncode == 0, named.stderr
+    assert "would run" not in (whole.folder / "report.html").read_text()
 
 
 def test_another_model_py_is_never_overwritten(tmp_path: Path) -> None:
