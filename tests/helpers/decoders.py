@@ -173,6 +173,15 @@ class Selection(Decoder):
         return self.down(torch.where(even, self.up(x).relu(), self.gate(x)))
 
 
+class TurnedHidden(Decoder):
+    """Hidden units turned in pairs before the second map."""
+
+    def mlp(self, x: Tensor) -> Tensor:
+        a, b = functional.gelu(self.up(x)).chunk(2, -1)
+        cos, sin = self.g[0].cos(), self.g[0].sin()
+        return self.down(torch.cat([a * cos - b * sin, a * sin + b * cos], -1))
+
+
 class WeightlessNorms(Decoder):
     def more(self) -> None:
         self.n1, self.n2 = nn.RMSNorm(D), nn.RMSNorm(D, eps=1e-3)  # type: ignore[assignment]
@@ -396,10 +405,10 @@ class Plain:
 READ = [
     Decoder, Parallel, PostNorm, SandwichNorm, NoMLP, SeveralMLPs, ResidualScales, PositionsAfter,
     InPlace, SquaredReLU, SwiGLU, SigmoidGate, TanhGate, Softplus, ExpOfAbs, MinMaxClamp, Selection,
-    WeightlessNorms, PerHeadNorm, CappedLogits, CappedScores, ALiBi, RelativeBias, SinkLast, SinkFirst,
-    SinkOfTheToken, GroupedQueries, Tied, Rotary, NormedQueries, SlidingWindow, LargeNegative,
-    ScoresOfPositions, Sinusoidal, NoPositions, OneHot, ParabolicHead, LogProbabilities, Probabilities,
-    Fused, HeadLoop, Einsum, EncoderLayer, Plain,
+    TurnedHidden, WeightlessNorms, PerHeadNorm, CappedLogits, CappedScores, ALiBi, RelativeBias,
+    SinkLast, SinkFirst, SinkOfTheToken, GroupedQueries, Tied, Rotary, NormedQueries, SlidingWindow,
+    LargeNegative, ScoresOfPositions, Sinusoidal, NoPositions, OneHot, ParabolicHead, LogProbabilities,
+    Probabilities, Fused, HeadLoop, Einsum, EncoderLayer, Plain,
 ]  # fmt: skip
 
 

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from adderlab.errors import Failure
-from adderlab.models.head_program import standard_head
 from adderlab.reading.agreement import comparable, random_sequences, read_foreign, running
 from adderlab.reading.driving import Foreign, stated
 from adderlab.reading.reading import Reading, table_logits
@@ -84,5 +83,11 @@ def test_forms() -> None:
     score = window.tables(params, exact=True).score
     assert score is not None and bool((score == -math.inf).any())
     assert window.tables(params).score is None
-    standard = standard_head(read(decoders.Fused).program)
-    assert standard is None  # its unembedding has a bias
+
+
+def test_linear_parts_are_one_matrix() -> None:
+    plain, turned = (read_foreign(foreign(kind))[0].program for kind in TURNED)
+    assert turned.operations == plain.operations and turned.shapes == plain.shapes
+
+
+TURNED = decoders.Decoder, decoders.TurnedHidden
