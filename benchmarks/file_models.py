@@ -1,6 +1,7 @@
 """Training speed of models of user files: against the matching preset, and against a plain loop.
 
-    python benchmarks/file_models.py --presets 456p 122p 67p 7p --files tests/decoders/*.py
+    python benchmarks/file_models.py --presets 456p 122p 67p 7p --files examples/my_adder.py
+    PYTHONPATH=tests python benchmarks/file_models.py --presets --modules helpers.decoders:PostNorm
 
 Presets are exported as submissions and read back as a stranger's file; both train on the native engine,
 16 seeds side by side on one thread. A file's plain loop is what its reader would write: the file's own
@@ -11,6 +12,7 @@ time; every round measures each contestant once, and a ratio is that of the medi
 from __future__ import annotations
 
 import argparse
+import importlib
 import platform
 import statistics
 import tempfile
@@ -26,7 +28,7 @@ from adderlab.models.transformer import build_model
 from adderlab.models.zoo import get_preset
 from adderlab.publish.model_card import Credits
 from adderlab.publish.submission import submission_source
-from adderlab.reading.file_model import read_file
+from adderlab.reading.file_model import read_file, read_module
 from adderlab.runs.metadata import cpu_model
 from adderlab.task.layouts import to_digits
 from adderlab.training.objective import objective_for
@@ -44,6 +46,15 @@ def exported(name: str, folder: Path) -> Path:
     path = folder / f"preset_{name}.py"
     path.write_text(submission_source(config, params, Credits(name=name, author="nobody")))
     return path
+
+
+def foreign_model(name: str) -> Architecture:
+    """Of a file, or of MODULE:CLASS."""
+    if name.endswith(".py"):
+        return read_file(Path(name))[0]
+    module, _, kind = name.partition(":")
+    torch.manual_seed(0)
+    return read_module(getattr(importlib.import_module(module), kind)(), "S")[0]
 
 
 def native_steps(config: Architecture, recipe: Recipe) -> tuple[Callable[[], None], int]:
@@ -105,6 +116,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--presets", nargs="*", default=["456p", "122p", "67p", "7p"])
     parser.add_argument("--files", nargs="*", type=Path, default=[])
+    parser.add_argument("--modules", nargs="*", default=[], help="MODULE:CLASS of layout S")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch", type=int, default=512)
     args = parser.parse_args()
@@ -127,19 +139,18 @@ def main() -> None:
             found = interleaved(contestants, args.rounds)
             kept = found["preset"] / found["file"]
             print(f"| {name} | {found['preset']:.3f} | {found['file']:.3f} | {kept:.0%} |", flush=True)
-    if args.files:
-        print("\n| file | ms per seed-step | plain loop | times faster |\n|---|---|---|---|")
-    for path in args.files:
-        config = read_file(path)[0]
+    if args.files or args.modules:
+        print("\n| model | ms per seed-step | plain loop | times faster |\n|---|---|---|---|")
+    for name in [*map(str, args.files), *args.modules]:
+        config = foreign_model(name)
         contestants = {
             "native": native_steps(config, recipe),
             "plain": plain_step(config, recipe),
         }
         found = interleaved(contestants, args.rounds)
         ratio = found["plain"] / found["native"]
-        print(
-            f"| {path.name} | {found['native']:.3f} | {found['plain']:.1f} | {ratio:.0f} |", flush=True
-        )
+        title = name.rpartition(":")[2]
+        print(f"| {title} | {found['native']:.3f} | {found['plain']:.1f} | {ratio:.0f} |", flush=True)
 
 
 if __name__ == "__main__":

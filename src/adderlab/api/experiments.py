@@ -14,7 +14,6 @@ from typing import Any, SupportsIndex, TypeAlias
 from adderlab.api.models import ModelLike, load
 from adderlab.errors import UsageError
 from adderlab.files import schema
-from adderlab.models.architecture import Architecture
 from adderlab.models.config import ModelConfig
 from adderlab.models.describe import count_parameters
 from adderlab.models.zoo import PRESETS, Preset, get_preset
@@ -43,7 +42,7 @@ class Experiment:
     """None: the model of a user's file."""
     name: str
     """The preset's, or the file's without its ending."""
-    config: Architecture
+    config: ModelConfig | FileModel
     recipe: Recipe
     recipe_name: str
     """Of the recipe before any change; empty where it has none."""
@@ -163,7 +162,9 @@ def _preset(model: Trainable) -> Preset:
         return model
     if isinstance(model, str) and not model.endswith((".pt", ".safetensors", ".npz")):
         return get_preset(model)
-    config = model if isinstance(model, ModelConfig) else load(model).config
+    config = model if isinstance(model, ModelConfig | FileModel) else load(model).config
+    if isinstance(config, FileModel):
+        raise UsageError(f"model settings are a preset's; change what {config.file} says instead")
     known = next((each for each in PRESETS.values() if each.config == config), None)
     return known or Preset(
         name=f"{count_parameters(config)}p",

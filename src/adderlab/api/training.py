@@ -26,7 +26,7 @@ from adderlab.errors import UsageError
 from adderlab.evaluation.exact import SuiteReport, predict
 from adderlab.evaluation.suites import Rate, Suite, wilson
 from adderlab.files.atomic import write_json
-from adderlab.models.architecture import Architecture
+from adderlab.models.config import ModelConfig
 from adderlab.models.tables import why_no_tables
 from adderlab.reading.file_model import FileModel
 from adderlab.report.describe import describe_seeds
@@ -76,7 +76,7 @@ class Run(Result):
         return str(summary.get("search", self.stored.status))
 
     @property
-    def config(self) -> Architecture:
+    def config(self) -> ModelConfig | FileModel:
         """The model; of a sweep, that of its first cell."""
         return self.stored.config.model
 

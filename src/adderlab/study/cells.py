@@ -46,9 +46,9 @@ from adderlab.errors import UsageError
 from adderlab.evaluation.suites import Rate, wilson
 from adderlab.files import schema
 from adderlab.files.atomic import write_json, write_text
-from adderlab.models.architecture import Architecture
+from adderlab.models.config import ModelConfig
 from adderlab.models.zoo import Preset, get_preset
-from adderlab.reading.file_model import read_file
+from adderlab.reading.file_model import FileModel, read_file
 from adderlab.recipes import recipe_for
 from adderlab.runs.records import LEARNED, SUCCESS, Metrics, read_metrics, read_seed_metrics
 from adderlab.training.population import check_fits
@@ -108,7 +108,7 @@ class Cell:
     index: int
     settings: dict[str, Any]
     """Setting -> value, in the order of the declaration."""
-    config: Architecture
+    config: ModelConfig | FileModel
     recipe: Recipe
 
     @property

@@ -21,8 +21,9 @@ import torch
 from adderlab.errors import UsageError
 from adderlab.evaluation.suites import Rate, wilson
 from adderlab.format import duration
-from adderlab.models.architecture import Architecture
+from adderlab.models.config import ModelConfig
 from adderlab.models.tables import why_no_tables
+from adderlab.reading.file_model import FileModel
 from adderlab.results import Result
 from adderlab.runs.folder import RunFolder
 from adderlab.runs.metadata import RunConfig
@@ -100,7 +101,7 @@ class KnownRate:
 
 
 def measure_speed(
-    config: Architecture,
+    config: ModelConfig | FileModel,
     recipe: Recipe,
     seeds_per_node: int,
     objective: Objective,
@@ -152,7 +153,7 @@ def measure_speed(
     )
 
 
-def _most_seeds(config: Architecture, device: torch.device) -> int:
+def _most_seeds(config: ModelConfig | FileModel, device: torch.device) -> int:
     """Beyond these a step takes longer in proportion, and measuring too."""
     if why_no_tables(config):
         return 2
@@ -368,7 +369,7 @@ class Plan(Result):
 
 
 def make_plan(
-    config: Architecture,
+    config: ModelConfig | FileModel,
     recipe: Recipe,
     backend: Backend,
     *,

@@ -28,10 +28,11 @@ import torch
 from adderlab.errors import Failure, UsageError
 from adderlab.files import schema
 from adderlab.files.atomic import RunLock, disk_failure, make_folder, read_json, write_json
-from adderlab.models.architecture import Architecture
+from adderlab.models.config import ModelConfig
 from adderlab.models.describe import count_parameters
 from adderlab.models.tables import why_no_tables
 from adderlab.proof.prove import NOT_CHECKED, claim
+from adderlab.reading.file_model import FileModel
 from adderlab.runs.folder import RUN_FILES, STATE_FILE, load_state, seed_folder
 from adderlab.runs.metadata import (
     RunConfig,
@@ -58,7 +59,7 @@ _TICK = 0.1
 class SearchPlan:
     """What a search trains. Where it stops is a matter of each call."""
 
-    config: Architecture
+    config: ModelConfig | FileModel
     recipe: Recipe
     seeds: tuple[int, ...]
     """In this order."""

@@ -19,8 +19,9 @@ from typing import Any, Protocol
 from adderlab.errors import Failure, UsageError
 from adderlab.files import schema
 from adderlab.files.atomic import RunLock, make_folder, read_json, write_json
-from adderlab.models.architecture import Architecture
+from adderlab.models.config import ModelConfig
 from adderlab.models.describe import count_parameters
+from adderlab.reading.file_model import FileModel
 from adderlab.runs.folder import STATE_FILE
 from adderlab.runs.metadata import (
     RunConfig,
@@ -280,7 +281,7 @@ class LocalTrainer:
     stop: threading.Event
 
     def train(self, sweep: OpenSweep, cells: Sequence[Cell], until: int | None) -> None:
-        groups: dict[tuple[Architecture, Hashable], list[Cell]] = {}
+        groups: dict[tuple[ModelConfig | FileModel, Hashable], list[Cell]] = {}
         for cell in cells:
             sweep.begin(cell)
             if is_sharded(sweep.place(cell)):

@@ -22,7 +22,8 @@ from torch import Tensor
 from adderlab.errors import UsageError
 from adderlab.evaluation.suites import PUBLISHED_SEEDS, Rate, wilson
 from adderlab.files import schema
-from adderlab.models.architecture import Architecture
+from adderlab.models.config import ModelConfig
+from adderlab.reading.file_model import FileModel
 from adderlab.runs.checkpoints import Checkpoint, parameter_shapes
 from adderlab.runs.records import Metrics, Score, SeedRecord, SeedStatus, best_of
 from adderlab.task.layouts import SUM_DIGITS, Layout, answers_correct
@@ -252,7 +253,7 @@ class SeedTracker:
     """Records, best and last weights of all seeds of a run."""
 
     def __init__(
-        self, config: Architecture, recipe: Recipe, seeds: tuple[int, ...], flat_SN: Tensor
+        self, config: ModelConfig | FileModel, recipe: Recipe, seeds: tuple[int, ...], flat_SN: Tensor
     ) -> None:
         """``flat_SN``: where the seeds start, on the CPU."""
         self._config, self._recipe = config, recipe

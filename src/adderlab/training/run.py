@@ -22,7 +22,8 @@ from torch import Tensor
 
 from adderlab.errors import Failure, UsageError
 from adderlab.files import schema
-from adderlab.models.architecture import Architecture
+from adderlab.models.config import ModelConfig
+from adderlab.reading.file_model import FileModel
 from adderlab.runs.checkpoints import Checkpoint
 from adderlab.runs.folder import STATE_FILE, RunFolder, drop_rows_after, load_state, save_state
 from adderlab.runs.metadata import Keep, RunConfig, Status, collect_environment, read_config
@@ -38,7 +39,7 @@ from adderlab.training.recipe import Recipe
 class Job:
     """What to train and where to write it."""
 
-    config: Architecture
+    config: ModelConfig | FileModel
     recipe: Recipe
     seeds: tuple[int, ...]
     folder: Path

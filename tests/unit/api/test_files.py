@@ -179,10 +179,10 @@ def test_a_changed_preset_is_called_by_its_count() -> None:
 
     changed = define("456p", "published", settings=["model.d_ff=16"])
     count = al.inspect("456p", set=["model.d_ff=16"]).parameters
-    assert changed.preset.name == f"{count}p" != "456p" and not changed.is_published
+    assert changed.name == f"{count}p" != "456p" and not changed.is_published
     assert changed.changes == ("model.d_ff=16",)
     assert describe_model(changed.config) == f"{count} parameters: 456p with model.d_ff=16"
-    assert define("456p", "published", settings=["model.d_ff=14"]).preset.name == "456p"
+    assert define("456p", "published", settings=["model.d_ff=14"]).name == "456p"
     assert describe_model(PRESETS["456p"].config) == "456p (456 parameters)"
 
 

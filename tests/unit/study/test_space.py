@@ -5,6 +5,7 @@ import tomllib
 import pytest
 
 from adderlab.errors import UsageError
+from adderlab.models.config import ModelConfig
 from adderlab.study.cells import Axis, SweepPlan, read_sweep
 
 SPACE = """
@@ -42,7 +43,8 @@ def test_every_sample_is_tried_with_every_point_of_the_grid() -> None:
     for cell in cells:
         assert 0.001 <= cell.recipe.weight_decay <= 0.1 and cell.recipe.warmup_steps in (3, 4, 5)
         assert cell.recipe.lr == cell.settings["recipe.lr"] and cell.recipe.steps == 100
-        assert cell.recipe.data.curriculum.lengths == "full" and cell.config.d_ff == 7
+        assert isinstance(cell.config, ModelConfig) and cell.config.d_ff == 7
+        assert cell.recipe.data.curriculum.lengths == "full"
         assert cell.recipe.grokfast and cell.recipe.grokfast.strength == 3.0
 
 

@@ -69,6 +69,7 @@ def test_native_steps_of_a_file_are_those_of_pytorch_and_lower_the_loss() -> Non
     torch.testing.assert_close(first_S, plain.advance(), rtol=1e-5, atol=1e-6)
     for _ in range(4):
         torch.testing.assert_close(native.advance(), plain.advance(), rtol=1e-4, atol=1e-5)
+    last_S = first_S
     while native.next_step < RECIPE.steps:
         last_S = native.advance(RECIPE.steps - native.next_step)
     assert bool((last_S < 0.8 * first_S).all())

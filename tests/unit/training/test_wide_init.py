@@ -104,7 +104,7 @@ def test_the_native_engine_sees_it_too() -> None:
         for engine in (NativeEngine(1), TorchEngine())
     )
     torch.testing.assert_close(native.advance(), slow.advance(), rtol=1e-5, atol=1e-6)
-    assert native.config.logit_scale == 1.0
+    assert native.config is CONFIG and CONFIG.logit_scale == 1.0
 
 
 def test_a_stage_may_have_a_factor_of_its_own() -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
-from adderlab.engine.native.operations import HELPED, HELPERS, VECTORS, formula, product
+from adderlab.engine.native.formulas import HELPED, HELPERS, VECTORS, formula, product
 from adderlab.engine.native.program import NoCode
 
 BINARY = {"mul": "*", "add": "+", "sub": "-", "div": "/"}
@@ -85,7 +85,7 @@ class Emitter(Interpreter):
         self._unwritten: dict[str, Tensor] = {}
         self._tables: dict[str, str] = {}
         self._helped = self._vectors = False
-        """Whether the code calls what ``operations`` and ``products`` write for it."""
+        """Whether the code calls what ``formulas`` writes for it."""
         self._num_inputs = len(examples)
         for i, example in enumerate(examples):
             self._buffers[_key(example)] = _Buffer("input", example.numel(), f"x[{i}]")

@@ -99,7 +99,7 @@ def _trace(function: Function, examples: Sequence[Tensor], lean: bool = False) -
     from torch.fx.experimental.proxy_tensor import make_fx
 
     from adderlab.engine.native.emit import Emitter
-    from adderlab.engine.native.operations import COMPOUND
+    from adderlab.engine.native.formulas import COMPOUND
 
     examples = [example.detach().clone().contiguous() for example in examples]
     assert all(example.dtype == torch.float32 and len(example) == 1 for example in examples)
