@@ -59,7 +59,9 @@ class Program:
     ) -> None:
         path, self.shapes = _written(function, examples, key, lean, cache_folder(log))
         flags = ("-ftree-vectorize", "-w", f"-I{FOLDER}")
-        library = load_library(path, optimise="-O2", extra=flags, log=log)
+        # Loops of any length in vectors: worth its compile time where the loops are not our own.
+        level = "-O3" if lean else "-O2"
+        library = load_library(path, optimise=level, extra=flags, log=log)
         self.threads = threads
         self._run, self.run_seed = library.run, library.run_seed
 
