@@ -183,7 +183,7 @@ def check(
 def _as_claimed(document: Mapping[str, Any], model: Model) -> Model:
     """The model in the coordinates that the certificate's bounds are written in."""
     version, number = document.get("version"), document.get("bottleneck")
-    if not isinstance(version, int) or not isinstance(number, int):
+    if type(version) is not int or type(number) is not int:  # True is an int to Python
         return model
     return model.in_coordinates(number, version >= SUMMED_VERSION and model.heads > 1)
 

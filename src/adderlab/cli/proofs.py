@@ -125,7 +125,9 @@ class Attack(WeightsOptions):
         """Attack; the exit code is 0 whether a failing pair is found or not."""
         import adderlab
         from adderlab.cli.options import Bar
+        from adderlab.proof.attack import check_counts
 
+        check_counts(pairs=self.pairs, starts=self.starts)
         with Bar("tables") as bar:
             result = adderlab.attack(
                 self.model(self.checkpoint),

@@ -285,8 +285,8 @@ def test_a_proved_a_repaired_and_a_lost_seed(tmp_path: Path) -> None:
 
 def test_a_model_without_tables_is_not_called_unproved(tmp_path: Path) -> None:
     made, population = experiment(tmp_path, {7: GROKS})
-    config = get_preset("1644p").config
-    made.plan = dataclasses.replace(made.plan, preset="1644p", config=config)
+    config = get_preset("6080p").config
+    made.plan = dataclasses.replace(made.plan, preset="6080p", config=config)
     for name in ("last.pt", "best.pt"):
         put(population, 7, name, checkpoint(7, 2000, 1.0, config))
     found = verify(made, population, 7, 20)
