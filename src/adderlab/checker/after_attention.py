@@ -121,7 +121,7 @@ def real_margins(found: Logits, right_N: NDArray[np.intp], wanted: Array | float
     radius_NK = np.stack(form.radii, 1)
     size_NK = np.stack([g.magnitude()[each_N, worst_N] for g in form.gradients], 1)
     # Where a root or quotient has no bound its error is infinite, and the enclosure a stand-in.
-    unknown_N = ~np.isfinite(logits.err).all(1)
+    unknown_N: NDArray[np.bool_] = np.any(~np.isfinite(logits.err), axis=1)
     short_NQ = ~(low_NQ >= wanted) & ~unknown_N[:, np.newaxis]
     assert isinstance(stream.real, MeanValueForm)
     rows = np.flatnonzero(short_NQ.any(1))

@@ -441,7 +441,7 @@ def _joint_excess(
         own = band.constant_RHC[row, :, constant]
         least_NH, most_NH = down(least_NH + own.low), up(most_NH + own.high)
     # Any positive numbers would do for the shares, any at all for tau.
-    known_N = ((least_NH > 0) & np.isfinite(most_NH)).all(1)
+    known_N: NDArray[np.bool_] = np.all((least_NH > 0) & np.isfinite(most_NH), axis=1)
     share_NH = np.where(known_N[:, None], 2.0 / (least_NH + most_NH), 1.0)
     stray_NH = np.maximum(up(up(share_NH * most_NH) - 1.0), up(1.0 - down(share_NH * least_NH)))
     low_NHE, high_NHE = bounds_NHE2[..., 0], bounds_NHE2[..., 1]

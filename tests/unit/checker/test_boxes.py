@@ -41,7 +41,9 @@ def test_hulls_hold_their_boxes_and_mix_nothing() -> None:
 
 def test_no_boxes_are_no_trouble() -> None:
     fields, boxes = batch(0)
-    least, left = settle(fields, boxes, lambda boxes, _: (boxes[0], boxes[0]), lambda _: 0.0, 3, print)
+    least, left = settle(
+        fields, boxes, lambda boxes, _: (np.zeros(len(boxes[0])), boxes[0]), lambda _: 0.0, 3, print
+    )
     assert least == np.inf and not len(left)
 
 

@@ -174,7 +174,7 @@ def test_large_sums_of_heads_are_attained(apart) -> None:
     found = extremes(step, leaf, rows, EVERY, functional)
     reached = []
     for item, row in enumerate(rows):
-        a, b = pairs_of_leaf(step, leaf, row)
+        a, b = pairs_of_leaf(step, leaf, int(row))
         y = attention(problem, 3, tokens_of(problem, a, b)[0]).sum(1) @ functional[item]
         attained = (a == found.a_BJ[item]).all(1) & (b == found.b_BJ[item]).all(1)
         assert y[attained] == pytest.approx([found.value_B[item]], abs=1e-12)
