@@ -426,7 +426,7 @@ def test_certificates_of_version_1_name_no_configuration_and_are_read(whole: Doc
 
 def test_files_are_read_with_and_without_compression(whole: Document, tmp_path: Path) -> None:
     text = json.dumps(whole).encode()
-    for name, data in (("plain.json", text), ("packed.json", gzip.compress(text))):
+    for name, data in (("plain.json", text), ("packed.json", gzip.compress(text, mtime=0))):
         (tmp_path / name).write_bytes(data)
         assert read_document(tmp_path / name) == whole
 
@@ -441,8 +441,8 @@ def test_files_are_read_with_and_without_compression(whole: Document, tmp_path: 
         b'{"format": "adderlab-certificate", "leaves": NaN}',
         b'{"format": "adderlab-certificate", "format": "adderlab-certificate"}',
         b"[" * 100_000,
-        gzip.compress(b"{}"),
-        gzip.compress(b'{"format": "adderlab-certificate"}')[:-6],
+        gzip.compress(b"{}", mtime=0),
+        gzip.compress(b'{"format": "adderlab-certificate"}', mtime=0)[:-6],
     ],
 )
 def test_what_is_no_certificate_is_a_failure(data: bytes, tmp_path: Path) -> None:
@@ -477,7 +477,7 @@ def test_a_hostile_file_is_refused_before_it_is_parsed(
 
     monkeypatch.setattr("adderlab.checker.document.json.loads", parse)
     path = tmp_path / "cert.json.gz"
-    path.write_bytes(gzip.compress(data, 1))
+    path.write_bytes(gzip.compress(data, 1, mtime=0))
     with pytest.raises(Failure, match=message):
         read_document(path)
     path.write_bytes(data)
@@ -498,7 +498,7 @@ def test_no_more_is_unpacked_than_a_certificate_of_the_model_needs(
     assert 40e6 < most_bytes(170_300, 101, 1, 3) < 2.6e8
 
 
-@pytest.mark.parametrize("rest", [b"x", b"\0", gzip.compress(b"{}"), b"\x1f\x8b"])
+@pytest.mark.parametrize("rest", [b"x", b"\0", gzip.compress(b"{}", mtime=0), b"\x1f\x8b"])
 def test_nothing_may_stand_after_the_gzip_member(rest: bytes, whole: Document, tmp_path: Path) -> None:
     path = tmp_path / "cert.json.gz"
     path.write_bytes(gzip.compress(json.dumps(whole).encode()) + rest)
