@@ -283,6 +283,7 @@ def same(x: Tensor, y: Tensor) -> bool:
     return torch.equal(torch.nan_to_num(x.double(), nan=7e77), torch.nan_to_num(y.double(), nan=7e77))
 
 
+@pytest.mark.slow
 def test_whatever_is_read_is_what_the_module_computes() -> None:
     outcomes = []
 
