@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from adderlab.api.models import ModelLike, load
 from adderlab.engine.select import single_threaded
-from adderlab.errors import Failure
+from adderlab.errors import Failure, UsageError
 from adderlab.evaluation.suites import strata
 from adderlab.models.tables import why_no_tables
 from adderlab.proof import attack as attacks
@@ -163,7 +163,9 @@ def attack(
 
     Raises ``UsageError`` for counts below 1.
     """
-    attacks.check_counts(pairs=pairs, starts=starts)
+    for name, value in (("pairs", pairs), ("starts", starts)):
+        if value < 1:
+            raise UsageError(f"{name} must be 1 or more, not {value}")
     found = load(model)
     reason = why_no_tables(found.config)
     problem = None if reason else problem_from_tables(found.tables())

@@ -35,12 +35,13 @@ class Evaluate(DeviceOptions, WeightsOptions):
 
     def run(self) -> int:
         """Evaluate each checkpoint in turn; the exit code says whether it could, not how it went."""
+        import adderlab
         from adderlab.errors import UsageError
 
         if not self.checkpoints:
             raise UsageError("name at least one checkpoint file")
         # All are read first: a wrong name ends the command before minutes of work, not after.
-        models = [self.model(path) for path in self.checkpoints]
+        models = [adderlab.load(self.model(path)) for path in self.checkpoints]
         entries = []
         for model in models:
             report = model.evaluate(self.suite, device=self.device, engine=self.engine, log=print_note)
@@ -95,9 +96,7 @@ class Inspect(WeightsOptions, SetOptions):
         """Print the parameter table and, for a checkpoint, where it comes from."""
         import adderlab
 
-        inspection = adderlab.inspect(
-            self.name if self.weights is None else self.model(self.name), set=self.settings
-        )
+        inspection = adderlab.inspect(self.model(self.name), set=self.settings)
         if self.json:
             emit_json(inspection.to_dict())
         else:

@@ -16,7 +16,7 @@ import tyro
 from adderlab.errors import Failure
 
 if TYPE_CHECKING:
-    from adderlab.api.models import Model
+    from adderlab.api.models import ModelLike
     from adderlab.proof.prove import Progress as ProofProgress
     from adderlab.training.measure import Listener
 
@@ -56,12 +56,13 @@ class WeightsOptions:
     weights: Annotated[Path | None, arg(metavar="CKPT")] = None
     """With FILE.py: a checkpoint of it; else the parameters that its build_model makes."""
 
-    def model(self, name: Path | str) -> Model:
-        """The model that the command is about. A Python file is run; nothing else is."""
+    def model(self, name: Path | str) -> ModelLike:
+        """The model that the command is about, as the API takes it: its name, or with --weights the
+        model of the Python file, which is then run."""
         import adderlab
 
         if self.weights is None:
-            return adderlab.load(name)
+            return name
         if Path(name).suffix != ".py":
             raise adderlab.UsageError(f"--weights goes with a Python file, and {name} is none")
         return adderlab.read(name, weights=self.weights)

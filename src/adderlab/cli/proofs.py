@@ -57,7 +57,7 @@ class Prove(WeightsOptions):
                 print(*report.describe(), sep="\n")
             return 1 if report.disagreements else 0
         with Bar("tables") as bar:
-            model = self.model(self.checkpoint)
+            model = adderlab.load(self.model(self.checkpoint))
             proof = adderlab.prove(
                 model, cells=self.cells, seconds=self.seconds, check=self.check, progress=bar.proof
             )
@@ -95,9 +95,11 @@ class Check(WeightsOptions):
         from adderlab.cli.options import Bar
 
         with Bar("checking leaves and cells") as bar:
-            model = self.model(self.checkpoint)
             report = adderlab.check(
-                self.certificate, model, fp32=not self.real_only, progress=bar.advance
+                self.certificate,
+                self.model(self.checkpoint),
+                fp32=not self.real_only,
+                progress=bar.advance,
             )
         if self.json:
             emit_json(report.to_dict())
@@ -125,9 +127,7 @@ class Attack(WeightsOptions):
         """Attack; the exit code is 0 whether a failing pair is found or not."""
         import adderlab
         from adderlab.cli.options import Bar
-        from adderlab.proof.attack import check_counts
 
-        check_counts(pairs=self.pairs, starts=self.starts)
         with Bar("tables") as bar:
             result = adderlab.attack(
                 self.model(self.checkpoint),

@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adderlab.errors import UsageError
 from adderlab.evaluation.suites import Suite
 from adderlab.models.architecture import Adder
 from adderlab.models.tables import why_no_tables
@@ -31,13 +30,6 @@ CHUNK = 4096
 STARTS = 24
 ROUNDS = 12
 """Moves of the local search: each changes one digit of every start."""
-
-
-def check_counts(**counts: int) -> None:
-    """Raises ``UsageError`` for one below 1."""
-    for name, value in counts.items():
-        if value < 1:
-            raise UsageError(f"{name} must be 1 or more, not {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
