@@ -72,10 +72,6 @@ class Linear:
         bias = _sum_of(self.bias, other.bias)
         return Linear(tuple(terms.items()), bias, self.width)
 
-    @property
-    def is_constant(self) -> bool:
-        return all(atom.slopes is None for atom, _ in self.terms)
-
 
 def _matrix(atom: Atom, matrix: Interval | None) -> Interval:
     return Interval(np.eye(atom.width)) if matrix is None else matrix

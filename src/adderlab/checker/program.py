@@ -38,7 +38,6 @@ FUNCTIONS = {
 }
 KEEPING_WIDTH = FUNCTIONS | {"centre", "rms", "clamp"}
 REDUCING = {"mean", "sum"}
-OTHERS = {"linear", "take", "concat"}
 
 Operand = int | str
 """A value by its number, or a constant by its name."""

@@ -404,35 +404,29 @@ def _check_document(
     progress: Progress | None,
     fp32: bool,
 ) -> Report:
-    named, model = plain_config(weights.config), _as_claimed(document, model)
-    if not isinstance(weights.config, ModelConfig):
-        report = check(
-            document,
-            model,
-            form=form,
-            weights_sha256=weights.weights_sha256,
-            config=named,
-            progress=progress,
-        )
-        return _read_from_file(report, fp32)
-    module = fp32_module(weights)
-    own = OwnPass(module=module)
-    try:
-        model = widened(model, difference(module, model))
-    except WrongMap:
-        raise
-    except (Failure, ArithmeticError) as failure:
-        own.reason = str(failure)
-    return check(
+    model, own, floating = _as_claimed(document, model), None, None
+    readable = isinstance(weights.config, ModelConfig)
+    if readable:
+        module = fp32_module(weights)
+        own = OwnPass(module=module)
+        try:
+            model = widened(model, difference(module, model))
+        except WrongMap:
+            raise
+        except (Failure, ArithmeticError) as failure:
+            own.reason = str(failure)
+        floating = FloatCheck.of(module, model) if fp32 else None
+    report = check(
         document,
         model,
         form=form,
         weights_sha256=weights.weights_sha256,
-        config=named,
+        config=plain_config(weights.config),
         progress=progress,
-        floating=FloatCheck.of(module, model) if fp32 else None,
+        floating=floating,
         own=own,
     )
+    return report if readable else _read_from_file(report, fp32)
 
 
 def _read_from_file(report: Report, fp32: bool) -> Report:

@@ -104,11 +104,6 @@ def _kind_of(kinds: list[Any], value: Any) -> Any:
     return kinds[0]
 
 
-def with_setting(config: T, path: str, text: str, where: str = "") -> T:
-    """``with_settings`` of one setting."""
-    return with_settings(config, [(path, text)], where)
-
-
 def with_settings(config: T, settings: Iterable[tuple[str, str]], where: str = "") -> T:
     """``config`` with the setting at each dotted path replaced by its text, read as JSON or a word.
 

@@ -143,10 +143,6 @@ def gelu_derivative_range(low: Array, high: Array) -> Interval:
     return _slope(gelu_derivative, -SQRT2, SQRT2)(low, high)
 
 
-def silu_range(low: Array, high: Array) -> Interval:
-    return Interval.between(*_valley(silu, SILU_LEAST)(low, high))
-
-
 def silu_derivative_range(low: Array, high: Array) -> Interval:
     return _slope(silu_derivative, -SILU_BEND, SILU_BEND)(low, high)
 

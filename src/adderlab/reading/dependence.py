@@ -168,6 +168,7 @@ class Dependence:
         args, kwargs = rebuild(node, lambda ref: self.fixed[ref.number])
         try:
             result = perform(node.function, args, kwargs, torch.float64)
+        # What PyTorch raises where an operation has no float64 form, or is indexed beyond its size.
         except (RuntimeError, NotImplementedError, IndexError) as error:
             raise Failure(f"{node.name} cannot be run again: {error}") from error
         return [result] if node.single else list(result)

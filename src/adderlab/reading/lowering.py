@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -332,18 +332,22 @@ class Lowering:
         places = _places(codes.shape).permute(order).reshape(lines.shape)
         return lines, places, shape
 
+    def _own_lines(self, lines: Tensor, out: Tensor) -> Iterator[tuple[int, list[int]]]:
+        """(number, codes) of every group that belongs to the head at this position. In ``out`` those of
+        other positions are marked; what comes before the attention is left as it is."""
+        for g, line in enumerate(lines.tolist()):
+            if OTHER in line:
+                out[g] = OTHER
+            elif any(code != BEFORE for code in line):
+                yield g, line
+
     def _reduced(self, node: Node, name: str) -> Tensor:
         """Codes of a reduction of every group, its axes kept where the operation keeps them."""
         number, dims = node.args[0].number, node.named.get("dim")
         dims = [dims] if isinstance(dims, int) else list(dims or ())
         lines, places, _ = self._groups(number, dims)
         out = torch.full((len(lines),), BEFORE)
-        for g, line in enumerate(lines.tolist()):
-            if all(code == BEFORE for code in line):
-                continue
-            if OTHER in line:
-                out[g] = OTHER
-                continue
+        for g, line in self._own_lines(lines, out):
             x = self._gather(line, (number, places[g]), whole=True)
             out[g] = self._write.reduction(name, x, len(line), node.named) * CHANNELS
         result = next(ref.number for ref in node.outputs if ref is not None)
@@ -357,12 +361,7 @@ class Lowering:
         eps = torch.finfo(torch.float32).eps if eps is None else float(eps)
         lines, places, rest = self._groups(number, range(-len(shape), 0))
         out = torch.full(lines.shape, BEFORE)
-        for g, line in enumerate(lines.tolist()):
-            if all(code == BEFORE for code in line):
-                continue
-            if OTHER in line:
-                out[g] = OTHER
-                continue
+        for g, line in self._own_lines(lines, out):
             x, width = self._gather(line, (number, places[g]), whole=True), len(line)
             if layer:
                 x = self._write.put("centre", x, width=width)

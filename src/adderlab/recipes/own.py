@@ -116,16 +116,9 @@ OWN = {
         then=_anneal(8000, 200.0, lr=0.002, weight_decay=0.0),
     ),
     "auto": entry(
-        source=_FAILURES,
+        "restarts-122",
         notes="for any model, without a word about its parts: pairs of all lengths, and the best of 32 "
         "starts that its own constructor draws",
-        steps=60_000,
-        batch_size=128,
-        lr=0.01,
-        warmup_steps=0,
-        min_lr_ratio=0.0,
-        data=UNIFORM_LENGTHS,
-        restarts=Restarts(halve_at=(4000, 7000, 10_000, 13_000, 16_000)),
     ),
     "restarts-122": entry(
         source=_FAILURES,

@@ -25,7 +25,6 @@ from adderlab.errors import UsageError
 OPERAND_DIGITS = 10
 SUM_DIGITS = 11
 OPERAND_LIMIT = 10**OPERAND_DIGITS
-NUM_PAIRS = OPERAND_LIMIT**2
 
 
 def to_digits(values: Tensor, num_digits: int = OPERAND_DIGITS) -> Tensor:

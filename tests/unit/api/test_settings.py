@@ -6,7 +6,7 @@ import json
 import pytest
 
 import adderlab as al
-from adderlab.files.schema import with_setting
+from adderlab.files.schema import with_settings
 from adderlab.models.config import ModelConfig
 from adderlab.training.recipe import Recipe
 
@@ -21,7 +21,7 @@ def test_every_field_is_listed_with_its_default(section: str, config: ModelConfi
     for field in dataclasses.fields(config):
         default = found[f"{section}.{field.name}"]["default"]
         if default not in (None, "{...}"):
-            assert with_setting(config, field.name, str(default)) == config
+            assert with_settings(config, [(field.name, str(default))]) == config
 
 
 def test_a_part_and_one_setting() -> None:

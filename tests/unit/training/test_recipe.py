@@ -72,13 +72,13 @@ def test_an_unknown_setting_in_an_ingredient_is_named() -> None:
 
 
 def test_ingredients_can_be_set_from_the_command_line() -> None:
-    recipe = schema.with_setting(STAGED, "grokfast.strength", "1.5")
+    recipe = schema.with_settings(STAGED, [("grokfast.strength", "1.5")])
     assert recipe.grokfast == Grokfast(strength=1.5)
-    mixed = schema.with_setting(
-        recipe, "data.carry_mix", '{"share": 0.5, "fade_start": 1, "fade_end": 2}'
+    mixed = schema.with_settings(
+        recipe, [("data.carry_mix", '{"share": 0.5, "fade_start": 1, "fade_end": 2}')]
     )
     assert mixed.data.carry_mix == CarryMix(share=0.5, fade_start=1, fade_end=2)
-    assert schema.with_setting(recipe, "grokfast", "null").grokfast is None
+    assert schema.with_settings(recipe, [("grokfast", "null")]).grokfast is None
 
 
 @pytest.mark.parametrize(
