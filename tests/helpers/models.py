@@ -10,10 +10,10 @@ from torch import Tensor
 from adderlab.errors import UsageError
 from adderlab.models.architecture import Adder
 from adderlab.models.config import SPECIALS, ModelConfig
-from adderlab.models.head_program import evaluate
-from adderlab.models.tables import Tables, stack_parameters, tables, why_not_trained_by_tables
+from adderlab.models.tables import stack_parameters, tables, why_not_trained_by_tables
 from adderlab.models.transformer import Transformer, build_model
 from adderlab.models.zoo import PRESETS
+from adderlab.reading.reading import table_logits
 from adderlab.runs.checkpoints import Checkpoint
 from adderlab.task.layouts import to_digits
 
@@ -40,28 +40,11 @@ def random_model(config: ModelConfig, seed: int = 0, spread: float = 0.5) -> Tra
     return model
 
 
-def logits_of_tables(t: Tables, tokens_BP: Tensor) -> Tensor:
-    """Logits (B, A, V) of the first seed: ``oracle.table_forward``, many times faster."""
-    one = {name: tensor[0] for name, tensor in t.items()}
-    layout, steps = t.form.layout, []
-    for i, last in enumerate(layout.query_positions):
-        token_B = tokens_BP[:, last].long()
-        seen_BT = tokens_BP[:, : last + 1].long()
-        row_T = torch.arange(last + 1)
-        query_BHK, key_BTHK = one["query"][i, token_B], one["key"][row_T, seen_BT]
-        weight_BTH = torch.einsum("bhk,bthk->bth", query_BHK, key_BTHK).softmax(1)
-        mixed_BHE = torch.einsum("bth,bthe->bhe", weight_BTH, one["value"][row_T, seen_BT])
-        mixed_1MB, row_1RB = mixed_BHE.flatten(1).T[None], one["residual"][i, token_B].T[None]
-        first = {name: tensor[:1] for name, tensor in t.head.items()}
-        steps.append(evaluate(t.form.program, first, mixed_1MB, row_1RB)[0].T)
-    return torch.stack(steps, 1)
-
-
 def assert_tables_match_model(model: Transformer) -> None:
     """Logits to 1e-9 and the gradient of a random combination of them to 1e-9 relative."""
     tokens_BP, _ = example(model)
     params = {name: p.requires_grad_() for name, p in stack_parameters([model]).items()}
-    logits = logits_of_tables(tables(model.config, params), tokens_BP)
+    logits = table_logits(tables(model.config, params), tokens_BP)
     wanted = model.answer_logits(tokens_BP)
     torch.testing.assert_close(logits, wanted, rtol=1e-9, atol=1e-9)
     cotangent = torch.randn(

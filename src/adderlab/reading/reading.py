@@ -587,8 +587,7 @@ def _judge_values(trace: Trace, dependence: Dependence, step: Lowered) -> None:
             if bits & ~allowed:
                 raise Failure(
                     "the values that attention mixes depend on other tokens than their own: a "
-                    "second layer, or "
-                    "positions mixed outside the attention"
+                    "second layer, or positions mixed outside the attention"
                 )
 
 
@@ -601,7 +600,7 @@ def table_logits(tables: Tables, tokens_BP: Tensor) -> Tensor:
     head = {name: tensor[:1] for name, tensor in tables.head.items()}
     steps = []
     for i, last in enumerate(tables.form.layout.query_positions):
-        token_B, seen_BT = tokens_BP[:, last], tokens_BP[:, : last + 1]
+        token_B, seen_BT = tokens_BP[:, last].long(), tokens_BP[:, : last + 1].long()
         row_T = torch.arange(last + 1)
         score_BTH = torch.einsum("bhk,bthk->bth", one["query"][i, token_B], one["key"][row_T, seen_BT])
         if "score" in one:

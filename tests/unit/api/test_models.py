@@ -12,8 +12,9 @@ import adderlab as al
 from adderlab.engine.select import single_threaded
 from adderlab.models.config import ModelConfig
 from adderlab.models.transformer import build_model
+from adderlab.reading.reading import table_logits
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint
-from helpers.models import example, logits_of_tables
+from helpers.models import example
 
 CONFIG = ModelConfig()
 
@@ -75,7 +76,7 @@ def test_tables_and_module_are_the_same_model(model: al.Model) -> None:
     assert tables.query.dtype == torch.float64 and tables.num_seeds == 1
     module = model.module().double()
     tokens_BP, _ = example(module)
-    torch.testing.assert_close(logits_of_tables(tables, tokens_BP), module.answer_logits(tokens_BP))
+    torch.testing.assert_close(table_logits(tables, tokens_BP), module.answer_logits(tokens_BP))
 
 
 def test_evaluating_own_pairs(model: al.Model) -> None:

@@ -14,11 +14,11 @@ from adderlab.errors import UsageError
 from adderlab.models.config import TIE_MODES, ModelConfig, TieQKV
 from adderlab.models.tables import stack_parameters, tables
 from adderlab.models.transformer import build_model
+from adderlab.reading.reading import table_logits
 from helpers.models import (
     assert_population_is_bitwise_alone,
     assert_tables_match_model,
     example,
-    logits_of_tables,
     random_model,
 )
 from oracle import table_forward
@@ -86,4 +86,4 @@ def test_the_quick_form_used_here_is_the_slow_twin(config: ModelConfig) -> None:
     tokens_BP, _ = example(model)
     made = tables(config, stack_parameters([model]))
     slow = table_forward.logits(made, tokens_BP[None])[0]
-    torch.testing.assert_close(logits_of_tables(made, tokens_BP), slow, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(table_logits(made, tokens_BP), slow, rtol=1e-12, atol=1e-12)
