@@ -15,7 +15,7 @@ from adderlab.publish.export import Exported, Kind
 from adderlab.publish.model_card import SUITES
 from adderlab.publish.sandbox import Limits
 from adderlab.publish.scoring import Progress
-from adderlab.publish.verify import Verification
+from adderlab.publish.verification import Verification
 
 
 @single_threaded()

@@ -10,127 +10,36 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from adderlab.errors import Failure, UsageError
 from adderlab.evaluation.exact import SuiteReport
 from adderlab.evaluation.suites import adderboard, strata
 from adderlab.files.atomic import disk_failure
 from adderlab.models.tables import why_no_tables
-from adderlab.publish.model_card import ProofStatement, accuracy_line, ask_prover
+from adderlab.publish.counting import Counts, Literals, count, judge_claim, outside_the_count
+from adderlab.publish.model_card import ask_prover
 from adderlab.publish.sandbox import Ended, Limits, Mode, Sandbox, describe, require
 from adderlab.publish.scoring import (
     Answerer,
-    Counts,
-    Literals,
     Pair,
     Progress,
     Reading,
-    count,
     evaluate,
     find_prompt,
     find_reading,
-    judge_claim,
-    outside_the_count,
 )
 from adderlab.publish.submission import Submission, read_submission
-from adderlab.results import Result, html_table
+from adderlab.publish.verification import Counted, Decided, Score, VerdictName, Verification, Watched
 from adderlab.task.layouts import OPERAND_LIMIT, SUM_DIGITS
 
-BAR = 0.99
-"""The board's: exact match on its 10,010 pairs."""
 STRATUM = 5000
 """Pairs there are in each stratum."""
 _LARGEST_FILE, _LARGEST_OWN = 64 << 20, 4 << 20
 """Bytes; a file that adderlab wrote has a few hundred thousand."""
 _TRACES, _PROBES, _COMPARED = 24, 16, 200
 _METADATA = ("name", "author", "params", "architecture", "tricks")
-
-VerdictName = Literal["qualified", "not qualified", "rejected", "failed"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verification(Result):
-    """The verdict on one submission, and what it rests on. Texts may hold what the stranger wrote."""
-
-    file: str
-    sandbox: str
-    """The mode it ran in, and what that protects from."""
-    verdict: VerdictName
-    failure: str | None
-    """Why it could not be measured to the end."""
-    tried: tuple[str, ...]
-    """Forbidden things that it tried."""
-    rejections: tuple[str, ...]
-    """Why its score does not count."""
-    notes: tuple[str, ...]
-    metadata: dict[str, Any]
-    """As ``build_model`` returned it; texts are cut."""
-    counts: Counts | None
-    """How many numbers it holds, by every convention; None if it did not load."""
-    claim: str
-    """The count in its metadata compared with ``counts``, in one sentence."""
-    reports: tuple[SuiteReport, ...]
-    """Exact match on the board's pairs and on the strata, as far as it was measured."""
-    how: str
-    """How the pairs were asked."""
-    proof: ProofStatement | None
-    """For a file that adderlab wrote, and whose model has a table form."""
-    seconds: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
-        return {
-            "schema_version": 1,
-            "file": self.file,
-            "verdict": self.verdict,
-            "failure": self.failure,
-            "tried": list(self.tried),
-            "rejections": list(self.rejections),
-            "notes": list(self.notes),
-            "metadata": self.metadata,
-            "counts": None if self.counts is None else self.counts.named(),
-            "claim": self.claim,
-            "suites": [report.to_dict() for report in self.reports],
-            "how": self.how,
-            "proof": None if self.proof is None else asdict(self.proof),
-            "sandbox": self.sandbox,
-            "seconds": round(self.seconds, 3),
-        }
-
-    def _repr_html_(self) -> str:
-        board = [report.total.exact_match for report in self.reports if report.suite == "adderboard"]
-        reasons = (*self.tried, *self.rejections, self.failure)
-        row = {
-            "verdict": self.verdict,
-            "exact match": board[0] if board else None,
-            "parameters": None if self.counts is None else self.counts.parameters,
-            "proof": None if self.proof is None else self.proof.verdict,
-            "reasons": "; ".join(filter(None, reasons)),
-        }
-        return html_table([row], self.file)
-
-    def describe(self) -> list[str]:
-        """The verdict for people, one statement a line, without characters that steer a terminal."""
-        lines = [f"{self.file}: {self.verdict.upper()}"]
-        lines += [f"  {reason}" for reason in (*self.tried, *self.rejections)]
-        if self.failure is not None:
-            lines.append(f"  {self.failure}")
-        for report in self.reports:
-            lines.append(accuracy_line(report))
-            lines += [f"  wrong: {miss}" for miss in report.failures[:3]]
-        if self.how:
-            lines.append(f"asked: {self.how}")
-        if self.counts is not None:
-            named = ", ".join(f"{name} {value:,}" for name, value in self.counts.named().items())
-            lines += [f"counted: {named}", f"claim: {self.claim}"]
-        if self.proof is not None:
-            lines.append(self.proof.sentence())
-        lines += [f"note: {note}" for note in self.notes]
-        lines.append(f"sandbox: {self.sandbox}; {self.seconds:.1f} s")
-        return ["".join(c if c.isprintable() else "?" for c in line) for line in lines]
 
 
 def verify(
@@ -167,26 +76,58 @@ def verify(
     own = _own(text, referee.notes)
     with Sandbox(path, limits, sandbox) as box:
         referee.run(box)
-    proof = None
-    if own is not None and prove and why_no_tables(own.config) is None:
-        progress("proof", 0, 1)
-        proof = ask_prover(own.checkpoint())
+    score = Score(
+        reports=tuple(referee.reports),
+        complete=referee.failure is None,
+        board_pairs=adderboard().num_pairs,
+        how=referee.how,
+    )
+    progress("decision", 0, 1)
     return Verification(
         file=str(path),
         sandbox=describe(sandbox),
         verdict=referee.verdict(),
         failure=referee.failure,
-        tried=tuple(referee.tried),
-        rejections=tuple(referee.rejections),
+        rejections=(*referee.tried, *referee.rejections),
         notes=tuple(referee.notes),
         metadata=referee.metadata,
-        counts=referee.counts,
-        claim=referee.claim,
-        reports=tuple(referee.reports),
-        how=referee.how,
-        proof=proof,
+        score=score,
+        count=Counted(
+            counts=referee.counts,
+            claimed=referee.metadata.get("params"),
+            claim=referee.claim,
+            confirmed=referee.confirmed,
+        ),
+        watched=Watched(),
+        decided=_refuted_by(score, _decided(own, prove)),
         seconds=time.monotonic() - started,
     )
+
+
+def _decided(own: Submission | None, prove: bool) -> Decided:
+    """What the prover says of a file that adderlab wrote."""
+    if own is None:
+        return Decided(reason="only files that adderlab wrote can be read as weights")
+    if not prove:
+        return Decided(reason="the prover was not asked")
+    if reason := why_no_tables(own.config):
+        return Decided(reason=reason)
+    proof = ask_prover(own.checkpoint())
+    return Decided(
+        verdict=proof.verdict,  # type: ignore[bad-argument-type]
+        counterexample=proof.pair if proof.verdict == "refuted" else None,
+        failing_pairs=proof.failing_pairs,
+        margin=proof.margin_bound,
+        margin_pair=proof.pair,
+        source=proof.source,
+    )
+
+
+def _refuted_by(score: Score, decided: Decided) -> Decided:
+    """A wrong sum of the score decides what the prover left open."""
+    if decided.verdict in ("proved", "refuted") or score.wrong_pair is None:
+        return decided
+    return Decided(verdict="refuted", counterexample=score.wrong_pair, source="the score")
 
 
 def _text(path: Path) -> str:
@@ -209,12 +150,8 @@ def _own(text: str, notes: list[str]) -> Submission | None:
     try:
         own = read_submission(text) if len(text) <= _LARGEST_OWN else None
     except Failure as error:
-        notes.append(f"not proved: {error}")
+        notes.append(f"not read as weights: {error}")
         return None
-    if own is None:
-        notes.append("not proved: only files that adderlab wrote can be read as weights")
-    elif reason := why_no_tables(own.config):
-        notes.append(f"not proved: {reason}")
     return own
 
 
@@ -231,7 +168,7 @@ class _Referee:
         self.notes: list[str] = []
         self.metadata: dict[str, Any] = {}
         self.counts: Counts | None = None
-        self.claim = ""
+        self.claim, self.confirmed = "", None
         self.reports: list[SuiteReport] = []
         self.how = ""
 
@@ -245,7 +182,7 @@ class _Referee:
         return "qualified" if self._passes() else "not qualified"
 
     def _passes(self) -> bool:
-        return self.reports[0].total.exact_match >= BAR
+        return self.reports[0].total.exact_match >= 0.99
 
     def run(self, sandbox: Sandbox) -> None:
         """Ask the submission everything. However it ends, what was found until then stays."""
@@ -310,8 +247,8 @@ class _Referee:
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             self.rejections.append(f"its numbers cannot be counted: {error}"[:200])
             return
-        true, self.claim = judge_claim(self.metadata.get("params"), self.counts)
-        if not true:
+        self.confirmed, self.claim = judge_claim(self.metadata.get("params"), self.counts)
+        if not self.confirmed:
             self.rejections.append(self.claim)
         self.notes += outside_the_count(self.counts)
         if not self.counts.with_others:

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from adderlab.publish.counting import Counts, Literals, count, judge_claim, outside_the_count
 from adderlab.publish.inside.watching import count_literals
-from adderlab.publish.scoring import Counts, Literals, count, judge_claim, outside_the_count
 from helpers.golden import Golden
 
 NONE = Literals(in_code=(), in_tables=0, packed=0)

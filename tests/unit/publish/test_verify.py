@@ -14,11 +14,13 @@ from adderlab.evaluation import suites
 from adderlab.evaluation.exact import Miss, Score, SuiteReport
 from adderlab.publish import sandbox as sandboxes
 from adderlab.publish import verify as module
+from adderlab.publish.counting import Counts, Literals
 from adderlab.publish.model_card import Credits, ProofStatement
 from adderlab.publish.sandbox import Limits, Mode, describe
-from adderlab.publish.scoring import Counts, Literals
 from adderlab.publish.submission import submission_source
-from adderlab.publish.verify import Verification, verify
+from adderlab.publish.verification import Counted, Decided, Disagreement, Verification, Watched
+from adderlab.publish.verification import Score as Scored
+from adderlab.publish.verify import verify
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint
 from helpers.golden import Golden
 from helpers.models import config_of
@@ -66,27 +68,27 @@ def exported(name: str) -> str:
 @pytest.mark.parametrize("up", [True, False])
 def test_an_honest_submission_is_qualified(verify_code: Callable[..., Verification], up: bool) -> None:
     result = verify_code(calculator(up=up))
-    assert (result.verdict, result.rejections, result.tried) == ("qualified", (), ())
-    assert result.how.startswith("the model driven in batches")
-    assert [report.total.errors for report in result.reports] == [0, 0]
-    assert result.reports[0].total.n == 50 and result.reports[1].total.n == 64
+    assert (result.verdict, result.rejections) == ("qualified", ())
+    assert result.score.how.startswith("the model driven in batches")
+    assert [report.total.errors for report in result.score.reports] == [0, 0]
+    assert result.score.reports[0].total.n == 50 and result.score.reports[1].total.n == 64
     assert any("digit for digit" in note for note in result.notes)
-    assert result.counts is not None and result.counts.parameters == 10
-    assert result.proof is None and any(note.startswith("not proved") for note in result.notes)
+    assert result.count.counts is not None and result.count.counts.parameters == 10
+    assert result.decided.verdict == "not decided" and "adderlab wrote" in str(result.decided.reason)
 
 
 def test_one_pair_at_a_time_gives_the_same(verify_code: Callable[..., Verification]) -> None:
     result = verify_code(calculator(), pairwise=True)
     assert result.verdict == "qualified"
-    assert result.how.startswith("through add, one pair at a time")
+    assert result.score.how.startswith("through add, one pair at a time")
 
 
 def test_wrong_sums_are_not_qualified_and_are_named(verify_code: Callable[..., Verification]) -> None:
     worse = calculator().replace("% 10\n", "% 9\n", 1)
     result = verify_code(worse)
     assert result.verdict == "not qualified"
-    assert result.reports[0].total.errors > 0
-    miss = result.reports[0].failures[0]
+    assert result.score.reports[0].total.errors > 0
+    miss = result.score.reports[0].failures[0]
     assert miss.right_sum == miss.a + miss.b and miss.answer != str(miss.right_sum)
     assert not any("overwritten" in note for note in result.notes), "there is nothing to explain"
 
@@ -113,7 +115,7 @@ def test_cheats_are_rejected_although_every_sum_is_right(
     verify_code: Callable[..., Verification], code: str, reasons: list[str]
 ) -> None:
     result = verify_code(code)
-    assert result.reports[0].total.errors == 0
+    assert result.score.reports[0].total.errors == 0
     assert result.verdict == "rejected"
     for reason in reasons:
         assert any(reason in each for each in result.rejections), (reason, result.rejections)
@@ -124,8 +126,8 @@ def test_numbers_outside_the_count_are_named(verify_code: Callable[..., Verifica
     code = calculator() + "\nHIDDEN = torch.rand(30)\nTABLE = [0.5, 0.25, 1.5, 2.5] * 1\n"
     init = "super().__init__()"
     result = verify_code(code.replace(init, f"{init}; self.b = nn.Buffer(torch.rand(7))"))
-    assert result.counts is not None
-    named = result.counts.named()
+    assert result.count.counts is not None
+    named = result.count.counts.named()
     assert named["unique parameters"] == 10
     assert named["with buffers"] == 17
     assert named["with tensors held elsewhere"] == 47
@@ -149,13 +151,14 @@ def test_ours_is_proved_and_an_altered_one_is_not(
     monkeypatch.setattr(module, "ask_prover", lambda checkpoint: asked.append(checkpoint) or answer)
     code = exported("67p")
     result = verify(write(tmp_path, code), sandbox="limits", strata_pairs=2)
-    assert result.verdict == "qualified" and result.proof is answer
+    assert result.verdict == "qualified" and result.decided.verdict == "proved"
+    assert result.decided.margin == 0.1
     original = proved_model("67p")
     assert [each.weights_sha256 for each in asked] == [original.weights_sha256]
 
     lying = code.replace('"params": sum(p.numel() for p in model.parameters())', '"params": 10')
     result = verify(write(tmp_path, lying), sandbox="limits", strata_pairs=2)
-    assert result.verdict == "rejected" and result.proof is None
+    assert result.verdict == "rejected" and result.decided.verdict == "not decided"
     (reason,) = result.rejections
     assert "10 parameters" in reason and "67" in reason
     assert any("not the code" in note for note in result.notes)
@@ -171,7 +174,7 @@ def test_a_model_that_answers_otherwise_in_batches_is_asked_one_by_one(
     )
     result = verify_code(moody)
     assert result.verdict == "qualified"
-    assert result.how.startswith("through add")
+    assert result.score.how.startswith("through add")
     assert any("in batches" in note for note in result.notes)
 
 
@@ -220,7 +223,7 @@ def test_hostile_files_get_the_right_verdict(
     limits = Limits(seconds=20, answer_seconds=1, memory_mib=2000, output_mib=1)
     result = verify(path, limits=limits, strata_pairs=1)
     assert result.verdict == verdict
-    assert words in "\n".join([result.failure or "", *result.tried, *result.rejections])
+    assert words in "\n".join([result.failure or "", *result.rejections])
     assert not Path("/tmp/adderlab-was-here").exists()
 
 
@@ -233,11 +236,11 @@ def test_in_the_real_sandbox_with_torch(tmp_path: Path) -> None:
         strata_pairs=2,
         progress=lambda stage, done, total: stages.append(stage),
     )
-    assert (result.verdict, result.failure, result.tried) == ("qualified", None, ())
+    assert (result.verdict, result.failure, result.rejections) == ("qualified", None, ())
     assert list(dict.fromkeys(stages))[:4] == ["loading", "watching", "adderboard", "strata"]
     plain = json.loads(json.dumps(result.to_dict()))
-    assert plain["verdict"] == "qualified" and plain["counts"]["unique parameters"] == 10
-    assert plain["suites"][0]["n"] == 50
+    assert plain["verdict"] == "qualified" and plain["count"]["counts"]["unique parameters"] == 10
+    assert plain["score"]["suites"][0]["n"] == 50
 
 
 def test_a_verdict_as_text_html_and_json(golden: Golden) -> None:
@@ -257,15 +260,25 @@ def test_a_verdict_as_text_html_and_json(golden: Golden) -> None:
         sandbox=describe("bubblewrap"),
         verdict="rejected",
         failure=None,
-        tried=("it tried to use the network (socket.connect)",),
-        rejections=("it says 6 parameters, but holds 10",),
+        rejections=(
+            "it tried to use the network (socket.connect)",
+            "it says 6 parameters, but holds 10",
+        ),
         notes=("its metadata lacks tricks",),
         metadata={"params": 6},
-        counts=counts,
-        claim="it says 6 parameters, but holds 10",
-        reports=(report,),
-        how="the model driven in batches, in agreement with add on a sample",
-        proof=None,
+        score=Scored(
+            reports=(report,),
+            complete=True,
+            how="the model driven in batches, in agreement with add on a sample",
+            disagreements=(Disagreement(a=1, b=2, batched="3", by_add="4"),),
+        ),
+        count=Counted(
+            counts=counts, claimed=6, claim="it says 6 parameters, but holds 10", confirmed=False
+        ),
+        watched=Watched(verdict="from the model", findings=("its sums follow its model's answers",)),
+        decided=Decided(
+            verdict="refuted", counterexample=(1, 2), failing_pairs=(3, 40), source="a test"
+        ),
         seconds=12.34,
     )
     golden("publish/verification.txt", "\n".join(result.describe()) + "\n")
@@ -282,10 +295,10 @@ def test_a_verdict_as_text_html_and_json(golden: Golden) -> None:
 def test_ours_in_full(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "adderboard", suites.adderboard)
     result = verify(write(tmp_path, exported(name)), strata_pairs=200)
-    assert (result.verdict, result.rejections, result.tried) == ("qualified", (), ())
-    assert [report.total.n for report in result.reports] == [10010, 32 * 200]
-    assert all(report.total.errors == 0 for report in result.reports)
-    assert result.proof is not None and result.proof.verdict == "proved"
+    assert (result.verdict, result.rejections) == ("qualified", ())
+    assert [report.total.n for report in result.score.reports] == [10010, 32 * 200]
+    assert all(report.total.errors == 0 for report in result.score.reports)
+    assert result.decided.verdict == "proved"
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
