@@ -33,17 +33,17 @@ from typing import Any, Literal
 from adderlab.errors import UsageError
 
 Mode = Literal["bubblewrap", "limits"]
+Program = Literal["worker", "reader"]
 _LONGEST_REPLY = 8 << 20
 _MOST_NOTICES = 20
 _TAIL = 2000
 
 _BOOTSTRAP = """
-import sys, types
+import importlib, sys, types
 package = types.ModuleType("adderlab_inside")
 package.__path__ = [sys.argv[1]]
 sys.modules["adderlab_inside"] = package
-from adderlab_inside.worker import main
-main(sys.argv[2])
+importlib.import_module(f"adderlab_inside.{sys.argv[2]}").main(sys.argv[3])
 """
 """The worker is imported under a name of its own, and its folder never comes onto the import path of
 the submission, which could otherwise import it by accident or the worker a file of the stranger's."""
@@ -99,7 +99,10 @@ def describe(mode: Mode) -> str:
 class Sandbox:
     """One submission, started; ``ask`` it things. Use as a context manager: nothing is left behind."""
 
-    def __init__(self, submission: Path, limits: Limits, mode: Mode) -> None:
+    def __init__(
+        self, submission: Path, limits: Limits, mode: Mode, program: Program = "worker"
+    ) -> None:
+        """``program``: what runs beside the file, one of ``inside``."""
         self.limits = limits
         self.tried: dict[str, str] = {}
         """What the audit hook saw it try: kind -> how."""
@@ -127,11 +130,14 @@ class Sandbox:
             "requests": inner_requests,
             "replies": inner_replies,
         }
-        wall = wall_around(copy, limits.scratch_mib << 20) if walled else []
+        reads = program == "reader"
+        if reads:
+            settings["adderlab"] = _READING if walled else str(PACKAGE.parent)
+        wall = wall_around(copy, limits.scratch_mib << 20, reads=reads) if walled else []
         inside = "/inside" if walled else str(INSIDE)
         try:
             self._process = subprocess.Popen(
-                [*wall, *python_command(_BOOTSTRAP, inside, json.dumps(settings))],
+                [*wall, *python_command(_BOOTSTRAP, inside, program, json.dumps(settings))],
                 stdin=subprocess.DEVNULL,
                 stdout=inner_noise,
                 stderr=inner_noise,
@@ -305,6 +311,9 @@ _LIBRARIES = (
 )
 """All that is shown of the system: no /usr/bin, so nothing to start; no /etc and no /home."""
 _JAIL = "/jail"
+PACKAGE = Path(__file__).parents[1]
+"""This package, which the reader alone sees, in the folder ``_READING``."""
+_READING = "/reading"
 _NOBODY = 65534
 
 
@@ -355,7 +364,7 @@ def child_environment(scratch: str) -> dict[str, str]:
     }
 
 
-def wall_around(submission: Path, scratch_bytes: int) -> list[str]:
+def wall_around(submission: Path, scratch_bytes: int, *, reads: bool = False) -> list[str]:
     """The start of a command; what follows it (``python_command(...)``) runs behind the wall.
 
     The file is at ``/submission`` there, the worker's programs at ``/inside``, and ``/scratch`` can be
@@ -379,6 +388,9 @@ def wall_around(submission: Path, scratch_bytes: int) -> list[str]:
     command += _shown([*_LIBRARIES, *_python_files(), *packages()], root)
     inner = f"{root}/submission/{submission.name}"
     command += ["--ro-bind", str(INSIDE), f"{root}/inside"]
+    if reads:
+        shown = f"{root}{_READING}/{PACKAGE.name}"
+        command += [*_folders_above(shown), "--ro-bind", str(PACKAGE), shown]
     command += [*_folders_above(inner), "--ro-bind", str(submission), inner]
     command += ["--dev", f"{root}/dev", "--proc", f"{root}/proc"]
     command += ["--perms", "0777", "--size", str(scratch_bytes), "--tmpfs", f"{root}/scratch"]

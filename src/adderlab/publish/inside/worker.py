@@ -66,14 +66,20 @@ def main(arguments: str) -> None:
     import from), ``memory``, ``file_bytes`` (bytes), ``seconds`` (of computing), ``requests`` and
     ``replies`` (descriptors).
     """
-    settings = json.loads(arguments)
+    serve(json.loads(arguments), lambda: Submission)
+
+
+def serve(settings: dict[str, Any], prepare: Callable[[], Callable[[str], Any]]) -> None:
+    """``main`` with settings; ``prepare`` imports what is needed before anything is limited or watched,
+    and gives what is made of the submission's path: its ``answer`` replies to a request."""
     sys.path += settings["packages"]
     os.chdir(settings["scratch"])
     _import_torch(settings["submission"])
+    make = prepare()
     _set_limits(settings["memory"], settings["file_bytes"], settings["seconds"])
     send = _sender(settings["replies"])
     sys.addaudithook(_watcher(settings["scratch"], send))
-    submission = Submission(settings["submission"])
+    submission = make(settings["submission"])
     with os.fdopen(settings["requests"], "rb") as lines:
         for line in lines:
             send(submission.answer(json.loads(line)))

@@ -1,0 +1,138 @@
+"""Reads a stranger's model in its own process, and hands out what was read, as data.
+
+The only program here that uses adderlab: the very reading that a user's own file gets
+(``adderlab.reading``). Its answers may be forged by the stranger's code like all that is said here; what
+the parent does about that is in ``publish/handout.py`` and ``publish/decide.py``.
+
+Requests are ``{"do": ...}``:
+
+read      run the file and read its model: form, sizes, how it is asked; or why it cannot be read
+numbers   some entries of one table, as base64 of little-endian float64
+logits    what the model itself answers to sequences of tokens
+attack    the pair that comes nearest to failing, of the strata and a local search
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from .worker import serve
+
+_NEAR = 3
+"""Starts of the local search, for each digit of the sum."""
+_ATTACKED = 20
+"""Pairs of each stratum that are tried before it."""
+
+
+def main(arguments: str) -> None:
+    """As ``worker.main``, with ``adderlab``: the folder that holds the package."""
+    settings = json.loads(arguments)
+
+    def prepare() -> Callable[[str], Any]:
+        sys.path.append(settings["adderlab"])
+        import torch
+
+        import adderlab.proof.attack
+        import adderlab.reading.file_model
+        import adderlab.runs.checkpoints  # noqa: F401
+
+        torch.set_num_threads(1)
+        vars(torch)["set_num_threads"] = lambda count: None
+        return Reader
+
+    serve(settings, prepare)
+
+
+class Reader:
+    """The stranger's model, read."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._module: Any = None
+        self._config: Any = None
+        self._tables: dict[str, Any] = {}
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The reply to one request."""
+        try:
+            # A file may print while it is read, thousands of times.
+            with contextlib.redirect_stdout(io.StringIO()):
+                return getattr(self, request["do"])(request)
+        except BaseException as error:
+            memory = isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+            text = str(error) if type(error).__name__ in ("Failure", "UsageError") else _named(error)
+            leaves = isinstance(error, (SystemExit, KeyboardInterrupt))
+            return {"error": text[:600], "memory": memory, "exit": leaves}
+
+    def read(self, request: dict[str, Any]) -> dict[str, Any]:
+        from pathlib import Path
+
+        import torch
+
+        from adderlab.files.schema import to_dict
+        from adderlab.reading.file_model import read_file
+        from adderlab.runs.checkpoints import Checkpoint
+
+        self._config, params = read_file(Path(self._path))
+        checkpoint = Checkpoint(
+            config=self._config, params=params, recipe={}, step=0, val_exact=float("nan")
+        )
+        self._module = checkpoint.module()
+        if self._config.no_tables is not None:
+            return {"no_tables": self._config.no_tables[:600]}
+        with torch.no_grad():
+            stacked = {name: tensor.double() for name, tensor in checkpoint.stacked().items()}
+            tables = self._config.tables(stacked, exact=True)
+        self._tables = {name: tensor[0].contiguous() for name, tensor in tables.items()}
+        form, bound = tables.form, self._config.bound()
+        return {
+            "layout": to_dict(form.layout),
+            "program": to_dict(form.program),
+            "sizes": [form.heads, form.key_dim, form.value_dim],
+            "tables": {name: list(tensor.shape) for name, tensor in self._tables.items()},
+            "file": {
+                "parameters": bound["parameters"],
+                "ids": bound["ids"],
+                "order": bound["order"],
+                "double": bound["double"],
+                "trace_sha256": bound["trace_sha256"],
+            },
+            "weights_sha256": checkpoint.weights_sha256,
+            "last": self._config.live.reading.steps[0].last,
+        }
+
+    def numbers(self, request: dict[str, Any]) -> dict[str, Any]:
+        flat = self._tables[request["name"]].reshape(-1)
+        part = flat[request["start"] : request["start"] + request["count"]]
+        return {"numbers": _packed(part)}
+
+    def logits(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Of full sequences of the layout's tokens, at every answer step."""
+        import torch
+
+        with torch.no_grad():
+            logits = self._module.answer_logits(torch.tensor(request["tokens"]))
+        return {"numbers": _packed(logits.double())}
+
+    def attack(self, request: dict[str, Any]) -> dict[str, Any]:
+        from adderlab.evaluation.suites import strata
+        from adderlab.proof.attack import attack
+
+        found = attack(self._module, strata(_ATTACKED, request["seed"]), None, starts=_NEAR)
+        worst = found.worst
+        tried = sum(attempt.n for attempt in found.attempts)
+        return {"pair": list(worst.pair), "margin": worst.margin, "tried": tried}
+
+
+def _packed(tensor: Any) -> str:
+    return base64.b64encode(tensor.contiguous().numpy().astype("<f8").tobytes()).decode()
+
+
+def _named(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
