@@ -126,8 +126,8 @@ class Reader:
 
         found = attack(self._module, strata(_ATTACKED, request["seed"]), None, starts=_NEAR)
         worst = found.worst
-        tried = sum(attempt.n for attempt in found.attempts)
-        return {"pair": list(worst.pair), "margin": worst.margin, "tried": tried}
+        asked = sum(attempt.n for attempt in found.attempts)
+        return {"pair": list(worst.pair), "margin": worst.margin, "asked": asked}
 
 
 def _packed(tensor: Any) -> str:
