@@ -105,6 +105,7 @@ class Reader:
             },
             "weights_sha256": checkpoint.weights_sha256,
             "last": self._config.live.reading.steps[0].last,
+            "precision": self._config.live.agreement.precision,
         }
 
     def numbers(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -113,12 +114,21 @@ class Reader:
         return {"numbers": _packed(part)}
 
     def logits(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Of full sequences of the layout's tokens, at every answer step."""
+        """Of full sequences of the layout's tokens: at each answer step the model is called with what
+        stands before it, in the precision in which it agreed with its tables."""
         import torch
 
-        with torch.no_grad():
-            logits = self._module.answer_logits(torch.tensor(request["tokens"]))
-        return {"numbers": _packed(logits.double())}
+        from adderlab.reading.agreement import running
+
+        config, foreign = self._config, self._module.foreign
+        steps = []
+        with torch.no_grad(), running(foreign.model, config.live.agreement.precision):
+            for row in request["tokens"]:
+                own = foreign.tokens.of(torch.tensor([row]))
+                for last in config.token_layout.query_positions:
+                    found = foreign.call(own[:, : last + 1]).reshape(-1, len(config.order))
+                    steps.append(found[-1, list(config.order)].double())
+        return {"numbers": _packed(torch.stack(steps))}
 
     def attack(self, request: dict[str, Any]) -> dict[str, Any]:
         from adderlab.evaluation.suites import strata

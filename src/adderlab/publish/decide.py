@@ -1,0 +1,337 @@
+"""Whether a stranger's model adds all 10^20 pairs: read in the sandbox, decided outside.
+
+The reading runs beside the file and hands out tables, head program and prompt rule as data, which are
+taken in without trust (``handout``) and given to prover and checker (``proving``). Whose tables they
+are is then asked of the file, with what it could not foresee when it handed them out: sequences of
+tokens for its logits, pairs for its sums, and the very pairs at which the tables' lead is smallest.
+
+A refutation always ends in a pair whose wrong sum the file itself gave; only this process knows the
+sums, so it is certain. A proof is about the tables. docs/publishing.md says what the comparison can
+exclude.
+
+Shapes: N sequences, P positions, A answer steps, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import random
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adderlab.errors import Failure, UsageError
+from adderlab.evaluation.suites import strata
+from adderlab.files.atomic import write_bytes
+from adderlab.publish.handout import HandOut, Refused, numbers, take, take_numbers
+from adderlab.publish.proving import CERTIFICATE, NotComputed, Proved, prove_apart
+from adderlab.publish.sandbox import Ended, Limits, Mode, Sandbox
+from adderlab.publish.verification import Decided
+from adderlab.reading.agreement import SLACK, SLACK_FLOAT32
+from adderlab.task.layouts import OPERAND_LIMIT, Layout, from_digits, pairs_from_ints
+
+Pair = tuple[int, int]
+Answers = Callable[[list[Pair]], list[Any]]
+"""Pairs -> what the file answers to each; whatever is no whole number is wrong. Raises ``Ended``."""
+Progress = Callable[[str, int, int], None]
+
+SEQUENCES = 24
+"""Asked for their logits at every answer step: half are additions, half are any tokens."""
+ASKING_SECONDS, FEWEST_PAIRS, MOST_PAIRS = 6.0, 40, 2000
+"""Pairs drawn for the comparison: as many as the file answers in this time."""
+AT_ONCE = 50
+"""Of the pairs with the smallest margins, until one is wrong."""
+WORTH_COUNTING = 0.9
+"""Below this exact match a wrong pair is all: counting the others would take minutes."""
+_SECONDS = 180.0
+"""For prover and checker."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A file that is judged, and what is known of it."""
+
+    path: Path
+    source: str
+    ours: bool
+    """Whether it is a file that adderlab wrote, whose weights stand in its text."""
+    answers: Answers
+    pairs_per_second: float
+    wrong: tuple[Pair, ...]
+    """Pairs that it was seen to fail on."""
+    exact: float
+    """Its exact match on the board's pairs."""
+
+
+class _Unread(Exception):
+    """Why there are no tables, and the pair that an attack found, if it could look for one."""
+
+    def __init__(self, reason: str, pair: Pair | None = None) -> None:
+        super().__init__(reason)
+        self.pair = pair
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Read:
+    """Tables, and what the model answered to sequences that were drawn once they were here."""
+
+    handout: HandOut
+    message: dict[str, Any]
+    arrays: dict[str, NDArray[np.float64]]
+    sequences: list[list[int]]
+    logits_NAV: NDArray[np.float64]
+
+
+def decide(
+    subject: Subject,
+    *,
+    mode: Mode,
+    limits: Limits,
+    certificate: Path | None = None,
+    progress: Progress = lambda *_: None,
+) -> Decided:
+    """Decide all pairs for a file, or say why they cannot be decided.
+
+    ``mode`` and ``limits``: of the sandbox that reads it. ``certificate``: where a proof is written; a
+    name ending in .gz compresses it. Raises ``Failure`` if that cannot be written.
+    """
+    started = time.monotonic()
+    wrong = subject.wrong[0] if subject.wrong else None
+    if wrong and subject.exact < WORTH_COUNTING:
+        return Decided(verdict="refuted", counterexample=wrong, source="the score")
+    with tempfile.TemporaryDirectory(prefix="adderlab-decide-") as folder:
+        try:
+            decided = _decide(subject, mode, limits, Path(folder), progress)
+        except _Unread as unread:
+            decided = _undecided(subject, str(unread), unread.pair)
+        except NotComputed as stopped:
+            decided = _undecided(subject, str(stopped), None)
+        except Ended as end:
+            decided = Decided(reason=f"the file was to be asked again, and {end}")
+        if wrong and decided.verdict != "refuted":
+            decided = replace(decided, verdict="refuted", counterexample=wrong, source="the score")
+        if decided.verdict == "proved" and certificate is not None:
+            data = (Path(folder) / CERTIFICATE).read_bytes()
+            write_bytes(certificate, data if certificate.suffix == ".gz" else gzip.decompress(data))
+            decided = replace(decided, certificate=str(certificate))
+    return replace(decided, seconds=time.monotonic() - started)
+
+
+def check_certificate_name(path: Path) -> None:
+    """Raises ``UsageError`` where a certificate would be written over something else."""
+    if path.exists() and path.stat().st_size and not _is_certificate(path):
+        raise UsageError(f"{path} is no certificate: name another file for the certificate")
+
+
+def _is_certificate(path: Path) -> bool:
+    from adderlab.checker.document import read_document
+
+    try:
+        read_document(path)
+    except (Failure, UsageError):
+        return False
+    return True
+
+
+def _decide(subject: Subject, mode: Mode, limits: Limits, folder: Path, progress: Progress) -> Decided:
+    read = None if subject.ours else _read(subject, mode, limits, progress)
+    progress("proof", 0, 1)
+    proved = prove_apart(
+        folder,
+        seconds=min(_SECONDS, limits.seconds),
+        failing=subject.wrong,
+        handed=None if read is None else (read.message, read.arrays),
+        sequences=[] if read is None else read.sequences,
+        source=subject.source,
+        sha256=hashlib.sha256(subject.source.encode()).hexdigest(),
+        on_progress=progress,
+    )
+    basis = "the weights in its text, which adderlab wrote"
+    if read is not None:
+        difference, limit = _difference(read, proved)
+        if not difference <= limit:
+            raise NotComputed(
+                "the tables that were handed out are not those of its model: on sequences drawn "
+                f"afterwards a logit differs by {difference:.2g}"
+            )
+        calls = read.logits_NAV.shape[0] * read.logits_NAV.shape[1]
+        basis = (
+            f"tables read in the sandbox; its logits agree within {difference:.1e} on {calls} calls "
+            "drawn afterwards"
+        )
+    if proved.verdict == "refuted":
+        return _refuted(subject, proved, basis)
+    if proved.verdict == "undecided":
+        return _undecided(subject, proved.reason or "the prover stopped at its limit", proved.pair)
+    progress("pairs drawn for the comparison", 0, 1)
+    drawn = _unforeseen(subject.pairs_per_second)
+    for pairs in (list(proved.weakest), drawn):
+        if miss := _first_wrong(subject.answers, pairs):
+            reason = (
+                "its tables add every pair right in real arithmetic, and it does not: its arithmetic "
+                "rounds, or the tables are not its model's"
+            )
+            return Decided(verdict="refuted", counterexample=miss, reason=reason, source=basis)
+    asked = len(drawn) + len(proved.weakest)
+    return Decided(
+        verdict="proved",
+        failing_pairs=0,
+        margin=proved.margin_bound,
+        margin_pair=proved.pair,
+        source=f"{basis}; its sums of {asked:,} pairs, the weakest among them, are right",
+    )
+
+
+def _refuted(subject: Subject, proved: Proved, basis: str) -> Decided:
+    """With a pair that the file itself fails on."""
+    miss = subject.wrong[0] if subject.wrong else _first_wrong(subject.answers, list(proved.weakest))
+    if miss is None:
+        reason = (
+            "in real arithmetic some pairs fail; it answers the "
+            f"{len(proved.weakest)} worst of them correctly, within its rounding"
+        )
+        return Decided(
+            verdict="undecided",
+            reason=reason,
+            failing_pairs=proved.failing_pairs,
+            margin_pair=proved.pair,
+            source=basis,
+        )
+    return Decided(
+        verdict="refuted",
+        counterexample=miss,
+        failing_pairs=proved.failing_pairs,
+        reason=proved.reason or None,
+        margin_pair=proved.pair,
+        source=basis,
+    )
+
+
+def _undecided(subject: Subject, reason: str, pair: Pair | None) -> Decided:
+    """Without a proof, but perhaps with a pair that refutes all the same."""
+    if pair is not None and _first_wrong(subject.answers, [pair]):
+        return Decided(verdict="refuted", counterexample=pair, reason=reason, source="an attack")
+    return Decided(verdict="not decided", reason=reason, margin_pair=pair)
+
+
+def _first_wrong(answers: Answers, pairs: list[Pair]) -> Pair | None:
+    for start in range(0, len(pairs), AT_ONCE):
+        part = pairs[start : start + AT_ONCE]
+        for (a, b), answer in zip(part, answers(part), strict=True):
+            if answer != a + b:
+                return a, b
+    return None
+
+
+# Reading.
+
+
+def _read(subject: Subject, mode: Mode, limits: Limits, progress: Progress) -> _Read:
+    """Raises ``_Unread`` where there is nothing to prove."""
+    progress("reading", 0, 1)
+    try:
+        with Sandbox(subject.path, limits, mode, "reader") as box:
+            return _hand_out(box, limits)
+    except Ended as end:
+        raise _Unread(f"while it was read, {end}") from end
+    except Refused as refused:
+        raise _Unread(f"what its reading handed out is no reading ({refused})") from refused
+
+
+def _hand_out(box: Sandbox, limits: Limits) -> _Read:
+    message = box.ask("read", limits.load_seconds)
+    if "error" in message:
+        raise _Unread(_one_line(message["error"]))
+    if "no_tables" in message:
+        raise _Unread(_one_line(message["no_tables"]), _attacked(box, limits))
+    handout = take(message)
+    seconds = limits.answer_seconds
+    arrays = take_numbers(
+        handout,
+        lambda name, start, count: box.ask("numbers", seconds, name=name, start=start, count=count),
+    )
+    sequences = _sequences(handout.form.layout)
+    layout = handout.form.layout
+    shape = (len(sequences), layout.num_answers, layout.vocab_size)
+    reply = box.ask("logits", limits.load_seconds, tokens=sequences)
+    if "error" in reply:
+        raise _Unread(f"its model could not be asked for logits: {_one_line(reply['error'])}")
+    logits_NAV = numbers(reply, int(np.prod(shape)), "its logits").reshape(shape)
+    return _Read(
+        handout=handout, message=message, arrays=arrays, sequences=sequences, logits_NAV=logits_NAV
+    )
+
+
+def _attacked(box: Sandbox, limits: Limits) -> Pair | None:
+    """The pair that comes nearest to failing, where the model can be asked."""
+    try:
+        reply = box.ask("attack", limits.load_seconds, seed=random.SystemRandom().randrange(2**31))
+    except Ended:
+        return None
+    pair = reply.get("pair")
+    whole = isinstance(pair, list) and len(pair) == 2 and all(type(x) is int for x in pair)
+    if not whole or not all(0 <= x < OPERAND_LIMIT for x in pair):
+        return None
+    return pair[0], pair[1]
+
+
+def _one_line(text: Any) -> str:
+    """A stranger's text, short and without characters that steer a terminal."""
+    return "".join(c if c.isprintable() else " " for c in str(text)[:300]).strip()
+
+
+# What the file could not foresee.
+
+
+def _sequences(layout: Layout) -> list[list[int]]:
+    draw = random.SystemRandom()
+    pairs = _uniform(draw, SEQUENCES // 2)
+    additions_NP, _ = layout.encode(*pairs_from_ints(pairs))
+    P, V = layout.num_positions, layout.vocab_size
+    anything = [[draw.randrange(V) for _ in range(P)] for _ in range(SEQUENCES - len(pairs))]
+    return additions_NP.tolist() + anything
+
+
+def _unforeseen(per_second: float) -> list[Pair]:
+    """Uniform pairs, and as many of all strata, from a seed that nobody knew before."""
+    draw = random.SystemRandom()
+    count = max(FEWEST_PAIRS, min(MOST_PAIRS, int(ASKING_SECONDS * per_second))) // 2
+    pairs = _uniform(draw, count)
+    suite = strata(max(1, count // len(strata(1).groups) + 1), draw.randrange(2**31))
+    hard = [
+        (int(a), int(b))
+        for group in suite.groups
+        for a, b in zip(from_digits(group.a_BJ), from_digits(group.b_BJ), strict=True)
+    ]
+    return [*pairs, *draw.sample(hard, min(count, len(hard)))]
+
+
+def _uniform(draw: random.Random, count: int) -> list[Pair]:
+    return [(draw.randrange(OPERAND_LIMIT), draw.randrange(OPERAND_LIMIT)) for _ in range(count)]
+
+
+def _difference(read: _Read, proved: Proved) -> tuple[float, float]:
+    """(the largest difference of a logit, the largest that rounding explains)."""
+    tables_NAV, own_NAV = proved.logits, read.logits_NAV
+    assert tables_NAV is not None
+    last = read.handout.last
+    with np.errstate(all="ignore"):
+        if last != "logits":
+            tables_NAV = _log_softmax(tables_NAV)
+            own_NAV = np.log(own_NAV) if last == "probabilities" else _log_softmax(own_NAV)
+        difference = np.nan_to_num(np.abs(tables_NAV - own_NAV), nan=np.inf).max()
+    scale = max(1.0, float(np.abs(tables_NAV).max()))
+    slack = SLACK_FLOAT32 if read.handout.precision == "float32" else SLACK
+    return float(difference), slack * scale
+
+
+def _log_softmax(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    x = x - x.max(-1, keepdims=True)
+    return x - np.log(np.exp(x).sum(-1, keepdims=True))
