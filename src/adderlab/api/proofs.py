@@ -9,9 +9,10 @@ import dataclasses
 import os
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adderlab.api.models import ModelLike, load
+from adderlab.api.models import Model, ModelLike, load
 from adderlab.engine.select import single_threaded
 from adderlab.errors import Failure, UsageError
 from adderlab.evaluation.suites import strata
@@ -36,6 +37,7 @@ from adderlab.proof.window import (
     restricted,
     try_every_pair,
 )
+from adderlab.publish.submission import read_submission
 from adderlab.study.verdicts import checked
 
 if TYPE_CHECKING:
@@ -128,6 +130,7 @@ def check(
 ) -> Report:
     """Check a certificate against a model, independently of the prover, in rigorous arithmetic.
 
+    A submission that adderlab wrote is not run where the certificate is about the weights in its text.
     ``fp32``: ask too whether greedy decoding in IEEE fp32 adds every pair right, which takes most of
     the time. ``progress`` gets (leaves and cells checked, all of them).
 
@@ -141,9 +144,23 @@ def check(
             raise
         raise Failure("the check needs python-flint: pip install python-flint") from error
 
-    found = load(model)
+    found = _written_in(model, certificate) or load(model)
     found.need_code()
     return check_file(os.fspath(certificate), found, progress, fp32=fp32)
+
+
+def _written_in(model: ModelLike, certificate: str | os.PathLike[str]) -> Model | None:
+    """The model in a submission that adderlab wrote, where a certificate is about the weights in its
+    text; None where it is about a file's own operations, for which the file is run."""
+    from adderlab.checker.document import TRACED, read_document
+
+    if not isinstance(model, str | os.PathLike) or Path(model).suffix != ".py":
+        return None
+    path = Path(model)
+    own = read_submission(path.read_text(encoding="utf-8")) if path.is_file() else None
+    config = read_document(certificate).get("config")
+    traced = isinstance(config, dict) and TRACED in config
+    return None if own is None or traced else load(own.checkpoint())
 
 
 @single_threaded()

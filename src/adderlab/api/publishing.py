@@ -65,6 +65,7 @@ def verify(
     pairwise: bool = False,
     strata: int | None = None,
     prove: bool = True,
+    certificate: str | os.PathLike[str] | None = None,
     progress: Progress = lambda *_: None,
 ) -> Verification:
     """Run anyone's AdderBoard submission, a Python file with ``build_model`` and ``add``, in a sandbox.
@@ -72,8 +73,8 @@ def verify(
     ``sandbox``: "limits" bounds time, memory and output alone, for a container of your own. ``seconds``
     is for everything, ``answer_seconds`` for one answer. ``pairwise``: ask every pair through ``add``,
     also where the model can be driven in batches. ``strata``: pairs of each stratum, by default 1,000
-    in batches and 10 through ``add``. ``prove``: decide all pairs for a file that adderlab wrote.
-    ``progress`` gets (stage, done, of all).
+    in batches and 10 through ``add``. ``prove``: decide all 10^20 pairs; ``certificate``: write a
+    proof there, which ``check`` holds against the file. ``progress`` gets (stage, done, of all).
 
     Whatever is wrong with the submission is a verdict. Raises ``UsageError`` for a missing file, a wrong
     setting or a sandbox that is not here. Source: docs/publishing.md.
@@ -85,5 +86,6 @@ def verify(
         pairwise=pairwise,
         strata_pairs=strata,
         prove=prove,
+        certificate=None if certificate is None else Path(certificate),
         progress=progress,
     )

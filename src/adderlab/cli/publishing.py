@@ -79,7 +79,9 @@ class Verify:
     strata: Annotated[int | None, arg(metavar="N")] = None
     """Pairs of each stratum; else 1000 in batches, 10 through add."""
     prove: bool = True
-    """Prove it if it is a file that adderlab wrote."""
+    """Decide all 10^20 pairs: proved, refuted with a pair, or why not."""
+    certificate: Annotated[Path | None, arg(metavar="OUT")] = None
+    """Write the certificate of a proof here; a name ending in .gz compresses it."""
     sandbox: Literal["bubblewrap", "limits"] = "bubblewrap"
     """limits: no wall, only limits on memory, time and output; for a container of your own."""
     json: Switch = False
@@ -99,6 +101,7 @@ class Verify:
                 pairwise=self.pairwise,
                 strata=self.strata,
                 prove=self.prove,
+                certificate=self.certificate,
                 progress=progress,
             )
         if self.json:

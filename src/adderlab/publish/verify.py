@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,8 @@ from adderlab.errors import Failure, UsageError
 from adderlab.evaluation.exact import SuiteReport
 from adderlab.evaluation.suites import adderboard, strata
 from adderlab.files.atomic import disk_failure
-from adderlab.models.tables import why_no_tables
 from adderlab.publish.counting import Counts, Literals, count, judge_claim, outside_the_count
-from adderlab.publish.model_card import ask_prover
+from adderlab.publish.decide import Subject, check_certificate_name, decide
 from adderlab.publish.sandbox import Ended, Limits, Mode, Sandbox, describe, require
 from adderlab.publish.scoring import (
     Answerer,
@@ -30,7 +29,7 @@ from adderlab.publish.scoring import (
     find_prompt,
     find_reading,
 )
-from adderlab.publish.submission import Submission, read_submission
+from adderlab.publish.submission import read_submission
 from adderlab.publish.verification import Counted, Decided, Score, VerdictName, Verification, Watched
 from adderlab.task.layouts import OPERAND_LIMIT, SUM_DIGITS
 
@@ -50,6 +49,7 @@ def verify(
     pairwise: bool = False,
     strata_pairs: int | None = None,
     prove: bool = True,
+    certificate: Path | None = None,
     progress: Progress = lambda *_: None,
 ) -> Verification:
     """Run anybody's AdderBoard submission in a sandbox and judge it.
@@ -59,7 +59,8 @@ def verify(
     ``limits`` bounds seconds, memory and output. ``pairwise`` asks every pair through ``add``, also
     where the model can be driven in batches. ``strata_pairs`` is the number of pairs in each stratum
     (1 to 5,000; by default 1,000 in batches and 10 through ``add``). ``prove`` decides all 10^20 pairs
-    for a file that adderlab wrote. ``progress`` is called with (stage, done, of all).
+    (``decide``); ``certificate`` is where a proof is written. ``progress`` is called with (stage, done,
+    of all).
 
     Raises ``UsageError`` for a missing file, a wrong setting, or a sandbox that this machine does not
     have, and ``Failure`` for a file that is no text. Whatever is wrong with the submission is a verdict.
@@ -71,9 +72,19 @@ def verify(
         raise UsageError(f"strata must be 1 to {STRATUM} pairs each, not {strata_pairs}")
     path, limits = Path(path), limits or Limits()
     text = _text(path)
+    if certificate is not None:
+        check_certificate_name(certificate)
     require(sandbox)
     referee = _Referee(limits, pairwise, strata_pairs, progress)
-    own = _own(text, referee.notes)
+    if prove:
+        ours = _is_ours(text, referee.notes)
+        referee.decide = lambda answerer, reports: decide(
+            _subject(path, text, ours, answerer, reports),
+            mode=sandbox,
+            limits=limits,
+            certificate=certificate,
+            progress=referee.on_progress,
+        )
     with Sandbox(path, limits, sandbox) as box:
         referee.run(box)
     score = Score(
@@ -82,7 +93,6 @@ def verify(
         board_pairs=adderboard().num_pairs,
         how=referee.how,
     )
-    progress("decision", 0, 1)
     return Verification(
         file=str(path),
         sandbox=describe(sandbox),
@@ -99,33 +109,29 @@ def verify(
             confirmed=referee.confirmed,
         ),
         watched=Watched(),
-        decided=_refuted_by(score, _decided(own, prove)),
+        decided=_refuted_by(score, referee.decided),
         seconds=time.monotonic() - started,
     )
 
 
-def _decided(own: Submission | None, prove: bool) -> Decided:
-    """What the prover says of a file that adderlab wrote."""
-    if own is None:
-        return Decided(reason="only files that adderlab wrote can be read as weights")
-    if not prove:
-        return Decided(reason="the prover was not asked")
-    if reason := why_no_tables(own.config):
-        return Decided(reason=reason)
-    proof = ask_prover(own.checkpoint())
-    return Decided(
-        verdict=proof.verdict,  # type: ignore[bad-argument-type]
-        counterexample=proof.pair if proof.verdict == "refuted" else None,
-        failing_pairs=proof.failing_pairs,
-        margin=proof.margin_bound,
-        margin_pair=proof.pair,
-        source=proof.source,
+def _subject(
+    path: Path, text: str, ours: bool, answerer: Answerer, reports: Sequence[SuiteReport]
+) -> Subject:
+    """What ``decide`` needs of a file whose score is known."""
+    return Subject(
+        path=path,
+        source=text,
+        ours=ours,
+        answers=answerer.add,
+        pairs_per_second=1 / max(answerer.seconds_per_pair, 1e-5),
+        wrong=tuple((miss.a, miss.b) for report in reports for miss in report.failures),
+        exact=reports[0].total.exact_match,
     )
 
 
 def _refuted_by(score: Score, decided: Decided) -> Decided:
-    """A wrong sum of the score decides what the prover left open."""
-    if decided.verdict in ("proved", "refuted") or score.wrong_pair is None:
+    """A wrong sum of the score decides, however far the rest came."""
+    if decided.verdict == "refuted" or score.wrong_pair is None:
         return decided
     return Decided(verdict="refuted", counterexample=score.wrong_pair, source="the score")
 
@@ -145,14 +151,14 @@ def _text(path: Path) -> str:
         raise Failure(f"{path} is not text; name a Python file") from error
 
 
-def _own(text: str, notes: list[str]) -> Submission | None:
-    """The model of a file that adderlab wrote, read without running it; else a note says why not."""
+def _is_ours(text: str, notes: list[str]) -> bool:
+    """Whether adderlab wrote the file: its weights can be read without running it. Else a note says what
+    is wrong with a file that looks so."""
     try:
-        own = read_submission(text) if len(text) <= _LARGEST_OWN else None
+        return len(text) <= _LARGEST_OWN and read_submission(text) is not None
     except Failure as error:
         notes.append(f"not read as weights: {error}")
-        return None
-    return own
+        return False
 
 
 class _Referee:
@@ -171,6 +177,9 @@ class _Referee:
         self.claim, self.confirmed = "", None
         self.reports: list[SuiteReport] = []
         self.how = ""
+        self.decide: Callable[[Answerer, Sequence[SuiteReport]], Decided] | None = None
+        """Asked once the score is known, while the submission still answers."""
+        self.decided = Decided(reason="the prover was not asked")
 
     def verdict(self) -> VerdictName:
         if self.tried:
@@ -199,7 +208,7 @@ class _Referee:
         ]
 
     def _check(self, sandbox: Sandbox) -> None:
-        self._on_progress("loading", 0, 1)
+        self.on_progress("loading", 0, 1)
         # Before any of its code runs, so that the code cannot change what is counted.
         counted = sandbox.ask("literals", self._limits.load_seconds)
         if "error" in counted:
@@ -208,19 +217,22 @@ class _Referee:
         if "error" in loaded:
             raise Ended(f"it does not load: {loaded['error']}")
         self._note_metadata(loaded, Literals.of(counted))
-        self._on_progress("watching", 0, 1)
+        self.on_progress("watching", 0, 1)
         answerer, reading = self._watch(sandbox)
         self.how = answerer.how
-        self._on_progress("adderboard", 0, adderboard().num_pairs)
-        self.reports.append(evaluate(answerer, adderboard(), self._on_progress))
+        self.on_progress("adderboard", 0, adderboard().num_pairs)
+        self.reports.append(evaluate(answerer, adderboard(), self.on_progress))
         per_stratum = self._strata_pairs or (1000 if answerer.batched else 10)
-        self.reports.append(evaluate(answerer, strata(), self._on_progress, per_stratum))
+        self.reports.append(evaluate(answerer, strata(), self.on_progress, per_stratum))
+        if self.decide is not None:
+            self.decided = self.decide(answerer, self.reports)
         if self._passes():
-            self._on_progress("do the sums come from the model", 0, 1)
+            self.on_progress("do the sums come from the model", 0, 1)
             self._attempt(lambda: self._steer(sandbox, reading), "its outputs replaced")
             self._attempt(lambda: self._scramble(answerer), "its weights overwritten")
 
-    def _on_progress(self, stage: str, done: int, total: int) -> None:
+    def on_progress(self, stage: str, done: int, total: int) -> None:
+        """Where the checks are."""
         self._stage = (stage, done, total)
         self._progress(stage, done, total)
 

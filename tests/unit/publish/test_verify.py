@@ -15,13 +15,14 @@ from adderlab.evaluation.exact import Miss, Score, SuiteReport
 from adderlab.publish import sandbox as sandboxes
 from adderlab.publish import verify as module
 from adderlab.publish.counting import Counts, Literals
-from adderlab.publish.model_card import Credits, ProofStatement
+from adderlab.publish.decide import Subject
+from adderlab.publish.model_card import Credits
 from adderlab.publish.sandbox import Limits, Mode, describe
 from adderlab.publish.submission import submission_source
 from adderlab.publish.verification import Counted, Decided, Disagreement, Verification, Watched
 from adderlab.publish.verification import Score as Scored
 from adderlab.publish.verify import verify
-from adderlab.runs.checkpoints import Checkpoint, load_checkpoint
+from adderlab.runs.checkpoints import load_checkpoint
 from helpers.golden import Golden
 from helpers.models import config_of
 from helpers.reference import proved_model, reference_checkpoint
@@ -74,7 +75,7 @@ def test_an_honest_submission_is_qualified(verify_code: Callable[..., Verificati
     assert result.score.reports[0].total.n == 50 and result.score.reports[1].total.n == 64
     assert any("digit for digit" in note for note in result.notes)
     assert result.count.counts is not None and result.count.counts.parameters == 10
-    assert result.decided.verdict == "not decided" and "adderlab wrote" in str(result.decided.reason)
+    assert result.decided.verdict == "not decided" and "not asked" in str(result.decided.reason)
 
 
 def test_one_pair_at_a_time_gives_the_same(verify_code: Callable[..., Verification]) -> None:
@@ -135,34 +136,24 @@ def test_numbers_outside_the_count_are_named(verify_code: Callable[..., Verifica
         assert any(words in note for note in result.notes)
 
 
-def test_ours_is_proved_and_an_altered_one_is_not(
+def test_ours_is_known_by_its_text_and_an_altered_one_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "Sandbox", InProcess)
-    asked: list[Checkpoint] = []
-    answer = ProofStatement(
-        verdict="proved",
-        failing_pairs=0,
-        margin_bound=0.1,
-        margin_witness=0.2,
-        pair=(1, 2),
-        source="a test",
-    )
-    monkeypatch.setattr(module, "ask_prover", lambda checkpoint: asked.append(checkpoint) or answer)
+    asked: list[Subject] = []
+    answer = Decided(verdict="proved", margin=0.1)
+    monkeypatch.setattr(module, "decide", lambda subject, **_: asked.append(subject) or answer)
     code = exported("67p")
     result = verify(write(tmp_path, code), sandbox="limits", strata_pairs=2)
-    assert result.verdict == "qualified" and result.decided.verdict == "proved"
-    assert result.decided.margin == 0.1
-    original = proved_model("67p")
-    assert [each.weights_sha256 for each in asked] == [original.weights_sha256]
+    assert result.verdict == "qualified" and result.decided == answer
 
     lying = code.replace('"params": sum(p.numel() for p in model.parameters())', '"params": 10')
     result = verify(write(tmp_path, lying), sandbox="limits", strata_pairs=2)
-    assert result.verdict == "rejected" and result.decided.verdict == "not decided"
+    assert result.verdict == "rejected"
     (reason,) = result.rejections
     assert "10 parameters" in reason and "67" in reason
     assert any("not the code" in note for note in result.notes)
-    assert len(asked) == 1
+    assert [(each.ours, each.wrong, each.exact) for each in asked] == [(True, (), 1), (False, (), 1)]
 
 
 def test_a_model_that_answers_otherwise_in_batches_is_asked_one_by_one(
@@ -234,6 +225,7 @@ def test_in_the_real_sandbox_with_torch(tmp_path: Path) -> None:
         write(tmp_path, calculator()),
         limits=QUICK,
         strata_pairs=2,
+        prove=False,
         progress=lambda stage, done, total: stages.append(stage),
     )
     assert (result.verdict, result.failure, result.rejections) == ("qualified", None, ())
