@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from adderlab.api.proofs import repair as repair
     from adderlab.api.publishing import export as export
     from adderlab.api.publishing import verify as verify
+    from adderlab.api.publishing import verify_folder as verify_folder
     from adderlab.api.reports import Comparison as Comparison
     from adderlab.api.reports import Figure as Figure
     from adderlab.api.reports import Replayed as Replayed
@@ -65,7 +66,7 @@ _HOMES = {
     "api.training": ("Run", "train", "resume", "search", "open_run"),
     "api.studies": ("measure_rate", "sweep", "Sweep", "plan"),
     "api.proofs": ("prove", "prove_window", "check", "attack", "repair"),
-    "api.publishing": ("export", "verify"),
+    "api.publishing": ("export", "verify", "verify_folder"),
     "api.reports": (
         *("write_report", "compare", "Comparison", "figures", "Figure"),
         *("write_log", "replay", "Replayed"),

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
 from adderlab.api.models import ModelLike, load
 from adderlab.engine.select import single_threaded
+from adderlab.errors import UsageError
+from adderlab.files.atomic import write_text
 from adderlab.publish import export as exports
+from adderlab.publish import folder as folders
 from adderlab.publish import verify as verifications
 from adderlab.publish.export import Exported, Kind
+from adderlab.publish.folder import FileResult, FolderResult
 from adderlab.publish.model_card import SUITES
-from adderlab.publish.sandbox import Limits
+from adderlab.publish.sandbox import Limits, require
 from adderlab.publish.scoring import Progress
 from adderlab.publish.verification import Verification
+from adderlab.report.verified import verified_page
 
 
 @single_threaded()
@@ -89,3 +95,70 @@ def verify(
         certificate=None if certificate is None else Path(certificate),
         progress=progress,
     )
+
+
+@single_threaded()
+def verify_folder(
+    folder: str | os.PathLike[str],
+    *,
+    output: str | os.PathLike[str] | None = None,
+    sandbox: Literal["bubblewrap", "limits"] = "bubblewrap",
+    seconds: float = 1800.0,
+    answer_seconds: float = 30.0,
+    memory_mib: int = 4096,
+    pairwise: bool = False,
+    strata: int | None = None,
+    prove: bool = True,
+    on_result: Callable[[int, int, FileResult], None] = lambda *_: None,
+    progress: Progress = lambda *_: None,
+) -> FolderResult:
+    """``verify`` every submission in a folder and below it, into one table; a second call goes on.
+
+    A submission is a .py file that speaks of ``build_model``. ``output``: a folder for the results, by
+    default results/verified/NAME: a JSON file for each submission, table.json and index.html. What lies
+    there is kept for files, and data that they name, whose hash is the same, under the same settings;
+    the others are checked anew. The settings are those of ``verify``. ``on_result`` gets (which, of
+    all, result) of every file that was checked, ``progress`` (file and stage, done, of all).
+
+    Raises ``UsageError`` for a folder without submissions, an output folder that holds something else, a
+    wrong setting, or a sandbox that is not here. Source: docs/publishing.md.
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        raise UsageError(f"there is no folder {path}")
+    require(sandbox)
+    limits = Limits(seconds=seconds, answer_seconds=answer_seconds, memory_mib=memory_mib)
+    settings = {
+        "sandbox": sandbox,
+        "limits": dataclasses.asdict(limits),
+        "pairwise": pairwise,
+        "strata": strata,
+        "prove": prove,
+    }
+    at = ["", 0, 0]
+
+    def check(file: Path) -> Verification:
+        name, which, total = at
+        return verifications.verify(
+            file,
+            sandbox=sandbox,
+            limits=limits,
+            pairwise=pairwise,
+            strata_pairs=strata,
+            prove=prove,
+            progress=lambda stage, done, of: progress(f"{which}/{total} {name}: {stage}", done, of),
+        )
+
+    def on_file(which: int, total: int, name: str) -> None:
+        at[:] = name, which, total
+
+    result = folders.verify_folder(
+        path,
+        Path(output) if output is not None else Path("results") / "verified" / path.resolve().name,
+        check,
+        settings,
+        on_file=on_file,
+        on_result=on_result,
+    )
+    write_text(result.output / "index.html", verified_page(result))
+    return result

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from adderlab.cli.options import Switch, WeightsOptions, arg, emit_json
+from adderlab.cli.options import Switch, WeightsOptions, arg, emit_json, print_note
 
 if TYPE_CHECKING:
     from adderlab.publish.scoring import Progress
@@ -64,10 +64,13 @@ class Export(WeightsOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class Verify:
-    """Check anybody's AdderBoard submission, safely: correct sums, a true count, sums from the model."""
+    """Check anybody's AdderBoard submission, or a folder of them, safely: correct sums, a true count,
+    sums from the model, all 10^20 pairs."""
 
-    submission: Annotated[Path, tyro.conf.Positional, arg(metavar="SUBMISSION.py")]
-    """The file. It is run in a sandbox (--sandbox)."""
+    submission: Annotated[Path, tyro.conf.Positional, arg(metavar="SUBMISSION.py|DIR")]
+    """The file, run in a sandbox (--sandbox); or a folder, whose files make one table."""
+    output: Annotated[Path | None, arg(aliases=["-o"], metavar="OUT")] = None
+    """Of a folder: where results go, and a second call finds them; else results/verified/DIR."""
     timeout: float = 1800.0
     """Seconds for everything."""
     answer_timeout: float = 30.0
@@ -88,21 +91,25 @@ class Verify:
     """Print one object instead of text."""
 
     def run(self) -> int:
-        """0 if it is qualified, 1 if not."""
+        """0 if it is qualified, 1 if not; of a folder, 0 if all are."""
         import adderlab
 
-        with _bar() as progress:
+        settings = {
+            "sandbox": self.sandbox,
+            "seconds": self.timeout,
+            "answer_seconds": self.answer_timeout,
+            "memory_mib": self.memory,
+            "pairwise": self.pairwise,
+            "strata": self.strata,
+            "prove": self.prove,
+        }
+        if self.submission.is_dir():
+            return self._folder(settings)
+        if self.output is not None:
+            raise adderlab.UsageError("--output is where the results of a folder go; name a folder")
+        with _bar() as (_, progress):
             result = adderlab.verify(
-                self.submission,
-                sandbox=self.sandbox,
-                seconds=self.timeout,
-                answer_seconds=self.answer_timeout,
-                memory_mib=self.memory,
-                pairwise=self.pairwise,
-                strata=self.strata,
-                prove=self.prove,
-                certificate=self.certificate,
-                progress=progress,
+                self.submission, **settings, certificate=self.certificate, progress=progress
             )
         if self.json:
             emit_json(result.to_dict())
@@ -110,23 +117,55 @@ class Verify:
             print("\n".join(result.describe()))
         return 0 if result.verdict == "qualified" else 1
 
+    def _folder(self, settings: dict[str, Any]) -> int:
+        import adderlab
+
+        if self.certificate is not None:
+            raise adderlab.UsageError("--certificate is of one file; name the file")
+        try:
+            with _bar() as (log, progress):
+                result = adderlab.verify_folder(
+                    self.submission,
+                    output=self.output,
+                    **settings,
+                    on_result=lambda which, total, each: log(f"{which}/{total} {each.line()}"),
+                    progress=progress,
+                )
+        except KeyboardInterrupt:
+            print_note("Stopped. The same command goes on with the next file.")
+            raise
+        if self.json:
+            emit_json(result.to_dict())
+        else:
+            print("\n".join(result.describe()))
+        return 0 if result.all_qualified else 1
+
 
 @contextmanager
-def _bar() -> "Iterator[Progress]":
-    """A bar on stderr, from the first stage on: a command that is refused prints its line alone."""
+def _bar() -> "Iterator[tuple[Callable[[str], None], Progress]]":
+    """A bar on stderr, from the first stage on: a command that is refused prints its line alone. With
+    it, a function that prints a line above it."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    bars = Progress(*columns, console=Console(stderr=True), transient=True)
+    console = Console(stderr=True)
+    bars = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
     bar = bars.add_task("loading", total=None)
 
     def update(stage: str, done: int, total: int) -> None:
         bars.start()
-        bars.update(bar, description=stage, completed=done, total=total if total > 1 else None)
+        bars.update(bar, description=escape(stage), completed=done, total=total if total > 1 else None)
+
+    def log(line: str) -> None:
+        if console.is_terminal:
+            bars.console.print(escape(line), highlight=False)
+        else:
+            print_note(line)
 
     try:
-        yield update
+        yield log, update
     finally:
         if bars.live.is_started:
             bars.stop()

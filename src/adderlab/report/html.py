@@ -161,6 +161,14 @@ table { border-collapse: collapse; font-size: 14px; }
 .scroll { overflow-x: auto; margin: 8px 0 16px; }
 th, td { text-align: left; padding: 4px 12px 4px 0; border-bottom: 1px solid var(--line);
   vertical-align: top; }
+@media (max-width: 600px) {
+  main { padding: 16px; }
+  .rows, .rows tbody, .rows tr, .rows td { display: block; }
+  .rows thead { display: none; }
+  .rows tr { border-bottom: 2px solid var(--line); padding: 8px 0; }
+  .rows td, .rows td.n { border: 0; text-align: left; padding: 1px 0; overflow-wrap: anywhere; }
+  .rows td[data-name]::before { content: attr(data-name) ": "; color: var(--muted); }
+}
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
 code, pre, .sum { font-size: 14px;
   font-family: ui-monospace, "SF Mono", Menlo, "DejaVu Sans Mono", monospace; }
