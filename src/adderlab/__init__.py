@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from adderlab.api.reports import Figure as Figure
     from adderlab.api.reports import Replayed as Replayed
     from adderlab.api.reports import compare as compare
+    from adderlab.api.reports import explore as explore
     from adderlab.api.reports import figures as figures
     from adderlab.api.reports import replay as replay
     from adderlab.api.reports import write_log as write_log
@@ -68,7 +69,7 @@ _HOMES = {
     "api.proofs": ("prove", "prove_window", "check", "attack", "repair"),
     "api.publishing": ("export", "verify", "verify_folder"),
     "api.reports": (
-        *("write_report", "compare", "Comparison", "figures", "Figure"),
+        *("write_report", "explore", "compare", "Comparison", "figures", "Figure"),
         *("write_log", "replay", "Replayed"),
     ),
 }

@@ -13,14 +13,16 @@ from typing import Any, Protocol, TypeAlias
 
 from adderlab.api.models import ModelLike, load
 from adderlab.engine.select import single_threaded
-from adderlab.errors import UsageError
+from adderlab.errors import Failure, UsageError
 from adderlab.files.atomic import write_text
 from adderlab.reading.file_model import read_file
 from adderlab.report import figures as charts
 from adderlab.report.comparison import Comparison, compare_runs
-from adderlab.report.evidence import is_run, read_run
+from adderlab.report.describe import describe_model
+from adderlab.report.evidence import CertificateRecord, is_run, read_results, read_run
 from adderlab.report.figures import dissect
 from adderlab.report.html import STYLE
+from adderlab.report.html import refuse_foreign as refuse_foreign_page
 from adderlab.report.log import refuse_foreign
 from adderlab.report.log import write_log as write_log_file
 from adderlab.report.replay import (
@@ -48,6 +50,7 @@ RunLike: TypeAlias = "str | os.PathLike[str] | HasFolder"
 """A run, a search, a rate or a sweep: its folder, or what the function that wrote it returned."""
 
 LOG = Path("EXPERIMENTS.md")
+EXPLORER = Path("explore.html")
 EVIDENCE = (Path("records"), Path("results"))
 """Where evidence lies unless folders are named."""
 
@@ -76,8 +79,68 @@ def write_report(
         raise UsageError("name at least one run folder, for example results/runs/main")
     if output is None:
         output = evidence[0].path / "report.html" if len(evidence) == 1 else Path("results/report.html")
+    refuse_foreign_page(Path(output))
     write_text(Path(output), report_page(evidence))
     return Path(output)
+
+
+@single_threaded()
+def explore(
+    model: ModelLike,
+    output: str | os.PathLike[str] = EXPLORER,
+    *,
+    certificate: str | os.PathLike[str] | None = None,
+) -> Path:
+    """One HTML file in which a reader types two numbers and watches the model add them: where each step
+    looks, the number that it carries, its logits; moves the parameters; and sees a live count of how
+    many of some thousand sampled pairs are still right.
+
+    It opens offline in any browser and computes the model itself, in a script. ``certificate``: what is
+    known of the model over all pairs; default: the file NAME.cert.json.gz beside its checkpoint NAME.pt,
+    or the verdict of its run. Returns the file's path.
+
+    Raises ``UsageError`` for a model outside the table form, a certificate of another model, or an
+    ``output`` that holds something else; ``Failure`` if it cannot be read or written.
+    """
+    from adderlab.report.explore import Explored, explorer_page
+
+    output = Path(output)
+    refuse_foreign_page(output)
+    found = load(model)
+    found.need_code()
+    proof = _proof_of(model, found, None if certificate is None else Path(certificate))
+    named = describe_model(found.config).split(" (")[0].split(":")[0]
+    if named == "no preset":
+        named = f"{found.num_parameters} parameters"
+    seed = "" if found.seed is None else f"seed {found.seed}, "
+    trained = f"{seed}step {found.step:,}; trained by {found.origin}" if found.step else found.origin
+    about = f"{found.num_parameters} parameters, layout {found.config.layout}; {trained}"
+    title = f"{named}: watch it add"
+    page = explorer_page(Explored(title=title, about=about, model=found, proof=proof))
+    write_text(output, page)
+    return output
+
+
+def _proof_of(model: ModelLike, found: Checkpoint, certificate: Path | None) -> CertificateRecord | None:
+    """What is known of a model over all pairs."""
+    if certificate is None:
+        folder = getattr(model, "folder", model)
+        if isinstance(folder, str | os.PathLike) and is_run(Path(folder)):
+            return read_run(Path(folder)).proof
+        if found.path is None:
+            return None
+        certificate = found.path.with_suffix(".cert.json.gz")
+        if not certificate.is_file():
+            return None
+    elif not certificate.is_file():
+        raise UsageError(f"there is no file {certificate}; adderlab prove MODEL -o FILE writes one")
+    problems: list[str] = []
+    _, records = read_results([certificate], problems)
+    if not records:
+        raise Failure(problems[0] if problems else f"{certificate} is no certificate")
+    if records[0].weights_sha256 != found.weights_sha256:
+        raise UsageError(f"{certificate} is about other weights than those of {found.path or model}")
+    return records[0]
 
 
 def compare(runs: Sequence[RunLike]) -> Comparison:

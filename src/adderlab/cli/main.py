@@ -43,6 +43,7 @@ COMMANDS = {
     "log": "write EXPERIMENTS.md from runs, evaluations and certificates",
     "replay": "run a declared series of experiments, check and log it",
     "report": "one HTML file about a run: curves, digits, attention, margins, failures",
+    "explore": "one HTML file to type two numbers and watch a model add, and to move its parameters",
     "compare": "runs side by side: success rates, tests, settings that differ",
     "export": "publish a checkpoint: a one-file submission, weights, a hub folder, ONNX",
     "verify": "check anybody's submission, in a sandbox: sums, parameters, whose sums they are",
@@ -54,7 +55,7 @@ _MODULES = {
     "studies": ("plan", "sweep", "rate"),
     "models": ("evaluate", "predict", "inspect", "zoo", "settings"),
     "proofs": ("prove", "check", "attack", "repair"),
-    "reports": ("log", "replay", "report", "compare"),
+    "reports": ("log", "replay", "report", "explore", "compare"),
     "publishing": ("export", "verify"),
 }
 """Module of ``adderlab.cli`` -> the subcommands that it has, each as a dataclass of that name: its

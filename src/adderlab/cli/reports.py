@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from adderlab.cli.options import Switch, arg, emit_json
+from adderlab.cli.options import Switch, WeightsOptions, arg, emit_json
 
 if TYPE_CHECKING:
     from adderlab.report.comparison import Comparison
@@ -29,6 +29,31 @@ class Report:
         from adderlab.api.reports import write_report
 
         print(f"Report: {write_report(self.runs, self.output)}")
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explore(WeightsOptions):
+    """One HTML file in which one types two numbers, watches a model add them, and moves its parameters.
+
+    It opens offline in any browser, and computes the model itself.
+    """
+
+    checkpoint: Annotated[Path, tyro.conf.Positional, arg(metavar="CKPT|FILE.py")]
+    """A checkpoint file, the folder of a run (its best model), or a Python file, which is run."""
+    output: Annotated[Path, arg(metavar="F", aliases=["-o"])] = Path("explore.html")
+    """The file to write, never over one that adderlab did not write."""
+    certificate: Annotated[Path | None, arg(metavar="CERT")] = None
+    """What is known of the model over all pairs; default: NAME.cert.json.gz beside NAME.pt."""
+
+    def run(self) -> int:
+        """Write the page."""
+        import adderlab
+
+        written = adderlab.explore(
+            self.model(self.checkpoint), self.output, certificate=self.certificate
+        )
+        print(f"Explorer: {written}")
         return 0
 
 

@@ -12,7 +12,10 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from pathlib import Path
 
+from adderlab.errors import UsageError
+from adderlab.files.atomic import disk_failure
 from adderlab.format import tick
 
 
@@ -76,15 +79,40 @@ def tile(ask: str, answer: str, more: str, mood: str) -> str:
     )
 
 
-def page(title: str, body: str) -> str:
-    """A whole file around ``body`` (HTML): it fetches nothing and runs nothing."""
+def page(title: str, body: str, *, kind: str = "report", style: str = "") -> str:
+    """A whole file around ``body`` (HTML); it fetches nothing. ``kind``: what writes it; ``style``: its
+    rules besides those of every page."""
     head = (
-        '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta charset="utf-8"><meta name="generator" content="{GENERATOR} {kind}">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style>"
+        f"<title>{escape(title)}</title><style>{STYLE}{style}</style>"
     )
     body = f"<head>{head}</head>\n<body><main>\n{body}\n</main></body>"
     return f'<!DOCTYPE html>\n<html lang="en">{body}</html>\n'
+
+
+GENERATOR = "adderlab"
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+"""What the browser lets a page do: draw and run what is in it, and fetch nothing."""
+
+
+def refuse_foreign(output: Path) -> None:
+    """Raises ``UsageError`` if the file exists and is no page of ours: it is the user's own."""
+    if not output.is_file():
+        return
+    try:
+        with output.open(encoding="utf-8", errors="replace") as file:
+            beginning = file.read(2000)
+    except OSError as error:
+        raise disk_failure(error, output, "read") from error
+    # Reports of version 0.2 name their program in the title alone.
+    ours = (f'name="generator" content="{GENERATOR} ', "adderlab report</title>")
+    if beginning.strip() and not any(mark in beginning for mark in ours):
+        raise UsageError(
+            f"{output} was not written by adderlab and is left as it is; name another file with -o"
+        )
 
 
 STYLE = """

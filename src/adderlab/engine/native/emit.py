@@ -72,18 +72,27 @@ class _Buffer:
         self.first = self.last = -1
 
 
+Place = tuple[_Buffer, int]
+"""Where a tensor begins: in which allocation, and how far into it."""
+
+
 class Emitter(Interpreter):
-    """Runs the graph on the examples and notes code; ``source`` gives it out."""
+    """Runs the graph on the examples and notes code; ``source`` gives it out.
+
+    What is noted is nearly free of C++; ``engine.javascript`` writes it in another language.
+    """
 
     def __init__(self, graph: GraphModule, examples: Sequence[Tensor]) -> None:
         super().__init__(graph)
         self._buffers: dict[int, _Buffer] = {}
         self._alive: list[Any] = []  # keeps every storage, so that no address is used twice
         self._scratch: list[_Buffer] = []
-        self._lines: list[tuple[str, list[tuple[_Buffer, int]]]] = []
-        self._constants: list[str] = []
+        self.lines: list[tuple[str, list[Place]]] = []
+        """A loop each; ``@0``, ``@1``, ... in its text stand for pointers to the places beside it."""
+        self.constants: dict[str, list[float]] = {}
         self._unwritten: dict[str, Tensor] = {}
-        self._tables: dict[str, str] = {}
+        self.tables: dict[str, str] = {}
+        """Whole numbers with commas -> the name of their array."""
         self._helped = self._vectors = False
         """Whether the code calls what ``formulas`` writes for it."""
         self._num_inputs = len(examples)
@@ -95,6 +104,7 @@ class Emitter(Interpreter):
             # Torch adds the whole graph to the message.
             raise NoCode(str(error).partition("\n")[0]) from None
         self.output_shapes = [tuple(tensor.shape[1:]) for tensor in results]
+        self.output_sizes = [tensor.numel() for tensor in results]
         for i, result in enumerate(results):
             output = torch.empty_like(result, memory_format=torch.contiguous_format)
             self._alive.append(output)
@@ -146,30 +156,26 @@ class Emitter(Interpreter):
         if _key(tensor) in self._buffers:
             return
         storage = torch.empty(0, dtype=tensor.dtype).set_(tensor.untyped_storage())
-        name = f"c{len(self._constants)}"
-        self._constants.append(
-            _array(name, storage.float().tolist() if storage.is_floating_point() else [])
-        )
+        name = f"c{len(self.constants)}"
+        self.constants[name] = storage.double().tolist() if storage.is_floating_point() else []
         self._buffers[_key(tensor)] = _Buffer("constant", len(storage), name)
         if not storage.is_floating_point():
             # Most are indices, which no code reads.
             self._unwritten[name] = storage
 
-    def _place(self, tensor: Tensor) -> tuple[_Buffer, int]:
+    def _place(self, tensor: Tensor) -> Place:
         """Where a tensor that code reads or writes begins."""
         buffer = self._buffers[_key(tensor)]
         if buffer.base in self._unwritten:
-            numbers = self._unwritten.pop(buffer.base).tolist()
-            self._constants[int(buffer.base[1:])] = _array(buffer.base, numbers)
+            self.constants[buffer.base] = self._unwritten.pop(buffer.base).double().tolist()
         return buffer, int(tensor.storage_offset())
 
-    def _emit(self, line: str, places: list[tuple[_Buffer, int]]) -> None:
-        """``@0``, ``@1``, ... in ``line`` stand for pointers to the places (buffer, offset)."""
+    def _emit(self, line: str, places: list[Place]) -> None:
         for buffer, _ in places:
-            buffer.last = len(self._lines)
+            buffer.last = len(self.lines)
             if buffer.first < 0:
                 buffer.first = buffer.last
-        self._lines.append((line, places))
+        self.lines.append((line, places))
 
     # Operations ----------------------------------------------------------------------------------
 
@@ -281,7 +287,7 @@ class Emitter(Interpreter):
 
     def _table(self, places: Tensor) -> str:
         numbers = ",".join(map(str, places.flatten().tolist()))
-        return self._tables.setdefault(numbers, f"t{len(self._tables)}")
+        return self.tables.setdefault(numbers, f"t{len(self.tables)}")
 
     def _reduce(self, name: str, out: Tensor, args: Any, kwargs: Any) -> None:
         """Sums, means and extremes along axes."""
@@ -323,7 +329,23 @@ class Emitter(Interpreter):
         )
 
     def _multiply(self, name: str, out: Tensor, args: Any, kwargs: Any) -> None:
-        """Products of matrices, with what is added to them."""
+        found = self._product(name, out, args, kwargs)
+        if found is None:
+            return
+        added, target, a, b = found
+        text = product(
+            (target.shape[0], a.shape[1], a.shape[2], b.shape[2]),
+            (target.stride(), a.stride(), b.stride()),
+            add=added,
+        )
+        self._emit(text, [self._place(target), self._place(a), self._place(b)])
+        self._vectors = True
+
+    def _product(
+        self, name: str, out: Tensor, args: Any, kwargs: Any
+    ) -> tuple[bool, Tensor, Tensor, Tensor] | None:
+        """(Whether the result already holds what is added, result, a, b) of a product of matrices a @ b,
+        each with an axis in front; None where it has no numbers."""
         start, (a, b) = (args[0], args[1:3]) if name.startswith(("add", "badd")) else (None, args[:2])
         alpha, beta = kwargs.get("alpha", 1), kwargs.get("beta", 1)
         if alpha != 1 or beta != 1:
@@ -335,16 +357,10 @@ class Emitter(Interpreter):
         if target.ndim == 2:
             target, a, b = target[None], a[None], b[None]
         if target.numel() == 0:
-            return
+            return None
         if start is not None:
             self._elementwise(out, "{}", (start,))
-        text = product(
-            (target.shape[0], a.shape[1], a.shape[2], b.shape[2]),
-            (target.stride(), a.stride(), b.stride()),
-            add=start is not None,
-        )
-        self._emit(text, [self._place(target), self._place(a), self._place(b)])
-        self._vectors = True
+        return start is not None, target, a, b
 
     def _in_place(self, name: str, args: Any, out: Tensor) -> None:
         constant = self._buffers[_key(out)]
@@ -353,7 +369,8 @@ class Emitter(Interpreter):
             return  # done already, to the very numbers that are written down when they are needed
         if constant.kind == "constant":
             copy = self._buffer(out)
-            self._emit(f"std::memcpy(@0, @1, {4 * copy.size});", [(copy, 0), (constant, 0)])
+            whole = f"for (int i0 = 0; i0 < {copy.size}; i0++) @0[i0] = @1[i0];"
+            self._emit(whole, [(copy, 0), (constant, 0)])
         if name == "copy":
             self._elementwise(out, "{}", (args[1],))
         elif name == "zero":
@@ -392,13 +409,17 @@ class Emitter(Interpreter):
 
     # Source --------------------------------------------------------------------------------------
 
+    def give_places(self) -> int:
+        """A place in scratch memory for everything that needs one; how many numbers it holds."""
+        return _give_places(self._scratch)
+
     def source(self) -> str:
         """The whole C++ file; its entry point is ``run``."""
-        scratch = _give_places(self._scratch)
+        scratch = self.give_places()
         arguments = "const float* const* x, float* const* y, float* __restrict w"
         functions, calls = [], []
-        for start in range(0, len(self._lines), OPERATIONS_PER_FUNCTION):
-            name, chosen = f"part{len(calls)}", self._lines[start : start + OPERATIONS_PER_FUNCTION]
+        for start in range(0, len(self.lines), OPERATIONS_PER_FUNCTION):
+            name, chosen = f"part{len(calls)}", self.lines[start : start + OPERATIONS_PER_FUNCTION]
             body = "\n".join(f"    {_fill(line, places)}" for line, places in chosen)
             functions.append(f"static __attribute__((noinline)) void {name}({arguments}) {{\n{body}\n}}")
             calls.append(f"{name}(x, y, w);")
@@ -408,10 +429,11 @@ class Emitter(Interpreter):
             outputs=len(self.output_shapes),
             calls="\n    ".join(calls),
         )
-        tables = [f"static const int {name}[] = {{{text}}};" for text, name in self._tables.items()]
+        tables = [f"static const int {name}[] = {{{text}}};" for text, name in self.tables.items()]
         helpers = [HELPERS] if self._helped else []
         vectors = [VECTORS] if self._vectors else []
-        return "\n".join([HEADER, *helpers, *vectors, *self._constants, *tables, *functions, footer])
+        constants = [_array(name, numbers) for name, numbers in self.constants.items()]
+        return "\n".join([HEADER, *helpers, *vectors, *constants, *tables, *functions, footer])
 
 
 def _array(name: str, numbers: Sequence[float]) -> str:
@@ -522,7 +544,7 @@ def _index(axes: Sequence[tuple[int, list[int]]], tensor: int) -> str:
     return " + ".join(terms) or "0"
 
 
-def _fill(line: str, places: Sequence[tuple[_Buffer, int]]) -> str:
+def _fill(line: str, places: Sequence[Place]) -> str:
     for i, (buffer, offset) in enumerate(places):
         line = line.replace(f"@{i}", f"({buffer.base} + {offset})")
     return line

@@ -17,7 +17,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -25,6 +25,9 @@ from torch import Tensor
 from adderlab.engine.base import Function
 from adderlab.engine.native.build import FOLDER, Log, cache_folder, load_library, to_stderr
 from adderlab.files.atomic import write_text
+
+if TYPE_CHECKING:
+    from torch.fx import GraphModule
 
 
 class NoCode(Exception):
@@ -96,20 +99,26 @@ def _written(
     return path, known
 
 
-def _trace(function: Function, examples: Sequence[Tensor], lean: bool = False) -> str:
+def traced(function: Function, examples: Sequence[Tensor], *, lean: bool) -> GraphModule:
+    """The operations of one call. ``lean``: without what no result needs."""
     # Importing what traces takes a second, and is needed once per model and machine.
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    from adderlab.engine.native.emit import Emitter
     from adderlab.engine.native.formulas import COMPOUND
 
-    examples = [example.detach().clone().contiguous() for example in examples]
-    assert all(example.dtype == torch.float32 and len(example) == 1 for example in examples)
     function(*examples)  # what it keeps for later calls must not become part of the trace
     graph = make_fx(function, COMPOUND)(*examples)
     if lean:
         graph.graph.eliminate_dead_code()
-    emitter = Emitter(graph, examples)
+    return graph
+
+
+def _trace(function: Function, examples: Sequence[Tensor], lean: bool = False) -> str:
+    from adderlab.engine.native.emit import Emitter
+
+    examples = [example.detach().clone().contiguous() for example in examples]
+    assert all(example.dtype == torch.float32 and len(example) == 1 for example in examples)
+    emitter = Emitter(traced(function, examples, lean=lean), examples)
     return f"{SHAPES}{json.dumps(emitter.output_shapes)}\n{emitter.source()}"
 
 

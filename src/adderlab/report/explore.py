@@ -1,0 +1,154 @@
+"""The explorer: a page on which one types two numbers and watches a model add them, step by step, and
+moves its parameters.
+
+One file that fetches nothing. Its script is the model itself (``engine.javascript``) and
+``explore.js``, which draws; nothing here computes what the page shows.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from adderlab.engine.javascript.model import Script, script
+from adderlab.evaluation.suites import Suite, strata
+from adderlab.report.evidence import CertificateRecord
+from adderlab.report.html import page, tag, tile
+from adderlab.runs.checkpoints import Checkpoint
+
+PER_STRATUM = 80
+"""Sampled pairs of each stratum, over which the page counts."""
+ASK = "Right on all 10^20 pairs?"
+VERDICTS = {"proved": ("Yes, proved", "yes"), "refuted": ("No, refuted", "no")}
+FIRST = (9876543210, 123456799)
+"""The pair that is shown first where no weakest one is known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explored:
+    """What the page says of a model besides what it computes."""
+
+    title: str
+    about: str
+    """One line: what it is and where it comes from."""
+    model: Checkpoint
+    proof: CertificateRecord | None = None
+    """What is known of it over all pairs."""
+
+
+def explorer_page(explored: Explored) -> str:
+    """The whole HTML file. Raises ``UsageError`` for a model outside the table form."""
+    model = explored.model
+    made = script(model.config, model.params)
+    data = _data(explored, made, strata(PER_STRATUM))
+    # Nothing between script tags may look like the end of one.
+    constant = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
+    folder = Path(__file__).parent
+    drawing = (folder / "explore.js").read_text(encoding="utf-8")
+    code = f'"use strict";\nconst MODEL = {constant};\n{made.source}\n{drawing}'
+    assert "</script" not in code
+    style = (folder / "explore.css").read_text(encoding="utf-8")
+    body = f"{_body(explored, made)}\n<script>\n{code}</script>"
+    return page(f"{explored.title} - adderlab explore", body, kind="explore", style=style)
+
+
+def _data(explored: Explored, made: Script, sample: Suite) -> dict[str, Any]:
+    """``MODEL`` of the script."""
+    proof, columns = explored.proof, made.form["layout"]["columns"]
+    groups, digits, start = [], [], 0
+    for group in sample.groups:
+        groups.append({"name": group.name, "start": start, "count": group.num_pairs})
+        start += group.num_pairs
+        for a_J, b_J in zip(group.a_BJ.tolist(), group.b_BJ.tolist(), strict=True):
+            digits += [*a_J[:columns], *b_J[:columns]]
+    worst = None if proof is None else [str(number) for number in proof.pair]
+    failing = proof.counterexample if proof is not None else None
+    return {
+        "form": made.form,
+        "parameters": [
+            {"name": name, "shape": list(value.shape), "values": value.flatten().tolist()}
+            for name, value in made.parameters.items()
+        ],
+        "pairs": {
+            "first": worst or [str(number) for number in FIRST],
+            "worst": worst,
+            "failing": [] if failing is None else [[str(number) for number in failing]],
+        },
+        "sample": {"groups": groups, "digits": "".join(map(str, digits))},
+    }
+
+
+def _body(explored: Explored, made: Script) -> str:
+    """The page before its script fills it."""
+    moved = (
+        "tables (the map from its parameters to them has an operation that the page cannot compute)"
+        if made.are_tables
+        else "parameters"
+    )
+    return f"""
+<header>
+{tag("h1", escape(explored.title))}
+{tag("p", escape(explored.about), class_="muted")}
+<div class="tiles">{_verdict_tile(explored.proof)}</div>
+</header>
+<noscript><p class="no">This page computes the model in a script; your browser runs none.</p></noscript>
+<section aria-label="The pair">
+<div class="pair">
+<label for="a">a<input id="a" type="text" inputmode="numeric" autocomplete="off"></label>
+<span class="sign" aria-hidden="true">+</span>
+<label for="b">b<input id="b" type="text" inputmode="numeric" autocomplete="off"></label>
+</div>
+<p id="problem" class="no" role="alert"></p>
+<div class="choices">
+<button id="worst">weakest pair</button><button id="carry">long carry</button>
+<button id="random">random</button><button id="failing" disabled>failing</button>
+</div>
+<h2>What it writes</h2>
+<p class="muted">Units are written first, from the right. Choose a digit to look inside its step (arrow
+keys move).</p>
+<div id="written" class="written" role="group" aria-label="answer digits"></div>
+<p id="outcome" class="lead" aria-live="polite"></p>
+</section>
+<section>
+<h2 id="step-title">Step</h2>
+<div class="columns">
+<div class="panel" id="look"></div>
+<div>
+<div class="panel"><h3>The number it carries</h3><div id="mixture"></div></div>
+<div class="panel" style="margin-top:16px"><h3>What it makes of it: logits</h3>
+<div id="logits"></div></div>
+</div>
+</div>
+</section>
+<section>
+<h2>All steps of this answer</h2>
+<div class="scroll" id="every"></div>
+</section>
+<section>
+<h2>Move its {escape(moved)}</h2>
+<div class="live"><strong id="live-count">0</strong> <span id="live-note"></span>
+<span id="live-pair" class="muted"></span> <button id="reset">all back</button></div>
+<p class="muted">Everything on this page follows, and the sampled pairs are counted again: strata of long
+carries, nines, short operands and others, {PER_STRATUM} pairs each.</p>
+<div class="sliders" id="sliders"></div>
+<h3 style="margin-top:24px">Right by kind of pair</h3>
+<ul class="groups" id="groups"></ul>
+</section>
+<footer><p class="muted">Computed in this page, in double precision, from the model's own weights: its
+parameters give tables, attention mixes them, and the head program makes logits of the mixture. Written
+by <code>adderlab explore</code>.</p></footer>"""
+
+
+def _verdict_tile(proof: CertificateRecord | None) -> str:
+    if proof is None:
+        more = "No certificate was found beside it; adderlab prove makes one."
+        return tile(ASK, "not decided here", more, "open")
+    words, mood = VERDICTS.get(proof.verdict, ("Undecided", "open"))
+    a, b = proof.pair
+    least = f"smallest margin {proof.margin_witness:.4g} logits, at {a} + {b}"
+    if proof.margin_bound is not None:
+        least = f"{least}; by the certificate at least {proof.margin_bound:.4g} on every pair"
+    return tile(ASK, words, least, mood)
