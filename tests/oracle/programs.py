@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from adderlab.models.head_program import MIXED, ROW, HeadProgram, ProgramBuilder
+from adderlab.models.head_program import MIXED, ROW, Function, HeadProgram, ProgramBuilder
 from adderlab.models.tables import TableForm, Tables, tables_of
 from adderlab.task.layouts import get_layout
 
@@ -176,13 +176,15 @@ class Case:
     key: int = 3
     value: int = 2
     score: str = ""
-    """tokens: any score of any pair; positions: one that depends on the positions alone, and some keys
-    are hidden."""
+    """tokens: any score of any pair; query, key: only that token matters; positions: none does; hidden:
+    and some keys are hidden."""
+    function: Function | None = None
     sink: bool = False
 
     @property
     def name(self) -> str:
-        return "-".join([self.build.__name__, self.score, "sink" * self.sink]).strip("-")
+        parts = [self.build.__name__, self.score, self.function, "sink" * self.sink]
+        return "-".join(part for part in parts if part)
 
     def form(self) -> TableForm:
         return TableForm(
@@ -191,6 +193,7 @@ class Case:
             key_dim=self.key,
             value_dim=self.value,
             program=self.build(Builder(self.heads * self.value, D)),
+            score_function=self.function,
         )
 
     def tables(self, S: int, seed: int = 0) -> Tables:
@@ -198,6 +201,8 @@ class Case:
         form, generator = self.form(), torch.Generator().manual_seed(seed)
         found = {}
         for name, shape in form.shapes().items():
+            if name == "score_scale" and not self.function:
+                continue
             tensor = torch.randn(S, *shape, generator=generator)
             if name in form.program.shapes:
                 tensor = tensor / shape[-2] ** 0.5 if len(shape) == 2 else 1 + 0.3 * tensor
@@ -206,10 +211,12 @@ class Case:
             del found["sink"]
         if not self.score:
             del found["score"]
-        elif self.score == "positions":
-            score = found["score"][:, :, :1, :, :, :1].expand_as(found["score"]).clone()
+        elif self.score != "tokens":
+            query, key = (slice(None if self.score == side else 1) for side in ("query", "key"))
+            score = found["score"][:, :, query, :, :, key].clone()
             hidden_P = torch.arange(score.shape[4]) % 5 == 3
-            found["score"] = score.masked_fill(hidden_P[:, None], float("-inf"))
+            hides = self.score == "hidden"
+            found["score"] = score.masked_fill(hides & hidden_P[:, None], float("-inf"))
         return tables_of(form, found)
 
 
@@ -232,7 +239,10 @@ CASES = (
     Case(build=narrow),
     Case(build=wide),
     Case(build=no_mlp, score="tokens", heads=2),
-    Case(build=no_mlp, score="positions", key=0),
+    Case(build=no_mlp, score="hidden", key=0),
     Case(build=soft_cap, sink=True, heads=2, value=3),
-    Case(build=parallel, score="positions", sink=True, heads=3),
+    Case(build=parallel, score="hidden", sink=True, heads=3),
+    Case(build=no_mlp, score="query"),
+    Case(build=no_mlp, score="key", function="softplus"),
+    Case(build=no_mlp, score="positions", function="tanh", heads=2, sink=True),
 )

@@ -69,6 +69,8 @@ def random_tables(form: TableForm, S: int, biases: Collection[str] = (), seed: i
     generator = torch.Generator().manual_seed(seed)
     tables = {}
     for name, shape in form.shapes().items():
+        if name == "score_scale":
+            continue
         tensor = torch.randn(S, *shape, generator=generator)
         if name in form.program.shapes and len(shape) == 2:
             tensor = tensor / shape[-2] ** 0.5

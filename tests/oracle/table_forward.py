@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from adderlab.models.head_program import NormForm, evaluate, standard_head
+from adderlab.models.head_program import FUNCTIONS, NormForm, evaluate, standard_head
 from adderlab.models.tables import Tables
 
 
@@ -57,8 +57,14 @@ def _mixed(tables: Tables, tokens_BP: Tensor, step: int, s: int, h: int) -> Tens
     scores = []
     for p in range(last + 1):
         score_B = (query_BK * tables.key[s, p, :, h][tokens_BP[:, p]]).sum(1)
+        if tables.score_scale is not None:
+            score_B = (
+                FUNCTIONS[str(tables.form.score_function)](score_B) * tables.score_scale[s, step, h]
+            )
         if tables.score is not None:
-            score_B = score_B + tables.score[s, step, query_token_B, h, p, tokens_BP[:, p]]
+            V = tables.form.layout.vocab_size
+            every = tables.score.expand(-1, -1, V, -1, -1, V)
+            score_B = score_B + every[s, step, query_token_B, h, p, tokens_BP[:, p]]
         scores.append(score_B)
     if tables.sink is not None:
         scores.append(tables.sink[s, step, query_token_B, h])

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 
 from adderlab.engine.base import Engine
+from adderlab.engine.coordinates import biased
 from adderlab.engine.torch_tables import TorchEngine
 from adderlab.errors import Failure, UsageError
 from adderlab.models.architecture import Architecture
@@ -111,11 +113,15 @@ def _triton(config: Architecture, device: torch.device, threads: int) -> Engine:
     from adderlab.engine.triton import why_not
 
     example = _example(config)
-    reason = why_not(example.form, device)
+    form = example.form
+    if biased(example):
+        form = replace(form, key_dim=form.key_dim + form.layout.num_answers)
+    reason = why_not(form, device)
     if reason:
         raise Failure(reason)
-    if example.score is not None or example.sink is not None:
-        raise Failure("its scores are more than queries times keys, which is all that Triton computes")
+    other = example.score is not None and not biased(example)
+    if other or example.sink is not None or form.score_function is not None:
+        raise Failure("its scores are more than queries times keys and biases of positions, for Triton")
     from adderlab.engine.triton.engine import TritonEngine
 
     engine = TritonEngine()

@@ -13,7 +13,7 @@ K key and E value dimension per head, D and R width of the residual, N = A * B q
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any, TypeVar
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from adderlab.engine.base import Compiled, Descent, Function, Sampler, Stepper
 from adderlab.engine.device_steps import DeviceStepper, Eager
-from adderlab.models.head_program import evaluate
+from adderlab.models.head_program import FUNCTIONS, evaluate
 from adderlab.models.tables import Tables
 from adderlab.task.layouts import Layout
 from adderlab.task.sampling import DataConfig
@@ -151,7 +151,7 @@ def _decode_chunk(tables: Tables, prompt_SBT: Tensor) -> Tensor:
         if step and tables.score is not None:
             known_STB = torch.cat([known_STB, token_S1B], 1)
         extra = _look_up_scores(tables, token_S1B, known_STB, slice(step, step + 1))
-        mixed_SE1B = _attend(query_SK1B, key_SKPB, value_SEPB, None, extra)
+        mixed_SE1B = _mix(tables, query_SK1B, key_SKPB, value_SEPB, None, extra, slice(step, step + 1))
         token_S1B = _head(tables, mixed_SE1B, residual_SD1B).argmax(1).to(torch.uint8)
         answers.append(token_S1B)
     return torch.cat(answers, 1).transpose(1, 2)
@@ -166,7 +166,7 @@ def _teacher_forced(tables: Tables, tokens_SBP: Tensor) -> Tensor:
     query_SKAB, residual_SDAB = _look_up_queries(tables, query_tokens_SAB, slice(None))
     hidden = _future_mask(layout, tables.value.dtype, tables.value.device)
     extra = _look_up_scores(tables, query_tokens_SAB, tokens_SPB, slice(None))
-    mixed_SEAB = _attend(query_SKAB, key_SKPB, value_SEPB, hidden, extra)
+    mixed_SEAB = _mix(tables, query_SKAB, key_SKPB, value_SEPB, hidden, extra, slice(None))
     return _head(tables, mixed_SEAB, residual_SDAB)
 
 
@@ -214,15 +214,51 @@ def _look_up_scores(
     scores: list[Tensor | None] = [None] * H
     sinks: list[Tensor | None] = [None] * H
     if tables.score is not None:
-        P, V = tokens_SPB.shape[1], tables.score.shape[5]
-        pair_SAPB = query_tokens_SAB.long()[:, :, None] * V + tokens_SPB.long()[:, None]
-        table_SAHPN = tables.score[:, rows, :, :, :P].permute(0, 1, 3, 4, 2, 5).flatten(4)
-        pair_SAPB = pair_SAPB.expand(len(table_SAHPN), -1, -1, -1)
-        scores = [table_SAHPN[:, :, h].gather(3, pair_SAPB) for h in range(H)]
+        scores = list(_extra_scores(tables, tables.score[:, rows], query_tokens_SAB, tokens_SPB))
     if tables.sink is not None:
         (sink_SHAB,) = _look_up([tables.sink[:, rows]], query_tokens_SAB)
         sinks = list(sink_SHAB.unbind(1))
     return list(zip(scores, sinks, strict=True))
+
+
+def _extra_scores(
+    tables: Tables, score: Tensor, query_tokens_SAB: Tensor, tokens_SPB: Tensor
+) -> Iterator[Tensor]:
+    """score_SAPB of each head, from the rows of some steps."""
+    (P, B), V, H = tokens_SPB.shape[1:], tables.form.layout.vocab_size, tables.form.heads
+    if score.shape[2] == score.shape[5] == 1:
+        for h in range(H):
+            yield score[:, :, 0, h, :P].expand(-1, -1, -1, B)
+        return
+    pair_SAPB = query_tokens_SAB.long()[:, :, None] * V + tokens_SPB.long()[:, None]
+    every_SAVHPV = score[..., :P, :].expand(-1, -1, V, -1, -1, V)
+    table_SAHPN = every_SAVHPV.permute(0, 1, 3, 4, 2, 5).flatten(4)
+    pair_SAPB = pair_SAPB.expand(len(table_SAHPN), -1, -1, -1)
+    for h in range(H):
+        yield table_SAHPN[:, :, h].gather(3, pair_SAPB)
+
+
+def _mix(
+    tables: Tables,
+    query_SKAB: Tensor,
+    key_SKPB: Tensor,
+    value_SEPB: Tensor,
+    hidden_AP1: Tensor | None,
+    extra: list[tuple[Tensor | None, Tensor | None]],
+    rows: slice,
+) -> Tensor:
+    """``_attend`` of these answer steps. Scores that are a function of queries times keys are computed
+    here, by operations whose derivatives PyTorch knows."""
+    if tables.score_scale is not None:
+        curve, H = FUNCTIONS[str(tables.form.score_function)], tables.form.heads
+        heads = zip(query_SKAB.chunk(H, 1), key_SKPB.chunk(H, 1), extra, strict=True)
+        curved: list[tuple[Tensor | None, Tensor | None]] = []
+        for h, (q, k, (score_SAPB, sink_SAB)) in enumerate(heads):
+            product_SAPB = (q[:, :, :, None] * k[:, :, None]).sum(1)
+            own_SAPB = curve(product_SAPB) * tables.score_scale[:, rows, h, None, None]
+            curved.append((own_SAPB if score_SAPB is None else own_SAPB + score_SAPB, sink_SAB))
+        query_SKAB, key_SKPB, extra = query_SKAB[:, :0], key_SKPB[:, :0], curved
+    return _attend(query_SKAB, key_SKPB, value_SEPB, hidden_AP1, extra)
 
 
 def _attend(

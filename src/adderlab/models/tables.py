@@ -8,6 +8,7 @@ share them and nothing else (docs/architecture.md).
 One answer step i, holding the token z at its query position, head h:
 
     score[p]  = query[i, z, h] . key[p, t_p, h] (+ score[i, z, h, p, t_p])    for p <= query_positions[i]
+              = score_scale[i, h] * f(query . key) + score   (soft caps: ``TableForm.score_function``)
     mixed[h]  = sum_p softmax(score)[p] * value[p, t_p, h]
     logits    = program(mixed, residual[i, z], head)
 
@@ -49,6 +50,7 @@ from adderlab.models.architecture import Adder, Architecture
 from adderlab.models.config import ModelConfig
 from adderlab.models.head_program import (
     ROLES,
+    Function,
     HeadProgram,
     NormForm,
     standard_head,
@@ -70,6 +72,9 @@ class TableForm:
     """Of ``query`` and ``key``; 0 where ``score`` says it all."""
     value_dim: int
     program: HeadProgram
+    score_function: Function | None = None
+    """What queries times keys go through before they are scores (a soft cap's tanh). Only training and
+    evaluation know it; for proofs such scores are a table."""
 
     @property
     def width(self) -> int:
@@ -79,7 +84,7 @@ class TableForm:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of each table without the seed axis, in the order of ``Tables.items``.
 
-        Those that not every model has are listed too.
+        Those that not every model has are listed too; ``score`` as if both tokens mattered.
         """
         layout = self.layout
         A, P, V = layout.num_answers, layout.num_positions, layout.vocab_size
@@ -91,6 +96,7 @@ class TableForm:
             "value": (P, V, H, E),
             "residual": (A, V, self.width),
             "sink": (A, V, H),
+            "score_scale": (A, H),
             **self.program.shapes,
         }
 
@@ -100,8 +106,10 @@ class Tables:
     """The tables of S models of one form; every tensor has the seed axis first.
 
     A score is ``query`` times ``key``, plus ``score`` where there is one: the part that is no such
-    product (a relative bias, a soft cap), minus infinity where a key is hidden. ``sink`` is the score
-    of one key more, which has no value and takes weight from the others.
+    product (a relative bias, say), minus infinity where a key is hidden. Its axis of query tokens, or
+    of key tokens, has length 1 where those tokens do not matter. ``sink`` is the score of one key
+    more, which has no value and takes weight from the others. ``score_scale`` multiplies the results
+    of ``form.score_function``, and is there with it.
     """
 
     form: TableForm
@@ -111,13 +119,21 @@ class Tables:
     value: Tensor
     residual: Tensor
     sink: Tensor | None = None
+    score_scale: Tensor | None = None
     head: Mapping[str, Tensor]
     """The constants of ``form.program``, all of them, in its order."""
 
     def __post_init__(self) -> None:
         shapes = self.form.shapes()
         for name, tensor in self.items():
-            assert tensor.shape[1:] == shapes[name], (name, tensor.shape, shapes[name])
+            wanted = shapes[name]
+            if name == "score":
+                A, V, H, P, _ = wanted
+                allowed = [(A, Z, H, P, T) for Z in (1, V) for T in (1, V)]
+                assert tensor.shape[1:] in allowed, (name, tensor.shape, wanted)
+            else:
+                assert tensor.shape[1:] == wanted, (name, tensor.shape, wanted)
+        assert (self.score_scale is None) == (self.form.score_function is None)
         assert tuple(self.head) == tuple(self.form.program.shapes), tuple(self.head)
 
     @property
@@ -156,7 +172,7 @@ class Tables:
         return self.map(lambda tensor: tensor.to(dtype=dtype, device=device))
 
 
-ATTENTION = ("query", "key", "score", "value", "residual", "sink")
+ATTENTION = ("query", "key", "score", "value", "residual", "sink", "score_scale")
 """Tables that are not the head's, in their order."""
 
 

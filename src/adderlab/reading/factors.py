@@ -1,22 +1,37 @@
 """Scores as queries times keys, where they are that: for training, and for proofs that are fast.
 
 From the softmax the trace is followed back to the product of two matrices. What lies between may move
-scores, scale them and add to them, by numbers that no token decides.
+scores, scale them and add to them, by numbers that no token decides; and where it is asked for, once be
+a function of single scores (a soft cap).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
 
+from adderlab.models.head_program import Function
 from adderlab.reading.attention import Attention
 from adderlab.reading.dependence import CASTS, MOVES, ZEROING, Dependence, move
 from adderlab.reading.trace import Node, Ref, Trace, keeps_numbers
-from adderlab.reading.writing import Entry, Part
+from adderlab.reading.writing import FUNCTIONS, Entry, Part
 from adderlab.task.layouts import Layout
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreFunction:
+    """What the products of one head go through, number by number."""
+
+    name: Function
+    source: int
+    """The tensor that it takes."""
+    result: int
+    cells: tuple[tuple[int, ...], ...]
+    """(answer step, key) -> place in both."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,23 +44,36 @@ class Factors:
     """(answer step, coordinate)."""
     keys: tuple[tuple[Part, ...], ...]
     """(key, coordinate)."""
+    function: ScoreFunction | None = None
 
 
+FUNCTIONS_OF_SCORES: dict[str, Function] = {
+    name: cast(Function, own) for name, own in FUNCTIONS.items() if name != "neg"
+}
+"""PyTorch's name -> that of a head program."""
 _AFFINE = {"mul", "div", "add", "sub", "neg", "where", "masked_fill"}
 
 
 def find_factors(
-    trace: Trace, dependence: Dependence, layout: Layout, heads: Sequence[Attention], offset: int
+    trace: Trace,
+    dependence: Dependence,
+    layout: Layout,
+    heads: Sequence[Attention],
+    offset: int,
+    *,
+    curved: bool = False,
 ) -> tuple[Factors, ...] | None:
     """For every head the product of queries and keys from which its scores come by scaling and adding
-    what no token decides; None if those of some head do not, or are of another width."""
+    what no token decides; None if those of some head do not, or are of another width. ``curved``: and by
+    one function, the same in all heads."""
     found = []
     for attention in heads:
-        own = _head_factors(trace, dependence, layout, attention, offset)
+        own = _head_factors(trace, dependence, layout, attention, offset, curved)
         if own is None:
             return None
         found.append(own)
-    return tuple(found) if len({len(own.keys[0]) for own in found}) == 1 else None
+    alike = {(len(own.keys[0]), own.function and own.function.name) for own in found}
+    return tuple(found) if len(alike) == 1 else None
 
 
 def _head_factors(
@@ -54,15 +82,24 @@ def _head_factors(
     layout: Layout,
     attention: Attention,
     offset: int,
+    curved: bool,
 ) -> Factors | None:
     keys = trace.shapes[attention.source][-1]
     if not bool(dependence.positions(attention.source).any()):
+        if curved:
+            return None
         return Factors(product=None, queries=((),) * layout.num_answers, keys=((),) * keys)
     chain = _chain(trace, dependence, attention.source)
     if chain is None:
         return None
     product, path = chain
-    cells_AJ = _cells(trace, dependence, product, path, attention, layout)
+    bends = [i for i, index in enumerate(path) if trace.nodes[index].operation in FUNCTIONS_OF_SCORES]
+    if len(bends) != curved:
+        return None
+    function = None
+    for i in bends:
+        function = _function(trace, path[i], path[i + 1 :], attention, layout)
+    cells_AJ = _cells(trace, product, path, attention, layout)
     node = trace.nodes[product]
     args = [x.number for x in node.args[-2:]]
     shapes = [trace.shapes[number] for number in args]
@@ -92,7 +129,24 @@ def _head_factors(
     if any(key is None for key in complete):
         return None
     return Factors(
-        product=product, queries=tuple(queries), keys=tuple(k for k in complete if k is not None)
+        product=product,
+        queries=tuple(queries),
+        keys=tuple(k for k in complete if k is not None),
+        function=function,
+    )
+
+
+def _function(
+    trace: Trace, index: int, after: Sequence[int], attention: Attention, layout: Layout
+) -> ScoreFunction:
+    node = trace.nodes[index]
+    (result,) = [ref.number for ref in node.outputs if ref is not None]
+    cells_AJ = _cells(trace, index, after, attention, layout)
+    return ScoreFunction(
+        name=FUNCTIONS_OF_SCORES[node.operation],
+        source=node.args[0].number,
+        result=result,
+        cells=tuple(map(tuple, cells_AJ)),
     )
 
 
@@ -120,7 +174,7 @@ def _operand_entries(
 
 def _chain(trace: Trace, dependence: Dependence, source: int) -> tuple[int, list[int]] | None:
     """(the product's node, the nodes from there to the scores), if each only moves its scores, scales
-    them or adds to them what no token decides."""
+    them, adds to them what no token decides or is a function of each."""
     path: list[int] = []
     number = source
     while number in dependence.made_by:
@@ -129,7 +183,7 @@ def _chain(trace: Trace, dependence: Dependence, source: int) -> tuple[int, list
         name = node.operation
         if name in ("mm", "bmm"):
             return index, path[::-1]
-        if not _is_affine(node):
+        if not _is_affine(node) and name not in FUNCTIONS_OF_SCORES:
             return None
         tokens = [r for r in node.inputs() if bool(dependence.positions(r.number).any())]
         if len(tokens) != 1 or (name == "div" and node.args[0] != tokens[0]):
@@ -149,13 +203,13 @@ def _is_affine(node: Node) -> bool:
 
 def _cells(
     trace: Trace,
-    dependence: Dependence,
     product: int,
     path: Sequence[int],
     attention: Attention,
     layout: Layout,
 ) -> list[list[int]]:
-    """(answer step, key) -> place in the product's result; -1 for what does not come from it."""
+    """(answer step, key) -> place in the result of a node, the product or the function; -1 for what does
+    not come from it."""
     ref = trace.nodes[product].outputs[0]
     assert ref is not None
     shape = trace.shapes[ref.number]

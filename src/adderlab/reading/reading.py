@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from adderlab.errors import Failure
-from adderlab.models.head_program import HeadProgram, evaluate
+from adderlab.models.head_program import FUNCTIONS, HeadProgram, evaluate
 from adderlab.models.tables import TableForm, Tables
 from adderlab.reading.attention import Attention
 from adderlab.reading.dependence import Dependence
@@ -35,8 +35,6 @@ from adderlab.task.layouts import Layout
 Model = Callable[[Tensor], Any]
 """Tokens (1, L) -> logits (1, L, V) or (1, V)."""
 
-TABLE_ROW = 16
-"""Widest queries and keys of the fast engines."""
 HIDDEN = -1e4
 """A hidden key's score where queries times keys say it all: its weight is nothing in any format, and its
 derivative a number."""
@@ -73,6 +71,9 @@ class Reading:
     form: TableForm
     factors: tuple[Factors, ...] | None
     """One for every head; None where scores are no such products."""
+    curved: tuple[Factors, ...] | None
+    """Where they are a function of such products: for the narrow form, which training and evaluation
+    compute. Elsewhere such scores are tabulated."""
     hidden_HAJ: Tensor
     """Keys whose weight is zero whatever tokens and parameters are (head, answer step, key)."""
     shapes: Mapping[str, tuple[int, ...]]
@@ -97,14 +98,17 @@ class Reading:
         ``exact``: keys that a step does not see, though they stand before its query, have the score
         minus infinity in ``score``; otherwise ``HIDDEN`` in queries and keys, for engines that know no
         more. ``narrow``: of the same model in a form that is faster to compute (``narrowing``). What is
-        added to scores whatever the tokens are is a coordinate of queries and keys for each step; in the
-        narrow form it is ``score`` where that would make them wider than engines go.
+        added to scores whatever the tokens are is a coordinate of queries and keys for each step, in the
+        narrow form one number of ``score`` for each step and key.
         """
         names = list(self.trace.parameters.values())
         used = {name: parameters[name] for name in dict.fromkeys(names)}
         found = torch.vmap(lambda own: self._one(own, exact, narrow))(used)
         head = {name: found.pop(f"head.{name}") for name in self.program.shapes}
         form = replace(self.form, key_dim=found["query"].shape[-1])
+        if "score_scale" in found:
+            assert self.curved is not None and self.curved[0].function is not None
+            form = replace(form, score_function=self.curved[0].function.name)
         return Tables(form=form, head=head, **found)
 
     def _one(self, parameters: dict[str, Tensor], exact: bool, narrow: bool) -> dict[str, Tensor]:
@@ -162,7 +166,7 @@ class Reading:
 
     @cached_property
     def _narrow_scores(self) -> NarrowScores | None:
-        heads = self.factors
+        heads = self._heads(narrow=True)
         if heads is None or len(heads[0].keys) != self.layout.num_positions:
             return None
         return narrow_scores(
@@ -188,12 +192,15 @@ class Reading:
         cut = self._narrow_scores if narrow else None
         if cut is not None:
             specs += [row for head in cut.rows for row in head] + list(cut.matrices)
-        for head in self.factors or ():
+        for head in self._heads(narrow) or ():
             if cut is None or cut.side == "key":
                 specs += head.queries
             if cut is None or cut.side == "query":
                 specs += [[e for e in key if isinstance(e, tuple)] for key in head.keys]
         return specs
+
+    def _heads(self, narrow: bool) -> tuple[Factors, ...] | None:
+        return self.factors if self.factors is not None or not narrow else self.curved
 
     # Scores ---------------------------------------------------------------------------------------
 
@@ -215,9 +222,10 @@ class Reading:
         A, P, V, H = (
             len(self.steps), self.layout.num_positions, self.layout.vocab_size, self.form.heads
         )  # fmt: skip
-        if self.factors is None:
+        heads = self._heads(narrow)
+        if heads is None:
             return self._tabulated(parameters, dtype)
-        heads, keys = self.factors, len(self.factors[0].keys)
+        keys = len(heads[0].keys)
         K = len(heads[0].keys[0])
         cut = self._narrow_scores if narrow else None
         rows = {
@@ -238,23 +246,25 @@ class Reading:
                 key_VJHK = torch.einsum("vjhk,hrk->vjhr", key_VJHK, matrix_HRK)
             else:
                 query_VAHK = torch.einsum("vahk,hrk->vahr", query_VAHK, matrix_HRK)
-        scale_HAJ, shift_HAJ = self._affine(parameters, dtype)
+        scale_HAJ, shift_HAJ = self._affine(parameters, dtype, heads)
         visible_AP = self._visible()
         own = slice(self.steps[0].offset, self.steps[0].offset + P)
         # Every key that a step sees has the same factor, or the scores are tabulated instead.
-        factor_HA = scale_HAJ[
-            :, torch.arange(A), [q + self.steps[0].offset for q in self._query_positions()]
-        ]
+        last_A = [q + self.steps[0].offset for q in self._query_positions()]
+        factor_HA = scale_HAJ[:, torch.arange(A), last_A]
+        out = {}
+        if heads[0].function is not None:
+            out["score_scale"] = factor_HA.T
+            factor_HA = self._before_function(parameters, dtype, heads)[0][:, torch.arange(A), last_A]
         query = (query_VAHK * factor_HA.T[None, :, :, None]).transpose(0, 1)
         key = key_VJHK[:, own].transpose(0, 1)
-        out = {"query": query, "key": key}
+        out |= {"query": query, "key": key}
         shift_HAP, hidden_HAP = shift_HAJ[:, :, own], self.hidden_HAJ[:, :, own]
         if not self._plain_shift:
             shift_HAP = torch.where(hidden_HAP, HIDDEN, shift_HAP)
             shift_HAP = torch.where(visible_AP, shift_HAP, 0.0)
-            if narrow and key.shape[-1] + A > TABLE_ROW:
-                shift_AHP = shift_HAP.transpose(0, 1)
-                out["score"] = shift_AHP[:, None, :, :, None].expand(A, V, H, P, V)
+            if narrow:
+                out["score"] = shift_HAP.transpose(0, 1)[:, None, :, :, None]
             else:
                 out["query"], out["key"] = _with_shift(query, key, shift_HAP)
         if exact and self._hides:
@@ -286,24 +296,31 @@ class Reading:
     @cached_property
     def _plain_shift(self) -> bool:
         """Whether nothing is added to queries times keys that a step can see."""
-        parameters = {name: torch.ones(shape).double() for name, shape in self.shapes.items()}
-        _, shift_HAJ = self._affine(parameters, torch.float64)
+        # Any parameters but special ones: of equal ones a difference is nothing. Not drawn, for vmap.
+        parameters = {}
+        for i, (name, shape) in enumerate(self.shapes.items()):
+            number = torch.arange(math.prod(shape), dtype=torch.float64).reshape(shape)
+            parameters[name] = (number * 0.6180339887 + i * 0.7548776662) % 1 + 0.5
+        heads = self._heads(narrow=True)
+        assert heads is not None
+        _, shift_HAJ = self._affine(parameters, torch.float64, heads)
         first = self.steps[0].offset
         shift_HAP = shift_HAJ[:, :, first : first + self.layout.num_positions]
         return not self._hides and bool(((shift_HAP == 0) | ~self._visible()).all())
 
-    def _affine(self, parameters: dict[str, Tensor], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """score = scale * (query . key) + shift: (H, A, keys), from the chain behind the product run on
-        zeros and on ones."""
-        assert self.factors is not None
+    def _affine(
+        self, parameters: dict[str, Tensor], dtype: torch.dtype, heads: tuple[Factors, ...]
+    ) -> tuple[Tensor, Tensor]:
+        """score = scale * (query . key) + shift: (H, A, keys), from the chain behind the product (or
+        behind the function of it) run on zeros and on ones."""
         attentions, tokens = self.attentions, self.trace.tokens
         sources = {attention.source for attention in attentions}
         ends = []
         for value in (0.0, 1.0):
             override = {}
-            for head in self.factors:
-                if head.product is not None:
-                    number = self.trace.nodes[head.product].outputs[0].number  # type: ignore[union-attr]
+            for head in heads:
+                number = self._product(head) if head.function is None else head.function.result
+                if number is not None:
                     override[number] = torch.full(self.trace.shapes[number], value, dtype=dtype)
             ends.append(run(self.trace, parameters, tokens, sources, override))
         shift, scale = [], []
@@ -311,6 +328,34 @@ class Reading:
             zero, one = (self._rows_of(end[attention.source], attention) for end in ends)
             shift.append(zero)
             scale.append(torch.where(hidden_AJ, torch.zeros_like(zero), one - zero))
+        return torch.stack(scale), torch.stack(shift)
+
+    def _product(self, head: Factors) -> int | None:
+        """The tensor of queries times keys."""
+        if head.product is None:
+            return None
+        return self.trace.nodes[head.product].outputs[0].number  # type: ignore[union-attr]
+
+    def _before_function(
+        self, parameters: dict[str, Tensor], dtype: torch.dtype, heads: tuple[Factors, ...]
+    ) -> tuple[Tensor, Tensor]:
+        """What the function of scores takes is scale * (query . key) + shift: (H, A, keys)."""
+        functions = [head.function for head in heads if head.function is not None]
+        wanted = {function.source for function in functions}
+        ends = []
+        for value in (0.0, 1.0):
+            override = {
+                number: torch.full(self.trace.shapes[number], value, dtype=dtype)
+                for head in heads
+                if (number := self._product(head)) is not None
+            }
+            ends.append(run(self.trace, parameters, self.trace.tokens, wanted, override))
+        scale, shift = [], []
+        for function in functions:
+            cells_AJ = torch.tensor(function.cells)
+            zero, one = (end[function.source].reshape(-1)[cells_AJ] for end in ends)
+            scale.append(one - zero)
+            shift.append(zero)
         return torch.stack(scale), torch.stack(shift)
 
     def _rows_of(self, tensor: Tensor, attention: Attention) -> Tensor:
@@ -516,7 +561,9 @@ def _form(
 
     fold = fold_of(first, len(heads))
 
-    def reading(factors: tuple[Factors, ...] | None, key_dim: int) -> Reading:
+    def reading(
+        factors: tuple[Factors, ...] | None, key_dim: int, curved: tuple[Factors, ...] | None = None
+    ) -> Reading:
         form = TableForm(
             layout=layout,
             heads=len(heads),
@@ -531,6 +578,7 @@ def _form(
             steps=steps,
             form=form,
             factors=factors,
+            curved=curved,
             hidden_HAJ=torch.stack(hidden),
             shapes={name: trace.shapes[number] for number, name in trace.parameters.items()},
             free=frozenset(
@@ -546,26 +594,40 @@ def _form(
             found = reading(factors, width + layout.num_answers)
         if _same_factor(found):
             return found
+    curved = find_factors(trace, dependence, layout, heads, first.offset, curved=True)
+    if curved is not None and len(curved[0].keys) == layout.num_positions:
+        found = reading(None, 0, curved)
+        if _same_factor(found):
+            return found
     return reading(None, 0)
 
 
 def _same_factor(probe: Reading) -> bool:
-    """Whether all keys of a step have the same factor, whatever the parameters: tried on two draws."""
+    """Whether all keys of a step have the same factor, whatever the parameters: tried on two draws.
+    Where scores are a function of products, both factors, and nothing is added before it."""
+    heads = probe._heads(narrow=True)
+    assert heads is not None
     for seed in (0, 1):
         generator = torch.Generator().manual_seed(seed)
         parameters = {
             name: torch.rand(shape, generator=generator, dtype=torch.float64) + 0.5
             for name, shape in probe.shapes.items()
         }
-        scale_HAJ, _ = probe._affine(parameters, torch.float64)
+        scales = [probe._affine(parameters, torch.float64, heads)[0]]
+        if heads[0].function is not None:
+            inner_HAJ, added_HAJ = probe._before_function(parameters, torch.float64, heads)
+            if bool((added_HAJ != 0).any()):
+                return False
+            scales.append(inner_HAJ)
         P = probe.layout.num_positions
         own = slice(probe.steps[0].offset, probe.steps[0].offset + P)
         seen = probe._visible() & ~probe.hidden_HAJ[:, :, own]
-        scale_HAP = scale_HAJ[:, :, own]
         queries = torch.tensor(probe._query_positions())
-        reference = scale_HAP[:, torch.arange(len(queries)), queries][..., None]
-        if not bool((((scale_HAP - reference).abs() <= 1e-12 * reference.abs()) | ~seen).all()):
-            return False
+        for scale_HAJ in scales:
+            scale_HAP = scale_HAJ[:, :, own]
+            wanted = scale_HAP[:, torch.arange(len(queries)), queries][..., None]
+            if not bool((((scale_HAP - wanted).abs() <= 1e-12 * wanted.abs()) | ~seen).all()):
+                return False
     return True
 
 
@@ -603,8 +665,12 @@ def table_logits(tables: Tables, tokens_BP: Tensor) -> Tensor:
         token_B, seen_BT = tokens_BP[:, last].long(), tokens_BP[:, : last + 1].long()
         row_T = torch.arange(last + 1)
         score_BTH = torch.einsum("bhk,bthk->bth", one["query"][i, token_B], one["key"][row_T, seen_BT])
+        if tables.score_scale is not None:
+            function = FUNCTIONS[str(tables.form.score_function)]
+            score_BTH = function(score_BTH) * one["score_scale"][i]
         if "score" in one:
-            extra_BHPV = one["score"][i, token_B]
+            V = tables.form.layout.vocab_size
+            extra_BHPV = one["score"][i].expand(V, -1, -1, V)[token_B]
             index = seen_BT[:, None, :, None].expand(-1, extra_BHPV.shape[1], -1, 1)
             score_BTH = score_BTH + extra_BHPV[:, :, : last + 1].gather(3, index)[..., 0].transpose(1, 2)
         if "sink" in one:

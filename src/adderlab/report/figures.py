@@ -22,6 +22,7 @@ from adderlab.engine.torch_tables import TorchEngine
 from adderlab.evaluation.exact import Prediction, predict
 from adderlab.evaluation.suites import fresh, strata, wilson
 from adderlab.format import percent, tick
+from adderlab.models.head_program import FUNCTIONS
 from adderlab.models.tables import Tables, tables, why_not_trained_by_tables
 from adderlab.models.transformer import Transformer
 from adderlab.report.evidence import SeedHistory
@@ -155,8 +156,12 @@ def _attention(form: Tables, layout: Layout) -> tuple[tuple[tuple[float, ...], .
         last = layout.query_positions[i]
         query_BHK = form.query[0][i][tokens_BP[:, last]]
         score_BHP = torch.einsum("bhk,bphk->bhp", query_BHK, key_BPHK)
+        if form.score_scale is not None:
+            curve = FUNCTIONS[str(form.form.score_function)]
+            score_BHP = curve(score_BHP) * form.score_scale[0][i][:, None]
         if form.score is not None:
-            more_BHPV = form.score[0][i][tokens_BP[:, last]]
+            V = layout.vocab_size
+            more_BHPV = form.score[0][i].expand(V, -1, -1, V)[tokens_BP[:, last]]
             index = tokens_BP[:, None, :, None].expand(-1, more_BHPV.shape[1], -1, 1)
             score_BHP = score_BHP + more_BHPV.gather(3, index)[..., 0]
         score_BHP = score_BHP.masked_fill(position_P > last, float("-inf"))

@@ -26,6 +26,7 @@ from torch.optim.adam import adam
 
 from adderlab.errors import UsageError
 from adderlab.models.config import ModelConfig
+from adderlab.models.head_program import FUNCTIONS
 from adderlab.models.tables import tables, why_not_trained_by_tables
 from adderlab.task.layouts import OPERAND_DIGITS, SUM_DIGITS
 from adderlab.task.sampling import DataConfig, sample_pairs
@@ -283,6 +284,16 @@ def log_attention(config: ModelConfig, params: Mapping[str, Tensor], tokens_BP: 
     query_RBAHK = torch.stack([built.query[:, i, tokens_BP[:, p]] for i, p in enumerate(asked)], 2)
     key_RBPHK = torch.stack([built.key[:, p, tokens_BP[:, p]] for p in places], 2)
     score_RBAHP = (query_RBAHK[:, :, :, None] * key_RBPHK[:, :, None]).sum(-1).transpose(3, 4)
+    if built.score_scale is not None:
+        curve = FUNCTIONS[str(built.form.score_function)]
+        score_RBAHP = curve(score_RBAHP) * built.score_scale[:, None, : len(asked), :, None]
+    if built.score is not None:
+        V = layout.vocab_size
+        every_RAVHPV = built.score.expand(-1, -1, V, -1, -1, V)
+        rows = [every_RAVHPV[:, i, tokens_BP[:, p]] for i, p in enumerate(asked)]
+        row_RBAHPV = torch.stack(rows, 2)
+        index = tokens_BP[None, :, None, None, :, None].expand(*row_RBAHPV.shape[:-1], 1)
+        score_RBAHP = score_RBAHP + row_RBAHPV.gather(5, index)[..., 0]
     written_AP = torch.arange(layout.num_positions) <= torch.tensor(asked)[:, None]
     score_RBAHP = score_RBAHP.masked_fill(~written_AP[:, None], -1e4)
     return score_RBAHP.log_softmax(-1).clamp(min=-80.0)

@@ -83,6 +83,9 @@ def test_forms() -> None:
     score = window.tables(params, exact=True).score
     assert score is not None and bool((score == -math.inf).any())
     assert window.tables(params).score is None
+    # The narrow form has a number for each step and key in its place.
+    score = window.tables(params, narrow=True).score
+    assert score is not None and score.shape[1:] == (LAYOUT.num_answers, 1, 2, LAYOUT.num_positions, 1)
 
 
 def test_linear_parts_are_one_matrix() -> None:

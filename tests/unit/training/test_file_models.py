@@ -14,15 +14,17 @@ from adderlab.api.experiments import define
 from adderlab.engine.native import NativeEngine
 from adderlab.engine.torch_tables import TorchEngine
 from adderlab.errors import UsageError
+from adderlab.models.transformer import build_model
 from adderlab.models.zoo import get_preset
 from adderlab.publish.model_card import Credits
 from adderlab.publish.submission import submission_source
-from adderlab.reading.file_model import FileModel, read_file
+from adderlab.reading.file_model import FileModel, read_file, read_module
 from adderlab.training.finetune import LBFGS
 from adderlab.training.initialise import Circle, Restarts, WideInit
 from adderlab.training.objective import Compute, OracleObjective, TableObjective, open_backend
 from adderlab.training.population import Population, check_start, start
 from adderlab.training.recipe import R456_DATA, Recipe, Stage
+from helpers import decoders
 from helpers.user_files import EXAMPLE, perturbed, variant
 
 CPU = torch.device("cpu")
@@ -87,6 +89,48 @@ def test_the_tables_of_training_are_the_module_s(tmp_path: Path) -> None:
         torch.testing.assert_close(loss_S, want_S, rtol=1e-5, atol=1e-6)
         for name, grad in grads.items():
             torch.testing.assert_close(grad, wanted[name], rtol=1e-3, atol=1e-5 * factor)
+
+
+class CappedAndBiased(decoders.RelativeBias):
+    def biased(self, s: Tensor) -> Tensor:
+        return super().biased(self.g[0] * torch.tanh(s / 3))
+
+
+class Squashed(decoders.Decoder):
+    def biased(self, s: Tensor) -> Tensor:
+        return torch.nn.functional.softplus(s) - self.g.view(2, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "function", "width"),
+    [
+        (CappedAndBiased, "tanh", 4),
+        (Squashed, "softplus", 4),
+        (decoders.ALiBi, None, 4),
+        (decoders.SlidingWindow, None, 4),
+        (decoders.ScoresOfPositions, None, 0),
+    ],
+)
+def test_scores_of_many_kinds_are_trained_without_a_table_of_pairs(
+    kind: type, function: str | None, width: int
+) -> None:
+    torch.manual_seed(0)
+    config, _ = read_module(kind(), "S")
+    params = {
+        name: tensor[None] for name, tensor in dict(build_model(config, 0).named_parameters()).items()
+    }
+    with torch.no_grad():
+        tables = config.tables(params)
+    assert tables.form.score_function == function and tables.form.key_dim == width
+    assert tables.score is None or tables.score.shape[2] == tables.score.shape[5] == 1
+    engine = TableObjective(config, TorchEngine(1))
+    own = {name: tensor.detach() for name, tensor in params.items()}
+    tokens, targets = engine.sampler(R456_DATA, config.token_layout)(torch.tensor([0]), 500, 32)
+    loss_S, grads = engine.loss_and_grad(own, tokens, targets)
+    want_S, wanted = OracleObjective(config, CPU).loss_and_grad(own, tokens, targets)
+    torch.testing.assert_close(loss_S, want_S, rtol=1e-5, atol=1e-6)
+    for name, grad in grads.items():
+        torch.testing.assert_close(grad, wanted[name], rtol=1e-3, atol=1e-5, msg=name)
 
 
 def test_logits_that_no_matrix_makes_are_multiplied(tmp_path: Path) -> None:

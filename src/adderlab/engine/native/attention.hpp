@@ -25,7 +25,7 @@ INLINE void each_key(int keys, Body&& body) {
 
 // weight[j][p] = 2^score, column[j].mix = softmax-weighted value, column[j].inverse_sum = 1 / sum.
 template <bool SHIFT, int QB>
-INLINE void attend(const vf (*kv)[KV], int keys, int h, Column* column, vf (*weight)[P], ExtraScore extra) {
+INLINE void attend(const vf (*kv)[KV], int keys, int h, Column* column, vf (*weight)[P], ScoreParts parts) {
     vf query[QB][K], top[QB], sum[QB], mix[QB][E];
     unroll<QB>(EACH(j) {
         unroll<K>(EACH(k) { query[j][k] = column[j].query[h * K + k]; });
@@ -38,7 +38,8 @@ INLINE void attend(const vf (*kv)[KV], int keys, int h, Column* column, vf (*wei
         vf s{};
         if constexpr (K > 0) s = query[j][0] * key[0];
         if constexpr (K > 1) unroll<K - 1>(EACH(k) { s += query[j][k + 1] * key[k + 1]; });
-        if constexpr (SCORE) s += extra(j, p);
+        if constexpr (CURVED) s = parts.curved(j, p, s);
+        if constexpr (SCORE) s += parts.added(j, p);
         return s;
     };
     if constexpr (SHIFT)
@@ -55,7 +56,7 @@ INLINE void attend(const vf (*kv)[KV], int keys, int h, Column* column, vf (*wei
             vf w;
             if constexpr (SHIFT) w = exp2_clamped(weight[j][p] - top[j]);
             else w = exp2_in_range(score(p, j));
-            if constexpr (SCORE) w = select(weight[j][p] < -3e38f, vf{}, w);
+            if constexpr (SCORE && SHIFT) w = select(weight[j][p] < -3e38f, vf{}, w);
             weight[j][p] = w;
             sum[j] += w;
             unroll<E>(EACH(e) { mix[j][e] += w * value[e]; });
@@ -73,9 +74,10 @@ INLINE void attend(const vf (*kv)[KV], int keys, int h, Column* column, vf (*wei
 // overwritten when FRESH and added to otherwise.
 template <bool FRESH, int QB>
 INLINE void attend_back(const vf (*kv)[KV], vf (*kv_grad)[KV], int keys, int h, Column* column,
-                        const vf (*weight)[P], ScoreGrad extra) {
-    vf query_grad[QB][K];
+                        const vf (*weight)[P], ScoreGrad parts) {
+    vf query_grad[QB][K], scaled[QB];
     unroll<QB>(EACH(j) { unroll<K>(EACH(k) { query_grad[j][k] = vf{}; }); });
+    unroll<QB>(EACH(j) { scaled[j] = vf{}; });
     each_key<QB>(keys, [&](int p, auto first) __attribute__((always_inline)) {
         const vf *key = kv[p] + h * K, *value = kv[p] + H * K + h * E;
         vf *key_sum = kv_grad[p] + h * K, *value_sum = kv_grad[p] + H * K + h * E;
@@ -92,7 +94,8 @@ INLINE void attend_back(const vf (*kv)[KV], vf (*kv_grad)[KV], int keys, int h, 
             vf slope = cotangent[0] * value_[0] - column[j].cotangent_mean[h];
             unroll<E - 1>(EACH(e) { slope += cotangent[e + 1] * value_[e + 1]; });
             slope *= w;
-            if constexpr (SCORE) extra.add(j, p, slope);
+            if constexpr (SCORE) parts.add(j, p, slope);
+            if constexpr (CURVED) slope = parts.through(j, p, slope, scaled[j]);
             unroll<K>(EACH(k) {
                 key_grad[k] += slope * column[j].query[h * K + k];
                 query_grad[j][k] += slope * key_[k];
@@ -104,6 +107,7 @@ INLINE void attend_back(const vf (*kv)[KV], vf (*kv_grad)[KV], int keys, int h, 
     });
     unroll<QB>(EACH(j) {
         unroll<K>(EACH(k) { column[j].row_grad[h * K + k] = query_grad[j][k]; });
+        if constexpr (CURVED) parts.add_scale(j, scaled[j]);
         if constexpr (SINK)
             column[j].row_grad[HK + R + h] = -column[j].sink_weight[h] * column[j].cotangent_mean[h];
     });

@@ -57,30 +57,74 @@ struct Block {
     INLINE const uint8_t* query_token(int step) const { return token[T - 1 + step]; }
 };
 
-// What is added to the scores of steps step, step + 1, ... of one head, in bits, for the tokens of a block.
-struct ExtraScore {
-    const float* table;  // (V, H, P, V) of the first step, at the head
+// Values and slopes of the function that scores are of, kept for the way back.
+struct Curve {
+    static constexpr int HEADS = CURVED ? H : 1, STEPS = CURVED ? A : 1, KEYS = CURVED ? P : 1;
+    typedef vf Rows[STEPS][KEYS];
+    Rows value[HEADS], slope[LIMITED ? 1 : HEADS];
+};
+
+// What scores of steps step, step + 1, ... of one head are beside queries times keys, in bits, for the
+// tokens of a block. ``row``: where in the curve the first of these steps is kept.
+struct ScoreParts {
+    const float *table, *scale;  // (SCORE_QUERIES, H, P, SCORE_KEYS) of the first step, at the head
     const Block& block;
+    vf (*value)[Curve::KEYS], (*slope)[Curve::KEYS];
     int step;
-    ExtraScore(const Weights& w, const Block& block, int step, int h)
-        : table(SCORE ? w.score + (step * V * H + h) * P * V : nullptr), block(block), step(step) {}
+    ScoreParts(const Weights& w, const Block& block, Curve& curve, int step, int h, int row)
+        : table(SCORE ? w.score + (step * SCORE_QUERIES * H + h) * P * SCORE_KEYS : nullptr),
+          scale(w.score_scale + step * H + h), block(block), value(curve.value[CURVED ? h : 0] + (CURVED ? row : 0)),
+          slope(curve.slope[CURVED && !LIMITED ? h : 0] + (CURVED ? row : 0)), step(step) {}
     // Of query j and position p: where to find it in the first step's part of the table.
     INLINE vi place(int j, int p) const {
-        return widen(block.query_token(step + j)) * (H * P * V) + widen(block.token[p]) + (j * V * H * P + p) * V;
+        vi at = splat_int((j * SCORE_QUERIES * H * P + p) * SCORE_KEYS);
+        if constexpr (SCORE_QUERIES > 1) at += widen(block.query_token(step + j)) * (H * P * SCORE_KEYS);
+        if constexpr (SCORE_KEYS > 1) at += widen(block.token[p]);
+        return at;
     }
-    INLINE vf operator()(int j, int p) const { return gather(table, place(j, p)) * LOG2E; }
+    INLINE vf added(int j, int p) const {
+        if constexpr (BIASED) return splat(table[j * H * P + p]) * LOG2E;
+        else return gather(table, place(j, p)) * LOG2E;
+    }
+    // From query times key to the score.
+    INLINE vf curved(int j, int p, vf x) const {
+        vf v, d;
+        score_value_and_slope(x, v, d);
+        value[j][p] = v;
+        if constexpr (!LIMITED) slope[j][p] = d;
+        return v * splat(scale[j * H]);
+    }
 };
 
 // And the way back.
 struct ScoreGrad {
     float* sums;
+    vf *bias, *scale_sum;
+    const float* scale;
     const Block& block;
+    const vf (*value)[Curve::KEYS], (*slope)[Curve::KEYS];
     int step;
-    ScoreGrad(float* sums, const Block& block, int step, int h)
-        : sums(SCORE ? sums + (step * V * H + h) * P * V : nullptr), block(block), step(step) {}
-    INLINE void add(int j, int p, vf slope) const {
-        const uint8_t *query = block.query_token(step + j), *key = block.token[p];
-        float* at = sums + (j * V * H * P + p) * V;
-        for (int l = 0; l < W; l++) at[query[l] * (H * P * V) + key[l]] += slope[l];
+    ScoreGrad(const Weights& w, Sums& s, const Block& block, const Curve& curve, int step, int h, int row)
+        : sums(s.score + (BIASED ? 0 : (step * SCORE_QUERIES * H + h) * P * SCORE_KEYS)),
+          bias(s.bias + (BIASED ? (step * H + h) * P : 0)), scale_sum(s.score_scale + step * H + h),
+          scale(w.score_scale + step * H + h), block(block), value(curve.value[CURVED ? h : 0] + (CURVED ? row : 0)),
+          slope(curve.slope[CURVED && !LIMITED ? h : 0] + (CURVED ? row : 0)), step(step) {}
+    // ``x``: d loss / d score of query j and position p.
+    INLINE void add(int j, int p, vf x) const {
+        if constexpr (BIASED) {
+            bias[j * H * P + p] += x;
+        } else {
+            const uint8_t *query = block.query_token(step + j), *key = block.token[p];
+            float* at = sums + (j * SCORE_QUERIES * H * P + p) * SCORE_KEYS;
+            for (int l = 0; l < W; l++)
+                at[(SCORE_QUERIES > 1 ? query[l] * (H * P * SCORE_KEYS) : 0) + (SCORE_KEYS > 1 ? key[l] : 0)] += x[l];
+        }
     }
+    // d loss / d (query times key) from that of the score; ``scaled`` adds up the scale's.
+    INLINE vf through(int j, int p, vf x, vf& scaled) const {
+        vf v = value[j][p];
+        scaled += x * v;
+        return x * (LIMITED ? slope_of_limited(v) : slope[j][p]) * splat(scale[j * H] * LN2);
+    }
+    INLINE void add_scale(int j, vf x) const { scale_sum[j * H] += x; }
 };

@@ -203,7 +203,8 @@ class NativeEngine:
             raise MemoryError("the native engine ran out of memory; use a smaller batch")
 
     def _library(self, tables: Tables) -> ctypes.CDLL:
-        key = (tables.form, tables.score is None, tables.sink is None)
+        score = None if tables.score is None else tuple(tables.score.shape[1:])
+        key = (tables.form, score, tables.sink is None)
         if key not in self._libraries:
             self._libraries[key] = self._load(tables)
         return self._libraries[key]
@@ -212,8 +213,8 @@ class NativeEngine:
         reason = why_not(tables.form)
         if reason:
             raise UsageError(f"the native engine cannot compute this model: {reason}")
-        score, sink = tables.score is not None, tables.sink is not None
-        source = head_source(tables.form, score=score, sink=sink)
+        score = None if tables.score is None else tables.score.shape[1:]
+        source = head_source(tables.form, score=score, sink=tables.sink is not None)
         digest = hashlib.sha256(source.encode()).hexdigest()[:16]
         path = cache_folder(self._build["log"]) / f"kernel-{digest}.cpp"
         if not path.is_file():

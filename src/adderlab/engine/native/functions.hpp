@@ -226,6 +226,22 @@ INLINE void tanh_value_and_slope(vf x, vf& value, vf& slope) {
     slope = 4.0f * e * inverse * inverse;
 }
 
+// tanh alone, relative error 4e-7: a minimax quotient on [-9, 9], beyond which it is +-1. Half the work of
+// the above, for scores, of which there are many and whose slope 1 - tanh^2 need not be exact where it
+// is nothing.
+INLINE vf tanh_value(vf x) {
+    vf y = smaller(splat(9.0f), larger(splat(-9.0f), x)), u = y * y;
+    vf p = u * 1.3354633e-8f + 2.0609060e-5f;
+    p = p * u + 3.4955867e-3f;
+    p = p * u + 1.3381024e-1f;
+    p = p * u + 1.0f;
+    vf q = u * 7.7765461e-7f + 3.2856325e-4f;
+    q = q * u + 2.5876976e-2f;
+    q = q * u + 4.6714340e-1f;
+    q = q * u + 1.0f;
+    return y * p / q;
+}
+
 INLINE void softplus_value_and_slope(vf x, vf& value, vf& slope) {
     vf e = exponential(-absolute(x));
     vf inverse = 1.0f / (1.0f + e);

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from adderlab.engine.native.backward import Backward
 from adderlab.engine.native.forward import Forward
@@ -20,9 +20,16 @@ from adderlab.engine.native.nodes import ONE, Node, plan
 from adderlab.models.head_program import HeadProgram
 from adderlab.models.tables import ATTENTION, TableForm
 
+OF_VALUE = {
+    "tanh": ("tanh_value(x)", "1.0f - value * value"),
+    "sigmoid": ("1.0f / (1.0f + sigmoid_exp(x))", "value - value * value"),
+}
+"""Functions of scores that stay within +-1, and their slopes, which follow from their values."""
 
-def head_source(form: TableForm, *, score: bool, sink: bool) -> str:
-    """The whole C++ file. ``score``, ``sink``: whether there are these tables."""
+
+def head_source(form: TableForm, *, score: Sequence[int] | None, sink: bool) -> str:
+    """The whole C++ file. ``score``: the shape of that table without the seed axis; ``sink``: whether
+    there is one."""
     layout, program = form.layout, form.program
     sizes = {
         "A": layout.num_answers,
@@ -35,6 +42,16 @@ def head_source(form: TableForm, *, score: bool, sink: bool) -> str:
         "R": form.width,
     }
     shapes = form.shapes()
+    if score is not None:
+        shapes["score"] = tuple(score)
+    function = form.score_function
+    if function in OF_VALUE:
+        value, slope = OF_VALUE[function]
+        curve = f"value = {value}"
+    elif function == "negate":
+        curve, slope = "value = -x, slope = splat(-1.0f)", "value"
+    else:
+        curve, slope = f"{function}_value_and_slope(x, value, slope)" if function else "", "value"
     tables = [math.prod(shapes[name]) for name in (*ATTENTION, *program.shapes)]
     head = _Head(program)
     return "\n".join(
@@ -45,7 +62,12 @@ def head_source(form: TableForm, *, score: bool, sink: bool) -> str:
             '#include "norms.hpp"',
             "",
             *[f"constexpr int {name} = {value};" for name, value in sizes.items()],
-            f"constexpr bool SCORE = {cpp_bool(score)}, SINK = {cpp_bool(sink)};",
+            f"constexpr bool SCORE = {cpp_bool(score is not None)}, SINK = {cpp_bool(sink)};",
+            f"constexpr int SCORE_QUERIES = {shapes['score'][1]}, SCORE_KEYS = {shapes['score'][4]};",
+            f"constexpr bool CURVED = {cpp_bool(function is not None)};",
+            f"constexpr bool LIMITED = {cpp_bool(function in OF_VALUE)};",
+            f"INLINE void score_value_and_slope(vf x, vf& value, vf& slope) {{ {curve}; }}",
+            f"INLINE vf slope_of_limited(vf value) {{ return {slope}; }}",
             f"constexpr int TABLES = {len(tables)};",
             f"constexpr int TABLE_SIZE[TABLES] = {{{', '.join(map(str, tables))}}};",
             "",

@@ -28,6 +28,7 @@ struct Workspace {
     Block block[DECODE_BLOCKS];
     Column column[A > DECODE_BLOCKS ? A : DECODE_BLOCKS];
     vf weight[H][A][P];
+    Curve curve;
     bool good_tokens;
 };
 
@@ -59,10 +60,10 @@ NOINLINE void attention(const Block& block, Workspace& ws) {
         int step = 0;
         for (; step + QB <= A; step += QB)
             attend<SHIFT, QB>(block.kv, T + step, h, ws.column + step, ws.weight[h] + step,
-                              ExtraScore(ws.weights, block, step, h));
+                              ScoreParts(ws.weights, block, ws.curve, step, h, step));
         for (; step < A; step++)
             attend<SHIFT, 1>(block.kv, T + step, h, ws.column + step, ws.weight[h] + step,
-                             ExtraScore(ws.weights, block, step, h));
+                             ScoreParts(ws.weights, block, ws.curve, step, h, step));
     }
 }
 
@@ -71,7 +72,8 @@ NOINLINE void attention_back(Block& block, Workspace& ws) {
     auto back = [&](auto fresh, auto queries, int step) __attribute__((always_inline)) {
         for (int h = 0; h < H; h++)
             attend_back<fresh, queries>(block.kv, block.kv_grad, T + step, h, ws.column + step,
-                                        ws.weight[h] + step, ScoreGrad(ws.sums.score, block, step, h));
+                                        ws.weight[h] + step,
+                                        ScoreGrad(ws.weights, ws.sums, block, ws.curve, step, h, step));
     };
     constexpr std::integral_constant<int, QB> many;
     constexpr std::integral_constant<int, 1> one;
@@ -245,7 +247,8 @@ NOINLINE void decode_step(int step, int count, Workspace& ws) {
         Block& block = ws.block[c];
         look_up_query(w, step, block.query_token(step), ws.column[c]);
         for (int h = 0; h < H; h++)
-            attend<SHIFT, 1>(block.kv, T + step, h, ws.column + c, ws.weight[h], ExtraScore(w, block, step, h));
+            attend<SHIFT, 1>(block.kv, T + step, h, ws.column + c, ws.weight[h],
+                             ScoreParts(w, block, ws.curve, step, h, 0));
     }
     unroll<STAGES>(EACH(i) {
         for (int c = 0; c < count; c++)

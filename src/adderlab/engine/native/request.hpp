@@ -5,7 +5,7 @@
 #include <cstdint>
 
 // The first tables, in the order of models.tables.ATTENTION; the head's constants follow.
-enum Table { QUERY, KEY, SCORE_TABLE, VALUE, RESIDUAL, SINK_TABLE, CONSTANTS };
+enum Table { QUERY, KEY, SCORE_TABLE, VALUE, RESIDUAL, SINK_TABLE, SCALE_TABLE, CONSTANTS };
 
 // One seed's tokens: ``rows`` samples, ``stride`` bytes apart.
 struct Samples {

@@ -2,7 +2,9 @@
 // has written the sizes as constants and what the head keeps (head.py):
 //
 // A answer steps, P positions, T prompt positions, V vocabulary, H heads, K key and E value dimension,
-// R channels of the row; SCORE, SINK: whether there are those tables; HeadBuffers, HeadWeights, DENSE.
+// R channels of the row; SCORE, SINK: whether there are those tables, SCORE_QUERIES and SCORE_KEYS the
+// lengths of the score table's axes of tokens; CURVED: whether scores are a function of queries times keys,
+// LIMITED: whether it stays within +-1 and its slope follows from its value; HeadBuffers, HeadWeights, DENSE.
 #pragma once
 
 #include "scatter.hpp"
@@ -11,7 +13,10 @@ constexpr int HK = H * K, HE = H * E;
 constexpr int KV = HK + HE;                    // features looked up per key
 constexpr int QR = HK + R + (SINK ? H : 0);    // features looked up per query: query, row and sinks
 constexpr int KV_ROW = row_size(KV), QR_ROW = row_size(QR);
-constexpr int SCORES = SCORE ? A * V * H * P * V : 0;
+// Scores that no token decides: each is one number for all samples.
+constexpr bool BIASED = SCORE && SCORE_QUERIES == 1 && SCORE_KEYS == 1;
+constexpr int SCALES = CURVED ? A * H : 0;
+constexpr int SCORES = SCORE ? A * SCORE_QUERIES * H * P * SCORE_KEYS : 0;
 
 // Activations of one answer step of one block, kept from the forward to the backward pass.
 struct Column : HeadBuffers {

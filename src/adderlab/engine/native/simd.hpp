@@ -49,6 +49,7 @@ INLINE void unroll(F&& f) {
 #define EACH(i) [&](auto i) __attribute__((always_inline))
 
 INLINE vf splat(float x) { return x - vf{}; }
+INLINE vi splat_int(int32_t x) { return x - vi{}; }
 
 // Keeps x in a register: without it the compiler may load the same memory again at every use.
 INLINE vf keep(vf x) {

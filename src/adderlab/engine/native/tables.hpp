@@ -19,7 +19,8 @@ inline float largest(const float (&row)[TABLE]) {
     return result;
 }
 
-// Whether some score may exceed SAFE_BITS: sum over k of the largest |query_k| |key_k| of any tokens.
+// Whether some score may exceed SAFE_BITS: sum over k of the largest |query_k| |key_k| of any tokens, or
+// what a limited function allows, and what is added to it.
 inline bool wide_scores(const Weights& w) {
     float query[A][HK], key[P][HK];
     for (int a = 0; a < A; a++)
@@ -31,6 +32,8 @@ inline bool wide_scores(const Weights& w) {
             for (int h = 0; h < H; h++) {
                 float bound = 0.0f;
                 for (int k = h * K; k < (h + 1) * K; k++) bound += query[a][k] * key[p][k];
+                if constexpr (CURVED) bound = std::fabs(w.score_scale[a * H + h]);
+                if constexpr (BIASED) bound += std::fabs(w.score[(a * H + h) * P + p]) * LOG2E;
                 if (!(bound <= SAFE_BITS)) return true;
             }
     return false;
@@ -43,12 +46,14 @@ inline void load_weights(const float* const* table, Weights& w) {
         load_rows(table[VALUE] + p * V * HE, HE, 1.0f, w.kv_row[p] + HK);
     }
     for (int a = 0; a < A; a++) {
-        load_rows(table[QUERY] + a * V * HK, HK, LOG2E, w.query_row[a]);
+        load_rows(table[QUERY] + a * V * HK, HK, CURVED ? 1.0f : LOG2E, w.query_row[a]);
         load_rows(table[RESIDUAL] + a * V * R, R, 1.0f, w.query_row[a] + HK);
         if constexpr (SINK) load_rows(table[SINK_TABLE] + a * V * H, H, LOG2E, w.query_row[a] + HK + R);
     }
     w.score = table[SCORE_TABLE];
-    w.wide = SCORE || SINK || wide_scores(w);
+    if constexpr (CURVED)
+        for (int i = 0; i < SCALES; i++) w.score_scale[i] = table[SCALE_TABLE][i] * LOG2E;
+    w.wide = (SCORE && !BIASED) || SINK || (CURVED && !LIMITED) || wide_scores(w);
     load_head(table + CONSTANTS, w);
 }
 
@@ -63,8 +68,8 @@ inline void store_grads(Totals& total, const float* const* table, double unit, f
     for (double& x : total.dense) x *= unit;
     for (int p = 0; p < P; p++) {
         const double* sum = total.kv + p * V * KV_ROW;
-        // The key's gradient was summed with queries in bits.
-        store_rows(sum, KV_ROW, HK, unit * LN2_EXACT, grad[KEY] + p * V * HK);
+        // The key's gradient was summed with queries in bits, unless scores are curved.
+        store_rows(sum, KV_ROW, HK, CURVED ? unit : unit * LN2_EXACT, grad[KEY] + p * V * HK);
         store_rows(sum + HK, KV_ROW, HE, unit, grad[VALUE] + p * V * HE);
     }
     for (int a = 0; a < A; a++) {
@@ -74,5 +79,6 @@ inline void store_grads(Totals& total, const float* const* table, double unit, f
         if constexpr (SINK) store_rows(sum + HK + R, QR_ROW, H, unit, grad[SINK_TABLE] + a * V * H);
     }
     if constexpr (SCORE) store(total.score, SCORES, unit, grad[SCORE_TABLE]);
+    if constexpr (CURVED) store(total.score_scale, SCALES, unit, grad[SCALE_TABLE]);
     store_head(total.dense, table + CONSTANTS, grad + CONSTANTS);
 }

@@ -9,7 +9,8 @@
 struct Weights : HeadWeights {
     alignas(64) float kv_row[P][KV][TABLE];
     float query_row[A][QR][TABLE];
-    const float* score;  // the table itself
+    const float* score;         // the table itself
+    float score_scale[SCALES];  // in bits
     bool wide;           // scores may leave +-60 bits: subtract the largest first
 };
 
@@ -19,13 +20,15 @@ constexpr int KV_SUMS = P * V * KV_ROW, QR_SUMS = A * V * QR_ROW;
 struct Sums {
     vf dense[DENSE];
     alignas(64) float kv[KV_SUMS], qr[QR_SUMS];
-    float score[SCORES];
+    // Of scores that no token decides one vector each, as of the dense ones.
+    vf bias[BIASED ? SCORES : 1], score_scale[SCALES];
+    float score[BIASED ? 0 : SCORES];
     double loss[W];
 };
 
 // Sums over the batch.
 struct Totals {
-    double dense[DENSE], kv[KV_SUMS], qr[QR_SUMS], score[SCORES], loss;
+    double dense[DENSE], kv[KV_SUMS], qr[QR_SUMS], score[SCORES], score_scale[SCALES], loss;
 };
 
 // totals = sums when ``first``, totals += sums otherwise.
@@ -34,7 +37,11 @@ inline void add_chunk(Totals& totals, const Sums& sums, bool first) {
     for (int i = 0; i < DENSE; i++) add(totals.dense[i], lane_sum(sums.dense[i]));
     for (int i = 0; i < KV_SUMS; i++) add(totals.kv[i], sums.kv[i]);
     for (int i = 0; i < QR_SUMS; i++) add(totals.qr[i], sums.qr[i]);
-    for (int i = 0; i < SCORES; i++) add(totals.score[i], sums.score[i]);
+    if constexpr (BIASED)
+        for (int i = 0; i < SCORES; i++) add(totals.score[i], lane_sum(sums.bias[i]));
+    else
+        for (int i = 0; i < SCORES; i++) add(totals.score[i], sums.score[i]);
+    for (int i = 0; i < SCALES; i++) add(totals.score_scale[i], lane_sum(sums.score_scale[i]));
     double loss = 0.0;
     for (int l = 0; l < W; l++) loss += sums.loss[l];
     add(totals.loss, loss);

@@ -20,6 +20,7 @@ from adderlab.engine.base import (
     Sampler,
     Stepper,
 )
+from adderlab.engine.coordinates import with_coordinates, without_coordinates
 from adderlab.engine.device_steps import DeviceStepper, Eager
 from adderlab.engine.triton.attention import attend, key_gradient, query_gradient
 from adderlab.engine.triton.head import head
@@ -81,6 +82,13 @@ class TritonEngine:
     def loss_and_grad(
         self, tables: Tables, tokens_SBP: Tensor, targets_SBA: Tensor
     ) -> tuple[Tensor, Tables]:
+        plain = with_coordinates(tables)
+        loss_S, grads = self._loss_and_grad(plain, tokens_SBP, targets_SBA)
+        return loss_S, grads if plain is tables else without_coordinates(grads, tables)
+
+    def _loss_and_grad(
+        self, tables: Tables, tokens_SBP: Tensor, targets_SBA: Tensor
+    ) -> tuple[Tensor, Tables]:
         call = _Call(tables, tokens_SBP, targets_SBA)
         form, S, A = tables.form, call.seeds, call.A
         splits = max(1, min(-(-call.B // BLOCK), PROGRAMS // (S * A)))
@@ -119,7 +127,7 @@ class TritonEngine:
         return summed_SW[:, 0], tables.map(lambda _: next(ordered))
 
     def margins(self, tables: Tables, tokens_SBP: Tensor, targets_SBA: Tensor) -> Tensor:
-        parts = []
+        tables, parts = with_coordinates(tables), []
         size = _chunk(tables)
         for tokens, targets in zip(tokens_SBP.split(size, 1), targets_SBA.split(size, 1), strict=True):
             call = _Call(tables, tokens, targets)
@@ -130,6 +138,7 @@ class TritonEngine:
         return torch.cat(parts, 1)
 
     def decode(self, tables: Tables, prompt_SBT: Tensor) -> Tensor:
+        tables = with_coordinates(tables)
         return torch.cat(
             [self._decode_chunk(tables, part) for part in prompt_SBT.split(_chunk(tables), 1)], 1
         )
