@@ -208,13 +208,40 @@ def _takes_two(
             return False  # It is made for one sequence, and is asked so.
         if found.shape[:2] != (2, last + 1):
             return False
-        difference = float((found[:, -1] - read_NAV[two % len(read_NAV), i]).abs().max())
-        if not difference <= limit:
-            raise Failure(
-                "two sequences at once change each other's answers (a logit differs by "
-                f"{difference:.2g}): the model's results depend on the batch"
-            )
+        _judge_rows(found[:, -1], read_NAV[two % len(read_NAV), i], limit)
     return True
+
+
+@one_thread()
+@torch.no_grad()
+def takes_rows_together(foreign: Foreign) -> bool:
+    """Of a model without tables: whether it takes several sequences at once, and answers each as alone.
+    Raises ``Failure`` where they change each other's answers."""
+    if foreign.rows_alone:
+        return False
+    layout = foreign.layout
+    generator = torch.Generator().manual_seed(1)
+    tokens_NP = torch.randint(0, 10, (2, layout.num_positions), generator=generator)
+    for length in (layout.num_prompt, layout.num_positions):
+        own_NL = foreign.tokens.of(tokens_NP[:, :length])
+        alone_NLV = torch.cat([foreign.call(row[None]) for row in own_NL])
+        try:
+            found_NLV = foreign.call(own_NL)
+        except Exception:
+            return False  # It is made for one sequence, and is asked so.
+        if found_NLV.shape != alone_NLV.shape:
+            return False
+        _judge_rows(found_NLV, alone_NLV, SLACK_FLOAT32 * max(1.0, float(alone_NLV.abs().max())))
+    return True
+
+
+def _judge_rows(together: Tensor, alone: Tensor, limit: float) -> None:
+    difference = float(torch.nan_to_num(together - alone).abs().max())
+    if not difference <= limit:
+        raise Failure(
+            "two sequences at once change each other's answers (a logit differs by "
+            f"{difference:.2g}): the model's results depend on the batch"
+        )
 
 
 def random_sequences(reading: Reading, count: int, seed: int) -> Tensor:

@@ -35,6 +35,7 @@ from adderlab.reading.agreement import (
     compare,
     read_foreign,
     running,
+    takes_rows_together,
 )
 from adderlab.reading.driving import (
     Foreign,
@@ -154,6 +155,8 @@ class Live:
     reading: Reading | None
     """None where there is no table form."""
     agreement: Agreement | None
+    batched: bool
+    """Whether the model takes several sequences at once."""
     make: Callable[[int], Any]
     """Seed -> another model of the file's own kind."""
     module: types.ModuleType | None
@@ -207,6 +210,11 @@ class FileModule(Adder):
         return self._foreign
 
     @property
+    def takes_rows_together(self) -> bool:
+        """Whether it is asked for several sequences at once."""
+        return self._live.batched
+
+    @property
     def own(self) -> Any:
         """What the file's ``build_model`` made."""
         return self._held[0]
@@ -217,8 +225,7 @@ class FileModule(Adder):
         foreign, order = self.foreign, list(self.config.order)
         own_BT = foreign.tokens.of(tokens_BT)
         with _default_dtype(next(iter(self._params.values())).dtype):
-            agreement = self._live.agreement
-            if agreement is not None and agreement.batched and len(own_BT) > 1:
+            if self._live.batched and len(own_BT) > 1:
                 return foreign.call(own_BT)[..., order]
             return torch.cat([foreign.call(row[None]) for row in own_BT])[..., order]
 
@@ -226,9 +233,8 @@ class FileModule(Adder):
         """Logits (B, A, V) of the answer steps, teacher-forced. Of a model that takes one sequence at a
         time, its recorded operations, batched."""
         live, queries = self._live, list(self.layout.query_positions)
-        if live.agreement is None or live.agreement.batched or len(tokens_BP) < 2:
+        if live.reading is None or live.batched or len(tokens_BP) < 2:
             return super().answer_logits(tokens_BP)
-        assert live.reading is not None
         return live.reading.logits(self._params, tokens_BP)[:, queries]
 
     def own_sum(self, a: int, b: int) -> int | None:
@@ -338,12 +344,15 @@ def _attached(
     reading, agreement, reason = None, None, None
     try:
         reading, agreement = read_foreign(foreign)
+        batched = agreement.batched
     except NoTables as failure:
         reason = str(failure)
+        batched = takes_rows_together(foreign)
     live = Live(
         foreign=foreign,
         reading=reading,
         agreement=agreement,
+        batched=batched,
         make=make,
         module=module,
         source=source,

@@ -36,8 +36,10 @@ from adderlab.models.tables import (
     why_not_trained_by_tables,
 )
 from adderlab.models.transformer import build_model
+from adderlab.reading.file_model import FileModule
 from adderlab.task.layouts import Layout
 from adderlab.task.sampling import DataConfig, sample_pairs
+from adderlab.training.together import GROUP, LossAndGrad, together
 
 Params = Mapping[str, Tensor]
 
@@ -220,7 +222,12 @@ class TableObjective:
 
 
 class OracleObjective:
-    """The full-sequence module, one seed after another: slow, for models outside the table form."""
+    """The full-sequence module, slow, for models outside the table form.
+
+    Gradients of a user's file are computed for several seeds at once where ``torch.func`` can run its
+    module (``together``), those of presets one seed after another, whose bits then are those of a seed
+    alone.
+    """
 
     def __init__(self, config: Architecture, device: torch.device, sharpness: float = 1.0) -> None:
         self.model = build_model(config, 0).to(device)
@@ -228,6 +235,11 @@ class OracleObjective:
             tensor.requires_grad_()  # a plain class may have tensors that do not ask for it
         self.config, self.engine_name = config, "module"
         self.sharpness = sharpness
+        self._together: LossAndGrad | None = None
+        self.why_alone: str | None = None
+        """Why a file's seeds are computed one after another; None where they are not."""
+        if isinstance(self.model, FileModule):
+            self._together, self.why_alone = together(self.model, sharpness, self._alone)
         self._sharpened = _Sharpened(
             self, lambda config, factor: OracleObjective(config, device, factor)
         )
@@ -244,6 +256,12 @@ class OracleObjective:
     def loss_and_grad(
         self, params: Params, tokens_SBP: Tensor, targets_SBA: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
+        return (self._together or self._alone)(params, tokens_SBP, targets_SBA)
+
+    def _alone(
+        self, params: Params, tokens_SBP: Tensor, targets_SBA: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Seed by seed."""
         losses, rows = [], []
         names, own = zip(*self.model.named_parameters(), strict=True)
         for s, (tokens_BP, targets_BA) in enumerate(zip(tokens_SBP, targets_SBA, strict=True)):
@@ -359,11 +377,18 @@ def open_backend(
     device, why = choose_device(compute.device)
     threads = compute.threads or usable_cores()
     reason = why_not_trained_by_tables(config)
-    if reason:
-        log(f"there is no table form to train by ({reason}): it trains on the full sequence, slowly")
     engine = select_engine(compute.engine, config, device, threads=engine_threads or threads, log=log)
+    objective = objective_for(config, engine, device)
+    if reason:
+        how = ""
+        if isinstance(objective, OracleObjective) and isinstance(objective.model, FileModule):
+            alone = objective.why_alone
+            how = f", seed by seed ({alone})" if alone else f", {GROUP} seeds at once (torch.func.vmap)"
+        log(
+            f"there is no table form to train by ({reason}): it trains on the full sequence, slowly{how}"
+        )
     return Backend(
-        objective=objective_for(config, engine, device),
+        objective=objective,
         device=device,
         device_reason=why,
         threads=threads,

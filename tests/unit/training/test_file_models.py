@@ -199,10 +199,75 @@ def test_a_second_layer_trains_through_the_module(tmp_path: Path) -> None:
     lines: list[str] = []
     backend = open_backend(config, Compute(threads=1), lines.append)
     assert backend.engine == "module"
-    assert any("full sequence" in line for line in lines)
+    assert any("full sequence" in line and "8 seeds at once (torch.func.vmap)" in line for line in lines)
     trained = population(config, backend.objective, dataclasses.replace(RECIPE, batch_size=16))
     losses = [float(trained.advance().mean()) for _ in range(30)]
     assert sum(losses[-5:]) < sum(losses[:5])
+
+
+def seeds_of(config: FileModel, recipe: Recipe, seeds: tuple[int, ...]) -> Population:
+    return Population(config, recipe, seeds, OracleObjective(config, CPU), CPU)
+
+
+@pytest.mark.parametrize("name", ["two layers", "one row too"])
+def test_seeds_at_once_are_those_of_a_seed_alone(name: str, tmp_path: Path) -> None:
+    """To the bit: among ten, in groups of eight and two, and alone. A loop over seeds has the same bits
+    too, unless the model takes one sequence at a time: then a gradient is summed in another order."""
+    file = variant("two layers", tmp_path)
+    if name != "two layers":
+        text = file.read_text().replace(
+            "T = tokens.shape[1]", "T = tokens.shape[1]; assert len(tokens) == 1"
+        )
+        file.write_text(text)
+    config = read_file(file)[0]
+    recipe = dataclasses.replace(RECIPE, batch_size=8)
+    many, alone, loop = (seeds_of(config, recipe, seeds) for seeds in (tuple(range(10)), (9,), (9,)))
+    loop.objective._together = None  # type: ignore[attr-defined]
+    for _ in range(3):
+        many.advance(), alone.advance(), loop.advance()
+    assert torch.equal(many.flat_SN[9], alone.flat_SN[0])
+    torch.testing.assert_close(alone.flat_SN, loop.flat_SN, rtol=1e-4, atol=1e-6)
+    assert torch.equal(alone.flat_SN, loop.flat_SN) or name != "two layers"
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (
+            ("        T = tokens", "        assert int(tokens[0, 0]) >= 0\n        T = tokens"),
+            "torch.func cannot",
+        ),
+        (("class MyAdder(nn.Module)", "class Inner(nn.Module)"), "it is no nn.Module"),
+    ],
+)
+def test_what_torch_func_cannot_run_trains_seed_by_seed(
+    change: tuple[str, str], why: str, tmp_path: Path
+) -> None:
+    file = variant("two layers", tmp_path)
+    text = file.read_text().replace(*change)
+    if "Inner" in change[1]:
+        text = text.replace("def build_model", OUTER + "def build_model")
+    file.write_text(text)
+    lines: list[str] = []
+    config = read_file(file)[0]
+    backend = open_backend(config, Compute(threads=1), lines.append)
+    assert any("seed by seed" in line and why in line for line in lines), lines
+    trained = population(config, backend.objective, dataclasses.replace(RECIPE, batch_size=4))
+    assert bool(torch.isfinite(trained.advance()).all())
+
+
+OUTER = """class MyAdder:
+    def __init__(self):
+        self.inner = Inner()
+
+    def parameters(self):
+        return self.inner.parameters()
+
+    def __call__(self, tokens):
+        return self.inner(tokens)
+
+
+"""
 
 
 def test_lbfgs_goes_through_the_tables_of_a_file() -> None:
