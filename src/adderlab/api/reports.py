@@ -23,7 +23,7 @@ from adderlab.report.evidence import CertificateRecord, is_run, read_results, re
 from adderlab.report.figures import dissect
 from adderlab.report.html import STYLE
 from adderlab.report.html import refuse_foreign as refuse_foreign_page
-from adderlab.report.log import refuse_foreign
+from adderlab.report.log import default_log, refuse_foreign
 from adderlab.report.log import write_log as write_log_file
 from adderlab.report.replay import (
     Checked,
@@ -49,7 +49,6 @@ class HasFolder(Protocol):
 RunLike: TypeAlias = "str | os.PathLike[str] | HasFolder"
 """A run, a search, a rate or a sweep: its folder, or what the function that wrote it returned."""
 
-LOG = Path("EXPERIMENTS.md")
 EXPLORER = Path("explore.html")
 EVIDENCE = (Path("records"), Path("results"))
 """Where evidence lies unless folders are named."""
@@ -155,15 +154,18 @@ def compare(runs: Sequence[RunLike]) -> Comparison:
 
 
 def write_log(
-    paths: Iterable[str | os.PathLike[str]] = (), output: str | os.PathLike[str] = LOG
+    paths: Iterable[str | os.PathLike[str]] = (), output: str | os.PathLike[str] | None = None
 ) -> Path:
     """The experiments log (Markdown) of all runs, replayed series, evaluations and certificates below
     ``paths``, by default the folders records and results.
 
-    The same evidence gives the same text. Returns the file's path. Raises ``UsageError`` if there is no
-    such path, or if ``output`` holds something that is no log: it is left as it is.
+    ``output``: by default EXPERIMENTS.md; in a clone whose git has that file, that one is written
+    from ``records`` alone, and everything else goes to results/EXPERIMENTS.md. The same evidence gives
+    the same text. Returns the file's path. Raises ``UsageError`` if there is no such path, or if
+    ``output`` holds something that is no log, or a log that was edited: it is left as it is.
     """
-    given, output = [Path(path) for path in paths], Path(output)
+    given = [Path(path) for path in paths]
+    output = default_log(given) if output is None else Path(output)
     used = given or [path for path in EVIDENCE if path.is_dir()]
     if not used:
         raise UsageError("there is no folder records or results here; name where the runs are")
@@ -171,7 +173,7 @@ def write_log(
         if not path.exists():
             raise UsageError(f"there is no file or folder {path}; check the name")
     command = ["adderlab", "log", *map(str, given)]
-    if output not in (LOG, Path("/dev/stdout")):
+    if output not in (default_log(given), Path("/dev/stdout")):
         command += ["--output", str(output)]
     write_log_file(used, output, shlex.join(command))
     return output
@@ -215,19 +217,21 @@ def replay(
     only: Sequence[str] = (),
     again: bool = False,
     records: str | os.PathLike[str] = "records",
-    log: str | os.PathLike[str] = LOG,
+    log: str | os.PathLike[str] | None = None,
     on_message: Callable[[str], None] = print,
 ) -> Replayed:
     """Run a declared series of experiments (a TOML file, docs/reproducing.md) in order, check what it
     expects, and write the log after every experiment.
 
     Goes on where an earlier replay of the same file stopped; ``again`` starts anew. ``only``: names of
-    experiments. ``records``: folder of records, in which the series gets one of its own.
+    experiments. ``records``: folder of records, in which the series gets one of its own. ``log``: by
+    default EXPERIMENTS.md, or results/EXPERIMENTS.md in a clone whose git has the first.
 
     Raises ``UsageError`` for a wrong file, wrong arguments of one of its commands, or a ``log`` that
     holds something else, all before anything runs.
     """
-    file, records, log = Path(file), Path(records), Path(log)
+    file, records = Path(file), Path(records)
+    log = default_log([]) if log is None else Path(log)
     runner, series = _command_line(), read_series(file)
     for _, _, step in series.steps():
         runner.check(step.command)

@@ -21,7 +21,7 @@ class Report:
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional, arg(metavar="RUN|FILE.py ...")]
     """Folders of runs, searches, rates or sweeps, for example results/runs/main, and the Python file
     whose model they trained, which is run, to look into the model too."""
-    output: Annotated[Path | None, arg(metavar="F")] = None
+    output: Annotated[Path | None, arg(metavar="F", aliases=["-o"])] = None
     """Default: report.html in the run's folder; results/report.html for several."""
 
     def run(self) -> int:
@@ -108,8 +108,9 @@ class Log:
 
     paths: Annotated[tuple[Path, ...], tyro.conf.Positional, arg(metavar="[PATH ...]")] = ()
     """Folders of records or runs, single runs, JSON files; default: records and results, where there."""
-    output: Annotated[Path, arg(metavar="F")] = Path("EXPERIMENTS.md")
-    """The file to write, never over one that is no log; /dev/stdout prints it."""
+    output: Annotated[Path | None, arg(metavar="F", aliases=["-o"])] = None
+    """The file to write, never over one that is no log or was edited; /dev/stdout prints it. Default:
+    EXPERIMENTS.md; in a clone, of anything but records alone, results/EXPERIMENTS.md."""
 
     def run(self) -> int:
         """Write the log; 0 also where evidence is missing, which the log then states."""
@@ -133,8 +134,9 @@ class Replay:
     """Start anew although this series has been run, or begun, here."""
     records: Annotated[Path, arg(metavar="DIR")] = Path("records")
     """Folder of records; the series gets one of its own in it."""
-    log: Annotated[Path, arg(metavar="F")] = Path("EXPERIMENTS.md")
-    """The log, written from the folder of records after every experiment."""
+    log: Annotated[Path | None, arg(metavar="F")] = None
+    """The log, written from the folder of records after every experiment. Default: EXPERIMENTS.md, in a
+    clone results/EXPERIMENTS.md."""
 
     def run(self) -> int:
         """0 if everything ran and met its expectations, 1 if not, 130 if interrupted."""

@@ -58,7 +58,8 @@ class Contrast:
     fisher_p: float
     """Two-sided Fisher exact test of equal success rates."""
     log_rank_p: float | None
-    """Two-sided log-rank test of equal steps to grok; None where no seed of either run grokked."""
+    """Two-sided log-rank test of equal steps to grok; None where ``no_log_rank`` says why not."""
+    no_log_rank: str | None
     fisher_holm_p: float
     """``fisher_p`` corrected for the number of runs compared (Holm 1979)."""
 
@@ -73,11 +74,11 @@ class Contrast:
 
     @property
     def log_rank(self) -> str:
-        """The log-rank test's p-value as text."""
-        return "no seed grokked" if self.log_rank_p is None else f"log-rank p {self.log_rank_p:.2g}"
+        """The log-rank test's p-value as text, or why there is none."""
+        return self.no_log_rank or f"log-rank p {self.log_rank_p:.2g}"
 
 
-def _contrast_columns(contrast: Contrast | None) -> dict[str, float | None]:
+def _contrast_columns(contrast: Contrast | None) -> dict[str, float | str | None]:
     """Flat, under names that tell the difference's interval from the rate's."""
     names = {"low": "difference_low", "high": "difference_high"}
     return {
@@ -203,13 +204,15 @@ def compare_runs(runs: Sequence[RunEvidence]) -> Comparison:
     contrasts: list[Contrast | None] = [None]
     for rate, grok, p, holm_p in zip(rates[1:], grokking[1:], p_values, holm(p_values), strict=True):
         low, high = newcombe(rates[0], rate)
+        log_rank_p = log_rank(grokking[0], grok)
         contrasts.append(
             Contrast(
                 difference=rate.value - rates[0].value,
                 low=low,
                 high=high,
                 fisher_p=p,
-                log_rank_p=log_rank(grokking[0], grok),
+                log_rank_p=log_rank_p,
+                no_log_rank=None if log_rank_p is not None else _why_no_log_rank(grokking[0], grok),
                 fisher_holm_p=holm_p,
             )
         )
@@ -253,7 +256,8 @@ def fisher(first: Rate, second: Rate) -> float:
 
 
 def log_rank(first: Grokking, second: Grokking) -> float | None:
-    """Two-sided p-value of the log-rank test (Mantel 1966); None if no seed of either grokked."""
+    """Two-sided p-value of the log-rank test (Mantel 1966); None if no seed of either grokked, or none
+    while there were seeds of both that could have and did not."""
     from scipy.stats import CensoredData, logrank
 
     if not first.reached and not second.reached:
@@ -264,6 +268,16 @@ def log_rank(first: Grokking, second: Grokking) -> float | None:
     with np.errstate(invalid="ignore"):  # 0 / 0 where all events come after one group is gone
         p = float(logrank(samples[0], samples[1]).pvalue)
     return p if math.isfinite(p) else None
+
+
+def _why_no_log_rank(first: Grokking, second: Grokking) -> str:
+    """In words, where ``log_rank`` gives none."""
+    steps = {*first.reached, *second.reached}
+    if not steps:
+        return "no seed grokked"
+    if len(steps) == 1 and not first.censored and not second.censored:
+        return "every seed grokked at the same step"
+    return "no log-rank test: no seed grokked while seeds of both runs were still watched"
 
 
 def newcombe(first: Rate, second: Rate) -> tuple[float, float]:

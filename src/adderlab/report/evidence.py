@@ -343,10 +343,18 @@ class RunEvidence:
     @property
     def num_proved(self) -> int:
         """Different models of this run that are proved on all pairs."""
+        return max(len(self.proved_seeds), len(self.proved_weights))
+
+    @property
+    def proved_seeds(self) -> set[int | None]:
+        """Seeds that the run proved, as trained or after repair."""
         by_seed = {each.seed for each in self.proofs if each.verdict == "proved"}
-        by_seed |= {record.seed for record in self.seeds if record.route is not None}
-        weights = {each.weights_sha256 for each in self.certificates if each.verdict == "proved"}
-        return max(len(by_seed), len(weights))
+        return by_seed | {record.seed for record in self.seeds if record.route is not None}
+
+    @property
+    def proved_weights(self) -> set[str | None]:
+        """SHA-256 of the models that certificates in the run's folder prove."""
+        return {each.weights_sha256 for each in self.certificates if each.verdict == "proved"}
 
     @property
     def status(self) -> str:

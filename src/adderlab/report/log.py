@@ -7,8 +7,11 @@ the order of time; series that replay somebody's report open the log with both s
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 import shlex
+import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +45,7 @@ from adderlab.report.evidence import (
     read_run,
 )
 from adderlab.report.replay import Checked, Entry, Experiment, Replay, SeriesStep, is_replay, open_replay
+from adderlab.runs.records import SeedRecord
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,24 +180,43 @@ def pooled_rate(runs: Sequence[RunEvidence]) -> Rate | None:
 
     A seed that was run again and came to the very same numbers is the same sample and counts once.
     """
-    samples = {
-        (record.seed, record.steps, record.train_loss, record.last_token_accuracy): record
-        for run in runs
-        for record in run.evaluated
-    }
+    samples = {_sample(record): record for run in runs for record in run.evaluated}
     if not samples:
         return None
     return wilson(sum(record.succeeded for record in samples.values()), len(samples))
+
+
+def _sample(record: SeedRecord) -> tuple[Any, ...]:
+    """Equal for a seed that was run twice with the very same numbers."""
+    return (record.seed, record.steps, record.train_loss, record.last_token_accuracy)
+
+
+def pooled_proved(runs: Sequence[RunEvidence]) -> int:
+    """Proved models of several runs, each counted once."""
+    proved: set[Any] = set()
+    for run in runs:
+        by_seed = {_sample(record) for record in run.seeds if record.seed in run.proved_seeds}
+        weights = run.proved_weights
+        # Certificates do not name seeds: where there are more of them, models are told apart by those.
+        proved |= by_seed if len(by_seed) >= len(weights) else weights
+    return len(proved)
 
 
 # The text.
 
 
 MARK = "<!-- adderlab log -->"
-"""First line of every log: a file without it is the user's own and is never overwritten."""
+"""First line of a log of version 0.2. A file without a mark is the user's own: never overwritten."""
 _TITLE = "# Experiments Log"
-_MARKS = (MARK, f"{_TITLE}\n\nWritten by `adderlab log")
+_OLD_MARKS = (MARK, f"{_TITLE}\n\nWritten by `adderlab log")
 """Logs of version 0.1 begin with the second."""
+_SIGNED = re.compile(r"<!-- adderlab log, sha256 (\w{16}) of what follows -->")
+"""First line of a log: one that somebody has edited since is the user's own too."""
+LOG = Path("EXPERIMENTS.md")
+OWN_LOG = Path("results/EXPERIMENTS.md")
+"""Where a log goes unless a place is named, in a clone whose git has the first."""
+RECORDS = Path("records")
+"""Evidence that is kept with the program; its log is the tracked one."""
 UNDATED = "Undated"
 _RUN_FILES = ("summary.json", "seeds.json", "metrics.csv", "seed_metrics.csv", "seeds.csv", "table.csv")
 
@@ -201,32 +224,67 @@ _RUN_FILES = ("summary.json", "seeds.json", "metrics.csv", "seed_metrics.csv", "
 def write_log(paths: Sequence[Path], output: Path, command: str) -> None:
     """Write the log of everything below ``paths``, atomically. ``command`` is what writes it.
 
-    Raises ``UsageError`` if ``output`` holds something else than a log, ``Failure`` if the disk refuses
-    or the records of a replay are damaged.
+    Raises ``UsageError`` if ``output`` holds something else than a log as it was written, ``Failure`` if
+    the disk refuses or the records of a replay are damaged.
     """
     refuse_foreign(output)
     write_text(output, log_text(collect(paths), command))
 
 
+def default_log(paths: Sequence[Path]) -> Path:
+    """Where the log of these paths goes unless a place is named: in a clone, the log that git keeps is
+    written only from the records that it keeps."""
+    if list(paths) == [RECORDS] or not _is_tracked(LOG):
+        return LOG
+    return OWN_LOG
+
+
+def _is_tracked(file: Path) -> bool:
+    """Whether git keeps the file; False where there is no git."""
+    ask = ["git", "ls-files", "--error-unmatch", str(file)]
+    try:
+        return subprocess.run(ask, capture_output=True, timeout=10).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
 def refuse_foreign(output: Path) -> None:
-    """Raises ``UsageError`` if the file exists and is not a log: it is the user's own."""
+    """Raises ``UsageError`` if the file exists and is not a log, or a log that was edited: it is the
+    user's own."""
     if not output.is_file():
         return
     try:
-        beginning = output.read_bytes()[:200].lstrip().decode(errors="replace")
+        text = output.read_text(encoding="utf-8", errors="replace").lstrip()
     except OSError as error:
         raise disk_failure(error, output, "read") from error
-    if beginning and not beginning.startswith(_MARKS):
+    first, _, rest = text.partition("\n")
+    signed = _SIGNED.fullmatch(first)
+    if signed and signed[1] != _signature(rest):
         raise UsageError(
-            f"{output} was not written by adderlab log and is left as it is; name another file "
-            f"or begin it with the line {MARK} to have it replaced"
+            f"{output} was edited since adderlab log wrote it and is left as it is; write elsewhere "
+            f"with -o FILE, or delete it (remarks that stay go into the {NOTES} of a run)"
         )
+    if text and not signed and not text.startswith(_OLD_MARKS):
+        raise UsageError(
+            f"{output} was not written by adderlab log and is left as it is; name another file with "
+            f"-o FILE, or begin it with the line {MARK} to have it replaced"
+        )
+
+
+def _signature(text: str) -> str:
+    """Of a log without its first line; line ends do not count."""
+    return hashlib.sha256("\n".join(text.splitlines()).encode()).hexdigest()[:16]
 
 
 def log_text(evidence: Evidence, command: str) -> str:
     """EXPERIMENTS.md. ``command`` is what writes it."""
+    text = _unsigned(evidence, command)
+    return f"<!-- adderlab log, sha256 {_signature(text)} of what follows -->\n{text}"
+
+
+def _unsigned(evidence: Evidence, command: str) -> str:
     parts = [
-        f"{MARK}\n{_TITLE}\n",
+        f"{_TITLE}\n",
         f"Written by `{command}` from run folders, evaluations and certificates; edits are lost. "
         f"Remarks belong in the notes file named at each entry (`{NOTES}` in a run's folder) and "
         "appear here when the command runs again. How to read the figures: docs/statistics.md.\n",
@@ -448,8 +506,8 @@ def _over_all(evidence: Evidence) -> str:
     ]
     for label, members in groups(runs):
         rate = pooled_rate(members)
-        proved = sum(run.num_proved for run in members)
-        seeds = sum(len(run.seeds) for run in members)
+        proved = pooled_proved(members)
+        seeds = len({_sample(record) for run in members for record in run.seeds})
         rows.append(
             f"| {_cell(label)} | {len(members)} | {seeds} | {rate or 'no evaluation'} | {proved} |"
         )

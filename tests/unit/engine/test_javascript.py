@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from typing import get_args
 
 import pytest
 import torch
@@ -11,10 +12,10 @@ from adderlab.engine.javascript.head import head_source
 from adderlab.engine.javascript.model import ENGINE
 from adderlab.engine.javascript.table_map import map_source
 from adderlab.models.head_program import (
-    ELEMENTWISE,
-    FUNCTIONS,
     MIXED,
     ROW,
+    Elementwise,
+    Function,
     HeadProgram,
     ProgramBuilder,
     evaluate,
@@ -25,12 +26,12 @@ from helpers.javascript import node
 def programs() -> dict[str, HeadProgram]:
     """One for every operation, and one of several."""
     found = {}
-    for name in ELEMENTWISE:
+    for name in get_args(Elementwise):
         build = ProgramBuilder(3, 1)
         build.elementwise(name, MIXED, ROW)
         build.elementwise(name, build.elementwise(name, MIXED, build.constant("k", 3)), MIXED)
         found[name] = build.build()
-    for name in FUNCTIONS:
+    for name in get_args(Function):
         build = ProgramBuilder(3, 1)
         build.function(name, MIXED)
         found[name] = build.build()

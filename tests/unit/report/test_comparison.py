@@ -147,3 +147,28 @@ def test_environments_and_seeds_that_differ_are_listed(tmp_path: Path) -> None:
         "environment.torch": ("2.13.0", "2.99"),
     }
     assert unique_names(runs) == [str(a), str(b)]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        # 0 of 3 that were given up early against 2 of 3 that grokked later.
+        (
+            [[0.0, 0.1]] * 3,
+            [[0.0, 0.1, 0.5, 1.0]] * 2 + [[0.0, 0.1, 0.2, 0.3]],
+            "no log-rank test: no seed",
+        ),
+        ([[0.0, 0.1]] * 3, [[0.0, 0.2]] * 3, "no seed grokked"),
+        ([[0.0, 1.0]] * 3, [[0.0, 1.0]] * 3, "every seed grokked at the same step"),
+    ],
+)
+def test_why_there_is_no_log_rank_test_is_said_truly(
+    first: list[list[float]], second: list[list[float]], said: str, tmp_path: Path
+) -> None:
+    for name, curves in (("a", first), ("b", second)):
+        write_run(tmp_path / name, dict(enumerate(curves)))
+    comparison = compare_runs([read_run(tmp_path / name) for name in "ab"])
+    contrast = comparison.runs[1].contrast
+    assert contrast is not None and contrast.log_rank_p is None
+    assert contrast.log_rank.startswith(said) and said in str(contrast)
+    assert comparison.to_dict()["runs"][1]["against_first"]["no_log_rank"] == contrast.log_rank

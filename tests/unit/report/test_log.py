@@ -3,6 +3,7 @@
 import gzip
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -118,7 +119,48 @@ def test_a_users_own_file_is_never_overwritten(lab: Path, capsys) -> None:
 def test_logs_of_version_0_1_and_empty_files_are_replaced(lab: Path) -> None:
     for before in ("# Experiments Log\n\nWritten by `adderlab log records` from run", "", "\n"):
         Path("EXPERIMENTS.md").write_text(before)
-        assert written().startswith(MARK)
+        assert written().startswith("<!-- adderlab log, sha256 ")
+
+
+def test_a_log_that_was_edited_is_the_users_own(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    written()
+    written()  # as it was written it is replaced
+    with Path("EXPERIMENTS.md").open("a") as file:
+        file.write("\nSeed 2 was unlucky, I think.\n")
+    edited = Path("EXPERIMENTS.md").read_text()
+    assert main(["log"]) == 2
+    assert "was edited since" in (said := capsys.readouterr().err) and "-o FILE" in said
+    assert Path("EXPERIMENTS.md").read_text() == edited
+    assert main(["log", "-o", "other.md"]) == 0
+    # Line ends that git or an editor changed are no edit.
+    Path("other.md").write_bytes(Path("other.md").read_bytes().replace(b"\n", b"\r\n"))
+    assert main(["log", "-o", "other.md"]) == 0
+
+
+def test_in_a_clone_the_tracked_log_is_written_from_the_records_alone(lab: Path) -> None:
+    shutil.copytree("results/runs/first", "records/first")
+    written()
+    for command in (["init", "-q"], ["add", "EXPERIMENTS.md"]):
+        subprocess.run(["git", *command], check=True)
+    tracked = Path("EXPERIMENTS.md").read_text()
+    assert main(["log"]) == main(["log", "results"]) == main(["log", "results/runs/second"]) == 0
+    assert Path("EXPERIMENTS.md").read_text() == tracked
+    assert "### Run second" in Path("results/EXPERIMENTS.md").read_text()
+    assert main(["log", "records"]) == 0
+    assert "### Run second" not in Path("EXPERIMENTS.md").read_text()
+
+
+def test_two_equal_runs_count_once(lab: Path) -> None:
+    for name, day in (("once", 22), ("again", 23)):
+        started = {"started": f"2026-11-{day}T10:00:00+00:00"}
+        path = write_run(Path("results/runs") / name, {0: GROKS, 1: LATE}, environment=started)
+        own = {"weights_sha256": str(read_run(path).checkpoint.weights_sha256)}  # type: ignore
+        certificate = gzip.compress(json.dumps({**CERTIFICATE, **own}).encode())
+        (path / "certificate.json.gz").write_bytes(certificate)
+    text = written()
+    (row,) = [line for line in text.splitlines() if line.startswith("| 456p")]
+    # Seeds 0 and 1 of the first run are the same two again.
+    assert "| 4 | 5 | 2/5 = 40.0%" in row and row.endswith("| 1 |")
 
 
 def test_a_foreign_log_stops_a_replay_before_anything_runs(lab: Path, capsys) -> None:
@@ -159,8 +201,9 @@ def test_the_projects_own_log_is_what_its_records_say(monkeypatch, tmp_path: Pat
     """After a change of records or wording: adderlab log records."""
     monkeypatch.chdir(ROOT)
     assert main(["log", "records", "--output", str(tmp_path / "log.md")]) == 0
-    anew = (tmp_path / "log.md").read_text().replace(f" --output {tmp_path / 'log.md'}", "")
-    assert anew == Path("EXPERIMENTS.md").read_text()
+    _, _, anew = (tmp_path / "log.md").read_text().partition("\n")
+    _, _, committed = Path("EXPERIMENTS.md").read_text().partition("\n")
+    assert anew.replace(f" --output {tmp_path / 'log.md'}", "") == committed
 
 
 def test_recipes_that_differ_are_kept_apart(lab: Path) -> None:
