@@ -17,6 +17,7 @@ from adderlab.evaluation.suites import strata
 from adderlab.report.explore import Explored, explorer_page
 from helpers.javascript import chromium, node
 from helpers.paths import ROOT
+from helpers.user_files import written
 
 BEST = ROOT / "records" / "best"
 MY_ADDER = ROOT / "examples" / "my_adder.py"
@@ -68,6 +69,19 @@ def test_the_script_answers_as_python_does(path: Path) -> None:
     for k in range(0, len(pairs), 40):
         a, b = (int("".join(map(str, reversed(digits)))) for digits in pairs[k])
         assert tuple(found[k][2][:11]) == al.predict(model, a, b).tokens
+
+
+def test_a_soft_cap_on_scores_is_computed_too(tmp_path: Path) -> None:
+    old = "self.query(u) @ self.key(u).transpose(1, 2) / WIDTH**0.5"
+    text = MY_ADDER.read_text()
+    assert old in text
+    path = written(text.replace(old, f"3 * torch.tanh({old})"), tmp_path / "capped.py")
+    model = al.load(path)
+    assert "score_scale" in script(model.config, model.params).form["tables"]
+    found = node(
+        asked(model, "console.log(JSON.stringify(pairs.map(([a, b]) => engine.smallest(a, b))));")
+    )
+    assert found == pytest.approx(sampled(model)[1].tolist(), abs=1e-6)
 
 
 def test_moved_parameters_move_the_tables_as_python_computes_them() -> None:

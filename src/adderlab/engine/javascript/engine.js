@@ -1,6 +1,6 @@
 // What the engines compute, for one pair at a time and in double precision: attention on tables, the head
-// program, greedy answers. Beside it stand createMap (parameters -> tables) and createHead (the head
-// program), which are written for one model.
+// program, greedy answers. Beside it stand createMap (parameters -> tables), createHead (the head program)
+// and scoreFunction (what queries times keys go through), which are written for one model.
 //
 // Names as in adderlab.models.tables: A answer steps, P positions, V vocabulary, H heads, K key and E value
 // dimension, R width of the residual.
@@ -41,6 +41,7 @@ function repeated(runs) {  // [[value, count], ...] -> an array
 function createEngine(form) {
     const { layout, heads: H, keyDim: K, valueDim: E, rowWidth: R, tables: names } = form;
     const V = layout.vocabulary.length, P = layout.positions, J = layout.columns;
+    const [Z, T] = form.scoreTokens;  // of the table score: 1 where those tokens do not matter
     const map = createMap();
     let table = {}, head = null;
 
@@ -90,14 +91,17 @@ function createEngine(form) {
     }
 
     function attend(tokens, i, z, h, last) {
-        const own = weights[h], { query, key, score, sink, value } = table;
-        const q = ((i * V + z) * H + h) * K, s = ((i * V + z) * H + h) * P * V;
+        const own = weights[h], { query, key, score, sink, value, score_scale } = table;
+        const q = ((i * V + z) * H + h) * K, scale = score_scale ? score_scale[i * H + h] : 1;
+        const s = ((i * Z + (Z > 1 ? z : 0)) * H + h) * P * T;
         own.fill(0);
         let top = -Infinity;
         for (let p = 0; p <= last; p++) {
             const k = ((p * V + tokens[p]) * H + h) * K;
-            let sum = score ? score[s + p * V + tokens[p]] : 0;
+            let sum = 0;
             for (let n = 0; n < K; n++) sum += query[q + n] * key[k + n];
+            if (score_scale) sum = scale * scoreFunction(sum);
+            if (score) sum += score[s + p * T + (T > 1 ? tokens[p] : 0)];
             own[p] = sum;
             if (!(sum <= top)) top = sum;
         }

@@ -10,6 +10,7 @@ from adderlab.models.head_program import (
     FUNCTIONS,
     MIXED,
     ROW,
+    Function,
     HeadProgram,
     Operand,
     Operation,
@@ -61,6 +62,12 @@ def head_source(program: HeadProgram) -> str:
             "}",
         ]
     )
+
+
+def function_source(name: str, function: Function | None) -> str:
+    """JavaScript of one of the program's functions of a number; without one, of the identity."""
+    text = "x" if function is None else FUNCTION_TEXT[function].format("x")
+    return f"function {name}(x) {{ return {text}; }}"
 
 
 class _Writer:

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adderlab.engine.javascript.head import head_source
+from adderlab.engine.javascript.head import function_source, head_source
 from adderlab.engine.javascript.table_map import map_source
 from adderlab.engine.native.program import NoCode
 from adderlab.models.architecture import Architecture
-from adderlab.models.tables import TableForm, Tables, tables
+from adderlab.models.tables import Tables, tables
 from adderlab.task.layouts import PAIR_TOKEN, Layout
 
 ENGINE = Path(__file__).with_name("engine.js")
@@ -25,7 +25,7 @@ class Script:
     """A model as JavaScript."""
 
     source: str
-    """``createEngine``, ``createMap`` and ``createHead``."""
+    """``createEngine`` and what it calls of this model."""
     form: dict[str, Any]
     """What ``createEngine`` is given, as JSON values."""
     parameters: dict[str, Tensor]
@@ -53,7 +53,12 @@ def script(config: Architecture, params: Mapping[str, Tensor]) -> Script:
         named = dict(built.items())
         names, values, are_tables = list(named), [each.double() for each in named.values()], True
         source = "function createMap() { return (tables) => tables; }"
-    text = [ENGINE.read_text(encoding="utf-8"), head_source(built.form.program), source]
+    text = [
+        ENGINE.read_text(encoding="utf-8"),
+        head_source(built.form.program),
+        function_source("scoreFunction", built.form.score_function),
+        source,
+    ]
     return Script(
         source="\n".join(text),
         form=_form(built),
@@ -63,12 +68,13 @@ def script(config: Architecture, params: Mapping[str, Tensor]) -> Script:
 
 
 def _form(built: Tables) -> dict[str, Any]:
-    form: TableForm = built.form
+    form, score = built.form, built.score
     return {
         "heads": form.heads,
         "keyDim": form.key_dim,
         "valueDim": form.value_dim,
         "rowWidth": form.width,
+        "scoreTokens": [1, 1] if score is None else [score.shape[2], score.shape[5]],
         "tables": [name for name, _ in built.items()],
         "constants": list(form.program.shapes),
         "layout": _layout(form.layout),
