@@ -1,5 +1,6 @@
 """Submission files as other people write them, honest and not, and a sandbox without a process."""
 
+import json
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -7,8 +8,9 @@ from typing import Any
 import pytest
 
 from adderlab.errors import UsageError
+from adderlab.publish.inside.reader import Reader
 from adderlab.publish.inside.worker import Submission
-from adderlab.publish.sandbox import Ended, Limits, require
+from adderlab.publish.sandbox import Ended, Limits, _reply, require
 
 
 def bubblewrap_works() -> bool:
@@ -145,3 +147,18 @@ class InProcess:
         if self.closed:
             raise Ended("it is closed")
         return self._submission.answer({"do": do, **request})
+
+
+class ReaderInProcess(InProcess):
+    """The same for the program that reads a model: our own files alone, for it runs them here."""
+
+    made: "type[Reader]" = Reader
+
+    def __init__(self, submission: Path, limits: Limits, mode: str, program: str) -> None:
+        super().__init__(submission, limits, mode)
+        assert program == "reader"
+        self._reader = self.made(str(submission))
+
+    def ask(self, do: str, seconds: float, **request: Any) -> dict[str, Any]:
+        # As text and back, as through the channel.
+        return _reply(json.dumps(self._reader.answer({"do": do, **request})).encode())

@@ -90,7 +90,8 @@ class Reader:
             stacked = {name: tensor.double() for name, tensor in checkpoint.stacked().items()}
             tables = self._config.tables(stacked, exact=True)
         self._tables = {name: tensor[0].contiguous() for name, tensor in tables.items()}
-        form, bound = tables.form, self._config.bound()
+        form, bound, live = tables.form, self._config.bound(), self._config.live
+        assert live.reading is not None and live.agreement is not None
         return {
             "layout": to_dict(form.layout),
             "program": to_dict(form.program),
@@ -104,8 +105,8 @@ class Reader:
                 "trace_sha256": bound["trace_sha256"],
             },
             "weights_sha256": checkpoint.weights_sha256,
-            "last": self._config.live.reading.steps[0].last,
-            "precision": self._config.live.agreement.precision,
+            "last": live.reading.steps[0].last,
+            "precision": live.agreement.precision,
         }
 
     def numbers(self, request: dict[str, Any]) -> dict[str, Any]:
