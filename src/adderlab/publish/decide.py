@@ -48,6 +48,7 @@ ASKING_SECONDS, FEWEST_PAIRS, MOST_PAIRS = 6.0, 40, 2000
 """Pairs drawn for the comparison: as many as the file answers in this time."""
 AT_ONCE = 50
 """Of the pairs with the smallest margins, until one is wrong."""
+ATTACK_SECONDS = 10.0
 WORTH_COUNTING = 0.9
 """Below this exact match a wrong pair is all: counting the others would take minutes."""
 _SECONDS = 180.0
@@ -272,7 +273,8 @@ def _hand_out(box: Sandbox, limits: Limits) -> _Read:
 def _attacked(box: Sandbox, limits: Limits) -> Pair | None:
     """The pair that comes nearest to failing, where the model can be asked."""
     try:
-        reply = box.ask("attack", limits.load_seconds, seed=random.SystemRandom().randrange(2**31))
+        seed = random.SystemRandom().randrange(2**31)
+        reply = box.ask("attack", limits.load_seconds, seed=seed, budget=ATTACK_SECONDS)
     except Ended:
         return None
     pair = reply.get("pair")

@@ -292,7 +292,8 @@ def _fits(operation: Operation, widths: list[int], constants: Mapping[str, tuple
 
 def _shapes(value: Any, form: TableForm) -> dict[str, tuple[int, ...]]:
     """Table -> shape, of the tables that there are, in their order."""
-    wanted = form.shapes()
+    # A proof knows scores as products and tables, not as functions of products.
+    wanted = {name: shape for name, shape in form.shapes().items() if name != "score_scale"}
     if not isinstance(value, dict) or not set(value) <= set(wanted):
         _refuse("the names of the tables")
     optional = {"score", "sink"}

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -150,7 +150,7 @@ class Forger(Reader):
 class Liar(Reader):
     """Hands out something else than a reading."""
 
-    replies: dict[str, Any] = {}
+    replies: ClassVar[dict[str, Any]] = {}
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         return self.replies
@@ -194,7 +194,12 @@ def test_whatever_it_says_is_a_reason_in_one_line(
     assert str(found.reason).isprintable()
 
 
-def test_what_cannot_be_read_is_attacked(tmp_path: Path, in_process: Decide) -> None:
+@pytest.mark.parametrize("seconds", [1e9, 1e-9], ids=["by a search", "in no time"])
+def test_what_cannot_be_read_is_attacked(
+    seconds: float, tmp_path: Path, in_process: Decide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ATTACK_SECONDS", seconds)
+    monkeypatch.setattr("adderlab.publish.inside.reader._NEAR", 1)
     path = variant("two layers", tmp_path)
     found = in_process(subject(path))
     assert found.verdict == "not decided" and "second" in str(found.reason)
@@ -280,7 +285,7 @@ def test_numbers_that_fit_and_mean_harm_end_without_a_proof(
 def test_structures_of_published_submissions_are_decided(name: str, tmp_path: Path) -> None:
     stranger, path = STRANGERS[name], tmp_path / "stranger.py"
     path.write_text(stranger.source)
-    result = adderlab.verify(path, seconds=400)
+    result = adderlab.verify(path, seconds=600, strata=20)
     decided = result.decided
     assert result.failure is None and result.rejections == ()
     assert decided.verdict == stranger.verdict, decided
