@@ -114,6 +114,18 @@ def _define_file(
     )
 
 
+def short_name(model: str, settings: Settings = ()) -> str:
+    """What folders are named after: a preset, the count of one with other settings, or a file, which is
+    not run. Raises ``UsageError``."""
+    if model.endswith(".py"):
+        return Path(model).stem
+    changed = _of(parse_settings(settings), "model")
+    preset = get_preset(model)
+    return (
+        _preset(schema.with_settings(preset.config, changed, "model")).name if changed else preset.name
+    )
+
+
 def changed_model(model: Trainable, settings: Settings) -> ModelConfig:
     """The configuration of a preset with changed settings. Raises ``UsageError``."""
     changed = parse_settings(settings)

@@ -28,8 +28,9 @@ from adderlab.evaluation.suites import Rate, Suite, wilson
 from adderlab.files.atomic import write_json
 from adderlab.models.config import ModelConfig
 from adderlab.models.tables import why_no_tables
+from adderlab.models.zoo import PRESETS
 from adderlab.reading.file_model import FileModel
-from adderlab.report.describe import describe_seeds
+from adderlab.report.describe import describe_model, describe_seeds
 from adderlab.results import Result, html_table
 from adderlab.runs.checkpoints import Checkpoint
 from adderlab.runs.folder import update_records
@@ -315,7 +316,14 @@ def default_folder(preset: str) -> Path:
     return RUNS / f"{preset}_{time.strftime('%Y%m%d_%H%M%S')}"
 
 
+def _announce(config: ModelConfig | FileModel, listener: Listener) -> None:
+    """A model that no preset's name stands for is described."""
+    if all(preset.config != config for preset in PRESETS.values()):
+        listener.on_message(f"model: {describe_model(config)}")
+
+
 def _train(job: Job, compute: Compute, listener: Listener, prove: bool, *, resume: bool = False) -> Run:
+    _announce(job.config, listener)
     backend = open_backend(job.config, compute, listener.on_message)
     threads = f"{backend.threads} thread{'s' if backend.threads > 1 else ''}"
     listener.on_message(f"device: {backend.device} ({backend.device_reason}); {threads}")
@@ -341,6 +349,7 @@ def _train_on_cluster(
 ) -> Run:
     if shards is not None and shards < 1:
         raise UsageError(f"shards={shards}: it must be at least 1")
+    _announce(job.config, listener)
     started = time.monotonic()
     try:
         with connected(address, compute, listener.on_message) as fleet:
@@ -423,6 +432,7 @@ def _search(
     overwrite: bool = False,
 ) -> Run:
     settings = plan if isinstance(plan, SearchPlan) else read_search(plan).plan
+    _announce(settings.config, listener)
     # Every worker trains a population of its own: the engine itself needs one thread.
     backend = open_backend(settings.config, compute, listener.on_message, engine_threads=1)
     workers = backend.threads if backend.on_cpu else 1

@@ -70,11 +70,11 @@ class Train(ComputeOptions, ChangeOptions):
         """Train or search, evaluate, report."""
         import sys
 
+        from adderlab.api.experiments import short_name
         from adderlab.api.training import RUNS, default_folder, resume_command, without_success
         from adderlab.cli.main import INTERRUPTED
         from adderlab.errors import Failure
         from adderlab.evaluation.suites import parse_suite
-        from adderlab.models.zoo import get_preset
         from adderlab.report.live import write_event
         from adderlab.runs.metadata import kind_of
 
@@ -82,9 +82,7 @@ class Train(ComputeOptions, ChangeOptions):
         # A wrong suite is refused before training, not after.
         suite = None if self.evaluate == "none" else parse_suite(self.evaluate)
         folder = self.resume or (RUNS / self.run_name if self.run_name else None)
-        folder = folder or default_folder(
-            Path(str(self.preset)).stem if is_file(self.preset) else get_preset(str(self.preset)).name
-        )
+        folder = folder or default_folder(short_name(str(self.preset), self.settings))
         options = [*self.compute_words, *(["--cluster", self.cluster] if self.cluster else [])]
         options += [] if self.prove else ["--no-prove"]
         following = Following(
