@@ -123,6 +123,15 @@ WORDS = {
 }
 
 
+NEEDS: dict[tuple[str, str], dict[str, Any]] = {
+    ("attn_out", "query_transpose_tail"): {"qk_input": "tokens", "d_model": 4, "token_dim": 3},
+    ("values", "head"): {"head": "projected", "value_input": "tokens", "n_head": 1},
+    ("fc2", "head"): {"head": "projected"},
+    ("fc2", "up_transpose_carry"): {"gate": "sparse"},
+}
+"""Words that go with few others, which random draws would seldom meet."""
+
+
 def random_config(seed: int, **fixed: Any) -> ModelConfig:
     """The first accepted one of a stream of random combinations, most fields at their default."""
     draw = random.Random(seed)

@@ -20,6 +20,7 @@ from helpers.reference import proved_path
 
 SMALL = ["--seeds", "0-1", "--steps", "12", "--device", "cpu", "--evaluate", "fresh:50", "--quiet"]
 TINY = ["--set", "recipe.batch_size=16", "recipe.val_size=20", "recipe.eval_interval=5"]
+TINY += ["recipe.prefit.steps=2"]
 
 
 def trouble(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str]:

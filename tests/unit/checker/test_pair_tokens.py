@@ -102,7 +102,7 @@ def proved(tables: Tables, **limits: int) -> Proof:
     )
 
 
-@pytest.mark.parametrize("heads", [1, 2])
+@pytest.mark.parametrize("heads", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_an_adder_in_pair_tokens_is_proved_and_accepted(heads: int) -> None:
     tables = adder(heads=heads)
     proof = proved(tables)

@@ -7,6 +7,7 @@ import pytest
 from adderlab.errors import UsageError
 from adderlab.models.config import ModelConfig
 from helpers.models import (
+    NEEDS,
     WORDS,
     assert_population_is_bitwise_alone,
     assert_tables_match_model,
@@ -20,7 +21,7 @@ from helpers.models import (
 )
 def test_every_word_combines_with_the_others(name: str, word: str) -> None:
     for seed in range(2):
-        config = random_config(seed, **{name: word})
+        config = random_config(seed, **NEEDS.get((name, word), {}), **{name: word})
         assert_tables_match_model(random_model(config, seed, spread=0.4))
     assert_population_is_bitwise_alone(config, num_seeds=3)
 

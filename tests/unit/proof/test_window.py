@@ -60,6 +60,7 @@ def test_a_right_window_is_proved_and_checked_with_its_fp32() -> None:
     assert "THEY AGREE" in report.describe()
 
 
+@pytest.mark.slow
 def test_two_heads() -> None:
     report = agreeing(al.prove_window(reference_checkpoint("qwen3_155p_lbfgs.npz"), 1, seed=0))
     assert report.verdict.verdict == "proved" and report.check.accepted
