@@ -12,8 +12,8 @@ from adderlab.training import run as writer
 
 TRAIN = (
     "adderlab train 456p --seeds 0-1 --steps 12 --run-name tiny --device cpu --engine torch "
-    "--threads 1 --evaluate fresh:20 --set recipe.batch_size=8 recipe.val_size=20 recipe.eval_interval=3 "
-    "recipe.prefit.steps=2"
+    "--threads 1 --evaluate fresh:20 --set recipe.batch_size=8 recipe.val_size=20 recipe.prefit.steps=2 "
+    "recipe.eval_interval=3"
 )
 SERIES = f'''
 schema_version = 1

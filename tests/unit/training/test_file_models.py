@@ -1,8 +1,6 @@
 """Models of users' files in training: compiled, drawn by their constructors, kept, resumed."""
 
 import dataclasses
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +9,7 @@ from torch import Tensor
 
 import adderlab as al
 from adderlab.api.experiments import define
+from adderlab.cli.main import main
 from adderlab.engine.native import NativeEngine
 from adderlab.engine.torch_tables import TorchEngine
 from adderlab.errors import UsageError
@@ -18,6 +17,7 @@ from adderlab.models.transformer import build_model
 from adderlab.models.zoo import get_preset
 from adderlab.publish.model_card import Credits
 from adderlab.publish.submission import submission_source
+from adderlab.reading import file_model
 from adderlab.reading.file_model import FileModel, read_file, read_module
 from adderlab.training.finetune import LBFGS
 from adderlab.training.initialise import Circle, Restarts, WideInit
@@ -283,41 +283,51 @@ def test_lbfgs_goes_through_the_tables_of_a_file() -> None:
     assert not torch.equal(before, trained.flat_SN)
 
 
-def test_a_run_keeps_the_file_and_goes_on_only_where_it_is_named(tmp_path: Path) -> None:
+def test_a_run_keeps_the_file_and_goes_on_only_where_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     marker = tmp_path / "ran"
     file = tmp_path / "marked.py"
     file.write_text(f"{EXAMPLE.read_text()}\nimport pathlib\npathlib.Path({str(marker)!r}).touch()\n")
-    how = {"seeds": (0, 1), "recipe": RECIPE, "steps": 20, "threads": 1, "keep": "all"}
+    how = {
+        "seeds": (0, 1),
+        "recipe": RECIPE,
+        "steps": 20,
+        "threads": 1,
+        "keep": "all",
+        "engine": "torch",
+    }
     whole = al.train(str(file), folder=tmp_path / "whole", **how)  # type: ignore[arg-type]
     copy = whole.folder / "model.py"
     assert copy.read_bytes() == file.read_bytes()
     assert (whole.folder / "seed_0001" / "model.py").read_bytes() == file.read_bytes()
     assert isinstance(whole.config, FileModel) and whole.config == read_file(copy)[0]
     marker.unlink()
+    monkeypatch.chdir(tmp_path)
 
-    def command(*words: str) -> subprocess.CompletedProcess[str]:
-        code = "import sys; from adderlab.cli.main import main; sys.exit(main(sys.argv[1:]))"
-        return subprocess.run(
-            [sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=tmp_path
-        )
+    def command(*words: str) -> tuple[int, str]:
+        """(exit code, stderr), as in a process in which no file was named before."""
+        monkeypatch.setattr(file_model, "_LIVE", {})
+        return main(list(words)), capsys.readouterr().err
 
     # Looking at a run runs nothing.
     parts = [str(whole.folder / f"seed_000{i}") for i in (0, 1)]
     log = ("log", "--output", "log.md", str(whole.folder))
     for words in (("compare", *parts), ("report", str(whole.folder)), log):
-        looked = command(*words)
-        assert looked.returncode == 0, looked.stderr
+        code, said = command(*words)
+        assert code == 0, said
     assert "would run marked.py" in (whole.folder / "report.html").read_text()
-    refused = command("train", "--resume", str(whole.folder))
-    assert refused.returncode == 2 and "named" in refused.stderr and str(copy) in refused.stderr
-    other = command("train", str(EXAMPLE), "--resume", str(whole.folder))
-    assert other.returncode == 2 and "is not the file" in other.stderr
+    code, said = command("train", "--resume", str(whole.folder))
+    assert code == 2 and "named" in said and str(copy) in said
+    code, said = command("train", str(EXAMPLE), "--resume", str(whole.folder))
+    assert code == 2 and "is not the file" in said
     assert not marker.exists()
-    done = command("train", str(copy), "--resume", str(whole.folder), "--evaluate", "none", "--no-prove")
-    assert done.returncode == 0, done.stderr
+    resume = ("train", str(copy), "--resume", str(whole.folder), "--engine", "torch")
+    code, said = command(*resume, "--evaluate", "none", "--no-prove")
+    assert code == 0, said
     assert marker.exists()
-    named = command("report", str(whole.folder), str(copy))
-    assert named.returncode == 0, named.stderr
+    code, said = command("report", str(whole.folder), str(copy))
+    assert code == 0, said
     assert "would run" not in (whole.folder / "report.html").read_text()
 
 

@@ -46,6 +46,7 @@ def test_rounds_alternate_and_end_at_the_limit() -> None:
     assert 0 < max(moved) <= 1.01 * settings.lr
 
 
+@pytest.mark.slow
 def test_margins_are_those_that_the_loss_of_the_training_saw() -> None:
     """A factor on the logits counts alike, the model's own or its recipe's."""
     plain = replace(disturbed(proved_model()), recipe={})
