@@ -130,12 +130,21 @@ def write(folder: Path, code: str) -> Path:
 class InProcess:
     """Takes the place of ``Sandbox`` for files of our own tests: the same worker, no process."""
 
-    def __init__(self, submission: Path, limits: Limits, mode: str) -> None:
+    def __init__(
+        self,
+        submission: Path,
+        limits: Limits,
+        mode: str,
+        program: str = "worker",
+        names: tuple[str, str] = ("build_model", "add"),
+    ) -> None:
         self.limits = limits
         self.tried: dict[str, str] = {}
         self.printed = ""
         self.closed = False
-        self._submission = Submission(str(submission))
+        self.alone = None
+        self.started = 0.0
+        self._submission = Submission(str(submission), *names)
 
     def __enter__(self) -> "InProcess":
         return self
@@ -146,7 +155,8 @@ class InProcess:
     def ask(self, do: str, seconds: float, **request: Any) -> dict[str, Any]:
         if self.closed:
             raise Ended("it is closed")
-        return self._submission.answer({"do": do, **request})
+        # As text and back, as through the channel.
+        return _reply(json.dumps(self._submission.answer({"do": do, **request})).encode())
 
 
 class ReaderInProcess(InProcess):

@@ -64,6 +64,8 @@ def export(
 def verify(
     submission: str | os.PathLike[str],
     *,
+    model: str = "build_model",
+    add: str = "add",
     sandbox: Literal["bubblewrap", "limits"] = "bubblewrap",
     seconds: float = 1800.0,
     answer_seconds: float = 30.0,
@@ -76,6 +78,8 @@ def verify(
 ) -> Verification:
     """Run anyone's AdderBoard submission, a Python file with ``build_model`` and ``add``, in a sandbox.
 
+    ``model`` and ``add`` name them where the file calls them otherwise: a function, a class or the model
+    itself, and a function of (model, a, b) or (a, b) or a method of the model.
     ``sandbox``: "limits" bounds time, memory and output alone, for a container of your own. ``seconds``
     is for everything, ``answer_seconds`` for one answer. ``pairwise``: ask every pair through ``add``,
     also where the model can be driven in batches. ``strata``: pairs of each stratum, by default 1,000
@@ -87,6 +91,7 @@ def verify(
     """
     return verifications.verify(
         Path(submission),
+        names=(model, add),
         sandbox=sandbox,
         limits=Limits(seconds=seconds, answer_seconds=answer_seconds, memory_mib=memory_mib),
         pairwise=pairwise,
@@ -102,6 +107,8 @@ def verify_folder(
     folder: str | os.PathLike[str],
     *,
     output: str | os.PathLike[str] | None = None,
+    model: str = "build_model",
+    add: str = "add",
     sandbox: Literal["bubblewrap", "limits"] = "bubblewrap",
     seconds: float = 1800.0,
     answer_seconds: float = 30.0,
@@ -114,11 +121,12 @@ def verify_folder(
 ) -> FolderResult:
     """``verify`` every submission in a folder and below it, into one table; a second call goes on.
 
-    A submission is a .py file that speaks of ``build_model``. ``output``: a folder for the results, by
-    default results/verified/NAME: a JSON file for each submission, table.json and index.html. What lies
-    there is kept for files, and data that they name, whose hash is the same, under the same settings;
-    the others are checked anew. The settings are those of ``verify``. ``on_result`` gets (which, of
-    all, result) of every file that was checked, ``progress`` (file and stage, done, of all).
+    A submission is a .py file that speaks of ``build_model``, or of what ``model`` names. ``output``: a
+    folder for the results, by default results/verified/NAME: a JSON file for each submission, table.json
+    and index.html. What lies there is kept for files, and data that they name, whose hash is the same,
+    under the same settings; the others are checked anew. The settings are those of ``verify``.
+    ``on_result`` gets (which, of all, result) of every file that was checked, ``progress`` (file and
+    stage, done, of all).
 
     Raises ``UsageError`` for a folder without submissions, an output folder that holds something else, a
     wrong setting, or a sandbox that is not here. Source: docs/publishing.md.
@@ -129,6 +137,7 @@ def verify_folder(
     require(sandbox)
     limits = Limits(seconds=seconds, answer_seconds=answer_seconds, memory_mib=memory_mib)
     settings = {
+        "names": [model, add],
         "sandbox": sandbox,
         "limits": dataclasses.asdict(limits),
         "pairwise": pairwise,
@@ -141,6 +150,7 @@ def verify_folder(
         name, which, total = at
         return verifications.verify(
             file,
+            names=(model, add),
             sandbox=sandbox,
             limits=limits,
             pairwise=pairwise,
@@ -157,6 +167,7 @@ def verify_folder(
         Path(output) if output is not None else Path("results") / "verified" / path.resolve().name,
         check,
         settings,
+        named=model,
         on_file=on_file,
         on_result=on_result,
     )

@@ -71,6 +71,10 @@ class Verify:
     """The file, run in a sandbox (--sandbox); or a folder, whose files make one table."""
     output: Annotated[Path | None, arg(aliases=["-o"], metavar="OUT")] = None
     """Of a folder: where results go, and a second call finds them; else results/verified/DIR."""
+    model: Annotated[str, arg(metavar="NAME")] = "build_model"
+    """What builds the model there: a function, a class, or the model itself."""
+    add: Annotated[str, arg(metavar="NAME")] = "add"
+    """What adds: a function of model, a, b or of a, b alone, or a method of the model."""
     timeout: float = 1800.0
     """Seconds for everything."""
     answer_timeout: float = 30.0
@@ -95,6 +99,8 @@ class Verify:
         import adderlab
 
         settings = {
+            "model": self.model,
+            "add": self.add,
             "sandbox": self.sandbox,
             "seconds": self.timeout,
             "answer_seconds": self.answer_timeout,

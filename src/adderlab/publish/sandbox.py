@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 import os
 import select
@@ -25,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -34,6 +35,8 @@ from adderlab.errors import UsageError
 
 Mode = Literal["bubblewrap", "limits"]
 Program = Literal["worker", "reader"]
+Names = tuple[str, str]
+"""Of the function that builds the model, and of the one that adds."""
 _LONGEST_REPLY = 8 << 20
 _MOST_NOTICES = 20
 _TAIL = 2000
@@ -100,28 +103,36 @@ class Sandbox:
     """One submission, started; ``ask`` it things. Use as a context manager: nothing is left behind."""
 
     def __init__(
-        self, submission: Path, limits: Limits, mode: Mode, program: Program = "worker"
+        self,
+        submission: Path,
+        limits: Limits,
+        mode: Mode,
+        program: Program = "worker",
+        names: Names = ("build_model", "add"),
     ) -> None:
         """``program``: what runs beside the file, one of ``inside``."""
         self.limits = limits
         self.tried: dict[str, str] = {}
         """What the audit hook saw it try: kind -> how."""
-        self._started = time.monotonic()
+        self.started = time.monotonic()
+        """From which on ``limits.seconds`` count."""
         self._printed, self._tail, self._unread = 0, b"", b""
         self._files = contextlib.ExitStack()
         self._process: subprocess.Popen[bytes] | None = None
         walled = mode == "bubblewrap"
         folder = Path(self._files.enter_context(tempfile.TemporaryDirectory(prefix="adderlab-verify-")))
-        # A copy, because the file may be readable to its owner alone, and root's children run as nobody.
-        copy = folder / submission.name
-        shutil.copyfile(submission, copy)
-        copy.chmod(0o644)
-        scratch = "/scratch" if walled else str(folder)
+        shown = folder / "submission"
+        self.alone = copy_with_its_folder(submission, shown)
+        """Why it sees nothing of what lies beside it; None if it sees that."""
+        (folder / "scratch").mkdir()
+        scratch = "/scratch" if walled else str(folder / "scratch")
         inner_requests, self._requests = os.pipe()
         self._replies, inner_replies = os.pipe()
         self._noise, inner_noise = os.pipe()
         settings = {
-            "submission": f"/submission/{submission.name}" if walled else str(copy),
+            "submission": str(Path("/submission" if walled else shown, submission.name)),
+            "model": names[0],
+            "add": names[1],
             "scratch": scratch,
             "packages": packages(),
             "memory": limits.memory_mib << 20,
@@ -133,7 +144,7 @@ class Sandbox:
         reads = program == "reader"
         if reads:
             settings["adderlab"] = _READING if walled else str(PACKAGE.parent)
-        wall = wall_around(copy, limits.scratch_mib << 20, reads=reads) if walled else []
+        wall = wall_around(shown, limits.scratch_mib << 20, reads=reads) if walled else []
         inside = "/inside" if walled else str(INSIDE)
         try:
             self._process = subprocess.Popen(
@@ -186,7 +197,7 @@ class Sandbox:
 
     @property
     def seconds_left(self) -> float:
-        return self.limits.seconds - (time.monotonic() - self._started)
+        return self.limits.seconds - (time.monotonic() - self.started)
 
     @property
     def printed(self) -> str:
@@ -195,6 +206,8 @@ class Sandbox:
 
     def ask(self, do: str, seconds: float, **request: Any) -> dict[str, Any]:
         """Send one request and wait for its reply. Raises ``Ended`` if the submission is over."""
+        if self.closed:
+            raise Ended("it is over")
         deadline = time.monotonic() + min(seconds, max(self.seconds_left, 0.0))
         message = json.dumps({"do": do, **request}).encode() + b"\n"
         try:
@@ -296,11 +309,63 @@ def _reply(line: bytes) -> dict[str, Any]:
     return reply
 
 
+# What lies beside a stranger's file, and is his as well: weights, a module or two.
+
+
+_HIDDEN = ("__pycache__", "node_modules")
+_MOST_BYTES, _MOST_FILES = 256 << 20, 5000
+
+
+def copy_with_its_folder(submission: Path, target: Path) -> str | None:
+    """Copy the file and what lies beside and below it to a new folder.
+
+    A copy, because a file may be readable to its owner alone, and root's children run as nobody. Hidden
+    files are left out, and links that lead elsewhere. Where the folder is not the submission's own (a
+    home, or too large), the file is copied alone: returns why, else None.
+    """
+    folder = submission.absolute().parent
+    alone, files = None, []
+    if Path.home().resolve().is_relative_to(folder.resolve()) or folder == Path(tempfile.gettempdir()):
+        alone = f"it lies in {folder}"
+    else:
+        files = list(itertools.islice(_files_below(folder), _MOST_FILES + 1))
+        if len(files) > _MOST_FILES or sum(size for _, size in files) > _MOST_BYTES:
+            alone = f"{folder} holds more than {_MOST_FILES:,} files or {_MOST_BYTES >> 20} MiB"
+    target.mkdir()
+    target.chmod(0o755)
+    for path, _ in files if alone is None else []:
+        copy = target / path.relative_to(folder)
+        for above in reversed(copy.relative_to(target).parents[:-1]):
+            (target / above).mkdir(exist_ok=True)
+            (target / above).chmod(0o755)
+        # What cannot be read is not shown.
+        with contextlib.suppress(OSError):
+            shutil.copyfile(path, copy)
+            copy.chmod(0o644)
+    copy = target / submission.name
+    shutil.copyfile(submission, copy)
+    copy.chmod(0o644)
+    return alone
+
+
+def _files_below(folder: Path) -> Iterator[tuple[Path, int]]:
+    """(file, bytes) of every file of a folder that is shown."""
+    home = folder.resolve()
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if name[0] != "." and name not in _HIDDEN)
+        for name in sorted(names):
+            path = Path(place, name)
+            with contextlib.suppress(OSError):
+                if name[0] != "." and path.is_file() and path.resolve().is_relative_to(home):
+                    yield path, path.stat().st_size
+
+
 # The wall around a stranger's file: what bubblewrap shows it, and as whom it runs.
 #
-# Shown are the system's libraries, this Python and its packages, the worker's programs and the file, all
-# of it read-only, and a small scratch folder in memory. There is no network, no other process, no device
-# beyond ``/dev/null`` and its like, no program to start, and nothing of any user.
+# Shown are the system's libraries, this Python and its packages, the worker's programs and a copy of
+# the file's folder, all of it read-only, and a small scratch folder in memory. There is no network, no
+# other process, no device beyond ``/dev/null`` and its like, no program to start, and nothing else of
+# any user.
 
 
 INSIDE = Path(__file__).parent / "inside"
@@ -322,7 +387,7 @@ def bubblewrap_trouble() -> str | None:
     """What is wrong with bubblewrap here; None if it works. Tried with everything a submission gets."""
     if sys.platform != "linux" or shutil.which("bwrap") is None:
         return "bubblewrap is not installed"
-    command = [*wall_around(INSIDE / "worker.py", 1 << 20), *python_command("pass")]
+    command = [*wall_around(INSIDE, 1 << 20), *python_command("pass")]
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=20, env=child_environment("/")
@@ -359,16 +424,17 @@ def child_environment(scratch: str) -> dict[str, str]:
         "TMPDIR": scratch,
         "LANG": "C.UTF-8",
         "CUDA_VISIBLE_DEVICES": "",
+        "MLX_DISABLE_COMPILE": "1",  # its compiler on a CPU starts the system's
         "USER": "nobody",
         **dict.fromkeys(one, "1"),
     }
 
 
-def wall_around(submission: Path, scratch_bytes: int, *, reads: bool = False) -> list[str]:
+def wall_around(folder: Path, scratch_bytes: int, *, reads: bool = False) -> list[str]:
     """The start of a command; what follows it (``python_command(...)``) runs behind the wall.
 
-    The file is at ``/submission`` there, the worker's programs at ``/inside``, and ``/scratch`` can be
-    written. Root is a special case. Bubblewrap would map it to the root of a user namespace, and the
+    The folder is ``/submission`` there, the worker's programs are in ``/inside``, and ``/scratch`` can
+    be written. Root is a special case. Bubblewrap would map it to the root of a user namespace, and the
     kernel exempts root from the limit on processes. So no user namespace is made for root: the view is
     built below a folder, and ``chroot`` goes there as nobody. From a changed root the kernel makes no
     user namespace either; for other users ``--disable-userns`` sees to that. Without it a file could
@@ -386,12 +452,11 @@ def wall_around(submission: Path, scratch_bytes: int, *, reads: bool = False) ->
     else:
         command += ["--unshare-all", "--unshare-user", "--disable-userns", "--cap-drop", "ALL"]
     command += _shown([*_LIBRARIES, *_python_files(), *packages()], root)
-    inner = f"{root}/submission/{submission.name}"
     command += ["--ro-bind", str(INSIDE), f"{root}/inside"]
     if reads:
         shown = f"{root}{_READING}/{PACKAGE.name}"
         command += [*_folders_above(shown), "--ro-bind", str(PACKAGE), shown]
-    command += [*_folders_above(inner), "--ro-bind", str(submission), inner]
+    command += ["--ro-bind", str(folder), f"{root}/submission"]
     command += ["--dev", f"{root}/dev", "--proc", f"{root}/proc"]
     command += ["--perms", "0777", "--size", str(scratch_bytes), "--tmpfs", f"{root}/scratch"]
     enter = []

@@ -1,154 +1,40 @@
 """Asking a submission for sums and scoring the answers; only this process knows the sums.
 
-A pair is asked through ``add``, or, where watching has shown how, many at once. From traces of ``add``
-(the tokens each call of the model got, and the token it answered) follows which calls make the answer's
-digits, in which order, and, for models that decode greedily from a fixed prompt, the prompt's rule.
-Then the model can be driven in batches, without ``add``.
+The score is that of the file's own ``add``. Where watching has shown the model's rule (``rules``), most
+pairs are answered by the model in batches, and ``add`` is asked again for those that could differ:
+answers of a form that was not seen before, wrong ones, and those where the model nearly chose otherwise.
 """
 
 from __future__ import annotations
 
+import itertools
+import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any
 
 from adderlab.evaluation.exact import Miss, Score, SuiteReport
 from adderlab.evaluation.suites import Suite
+from adderlab.publish.rules import Pair, Prompt, Reading
 from adderlab.publish.sandbox import Ended, Sandbox
-from adderlab.task.layouts import OPERAND_DIGITS, SUM_DIGITS, from_digits
+from adderlab.publish.verification import Disagreement
+from adderlab.task.layouts import SUM_DIGITS, from_digits
 
-Pair = tuple[int, int]
 Progress = Callable[[str, int, int], None]
 """(stage, done, of all)."""
-_BATCH = 500
+_BATCH = 1000
 _CHUNK_SECONDS = 1.0
+_WORTH_ANOTHER = 5.0
+"""Seconds of ``add`` from which on another process is started for it: that takes a few."""
 _MOST_FAILURES = 10
+_WRONG_AGAIN, _CLOSE_AGAIN = 200, 50
+"""Pairs of each suite for which ``add`` is asked after the batches: wrong ones, and the closest."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reading:
-    """Digit ``i`` of the answer (0: units) is made by one call; ``token_of`` says how it is written."""
-
-    first_call: int
-    up: bool
-    """Units first."""
-    token_of: dict[int, int]
-
-    def tokens(self, answer: int) -> list[int | None]:
-        """What the calls must answer for ``add`` to return ``answer``."""
-        digits = _digits(answer, SUM_DIGITS)
-        order = digits if self.up else digits[::-1]
-        return [None] * self.first_call + [self.token_of[digit] for digit in order]
-
-    def value(self, tokens: list[int]) -> int:
-        """The number that eleven answered tokens stand for; -1 if one is no digit."""
-        digit_of = {token: digit for digit, token in self.token_of.items()}
-        digits = [digit_of.get(token, -1) for token in tokens]
-        if len(digits) != SUM_DIGITS or -1 in digits:
-            return -1
-        order = digits if self.up else digits[::-1]
-        return sum(digit * 10**i for i, digit in enumerate(order))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prompt:
-    """The token at each position: a constant, or a column's digits, ``constant + wa a_j + wb b_j``."""
-
-    module: str
-    dtype: str
-    rules: tuple[tuple[int, int, int, int], ...]
-    """(constant, wa, wb, j) for each position."""
-
-    def tokens(self, a: int, b: int) -> list[int]:
-        x, y = _digits(a, OPERAND_DIGITS), _digits(b, OPERAND_DIGITS)
-        return [constant + wa * x[j] + wb * y[j] for constant, wa, wb, j in self.rules]
-
-
-def _digits(value: int, count: int) -> list[int]:
-    return [value // 10**j % 10 for j in range(count)]
-
-
-def find_reading(pairs: list[Pair], traces: list[dict[str, Any]]) -> Reading | None:
-    """The reading under which every trace's answer is what its calls answered; None without one."""
-    counts = {len(trace["calls"]) for trace in traces}
-    if len(counts) != 1 or not pairs or not all(isinstance(t["answer"], int) for t in traces):
-        return None
-    (calls,) = counts
-    if any("next" not in call for trace in traces for call in trace["calls"]):
-        return None
-    for first in range(calls - SUM_DIGITS + 1):
-        for up in (True, False):
-            token_of = _token_of(traces, first, up)
-            if token_of is not None:
-                return Reading(first_call=first, up=up, token_of=token_of)
-    return None
-
-
-def _token_of(traces: list[dict[str, Any]], first: int, up: bool) -> dict[int, int] | None:
-    """Digit -> token, if that is one and the same for all traces and distinct for all digits."""
-    found: dict[int, int] = {}
-    for trace in traces:
-        if not 0 <= trace["answer"] < 10**SUM_DIGITS:
-            return None
-        digits = _digits(trace["answer"], SUM_DIGITS)
-        calls = trace["calls"][first : first + SUM_DIGITS]
-        for digit, call in zip(digits if up else digits[::-1], calls, strict=True):
-            if found.setdefault(digit, call["next"]) != call["next"]:
-                return None
-    return found if len(set(found.values())) == len(found) == 10 else None
-
-
-def find_prompt(pairs: list[Pair], traces: list[dict[str, Any]], reading: Reading) -> Prompt | None:
-    """The rule of the prompt, if each call reads the last one's tokens and its answer; else None."""
-    prompts = []
-    for trace in traces:
-        calls = trace["calls"][reading.first_call : reading.first_call + SUM_DIGITS]
-        prompt = _greedy_prompt(calls)
-        if prompt is None:
-            return None
-        prompts.append(prompt)
-    first = traces[0]["calls"][reading.first_call]
-    if len({len(prompt) for prompt in prompts}) != 1:
-        return None
-    rules = [
-        _rule([prompt[position] for prompt in prompts], pairs) for position in range(len(prompts[0]))
-    ]
-    known = tuple(rule for rule in rules if rule is not None)
-    if len(known) != len(rules):
-        return None
-    return Prompt(module=str(first["module"]), dtype=str(first["dtype"]), rules=known)
-
-
-def _greedy_prompt(calls: list[dict[str, Any]]) -> list[int] | None:
-    tokens = None
-    for call in calls:
-        if not call.get("plain") or call["module"] != calls[0]["module"]:
-            return None
-        seen = call.get("tokens")
-        if not (isinstance(seen, list) and len(seen) == 1 and isinstance(seen[0], list)):
-            return None
-        if tokens is not None and seen[0] != tokens:
-            return None
-        tokens = [*seen[0], call["next"]]
-    assert tokens is not None
-    return tokens[: len(tokens) - len(calls)]
-
-
-def _rule(tokens: list[int], pairs: list[Pair]) -> tuple[int, int, int, int] | None:
-    """The simplest rule that gives this position's token for every pair."""
-    if len(set(tokens)) == 1:
-        return tokens[0], 0, 0, 0
-    for weights in ((1, 0), (0, 1), (10, 1), (1, 10)):
-        for j in range(OPERAND_DIGITS):
-            wa, wb = weights
-            rests = {
-                token - wa * (a // 10**j % 10) - wb * (b // 10**j % 10)
-                for token, (a, b) in zip(tokens, pairs, strict=True)
-            }
-            if len(rests) == 1:
-                return rests.pop(), wa, wb, j
-    return None
+def _nothing(done: int) -> None:
+    """Nobody wants to know."""
 
 
 @dataclass(kw_only=True)
@@ -159,55 +45,170 @@ class Answerer:
     seconds_per_pair: float
     """Of ``add``; measured as it goes."""
     batched: tuple[Prompt, Reading] | None = None
+    another: Callable[[], Sandbox | None] = lambda: None
+    """Starts the submission once more, in a process of its own; None if that fails."""
+    cores: int = 1
+    disagreements: list[Disagreement] = field(default_factory=list)
+    by_add: int = 0
+    """Pairs of the suites that ``add`` was asked for."""
+    ended: Ended | None = None
+    """How the submission ended before it had answered everything."""
+    _others: list[Sandbox] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def how(self) -> str:
-        """How the pairs are asked, for people."""
+        """How the pairs were asked, for people."""
         if self.batched:
-            return "the model driven in batches, in agreement with add on a sample"
-        return f"through add, one pair at a time ({1 / max(self.seconds_per_pair, 1e-9):,.0f} a second)"
+            return (
+                "the model in batches, by the file's own rule; "
+                f"add itself for {self.by_add:,} pairs that could differ"
+            )
+        processes = "" if not self._others else f", {1 + len(self._others)} processes"
+        speed = 1 / max(self.seconds_per_pair, 1e-9)
+        return f"add, one pair at a time ({speed:,.0f} a second{processes})"
 
-    def add(self, pairs: list[Pair], on_answers: Callable[[int], None] = lambda done: None) -> list[Any]:
+    def add(self, pairs: list[Pair], on_answers: Callable[[int], None] = _nothing) -> list[Any]:
         """Answers of ``add``, an int or a text that says what came instead. Raises ``Ended``."""
-        answers: list[Any] = []
-        limit = self.sandbox.limits.answer_seconds
-        while len(answers) < len(pairs):
-            size = max(1, min(1000, int(_CHUNK_SECONDS / max(self.seconds_per_pair, 1e-5))))
-            chunk = pairs[len(answers) : len(answers) + size]
-            started = time.monotonic()
-            reply = self.sandbox.ask("add", limit, pairs=chunk)
-            answers += _list(reply, "answers", len(chunk))
-            self.seconds_per_pair = (time.monotonic() - started) / len(chunk)
-            on_answers(len(answers))
+        answers: list[Any] = [None] * len(pairs)
+        self._add(pairs, range(len(pairs)), answers, on_answers)
         return answers
 
-    def by_batches(
-        self, pairs: list[Pair], on_answers: Callable[[int], None] = lambda done: None
-    ) -> list[Any]:
-        """Answers of the model itself, driven greedily on prompts made here. Raises ``Ended``."""
+    def by_batches(self, pairs: list[Pair], on_answers: Callable[[int], None] = _nothing) -> list[Any]:
+        """Answers of the model itself, driven greedily on prompts made here; None where only ``add`` can
+        say what it answered. Raises ``Ended``."""
+        answers: list[Any] = [None] * len(pairs)
+        self._batches(pairs, answers, on_answers)
+        return answers
+
+    def answer(self, pairs: list[Pair], on_answers: Callable[[int], None] = _nothing) -> list[Any]:
+        """The file's answers, as fast as it is known to work; None from where the submission ended."""
+        answers: list[Any] = [None] * len(pairs)
+        try:
+            if self.batched is None:
+                self._add(pairs, range(len(pairs)), answers, on_answers)
+            else:
+                leads = self._batches(pairs, answers, on_answers)
+                self._ask_again(pairs, answers, leads, on_answers)
+        except Ended as end:
+            self.ended = end
+        return answers
+
+    def _add(
+        self,
+        pairs: list[Pair],
+        indices: range | list[int],
+        answers: list[Any],
+        on_answers: Callable[[int], None],
+    ) -> None:
+        """Fill in the answers of ``add`` to some of the pairs, on all cores where that is worth it."""
+        if len(indices) * self.seconds_per_pair > _WORTH_ANOTHER and not self._others:
+            started = (self.another() for _ in range(self.cores - 1))
+            self._others = [sandbox for sandbox in started if sandbox is not None]
+        rest = iter(indices)
+        done = 0
+        failed = threading.Event()
+
+        def work(sandbox: Sandbox) -> None:
+            try:
+                while not failed.is_set() and ask_some(sandbox):
+                    pass
+            except BaseException:
+                failed.set()
+                raise
+
+        def ask_some(sandbox: Sandbox) -> bool:
+            nonlocal done
+            with self._lock:
+                size = max(1, min(1000, int(_CHUNK_SECONDS / max(self.seconds_per_pair, 1e-5))))
+                chunk = list(itertools.islice(rest, size))
+            if not chunk:
+                return False
+            started = time.monotonic()
+            asked = [pairs[index] for index in chunk]
+            reply = sandbox.ask("add", sandbox.limits.answer_seconds, pairs=asked)
+            for index, answer in zip(chunk, _list(reply, "answers", len(chunk)), strict=True):
+                # None is what was not answered; a process that says so shall not profit.
+                answers[index] = "nothing" if answer is None else answer
+            with self._lock:
+                done += len(chunk)
+                self.seconds_per_pair = (time.monotonic() - started) / len(chunk)
+                on_answers(done)
+            return True
+
+        if not self._others:
+            work(self.sandbox)
+            return
+        with ThreadPoolExecutor(1 + len(self._others)) as pool:
+            for each in [pool.submit(work, sandbox) for sandbox in (self.sandbox, *self._others)]:
+                each.result()
+
+    def _batches(
+        self, pairs: list[Pair], answers: list[Any], on_answers: Callable[[int], None]
+    ) -> list[float]:
+        """Fill in the model's own answers; returns by how much each was chosen at least."""
         assert self.batched is not None
         prompt, reading = self.batched
-        answers: list[Any] = []
+        leads: list[float] = []
         for start in range(0, len(pairs), _BATCH):
             chunk = pairs[start : start + _BATCH]
             reply = self.sandbox.ask(
                 "greedy",
                 10 * self.sandbox.limits.answer_seconds,
                 module=prompt.module,
+                library=prompt.library,
                 dtype=prompt.dtype,
                 prompts=[prompt.tokens(a, b) for a, b in chunk],
-                steps=SUM_DIGITS,
+                steps=reading.num_calls - prompt.skipped,
             )
-            rows = _list(reply, "tokens", len(chunk))
-            answers += [reading.value(row) if isinstance(row, list) else -1 for row in rows]
-            on_answers(len(answers))
-        return answers
+            for i, row in enumerate(_list(reply, "tokens", len(chunk))):
+                if isinstance(row, list):
+                    answers[start + i] = reading.value([None] * prompt.skipped + row)
+            leads += [_number(lead) for lead in _list(reply, "leads", len(chunk))]
+            on_answers(len(leads))
+        return leads
 
-    def answer(
-        self, pairs: list[Pair], on_answers: Callable[[int], None] = lambda done: None
-    ) -> list[Any]:
-        """By batches where that is known to work."""
-        return self.by_batches(pairs, on_answers) if self.batched else self.add(pairs, on_answers)
+    def _ask_again(
+        self,
+        pairs: list[Pair],
+        answers: list[Any],
+        leads: list[float],
+        on_answers: Callable[[int], None],
+    ) -> None:
+        """Where ``add`` could answer otherwise than the model in batches, it is ``add`` that counts."""
+        unread = [i for i, answer in enumerate(answers) if answer is None]
+        read = len(pairs) - len(unread)
+        self._add(pairs, unread, answers, lambda done: on_answers(read + done))
+        self.by_add += len(unread)
+        first = set(unread)
+        wrong = [i for i, (a, b) in enumerate(pairs) if answers[i] != a + b and i not in first]
+        wrong = wrong[:_WRONG_AGAIN]
+        first.update(wrong)
+        close = [i for i in sorted(range(len(pairs)), key=leads.__getitem__) if i not in first]
+        # On from the closest, for as long as there is one among them that add answers otherwise.
+        self._compare(pairs, wrong, answers)
+        for start in range(0, len(close), _CLOSE_AGAIN):
+            if not self._compare(pairs, close[start : start + _CLOSE_AGAIN], answers):
+                return
+
+    def _compare(self, pairs: list[Pair], indices: list[int], answers: list[Any]) -> bool:
+        """Put the answers of ``add`` in the place of the batches'; whether one is another."""
+        before = [answers[i] for i in indices]
+        self._add(pairs, indices, answers, _nothing)
+        self.by_add += len(indices)
+        found = [
+            Disagreement(
+                a=pairs[i][0], b=pairs[i][1], batched=str(old)[:80], by_add=str(answers[i])[:80]
+            )
+            for i, old in zip(indices, before, strict=True)
+            if answers[i] != old
+        ]
+        self.disagreements += found
+        return bool(found)
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, (int, float)) else 0.0
 
 
 def _list(reply: dict[str, Any], key: str, length: int) -> list[Any]:
@@ -219,27 +220,35 @@ def _list(reply: dict[str, Any], key: str, length: int) -> list[Any]:
 
 def evaluate(
     answerer: Answerer, suite: Suite, progress: Progress, per_group: int | None = None
-) -> SuiteReport:
-    """Exact match on a suite, or on the first ``per_group`` pairs of each group. Raises ``Ended``."""
+) -> SuiteReport | None:
+    """Exact match on a suite, or on the first ``per_group`` pairs of each group.
+
+    If the submission ends, on the pairs that it answered until then; None if it answered none.
+    """
     started = time.monotonic()
     groups = [(group.name, _pairs(group, per_group)) for group in suite.groups]
-    total, before = sum(len(pairs) for _, pairs in groups), 0
+    total = sum(len(pairs) for _, pairs in groups)
+    everything = [pair for _, pairs in groups for pair in pairs]
+    answers = answerer.answer(everything, lambda done: progress(suite.name, min(done, total), total))
     scores: list[Score] = []
     misses: list[Miss] = []
+    before = 0
     for name, pairs in groups:
-        base = before
-        answers = answerer.answer(
-            pairs, lambda done, base=base: progress(suite.name, base + done, total)
-        )
-        before += len(pairs)
-        wrong = [
-            (a, b, answer) for (a, b), answer in zip(pairs, answers, strict=True) if answer != a + b
+        answered = [
+            (pair, answer)
+            for pair, answer in zip(pairs, answers[before : before + len(pairs)], strict=True)
+            if answer is not None
         ]
-        scores.append(_score(name, pairs, answers))
+        before += len(pairs)
+        if answered:
+            scores.append(_score(name, answered))
         misses += [
             Miss(group=name, a=a, b=b, answer=str(answer)[:80], right_sum=a + b)
-            for a, b, answer in wrong
+            for (a, b), answer in answered
+            if answer != a + b
         ]
+    if not scores:
+        return None
     return SuiteReport(
         suite=suite.name,
         groups=tuple(scores),
@@ -253,14 +262,14 @@ def _pairs(group: Any, most: int | None) -> list[Pair]:
     return list(zip(a_B.tolist(), b_B.tolist(), strict=True))
 
 
-def _score(name: str, pairs: list[Pair], answers: list[Any]) -> Score:
+def _score(name: str, answered: list[tuple[Pair, Any]]) -> Score:
     correct = [0] * SUM_DIGITS
     errors = 0
-    for (a, b), answer in zip(pairs, answers, strict=True):
+    for (a, b), answer in answered:
         errors += answer != a + b
         for i, same in enumerate(_same_digits(a + b, answer)):
             correct[i] += same
-    return Score(name=name, n=len(pairs), errors=errors, right_digits=tuple(correct))
+    return Score(name=name, n=len(answered), errors=errors, right_digits=tuple(correct))
 
 
 def _same_digits(wanted: int, answer: Any) -> Iterator[bool]:

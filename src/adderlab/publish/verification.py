@@ -104,8 +104,7 @@ class Counted:
     claim: str = ""
     """The claim compared with the counts, in one sentence."""
     confirmed: bool | None = None
-    """Whether the claim is one of the counts, or more than the board's. None: there is no number to
-    compare. A claim below every count is why a submission is rejected."""
+    """Whether the claim is one of the counts, or more than the board's; None: nothing to compare."""
     notes: tuple[str, ...] = ()
     """What lies outside the board's count: fixed or learned?"""
 

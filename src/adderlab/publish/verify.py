@@ -1,4 +1,4 @@
-"""Checking a stranger's submission: correct sums, a true count, and sums that come from the model.
+"""Checking a stranger's submission: four answers, and the verdict that follows from them.
 
 What is certain: the score, because the sums are known only here. What is evidence: everything that the
 file's own process reports (counts, calls, what happens under overwritten weights). A file can be
@@ -7,37 +7,41 @@ written to deceive those checks; docs/publishing.md says how far each one goes.
 
 from __future__ import annotations
 
-import random
+import contextlib
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from adderlab.errors import Failure, UsageError
-from adderlab.evaluation.exact import SuiteReport
-from adderlab.evaluation.suites import adderboard, strata
+from adderlab.evaluation.suites import Suite, adderboard, strata
 from adderlab.files.atomic import disk_failure
-from adderlab.publish.counting import Counts, Literals, count, judge_claim, outside_the_count
+from adderlab.publish.counting import Literals, TooMany, count, judge_claim, outside_the_count
 from adderlab.publish.decide import Subject, check_certificate_name, decide
-from adderlab.publish.sandbox import Ended, Limits, Mode, Sandbox, describe, require
-from adderlab.publish.scoring import (
-    Answerer,
-    Pair,
-    Progress,
-    Reading,
-    evaluate,
-    find_prompt,
-    find_reading,
-)
+from adderlab.publish.rules import Reading, find_prompt, find_reading, usual
+from adderlab.publish.sandbox import Ended, Limits, Mode, Names, Sandbox, describe, require
+from adderlab.publish.scoring import Answerer, Progress, evaluate
 from adderlab.publish.submission import read_submission
-from adderlab.publish.verification import Counted, Decided, Score, VerdictName, Verification, Watched
-from adderlab.task.layouts import OPERAND_LIMIT, SUM_DIGITS
+from adderlab.publish.verification import (
+    Counted,
+    Decided,
+    Disagreement,
+    Score,
+    VerdictName,
+    Verification,
+    Watched,
+)
+from adderlab.publish.watching import Watcher, random_pairs, traced_pairs
 
 STRATUM = 5000
 """Pairs there are in each stratum."""
+NAMES: Names = ("build_model", "add")
+"""What the board calls the two functions of a submission."""
 _LARGEST_FILE, _LARGEST_OWN = 64 << 20, 4 << 20
 """Bytes; a file that adderlab wrote has a few hundred thousand."""
-_TRACES, _PROBES, _COMPARED = 24, 16, 200
+_COMPARED = 100
 _METADATA = ("name", "author", "params", "architecture", "tricks")
 
 
@@ -46,6 +50,7 @@ def verify(
     *,
     sandbox: Mode = "bubblewrap",
     limits: Limits | None = None,
+    names: Names = NAMES,
     pairwise: bool = False,
     strata_pairs: int | None = None,
     prove: bool = True,
@@ -54,7 +59,8 @@ def verify(
 ) -> Verification:
     """Run anybody's AdderBoard submission in a sandbox and judge it.
 
-    ``path`` is a Python file with ``build_model`` and ``add``. ``sandbox`` is "bubblewrap", or "limits"
+    ``path`` is a Python file with ``build_model`` and ``add``, or with functions of other ``names``; it
+    sees a copy of its own folder. ``sandbox`` is "bubblewrap", or "limits"
     where a container of your own is the wall; docs/publishing.md says what each protects from.
     ``limits`` bounds seconds, memory and output. ``pairwise`` asks every pair through ``add``, also
     where the model can be driven in batches. ``strata_pairs`` is the number of pairs in each stratum
@@ -75,48 +81,35 @@ def verify(
     if certificate is not None:
         check_certificate_name(certificate)
     require(sandbox)
-    referee = _Referee(limits, pairwise, strata_pairs, progress)
-    if prove:
-        ours = _is_ours(text, referee.notes)
-        referee.decide = lambda answerer, reports: decide(
-            _subject(path, text, ours, answerer, reports),
-            mode=sandbox,
-            limits=limits,
-            certificate=certificate,
-            progress=referee.on_progress,
-        )
-    with Sandbox(path, limits, sandbox) as box:
-        referee.run(box)
-    score = Score(
-        reports=tuple(referee.reports),
-        complete=referee.failure is None,
-        board_pairs=adderboard().num_pairs,
-        how=referee.how,
-    )
+    with contextlib.ExitStack() as running:
+        referee = _Referee(path, sandbox, limits, names, running, progress)
+        if prove:
+            ours = _is_ours(text, referee.notes)
+            referee.decide = lambda answerer: decide(
+                _subject(path, text, ours, answerer, referee.score),
+                mode=sandbox,
+                limits=limits,
+                certificate=certificate,
+                progress=referee.on_progress,
+            )
+        referee.run(pairwise, strata_pairs)
     return Verification(
         file=str(path),
         sandbox=describe(sandbox),
         verdict=referee.verdict(),
         failure=referee.failure,
-        rejections=(*referee.tried, *referee.rejections),
+        rejections=tuple(referee.rejections),
         notes=tuple(referee.notes),
         metadata=referee.metadata,
-        score=score,
-        count=Counted(
-            counts=referee.counts,
-            claimed=referee.metadata.get("params"),
-            claim=referee.claim,
-            confirmed=referee.confirmed,
-        ),
-        watched=Watched(),
-        decided=_refuted_by(score, referee.decided),
+        score=referee.score,
+        count=referee.counted,
+        watched=referee.watched,
+        decided=_refuted_by(referee.score, referee.decided),
         seconds=time.monotonic() - started,
     )
 
 
-def _subject(
-    path: Path, text: str, ours: bool, answerer: Answerer, reports: Sequence[SuiteReport]
-) -> Subject:
+def _subject(path: Path, text: str, ours: bool, answerer: Answerer, score: Score) -> Subject:
     """What ``decide`` needs of a file whose score is known."""
     return Subject(
         path=path,
@@ -124,8 +117,8 @@ def _subject(
         ours=ours,
         answers=answerer.add,
         pairs_per_second=1 / max(answerer.seconds_per_pair, 1e-5),
-        wrong=tuple((miss.a, miss.b) for report in reports for miss in report.failures),
-        exact=reports[0].total.exact_match,
+        wrong=tuple((miss.a, miss.b) for report in score.reports for miss in report.failures),
+        exact=0.0 if score.board is None else score.board.total.exact_match,
     )
 
 
@@ -164,72 +157,110 @@ def _is_ours(text: str, notes: list[str]) -> bool:
 class _Referee:
     """One submission being judged: the checks in their order, and what they found so far."""
 
-    def __init__(self, limits: Limits, pairwise: bool, strata: int | None, progress: Progress) -> None:
-        self._limits, self._pairwise, self._strata_pairs = limits, pairwise, strata
-        self._progress = progress
+    def __init__(
+        self,
+        path: Path,
+        mode: Mode,
+        limits: Limits,
+        names: Names,
+        running: contextlib.ExitStack,
+        progress: Progress,
+    ) -> None:
+        self._path, self._mode, self._limits, self._names = path, mode, limits, names
+        self._running, self._progress = running, progress
+        self._boxes: list[Sandbox] = []
         self._stage = ("loading", 0, 1)
         self.failure: str | None = None
-        self.tried: list[str] = []
         self.rejections: list[str] = []
         self.notes: list[str] = []
         self.metadata: dict[str, Any] = {}
-        self.counts: Counts | None = None
-        self.claim, self.confirmed = "", None
-        self.reports: list[SuiteReport] = []
-        self.how = ""
-        self.decide: Callable[[Answerer, Sequence[SuiteReport]], Decided] | None = None
+        self.score = Score(board_pairs=adderboard().num_pairs)
+        self.counted = Counted()
+        self.watched = Watched()
+        self.decide: Callable[[Answerer], Decided] | None = None
         """Asked once the score is known, while the submission still answers."""
         self.decided = Decided(reason="the prover was not asked")
 
     def verdict(self) -> VerdictName:
-        if self.tried:
-            return "rejected"
-        if self.failure is not None or not self.reports:
-            return "failed"
         if self.rejections:
             return "rejected"
-        return "qualified" if self._passes() else "not qualified"
+        if not self.score.complete:
+            return "failed"
+        return "qualified" if self.score.passes else "not qualified"
 
-    def _passes(self) -> bool:
-        return self.reports[0].total.exact_match >= 0.99
-
-    def run(self, sandbox: Sandbox) -> None:
+    def run(self, pairwise: bool, strata_pairs: int | None) -> None:
         """Ask the submission everything. However it ends, what was found until then stays."""
+        box = self._start()
+        if box.alone is not None:
+            self.notes.append(f"what lies beside it was not shown to it: {box.alone}")
         try:
-            self._check(sandbox)
+            self._check(box, pairwise, strata_pairs)
         except Ended as end:
-            self.failure = f"{end} ({self._where()})"
-            if sandbox.printed.strip():
-                last = sandbox.printed.strip().splitlines()[-1][-200:]
+            ending = f"{end} ({self._where()})"
+            if self.score.complete:
+                self.notes.append(ending)
+            else:
+                self.failure = ending
+            if box.printed.strip():
+                last = box.printed.strip().splitlines()[-1][-200:]
                 self.notes.append(f"the end of what it printed: {last}")
         actions = {"network": "use the network", "process": "start a process", "file": "change files"}
-        self.tried = [
-            f"it tried to {actions.get(kind, kind)} ({how})" for kind, how in sandbox.tried.items()
+        tried = {kind: how for each in reversed(self._boxes) for kind, how in each.tried.items()}
+        self.rejections[:0] = [
+            f"it tried to {actions.get(kind, kind)} ({how})" for kind, how in tried.items()
         ]
 
-    def _check(self, sandbox: Sandbox) -> None:
+    def _start(self) -> Sandbox:
+        """A process with the submission in it, nothing asked of it yet. All have one time limit."""
+        box = self._running.enter_context(
+            Sandbox(self._path, self._limits, self._mode, names=self._names)
+        )
+        if self._boxes:
+            box.started = self._boxes[0].started
+        self._boxes.append(box)
+        return box
+
+    def _start_another(self) -> Sandbox | None:
+        """One more process for ``add``, loaded; None if it does not load there."""
+        box = self._start()
+        try:
+            loaded = box.ask("load", self._limits.load_seconds)
+        except Ended:
+            return None
+        return None if "error" in loaded else box
+
+    def _check(self, box: Sandbox, pairwise: bool, strata_pairs: int | None) -> None:
         self.on_progress("loading", 0, 1)
         # Before any of its code runs, so that the code cannot change what is counted.
-        counted = sandbox.ask("literals", self._limits.load_seconds)
-        if "error" in counted:
-            raise Ended(f"it cannot be read as Python: {counted['error']}")
-        loaded = sandbox.ask("load", self._limits.load_seconds)
+        literals = box.ask("literals", self._limits.load_seconds)
+        if "error" in literals:
+            raise Ended(f"it cannot be read as Python: {literals['error']}")
+        loaded = box.ask("load", self._limits.load_seconds)
         if "error" in loaded:
-            raise Ended(f"it does not load: {loaded['error']}")
-        self._note_metadata(loaded, Literals.of(counted))
+            raise Ended(f"it does not load: {loaded['error']}{self._hint(loaded)}")
+        self._note_metadata(loaded)
+        self.counted = self._count(loaded, Literals.of(literals))
         self.on_progress("watching", 0, 1)
-        answerer, reading = self._watch(sandbox)
-        self.how = answerer.how
-        self.on_progress("adderboard", 0, adderboard().num_pairs)
-        self.reports.append(evaluate(answerer, adderboard(), self.on_progress))
-        per_stratum = self._strata_pairs or (1000 if answerer.batched else 10)
-        self.reports.append(evaluate(answerer, strata(), self.on_progress, per_stratum))
+        watcher = Watcher(sandbox=box)
+        answerer, reading = self._watch(box, watcher, pairwise)
+        self._evaluate(answerer, adderboard())
+        self._evaluate(answerer, strata(), strata_pairs or (1000 if answerer.batched else 10))
         if self.decide is not None:
-            self.decided = self.decide(answerer, self.reports)
-        if self._passes():
+            self.decided = self.decide(answerer)
+        if self.score.passes:
             self.on_progress("do the sums come from the model", 0, 1)
-            self._attempt(lambda: self._steer(sandbox, reading), "its outputs replaced")
-            self._attempt(lambda: self._scramble(answerer), "its weights overwritten")
+            watcher.steer(reading)
+            if not box.closed:
+                watcher.scramble(self.counted.counts)
+            self.watched = watcher.watched()
+            self.rejections += watcher.rejections
+
+    def _hint(self, loaded: dict[str, Any]) -> str:
+        """The remedy, where the file only calls its functions otherwise."""
+        if "lacks" not in loaded or self._names != NAMES:
+            return ""
+        option = "--model" if loaded["lacks"] == "model" else "--add"
+        return f"; if another does that, name it: {option} NAME"
 
     def on_progress(self, stage: str, done: int, total: int) -> None:
         """Where the checks are."""
@@ -241,127 +272,111 @@ class _Referee:
         stage, done, total = self._stage
         return stage if total == 1 else f"{stage}: {done:,} of {total:,} pairs answered"
 
-    def _attempt(self, check: Callable[[], None], what: str) -> None:
-        """The score stands whatever a check does to the submission."""
-        try:
-            check()
-        except Ended as end:
-            self.notes.append(f"with {what}: {end}")
+    def _evaluate(self, answerer: Answerer, suite: Suite, per_group: int | None = None) -> None:
+        """Add a suite to the score. Raises ``Ended`` once its part is kept."""
+        started = time.monotonic()
+        self.on_progress(suite.name, 0, suite.num_pairs)
+        report = evaluate(answerer, suite, self.on_progress, per_group)
+        reports = self.score.reports if report is None else (*self.score.reports, report)
+        whole = report is not None and report.total.n == self.score.board_pairs
+        self.score = replace(
+            self.score,
+            reports=reports,
+            complete=self.score.complete or (suite.name == "adderboard" and whole),
+            how=answerer.how,
+            disagreements=(*self.score.disagreements, *answerer.disagreements),
+            seconds=self.score.seconds + time.monotonic() - started,
+        )
+        answerer.disagreements = []
+        if answerer.ended is not None:
+            raise answerer.ended
 
-    def _note_metadata(self, loaded: dict[str, Any], literals: Literals) -> None:
+    def _note_metadata(self, loaded: dict[str, Any]) -> None:
         metadata = loaded.get("metadata")
         self.metadata = metadata if isinstance(metadata, dict) else {}
         missing = [key for key in _METADATA if key not in self.metadata]
-        if missing:
+        if missing and self._names[0] == NAMES[0]:
             self.notes.append(f"its metadata lacks {', '.join(missing)}")
-        try:
-            self.counts = count(list(loaded.get("numbers", [])), literals)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            self.rejections.append(f"its numbers cannot be counted: {error}"[:200])
-            return
-        self.confirmed, self.claim = judge_claim(self.metadata.get("params"), self.counts)
-        if not self.confirmed:
-            self.rejections.append(self.claim)
-        self.notes += outside_the_count(self.counts)
-        if not self.counts.with_others:
-            self.rejections.append("it holds no weights that can be found")
 
-    def _watch(self, sandbox: Sandbox) -> tuple[Answerer, Reading | None]:
+    def _count(self, loaded: dict[str, Any], literals: Literals) -> Counted:
+        claimed = self.metadata.get("params")
+        try:
+            counts = count(list(loaded.get("numbers", [])), literals)
+        except TooMany as many:
+            return Counted(claimed=claimed, claim=f"not counted: it holds {many}")
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+            self.rejections.append(f"it forges what it holds: {error}"[:200])
+            return Counted(claimed=claimed, claim="not counted")
+        claim = judge_claim(claimed, counts)
+        if claim.false:
+            self.rejections.append(claim.sentence)
+        return Counted(
+            counts=counts,
+            claimed=claimed,
+            claim=claim.sentence,
+            confirmed=claim.confirmed,
+            notes=tuple(outside_the_count(counts)),
+        )
+
+    def _watch(self, box: Sandbox, watcher: Watcher, pairwise: bool) -> tuple[Answerer, Reading | None]:
         """Watch some additions: is the model called, and can it be driven in batches?"""
         limit = self._limits.answer_seconds
         # The first addition may be slow (lazy imports, caches); the second tells the speed.
-        first = sandbox.ask("add", limit, pairs=[(0, 0)])
+        first = box.ask("add", limit, pairs=[(0, 0)])
         if "error" in first:
             raise Ended(f"add fails: {first['error']}")
         started = time.monotonic()
-        sandbox.ask("add", limit, pairs=[(0, 0)])
-        answerer = Answerer(sandbox=sandbox, seconds_per_pair=time.monotonic() - started)
-        pairs = _random_pairs(_TRACES)
+        box.ask("add", limit, pairs=[(0, 0)])
+        answerer = Answerer(
+            sandbox=box,
+            seconds_per_pair=time.monotonic() - started,
+            another=self._start_another,
+            cores=_cores(),
+        )
+        pairs = traced_pairs()
         traces: list[dict[str, Any]] = []
         for pair in pairs:
-            reply = sandbox.ask("trace", limit, pairs=[pair])
+            reply = box.ask("trace", limit, pairs=[pair])
             traces += reply.get("traces", [])
             if "error" in reply:
-                self.notes.append(f"its calls could not be watched: {reply['error']}")
+                watcher.findings.append(f"its calls could not be watched: {reply['error']}")
                 return answerer, None
         reading = None
         try:
-            self._judge_calls(traces)
-            reading = find_reading(pairs, traces)
+            watcher.note_calls(traces)
+            pairs, traces = usual(pairs, traces)
+            reading = find_reading(traces)
             prompt = None if reading is None else find_prompt(pairs, traces, reading)
         except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
             raise Ended(f"it forges what is seen of it ({error})") from error
-        if reading is not None and prompt is not None and not self._pairwise:
+        if reading is not None and prompt is not None and not pairwise:
             answerer.batched = prompt, reading
             if not self._agrees(answerer):
                 answerer.batched = None
         return answerer, reading
 
-    def _judge_calls(self, traces: list[dict[str, Any]]) -> None:
-        counts = [(trace["count"], len(str(trace["answer"]))) for trace in traces]
-        if not any(calls for calls, _ in counts):
-            self.rejections.append("no torch module of its model is called while it adds")
-        elif any(calls < digits for calls, digits in counts):
-            calls, digits = min(counts)
-            self.rejections.append(
-                f"its model is called {calls} times for an answer of {digits} digits, not once a digit"
-            )
-
     def _agrees(self, answerer: Answerer) -> bool:
-        """Batches may be used only if they say what ``add`` says."""
+        """Batches may be used only if they say what ``add`` says; else the pairs are kept."""
         few = max(10, min(_COMPARED, int(30 / max(answerer.seconds_per_pair, 1e-5))))
-        pairs = [(0, 0), (9999999999, 9999999999), (1, 9999999999), *_random_pairs(few - 3)]
+        pairs = [(0, 0), (9999999999, 9999999999), (1, 9999999999), *random_pairs(few - 3)]
         try:
-            same = answerer.by_batches(pairs) == answerer.add(pairs)
-        except Ended:
+            batched, by_add = answerer.by_batches(pairs), answerer.add(pairs)
+        except Ended as end:
             if answerer.sandbox.closed:
                 raise
-            same = False
-        if not same:
-            self.notes.append("its model could not be driven in batches with the same answers")
-        return same
-
-    def _steer(self, sandbox: Sandbox, reading: Reading | None) -> None:
-        """Replace what the model answers: the sums must follow."""
-        pairs, draw = _random_pairs(_PROBES), random.SystemRandom()
-        targets = [draw.randrange(10**SUM_DIGITS) for _ in pairs]
-        if reading is not None:
-            tokens = [reading.tokens(target) for target in targets]
-        else:
-            tokens = [[draw.randrange(10) for _ in range(100)] for _ in pairs]
-        limit = _PROBES * self._limits.answer_seconds
-        reply = sandbox.ask("steer", limit, pairs=pairs, tokens=tokens)
-        answers, replaced = reply.get("answers", []), reply.get("replaced", [])
-        still_correct = [
-            answer == a + b
-            for (a, b), answer, times in zip(pairs, answers, replaced, strict=False)
-            if times
+            self.notes.append(f"its model cannot be driven in batches: {end}")
+            return False
+        unread = batched.count(None)
+        answerer.disagreements = [
+            Disagreement(
+                a=a, b=b, batched="no number" if other is None else str(other), by_add=str(answer)[:80]
+            )
+            for (a, b), other, answer in zip(pairs, batched, by_add, strict=True)
+            if other != answer and (other is not None or unread > few // 2)
         ]
-        if not still_correct:
-            self.notes.append("what its model answers could not be replaced")
-        elif sum(still_correct) > len(still_correct) // 2:
-            self.rejections.append("its sums stay correct when what its model answers is replaced")
-        elif reading is not None and answers == targets:
-            self.notes.append("its sums are, digit for digit, what its model's calls answer")
-        else:
-            self.notes.append("its sums change when what its model answers is replaced")
-
-    def _scramble(self, answerer: Answerer) -> None:
-        """Overwrite every weight: the sums must go wrong. The submission is of no use afterwards."""
-        reply = answerer.sandbox.ask("scramble", self._limits.answer_seconds, seed=1)
-        if "error" in reply:
-            self.notes.append(f"its weights could not be overwritten: {reply['error']}")
-            return
-        pairs = _random_pairs(_PROBES)
-        answers = answerer.add(pairs)
-        correct = sum(answer == a + b for (a, b), answer in zip(pairs, answers, strict=True))
-        if correct > _PROBES // 2:
-            self.rejections.append("its sums stay correct when every weight is overwritten")
-        else:
-            self.notes.append(f"with every weight overwritten, {correct} of {_PROBES} sums are correct")
+        return not answerer.disagreements
 
 
-def _random_pairs(count: int) -> list[Pair]:
-    """Not foreseeable by the submission."""
-    draw = random.SystemRandom()
-    return [(draw.randrange(OPERAND_LIMIT), draw.randrange(OPERAND_LIMIT)) for _ in range(count)]
+def _cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -262,13 +262,13 @@ def test_the_scratch_folder_is_small(tmp_path: Path) -> None:
         small.close()
         try:
             for i in range(100):
-                open(f"file{i}", "wb").write(bytes(1 << 18))
+                open(f"{tempfile.gettempdir()}/file{i}", "wb").write(bytes(1 << 18))
         except OSError as error:
-            raise ValueError(f"{os.path.getsize(small.name)} {error.strerror} {os.getcwd()}")
+            raise ValueError(f"{os.path.getsize(small.name)} {error.strerror} {small.name[:9]}")
         """),
     )
     (answer,), tried = answers(path, "bubblewrap")
-    assert answer == "ValueError: 1000 No space left on device /scratch"
+    assert answer == "ValueError: 1000 No space left on device /scratch/"
     assert tried == {}, "it may write there"
     assert not Path("/scratch").exists()
 
@@ -277,6 +277,10 @@ def test_the_scratch_folder_is_small(tmp_path: Path) -> None:
 def test_nothing_of_the_users_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     secret = tmp_path / "secret"
     secret.write_text("hush")
+    folder = tmp_path / "own"
+    folder.mkdir()
+    (folder / ".hidden").write_text("hush")
+    (folder / "link").symlink_to(secret)
     monkeypatch.setenv("SECRET_TOKEN", "hush")
     here = [str(secret), str(Path.home() / ".ssh"), str(Path.home() / ".bashrc"), __file__]
     here += ["/etc/passwd", "/etc/hostname", "/run", "/var", "/bin/sh", "/usr/bin/env"]
@@ -284,7 +288,7 @@ def test_nothing_of_the_users_can_be_read(tmp_path: Path, monkeypatch: pytest.Mo
     if source.parents[1].name != "site-packages":
         here.append(str(source))
     path = submission(
-        tmp_path,
+        folder,
         adding(f"""
         import os
         seen = [path for path in {here!r} if os.path.exists(path)]

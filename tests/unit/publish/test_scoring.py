@@ -1,14 +1,15 @@
-"""Scores are made of answers and of nothing else; what watching shows is concluded, and no more."""
+"""Scores are made of answers and of nothing else, and they are those of ``add``."""
 
-import random
-from collections.abc import Callable
+import threading
 from typing import Any
 
 import pytest
 
 from adderlab.evaluation.suites import Group, Suite
+from adderlab.publish import scoring
+from adderlab.publish.rules import Prompt, Reading
 from adderlab.publish.sandbox import Ended, Limits
-from adderlab.publish.scoring import Answerer, Prompt, Reading, evaluate, find_prompt, find_reading
+from adderlab.publish.scoring import Answerer, evaluate
 from adderlab.task.layouts import pairs_from_ints
 
 PAIRS = [(0, 0), (1, 9), (99, 1), (9999999999, 9999999999), (5, 6)]
@@ -45,6 +46,7 @@ def test_right_and_wrong_are_counted_by_group_and_digit() -> None:
         suite(),
         lambda stage, done, total: seen.append((stage, done, total)),
     )
+    assert report is not None
     assert [(g.name, g.n, g.errors) for g in report.groups] == [("first", 2, 1), ("second", 3, 1)]
     assert report.total.right_digits == (3, 4, *[4] * 9)
     assert [(miss.a, miss.b, miss.right_sum, miss.answer) for miss in report.failures] == [
@@ -58,7 +60,7 @@ def test_few_pairs_of_each_group() -> None:
     report = evaluate(
         answerer(lambda r: {"answers": [0 for _ in r["pairs"]]}), suite(), lambda *_: None, 1
     )
-    assert [g.n for g in report.groups] == [1, 1]
+    assert report is not None and [g.n for g in report.groups] == [1, 1]
 
 
 @pytest.mark.parametrize(
@@ -78,114 +80,110 @@ def test_slow_submissions_are_asked_in_small_portions() -> None:
     assert sizes[0] == 2
 
 
-def test_batches_read_tokens_and_trust_no_shape() -> None:
-    rules = Prompt(module="", dtype="int64", rules=((0, 1, 0, 0), (0, 0, 1, 0)))
-    reading = Reading(first_call=0, up=True, token_of={d: d for d in range(10)})
-    rows = [[1, *[0] * 10], [2], "x", [11] * 11, [9, 8, *[0] * 9]]
-    asked = answerer({"tokens": rows}, (rules, reading))
-    assert asked.answer(PAIRS) == [1, -1, -1, -1, 89]
+class BatchedSandbox(ScriptedSandbox):
+    """Answers batches with given rows and ``add`` with given answers."""
+
+    def __init__(self, rows: Any, leads: Any, by_add: dict[tuple[int, int], Any]) -> None:
+        super().__init__(None)
+        self.rows, self.leads, self.by_add = rows, leads, by_add
+
+    def ask(self, do: str, seconds: float, **request: Any) -> Any:
+        self.asked.append((do, request))
+        if do == "greedy":
+            return {"tokens": self.rows, "leads": self.leads}
+        return {"answers": [self.by_add.get(tuple(p), sum(p)) for p in request["pairs"]]}
+
+
+RULES = Prompt(module="", library="torch", dtype="int64", rules=((0, 1, 0, 0), (0, 0, 1, 0)))
+ENDED = Reading(up=True, token_of={d: d for d in range(10)}, after=(13,))
+
+
+def row(value: int) -> list[int]:
+    return [value // 10**i % 10 for i in range(11)]
+
+
+def batched(rows: Any, leads: Any, by_add: dict[tuple[int, int], Any], reading: Reading) -> Answerer:
+    box: Any = BatchedSandbox(rows, leads, by_add)
+    return Answerer(sandbox=box, seconds_per_pair=0.01, batched=(RULES, reading))
+
+
+def test_what_the_batches_cannot_read_add_is_asked() -> None:
+    rows = [[*row(0), 13], [2], "x", [*[11] * 11, 13], [*row(11), 4]]
+    asked = batched(rows, [1.0] * 5, {PAIRS[4]: 110}, ENDED)
+    assert asked.answer(PAIRS) == [0, 10, 100, 19999999998, 110]
     do, request = asked.sandbox.asked[0]  # type: ignore[attr-defined]
-    assert do == "greedy" and request["prompts"][2] == [9, 1] and request["steps"] == 11
+    assert do == "greedy" and request["prompts"][2] == [9, 1] and request["steps"] == 12
+    do, request = asked.sandbox.asked[1]  # type: ignore[attr-defined]
+    assert do == "add" and request["pairs"] == PAIRS[1:], "the last one forgets its end token"
 
 
-TRACED = [(r.randrange(10**10), r.randrange(10**10)) for r in map(random.Random, range(24))]
-Encoder = Callable[[int, int], list[int]]
+def test_wrong_and_close_answers_are_asked_again_and_disagreements_are_named() -> None:
+    rows = [[*row(sum(pair)), 13] for pair in PAIRS]
+    rows[1] = [*row(999), 13]
+    asked = batched(rows, [9.0, 9.0, 0.001, "NaN", 9.0], {PAIRS[2]: 7}, ENDED)
+    report = evaluate(asked, suite(), lambda *_: None)
+    assert report is not None and report.total.errors == 1, "add is right where the batch is wrong"
+    assert [(miss.a, miss.answer) for miss in report.failures] == [(99, "7")]
+    assert [(each.a, each.batched, each.by_add) for each in asked.disagreements] == [
+        (1, "999", "10"),
+        (99, "100", "7"),
+    ]
+    assert asked.by_add == len(PAIRS)
 
 
-def digits(value: int, count: int) -> list[int]:
-    return [value // 10**j % 10 for j in range(count)]
+def test_forged_batches_are_an_end_and_no_crash() -> None:
+    asked = batched([1] * 5, None, {}, ENDED)
+    assert asked.answer(PAIRS) == [None] * 5 and isinstance(asked.ended, Ended)
 
 
-def msd(a: int, b: int) -> list[int]:
-    """Layout P, with digit d as token d + 2."""
-    x, y = digits(a, 10), digits(b, 10)
-    return [*(d + 2 for d in x[::-1]), 0, *(d + 2 for d in y[::-1]), 1]
+def test_no_answer_is_a_wrong_one() -> None:
+    asked = answerer(lambda r: {"answers": [None for _ in r["pairs"]]})
+    report = evaluate(asked, suite(), lambda *_: None)
+    assert report is not None and (report.total.n, report.total.errors) == (5, 5)
 
 
-def paired(a: int, b: int) -> list[int]:
-    return [111, *(10 + 10 * x + y for x, y in zip(digits(a, 10), digits(b, 10), strict=True)), 110]
+def test_what_was_answered_until_the_end_is_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "_CHUNK_SECONDS", 0.0)
+
+    class Ending(ScriptedSandbox):
+        def ask(self, do: str, seconds: float, **request: Any) -> Any:
+            if (9999999999, 9999999999) in request["pairs"]:
+                raise Ended("it was not done")
+            return super().ask(do, seconds, **request)
+
+    box: Any = Ending(lambda r: {"answers": [0 for _ in r["pairs"]]})
+    asked = Answerer(sandbox=box, seconds_per_pair=0.1)
+    report = evaluate(asked, suite(), lambda *_: None)
+    assert report is not None and [(g.n, g.errors) for g in report.groups] == [(2, 1), (1, 1)]
+    assert str(asked.ended) == "it was not done"
 
 
-def trace(
-    pair: tuple[int, int], encode: Encoder, shift: int, up: bool, before: int = 0
-) -> dict[str, Any]:
-    """What a right greedy model would show; ``before`` calls come first."""
-    answer = sum(pair)
-    order = digits(answer, 11) if up else digits(answer, 11)[::-1]
-    tokens = encode(*pair)
-    calls = [call([[9]], 3) for _ in range(before)]
-    for digit in order:
-        calls.append(call([tokens], digit + shift))
-        tokens = [*tokens, digit + shift]
-    return {"answer": answer, "calls": calls, "count": len(calls)}
+def test_every_core_asks_add() -> None:
+    both = threading.Barrier(2, timeout=20)
+    seen: dict[int, int] = {}
+
+    class Slow(ScriptedSandbox):
+        def ask(self, do: str, seconds: float, **request: Any) -> Any:
+            if threading.get_ident() not in seen:
+                both.wait()
+            seen[threading.get_ident()] = seen.get(threading.get_ident(), 0) + len(request["pairs"])
+            return {"answers": [sum(p) for p in request["pairs"]]}
+
+    def slow() -> Any:
+        return Slow(None)
+
+    asked = Answerer(sandbox=slow(), seconds_per_pair=3.0, another=slow, cores=2)
+    assert asked.add(PAIRS) == [sum(pair) for pair in PAIRS]
+    assert len(seen) == 2 and sum(seen.values()) == len(PAIRS)
+    assert "2 processes" in asked.how
 
 
-def call(tokens: Any, following: int) -> dict[str, Any]:
-    return {"module": "net", "plain": True, "tokens": tokens, "dtype": "int64", "next": following}
+def test_an_end_in_one_process_ends_all() -> None:
+    class Broken(ScriptedSandbox):
+        def ask(self, do: str, seconds: float, **request: Any) -> Any:
+            raise Ended("it crashed")
 
-
-@pytest.mark.parametrize("before", [0, 3])
-@pytest.mark.parametrize("up", [True, False])
-@pytest.mark.parametrize(("encode", "shift"), [(msd, 2), (paired, 0)])
-def test_rules_are_found(encode: Encoder, shift: int, up: bool, before: int) -> None:
-    traces = [trace(pair, encode, shift, up, before) for pair in TRACED]
-    reading = find_reading(TRACED, traces)
-    assert reading is not None
-    assert (reading.first_call, reading.up) == (before, up)
-    assert reading.token_of == {d: d + shift for d in range(10)}
-    prompt = find_prompt(TRACED, traces, reading)
-    assert prompt is not None and (prompt.module, prompt.dtype) == ("net", "int64")
-    for pair in [(0, 0), (9999999999, 1), (1234567890, 5)]:
-        assert prompt.tokens(*pair) == encode(*pair)
-    tokens = reading.tokens(40_000_000_321)
-    assert tokens[:before] == [None] * before
-    assert reading.value([t for t in tokens[before:] if t is not None]) == 40_000_000_321
-
-
-def test_tokens_that_are_no_digits_are_no_number() -> None:
-    reading = Reading(first_call=0, up=True, token_of={d: d for d in range(10)})
-    assert reading.value([1] * 10 + [12]) == -1
-    assert reading.value([1] * 10) == -1
-    assert Prompt(module="", dtype="int64", rules=((5, 0, 0, 0), (0, 1, 0, 3))).tokens(7000, 0) == [5, 7]
-
-
-def broken(change: Callable[[list[dict[str, Any]]], None]) -> list[dict[str, Any]]:
-    traces = [trace(pair, msd, 2, True) for pair in TRACED]
-    change(traces)
-    return traces
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda t: t[3].update(answer="no number"),
-        lambda t: t[3].update(answer=t[3]["answer"] + 1),
-        lambda t: t[3].update(answer=10**11),
-        lambda t: t[3]["calls"].pop(),
-        lambda t: t[3]["calls"][4].pop("next"),
-        lambda t: t.clear(),
-        lambda t: [x["calls"].clear() for x in t],
-    ],
-    ids=["text", "another sum", "too long", "a call less", "no output", "nothing", "no calls"],
-)
-def test_answers_that_are_not_the_models_have_no_reading(change: Callable) -> None:
-    assert find_reading(TRACED, broken(change)) is None
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda t: t[3]["calls"][4].update(plain=False),
-        lambda t: t[3]["calls"][4].update(module="other"),
-        lambda t: t[3]["calls"][4].update(tokens=[[1, 2, 3]]),
-        lambda t: t[3]["calls"][4].pop("tokens"),
-        lambda t: [x["calls"][0]["tokens"][0].insert(0, 1) for x in t[:1]],
-        lambda t: [each["tokens"][0].__setitem__(2, i) for i, x in enumerate(t) for each in x["calls"]],
-    ],
-    ids=["more arguments", "two modules", "not appended", "no tokens", "lengths", "no rule"],
-)
-def test_what_does_not_decode_greedily_has_no_prompt_rule(change: Callable) -> None:
-    traces = broken(change)
-    reading = find_reading(TRACED, traces)
-    assert reading is not None
-    assert find_prompt(TRACED, traces, reading) is None
+    boxes: list[Any] = [Broken(None), Broken(None)]
+    asked = Answerer(sandbox=boxes[0], seconds_per_pair=3.0, another=lambda: boxes[1], cores=2)
+    with pytest.raises(Ended, match="it crashed"):
+        asked.add(PAIRS)

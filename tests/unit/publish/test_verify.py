@@ -70,10 +70,10 @@ def exported(name: str) -> str:
 def test_an_honest_submission_is_qualified(verify_code: Callable[..., Verification], up: bool) -> None:
     result = verify_code(calculator(up=up))
     assert (result.verdict, result.rejections) == ("qualified", ())
-    assert result.score.how.startswith("the model driven in batches")
+    assert result.score.how.startswith("the model in batches")
     assert [report.total.errors for report in result.score.reports] == [0, 0]
     assert result.score.reports[0].total.n == 50 and result.score.reports[1].total.n == 64
-    assert any("digit for digit" in note for note in result.notes)
+    assert any("digit for digit" in finding for finding in result.watched.findings)
     assert result.count.counts is not None and result.count.counts.parameters == 10
     assert result.decided.verdict == "not decided" and "not asked" in str(result.decided.reason)
 
@@ -81,7 +81,7 @@ def test_an_honest_submission_is_qualified(verify_code: Callable[..., Verificati
 def test_one_pair_at_a_time_gives_the_same(verify_code: Callable[..., Verification]) -> None:
     result = verify_code(calculator(), pairwise=True)
     assert result.verdict == "qualified"
-    assert result.score.how.startswith("through add, one pair at a time")
+    assert result.score.how.startswith("add, one pair at a time")
 
 
 def test_wrong_sums_are_not_qualified_and_are_named(verify_code: Callable[..., Verification]) -> None:
@@ -97,10 +97,7 @@ def test_wrong_sums_are_not_qualified_and_are_named(verify_code: Callable[..., V
 @pytest.mark.parametrize(
     ("code", "reasons"),
     [
-        (
-            PYTHON_ADDER,
-            ["no torch module", "every weight is overwritten"],
-        ),
+        (PYTHON_ADDER, ["every weight is overwritten"]),
         (
             SHOW,
             ["what its model answers is replaced", "every weight is overwritten"],
@@ -108,9 +105,8 @@ def test_wrong_sums_are_not_qualified_and_are_named(verify_code: Callable[..., V
         (calculator(fixed=True), ["every weight is overwritten"]),
         (AT_ONCE, ["called 1 times"]),
         (calculator(params=6), ["6 parameters"]),
-        (calculator().replace("metadata(10)", "metadata('ten')"), ["no number"]),
     ],
-    ids=["adds in Python", "calls for show", "forward adds", "at once", "lies", "no number"],
+    ids=["adds in Python", "calls for show", "forward adds", "at once", "lies"],
 )
 def test_cheats_are_rejected_although_every_sum_is_right(
     verify_code: Callable[..., Verification], code: str, reasons: list[str]
@@ -133,7 +129,7 @@ def test_numbers_outside_the_count_are_named(verify_code: Callable[..., Verifica
     assert named["with buffers"] == 17
     assert named["with tensors held elsewhere"] == 47
     for words in ("7 numbers in buffers", "30 numbers in tensors"):
-        assert any(words in note for note in result.notes)
+        assert any(words in note for note in result.count.notes)
 
 
 def test_ours_is_known_by_its_text_and_an_altered_one_is_read(
@@ -165,8 +161,10 @@ def test_a_model_that_answers_otherwise_in_batches_is_asked_one_by_one(
     )
     result = verify_code(moody)
     assert result.verdict == "qualified"
-    assert result.score.how.startswith("through add")
-    assert any("in batches" in note for note in result.notes)
+    assert result.score.how.startswith("add, one pair at a time")
+    a, b, batched, by_add = vars(result.score.disagreements[0]).values()
+    assert (a, b, batched, by_add) == (0, 0, "no number", "0")
+    assert any("0 + 0: no number in batches, 0 through add" in line for line in result.describe())
 
 
 @pytest.mark.parametrize(
@@ -203,7 +201,7 @@ BUILD = "def build_model():\n    return object(), {'params': 1}\n"
         ("import socket; socket.create_connection(('127.0.0.1', 9))", "rejected", "use the network"),
         ("import os; os.fork()", "rejected", "start a process"),
         ("open('/tmp/adderlab-was-here', 'w')", "rejected", "change files"),
-        ("return '3'", "rejected", "no weights"),
+        ("return '3'", "not qualified", ""),
     ],
     ids=["loops", "exits", "floods", "eats memory", "network", "forks", "writes", "says text"],
 )
@@ -242,6 +240,10 @@ def test_a_verdict_as_text_html_and_json(golden: Golden) -> None:
         with_buffers=17,
         with_others=47,
         with_literals=51,
+        distinct=8,
+        nonzero=9,
+        masks=1156,
+        whole=0,
         literals=Literals(in_code=(0.5,), in_tables=50, packed=0),
     )
     group = Score(name="all", n=10010, errors=1, right_digits=(10009,) * 11)

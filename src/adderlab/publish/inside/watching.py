@@ -1,186 +1,211 @@
-"""What can be seen of a stranger's file: the calls of its model, what it holds, numbers in its text."""
+"""What can be seen of a stranger's model while ``add`` runs: what it is called with, what it answers.
+
+A model may be a torch module, an object of a class of the file's own, or a handful of functions. So
+all of the file's own functions and methods are watched, and the ``forward`` of every torch module. A
+*call of the model* is an outermost call that answers floating-point numbers: the loop around it
+answers tokens, and what it calls itself is its own affair.
+"""
 
 from __future__ import annotations
 
-import ast
-import re
-import sys
+import functools
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
-_NUMBER = re.compile(r"[-+]?(0x[0-9a-f]*\.?[0-9a-f]+p[-+]?\d+|\d*\.\d+(e[-+]?\d+)?|\d+e[-+]?\d+)", re.I)
-_PACKED = re.compile(r"[A-Za-z0-9+/=_-]{64,}")
-_TABLE = 4
-"""Floats in one list or text from which on they are a table of data, not constants of the code."""
+from . import arrays
+
+_MOST_CALLS = 400
+_MOST_TOKENS = 400
 
 
+@dataclass(frozen=True)
+class Site:
+    """One function that is watched, and where it stands."""
+
+    name: str
+    of_model: bool
+    """A method of an object, not a mere function of the file."""
+    function: Callable[..., Any]
+    put: Callable[[Any], None]
+    """Puts another function in its place."""
+    restore: Callable[[], Any]
+    module: Any = None
+    """The torch module whose ``forward`` it is."""
+
+
+def sites(modules: Iterable[Any], own: Iterable[types.ModuleType], model: Any, add: Any) -> list[Site]:
+    """What can be watched: torch modules, the file's functions and classes, calls of the model."""
+    found = [_forward(f"{type(each).__name__} {i}", each) for i, each in enumerate(modules)]
+    classes = {id(cls): (cls, {"__call__"}) for cls in type(model).__mro__ if not _is_torch(cls)}
+    for module in own:
+        for name, value in list(vars(module).items()):
+            if getattr(value, "__module__", None) != module.__name__:
+                continue
+            if isinstance(value, type):
+                classes[id(value)] = (
+                    value,
+                    {name for name in vars(value) if name[:2] != "__"} | {"__call__"},
+                )
+            elif isinstance(value, types.FunctionType) and value is not add and name != "build_model":
+                found.append(_standing(name, False, module, name))
+    for cls, names in classes.values():
+        # A torch module's forward is watched on the object itself, where compiled ones have it too.
+        for name in sorted(names & vars(cls).keys() - ({"forward"} if _is_torch_module(cls) else set())):
+            if isinstance(vars(cls)[name], types.FunctionType):
+                found.append(_standing(f"{cls.__name__}.{name}", True, cls, name))
+    return found
+
+
+def _is_torch(cls: type) -> bool:
+    return cls.__module__.split(".")[0] == "torch"
+
+
+def _is_torch_module(cls: type) -> bool:
+    return any(each.__module__ == "torch.nn.modules.module" for each in cls.__mro__)
+
+
+def _forward(name: str, module: Any) -> Site:
+    table = vars(module)
+    before = table.get("forward")
+
+    def restore() -> None:
+        del table["forward"]
+        if before is not None:
+            table["forward"] = before
+
+    put = functools.partial(table.__setitem__, "forward")
+    return Site(name, True, module.forward, put, restore, module)
+
+
+def _standing(name: str, of_model: bool, owner: Any, attribute: str) -> Site:
+    function = vars(owner)[attribute]
+    put = functools.partial(setattr, owner, attribute)
+    return Site(name, of_model, function, put, lambda: setattr(owner, attribute, function))
+
+
+@dataclass
 class Watch:
-    """Sees the outermost calls of the model's modules, and can replace what they answer."""
+    """Sees the model's calls while it is entered, and can replace what they answer."""
 
-    def __init__(self, modules: list[tuple[str, Any]]) -> None:
-        self._modules = modules
-        self._depth = 0
-        self._before: list[tuple[Any, Any]] = []
-        self.calls: list[dict[str, Any]] = []
-        self.forced: list[int | None] | None = None
-        self.replaced = 0
+    sites: list[Site]
+    calls: list[dict[str, Any]] = field(default_factory=list)
+    targets: dict[str, Callable[[Any], Any]] = field(default_factory=dict)
+    """How each watched function was last called with nothing but tokens."""
+    forced: list[int | None] | None = None
+    """What the calls shall answer, one after the other; None leaves one alone."""
+    names: frozenset[str] = frozenset()
+    """Whose answers are replaced."""
+    replaced: int = 0
+    _running: list[list[dict[str, Any]]] = field(default_factory=list)
+    _undo: list[Callable[[], None]] = field(default_factory=list)
+    _inside: int = 0
+    """How many calls whose answers are replaced are running."""
 
     def __enter__(self) -> Watch:
-        for name, module in self._modules:
-            table = vars(module)
-            self._before.append((table, table.get("forward")))
-            table["forward"] = self._wrap(name, module.forward)
+        for site in self.sites:
+            try:
+                site.put(self._wrap(site))
+            except (AttributeError, TypeError):
+                continue  # a class that cannot be changed: it is not watched
+            self._undo.append(site.restore)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for table, forward in self._before:
-            del table["forward"]
-            if forward is not None:
-                table["forward"] = forward
+        for undo in self._undo:
+            undo()
+        self._undo.clear()
 
-    def _wrap(self, name: str, forward: Callable[..., Any]) -> Callable[..., Any]:
+    def _wrap(self, site: Site) -> Callable[..., Any]:
+        function = site.function
+        bound = 1 if site.of_model and site.module is None else 0  # self comes first
+
+        @functools.wraps(function)
         def watched(*arguments: Any, **named: Any) -> Any:
-            self._depth += 1
+            forcing = site.name in self.names
+            self._running.append([])
+            self._inside += forcing
             try:
-                output = forward(*arguments, **named)
+                output = function(*arguments, **named)
             finally:
-                self._depth -= 1
-            return output if self._depth else self._note(name, arguments, named, output)
+                inner = self._running.pop()
+                self._inside -= forcing
+            above = self._running[-1] if self._running else self.calls
+            logits = arrays.first(output, floating=True)
+            if logits is None or not arrays.size(logits):
+                above += inner
+                return output
+            self._note(site, above, arguments[bound:], named, logits)
+            if len(arguments) == bound + 1 and not named:
+                called = function if site.module is None else site.module
+                self.targets[site.name] = functools.partial(called, *arguments[:bound])
+            if forcing and not self._inside:
+                return self._force(output, logits)
+            return output
 
         return watched
 
-    def _note(self, name: str, arguments: tuple[Any, ...], named: dict[str, Any], output: Any) -> Any:
-        tokens = first_tensor((arguments, list(named.values())), floating=False)
-        logits = first_tensor(output, floating=True)
-        call: dict[str, Any] = {"module": name, "plain": len(arguments) == 1 and not named}
-        if tokens is not None and tokens.numel() <= 400:
-            call["tokens"], call["dtype"] = tokens.tolist(), str(tokens.dtype).removeprefix("torch.")
-        if logits is not None and logits.ndim:
-            call["next"] = int(logits.reshape(-1, logits.shape[-1])[-1].argmax())
-        if len(self.calls) < 400:
-            self.calls.append(call)
-        if self.forced is None:
-            return output
+    def _note(
+        self, site: Site, above: list[Any], shown: tuple[Any, ...], named: dict[str, Any], logits: Any
+    ) -> None:
+        if len(above) >= _MOST_CALLS:
+            return
+        tokens = arrays.first((*shown, *named.values()), floating=False)
+        call: dict[str, Any] = {
+            "module": site.name,
+            "of_model": site.of_model,
+            "plain": len(shown) == 1 and not named,
+            "size": arrays.size(logits),
+        }
+        if tokens is not None and 0 < arrays.size(tokens) <= _MOST_TOKENS:
+            call["tokens"] = arrays.listed(tokens)
+            call["library"] = arrays.library(tokens)
+            call["dtype"] = arrays.dtype_name(tokens) if call["library"] else ""
+        if getattr(logits, "ndim", 1):
+            call["next"] = int(arrays.last_row(logits).argmax())
+        above.append(call)
+
+    def _force(self, output: Any, logits: Any) -> Any:
         token = self.forced.pop(0) if self.forced else None
-        if token is None or logits is None or not 0 <= token < logits.shape[-1]:
+        if token is None or not 0 <= token < len(arrays.last_row(logits)):
             return output
-        chosen = logits.detach() * 0
-        chosen[..., token] = 1e4
         self.replaced += 1
-        return _exchange(output, logits, chosen)
+        return _exchange(output, logits, arrays.certain(logits, token))
 
 
 def _exchange(output: Any, old: Any, new: Any) -> Any:
     if output is old:
         return new
+    if isinstance(output, tuple) and hasattr(output, "_fields"):
+        return type(output)(*(_exchange(part, old, new) for part in output))
     if isinstance(output, (tuple, list)):
         return type(output)(_exchange(part, old, new) for part in output)
+    if isinstance(output, dict):
+        return {key: _exchange(part, old, new) for key, part in output.items()}
+    if getattr(output, "logits", None) is old:
+        output.logits = new
     return output
 
 
-def first_tensor(value: Any, *, floating: bool) -> Any:
-    """The first tensor in (nested tuples and lists of) ``value`` of that kind; None without."""
-    import torch
+def greedy(
+    target: Callable[[Any], Any], library: str, dtype: str, prompts: list[list[int]], steps: int
+) -> tuple[list[list[int]], list[float]]:
+    """Drive a model greedily on a batch of prompts of one length.
 
-    if isinstance(value, torch.Tensor):
-        return value if value.is_floating_point() == floating and value.dtype != torch.bool else None
-    if isinstance(value, (tuple, list)):
-        for part in value:
-            found = first_tensor(part, floating=floating)
-            if found is not None:
-                return found
-    return None
-
-
-def is_real(tensor: Any) -> bool:
-    return tensor.layout == sys.modules["torch"].strided and tensor.is_floating_point()
-
-
-def walk(thing: Any, name: str, depth: int, torch: Any) -> Iterator[tuple[str, Any]]:
-    """``thing`` and what can be reached from it, outermost first, a few steps deep."""
-    seen: set[int] = set()
-    level = [(name, thing)]
-    for _ in range(depth):
-        following: list[tuple[str, Any]] = []
-        for label, item in level:
-            if id(item) in seen or len(seen) > 100_000:
-                continue
-            seen.add(id(item))
-            yield label, item
-            following += _parts(label, item, torch)
-        level = following
-
-
-def _parts(label: str, item: Any, torch: Any) -> list[tuple[str, Any]]:
-    if isinstance(item, (torch.Tensor, types.ModuleType)):
-        return []
-    if isinstance(item, dict):
-        parts = list(item.items())
-    elif isinstance(item, (list, tuple, set)):
-        parts = list(enumerate(item)) if len(item) < 10_000 else []
-    elif isinstance(item, types.FunctionType):
-        cells = [cell.cell_contents for cell in item.__closure__ or () if _filled(cell)]
-        parts = list(enumerate([*cells, *(item.__defaults__ or ())]))
-    elif isinstance(item, torch.nn.Module):
-        state = vars(item)
-        tables = ("_modules", "_parameters", "_buffers")
-        parts = [pair for table in tables for pair in state.get(table, {}).items()]
-        parts += [pair for pair in state.items() if pair[0] not in tables]
-    elif hasattr(item, "__dict__") and not isinstance(item, type):
-        parts = list(vars(item).items())
-    else:
-        return []
-    prefix = f"{label}." if label else ""
-    simple = (str, bytes, int, float, complex, bool, type(None))
-    return [(f"{prefix}{key}", part) for key, part in parts if not isinstance(part, simple)]
-
-
-def _filled(cell: Any) -> bool:
-    try:
-        return cell.cell_contents is not None
-    except ValueError:
-        return False
-
-
-def count_literals(text: str) -> dict[str, Any]:
-    """Numbers written in a Python file; whole ones are structure and do not count.
-
-    ``in_code``: floats among the code, ``in_tables``: how many floats in lists, tuples and texts
-    of at least four, ``packed``: characters of long texts without spaces.
-
-    Raises what ``ast.parse`` raises.
+    Returns the tokens that it answers, and for each prompt by how much its choice leads at least.
     """
-    tree = ast.parse(text)
-    in_code: list[float] = []
-    in_tables = packed = 0
-    inside: set[int] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.List, ast.Tuple, ast.Set, ast.Dict)) and id(node) not in inside:
-            floats = [each for each in ast.walk(node) if _is_float(each)]
-            if len(floats) >= _TABLE:
-                in_tables += len(floats)
-                inside |= {id(each) for each in ast.walk(node) if not isinstance(each, ast.Constant)}
-                inside |= {id(each) for each in floats}
-    prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.Constant) or id(node) in inside | prose:
-            continue
-        if isinstance(node.value, float):
-            in_code.append(node.value)
-        elif isinstance(node.value, (str, bytes)):
-            text = node.value if isinstance(node.value, str) else node.value.decode("latin-1")
-            in_tables += _numbers_in(text)
-            packed += sum(len(run) for run in _PACKED.findall(text))
-    return {"in_code": in_code, "in_tables": in_tables, "packed": packed}
+    import numpy
 
-
-def _numbers_in(text: str) -> int:
-    """Floats in a text of nothing but numbers, or of at least four."""
-    words = [word for word in re.split(r"[\s,;\[\]()]+", text) if word]
-    numbers = sum(1 for word in words if _NUMBER.fullmatch(word))
-    return numbers if numbers == len(words) or numbers >= _TABLE else 0
-
-
-def _is_float(node: ast.AST) -> bool:
-    return isinstance(node, ast.Constant) and isinstance(node.value, float)
+    tokens = numpy.array(prompts, dtype=numpy.int64)
+    start = tokens.shape[1]
+    leads = numpy.full(len(tokens), numpy.inf)
+    for _ in range(steps):
+        answer = arrays.to_numpy(
+            arrays.first(target(arrays.like(library, dtype, tokens)), floating=True)
+        )
+        last = answer[:, -1] if answer.ndim == 3 else answer
+        two = numpy.partition(last, -2, axis=-1)[:, -2:]
+        leads = numpy.minimum(leads, two[:, 1] - two[:, 0])
+        tokens = numpy.concatenate([tokens, last.argmax(-1)[:, None]], 1)
+    return tokens[:, start:].tolist(), leads.tolist()

@@ -6,31 +6,39 @@ believes only answers that it can check: sums, which this process never learns.
 Requests are ``{"do": ...}``:
 
 literals  count the numbers in the file's text; asked before any of its code runs
-load      run the file and ``build_model``: metadata, the tensors it holds
+load      run the file and ``build_model``: metadata, what holds numbers
 add       ``add`` on pairs: answers, one for each
-trace     the same, and what the model's modules were called with
-greedy    drive one module greedily on a batch of prompts: the tokens it answers
-steer     ``add`` while the module's output is replaced by chosen tokens
+trace     the same, and what the model was called with
+greedy    drive the model greedily on a batch of prompts: the tokens it answers
+steer     ``add`` while what the model answers is replaced by chosen tokens
+without   ``add`` without the model
 scramble  overwrite every weight with noise
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
+import inspect
 import json
 import operator
 import os
 import resource
 import signal
 import sys
+import tempfile
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from .watching import Watch, count_literals, first_tensor, is_real, walk
+from . import holding
+from .literals import count_literals
+from .watching import Watch, greedy, sites
 
 _SHOWN = 300
-_DEPTH = 6
+_OPEN_FILES = 64
+"""Each could hold as much memory as a file may have, and no limit on memory counts that."""
 _WATCHED = {
     "network": ("socket.connect", "socket.bind", "socket.sendto", "socket.getaddrinfo"),
     "process": (
@@ -55,6 +63,8 @@ _WATCHED = {
         "os.chown",
     ),
 }
+_STANDARD = os.path.dirname(os.__file__)
+_LOOKS_FOR_LIBRARIES = tuple(os.path.join(_STANDARD, name) for name in ("ctypes/util.py", "platform.py"))
 Sender = Callable[[dict[str, Any]], None]
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
@@ -62,44 +72,62 @@ _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 def main(arguments: str) -> None:
     """Set the limits, then answer requests until there are no more.
 
-    ``arguments`` is a JSON object: ``submission`` and ``scratch`` (paths), ``packages`` (folders to
-    import from), ``memory``, ``file_bytes`` (bytes), ``seconds`` (of computing), ``requests`` and
-    ``replies`` (descriptors).
+    ``arguments`` is a JSON object: ``submission`` (path), ``model`` and ``add`` (names in it),
+    ``scratch`` (a folder), ``packages`` (folders to import from), ``memory``, ``file_bytes`` (bytes),
+    ``seconds`` (of computing), ``requests`` and ``replies`` (descriptors).
     """
-    serve(json.loads(arguments), lambda: Submission)
+    settings = json.loads(arguments)
+    serve(settings, lambda: lambda path: Submission(path, settings["model"], settings["add"]))
 
 
 def serve(settings: dict[str, Any], prepare: Callable[[], Callable[[str], Any]]) -> None:
     """``main`` with settings; ``prepare`` imports what is needed before anything is limited or watched,
     and gives what is made of the submission's path: its ``answer`` replies to a request."""
-    sys.path += settings["packages"]
-    os.chdir(settings["scratch"])
-    _import_torch(settings["submission"])
+    folder = os.path.dirname(settings["submission"])
+    # Its own folder comes last: nothing there takes the place of a library.
+    sys.path += [*settings["packages"], folder]
+    # Without a look whether files can be written there: with ``limits`` none can.
+    tempfile.tempdir = settings["scratch"]
+    os.chdir(folder)
+    _import_libraries(folder)
     make = prepare()
     _set_limits(settings["memory"], settings["file_bytes"], settings["seconds"])
     send = _sender(settings["replies"])
-    sys.addaudithook(_watcher(settings["scratch"], send))
+    sys.addaudithook(_watcher((settings["scratch"], folder), send))
     submission = make(settings["submission"])
     with os.fdopen(settings["requests"], "rb") as lines:
         for line in lines:
             send(submission.answer(json.loads(line)))
 
 
-def _import_torch(submission: str) -> None:
-    """PyTorch, for a file that names it, before anything is watched or limited.
+def _import_libraries(folder: str) -> None:
+    """PyTorch and MLX, where a file names them, before anything is watched or limited.
 
-    Its import does on its own what is forbidden to a submission (a CUDA build starts ldconfig to find
-    libraries), and takes memory that is not the submission's.
+    Their imports do on their own what is forbidden to a submission (a CUDA build starts ldconfig to
+    find libraries, MLX starts a thread), and take memory that is not the submission's.
     """
-    with open(submission, "rb") as file:
-        if b"torch" not in file.read():
-            return
-    with contextlib.suppress(ImportError, OSError):
-        import torch
+    text = b"".join(_python_files(folder))
+    if b"torch" in text:
+        with contextlib.suppress(ImportError, OSError):
+            import torch
 
-        torch.set_num_threads(1)
-        # The limits allow no further thread. OpenMP would end the process of a file that asks for some.
-        vars(torch)["set_num_threads"] = lambda count: None
+            torch.set_num_threads(1)
+            # The limits allow no further thread. OpenMP would end the process of a file that asks for
+            # some.
+            vars(torch)["set_num_threads"] = lambda count: None
+    if b"mlx" in text:
+        with contextlib.suppress(ImportError, OSError):
+            mlx = importlib.import_module("mlx.core")
+            mlx.set_default_device(mlx.cpu)
+            mlx.eval(mlx.zeros(1) + 1)  # its thread starts with the first computation
+
+
+def _python_files(folder: str) -> Iterator[bytes]:
+    for place, _, names in os.walk(folder):
+        for name in names:
+            if name.endswith(".py"):
+                with contextlib.suppress(OSError), open(os.path.join(place, name), "rb") as file:
+                    yield file.read()
 
 
 def _set_limits(memory: int, file_bytes: int, seconds: int) -> None:
@@ -108,7 +136,8 @@ def _set_limits(memory: int, file_bytes: int, seconds: int) -> None:
     _limit("RLIMIT_AS", _address_space() + memory)
     _limit("RLIMIT_CPU", seconds)
     _limit("RLIMIT_FSIZE", file_bytes)
-    _limit("RLIMIT_NOFILE", 64)
+    _limit("RLIMIT_NOFILE", _OPEN_FILES)
+    _grant_what_cannot_be_had()
     _limit("RLIMIT_CORE", 0)
     _limit("RLIMIT_MSGQUEUE", 0)
     # This process alone: no further one and no thread. Root is exempt (see ``sandbox.wall_around``).
@@ -119,6 +148,20 @@ def _set_limits(memory: int, file_bytes: int, seconds: int) -> None:
     # fills the machine, the kernel shall end this process first.
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")
+
+
+def _grant_what_cannot_be_had() -> None:
+    """Libraries (mlx-lm) ask for more open files when they are imported, and end if they are refused.
+    They get as many as there are."""
+    original = resource.setrlimit
+
+    def setrlimit(kind: int, limits: tuple[int, int]) -> None:
+        if kind == resource.RLIMIT_NOFILE:
+            hard = resource.getrlimit(kind)[1]
+            limits = min(limits[0], hard), min(limits[1], hard)
+        original(kind, limits)
+
+    vars(resource)["setrlimit"] = setrlimit
 
 
 def _address_space() -> int:
@@ -151,10 +194,15 @@ def _sender(descriptor: int) -> Sender:
     return send
 
 
-def _watcher(scratch: str, send: Sender) -> Callable[[str, tuple[Any, ...]], None]:
-    """An audit hook that reports, once a kind, what is tried. It refuses nothing: see ``sandbox.py``."""
+def _watcher(allowed: tuple[str, ...], send: Sender) -> Callable[[str, tuple[Any, ...]], None]:
+    """An audit hook that reports, once a kind, what is tried. It refuses nothing: see ``sandbox.py``.
+
+    Files below the folders ``allowed`` may be written, as far as they can be. What an installed library
+    does while it is imported, or Python to find a library, is not the submission's doing.
+    """
     kinds = {event: kind for kind, events in _WATCHED.items() for event in events}
     reported: set[str] = set()
+    folder = os.path.join(allowed[-1], "")
 
     def watch(event: str, arguments: tuple[Any, ...]) -> None:
         kind = kinds.get(event)
@@ -165,12 +213,27 @@ def _watcher(scratch: str, send: Sender) -> Callable[[str, tuple[Any, ...]], Non
             return
         if kind == "file":
             name = os.path.abspath(_text(arguments[0]))
-            if name in (os.devnull, scratch) or name.startswith(os.path.join(scratch, "")):
+            if name == os.devnull or name in allowed or name.startswith(allowed_below):
                 return
+        if _by_a_library(sys._getframe(1), folder):
+            return
         reported.add(kind)
         send({"tried": kind, "how": f"{event} {_text(arguments[0]) if arguments else ''}"[:_SHOWN]})
 
+    allowed_below = tuple(os.path.join(each, "") for each in allowed)
     return watch
+
+
+def _by_a_library(frame: types.FrameType | None, folder: str) -> bool:
+    """Whether the running code is a library being imported, or Python looking for one."""
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if name.startswith(folder):
+            return False
+        if name in _LOOKS_FOR_LIBRARIES or name == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _text(value: Any) -> str:
@@ -178,12 +241,19 @@ def _text(value: Any) -> str:
 
 
 class Submission:
-    """The stranger's module and model."""
+    """The stranger's module and model.
 
-    def __init__(self, path: str) -> None:
+    ``model`` and ``add`` are the names of the two functions in the file; ``model`` may also name a class
+    or an object, and ``add`` a method of the model.
+    """
+
+    def __init__(self, path: str, model: str = "build_model", add: str = "add") -> None:
         self.path = path
+        self.names = model, add
         self.module: Any = None
         self.model: Any = None
+        self.adder: Callable[[Any, int, int], Any] = lambda model, a, b: None
+        self._targets: dict[str, Callable[[Any], Any]] = {}
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """The reply to one request; whatever the stranger's code raises is an error in it."""
@@ -202,128 +272,119 @@ class Submission:
         self.module = importlib.util.module_from_spec(spec)
         sys.modules["submission"] = self.module
         spec.loader.exec_module(self.module)
-        for name in ("build_model", "add"):
-            if not callable(getattr(self.module, name, None)):
-                return {"error": f"it has no function {name}"}
-        built = self.module.build_model()
-        if not isinstance(built, tuple) or len(built) != 2:
+        name, add = self.names
+        if not hasattr(self.module, name):
+            return {"error": f"it has no function {name}", "lacks": "model"}
+        built = getattr(self.module, name)
+        if isinstance(built, (types.FunctionType, type)) or name == "build_model":
+            built = built()
+        if isinstance(built, tuple) and len(built) == 2:
+            self.model, metadata = built
+        elif name == "build_model":
             return {"error": "build_model does not return (model, metadata)"}
-        self.model, metadata = built
+        else:
+            self.model, metadata = built, {}
         if not isinstance(metadata, dict):
             return {"error": f"its metadata is a {type(metadata).__name__}, not a dict"}
+        adder = _adder(self.module, self.model, add)
+        if adder is None:
+            return {"error": f"it has no function {add}", "lacks": "add"}
+        self.adder = adder
         return {
             "metadata": {str(key)[:_SHOWN]: _plain(value) for key, value in metadata.items()},
-            "numbers": self._numbers(),
+            "numbers": holding.shown(self._held()),
         }
 
     def add(self, request: dict[str, Any]) -> dict[str, Any]:
-        return {"answers": [self._one(a, b) for a, b in request["pairs"]]}
+        return {"answers": [self._one(self.model, a, b) for a, b in request["pairs"]]}
 
-    def _one(self, a: int, b: int) -> Any:
+    def without(self, request: dict[str, Any]) -> dict[str, Any]:
+        """``add`` with something that is no model in its place."""
+        return {"answers": [self._one(object(), a, b) for a, b in request["pairs"]]}
+
+    def _one(self, model: Any, a: int, b: int) -> Any:
         try:
-            return _integer(self.module.add(self.model, a, b))
+            return _integer(self.adder(model, a, b))
         except MemoryError:
             raise
         except Exception as error:
             return f"{type(error).__name__}: {error}"[:_SHOWN]
 
     def trace(self, request: dict[str, Any]) -> dict[str, Any]:
-        with Watch(self._modules()) as watch:
+        with self._watch() as watch:
             traces = []
             for a, b in request["pairs"]:
                 watch.calls = []
-                answer = self._one(a, b)
+                answer = self._one(self.model, a, b)
                 traces.append({"answer": answer, "calls": watch.calls[:200], "count": len(watch.calls)})
+        self._targets |= watch.targets
         return {"traces": traces}
 
     def steer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """``tokens``: for every pair, what each call shall answer; None leaves a call alone."""
+        """``tokens``: for every pair, what each call of the functions ``names`` shall answer; None
+        leaves a call alone."""
         answers: list[Any] = []
         replaced: list[int] = []
-        with Watch(self._modules()) as watch:
+        with self._watch() as watch:
+            watch.names = frozenset(request["names"])
             for (a, b), tokens in zip(request["pairs"], request["tokens"], strict=True):
                 watch.forced, watch.replaced = list(tokens), 0
-                answers.append(self._one(a, b))
+                answers.append(self._one(self.model, a, b))
                 replaced.append(watch.replaced)
         return {"answers": answers, "replaced": replaced}
 
     def greedy(self, request: dict[str, Any]) -> dict[str, Any]:
-        import torch
-
-        module = dict(self._modules())[request["module"]]
-        tokens = torch.tensor(request["prompts"], dtype=getattr(torch, request["dtype"]))
-        start = tokens.shape[1]
-        with torch.no_grad():
-            for _ in range(request["steps"]):
-                output = first_tensor(module(tokens), floating=True)
-                last = output[:, -1] if output.ndim == 3 else output
-                tokens = torch.cat([tokens, last.argmax(-1, keepdim=True).to(tokens.dtype)], 1)
-        return {"tokens": tokens[:, start:].tolist()}
+        torch = sys.modules.get("torch")
+        target = self._targets[request["module"]]
+        with contextlib.nullcontext() if torch is None else torch.no_grad():
+            tokens, leads = greedy(
+                target, request["library"], request["dtype"], request["prompts"], request["steps"]
+            )
+        return {"tokens": tokens, "leads": leads}
 
     def scramble(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Each tensor's finite numbers are shuffled and noise of their own size is added."""
-        import torch
+        return dict(holding.scramble(self._held(), request["seed"]))
 
-        generator = torch.Generator().manual_seed(request["seed"])
-        count = 0
-        with torch.no_grad():
-            for tensor, _ in self._tensors():
-                values = tensor.detach().clone().flatten()
-                finite = values.isfinite()
-                good = values[finite].float()
-                if not len(good):
-                    continue
-                size = float(good.square().mean().sqrt()) or 1.0
-                order = torch.randperm(len(good), generator=generator)
-                noise = size * torch.randn(len(good), generator=generator)
-                values[finite] = (good[order] + noise).to(values.dtype)
-                tensor.detach().copy_(values.reshape(tensor.shape))
-                count += tensor.numel()
-        return {"numbers": count}
+    def _watch(self) -> Watch:
+        own = self._own_modules()
+        modules = holding.modules(self.model, {each.__name__ for each in own}.__contains__)
+        return Watch(sites(modules, own, self.model, self.adder))
 
-    def _modules(self) -> list[tuple[str, Any]]:
-        """(name, module) of every torch module in the model, the outermost first."""
-        torch = sys.modules.get("torch")
-        if torch is None:
-            return []
-        found: dict[int, tuple[str, Any]] = {}
-        for name, thing in walk(self.model, "", _DEPTH, torch):
-            if isinstance(thing, torch.nn.Module):
-                found.setdefault(id(thing), (name, thing))
-        return list(found.values())
-
-    def _tensors(self) -> Iterator[tuple[Any, str]]:
-        """Every floating-point tensor in the model or the file's globals, with its kind."""
-        torch = sys.modules.get("torch")
-        if torch is None:
-            return
-        kinds: dict[int, str] = {}
-        for _, module in self._modules():
-            for kind, table in (("parameter", "_parameters"), ("buffer", "_buffers")):
-                for tensor in vars(module).get(table, {}).values():
-                    if tensor is not None:
-                        kinds.setdefault(id(tensor), kind)
-        seen: set[int] = set()
-        for root in (self.model, vars(self.module)):
-            for _, thing in walk(root, "", _DEPTH, torch):
-                if not isinstance(thing, torch.Tensor) or id(thing) in seen or not is_real(thing):
-                    continue
-                seen.add(id(thing))
-                yield thing, kinds.get(id(thing), "other")
-
-    def _numbers(self) -> list[dict[str, Any]]:
-        """Where each tensor's numbers lie, so that the parent can count each of them once."""
+    def _own_modules(self) -> list[types.ModuleType]:
+        """The file and what it imported from its own folder."""
+        folder = os.path.join(os.path.dirname(self.path), "")
         return [
-            {
-                "kind": kind,
-                "trained": bool(tensor.requires_grad),
-                "shape": list(tensor.shape),
-                "stride": list(tensor.stride()),
-                "start": tensor.data_ptr(),
-                "size": tensor.element_size(),
-            }
-            for tensor, kind in self._tensors()
+            module
+            for module in list(sys.modules.values())
+            if module is self.module or str(getattr(module, "__file__", "") or "").startswith(folder)
         ]
+
+    def _held(self) -> Iterator[holding.Held]:
+        own = self._own_modules()
+        names = {each.__name__ for each in own}
+        return holding.held(self.model, [vars(each) for each in own], names.__contains__)
+
+
+def _adder(module: Any, model: Any, name: str) -> Callable[[Any, int, int], Any] | None:
+    """The function that adds; one of two arguments, or a method of the model, gets no model."""
+    function = getattr(module, name, None)
+    if callable(function):
+        if name != "add" and _arguments(function) == 2:
+            return lambda model, a, b: function(a, b)
+        return function
+    if name != "add" and callable(getattr(model, name, None)):
+        return lambda model, a, b: getattr(model, name)(a, b)
+    return None
+
+
+def _arguments(function: Callable[..., Any]) -> int:
+    """How many arguments it must get, by position."""
+    needed = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (ValueError, TypeError):
+        return 3
+    return sum(each.kind in needed and each.default is each.empty for each in parameters)
 
 
 def _integer(value: Any) -> Any:
