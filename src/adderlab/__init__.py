@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from adderlab.api.proofs import attack as attack
     from adderlab.api.proofs import check as check
     from adderlab.api.proofs import prove as prove
+    from adderlab.api.proofs import prove_exhaustively as prove_exhaustively
     from adderlab.api.proofs import prove_window as prove_window
     from adderlab.api.proofs import repair as repair
     from adderlab.api.publishing import export as export
@@ -66,7 +67,7 @@ _HOMES = {
     "api.presets": ("presets", "preset", "recipe", "settings", "Zoo"),
     "api.training": ("Run", "train", "resume", "search", "open_run"),
     "api.studies": ("measure_rate", "sweep", "Sweep", "plan"),
-    "api.proofs": ("prove", "prove_window", "check", "attack", "repair"),
+    "api.proofs": ("prove", "prove_exhaustively", "prove_window", "check", "attack", "repair"),
     "api.publishing": ("export", "verify", "verify_folder"),
     "api.reports": (
         *("write_report", "explore", "compare", "Comparison", "figures", "Figure"),

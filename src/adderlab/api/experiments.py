@@ -15,8 +15,9 @@ from adderlab.api.models import ModelLike, load
 from adderlab.errors import UsageError
 from adderlab.files import schema
 from adderlab.models.config import ModelConfig
+from adderlab.models.config import changed as with_changes
 from adderlab.models.describe import count_parameters
-from adderlab.models.zoo import PRESETS, Preset, get_preset
+from adderlab.models.zoo import PRESETS, Preset, at_size, get_preset
 from adderlab.reading.file_model import FileModel, read_file
 from adderlab.recipes import RECIPES, best_name, named_for, published_name, quick_name
 from adderlab.runs.metadata import MODEL_FILE, kind_of, read_config
@@ -75,12 +76,12 @@ def define(
     if steps is not None:
         changed.append(("recipe", "steps", str(steps)))
     recipe = schema.with_settings(recipe, _of(changed, "recipe"), "recipe")
-    config = schema.with_settings(config, _of(changed, "model"), "model")
+    config = with_changes(config, _of(changed, "model"))
     changes = [f"{k}={v}" if section == "recipe" else f"model.{k}={v}" for section, k, v in changed]
     if config != preset.config:
         if default:
             _check_default(preset, name, config, recipe)
-        preset = _preset(config)
+        preset = _changed_preset(preset, config)
     return Experiment(
         preset=preset,
         name=preset.name,
@@ -101,7 +102,9 @@ def _define_file(
         recipe = named_for(None, recipe).recipe
     changed = parse_settings(settings)
     if _of(changed, "model"):
-        raise UsageError(f"model settings are a preset's; change what {config.file} says instead")
+        raise UsageError(
+            f"model settings and sizes are a preset's; change what {config.file} says instead"
+        )
     if steps is not None:
         changed.append(("recipe", "steps", str(steps)))
     return Experiment(
@@ -119,11 +122,10 @@ def short_name(model: str, settings: Settings = ()) -> str:
     not run. Raises ``UsageError``."""
     if model.endswith(".py"):
         return Path(model).stem
-    changed = _of(parse_settings(settings), "model")
     preset = get_preset(model)
-    return (
-        _preset(schema.with_settings(preset.config, changed, "model")).name if changed else preset.name
-    )
+    return _changed_preset(
+        preset, with_changes(preset.config, _of(parse_settings(settings), "model"))
+    ).name
 
 
 def changed_model(model: Trainable, settings: Settings) -> ModelConfig:
@@ -131,7 +133,7 @@ def changed_model(model: Trainable, settings: Settings) -> ModelConfig:
     changed = parse_settings(settings)
     if _of(changed, "recipe"):
         raise UsageError("only settings of the model say what it is, for example set model.d_ff=12")
-    return schema.with_settings(_preset(model).config, _of(changed, "model"), "model")
+    return with_changes(_preset(model).config, _of(changed, "model"))
 
 
 def _of(changed: Sequence[tuple[str, str, str]], section: str) -> list[tuple[str, str]]:
@@ -187,6 +189,12 @@ def _preset(model: Trainable) -> Preset:
         recipe=None,
         notes="",
     )
+
+
+def _changed_preset(preset: Preset, config: ModelConfig) -> Preset:
+    """What the preset is called with this configuration: of another size, or by its count."""
+    resized = at_size(preset, columns=config.columns, base=config.base)
+    return resized if config == resized.config else _preset(config)
 
 
 def parse_settings(settings: Settings) -> list[tuple[str, str, str]]:

@@ -21,6 +21,7 @@ from adderlab.models.config import ModelConfig
 from adderlab.models.describe import ParameterRow, parameter_rows, parameter_table
 from adderlab.models.tables import Tables, why_no_tables
 from adderlab.models.zoo import get_preset
+from adderlab.proof.exhaustive import try_all
 from adderlab.proof.prove import exact_tables
 from adderlab.reading.describe import reading_lines
 from adderlab.reading.file_model import FileModel, read_file, read_module
@@ -66,7 +67,7 @@ class Model(Checkpoint):
     def predict(self, a: int, b: int) -> Prediction:
         """The greedy answer to a + b in fp32, digit by digit, with how sure the model is of each.
 
-        Raises ``UsageError`` for operands outside 0 .. 9999999999.
+        Raises ``UsageError`` for operands outside 0 .. 9999999999, or as far as the model's columns go.
         """
         return exact.predict(self.module(), a, b)
 
@@ -82,18 +83,20 @@ class Model(Checkpoint):
     ) -> SuiteReport:
         """Exact match on a suite of pairs, with 95% intervals and the first failures.
 
-        ``suite``: "published" (10 x 10,000 pairs), "adderboard" (10,010), "strata", "fresh:N", or pairs
-        of numbers. ``device``: auto, cpu, cuda or mps; ``engine``: auto, native, triton or torch.
+        ``suite``: "published" (10 x 10,000 pairs), "adderboard" (10,010), "strata", "fresh:N", pairs
+        of numbers, or "all": every pair of a small task, by the module itself in fp32 and float64.
+        ``device``: auto, cpu, cuda or mps; ``engine``: auto, native, triton or torch.
         ``progress`` gets (pairs done, pairs in all), ``log`` a line on the device and the engine.
 
         Raises ``UsageError`` for a name that does not exist or cannot be had here. Source:
         docs/statistics.md.
         """
         self.need_code()
+        task = self.config.token_layout.addition
         if isinstance(suite, str):
-            suite = parse_suite(suite)
+            suite = parse_suite(suite, addition=task)
         elif not isinstance(suite, Suite):
-            suite = of_pairs(suite)
+            suite = of_pairs(suite, task)
         where, why = choose_device(device)
         if device == "auto":
             log(f"device: {where} ({why})")
@@ -103,6 +106,7 @@ class Model(Checkpoint):
         report = exact.evaluate(decoder, self.config.token_layout, suite, progress)
         return dataclasses.replace(
             report,
+            every_pair=try_all(self.module(), progress) if suite.name == "all" else None,
             checkpoint=None if self.path is None else str(self.path),
             weights_sha256=self.weights_sha256,
             parameters=self.num_parameters,

@@ -25,7 +25,7 @@ from adderlab.format import percent
 from adderlab.models.config import ModelConfig
 from adderlab.models.describe import parameter_rows, parameter_table, ties
 from adderlab.models.tables import why_no_tables
-from adderlab.models.zoo import PRESETS, Preset, get_preset
+from adderlab.models.zoo import PRESETS, Preset, at_size, get_preset
 from adderlab.recipes import best_name, get_recipe, recipe_for
 from adderlab.report.describe import share
 from adderlab.results import Result, html_table, text_table
@@ -167,9 +167,12 @@ class Zoo(Result):
         lines = [
             f"{preset.name}: {preset.parameters:,} parameters, {_shape(config)}, layout {config.layout}",
             f"source: {preset.source}",
-            f"published: {preset.published}; success rate: {preset.published_rate}",
-            f"published recipe: {preset.recipe or 'none'}; best recipe: {best_name(preset)}",
         ]
+        if preset.published:
+            lines += [
+                f"published: {preset.published}; success rate: {preset.published_rate}",
+                f"published recipe: {preset.recipe or 'none'}; best recipe: {best_name(preset)}",
+            ]
         lines += [
             f"measured: recipe {each.recipe}, {share(each.pure)} of seeds {each.seeds} proved on all "
             "pairs"
@@ -183,23 +186,31 @@ class Zoo(Result):
         return [*lines, *text_table(parameter_rows(parameter_table(config)))]
 
 
-def presets(*names: str, records: str | os.PathLike[str] | None = None) -> Zoo:
+def presets(
+    *names: str,
+    records: str | os.PathLike[str] | None = None,
+    columns: int | None = None,
+    base: int | None = None,
+) -> Zoo:
     """The architectures with these names, all of them without a name: published ones and our own.
 
     ``records``: a folder of measured rates; default records/rates of the checkout, if there is one.
+    ``columns``, ``base``: for numbers of so many digits; default 10 of base 10, as published.
     Raises ``UsageError`` for a name that there is not, ``Failure`` for a damaged record.
     """
-    chosen = tuple(get_preset(name) for name in names) if names else tuple(PRESETS.values())
+    found = tuple(get_preset(name) for name in names) if names else tuple(PRESETS.values())
+    chosen = tuple(at_size(each, columns=columns, base=base) for each in found)
     folder = default_folder() if records is None else Path(records)
     return Zoo(presets=chosen, rates=tuple(read_rates(folder)) if folder else ())
 
 
-def preset(name: str) -> Preset:
-    """The architecture of that name: its configuration and where it comes from.
+def preset(name: str, *, columns: int | None = None, base: int | None = None) -> Preset:
+    """The architecture of that name: its configuration and where it comes from; ``columns``, ``base``:
+    for numbers of so many digits.
 
     Raises ``UsageError`` that lists close names.
     """
-    return get_preset(name)
+    return at_size(get_preset(name), columns=columns, base=base)
 
 
 def recipe(name: str = "best", preset: str | Preset | None = None) -> Recipe:

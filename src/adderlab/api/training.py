@@ -41,7 +41,7 @@ from adderlab.runs.stored import open_run as open_stored
 from adderlab.study.cluster import Stopped, connected, describe_machines, is_sharded, train_sharded
 from adderlab.study.search import SearchPlan, read_search, search_until_proved
 from adderlab.study.verdicts import prove_seeds
-from adderlab.task.layouts import from_digits
+from adderlab.task.addition import from_digits
 from adderlab.task.sampling import uniform_pairs
 from adderlab.training.measure import Listener
 from adderlab.training.objective import Compute, open_backend
@@ -100,7 +100,7 @@ class Run(Result):
 
     @property
     def proved(self) -> tuple[SeedRecord, ...]:
-        """The seeds that are right on all 10^20 pairs, as trained or after repair."""
+        """The seeds that are right on all pairs, as trained or after repair."""
         return tuple(record for record in self.seeds if record.route is not None)
 
     @cached_property
@@ -201,7 +201,7 @@ def train(
     ``Recipe``. ``steps``: optimiser steps of each seed before any restart, unless the recipe's. ``set``:
     changed settings. ``folder``: default results/runs/PRESET_TIME. ``threads``: seeds trained at once on
     a CPU; default every core; no effect on any result. ``keep``: seeds that get a folder of their own:
-    "all", or those that end at 99% and the best. ``prove``: afterwards decide all 10^20 pairs for these.
+    "all", or those that end at 99% and the best. ``prove``: afterwards decide all pairs for these.
     ``cluster``: train on a Ray cluster, in ``shards`` whose state lies in ``store``.
 
     Ctrl-C stops it after the current step: the run's ``status`` is then "stopped", and ``resume`` goes
@@ -288,7 +288,7 @@ def search(
     overwrite: bool = False,
     listener: Listener | None = None,
 ) -> Run:
-    """Train fresh seeds until ``proved`` of them are proved on all 10^20 pairs, or ``minutes`` are over.
+    """Train fresh seeds until ``proved`` of them are proved on all pairs, or ``minutes`` are over.
 
     ``seeds`` in order; ``"100-"``: from 100 on without end. ``assisted``: repair seeds that end nearly
     right, counted apart from training alone. The other arguments: see ``train``.
@@ -402,7 +402,8 @@ def _prove(
     write_json(folder / "proofs.json", {str(seed): each.to_dict() for seed, each in verdicts.items()})
     seed = best_of(records).seed
     place = folder / (found[seed].checkpoint or "checkpoints/best.pt")
-    lines = [f"All 10^20 pairs, for the best checkpoint ({place}):"]
+    pairs = best.config.token_layout.addition.pairs_text
+    lines = [f"All {pairs} pairs, for the best checkpoint ({place}):"]
     lines += [f"  {line}" for line in verdicts[seed].describe()]
     proved = sorted(each.seed for each in found.values() if each.verdict == "proved")
     if len(records) > 1:
@@ -414,11 +415,16 @@ def _prove(
 
 def _refute(checkpoint: Checkpoint) -> str:
     """A pair that the real model, run in fp32, gets wrong."""
-    model = checkpoint.module()
-    for a, b in zip(*(from_digits(digits).tolist() for digits in uniform_pairs(0, 1000)), strict=True):
+    model, task = checkpoint.module(), checkpoint.config.token_layout.addition
+    drawn = (from_digits(digits, task.base).tolist() for digits in uniform_pairs(0, 1000, task))
+    for a, b in zip(*drawn, strict=True):
         answer = predict(model, a, b)
         if not answer.right:
-            return f"REFUTED on all pairs by one: {a} + {b} = {a + b}, it answers {answer.answer}."
+            text = " + ".join(map(task.numeral, (a, b)))
+            return (
+                f"REFUTED on all pairs by one: {text} = {task.numeral(a + b)}, it answers "
+                f"{answer.answer}."
+            )
     return "No proof: the best checkpoint is far from success, yet 1,000 pairs did not refute it."
 
 

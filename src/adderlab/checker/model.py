@@ -2,9 +2,9 @@
 
 Shapes: n columns, A steps, P positions, V vocabulary, H heads, K key dimension, E bottleneck, D channels
 of what the head starts from (the stream, as a rule), Z query tokens of a step, L = 3n slots (a_0..,
-b_0.., s_0..), T = 10 digits, C constant keys.
+b_0.., s_0..), T digits (10), C constant keys.
 Where one token is both digits of a column, T is 100: choice 10 a_j + b_j of slot j is the pair, slot
-n + j is no key, and choice t of slot 2n + j is the digit t % 10.
+n + j is no key, and choice t of slot 2n + j is the digit t % 10. In another base, that stands for 10.
 """
 
 from __future__ import annotations
@@ -31,13 +31,10 @@ from adderlab.checker.intervals import (
 from adderlab.checker.program import INPUTS, MIXED, ROW, Program, read_program
 from adderlab.errors import Failure
 
-RADIX = 10
 FREE = -1
 """Stands for a digit or carry that is not fixed."""
 NEGLIGIBLE = 2.0**-900
 """Enclosures of an exact zero reach at most so far."""
-FIRST_PAIR = 10
-"""Where one token is both digits of a column: the token of 0 and 0."""
 ONE_BAND, BAND = 300.0, 200.0
 """Where the largest scores of a row's inputs differ by at most ONE_BAND, one band serves them all;
 otherwise bands are at most BAND wide (``Weights``)."""
@@ -45,7 +42,8 @@ otherwise bands are at most BAND wide (``Weights``)."""
 
 @dataclass(frozen=True, kw_only=True)
 class Geometry:
-    """Positions of the digits, units first, and of everything else."""
+    """Positions of the digits, units first, and of everything else. The first ``base`` tokens are the
+    digits; where one token is both digits of a column, the pairs come next."""
 
     a_positions: tuple[int, ...]
     b_positions: tuple[int, ...]
@@ -55,6 +53,7 @@ class Geometry:
     separators: tuple[tuple[int, int], ...]
     end_token: int | None = None
     """Where the step after the digits is to be decided too: the token that has to follow s_n."""
+    base: int = 10
 
     @property
     def columns(self) -> int:
@@ -76,19 +75,19 @@ class Geometry:
     @property
     def choices(self) -> int:
         """T."""
-        return RADIX**2 if self.pairs else RADIX
+        return self.base**2 if self.pairs else self.base
 
     def tokens_at(self, position: int) -> range:
         """The tokens that may stand where a digit or pair of the prompt is, or a digit of the answer."""
         if self.pairs and position in self.a_positions:
-            return range(FIRST_PAIR, FIRST_PAIR + RADIX**2)
-        return range(RADIX)
+            return range(self.base, self.base + self.base**2)
+        return range(self.base)
 
     def __post_init__(self) -> None:
         """Refuses a layout for which the leaves below would not describe what a step sees."""
         n = self.columns
         fixed = dict(self.separators)
-        right = len(self.b_positions) == n and len(self.query_positions) == n + 1
+        right = self.base >= 2 and len(self.b_positions) == n and len(self.query_positions) == n + 1
         right = right and self.query_positions[1:] == self.sum_positions[:n]
         right = right and len(fixed) == len(self.separators)
         operands = self.a_positions if self.pairs else (*self.a_positions, *self.b_positions)
@@ -99,7 +98,7 @@ class Geometry:
         right = right and self.query_positions == tuple(range(first, first + n + 1))
         end = self.end_token
         if end is not None:
-            right = right and end not in range(RADIX) and self.sum_positions[n:] == (first + n + 1,)
+            right = right and end not in range(self.base) and self.sum_positions[n:] == (first + n + 1,)
         if not right:
             raise Failure("the checker does not know this kind of token layout")
 
@@ -150,6 +149,8 @@ class Step:
     """``Geometry.pairs``."""
     end_token: int | None = None
     """The right token, if this is the end step."""
+    base: int = 10
+    """``Geometry.base``."""
 
     @property
     def leaf_shape(self) -> tuple[int, ...]:
@@ -157,8 +158,8 @@ class Step:
         i, n = self.index, self.columns
         if i > n:
             return (2, 1, 1, 1, 1)  # the carry out of the top column, which is s_n
-        before = (1, 1, 1) if i == 0 else (1 if i == 1 else 2, RADIX, RADIX)
-        return (*before, *((1, 1) if i == n else (RADIX, RADIX)))
+        before = (1, 1, 1) if i == 0 else (1 if i == 1 else 2, self.base, self.base)
+        return (*before, *((1, 1) if i == n else (self.base, self.base)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,8 +186,8 @@ def leaves_of(step: Step) -> Leaves:
         axis.reshape(-1) for axis in np.indices(step.leaf_shape).astype(np.intp)
     )
     total = a_before + b_before + carry
-    carry_here = total // RADIX
-    right = (a + b + carry_here) % RADIX
+    carry_here = total // step.base
+    right = (a + b + carry_here) % step.base
     if step.end_token is not None:
         right = np.full_like(right, step.end_token)
     return Leaves(
@@ -195,7 +196,7 @@ def leaves_of(step: Step) -> Leaves:
         b_before=b_before,
         a=a,
         b=b,
-        row=total % RADIX if step.index else np.zeros_like(total),
+        row=total % step.base if step.index else np.zeros_like(total),
         right=right,
     )
 
@@ -231,7 +232,7 @@ class Model:
 
     @property
     def num_pairs(self) -> int:
-        return RADIX ** (self.given.count(FREE) if self.given else 2 * self.columns)
+        return self.geometry.base ** (self.given.count(FREE) if self.given else 2 * self.columns)
 
     @property
     def heads(self) -> int:
@@ -249,7 +250,7 @@ class Model:
         geometry, n, H, E = self.geometry, self.columns, self.heads, self.bottleneck
         at = geometry.query_position(i)
         constant = [(p, token) for p, token in geometry.separators if p < at]
-        tokens = tuple(range(RADIX)) if i <= n else (0, 1)  # s_n is a carry
+        tokens = tuple(range(geometry.base)) if i <= n else (0, 1)  # s_n is a carry
         if i == 0:
             tokens = (dict(geometry.separators)[at],)
         answers = geometry.sum_positions[: max(i - 1, 0)]
@@ -298,6 +299,7 @@ class Model:
             given=self.given or (FREE,) * (2 * n),
             end_token=geometry.end_token if i > n else None,
             pairs=geometry.pairs,
+            base=geometry.base,
         )
 
     def in_coordinates(self, number: int, shared: bool) -> Model:
@@ -439,6 +441,7 @@ def model_from_tables(form: Any, tables: Mapping[str, Interval]) -> Model:
             query_positions=tuple(layout.query_positions)[: n + 1],
             separators=tuple(layout.separators),
             end_token=layout.end_token if getattr(layout, "end_decided", False) else None,
+            base=layout.base,
         ),
         query_AVHK=tables["query"],
         key_PVHK=tables["key"],
@@ -495,6 +498,6 @@ def _names(program: Program) -> set[str]:
     return {x for operation in program.operations for x in operation.operands if isinstance(x, str)}
 
 
-def digits_of(number: int, count: int) -> list[int]:
+def digits_of(number: int, count: int, base: int = 10) -> list[int]:
     """Units first."""
-    return [number // RADIX**j % RADIX for j in range(count)]
+    return [number // base**j % base for j in range(count)]

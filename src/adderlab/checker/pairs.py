@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from adderlab.checker.head import margins
 from adderlab.checker.intervals import Interval, stack
-from adderlab.checker.model import RADIX, Model, Step, digits_of
+from adderlab.checker.model import Model, Step, digits_of
 
 
 def mix_at(model: Model, step: Step, a: int, b: int) -> tuple[int, int, Interval]:
     """At one pair: row of the query token, right digit, and y (H, E), enclosed."""
-    n, i = model.columns, step.index
-    answer = digits_of(a + b, n + 1)
+    n, i, base = model.columns, step.index, step.base
+    answer = digits_of(a + b, n + 1, base)
     row = answer[i - 1] if i else 0
-    digits_a, digits_b = digits_of(a, n), digits_of(b, n)
+    digits_a, digits_b = digits_of(a, n, base), digits_of(b, n, base)
     if step.pairs:
-        seen = [(j, RADIX * digits_a[j] + digits_b[j]) for j in range(n)]
+        seen = [(j, base * digits_a[j] + digits_b[j]) for j in range(n)]
     else:
         seen = [(j, digit) for j, digit in enumerate(digits_a)]
         seen += [(n + j, digit) for j, digit in enumerate(digits_b)]

@@ -10,19 +10,20 @@ with exact integers counts pairs.
 
 Sides: 0 proves low (all signs turned), 1 proves high.
 Shapes: n columns, Z query tokens, H heads, E functionals per head, M nodes, L = 3n slots (a_0.., b_0..,
-s_0..), T = 10 digits, B batch (the last axis), C constant keys, N leaves or cells.
+s_0..), T digits (10), B batch (the last axis), C constant keys, N leaves or cells.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from adderlab.checker.intervals import Array, Interval, down, matmul, up
-from adderlab.checker.model import FREE, RADIX, Leaves, Step, Weights
+from adderlab.checker.model import FREE, Leaves, Step, Weights
 
 NEVER = -1e300
 """The gain of what is forbidden: far below all real gains, and sums of it stay finite."""
@@ -32,24 +33,28 @@ INWARD = 1e-12
 prover widens its bounds by a thousand times as much."""
 
 
-def _pair_maxima(a_TB: Array, b_TB: Array) -> Array:
-    """For q = 0 .. 18: at least max over a + b = q of a_TB[a] + b_TB[b]."""
-    best_QB = np.full((2 * RADIX - 1, a_TB.shape[1]), NEVER)
-    if len(a_TB) == RADIX**2:
+def _pair_maxima(a_TB: Array, b_TB: Array, base: int) -> Array:
+    """For q = 0 .. 2 (base - 1): at least max over a + b = q of a_TB[a] + b_TB[b]."""
+    best_QB = np.full((2 * base - 1, a_TB.shape[1]), NEVER)
+    if len(a_TB) != base:
         # One token is both digits: the gains of the pair are those of slot a.
-        for a in range(RADIX):
-            window = best_QB[a : a + RADIX]
-            np.maximum(window, a_TB[RADIX * a : RADIX * (a + 1)], out=window)
+        for a in range(base):
+            window = best_QB[a : a + base]
+            np.maximum(window, a_TB[base * a : base * (a + 1)], out=window)
         return best_QB
-    for a in range(RADIX):
-        window = best_QB[a : a + RADIX]
+    for a in range(base):
+        window = best_QB[a : a + base]
         np.maximum(window, a_TB[a] + b_TB, out=window)
     # ``up`` is monotone, so once after the maximum rounds up every sum before it, ten times cheaper.
     return up(best_QB)
 
 
 def maximum(
-    gain_LTB: Array, i: int, n: int, carry_allowed_JCB: NDArray[np.bool_] | None = None
+    gain_LTB: Array,
+    i: int,
+    n: int,
+    carry_allowed_JCB: NDArray[np.bool_] | None = None,
+    base: int = 10,
 ) -> tuple[Array, Array]:
     """Upper bounds, for carry 0 and for carry 1 into column i - 1, of the largest sum of gains over
     the digits of all columns but i and i - 1 (for step 0: but column 0, with no carry).
@@ -61,14 +66,14 @@ def maximum(
     for j in range(i - 1):
         if carry_allowed_JCB is not None:
             state = [np.where(carry_allowed_JCB[j, c], state[c], NEVER) for c in (0, 1)]
-        pair_QB = _pair_maxima(gain_LTB[j], gain_LTB[n + j])
-        answer_TB = gain_LTB[2 * n + j][:RADIX]
+        pair_QB = _pair_maxima(gain_LTB[j], gain_LTB[n + j], base)
+        answer_TB = gain_LTB[2 * n + j][:base]
         out = [np.full(B, NEVER), np.full(B, NEVER)]
         for carry in (0, 1):
-            first_over = RADIX - carry  # the smallest a + b that carries
+            first_over = base - carry  # the smallest a + b that carries
             for into, sums, answers in (
                 (0, pair_QB[:first_over], answer_TB[carry:]),
-                (1, pair_QB[first_over:], answer_TB[: RADIX - 1 + carry]),
+                (1, pair_QB[first_over:], answer_TB[: base - 1 + carry]),
             ):
                 column_B = up((sums + answers).max(0))
                 out[into] = np.maximum(out[into], up(state[carry] + column_B))
@@ -80,38 +85,38 @@ def maximum(
     return state[0], state[1]
 
 
-def _carrying_pairs() -> list[list[list[int]]]:
-    """[a][b][c]: number of digit pairs with a + b + c >= 10; the last index of a and b means free."""
-    choices = [[digit] for digit in range(RADIX)] + [list(range(RADIX))]
+@cache
+def _carrying_pairs(base: int) -> list[list[list[int]]]:
+    """[a][b][c]: number of digit pairs with a + b + c >= base; the last index of a and b means free."""
+    choices = [[digit] for digit in range(base)] + [list(range(base))]
     return [
-        [[sum(a + b + c >= RADIX for a in some_a for b in some_b) for c in (0, 1)] for some_b in choices]
+        [[sum(a + b + c >= base for a in some_a for b in some_b) for c in (0, 1)] for some_b in choices]
         for some_a in choices
     ]
 
 
-_CARRYING = _carrying_pairs()
-
-
-def count(a: Sequence[int], b: Sequence[int], carry: Sequence[int], i: int) -> tuple[int, int]:
+def count(
+    a: Sequence[int], b: Sequence[int], carry: Sequence[int], i: int, base: int = 10
+) -> tuple[int, int]:
     """Exact numbers of digit choices of all columns but i and i - 1, for carry 0 and 1 into i - 1.
 
     ``a``, ``b`` and ``carry`` (into column j) give the fixed values, FREE elsewhere; entries of
     columns i and i - 1 are not read. Python integers: nothing can overflow.
     """
-    n = len(a)
+    n, carrying = len(a), _carrying_pairs(base)
     ways = [1, 0]
     for j in range(i - 1):
         if carry[j] != FREE:
             ways[1 - carry[j]] = 0
-        size = (1 if a[j] != FREE else RADIX) * (1 if b[j] != FREE else RADIX)
-        over0, over1 = _CARRYING[a[j]][b[j]]
+        size = (1 if a[j] != FREE else base) * (1 if b[j] != FREE else base)
+        over0, over1 = carrying[a[j]][b[j]]
         ways = [
             ways[0] * (size - over0) + ways[1] * (size - over1),
             ways[0] * over0 + ways[1] * over1,
         ]
     free = 1
     for j in range(i + 1, n):
-        free *= (1 if a[j] != FREE else RADIX) * (1 if b[j] != FREE else RADIX)
+        free *= (1 if a[j] != FREE else base) * (1 if b[j] != FREE else base)
     return ways[0] * free, ways[1] * free
 
 
@@ -156,7 +161,7 @@ def own_keys(step: Step, leaf: Leaves) -> list[tuple[int, NDArray[np.intp]]]:
     if not step.pairs:
         return own
     halves = zip(own[::2], own[1::2], strict=True)
-    return [(slot, RADIX * digit_a + digit_b) for (slot, digit_a), (_, digit_b) in halves]
+    return [(slot, step.base * digit_a + digit_b) for (slot, digit_a), (_, digit_b) in halves]
 
 
 def own_slots(step: Step, leaf: Leaves) -> list[tuple[int, NDArray[np.intp]]]:
@@ -227,9 +232,9 @@ def _in_pairs(allowed_LTN: NDArray[np.bool_], pairs: bool) -> NDArray[np.bool_]:
     no keys have all."""
     if not pairs:
         return allowed_LTN
-    n, _, N = (allowed_LTN.shape[0] // 2, *allowed_LTN.shape[1:])
+    n, base, N = (allowed_LTN.shape[0] // 2, *allowed_LTN.shape[1:])
     both = allowed_LTN[:n, :, np.newaxis] & allowed_LTN[n:, np.newaxis]
-    return np.concatenate([both.reshape(n, -1, N), np.ones((n, RADIX**2, N), dtype=bool)])
+    return np.concatenate([both.reshape(n, -1, N), np.ones((n, base**2, N), dtype=bool)])
 
 
 def _choices(
@@ -237,7 +242,7 @@ def _choices(
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Which choices of a and b (2n, T, N) and which carries (n, 2, N) cells allow."""
     digits_L1N, carries_J1N = digits_NL.T[:, None], carries_NJ.T[:, None]
-    allowed_LTN = (digits_L1N < 0) | (digits_L1N == np.arange(RADIX)[:, None])
+    allowed_LTN = (digits_L1N < 0) | (digits_L1N == np.arange(step.base)[:, None])
     carry_JCN = (carries_J1N < 0) | (carries_J1N == np.arange(2)[:, None])
     return _in_pairs(allowed_LTN, step.pairs), carry_JCN
 
@@ -279,14 +284,14 @@ def _leaf_excess(
     for side in (0, 1):
         best = np.empty((2, Z, H, E, M))
         # Of pair tokens one query token after the other, for the memory.
-        at_once = max(1, Z * RADIX // T)
+        at_once = max(1, Z * step.base // T)
         for z in range(0, Z, at_once):
             some = slice(z, z + at_once)
             nodes = nodes_ZHE2M[some, :, :, side]
             gains = gain(weight[:, :, some], projected[:, :, some], nodes, side)
             if forbidden.any():
                 gains[forbidden[:, :, some]] = NEVER
-            for carry, most in enumerate(maximum(gains.reshape(L, T, -1), i, n)):
+            for carry, most in enumerate(maximum(gains.reshape(L, T, -1), i, n, base=step.base)):
                 best[carry, some] = most.reshape(-1, H, E, M)
         excess[..., side] = _own_part(parts, band, leaf, step, leaf.row, bounds_NHE2[..., side], side)
         for z, rows in enumerate(order):
@@ -335,7 +340,7 @@ def _cell_excess(
 ) -> Array:
     i, n = step.index, step.columns
     excess = np.empty(bounds_NHE2.shape)
-    at_once = CELLS_AT_ONCE * RADIX // step.value_LTHE.shape[1]
+    at_once = CELLS_AT_ONCE * step.base // step.value_LTHE.shape[1]
     for start in range(0, len(row_N), at_once):
         part = slice(start, start + at_once)
         row = row_N[part]
@@ -352,7 +357,7 @@ def _cell_excess(
             gains[: 2 * n][~allowed_LTN] = NEVER
             if forbidden.any():
                 gains[forbidden] = NEVER
-            best = maximum(gains.reshape(*gains.shape[:2], -1), i, n, carry_JCB)
+            best = maximum(gains.reshape(*gains.shape[:2], -1), i, n, carry_JCB, step.base)
             carry = own_leaf.carry[:, None, None]
             free = np.where(carry == 0, *(each.reshape(cells, H, E) for each in best))
             own = _own_part(parts, band, own_leaf, step, row, tau_NHE, side)
@@ -387,7 +392,7 @@ def joint_excess(
     if len(parts.bands) > 1:
         return excess
     asked = np.flatnonzero((excess > 0).any((1, 2)))
-    at_once = CELLS_AT_ONCE * RADIX // step.value_LTHE.shape[1]
+    at_once = CELLS_AT_ONCE * step.base // step.value_LTHE.shape[1]
     for start in range(0, len(asked), at_once):
         n = asked[start : start + at_once]
         together = _joint_excess(
@@ -430,7 +435,7 @@ def _joint_excess(
         """Its largest sum over what each cell leaves free: (N, X)."""
         gain_LTNX[: 2 * n][~allowed_LTN] = NEVER
         L, T, _, X = gain_LTNX.shape
-        found = maximum(gain_LTNX.reshape(L, T, -1), i, n, np.repeat(carry_JCN, X, axis=2))
+        found = maximum(gain_LTNX.reshape(L, T, -1), i, n, np.repeat(carry_JCN, X, axis=2), step.base)
         return np.where(leaf.carry[:, None] == 0, *(each.reshape(N, X) for each in found))
 
     least_NH, most_NH = (-best(-weight.low), best(weight.high.copy()))

@@ -106,7 +106,7 @@ def check_step(model: Model, step: Step, claim: StepClaims, watch: Watch) -> flo
     _check_parts(claim.parts_NH, whole, f"step {i}")
 
     a, b = step.given[: model.columns], step.given[model.columns :]
-    by_carry = count(a, b, [FREE] * model.columns, i)
+    by_carry = count(a, b, [FREE] * model.columns, i, step.base)
     # Of a window, some leaves hold no pair: they have nothing to prove.
     held = np.array(by_carry)[leaves.carry] > 0
     for slot, digit in own_slots(step, leaves):
@@ -120,7 +120,7 @@ def check_step(model: Model, step: Step, claim: StepClaims, watch: Watch) -> flo
     if inputs != model.num_pairs or claim.inputs != inputs:
         raise Rejected(
             f"step {i}: the leaves hold {inputs} pairs, the certificate says {claim.inputs}, "
-            f"and there are {100**model.columns}"
+            f"and there are {model.num_pairs}"
         )
 
     rows = np.arange(len(step.tokens), dtype=np.intp)
@@ -188,7 +188,7 @@ def _check_splits(
     digits, carries, owner = [], [], []
     for number, split in enumerate(splits):
         carry = int(leaves.carry[split.leaf])
-        cells, pairs = read_tree(split.tree, i, n, carry, step.given)
+        cells, pairs = read_tree(split.tree, i, n, carry, step.given, step.base)
         if pairs != by_carry[carry]:
             raise Rejected(
                 f"step {i}: the cells of leaf {split.leaf} hold {pairs} pairs, not {by_carry[carry]}"

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adderlab.checker.document import Rejected
-from adderlab.checker.model import FREE, RADIX
+from adderlab.checker.model import FREE
 from adderlab.checker.ranges import count
 
 TERMINAL, EMPTY = -1, -2
@@ -33,7 +33,7 @@ class Cells:
         return len(self.digits_NS)
 
 
-def _walk(codes: Sequence[int], i: int, n: int) -> Iterator[tuple[int, list[int], list[int]]]:
+def _walk(codes: Sequence[int], i: int, n: int, base: int) -> Iterator[tuple[int, list[int], list[int]]]:
     """(code, digits, carries) of every end of the tree, in pre-order; ``Rejected`` if it is no tree."""
     digits, carries = [FREE] * (2 * n), [FREE] * n
     fixed = {i, i - 1}
@@ -49,7 +49,7 @@ def _walk(codes: Sequence[int], i: int, n: int) -> Iterator[tuple[int, list[int]
             yield code, digits, carries
             while path:
                 variable, value = path[-1]
-                target, slot, values = _variable(variable, digits, carries, n)
+                target, slot, values = _variable(variable, digits, carries, n, base)
                 if value < values:
                     target[slot] = value
                     path[-1][1] += 1
@@ -66,7 +66,7 @@ def _walk(codes: Sequence[int], i: int, n: int) -> Iterator[tuple[int, list[int]
                 raise Rejected(f"a tree of splits fixes column {column}, which the leaf fixes already")
             if code >= 2 * n and not 1 <= column <= i - 2:
                 raise Rejected(f"a tree of splits fixes the carry into column {column} of step {i}")
-            target, slot, _ = _variable(code, digits, carries, n)
+            target, slot, _ = _variable(code, digits, carries, n, base)
             if target[slot] != FREE:
                 raise Rejected("a tree of splits fixes a digit or carry twice on one path")
             target[slot] = 0
@@ -75,13 +75,15 @@ def _walk(codes: Sequence[int], i: int, n: int) -> Iterator[tuple[int, list[int]
         raise Rejected("a tree of splits goes on after its last cell")
 
 
-def _variable(code: int, digits: list[int], carries: list[int], n: int) -> tuple[list[int], int, int]:
+def _variable(
+    code: int, digits: list[int], carries: list[int], n: int, base: int
+) -> tuple[list[int], int, int]:
     """Where the value of a variable stands, and how many values it has."""
-    return (digits, code, RADIX) if code < 2 * n else (carries, code - 2 * n, 2)
+    return (digits, code, base) if code < 2 * n else (carries, code - 2 * n, 2)
 
 
 def read_tree(
-    codes: Sequence[int], i: int, n: int, carry: int, given: Sequence[int] = ()
+    codes: Sequence[int], i: int, n: int, carry: int, given: Sequence[int] = (), base: int = 10
 ) -> tuple[Cells, int]:
     """The terminal cells of a leaf with carry ``carry`` into column i - 1, and their exact number of
     pairs; ``given`` are the digits of a window. ``Rejected`` if the tree is malformed or an empty cell
@@ -90,10 +92,10 @@ def read_tree(
     digits: list[list[int]] = []
     carries: list[list[int]] = []
     pairs = 0
-    for code, cell_digits, cell_carries in _walk(codes, i, n):
+    for code, cell_digits, cell_carries in _walk(codes, i, n, base):
         fixed = [own if own != FREE else held for own, held in zip(cell_digits, given, strict=True)]
         fits = all(held in (FREE, own) for own, held in zip(fixed, given, strict=True))
-        inside = count(fixed[:n], fixed[n:], cell_carries, i)[carry] if fits else 0
+        inside = count(fixed[:n], fixed[n:], cell_carries, i, base)[carry] if fits else 0
         if code == EMPTY:
             if inside:
                 raise Rejected(f"a cell is called empty and holds {inside} pairs")

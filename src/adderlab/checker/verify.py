@@ -285,7 +285,7 @@ def _check_summary(document: dict[str, Any], model: Model) -> None:
 
 
 def _pair(value: Any, model: Model, what: str) -> tuple[int, int]:
-    limit = 10**model.columns
+    limit = model.geometry.base**model.columns
     if not isinstance(value, list) or len(value) != 2 or not all(map(is_count, value)):
         raise Rejected(f"{what} is not a pair of numbers")
     if max(value) >= limit:

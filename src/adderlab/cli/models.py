@@ -11,6 +11,7 @@ import tyro
 from adderlab.cli.options import (
     DeviceOptions,
     SetOptions,
+    SizeOptions,
     Switch,
     WeightsOptions,
     arg,
@@ -27,7 +28,8 @@ class Evaluate(DeviceOptions, WeightsOptions):
     """Checkpoint files (ours, R456's .pt, MicroAdder's .pt, MLX-named .npz, .safetensors), folders of
     runs (their best models), or Python files of yours, which are run."""
     suite: str = "published"
-    """published (10 x 10,000 pairs), adderboard (10,010), strata, or fresh:N."""
+    """published (10 x 10,000 pairs), adderboard (10,010), strata, fresh:N, or all: of a small task every
+    pair, in fp32 and float64."""
     json: Switch = False
     """Print a list of objects instead of text."""
     output: Annotated[Path | None, arg(metavar="F")] = None
@@ -62,9 +64,9 @@ class Predict(WeightsOptions):
     checkpoint: Annotated[Path, tyro.conf.Positional, arg(metavar="CKPT|FILE.py")]
     """A checkpoint file, the folder of a run (its best model), or a Python file, which is run."""
     a: Annotated[int, tyro.conf.Positional]
-    """0 to 9999999999."""
+    """0 to 9999999999, or as far as the model's columns go; in base 10, whatever the model's base."""
     b: Annotated[int, tyro.conf.Positional]
-    """0 to 9999999999."""
+    """The same."""
     json: Switch = False
     """Print one object instead of text."""
 
@@ -105,7 +107,7 @@ class Inspect(WeightsOptions, SetOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Zoo:
+class Zoo(SizeOptions):
     """The trained architectures, published ones and our own, with their exact parameter counts."""
 
     name: Annotated[str | None, tyro.conf.Positional, arg(metavar="[NAME]")] = None
@@ -121,7 +123,7 @@ class Zoo:
         """Print the table, or one preset."""
         import adderlab
 
-        zoo = adderlab.presets(*([self.name] if self.name else []), records=self.records)
+        zoo = adderlab.presets(*([self.name] if self.name else []), records=self.records, **self.size)
         if self.json:
             emit_json(zoo.to_dicts())
         elif self.markdown:

@@ -89,7 +89,22 @@ class ComputeOptions(DeviceOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SetOptions:
+class SizeOptions:
+    """The size of the task."""
+
+    columns: Annotated[int | None, arg(metavar="N")] = None
+    """Digits of each number, 1 to 18; default: the preset's 10."""
+    base: Annotated[int | None, arg(metavar="B")] = None
+    """Of the numbers, 2 to 16; default: the preset's 10."""
+
+    @property
+    def size(self) -> dict[str, int | None]:
+        """As functions of the API take it."""
+        return {"columns": self.columns, "base": self.base}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetOptions(SizeOptions):
     """Changed settings."""
 
     set: Annotated[
@@ -102,8 +117,9 @@ class SetOptions:
 
     @property
     def settings(self) -> tuple[str, ...]:
-        """The settings of every ``--set``, in order."""
-        return tuple(setting for group in self.set for setting in group)
+        """The size as settings, then those of every ``--set``, in order."""
+        size = [f"model.{name}={value}" for name, value in self.size.items() if value is not None]
+        return (*size, *(setting for group in self.set for setting in group))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,9 +256,17 @@ class Bar:
         """``done`` of ``total``."""
         self._bars.update(self._bar, completed=done, total=total)
 
+    def trial(self, done: int, total: int) -> None:
+        """``done`` of ``total`` pairs tried."""
+        self._bars.update(
+            self._bar, description="every pair", completed=done, total=total, note=f"{done:,} pairs"
+        )
+
     def proof(self, progress: ProofProgress) -> None:
         """Where a proof stands; the search ends when nothing is open, so it has no total."""
-        note = f"{progress.done:,} cells, {progress.open_inputs / 10**20:.2e} of 10^20 open"
+        task = progress.addition
+        of_all = f"{progress.open_inputs / task.num_pairs:.2e} of {task.pairs_text}"
+        note = f"{progress.done:,} cells, {of_all} open"
         refuted = ""
         if progress.refuted_by is not None:
             a, b = progress.refuted_by

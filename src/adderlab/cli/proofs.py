@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Prove(WeightsOptions):
-    """Decide all 10^20 pairs for a checkpoint: proved, refuted with a count, or undecided."""
+    """Decide all pairs for a checkpoint (10^20 of ten columns): proved, refuted with a count, or
+    undecided."""
 
     checkpoint: Annotated[Path, tyro.conf.Positional, arg(metavar="CKPT|FILE.py")]
     """A checkpoint file, the folder of a run (its best model), or a Python file, which is run."""
@@ -28,6 +29,8 @@ class Prove(WeightsOptions):
     """Time after which the branch and bound stops."""
     check: bool = True
     """Let the independent checker prove every bound again (needs python-flint; about 5 s)."""
+    exhaustive: Switch = False
+    """Try every pair as well, of a small task (up to 10^7 pairs), and compare."""
     window: int = 0
     """Decide all pairs that differ in this many columns only (1 to 3), and try every one of them."""
     window_seed: int = 0
@@ -36,10 +39,12 @@ class Prove(WeightsOptions):
     """Print one object instead of text."""
 
     def run(self) -> int:
-        """Prove; the exit code is 0 whatever the verdict, and 1 if a window shows a contradiction."""
+        """Prove; the exit code is 0 whatever the verdict, and 1 if trying pairs contradicts it."""
         import adderlab
         from adderlab.cli.options import Bar
 
+        if self.window and self.exhaustive:
+            raise adderlab.UsageError("--exhaustive tries all pairs, --window some: give one of them")
         if self.window:
             if self.output is not None:
                 raise adderlab.UsageError("a window has no certificate: leave out --output or --window")
@@ -56,23 +61,29 @@ class Prove(WeightsOptions):
             else:
                 print(*report.describe(), sep="\n")
             return 1 if report.disagreements else 0
+        limits: dict[str, Any] = {"cells": self.cells, "seconds": self.seconds, "check": self.check}
+        wrong: tuple[str, ...] = ()
         with Bar("tables") as bar:
             model = adderlab.load(self.model(self.checkpoint))
-            proof = adderlab.prove(
-                model, cells=self.cells, seconds=self.seconds, check=self.check, progress=bar.proof
-            )
+            if self.exhaustive:
+                both = adderlab.prove_exhaustively(
+                    model, **limits, progress=bar.proof, trial_progress=bar.trial
+                )
+                found, proof, wrong = both, both.proof, both.disagreements
+            else:
+                found = proof = adderlab.prove(model, **limits, progress=bar.proof)
         if self.output is not None:
             proof.save(self.output)
         if self.json:
-            emit_json(proof.to_dict())
-            return 0
-        print(f"{self.checkpoint}: {model.num_parameters} parameters", *proof.describe(), sep="\n")
+            emit_json(found.to_dict())
+            return 1 if wrong else 0
+        print(f"{self.checkpoint}: {model.num_parameters} parameters", *found.describe(), sep="\n")
         if self.output is not None:
             print(f"certificate: {self.output}")
             if proof.verdict == "proved":
                 weights = "" if self.weights is None else f" --weights {self.weights}"
                 print(f"check it: adderlab check {self.output} {self.checkpoint}{weights}")
-        return 0
+        return 1 if wrong else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,7 +208,8 @@ class Repair(WeightsOptions):
             emit_json(result.to_dict() | {"output": str(self.output)})
         elif result.proved:
             print(
-                f"Proved after {result.trainings} training(s): all 10^20 pairs. Written to {self.output}"
+                f"Proved after {result.trainings} training(s): all {result.proof.addition.pairs_text} "
+                f"pairs. Written to {self.output}"
             )
         else:
             print(f"Not proved after {result.trainings} training(s). The last model is in {self.output}")

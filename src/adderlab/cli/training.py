@@ -46,9 +46,9 @@ class Train(ComputeOptions, ChangeOptions):
     keep: Annotated[Literal["grokked", "all"] | None, arg(metavar="{grokked,all}")] = None
     """Seeds that get a folder: all, or (default) those that end at 99% and the best."""
     evaluate: str = "published"
-    """Suite for the best seed afterwards: published, adderboard, strata, fresh:N, or none."""
+    """Suite for the best seed afterwards: published, adderboard, strata, fresh:N, all, or none."""
     prove: bool = True
-    """Afterwards, decide all 10^20 pairs for every seed at 99% or more, or else for the best."""
+    """Afterwards, decide all pairs for every seed at 99% or more, or else for the best."""
     quiet: Switch = False
     """Print only the evaluation at the end."""
     json_lines: Switch = False
@@ -74,13 +74,16 @@ class Train(ComputeOptions, ChangeOptions):
         from adderlab.api.training import RUNS, default_folder, resume_command, without_success
         from adderlab.cli.main import INTERRUPTED
         from adderlab.errors import Failure
-        from adderlab.evaluation.suites import parse_suite
+        from adderlab.evaluation.suites import check_suite
         from adderlab.report.live import write_event
         from adderlab.runs.metadata import kind_of
+        from adderlab.task.addition import Addition
 
         _check(self)
         # A wrong suite is refused before training, not after.
-        suite = None if self.evaluate == "none" else parse_suite(self.evaluate)
+        suite = None if self.evaluate == "none" else self.evaluate
+        if suite:
+            check_suite(suite, Addition(columns=self.columns or 10, base=self.base or 10))
         folder = self.resume or (RUNS / self.run_name if self.run_name else None)
         folder = folder or default_folder(short_name(str(self.preset), self.settings))
         options = [*self.compute_words, *(["--cluster", self.cluster] if self.cluster else [])]

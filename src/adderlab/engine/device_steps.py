@@ -27,9 +27,17 @@ from adderlab.engine.base import Compiled, Engine, Function
 from adderlab.engine.step_batch import CONSTANTS, RATES, StepBatch, descend
 from adderlab.models.tables import Tables
 from adderlab.task import counter
+from adderlab.task.addition import OPERAND_DIGITS
 from adderlab.task.counter import Stream
 from adderlab.task.layouts import Layout
-from adderlab.task.sampling import DataConfig, carry_pairs, columns, pick
+from adderlab.task.sampling import (
+    DataConfig,
+    carry_pairs,
+    columns,
+    num_draws,
+    operand_digits,
+    pick,
+)
 
 MOST_STEPS = 1024
 """Steps whose numbers are on the device at a time."""
@@ -41,14 +49,14 @@ Run = Callable[..., Sequence[Tensor]]
 """A traced function."""
 
 
-def step_numbers(data: DataConfig, steps: Iterable[int]) -> Tensor:
+def step_numbers(data: DataConfig, steps: Iterable[int], columns: int = OPERAND_DIGITS) -> Tensor:
     """number_C3 of the steps, int64 on the CPU: a step's site (``task.counter``), its longest operand,
     and the word below which a row is a carry pattern."""
     mix = data.carry_mix
     rows = [
         (
             counter.site(Stream.TRAIN, step),
-            data.curriculum.max_digits(step),
+            data.curriculum.max_digits(step, columns),
             int((mix.share_at(step) if mix else 0.0) * (1 << counter.WORD_BITS)),
         )
         for step in steps
@@ -65,14 +73,16 @@ def sample(
     mix, uniform_lengths = data.carry_mix, data.curriculum.lengths == "uniform"
     site, max_digits, threshold = number_3.unbind()
     key_S = counter.keys_at(seeds_S, site)
-    word_NSB = counter.words(key_S, batch_size, 5 if mix else 3 if uniform_lengths else 2)
-    digit_JoSB = counter.digits(word_NSB[:2])
+    J = layout.columns
+    draws = num_draws(J, mixed=mix is not None, uniform_lengths=uniform_lengths)
+    word_NSB = counter.words(key_S, batch_size, draws)
+    digit_JoSB = operand_digits(word_NSB, layout.addition)
     length_SB = max_digits.expand(word_NSB.shape[1:])
     if uniform_lengths:
-        length_SB = counter.take(word_NSB[2], max_digits)[0] + 1
-    digit_oJSB = (digit_JoSB * (columns(length_SB) < length_SB)[:, None]).transpose(0, 1)
+        length_SB = counter.take(word_NSB[2], max_digits, J)[0] + 1
+    digit_oJSB = (digit_JoSB * (columns(length_SB, J) < length_SB)[:, None]).transpose(0, 1)
     if mix:
-        patterned_oJSB = carry_pairs(mix.patterns, digit_JoSB, word_NSB[4], max_digits)
+        patterned_oJSB = carry_pairs(mix.patterns, digit_JoSB, word_NSB[4], max_digits, layout.base)
         mixed_SB = (word_NSB[3] < threshold).to(torch.uint8)
         digit_oJSB = pick(mixed_SB, patterned_oJSB, digit_oJSB)
     a_SBJ, b_SBJ = digit_oJSB.movedim(1, -1).contiguous()
@@ -166,7 +176,7 @@ class DeviceStepper:
         for start in range(0, C, MOST_STEPS):
             stop = min(C, start + MOST_STEPS)
             buffers.rates_CGR[: stop - start].copy_(step_batch.rates_CGR(start, stop))
-            numbers = step_numbers(self._data, range(first + start, first + stop))
+            numbers = step_numbers(self._data, range(first + start, first + stop), self._layout.columns)
             buffers.number_C3[: stop - start].copy_(numbers)
             buffers.cursor.zero_()
             for _ in range(start, stop):

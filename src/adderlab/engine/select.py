@@ -137,7 +137,7 @@ def _triton(config: Architecture, device: torch.device, threads: int) -> Engine:
 def _worst_error(engine: Engine, trusted: Engine, example: Tables) -> float:
     """Largest difference of two engines' gradients over each table's largest gradient, or of losses."""
     layout, device = example.form.layout, example.query.device
-    a_BJ, b_BJ = uniform_pairs(0, CHECKED_PAIRS)
+    a_BJ, b_BJ = uniform_pairs(0, CHECKED_PAIRS, layout.addition)
     tokens, targets = layout.encode(a_BJ.to(device)[None], b_BJ.to(device)[None])
     loss_S, grads = engine.loss_and_grad(example, tokens, targets)
     want_S, wanted = trusted.loss_and_grad(example, tokens, targets)

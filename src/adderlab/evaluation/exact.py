@@ -1,9 +1,9 @@
 """Exact match of greedy answers on a suite, with intervals, digit by digit, first failures listed.
 
-A pair counts as right only if all eleven digits of the sum are; the end token counts where decoding
+A pair counts as right only if all digits of the sum are; the end token counts where decoding
 stops at it (``Layout.end_decided``).
 
-Shapes: B pairs, J = 10 operand columns, I = 11 sum columns, A answer steps, T prompt positions,
+Shapes: B pairs, J operand columns (10), I = J + 1 sum columns, A answer steps, T prompt positions,
 V vocabulary.
 """
 
@@ -25,7 +25,8 @@ from adderlab.models.architecture import Adder, Architecture
 from adderlab.models.tables import tables, why_not_trained_by_tables
 from adderlab.models.transformer import build_model
 from adderlab.results import Result, html_lines, html_table, text_table
-from adderlab.task.layouts import SUM_DIGITS, Layout, add, from_digits, pairs_from_ints
+from adderlab.task.addition import NUMERALS, PUBLISHED, Addition, add, from_digits, pairs_from_ints
+from adderlab.task.layouts import Layout
 
 SCHEMA_VERSION = 1
 CHUNK = 1 << 16
@@ -87,9 +88,11 @@ class Miss:
     answer: str
     """Text, most significant digit first: a wrong token may be no digit."""
     right_sum: int
+    addition: Addition = PUBLISHED
 
     def __str__(self) -> str:
-        return f"{self.a} + {self.b} = {self.right_sum}, answered {self.answer}"
+        a, b, right_sum = map(self.addition.numeral, (self.a, self.b, self.right_sum))
+        return f"{a} + {b} = {right_sum}, answered {self.answer}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,11 +104,11 @@ class Score:
     errors: int
     """Pairs with at least one wrong digit."""
     right_digits: tuple[int, ...]
-    """Pairs whose digit s_i is right, i = 0 (units) to 10."""
+    """Pairs whose digit s_i is right, i = 0 (units) to 10, the number of columns."""
 
     @property
     def exact_match(self) -> float:
-        """Share of the pairs whose eleven digits are all right."""
+        """Share of the pairs whose digits are all right."""
         return 1 - self.errors / self.n
 
     @property
@@ -145,6 +148,8 @@ class SuiteReport(Result):
     """Path of the model's file; None where it has none."""
     weights_sha256: str | None = None
     parameters: int | None = None
+    every_pair: Result | None = None
+    """Of the suite of all pairs: what the module itself answers, in fp32 and float64."""
 
     @property
     def total(self) -> Score:
@@ -171,6 +176,7 @@ class SuiteReport(Result):
             "seconds": self.seconds,
             **{key: value for key, value in self.total.to_dict().items() if key != "name"},
             "interval": "95% Clopper-Pearson",
+            **({"every_pair": self.every_pair.to_dict()} if self.every_pair else {}),
             "groups": [group.to_dict() for group in self.groups],
             "failures": [
                 {"group": m.group, "a": m.a, "b": m.b, "answer": m.answer, "sum": m.right_sum}
@@ -199,7 +205,9 @@ class SuiteReport(Result):
 
     def _conclusion(self) -> list[str]:
         total, rate = self.total, self.total.error_rate
-        if total.errors == 0:
+        if self.suite == "all":
+            bound = "every pair there is"
+        elif total.errors == 0:
             bound = f"error rate below {rate.high:.1e}, 95%"
         else:
             bound = f"error rate {rate.value:.3e} [{rate.low:.1e}, {rate.high:.1e}], 95%"
@@ -212,7 +220,7 @@ class SuiteReport(Result):
             digits = ", ".join(f"s_{i} {percent(share)}" for i, share in weak)
             lines.append(f"digits that fail (units first): {digits}")
             lines += [f"  {miss}" for miss in self.failures]
-        return lines
+        return [*lines, *(self.every_pair.describe() if self.every_pair else [])]
 
 
 def evaluate(
@@ -229,15 +237,16 @@ def evaluate(
     started, done, total = time.perf_counter(), 0, suite.num_pairs
     scores: list[Score] = []
     misses: list[Miss] = []
+    task, digits = layout.addition, layout.sum_digits
     for group in suite.groups:
-        right_I, errors = torch.zeros(SUM_DIGITS, dtype=torch.int64), 0
+        right_I, errors = torch.zeros(digits, dtype=torch.int64), 0
         for a_BJ, b_BJ in zip(group.a_BJ.split(CHUNK), group.b_BJ.split(CHUNK), strict=True):
-            answer_BA, sum_BI = decoder(a_BJ, b_BJ), add(a_BJ, b_BJ)
+            answer_BA, sum_BI = decoder(a_BJ, b_BJ), add(a_BJ, b_BJ, task.base)
             assert answer_BA.shape == (len(a_BJ), layout.num_answers), answer_BA.shape
-            wrong_BI = answer_BA[:, :SUM_DIGITS] != sum_BI
+            wrong_BI = answer_BA[:, :digits] != sum_BI
             wrong_B = wrong_BI.any(1)
-            if layout.num_decided > SUM_DIGITS:
-                wrong_B |= answer_BA[:, SUM_DIGITS] != layout.end_token
+            if layout.num_decided > digits:
+                wrong_B |= answer_BA[:, digits] != layout.end_token
             wrong = wrong_B.nonzero().flatten()
             right_I += len(a_BJ) - wrong_BI[wrong].sum(0)
             errors += len(wrong)
@@ -245,10 +254,11 @@ def evaluate(
                 misses.append(
                     Miss(
                         group=group.name,
-                        a=int(from_digits(a_BJ[row])),
-                        b=int(from_digits(b_BJ[row])),
+                        a=int(from_digits(a_BJ[row], task.base)),
+                        b=int(from_digits(b_BJ[row], task.base)),
                         answer=layout.answer_text(answer_BA[row]),
-                        right_sum=int(from_digits(sum_BI[row])),
+                        right_sum=int(from_digits(sum_BI[row], task.base)),
+                        addition=task,
                     )
                 )
             done += len(a_BJ)
@@ -269,23 +279,26 @@ def evaluate(
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Prediction(Result):
-    """A greedy answer to one addition. Digits and confidences go from s_0 (units) to s_10."""
+    """A greedy answer to one addition. Digits and confidences go from s_0 (units) to s_10, the top."""
 
     a: int
     b: int
     answer: str
-    """Most significant digit first, eleven places; a token that is no digit shows as its name."""
+    """Most significant digit first, a place for every digit of the sum; a token that is no digit shows
+    as its name."""
     tokens: tuple[int, ...]
     confidences: tuple[float, ...]
     """Softmax probability of each answered token, given the digits answered before it."""
     right_sum: int
     ended: bool = True
     """Whether the end token follows, where decoding stops at it."""
+    addition: Addition = PUBLISHED
 
     @property
     def right(self) -> bool:
-        """Whether all eleven digits are those of the sum, and the answer ends there."""
-        return self.answer == f"{self.right_sum:0{SUM_DIGITS}d}" and self.ended
+        """Whether all digits are those of the sum, and the answer ends there."""
+        text = self.addition.numeral(self.right_sum, self.addition.sum_digits)
+        return self.answer == text and self.ended
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -304,43 +317,50 @@ class Prediction(Result):
         symbols = re.findall(r"<\w+>|.", self.answer)
         lines = [self._sentence(), "digit       s_i  confidence"]
         for place, symbol in zip(reversed(range(len(self.confidences))), symbols, strict=True):
-            lines.append(f"10^{place:<2}     {symbol:>6}  {self.confidences[place]:.4f}")
+            lines.append(
+                f"{self.addition.base}^{place:<2}     {symbol:>6}  {self.confidences[place]:.4f}"
+            )
         return lines
 
     def _repr_html_(self) -> str:
         return html_lines([f"{self._sentence()}, each digit {min(self.confidences):.1%} sure or more"])
 
     def _sentence(self) -> str:
-        text = self.answer.lstrip("0") or "0" if self.answer.isdigit() else self.answer
+        a, b, right_sum = map(self.addition.numeral, (self.a, self.b, self.right_sum))
+        numeral = set(self.answer) <= set(NUMERALS)
+        text = self.answer.lstrip("0") or "0" if numeral else self.answer
         text += "" if self.ended else " without an end"
-        verdict = "right" if self.right else f"wrong, it is {self.right_sum}"
-        return f"{self.a} + {self.b} = {text}  ({verdict})"
+        verdict = "right" if self.right else f"wrong, it is {right_sum}"
+        base = self.addition.base
+        where = "" if base == 10 else f" in base {base}: {self.a} + {self.b}"
+        return f"{a} + {b} = {text}{where}  ({verdict})"
 
 
 @torch.no_grad()
 def predict(model: Adder, a: int, b: int) -> Prediction:
     """The full model's greedy answer to a + b, on the model's device.
 
-    Raises ``UsageError`` for operands outside 0 .. 9999999999.
+    Raises ``UsageError`` for operands out of range, 0 .. 9999999999 for ten columns.
     """
-    device = next(model.parameters()).device
-    a, b = operand(a), operand(b)
-    tokens_1T = model.layout.encode_prompt(*pairs_from_ints([(a, b)])).long().to(device)
+    device, layout, task = next(model.parameters()).device, model.layout, model.layout.addition
+    a, b = operand(a, task), operand(b, task)
+    tokens_1T = layout.encode_prompt(*pairs_from_ints([(a, b)], task)).long().to(device)
     confidences = []
-    for _ in range(SUM_DIGITS):
+    for _ in range(task.sum_digits):
         probability_1V = model(tokens_1T)[:, -1].softmax(-1)
         best, token = probability_1V.max(-1, keepdim=True)
         tokens_1T = torch.cat([tokens_1T, token], 1)
         confidences.append(float(best))
-    answer, ended = tokens_1T[0, -SUM_DIGITS:], True
-    if model.layout.num_decided > SUM_DIGITS:
-        ended = int(model(tokens_1T)[0, -1].argmax()) == model.layout.end_token
+    answer, ended = tokens_1T[0, -task.sum_digits :], True
+    if layout.num_decided > task.sum_digits:
+        ended = int(model(tokens_1T)[0, -1].argmax()) == layout.end_token
     return Prediction(
         a=a,
         b=b,
-        answer=model.layout.answer_text(answer),
+        answer=layout.answer_text(answer),
         tokens=tuple(answer.tolist()),
         confidences=tuple(confidences),
         right_sum=a + b,
         ended=ended,
+        addition=task,
     )

@@ -15,6 +15,9 @@ from adderlab.errors import UsageError
 from adderlab.files import aliases
 
 T = TypeVar("T")
+IMPLIED = {"implied": True}
+"""Metadata of a field that is left out of JSON while it has its default: what was written, and hashed,
+before there was such a field stays the same."""
 
 
 def to_dict(config: Any, *, old_names: bool = False) -> dict[str, Any]:
@@ -26,6 +29,7 @@ def to_dict(config: Any, *, old_names: bool = False) -> dict[str, Any]:
     plain = {
         field.name: _plain(getattr(config, field.name), old_names)
         for field in dataclasses.fields(config)
+        if not (field.metadata.get("implied") and getattr(config, field.name) == field.default)
     }
     return aliases.downgraded(type(config).__name__, plain) if old_names else plain
 
@@ -126,12 +130,18 @@ def with_settings(config: T, settings: Iterable[tuple[str, str]], where: str = "
                 raise UsageError(f"{where} has no settings {key!r}; it has {', '.join(node)}")
             node = node[key]
         # A table that was itself given need not name what has a default.
-        if leaf not in node and not any(node is table for table in given):
+        implied = node is data and leaf in _implied(config)
+        if leaf not in node and not implied and not any(node is table for table in given):
             raise UsageError(f"{where} has no setting {path!r}; it has {', '.join(node)}")
         node[leaf] = value
         if isinstance(value, dict):
             given.append(value)
     return from_dict(type(config), data, where)
+
+
+def _implied(config: Any) -> set[str]:
+    """Fields that JSON may leave out."""
+    return {field.name for field in dataclasses.fields(config) if field.metadata.get("implied")}
 
 
 def _new_names(kind: Any, path: list[str]) -> list[str]:

@@ -8,10 +8,14 @@ needs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from adderlab.errors import UsageError
+from adderlab.files import schema
+from adderlab.files.schema import IMPLIED
+from adderlab.task.addition import Addition
 from adderlab.task.layouts import Layout, get_layout
 
 TieQKV = Literal[
@@ -32,7 +36,8 @@ TIE_MODES: tuple[TieQKV, ...] = get_args(TieQKV)
 PositionKind = Literal["learned", "columns", "spiral", "fixed_spiral", "fixed_circle", "none"]
 
 Special = Literal["plus", "equals", "top", "end"]
-"""Positions that hold no operand or sum column below 10^10: the two separators, s_10, the end."""
+"""Positions that hold no column of an operand, nor one of the sum beside them: the two separators, the
+sum's top digit, the end."""
 SPECIALS: tuple[Special, ...] = get_args(Special)
 
 PUBLISHED_ARC = (2.5, -1.2, 0.29)
@@ -47,6 +52,10 @@ class ModelConfig:
     layout: str = "P"
     """Token layout, by its name in ``task.layouts``: P (456p), P13, S (rotary line), M (MicroAdder),
     M13, M14, C (our smallest), B or pairs."""
+    columns: int = field(default=10, metadata=IMPLIED)
+    """Digits of an operand, 1 to 18: the sum has one more. The published task has 10."""
+    base: int = field(default=10, metadata=IMPLIED)
+    """Of the numbers, 2 to 16: the first so many tokens are its digits."""
     n_layer: int = 1
     """Blocks. More than one leaves the table form: such a model trains slowly and cannot be proved."""
     d_model: int = 7
@@ -88,14 +97,15 @@ class ModelConfig:
     positions: PositionKind = "learned"
     """Position embedding. "learned": one row per position. The others give a_j, b_j and s_j the same
     row: "columns" learned rows, "spiral" four learned numbers, "fixed_spiral" no parameters,
-    "fixed_circle" none either (twelve places a turn: eleven columns, and one for all separators).
+    "fixed_circle" none either (a turn has a place for each of the sum's columns, 11 of 10-digit numbers,
+    and one for all separators).
     "none": no embedding."""
     learned_specials: tuple[Special, ...] = ("plus", "equals", "top", "end")
     """With shared columns: special positions with a learned row; the others are fixed at zero."""
     spiral: tuple[float, float, float, float] = (3.5, 0.0, 0.15, 0.0)
     """(amplitude, phase in radians, slope, offset) of the fixed spiral, or where the learned one starts:
-    column j at amplitude (cos, sin)(2 pi j / 10 + phase) and height slope j + offset; a circle has the
-    first two."""
+    column j at amplitude (cos, sin)(2 pi j / columns + phase) and height slope j + offset; a circle has
+    the first two."""
 
     n_kv_head: int | None = None
     """Key and value heads, each serving n_head / n_kv_head query heads; None is one per head."""
@@ -174,9 +184,14 @@ class ModelConfig:
         check(self)
 
     @property
+    def addition(self) -> Addition:
+        """The task: how many columns, in which base."""
+        return Addition(columns=self.columns, base=self.base)
+
+    @property
     def token_layout(self) -> Layout:
-        """The layout that ``layout`` names."""
-        return get_layout(self.layout)
+        """The layout that ``layout`` names, of the task's size."""
+        return get_layout(self.layout, self.addition)
 
     @property
     def kv_heads(self) -> int:
@@ -227,6 +242,31 @@ class ModelConfig:
         return default if self.norm_eps is None else self.norm_eps
 
 
+def resized(config: ModelConfig, *, columns: int | None = None, base: int | None = None) -> ModelConfig:
+    """The same architecture for a task of another size; what is None stays.
+
+    A position table keeps the rows that it has beyond those the layout reads. Raises ``UsageError`` for
+    a size that there is not.
+    """
+    task = Addition(
+        columns=config.columns if columns is None else columns,
+        base=config.base if base is None else base,
+    )
+    rows = config.position_rows
+    if rows is not None:
+        new = get_layout(config.layout, task).num_positions
+        rows += new - config.token_layout.num_positions
+    return replace(config, columns=task.columns, base=task.base, position_rows=rows)
+
+
+def changed(config: ModelConfig, settings: Sequence[tuple[str, str]]) -> ModelConfig:
+    """``schema.with_settings`` of a model: its size first, by ``resized``. Raises ``UsageError``."""
+    sizes = [(name, value) for name, value in settings if name in ("columns", "base")]
+    wanted = schema.with_settings(ModelConfig(columns=config.columns, base=config.base), sizes, "model")
+    config = resized(config, columns=wanted.columns, base=wanted.base)
+    return schema.with_settings(config, [each for each in settings if each not in sizes], "model")
+
+
 # Which combinations of fields make a model: one line for each that does not.
 
 
@@ -264,7 +304,7 @@ def _sizes(config: ModelConfig) -> None:
 
 
 def _embedding(config: ModelConfig) -> None:
-    layout = get_layout(config.layout)
+    layout = config.token_layout
     rows, columns = config.position_rows, config.positions not in ("learned", "none")
     _need(
         rows is None or rows >= layout.num_positions,

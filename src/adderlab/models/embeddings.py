@@ -3,7 +3,7 @@
 Tokens are a table, or digits on an arc of a few learned numbers. Positions have a row each, or one row
 for the same column of a, b and s.
 
-Shapes: S seeds, V vocabulary, P positions, C = 10 columns, W channels of the embedding.
+Shapes: S seeds, V vocabulary, P positions, C columns of an operand (10), W channels of the embedding.
 """
 
 import math
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from adderlab.models import ordered
 from adderlab.models.config import SPECIALS, ModelConfig
 from adderlab.models.maps import Stacked, circle
-from adderlab.task.layouts import OPERAND_DIGITS, SUM_DIGITS, Layout
+from adderlab.task.layouts import Layout
 
 
 class TokenTable(nn.Embedding):
@@ -111,9 +111,9 @@ class LowRankPositionTable(nn.Module):
 class LearnedColumns(nn.Module):
     """A learned row per column."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, columns: int, width: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(OPERAND_DIGITS, width).normal_(0.0, 0.02))
+        self.weight = nn.Parameter(torch.empty(columns, width).normal_(0.0, 0.02))
 
     def rows(self) -> Tensor:
         """(C, W)."""
@@ -125,13 +125,13 @@ class LearnedColumns(nn.Module):
 
 
 class SpiralColumns(nn.Module):
-    """Column j at (amplitude cos(2 pi j / 10 + phase), amplitude sin(...), slope j + offset)."""
+    """Column j at (amplitude cos(2 pi j / C + phase), amplitude sin(...), slope j + offset)."""
 
     NAMES = ("amplitude", "phase", "slope", "offset")
 
-    def __init__(self, start: tuple[float, float, float, float], *, learned: bool) -> None:
+    def __init__(self, columns: int, start: tuple[float, float, float, float], *, learned: bool) -> None:
         super().__init__()
-        self.start, self.learned = start, learned
+        self.columns, self.start, self.learned = columns, start, learned
         if learned:
             for name, value in zip(self.NAMES, start, strict=True):
                 setattr(self, name, nn.Parameter(torch.tensor(value)))
@@ -150,7 +150,7 @@ class SpiralColumns(nn.Module):
         return self._rows(*(params[name] for name in self.NAMES))
 
     def _rows(self, amplitude_S: Tensor, phase_S: Tensor, slope_S: Tensor, offset_S: Tensor) -> Tensor:
-        C = OPERAND_DIGITS
+        C = self.columns
         column_C = torch.arange(C, device=phase_S.device, dtype=phase_S.dtype)
         angle_SC = column_C * (2 * math.pi / C) + ordered.expand(phase_S, 1, C)
         circle_SC2 = ordered.scale(torch.stack([angle_SC.cos(), angle_SC.sin()], 2), amplitude_S)
@@ -160,31 +160,29 @@ class SpiralColumns(nn.Module):
 
 
 class CircleColumns(nn.Module):
-    """Place j at (amplitude cos(2 pi j / 12 + phase), amplitude sin(...)): eleven columns, and a twelfth
-    place that the separators share. No parameters.
+    """Place j at (amplitude cos(2 pi j / (C + 2) + phase), amplitude sin(...)): the sum's C + 1 columns,
+    and one more place that the separators share. No parameters.
 
     The query that asks for column j stands one place before it, and the last separator before column 0:
     to rotate by one place is what every query needs.
     """
 
-    PLACES = SUM_DIGITS + 1
-
-    def __init__(self, amplitude: float, phase: float) -> None:
+    def __init__(self, columns: int, amplitude: float, phase: float) -> None:
         super().__init__()
-        self.amplitude, self.phase = amplitude, phase
-        self.places = circle(self.PLACES, amplitude, phase)
+        self.columns, self.amplitude, self.phase = columns, amplitude, phase
+        self.places = circle(columns + 2, amplitude, phase)
 
     def rows(self) -> Tensor:
         """(C, W)."""
-        return torch.tensor(self.places[:OPERAND_DIGITS], dtype=torch.float64)
+        return torch.tensor(self.places[: self.columns], dtype=torch.float64)
 
     def dense(self, params: Stacked) -> Tensor:
         """(1, C, W)."""
         return self.rows()[None]
 
     def specials(self) -> Tensor:
-        """Rows in the order of SPECIALS: s_10 is a column, the others are separators (4, W)."""
-        top, separator = self.places[OPERAND_DIGITS:]
+        """Rows in the order of SPECIALS: the top is a column, the others are separators (4, W)."""
+        top, separator = self.places[self.columns :]
         rows = [top if name == "top" else separator for name in SPECIALS]
         return torch.tensor(rows, dtype=torch.float64)
 
@@ -194,14 +192,14 @@ class ColumnPositions(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        width = config.position_width
+        columns, width = config.columns, config.position_width
         self.columns: LearnedColumns | SpiralColumns | CircleColumns
         if config.positions == "columns":
-            self.columns = LearnedColumns(width)
+            self.columns = LearnedColumns(columns, width)
         elif config.positions == "fixed_circle":
-            self.columns = CircleColumns(*config.spiral[:2])
+            self.columns = CircleColumns(columns, *config.spiral[:2])
         else:
-            self.columns = SpiralColumns(config.spiral, learned=config.positions == "spiral")
+            self.columns = SpiralColumns(columns, config.spiral, learned=config.positions == "spiral")
         self.width, self.learned_specials = width, config.learned_specials
         if self.learned_specials:
             self.special = nn.Parameter(torch.empty(len(self.learned_specials), width))
@@ -223,7 +221,7 @@ class ColumnPositions(nn.Module):
         return torch.tensor(self.row_of_position, device=like.device)
 
     def _assemble(self, columns: Tensor, special: Tensor | None) -> Tensor:
-        """(..., 14, W): ten columns, then the specials in the order of SPECIALS."""
+        """(..., C + 4, W): the columns, then the specials in the order of SPECIALS."""
         if special is None:
             rest = columns.new_zeros((*columns.shape[:-2], len(SPECIALS), self.width))
             if isinstance(self.columns, CircleColumns):
@@ -243,12 +241,13 @@ class ColumnPositions(nn.Module):
 def _rows_of_positions(layout: Layout) -> tuple[int, ...]:
     """Position -> row of ``ColumnPositions._assemble``, the end position included."""
     row = {p: j for columns in (layout.a_positions, layout.b_positions) for j, p in enumerate(columns)}
-    row |= {p: j for j, p in enumerate(layout.sum_positions[:OPERAND_DIGITS])}
+    C = layout.columns
+    row |= {p: j for j, p in enumerate(layout.sum_positions[:C])}
     *others, (equals, _) = layout.separators
-    top = layout.sum_positions[OPERAND_DIGITS]
+    top = layout.sum_positions[C]
     special = {p: "plus" for p, _ in others} | {equals: "equals", top: "top", top + 1: "end"}
     special |= dict.fromkeys(layout.top_zeros, "top")
-    row |= {p: OPERAND_DIGITS + SPECIALS.index(name) for p, name in special.items()}
+    row |= {p: C + SPECIALS.index(name) for p, name in special.items()}
     return tuple(row[p] for p in range(len(row)))
 
 

@@ -59,6 +59,7 @@ from adderlab.models.head_program import (
 from adderlab.models.layers import AttentionWeights
 from adderlab.models.maps import Stacked, padded, scope
 from adderlab.models.transformer import skeleton
+from adderlab.task.addition import PUBLISHED
 from adderlab.task.layouts import Layout
 
 
@@ -184,7 +185,14 @@ def tables_of(form: TableForm, named: Mapping[str, Tensor]) -> Tables:
 
 def plain_form(form: TableForm) -> dict[str, Any]:
     """A form as JSON values, as certificates name it."""
-    sizes = {"heads": form.heads, "key_dim": form.key_dim, "value_dim": form.value_dim}
+    sizes: dict[str, Any] = {
+        "heads": form.heads,
+        "key_dim": form.key_dim,
+        "value_dim": form.value_dim,
+    }
+    task = form.layout.addition
+    if task != PUBLISHED:
+        sizes |= {"columns": task.columns, "base": task.base}
     head = standard_head(form.program)
     if head is None or any(role != name for role, name in head.names):
         return {**sizes, "layout": to_dict(form.layout), "program": to_dict(form.program)}

@@ -21,7 +21,7 @@ from adderlab.models.config import ModelConfig
 from adderlab.models.embeddings import LearnedColumns, TokenTable, position_embedding, token_embedding
 from adderlab.models.layers import MLP, Attention, norm
 from adderlab.models.maps import Linear, LowRankLinear, Map, Negated, ScaledChannels, circle
-from adderlab.task.layouts import OPERAND_DIGITS, Layout
+from adderlab.task.layouts import Layout
 
 SPIRAL_SPECIALS = {
     "+": (2.0, 0.0, -1.0),
@@ -198,11 +198,12 @@ def _xavier(module: nn.Module) -> None:
 
 @torch.no_grad()
 def _spiral(module: nn.Module, layout: Layout) -> None:
-    """Digits and columns i at (cos 2 pi i/10, sin 2 pi i/10, i/9)."""
+    """Digit or column i of n at (cos 2 pi i/n, sin 2 pi i/n, i/(n - 1))."""
     if not isinstance(module, (TokenTable, LearnedColumns)):
         return
-    for i, (cos, sin) in enumerate(circle(OPERAND_DIGITS, 1.0, 0.0)):
-        module.weight[i] = torch.tensor([cos, sin, i / (OPERAND_DIGITS - 1)])
+    n = layout.base if isinstance(module, TokenTable) else layout.columns
+    for i, (cos, sin) in enumerate(circle(n, 1.0, 0.0)):
+        module.weight[i] = torch.tensor([cos, sin, i / max(n - 1, 1)])
     if isinstance(module, TokenTable):
         for token, name in enumerate(layout.vocabulary):
             if name in SPIRAL_SPECIALS:

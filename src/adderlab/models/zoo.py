@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from adderlab.errors import UsageError
-from adderlab.models.config import ModelConfig
+from adderlab.models.config import ModelConfig, resized
+from adderlab.task.addition import PUBLISHED
 
 NO_RATE = "none published"
 
@@ -23,7 +24,8 @@ class Preset:
     """One model, published or our own."""
 
     name: str
-    """Its number of parameters, and a p: the published count, which the configuration gives exactly."""
+    """Its number of parameters, and a p: the published count, which the configuration gives exactly. For
+    a task of another size, that is added: ``122p@3`` has three columns, ``122p@7b2`` seven of base 2."""
     config: ModelConfig
     source: str
     """Author or repository."""
@@ -39,6 +41,10 @@ class Preset:
     @property
     def parameters(self) -> int:
         """Unique trained numbers."""
+        if self.config.addition != PUBLISHED:
+            from adderlab.models.describe import count_parameters  # which builds the model
+
+            return count_parameters(self.config)
         return int(self.name.removesuffix("p"))
 
 
@@ -604,3 +610,22 @@ def get_preset(name: str) -> Preset:
     close = difflib.get_close_matches(wanted, PRESETS, n=4, cutoff=0.4)
     names = f"close names: {', '.join(close)}" if close else f"there are {', '.join(PRESETS)}"
     raise UsageError(f"no preset {name!r}; {names}")
+
+
+def at_size(preset: Preset, *, columns: int | None = None, base: int | None = None) -> Preset:
+    """The preset's architecture for a task of another size; what is None stays. Nothing was published of
+    it. Raises ``UsageError`` for a size that there is not."""
+    config = resized(preset.config, columns=columns, base=base)
+    if config == preset.config:
+        return preset
+    task = config.addition
+    base_of = "" if task.base == 10 else f"b{task.base}"
+    return Preset(
+        name=f"{preset.name.partition('@')[0]}@{task.columns}{base_of}",
+        config=config,
+        source=preset.source,
+        published="",
+        published_rate="",
+        recipe=preset.recipe,
+        notes=f"the {preset.name} of {preset.config.addition.operands_text}, for {task.operands_text}",
+    )

@@ -1,4 +1,4 @@
-"""The prover: decides all 10^20 pairs for a model in table form (docs/proof.md).
+"""The prover: decides all pairs (10^20 of ten columns) for a model in table form (docs/proof.md).
 
 In the order of reading: ``problem`` (tables by digit column), ``carries`` (leaves and the carry DP),
 ``ranges`` (bounds of the attention output), ``head`` (bounds of the margins over boxes), ``search``

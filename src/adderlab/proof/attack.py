@@ -2,7 +2,7 @@
 
 Works on the real model, in its own arithmetic, so it also serves models that cannot be proved.
 
-Shapes: B pairs, J = 10 operand columns, I = 11 sum digits (and the end token where it counts),
+Shapes: B pairs, J operand columns (10), I = J + 1 sum digits (and the end token where it counts),
 A answer steps, N neighbours.
 """
 
@@ -20,11 +20,11 @@ from torch import Tensor
 from adderlab.evaluation.suites import Suite
 from adderlab.models.architecture import Adder
 from adderlab.models.tables import why_no_tables
-from adderlab.proof.problem import RADIX, Problem
+from adderlab.proof.problem import Problem
 from adderlab.proof.search import Limits, decide_leaves
 from adderlab.proof.witnesses import Witness, leaf_witnesses, step_name, to_ints
 from adderlab.results import Result
-from adderlab.task.layouts import OPERAND_DIGITS, pairs_from_ints
+from adderlab.task.addition import PUBLISHED, Addition, pairs_from_ints
 
 CHUNK = 4096
 STARTS = 24
@@ -54,6 +54,7 @@ class Attack(Result):
     seconds: float
     no_witnesses: str | None = None
     """Why the prover has no witnesses for this model, so that a local search took their place."""
+    addition: Addition = PUBLISHED
 
     @property
     def worst(self) -> Attempt:
@@ -78,20 +79,23 @@ class Attack(Result):
         """A line for every attempt, then what was found."""
         lines = [
             f"{attempt.name:32} {attempt.failures:>7,} of {attempt.n:>7,} fail, "
-            f"smallest margin {attempt.margin:10.4f} ({step_name(attempt.step).removeprefix('digit ')})"
+            f"smallest margin {attempt.margin:10.4f} ({self._step(attempt)})"
             for attempt in self.attempts
         ]
         if self.no_witnesses:
             lines.append(f"a local search, since the prover has no witnesses here: {self.no_witnesses}")
-        a, b = self.worst.pair
+        a, b = map(self.addition.numeral, self.worst.pair)
         found = "a failing pair" if self.counterexample else "no failing pair found; the weakest"
         lines.append(f"{found}: {a} + {b}, margin {self.worst.margin:.4f}; {self.seconds:.1f} s")
         return lines
 
+    def _step(self, attempt: Attempt) -> str:
+        return step_name(attempt.step, self.addition.columns).removeprefix("digit ")
+
 
 @torch.no_grad()
 def model_margins(model: Adder, a_BJ: Tensor, b_BJ: Tensor) -> Tensor:
-    """Teacher-forced margins of the answer's decided tokens, the eleven digits and perhaps the end
+    """Teacher-forced margins of the answer's decided tokens, the digits and perhaps the end
     token, by the full model: margin_BI."""
     parts, decided = [], model.layout.num_decided
     for a, b in zip(a_BJ.split(CHUNK), b_BJ.split(CHUNK), strict=True):
@@ -130,20 +134,21 @@ def attack(
     local search from the suite's weakest pairs for one without."""
     began = time.monotonic()
     report = progress or (lambda _: None)
-    attempts, weakest = [], _Weakest(starts)
+    attempts, weakest, task = [], _Weakest(starts), model.layout.addition
     for group in suite.groups:
         report(group.name)
         margin_BI = model_margins(model, group.a_BJ, group.b_BJ)
         weakest.add(group.a_BJ, group.b_BJ, margin_BI)
-        attempts.append(_attempt(group.name, group.a_BJ, group.b_BJ, margin_BI))
+        attempts.append(_attempt(group.name, group.a_BJ, group.b_BJ, margin_BI, task))
     if problem is not None:
         report("the prover's witnesses")
         pairs = sorted({(w.a, w.b) for w in weakest_pairs(problem)})
-        a_BJ, b_BJ = pairs_from_ints(pairs)
-        attempts.append(_attempt("the prover's witnesses", a_BJ, b_BJ, model_margins(model, a_BJ, b_BJ)))
+        a_BJ, b_BJ = pairs_from_ints(pairs, task)
+        margin_BI = model_margins(model, a_BJ, b_BJ)
+        attempts.append(_attempt("the prover's witnesses", a_BJ, b_BJ, margin_BI, task))
     else:
         for i in range(model.layout.num_decided):
-            report(f"local search, {step_name(i)}")
+            report(f"local search, {step_name(i, task.columns)}")
             attempts.append(_local_search(model, i, *weakest.pairs(i)))
     worst = min(attempts, key=lambda attempt: attempt.margin)
     return Attack(
@@ -151,6 +156,7 @@ def attack(
         counterexample=worst.pair if worst.margin <= 0 else None,
         seconds=time.monotonic() - began,
         no_witnesses=None if problem is not None else why_no_tables(model.config),
+        addition=task,
     )
 
 
@@ -160,10 +166,10 @@ def weakest_pairs(problem: Problem, per_step: int = 128) -> Iterator[Witness]:
         yield from leaf_witnesses(problem, decide_leaves(problem, step, Limits(parts=4)), per_step)
 
 
-def _attempt(name: str, a_BJ: Tensor, b_BJ: Tensor, margin_BI: Tensor) -> Attempt:
+def _attempt(name: str, a_BJ: Tensor, b_BJ: Tensor, margin_BI: Tensor, addition: Addition) -> Attempt:
     least_B, step_B = margin_BI.min(1)
     row = int(least_B.argmin())
-    (a,), (b,) = to_ints(a_BJ[row : row + 1].numpy()), to_ints(b_BJ[row : row + 1].numpy())
+    (a,), (b,) = (to_ints(x_BJ[row : row + 1].numpy(), addition.base) for x_BJ in (a_BJ, b_BJ))
     return Attempt(
         name=name,
         n=len(a_BJ),
@@ -194,9 +200,9 @@ class _Weakest:
 def _local_search(model: Adder, i: int, a_BJ: Tensor, b_BJ: Tensor) -> Attempt:
     """Greedy coordinate descent on the margin of digit i: the best change of one digit, repeated."""
     margin_B = _step_margins(model, i, a_BJ, b_BJ)
-    tried = len(a_BJ)
+    tried, task = len(a_BJ), model.layout.addition
     for _ in range(ROUNDS):
-        near_a, near_b = _neighbours(a_BJ, b_BJ)
+        near_a, near_b = _neighbours(a_BJ, b_BJ, task.base)
         tried += near_a.shape[0] * near_a.shape[1]
         near_BN = _step_margins(model, i, near_a.flatten(0, 1), near_b.flatten(0, 1))
         near_BN = near_BN.view(near_a.shape[:2])
@@ -209,14 +215,15 @@ def _local_search(model: Adder, i: int, a_BJ: Tensor, b_BJ: Tensor) -> Attempt:
         b_BJ = torch.where(better_B[:, None], near_b[rows, choice_B], b_BJ)
         margin_B = torch.minimum(margin_B, best_B)
     margin_BI = model_margins(model, a_BJ, b_BJ)
-    found = _attempt(f"local search, {step_name(i)}", a_BJ, b_BJ, margin_BI)
+    found = _attempt(f"local search, {step_name(i, task.columns)}", a_BJ, b_BJ, margin_BI, task)
     return dataclasses.replace(found, n=tried)
 
 
-def _neighbours(a_BJ: Tensor, b_BJ: Tensor) -> tuple[Tensor, Tensor]:
-    """Every pair with one digit of a or b changed: (B, N, J) twice, N = 2 * 10 * 9."""
-    near = torch.cat([a_BJ, b_BJ], 1)[:, None].repeat(1, 2 * OPERAND_DIGITS * (RADIX - 1), 1)
+def _neighbours(a_BJ: Tensor, b_BJ: Tensor, base: int) -> tuple[Tensor, Tensor]:
+    """Every pair with one digit of a or b changed: (B, N, J) twice, N = 2 J (base - 1)."""
+    J, others = a_BJ.shape[1], base - 1
+    near = torch.cat([a_BJ, b_BJ], 1)[:, None].repeat(1, 2 * J * others, 1)
     rows = torch.arange(near.shape[1])
-    place = rows // (RADIX - 1)
-    near[:, rows, place] = (near[:, rows, place] + 1 + rows % (RADIX - 1)).to(torch.uint8) % RADIX
-    return near[..., :OPERAND_DIGITS], near[..., OPERAND_DIGITS:]
+    place = rows // others
+    near[:, rows, place] = (near[:, rows, place] + 1 + rows % others).to(torch.uint8) % base
+    return near[..., :J], near[..., J:]

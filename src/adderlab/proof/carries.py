@@ -10,7 +10,7 @@ last axis, so that every operation runs over it). Columns above i are free one b
 i - 1 are tied by the carries, because their answer digits are keys too, and the dynamic program over
 the carry walks through them. Fixing a tied column with its carry breaks a run of tied columns in two.
 
-Shapes: n columns, L = 3n slots (a, b, s), T = 10 digits, B batch, Q = 19 digit sums, C = 2 carries,
+Shapes: n columns, L = 3n slots (a, b, s), T digits (10), B batch, Q digit sums (19), C = 2 carries,
 N leaves in canonical order (lexicographic in carry, a', b', a, b), Z query tokens, H heads, E
 bottleneck.
 """
@@ -24,11 +24,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from adderlab.proof.problem import FREE, RADIX, Array, Step, Weights
+from adderlab.proof.problem import FREE, Array, Step, Weights
 
 Ints = NDArray[np.int64]
 NO = -np.inf
 """The gain of what is impossible."""
+LARGEST_INT64 = 2**63 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +42,15 @@ class Rest:
     free: tuple[int, ...]
     given: tuple[int, ...] = ()
     """A window's digits (``Problem.given``). They leave less to choose, but no slot leaves the list."""
+    base: int = 10
 
     @classmethod
-    def of_leaf(cls, i: int, n: int, given: tuple[int, ...] = ()) -> Rest:
+    def of_step(cls, step: Step) -> Rest:
+        """What the leaves of a step leave."""
+        return cls.of_leaf(step.index, step.columns, step.given, step.base)
+
+    @classmethod
+    def of_leaf(cls, i: int, n: int, given: tuple[int, ...] = (), base: int = 10) -> Rest:
         """A leaf of step i leaves all columns but i and i - 1."""
         above = range(i + 1, n)
         return cls(
@@ -51,6 +58,7 @@ class Rest:
             runs=((0, i - 1),) if i > 1 else (),
             free=(*above, *(n + j for j in above)),
             given=given,
+            base=base,
         )
 
     @property
@@ -80,12 +88,12 @@ class Rest:
     def ways(self, carries: tuple[int, ...]) -> int:
         """Number of choices; ``carries`` holds the carry in and out of each run in turn."""
         given = self.given or (FREE,) * (2 * self.columns)
-        total = RADIX ** sum(given[slot] == FREE for slot in self.free)
+        total = self.base ** sum(given[slot] == FREE for slot in self.free)
         for (lo, hi), first, last in zip(self.runs, carries[::2], carries[1::2], strict=True):
             # No carry enters the units column.
             state = [1 - first, first if lo else 0]
             for j in range(lo, hi):
-                size, over0, over1 = _ways(given[j], given[self.columns + j])
+                size, over0, over1 = _ways(given[j], given[self.columns + j], self.base)
                 state = [
                     (size - over0) * state[0] + (size - over1) * state[1],
                     over0 * state[0] + over1 * state[1],
@@ -95,45 +103,43 @@ class Rest:
 
 
 @functools.cache
-def _ways(a: int, b: int) -> tuple[int, int, int]:
-    """Digit pairs of a column, and those that make a carry without and with one coming in. Of all 100
-    these are 45 and 55."""
+def _ways(a: int, b: int, base: int) -> tuple[int, int, int]:
+    """Digit pairs of a column, and those that make a carry without and with one coming in. Of all 100 of
+    base 10 these are 45 and 55."""
     pairs = [
-        x + y
-        for x in (range(RADIX) if a == FREE else (a,))
-        for y in (range(RADIX) if b == FREE else (b,))
+        x + y for x in (range(base) if a == FREE else (a,)) for y in (range(base) if b == FREE else (b,))
     ]
-    return len(pairs), sum(q >= RADIX for q in pairs), sum(q + 1 >= RADIX for q in pairs)
+    return len(pairs), sum(q >= base for q in pairs), sum(q + 1 >= base for q in pairs)
 
 
-def pair_maximum(gain_a_TB: Array, gain_b_TB: Array) -> Array:
-    """max over a + b = q of gain_a[a] + gain_b[b], for q = 0 .. 18: (Q, B).
+def pair_maximum(gain_a_TB: Array, gain_b_TB: Array, base: int) -> Array:
+    """max over a + b = q of gain_a[a] + gain_b[b], for q = 0 .. 2 (base - 1): (Q, B).
 
     The answer digit and the carry out see a and b through their sum alone: 19 sums instead of 100
     pairs are all that the rest of the column has to look at. Where one token is both digits, gain_a is
     that of the pair.
     """
-    best_QB = np.full((2 * RADIX - 1, gain_a_TB.shape[1]), NO)
-    for a in range(RADIX):
-        if len(gain_a_TB) == RADIX**2:
-            pair_TB = gain_a_TB[RADIX * a : RADIX * (a + 1)]
-            np.maximum(best_QB[a : a + RADIX], pair_TB, out=best_QB[a : a + RADIX])
+    best_QB = np.full((2 * base - 1, gain_a_TB.shape[1]), NO)
+    for a in range(base):
+        if len(gain_a_TB) != base:
+            pair_TB = gain_a_TB[base * a : base * (a + 1)]
+            np.maximum(best_QB[a : a + base], pair_TB, out=best_QB[a : a + base])
             continue
-        np.maximum(best_QB[a : a + RADIX], gain_a_TB[a] + gain_b_TB, out=best_QB[a : a + RADIX])
+        np.maximum(best_QB[a : a + base], gain_a_TB[a] + gain_b_TB, out=best_QB[a : a + base])
     return best_QB
 
 
-def column_table(gain_a_TB: Array, gain_b_TB: Array, gain_s_TB: Array) -> Array:
+def column_table(gain_a_TB: Array, gain_b_TB: Array, gain_s_TB: Array, base: int) -> Array:
     """Best total of one column for each carry in and out: (C in, C out, B)."""
-    best_QB, gain_s_TB = pair_maximum(gain_a_TB, gain_b_TB), gain_s_TB[:RADIX]
+    best_QB, gain_s_TB = pair_maximum(gain_a_TB, gain_b_TB, base), gain_s_TB[:base]
     table = np.empty((2, 2, gain_a_TB.shape[1]))
     for carry in (0, 1):
-        table[carry, 0] = (best_QB[: RADIX - carry] + gain_s_TB[carry:]).max(0)
-        table[carry, 1] = (best_QB[RADIX - carry :] + gain_s_TB[: RADIX - 1 + carry]).max(0)
+        table[carry, 0] = (best_QB[: base - carry] + gain_s_TB[carry:]).max(0)
+        table[carry, 1] = (best_QB[base - carry :] + gain_s_TB[: base - 1 + carry]).max(0)
     return table
 
 
-def run_maximum(gain_LTB: Array, n: int, run: tuple[int, int], first_carries: int = 2) -> Array:
+def run_maximum(gain_LTB: Array, rest: Rest, run: tuple[int, int], first_carries: int = 2) -> Array:
     """Best total of a run of tied columns for each carry in and out: (C in, C out, B).
 
     With ``first_carries`` 1 only carry in 0 is worked out (carry in 1 is minus infinity).
@@ -141,8 +147,9 @@ def run_maximum(gain_LTB: Array, n: int, run: tuple[int, int], first_carries: in
     states = np.full((first_carries, 2, gain_LTB.shape[-1]), NO)
     for carry in range(first_carries):
         states[carry, carry] = 0.0
+    n = rest.columns
     for j in range(*run):
-        table = column_table(gain_LTB[j], gain_LTB[n + j], gain_LTB[2 * n + j])
+        table = column_table(gain_LTB[j], gain_LTB[n + j], gain_LTB[2 * n + j], rest.base)
         states = np.maximum(states[:, :1] + table[0], states[:, 1:] + table[1])
     if first_carries == 1:
         states = np.concatenate([states, np.full_like(states, NO)])
@@ -157,20 +164,20 @@ def maximum(gain_LTB: Array, rest: Rest) -> Array:
     batch = gain_LTB.shape[-1]
     total = np.zeros((1, batch))
     for run in rest.runs:
-        table = run_maximum(gain_LTB, rest.columns, run, 1 if run[0] == 0 else 2).reshape(4, batch)
+        table = run_maximum(gain_LTB, rest, run, 1 if run[0] == 0 else 2).reshape(4, batch)
         total = (total[:, None] + table).reshape(-1, batch)
     for slot in rest.free:
         total = total + gain_LTB[slot].max(0)
     return total
 
 
-def tied_children() -> np.ndarray:
-    """All (a, b, s, carry in, carry out) of a column: (200, 5)."""
+def tied_children(base: int = 10) -> np.ndarray:
+    """All (a, b, s, carry in, carry out) of a column: (2 base^2, 5)."""
     rows = [
-        (a, b, (a + b + carry) % RADIX, carry, (a + b + carry) // RADIX)
+        (a, b, (a + b + carry) % base, carry, (a + b + carry) // base)
         for carry in (0, 1)
-        for a in range(RADIX)
-        for b in range(RADIX)
+        for a in range(base)
+        for b in range(base)
     ]
     return np.array(rows)
 
@@ -194,6 +201,7 @@ class Leaves:
     """Index of the query token among the step's Z."""
     target_N: Ints
     inputs_N: Ints
+    """Python integers, where 64 bits are too few."""
 
     def take(self, rows: Ints) -> Leaves:
         return Leaves(**{name: value[rows] for name, value in vars(self).items()})
@@ -201,17 +209,18 @@ class Leaves:
 
 def leaves(step: Step) -> Leaves:
     """The leaves of a step. Digits of columns that do not exist read 0."""
-    shape = step.leaf_shape
+    shape, base = step.leaf_shape, step.base
     carry_N, a_before_N, b_before_N, a_N, b_N = (grid.reshape(-1) for grid in np.indices(shape))
     before_N = a_before_N + b_before_N + carry_N
-    carry_here_N = before_N // RADIX
-    row_N = before_N % RADIX if step.index else np.zeros_like(before_N)
-    target_N = (a_N + b_N + carry_here_N) % RADIX
+    carry_here_N = before_N // base
+    row_N = before_N % base if step.index else np.zeros_like(before_N)
+    target_N = (a_N + b_N + carry_here_N) % base
     if step.end_token is not None:
         # The carry out of the top column, s_n, is the query token; no column is fixed.
         row_N, target_N = carry_N, np.full_like(carry_N, step.end_token)
-    rest = Rest.of_leaf(step.index, step.columns, step.given)
-    ways_C = np.array([rest.ways((0, c) if rest.runs else ()) for c in (0, 1)], dtype=np.int64)
+    rest = Rest.of_step(step)
+    ways = [rest.ways((0, c) if rest.runs else ()) for c in (0, 1)]
+    ways_C = np.array(ways, dtype=np.int64 if max(ways) <= LARGEST_INT64 else object)
     found = Leaves(
         number_N=np.arange(len(carry_N)),
         carry_N=carry_N,
@@ -249,7 +258,7 @@ def keys_of(step: Step, digits: list[tuple[int, Ints]]) -> list[tuple[int, Ints]
         return digits
     n = step.columns
     b_of = dict((slot - n, digit) for slot, digit in digits if n <= slot < 2 * n)
-    pairs = [(slot, RADIX * digit + b_of[slot]) for slot, digit in digits if slot < n]
+    pairs = [(slot, step.base * digit + b_of[slot]) for slot, digit in digits if slot < n]
     return [*pairs, *((slot, digit) for slot, digit in digits if slot >= 2 * n)]
 
 

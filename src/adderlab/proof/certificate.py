@@ -19,7 +19,7 @@ import adderlab
 from adderlab.files.atomic import write_bytes
 from adderlab.models.tables import plain_form
 from adderlab.proof.head import OPEN, RIGHT
-from adderlab.proof.problem import RADIX, tables_sha256
+from adderlab.proof.problem import tables_sha256
 from adderlab.proof.prove import Count, Proof
 from adderlab.proof.search import Group, StepResult
 
@@ -170,7 +170,7 @@ class _Cells:
         parts = [(part, np.flatnonzero(part.cells.leaf_N == leaf)) for part in group.decided]
         parts = [(part, rows) for part, rows in parts if len(rows)]
         assert all(part.status == RIGHT for part, _ in parts), "only a proved leaf has a tree"
-        self.pairs = group.step.pairs
+        self.pairs, self.base = group.step.pairs, group.step.base
         self.moves, self.rests, self.n = group.moves, group.rests, group.step.columns
         self.level_N = np.concatenate([np.full(len(rows), part.level) for part, rows in parts])
         self.digits_NS = np.concatenate([part.cells.digits_NS[rows] for part, rows in parts])
@@ -192,14 +192,14 @@ class _Cells:
         else:
             slot = self.moves[level]
             if slot in self.rests[level].free:
-                variables = [(slot, self.digits_NS[:, slot], RADIX)]
+                variables = [(slot, self.digits_NS[:, slot], self.base)]
                 if self.pairs:
-                    variables.append((self.n + slot, self.digits_NS[:, self.n + slot], RADIX))
+                    variables.append((self.n + slot, self.digits_NS[:, self.n + slot], self.base))
             else:
                 other = self.n + slot
                 variables = [
-                    (slot, self.digits_NS[:, slot], RADIX),
-                    (other, self.digits_NS[:, other], RADIX),
+                    (slot, self.digits_NS[:, slot], self.base),
+                    (other, self.digits_NS[:, other], self.base),
                 ]
                 if slot > 0:
                     variables.append((2 * self.n + slot, self.carry_NC[:, slot], 2))

@@ -4,11 +4,12 @@ A step's keys are *slots*: slot j is the digit a_j, slot n + j the digit b_j, sl
 digit s_j; the keys that no digit can change (separators and the query itself) are summed once. Where
 one token is both digits of a column (``Geometry.pairs``), slot j holds the pair, T is 100 with choice
 10 a_j + b_j, slot n + j has no weight, and a choice of slot 2n + j is the digit of its last place.
-The number of columns n is free, so that a small instance can be checked by trying every pair.
+The number of columns n and the base are free: a small instance can be checked by trying every pair.
 
 Shapes: n columns, A answer steps (n + 1, and one more where the end token counts), P positions, V
 vocabulary, H heads, K key dimension, E bottleneck (dimension of y per head), R width of the program's
-``row``, Z query tokens of a step, L = 3n slots, C constant keys, T = 10 digits.
+``row``, Z query tokens of a step, L = 3n slots, C constant keys, T choices of a slot: the
+digits, or their pairs.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ from adderlab.models.head_program import MIXED, HeadProgram
 from adderlab.models.tables import Tables
 from adderlab.proof.forms import Head
 from adderlab.proof.functions import Array
-from adderlab.task.layouts import OPERAND_DIGITS, PAIR_TOKEN, SUM_DIGITS, Layout
+from adderlab.task.addition import Addition
+from adderlab.task.layouts import Layout
 
-RADIX = 10
 FREE = -1
 """Stands for a digit or carry that nothing fixes."""
 UNIT = 2.0**-53
@@ -49,7 +50,8 @@ weights to a relative e^-299."""
 
 @dataclass(frozen=True, kw_only=True)
 class Geometry:
-    """Where the digits stand, for n columns. Index j = 0 is the units column."""
+    """Where the digits stand, for n columns. Index j = 0 is the units column. The first ``base`` tokens
+    are the digits; those of their pairs follow."""
 
     a_positions: tuple[int, ...]
     b_positions: tuple[int, ...]
@@ -58,6 +60,7 @@ class Geometry:
     separators: tuple[tuple[int, int], ...]
     end_token: int | None = None
     """Where it counts whether the end token follows the sum's top digit: then that is step n + 1."""
+    base: int = 10
 
     @property
     def num_steps(self) -> int:
@@ -74,22 +77,26 @@ class Geometry:
         return self.a_positions == self.b_positions
 
     @property
+    def addition(self) -> Addition:
+        return Addition(columns=self.columns, base=self.base)
+
+    @property
     def num_pairs(self) -> int:
-        return RADIX ** (2 * self.columns)
+        return self.addition.num_pairs
 
     @classmethod
     def of(cls, layout: Layout) -> Geometry:
-        """The steps of a layout that count: the eleven digits, and the end token where
+        """The steps of a layout that count: the sum's digits, and the end token where
         ``end_decided`` says so."""
-        assert len(layout.a_positions) == OPERAND_DIGITS
         end_token = layout.end_token if layout.end_decided else None
         return cls(
             a_positions=layout.a_positions,
             b_positions=layout.b_positions,
             sum_positions=layout.sum_positions,
-            query_positions=layout.query_positions[: SUM_DIGITS + (end_token is not None)],
+            query_positions=layout.query_positions[: layout.sum_digits + (end_token is not None)],
             separators=layout.separators,
             end_token=end_token,
+            base=layout.base,
         )
 
 
@@ -152,6 +159,7 @@ class Step:
     """``Problem.summed``."""
     pairs: bool = False
     """``Geometry.pairs``."""
+    base: int = 10
 
     def only(self, row: int) -> Step:
         """The step with one query token."""
@@ -167,11 +175,11 @@ class Step:
     @property
     def leaf_shape(self) -> tuple[int, ...]:
         """(c, a, b of column i - 1, a, b of column i), where there are such columns."""
-        i, n = self.index, self.columns
+        i, n, base = self.index, self.columns, self.base
         if self.end_token is not None:
             return (2, 1, 1, 1, 1)
-        before = (1, 1, 1) if i == 0 else (1 if i == 1 else 2, RADIX, RADIX)
-        here = (1, 1) if i == n else (RADIX, RADIX)
+        before = (1, 1, 1) if i == 0 else (1 if i == 1 else 2, base, base)
+        here = (1, 1) if i == n else (base, base)
         return (*before, *here)
 
     @property
@@ -208,7 +216,8 @@ class Problem:
 
     @property
     def num_pairs(self) -> int:
-        return RADIX ** self.given.count(FREE) if self.given else self.geometry.num_pairs
+        base = self.geometry.base
+        return base ** self.given.count(FREE) if self.given else self.geometry.num_pairs
 
     @property
     def heads(self) -> int:
@@ -223,21 +232,21 @@ class Problem:
         return tuple(self._step(i) for i in range(self.geometry.num_steps))
 
     def _step(self, i: int) -> Step:
-        geometry, n = self.geometry, self.columns
+        geometry, n, base = self.geometry, self.columns, self.geometry.base
         fixed = dict(geometry.separators)
         query_position = geometry.query_positions[i]
-        digits = range(RADIX) if i <= n else range(2)
+        digits = range(base) if i <= n else range(2)
         tokens = (fixed[query_position],) if i == 0 else tuple(digits)
         visible_s = geometry.sum_positions[: max(i - 1, 0)]
         if geometry.pairs:
             positions = (*geometry.a_positions, *visible_s)
             slots = [*range(n), *range(2 * n, 2 * n + len(visible_s))]
-            choice_T = np.arange(RADIX**2)
-            token_ST = np.stack([PAIR_TOKEN + choice_T] * n + [choice_T % RADIX] * len(visible_s))
+            choice_T = np.arange(base**2)
+            token_ST = np.stack([base + choice_T] * n + [choice_T % base] * len(visible_s))
         else:
             positions = (*geometry.a_positions, *geometry.b_positions, *visible_s)
             slots = list(range(len(positions)))
-            token_ST = np.broadcast_to(np.arange(RADIX), (len(slots), RADIX))
+            token_ST = np.broadcast_to(np.arange(base), (len(slots), base))
         position_S1 = np.array(positions)[:, np.newaxis]
 
         rows = np.arange(len(tokens))
@@ -300,17 +309,18 @@ class Problem:
             end_token=geometry.end_token if i > n else None,
             summed=self.summed,
             pairs=geometry.pairs,
+            base=base,
             doubt_ZH=SCORE_ROUNDINGS * (query_ZHK.shape[-1] + 4) * UNIT * size_ZH,
         )
 
     def _allowed_LT(self) -> NDArray[np.bool_]:
         """Which digits the slots may hold: all, but for those that a window gives."""
-        n, pairs = self.columns, self.geometry.pairs
-        choice_T = np.arange(RADIX**2 if pairs else RADIX)
+        n, pairs, base = self.columns, self.geometry.pairs, self.geometry.base
+        choice_T = np.arange(base**2 if pairs else base)
         allowed_LT = np.ones((3 * n, len(choice_T)), dtype=bool)
         for slot, digit in enumerate(self.given):
             if digit != FREE and pairs:
-                allowed_LT[slot % n] &= (choice_T // RADIX if slot < n else choice_T % RADIX) == digit
+                allowed_LT[slot % n] &= (choice_T // base if slot < n else choice_T % base) == digit
             elif digit != FREE:
                 allowed_LT[slot] = choice_T == digit
         return allowed_LT

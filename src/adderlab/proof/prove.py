@@ -31,9 +31,8 @@ from adderlab.proof.search import Group, Limits, StepResult, decide_leaves, open
 from adderlab.proof.witnesses import Witness, cell_witnesses, leaf_witnesses, step_name
 from adderlab.results import Result
 from adderlab.runs.checkpoints import Checkpoint
-from adderlab.task.layouts import SUM_DIGITS, pairs_from_ints
+from adderlab.task.addition import PUBLISHED, Addition, pairs_from_ints
 
-PAIRS = 10**20
 Count = int | tuple[int, int]
 """An exact number, or (low, high)."""
 WEAKEST = 48
@@ -66,6 +65,7 @@ class Progress:
     done: int
     total: int
     open_inputs: int = 0
+    addition: Addition = PUBLISHED
     refuted_by: tuple[int, int] | None = None
     """A failing pair, as soon as one is known: what goes on is the count."""
 
@@ -87,9 +87,9 @@ class Verdict(Result):
 
     verdict: Literal["proved", "refuted", "undecided"]
     failing_pairs: Count
-    """Pairs whose greedy answer is wrong, of 10^20."""
+    """Pairs whose greedy answer is wrong."""
     failing_by_step: tuple[Count, ...]
-    """Pairs for which digit s_i is wrong given the right earlier digits, i = 0 (units) to 10; then those
+    """Pairs for which digit s_i is wrong given the right earlier digits, i = 0 (units) up; then those
     for which the end token is wrong, where it counts."""
     counterexample: tuple[int, int] | None
     """A failing pair, confirmed by the real model where one was given."""
@@ -105,6 +105,8 @@ class Verdict(Result):
     split_leaves: int
     checked: bool | None = None
     """Whether the independent checker has accepted the certificate; None where it was not asked."""
+    addition: Addition = PUBLISHED
+    """The task: how many columns, in which base."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; a count that is not known exactly is [low, high]."""
@@ -125,12 +127,11 @@ class Verdict(Result):
 
     def describe(self) -> list[str]:
         """What the verdict means."""
-        lines = []
+        lines, task = [], self.addition
         if self.verdict == "proved":
             lines.append(
-                f"{claim(self.checked)}: greedy decoding of the stored "
-                "weights, in real arithmetic, adds every one of the 10^20 pairs of ten-digit numbers "
-                "right."
+                f"{claim(self.checked)}: greedy decoding of the stored weights, in real arithmetic, "
+                f"adds every one of the {task.pairs_text} pairs of {task.operands_text} right."
             )
             lines.append(
                 "The independent checker has proved every bound again in interval arithmetic."
@@ -138,32 +139,36 @@ class Verdict(Result):
                 else NOT_CHECKED
             )
         elif self.verdict == "refuted":
-            lines.append(f"REFUTED: {_format_count(self.failing_pairs)} of the 10^20 pairs fail.")
+            failing = _format_count(self.failing_pairs, task)
+            lines.append(f"REFUTED: {failing} of the {task.pairs_text} pairs fail.")
             steps = [
-                f"{step_name(i).removeprefix('digit ')} {_format_count(count)}"
+                f"{step_name(i, task.columns).removeprefix('digit ')} {_format_count(count, task)}"
                 for i, count in enumerate(self.failing_by_step)
                 if count != 0
             ]
             lines.append(f"by digit of the sum (s_0 the units): {'; '.join(steps)}")
         else:
             lines.append(
-                f"UNDECIDED: no failing pair is known; {_format_count(self.failing_pairs)} may fail."
+                "UNDECIDED: no failing pair is known; "
+                f"{_format_count(self.failing_pairs, task)} may fail."
             )
         if self.counterexample is not None:
             a, b = self.counterexample
             answered = ""
             if self.answer is not None:
-                answer = "no number" if self.answer < 0 else str(self.answer)
+                answer = "no number" if self.answer < 0 else task.numeral(self.answer)
                 answered = f"; the model, run in fp32, answers {answer}"
-            lines.append(f"for example {a} + {b} = {a + b}{answered}")
+            example = f"{task.numeral(a)} + {task.numeral(b)} = {task.numeral(a + b)}"
+            lines.append(f"for example {example}{answered}")
         if self.reason:
             lines.append(self.reason)
-        margin, (a, b) = self.margin, self.margin.pair
+        margin, (a, b) = self.margin, map(task.numeral, self.margin.pair)
         bound = (
             "no bound is known" if margin.bound is None else f"at least {margin.bound:.4f} everywhere"
         )
         lines.append(
-            f"smallest margin: {margin.witness:.4f} logits at {a} + {b} ({step_name(margin.step)}); "
+            f"smallest margin: {margin.witness:.4f} logits at {a} + {b} "
+            f"({step_name(margin.step, task.columns)}); "
             f"{bound}"
         )
         splits = f", {self.split_leaves:,} split into {self.cells:,} cells" if self.cells else ""
@@ -175,11 +180,12 @@ def _plain(count: Count) -> int | list[int]:
     return count if isinstance(count, int) else list(count)
 
 
-def _format_count(count: Count) -> str:
+def _format_count(count: Count, task: Addition) -> str:
+    pairs = task.num_pairs
     if isinstance(count, int):
-        return f"{count:,} ({count / PAIRS:.4e})"
+        return f"{count:,} ({count / pairs:.4e})"
     low, high = count
-    return f"{low:,} to {high:,} ({low / PAIRS:.4e} to {high / PAIRS:.4e})"
+    return f"{low:,} to {high:,} ({low / pairs:.4e} to {high / pairs:.4e})"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -242,7 +248,8 @@ def prove_problem(
 
     def report(at: Progress) -> None:
         if progress is not None:
-            progress(dataclasses.replace(at, refuted_by=refuted_by))
+            task = problem.geometry.addition
+            progress(dataclasses.replace(at, refuted_by=refuted_by, addition=task))
 
     results: list[StepResult] = []
     for step in problem.steps:
@@ -319,6 +326,7 @@ def prove_problem(
         leaves=sum(result.step.num_leaves for result in results),
         cells=cells,
         split_leaves=sum(len(group.leaf_rows) for group in groups),
+        addition=problem.geometry.addition,
         weights_sha256=weights_sha256,
         config=config,
         problem=problem,
@@ -344,7 +352,7 @@ def _failing_pairs(
     seconds: float,
 ) -> tuple[Count, str]:
     """Pairs that fail at one step or more, and why the number is a bracket if it is."""
-    everything = problem.num_pairs
+    everything, base = problem.num_pairs, problem.geometry.base
     left = sum(count[1] - count[0] for count in by_step if isinstance(count, tuple))
     if by_step == (0,) * len(by_step):
         return 0, ""
@@ -352,14 +360,14 @@ def _failing_pairs(
     for result in results:
         wrong = [union.leaf_patterns(result.step, result.leaves, result.decision.status_N == WRONG)]
         wrong += [
-            union.patterns(part.cells.digits_NS, part.cells.carry_NC)
+            union.patterns(part.cells.digits_NS, part.cells.carry_NC, base)
             for group in groups
             if group.step.index == result.step.index
             for part in group.decided
             if part.status == WRONG
         ]
         families.append(np.concatenate(wrong))
-    low, high = union.union_size(families, seconds)
+    low, high = union.union_size(families, seconds, base)
     reasons = []
     if left:
         reasons.append(f"{left} cases (pair and step) were still open when the search stopped.")
@@ -447,18 +455,20 @@ def plain_config(config: Architecture) -> dict[str, Any]:
 def greedy_answer(model: Adder) -> Callable[[int, int], int]:
     """The model's own answer to a + b as a number; -1 where it is no number, or does not end where the
     end token counts."""
-    layout = model.layout
+    layout, task = model.layout, model.layout.addition
 
     def answer(a: int, b: int) -> int:
         own = model.own_sum(a, b)
         if own is not None:
             return own
-        if layout.num_decided > SUM_DIGITS:
-            prompt_1T = layout.encode_prompt(*pairs_from_ints([(a, b)]))
-            if int(model.generate(prompt_1T)[0, SUM_DIGITS]) != layout.end_token:
+        if layout.num_decided > task.sum_digits:
+            prompt_1T = layout.encode_prompt(*pairs_from_ints([(a, b)], task))
+            if int(model.generate(prompt_1T)[0, task.sum_digits]) != layout.end_token:
                 return -1
-        text = predict(model, a, b).answer
-        return int(text) if text.isdigit() else -1
+        digits = predict(model, a, b).tokens
+        if any(digit >= task.base for digit in digits):
+            return -1
+        return sum(digit * task.base**i for i, digit in enumerate(digits))
 
     return answer
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from adderlab.errors import Failure
 from adderlab.proof.carries import Fixed, Leaves, Rest, fixed_parts, maximum
-from adderlab.proof.problem import RADIX, Array, Step, Weights
+from adderlab.proof.problem import Array, Step, Weights
 
 Ints = NDArray[np.int64]
 SLACK = 1e-9
@@ -168,7 +168,7 @@ def free_maxima(
     L, T, G = weight.shape[:3]
     best = np.empty((rest.codes, *nodes.shape))
     # Of pair tokens a tenth of the groups at a time: their tables are ten times as large.
-    at_once = max(1, G * RADIX // T)
+    at_once = max(1, G * rest.base // T)
     for start in range(0, G, at_once):
         some = slice(start, start + at_once)
         for side, sign in enumerate(SIGNS):
@@ -271,7 +271,7 @@ def sweep(step: Step, leaf: Leaves, frame: Frame, num_nodes: int = FINE_NODES) -
 
     A coarse pass over the whole range of f.y finds the range of tau that matters; nodes placed there
     make chords so short that the second pass loses a fraction of a percent."""
-    rest = Rest.of_leaf(step.index, step.columns, step.given)
+    rest = Rest.of_step(step)
     table = functionals(step, frame)
     fixed = [in_functionals(fixed_parts(step, band, leaf), table, leaf.row_N) for band in step.bands]
     row_Z = np.arange(len(step.tokens))
@@ -349,7 +349,7 @@ def joint_bounds(
     ends = np.where(allowed_ZLT[:, None], ends, IMPOSSIBLE).transpose(3, 4, 0, 1, 2)
     free_C2ZH = maximum(ends.reshape(L, T, -1), rest).reshape(-1, 2, Z, H)
     out = np.empty((len(row_N), E, 2))
-    at_once = JOINT_AT_ONCE * RADIX // T
+    at_once = JOINT_AT_ONCE * rest.base // T
     for start in range(0, len(row_N), at_once):
         part = slice(start, start + at_once)
         row, code, own_NH = row_N[part], code_N[part], fixed.weight_NH[part]
@@ -364,7 +364,7 @@ def joint_bounds(
         for slot in rest.slots():
             if step.pairs and n <= slot < 2 * n:
                 continue
-            choices = RADIX if slot >= 2 * n else T
+            choices = rest.base if slot >= 2 * n else T
             mass_NHET = mass_ZHELT[row, :, :, slot, :choices]
             weight_NHT = weight_ZHLT[row, :, slot, :choices]
             gain_NHET = mass_NHET - tau_NHE[..., None] * weight_NHT[:, :, None]
@@ -383,7 +383,7 @@ def joint_bounds(
 
 def joint_leaf_bounds(step: Step, leaf: Leaves, frame: Frame, bounds_NHE2: Array) -> Array:
     """The same on leaves of a step, no wider than the sum of the heads' bounds: float32 numbers."""
-    rest, table = Rest.of_leaf(step.index, step.columns, step.given), functionals(step, frame)
+    rest, table = Rest.of_step(step), functionals(step, frame)
     fixed = in_functionals(fixed_parts(step, step.bands[0], leaf), table, leaf.row_N)
     code_N = leaf.carry_N if rest.runs else np.zeros_like(leaf.carry_N)
     found = joint_bounds(step, table, rest, leaf.row_N, code_N, fixed, bounds_NHE2)

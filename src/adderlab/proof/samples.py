@@ -24,14 +24,15 @@ MOST = 1000
 
 def failing_samples(model: Adder) -> list[tuple[int, int]]:
     """Sampled pairs that the model fails on in its own arithmetic, the lowest margin first."""
-    groups = [*adderboard().groups, *strata(PER_STRATUM).groups]
+    task = model.layout.addition
+    groups = [*adderboard(task).groups, *strata(PER_STRATUM, addition=task).groups]
     a_BJ = torch.cat([group.a_BJ for group in groups])
     b_BJ = torch.cat([group.b_BJ for group in groups])
     least_B = model_margins(model, a_BJ, b_BJ).min(1).values
     # A margin that is no number is a failure too: nothing won.
     rows = torch.nan_to_num(least_B, nan=-torch.inf).argsort()
     rows = rows[~(least_B[rows] > 0)][: 2 * MOST].numpy()
-    pairs = zip(to_ints(a_BJ.numpy()[rows]), to_ints(b_BJ.numpy()[rows]), strict=True)
+    pairs = zip(*(to_ints(x_BJ.numpy()[rows], task.base) for x_BJ in (a_BJ, b_BJ)), strict=True)
     return list(dict.fromkeys(pairs))[:MOST]  # the board has a pair twice
 
 
@@ -39,7 +40,8 @@ def real_margins(problem: Problem, pairs: Sequence[tuple[int, int]]) -> Iterator
     """Each pair at the step where its margin in real arithmetic is smallest."""
     if not pairs:
         return
-    a_BJ, b_BJ = (to_digits([pair[side] for pair in pairs], problem.columns) for side in (0, 1))
+    task = problem.geometry.addition
+    a_BJ, b_BJ = (to_digits([pair[side] for pair in pairs], task.columns, task.base) for side in (0, 1))
     margin_IB = np.stack([pair_margins(problem, step, a_BJ, b_BJ) for step in problem.steps])
     step_B = margin_IB.argmin(0)
     for (a, b), step, margin_I in zip(pairs, step_B.tolist(), margin_IB.T, strict=True):

@@ -3,9 +3,9 @@
 The leaf pass bounds y on every leaf and asks the head about the box; nearly all leaves are decided
 there. What is left open is split: the open leaves of one step and query token form a *group* and fix
 their digits in one order, the most influential first, so that a few carry DPs per level serve every
-cell of the group. A tied column is fixed together with its carry in (up to 200 children), a free digit
-alone (10 children). Cells are split in chunks, those with the most inputs per cell first, until each is
-right or wrong or the limits are reached; what is open then is counted too.
+cell of the group. A tied column is fixed together with its carry in (in base 10 up to 200 children), a
+free digit alone (10 children). Cells are split in chunks, those with the most inputs per cell first,
+until each is right or wrong or the limits are reached; what is open then is counted too.
 
 Shapes: N leaves or cells, G leaves of a group, Z query tokens, H heads, E functionals per head,
 K = H * E, D width, M nodes, n columns, O options of a move, B bands.
@@ -35,7 +35,7 @@ from adderlab.proof.carries import (
     tied_children,
 )
 from adderlab.proof.head import OPEN, PART_STEPS, RIGHT, WRONG, Boxes, Decision, decide
-from adderlab.proof.problem import FREE, RADIX, Array, Problem, Step
+from adderlab.proof.problem import FREE, Array, Problem, Step
 from adderlab.proof.ranges import (
     CELL_NODES,
     FINE_NODES,
@@ -109,7 +109,7 @@ def decide_leaves(problem: Problem, step: Step, limits: Limits) -> StepResult:
 
     Where heads share their coordinates and their own ranges leave a leaf open, they are bounded jointly.
     """
-    leaf, frame = leaves(step), thin_frame(step, Rest.of_leaf(step.index, step.columns, step.given))
+    leaf, frame = leaves(step), thin_frame(step, Rest.of_step(step))
     ranges = sweep(step, leaf, frame, limits.nodes)
     if problem.summed:
         bounds_NK2 = ranges.joint_NE2()
@@ -224,7 +224,7 @@ class Group:
         """A group of the leaves ``leaf_rows`` of a step, which share the query token ``row``."""
         step, leaves = step.only(row), leaves.take(leaf_rows)
         leaves = dataclasses.replace(leaves, row_N=np.zeros_like(leaves.row_N))
-        whole = thin_frame(step, Rest.of_leaf(step.index, step.columns, step.given))
+        whole = thin_frame(step, Rest.of_step(step))
         moves, rests = _order(step, whole, sweep(step, leaves, whole).bounds_NHE2.mean((0, -1)))
         # Most cells lie a few levels down: take the frame that is thin for them.
         frame = thin_frame(step, rests[min(FRAME_LEVEL, len(moves) - 1)]) if moves else whole
@@ -266,7 +266,7 @@ class Group:
     def children(self, cells: Cells, level: int) -> Cells:
         """All children of cells of ``level``: the next digit, or tied column, takes every value."""
         n, slot = self.step.columns, self.moves[level]
-        a_O, b_O, s_O, in_O, out_O = tied_children().T
+        a_O, b_O, s_O, in_O, out_O = tied_children(self.step.base).T
         free = slot in self.rests[level].free
         if free:
             digits = self._free_choices(slot)
@@ -308,8 +308,8 @@ class Group:
     def _free_choices(self, slot: int) -> list[tuple[int, Ints]]:
         """(slot, digits) of a free slot: of its whole column where one token is both digits."""
         if not self.step.pairs:
-            return [(slot, np.arange(RADIX))]
-        a_O, b_O = np.divmod(np.arange(RADIX**2), RADIX)
+            return [(slot, np.arange(self.step.base))]
+        a_O, b_O = np.divmod(np.arange(self.step.base**2), self.step.base)
         return [(slot, a_O), (self.step.columns + slot, b_O)]
 
     def box(self, cells: Cells, level: int) -> Array:
@@ -397,7 +397,7 @@ class Group:
         if level == len(self.moves):
             return 1.0
         single = self.moves[level] in self.rests[level].free and not self.step.pairs
-        fan = RADIX if single else RADIX**2
+        fan = self.step.base if single else self.step.base**2
         return self.inputs_of(cells, level) / (len(cells.leaf_N) * fan)
 
 
@@ -411,7 +411,7 @@ def _order(step: Step, frame: Frame, tau_HE: Array) -> tuple[list[int], list[Res
     allowed_LT = step.bands[-1].allowed_ZHLT[0, 0]
     gain = np.where(allowed_LT, gain, gain.mean(2, keepdims=True, where=allowed_LT))
     influence_L = (gain.max(2) - gain.min(2)).sum(0)
-    rest = Rest.of_leaf(step.index, n, step.given)
+    rest = Rest.of_step(step)
     moves, rests = [], [rest]
 
     def influence(slot: int) -> float:

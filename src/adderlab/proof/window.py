@@ -1,11 +1,11 @@
 """Windows: all pairs that differ in a few columns only, decided by the prover and by trying each.
 
-Nothing tests a proof like the truth. 10^20 pairs cannot be tried, but all 10^(2w) pairs that share the
+Nothing tests a proof like the truth. All 10^20 pairs cannot be tried, but the 10^(2w) that share the
 digits of every other column can, by the readable module itself. The prover is asked about the same
 pairs: its leaves, carry DPs, chords, cuts, splits and counts work as ever, with fewer digits to choose
 from. Where it is exact, its count has to be the module's, pair for pair.
 
-Shapes: B pairs, J = 10 operand columns, I = 11 steps.
+Shapes: B pairs, J operand columns (10), I steps (11).
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from adderlab.errors import UsageError
 from adderlab.evaluation.suites import strata
 from adderlab.models.architecture import Adder
 from adderlab.proof.attack import model_margins
-from adderlab.proof.problem import FREE, RADIX, Problem
+from adderlab.proof.problem import FREE, Problem
 from adderlab.proof.prove import Count, Verdict
 from adderlab.proof.witnesses import step_name, to_ints
 from adderlab.results import Result
-from adderlab.task.layouts import OPERAND_DIGITS, from_digits, pairs_from_ints
+from adderlab.task.addition import PUBLISHED, Addition, from_digits, pairs_from_ints
 
 MOST_COLUMNS = 3
 """A million pairs; a hundred million would take an hour."""
@@ -44,46 +44,49 @@ class Window:
     columns: tuple[int, ...]
     a: int
     b: int
+    addition: Addition = PUBLISHED
 
     def __post_init__(self) -> None:
-        right = set(self.columns) <= set(range(OPERAND_DIGITS))
+        right = set(self.columns) <= set(range(self.addition.columns))
         if not right or not 1 <= len(set(self.columns)) == len(self.columns) <= MOST_COLUMNS:
             raise UsageError(
                 f"a window has 1 to {MOST_COLUMNS} different columns from 0 (the units) to "
-                f"{OPERAND_DIGITS - 1}, not {', '.join(map(str, self.columns)) or 'none'}"
+                f"{self.addition.columns - 1}, not {', '.join(map(str, self.columns)) or 'none'}"
             )
 
     @classmethod
-    def draw(cls, columns: int | Sequence[int], seed: int) -> Window:
+    def draw(cls, columns: int | Sequence[int], seed: int, addition: Addition = PUBLISHED) -> Window:
         """At random: which columns, if only their number is given, and a pair of any stratum."""
         rng = random.Random(seed)
         if isinstance(columns, int):
-            if not 1 <= columns <= MOST_COLUMNS:
-                raise UsageError(f"a window has 1 to {MOST_COLUMNS} columns, not {columns}")
-            columns = rng.sample(range(OPERAND_DIGITS), columns)
-        group = rng.choice(strata(1, seed).groups)
-        a, b = int(from_digits(group.a_BJ[0])), int(from_digits(group.b_BJ[0]))
-        return cls(columns=tuple(sorted(columns)), a=a, b=b)
+            most = min(MOST_COLUMNS, addition.columns)
+            if not 1 <= columns <= most:
+                raise UsageError(f"a window has 1 to {most} columns, not {columns}")
+            columns = rng.sample(range(addition.columns), columns)
+        group = rng.choice(strata(1, seed, addition).groups)
+        a, b = (int(from_digits(x_BJ[0], addition.base)) for x_BJ in (group.a_BJ, group.b_BJ))
+        return cls(columns=tuple(sorted(columns)), a=a, b=b, addition=addition)
 
     @property
     def num_pairs(self) -> int:
-        return RADIX ** (2 * len(self.columns))
+        return self.addition.base ** (2 * len(self.columns))
 
     @property
     def given(self) -> tuple[int, ...]:
         """Digits of the slots a_0 .., b_0 ..; FREE in the open columns (``Problem.given``)."""
+        base = self.addition.base
         return tuple(
-            FREE if j in self.columns else number // RADIX**j % RADIX
+            FREE if j in self.columns else number // base**j % base
             for number in (self.a, self.b)
-            for j in range(OPERAND_DIGITS)
+            for j in range(self.addition.columns)
         )
 
     def pairs(self) -> tuple[Tensor, Tensor]:
         """Digits of every pair, units first: a_BJ, b_BJ."""
-        a_1J, b_1J = pairs_from_ints([(self.a, self.b)])
+        a_1J, b_1J = pairs_from_ints([(self.a, self.b)], self.addition)
         a_BJ, b_BJ = (x.repeat(self.num_pairs, 1) for x in (a_1J, b_1J))
-        w = len(self.columns)
-        digits_CB = torch.from_numpy(np.indices((RADIX,) * (2 * w)).reshape(2 * w, -1)).to(a_BJ.dtype)
+        w, base = len(self.columns), self.addition.base
+        digits_CB = torch.from_numpy(np.indices((base,) * (2 * w)).reshape(2 * w, -1)).to(a_BJ.dtype)
         a_BJ[:, list(self.columns)], b_BJ[:, list(self.columns)] = digits_CB[:w].T, digits_CB[w:].T
         return a_BJ, b_BJ
 
@@ -154,8 +157,9 @@ class WindowReport(Result):
         if self.check is not None:
             check = {name: getattr(self.check, name) for name in ("accepted", "reason", "margin")}
         return {
-            **dataclasses.asdict(self.window),
             "columns": list(self.window.columns),
+            "a": self.window.a,
+            "b": self.window.b,
             "pairs": self.window.num_pairs,
             "float64": _tried(self.float64),
             "float32": _tried(self.float32),
@@ -211,7 +215,7 @@ def disagreements(float64: Tried, float32: Tried, verdict: Verdict, check: Any) 
     for i, (tried, count) in enumerate(
         zip(float64.failing_by_step, verdict.failing_by_step, strict=True)
     ):
-        compare(step_name(i), tried, count)
+        compare(step_name(i, verdict.addition.columns), tried, count)
     bound, witness = verdict.margin.bound, verdict.margin.witness
     if bound is not None and bound > float64.margin + slack:
         found.append(f"the prover's bound {bound} is above the margin {float64.margin}")

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from adderlab.proof.carries import NO, Leaves, Rest, fixed_digits, run_maximum, tied_children
 from adderlab.proof.count import some_pairs
 from adderlab.proof.head import WRONG, margins_at
-from adderlab.proof.problem import RADIX, Array, Problem, Step
+from adderlab.proof.problem import Array, Problem, Step
 from adderlab.proof.ranges import IMPOSSIBLE
 from adderlab.proof.search import Group, StepResult
-from adderlab.task.layouts import SUM_DIGITS
+from adderlab.task.addition import OPERAND_DIGITS
 
 Ints = NDArray[np.int64]
 MAX_ITERATIONS = 50
@@ -41,9 +41,9 @@ class Witness:
     b: int
 
 
-def step_name(i: int) -> str:
-    """What answer step i produces."""
-    return f"digit s_{i}" if i < SUM_DIGITS else "the end token"
+def step_name(i: int, columns: int = OPERAND_DIGITS) -> str:
+    """What answer step i of so many columns produces."""
+    return f"digit s_{i}" if i <= columns else "the end token"
 
 
 def leaf_witnesses(problem: Problem, result: StepResult, count: int) -> list[Witness]:
@@ -67,7 +67,9 @@ def leaf_witnesses(problem: Problem, result: StepResult, count: int) -> list[Wit
             found += [
                 Witness(margin=margin, step=result.step.index, a=a, b=b)
                 for margin, a, b in zip(
-                    margin_B.tolist(), to_ints(ends.a_BJ), to_ints(ends.b_BJ), strict=True
+                    margin_B.tolist(),
+                    *(to_ints(each, result.step.base) for each in (ends.a_BJ, ends.b_BJ)),
+                    strict=True,
                 )
             ]
     return sorted(found, key=lambda w: (w.margin, w.a, w.b))
@@ -75,7 +77,7 @@ def leaf_witnesses(problem: Problem, result: StepResult, count: int) -> list[Wit
 
 def cell_witnesses(problem: Problem, groups: list[Group], count: int = 16) -> list[Witness]:
     """Real pairs from the wrong cells of every group, those with the lowest margin bounds."""
-    found = []
+    found, task = [], problem.geometry.addition
     for group in groups:
         wrong = [part for part in group.decided if part.status == WRONG]
         if not wrong:
@@ -85,9 +87,10 @@ def cell_witnesses(problem: Problem, groups: list[Group], count: int = 16) -> li
         pairs = some_pairs(
             np.concatenate([part.cells.digits_NS for part in wrong])[rows],
             np.concatenate([part.cells.carry_NC for part in wrong])[rows],
+            task.base,
         )
         step = problem.steps[group.step.index]
-        margins = pair_margins(problem, step, *(to_digits(p, problem.columns) for p in pairs))
+        margins = pair_margins(problem, step, *(to_digits(p, task.columns, task.base) for p in pairs))
         found += [
             Witness(margin=margin, step=step.index, a=a, b=b)
             for margin, a, b in zip(margins.tolist(), *pairs, strict=True)
@@ -104,36 +107,37 @@ class Extremes:
     b_BJ: Ints
 
 
-def carries_of(a_BJ: Ints, b_BJ: Ints) -> Ints:
+def carries_of(a_BJ: Ints, b_BJ: Ints, base: int = 10) -> Ints:
     """Carry into every column, and out of the last: (B, n + 1)."""
     carry = np.zeros_like(a_BJ[:, 0])
     into = [carry]
     for j in range(a_BJ.shape[1]):
-        carry = (a_BJ[:, j] + b_BJ[:, j] + carry) // RADIX
+        carry = (a_BJ[:, j] + b_BJ[:, j] + carry) // base
         into.append(carry)
     return np.stack(into, 1)
 
 
-def sums_of(a_BJ: Ints, b_BJ: Ints) -> Ints:
+def sums_of(a_BJ: Ints, b_BJ: Ints, base: int = 10) -> Ints:
     """Digits of a + b: (B, n + 1)."""
-    carry = carries_of(a_BJ, b_BJ)
-    return np.concatenate([(a_BJ + b_BJ + carry[:, :-1]) % RADIX, carry[:, -1:]], 1)
+    carry = carries_of(a_BJ, b_BJ, base)
+    return np.concatenate([(a_BJ + b_BJ + carry[:, :-1]) % base, carry[:, -1:]], 1)
 
 
 def _best_digits(gain_LTB: Array, rest: Rest, carry_B: Ints, a_BJ: Ints, b_BJ: Ints) -> None:
     """Write the best free and tied digits into a_BJ and b_BJ."""
-    n, pairs = rest.columns, gain_LTB.shape[1] == RADIX**2
+    n, base = rest.columns, rest.base
+    pairs = gain_LTB.shape[1] != base
     for slot in rest.free:
         choice_B = gain_LTB[slot].argmax(0)
         if not pairs:
             (a_BJ if slot < n else b_BJ)[:, slot % n] = choice_B
         elif slot < n:
-            a_BJ[:, slot], b_BJ[:, slot] = np.divmod(choice_B, RADIX)
+            a_BJ[:, slot], b_BJ[:, slot] = np.divmod(choice_B, base)
     tied = len(rest.tied)
-    states = [run_maximum(gain_LTB, n, (0, j), 1)[0] for j in range(tied)]
-    a_O, b_O, s_O, in_O, out_O = tied_children().T
+    states = [run_maximum(gain_LTB, rest, (0, j), 1)[0] for j in range(tied)]
+    a_O, b_O, s_O, in_O, out_O = tied_children(base).T
     for j in reversed(range(tied)):
-        value_OB = states[j][in_O] + gain_LTB[j][RADIX * a_O + b_O if pairs else a_O]
+        value_OB = states[j][in_O] + gain_LTB[j][base * a_O + b_O if pairs else a_O]
         value_OB = value_OB + gain_LTB[n + j][b_O] + gain_LTB[2 * n + j][s_O]
         value_OB[out_O[:, None] != carry_B] = NO
         choice_B = value_OB.argmax(0)
@@ -143,8 +147,8 @@ def _best_digits(gain_LTB: Array, rest: Rest, carry_B: Ints, a_BJ: Ints, b_BJ: I
 def attention(step: Step, row_B: Ints, a_BJ: Ints, b_BJ: Ints) -> tuple[Array, Array]:
     """Total weight and mass of real inputs, teacher-forced: (weight_BH, mass_BHE)."""
     n, i = step.columns, step.index
-    first_BJ = RADIX * a_BJ + b_BJ if step.pairs else a_BJ
-    digits_BL = np.concatenate([first_BJ, b_BJ, sums_of(a_BJ, b_BJ)[:, :n]], 1)
+    first_BJ = step.base * a_BJ + b_BJ if step.pairs else a_BJ
+    digits_BL = np.concatenate([first_BJ, b_BJ, sums_of(a_BJ, b_BJ, step.base)[:, :n]], 1)
     slots = [*range(n if step.pairs else 2 * n), *(2 * n + j for j in range(max(i - 1, 0)))]
     found = None
     # From the top: the lowest band that forbids none of an input's digits is its own.
@@ -171,8 +175,7 @@ def extremes(step: Step, leaf: Leaves, rows_B: Ints, head: int, functional_BE: A
     value, not always the largest: each turn takes the best digits for what the sum would be if the total
     weights stayed as they are, and it ends where that is no improvement.
     """
-    n, i = step.columns, step.index
-    rest = Rest.of_leaf(i, n, step.given)
+    rest = Rest.of_step(step)
     row_B, carry_B = leaf.row_N[rows_B], leaf.carry_N[rows_B]
     a_BJ, b_BJ = _some_input(step, leaf, rows_B)
     if head == EVERY:
@@ -252,15 +255,15 @@ def _extremes_of_sum(
 
 def _some_input(step: Step, leaf: Leaves, rows_B: Ints) -> tuple[Ints, Ints]:
     """Any input of each leaf: zeros, and a 5 + 5 below column i - 1 where a carry is needed."""
-    n, i = step.columns, step.index
+    n, i, base = step.columns, step.index, step.base
     if step.given:
-        pairs = some_pairs(*fixed_digits(step, leaf.take(rows_B)))
-        a_BJ, b_BJ = (to_digits(numbers, n) for numbers in pairs)
+        pairs = some_pairs(*fixed_digits(step, leaf.take(rows_B)), base)
+        a_BJ, b_BJ = (to_digits(numbers, n, base) for numbers in pairs)
         return a_BJ, b_BJ
     a_BJ = np.zeros((len(rows_B), n), dtype=np.int64)
     b_BJ = np.zeros_like(a_BJ)
     if i > 1:
-        a_BJ[:, i - 2] = b_BJ[:, i - 2] = 5 * leaf.carry_N[rows_B]
+        a_BJ[:, i - 2] = b_BJ[:, i - 2] = (base + 1) // 2 * leaf.carry_N[rows_B]
     if 0 < i <= n:
         a_BJ[:, i - 1], b_BJ[:, i - 1] = leaf.a_before_N[rows_B], leaf.b_before_N[rows_B]
     if i < n:
@@ -270,7 +273,7 @@ def _some_input(step: Step, leaf: Leaves, rows_B: Ints) -> tuple[Ints, Ints]:
 
 def pair_margins(problem: Problem, step: Step, a_BJ: Ints, b_BJ: Ints) -> Array:
     """Smallest margin, in true logits, of real pairs at one teacher-forced step: (B,)."""
-    sums = sums_of(a_BJ, b_BJ)
+    sums = sums_of(a_BJ, b_BJ, step.base)
     i = step.index
     row_B = sums[:, i - 1] if i else np.zeros(len(sums), dtype=np.int64)
     weight_BH, mass_BHE = attention(step, row_B, a_BJ, b_BJ)
@@ -282,14 +285,14 @@ def pair_margins(problem: Problem, step: Step, a_BJ: Ints, b_BJ: Ints) -> Array:
     return margins_at(problem.head, step.row_ZR, itself_ZMM, row_B, mixed_BM, target_B).min(1)
 
 
-def to_ints(digits_BJ: Ints) -> list[int]:
+def to_ints(digits_BJ: Ints, base: int = 10) -> list[int]:
     """Digits, units first, as Python integers."""
-    powers = [RADIX**j for j in range(digits_BJ.shape[1])]
+    powers = [base**j for j in range(digits_BJ.shape[1])]
     return [sum(int(d) * p for d, p in zip(row, powers, strict=True)) for row in digits_BJ.tolist()]
 
 
-def to_digits(values: list[int], columns: int) -> Ints:
+def to_digits(values: list[int], columns: int, base: int = 10) -> Ints:
     """Python integers as digits, units first."""
     return np.array(
-        [[value // RADIX**j % RADIX for j in range(columns)] for value in values], dtype=np.int64
+        [[value // base**j % base for j in range(columns)] for value in values], dtype=np.int64
     )

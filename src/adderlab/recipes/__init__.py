@@ -65,13 +65,18 @@ def best_name(preset: Preset) -> str:
     """Name of the recipe to train a preset by, which ``adderlab zoo`` names with its measured rate.
     Where none was measured: the circle for learned positions of low rank, otherwise the published
     recipe."""
-    return _BEST.get(preset.name) or _circle_or_published(preset, "circle")
+    return _BEST.get(_architecture(preset)) or _circle_or_published(preset, "circle")
 
 
 def quick_name(preset: Preset) -> str:
     """Name of the recipe with which fresh seeds come soonest to a proved model, failures included."""
     quick = {**_BEST, "456p": "prefit-13k"}
-    return quick.get(preset.name) or _circle_or_published(preset, "circle-13k")
+    return quick.get(_architecture(preset)) or _circle_or_published(preset, "circle-13k")
+
+
+def _architecture(preset: Preset) -> str:
+    """The preset's name without a size: what is best for ten columns is tried first for others."""
+    return preset.name.partition("@")[0]
 
 
 def _circle_or_published(preset: Preset, circle: str) -> str:

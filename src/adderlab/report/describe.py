@@ -78,11 +78,12 @@ def _its_steps(record: SeedRecord) -> str:
     accuracy = record.step_accuracy
     if not accuracy:
         return "Its tables do not hold the answer steps one by one."
-    if record.steps_learned == SUM_DIGITS:
-        return "All eleven answer steps are learned."
-    have = ", ".join(f"s_{i}" for i in range(SUM_DIGITS) if accuracy[i] >= LEARNED) or "none"
-    missing = [f"s_{i} at {percent(accuracy[i])}" for i in range(SUM_DIGITS) if accuracy[i] < LEARNED]
-    learned = f"Answer steps learned: {record.steps_learned} of 11 ({have})"
+    digits = len(accuracy)
+    if record.steps_learned == digits:
+        return f"All {'eleven' if digits == SUM_DIGITS else digits} answer steps are learned."
+    have = ", ".join(f"s_{i}" for i in range(digits) if accuracy[i] >= LEARNED) or "none"
+    missing = [f"s_{i} at {percent(accuracy[i])}" for i in range(digits) if accuracy[i] < LEARNED]
+    learned = f"Answer steps learned: {record.steps_learned} of {digits} ({have})"
     return f"{learned}; not learned: {', '.join(missing)}."
 
 
@@ -105,8 +106,8 @@ def _steps_of(records: Sequence[SeedRecord]) -> list[str]:
     if not known:
         return []
     median = statistics.median(record.steps_learned for record in known)
-    text = f"Answer steps learned: median {median:g} of 11"
-    near = sum(9 <= record.steps_learned < SUM_DIGITS for record in known)
+    text = f"Answer steps learned: median {median:g} of {known[0].sum_digits}"
+    near = sum(0 < record.missing_steps <= 2 for record in known)
     if near:
         misses = "1 seed misses" if near == 1 else f"{near} seeds miss"
         text += f"; {misses} only one or two, which is enough to fail"
@@ -164,13 +165,15 @@ def describe_certificate(record: CertificateRecord) -> str:
     if record.margin_bound is not None:
         margin += f", nowhere below {record.margin_bound:.4g}"
     if record.verdict == "proved":
-        return f"Proved: all 10^20 pairs are added correctly; {margin}."
+        return f"Proved: all {record.addition.pairs_text} pairs are added correctly; {margin}."
     if record.verdict == "refuted":
-        text = f"Refuted: {count_or_bounds(record.failing_pairs)} of 10^20 pairs fail"
+        pairs = record.addition.pairs_text
+        text = f"Refuted: {count_or_bounds(record.failing_pairs)} of {pairs} pairs fail"
         if record.counterexample is not None:
             text += f", for example {record.counterexample[0]} + {record.counterexample[1]}"
         return f"{text}; {margin}."
-    return f"Undecided: {count_or_bounds(record.failing_pairs)} of 10^20 pairs may fail; {margin}."
+    pairs = record.addition.pairs_text
+    return f"Undecided: {count_or_bounds(record.failing_pairs)} of {pairs} pairs may fail; {margin}."
 
 
 def describe_proofs(run: RunEvidence) -> str | None:

@@ -30,7 +30,7 @@ from adderlab.runs.records import (
     read_seed_metrics,
 )
 from adderlab.runs.stored import child_runs, seed_records
-from adderlab.task.layouts import SUM_DIGITS
+from adderlab.task.addition import PUBLISHED, Addition
 
 PROOFS = "proofs.json"
 """A run's own verdicts: seed -> verdict, as ``adderlab prove --json`` prints it."""
@@ -100,6 +100,8 @@ class CertificateRecord:
     pair: tuple[int, int]
     step_bounds: tuple[float, ...] = ()
     """Smallest margin bound of each answer step; empty unless a certificate has them."""
+    addition: Addition = PUBLISHED
+    """The task whose pairs these are."""
 
 
 def result_files(path: Path) -> list[Path]:
@@ -626,5 +628,6 @@ def _differ(one: Any, other: Any) -> bool:
 def missing_steps(records: Sequence[SeedRecord]) -> list[tuple[int, int]]:
     """(answer step, seeds that have not learned it at the end), most often missing first."""
     known = [record.step_accuracy for record in records if record.step_accuracy]
-    counts = [(i, sum(accuracy[i] < LEARNED for accuracy in known)) for i in range(SUM_DIGITS)]
+    digits = min(map(len, known), default=0)
+    counts = [(i, sum(accuracy[i] < LEARNED for accuracy in known)) for i in range(digits)]
     return sorted((each for each in counts if each[1]), key=lambda each: (-each[1], each[0]))

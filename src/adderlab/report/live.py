@@ -224,7 +224,7 @@ class LiveView(Listener):
     def _brief(self, record: SeedRecord) -> str:
         step = self._steps.get(record.seed, record.steps)
         return (
-            f"seed {record.seed} step {step:,}: {record.steps_learned} of 11, "
+            f"seed {record.seed} step {step:,}: {record.steps_learned} of {record.sum_digits}, "
             f"{record.last_exact:.1%} exact"
         )
 
@@ -293,7 +293,7 @@ def describe_population(records: Iterable[SeedRecord]) -> str:
         f"{sum(each.status != 'diverged' for each in order)} of {S} alive; "
         f"{sum(each.succeeded for each in order)} grokked; "
         f"best seed {best.seed} {best.last_exact:.2%} exact; answer steps learned: "
-        f"median {learned[S // 2]}, most {learned[-1]} of 11"
+        f"median {learned[S // 2]}, most {learned[-1]} of {best.sum_digits}"
     )
     text += f"; loss {losses[len(losses) // 2]:.4f}" if losses else ""
     proved = sum(record.route is not None for record in order)
@@ -306,9 +306,10 @@ def describe_verdict(record: SeedRecord, verdict: str) -> str:
         route = "repaired" if record.route == "assisted" else "by training alone"
         found = record.proof_of
         margin = f"smallest margin {found.margin_witness or 0.0:.3f}"
-        return f"{claim(found.checked)} on all 10^20 pairs ({route}), {margin}"
+        return f"{claim(found.checked)} on all pairs ({route}), {margin}"
     return {
-        "dropped": f"dropped: {record.steps_learned} of 11 answer steps learned, and no more coming",
+        "dropped": f"dropped: {record.steps_learned} of {record.sum_digits} answer steps learned, "
+        "and no more coming",
         "unproved": f"ends unproved, {record.last_exact:.2%} exact",
         "refuted": "refuted on all pairs",
         "undecided": "left undecided by the proof",
@@ -354,11 +355,13 @@ def _cell(accuracy: float) -> str:
 def seed_table(records: Iterable[SeedRecord], steps: dict[int, int], rows: int) -> Table:
     """The best ``rows`` seeds, best first; ``steps``: how far each is."""
     table = Table(box=None, pad_edge=False)
-    columns = ("seed", "step", "state", "steps 0-10 learned", "", "exact", "grokked at", "proof", "loss")
-    for column in columns:
-        left = column in ("state", "steps 0-10 learned", "proof")
-        table.add_column(column, justify="left" if left else "right", no_wrap=True)
     order = ranked(records)
+    digits = order[0].sum_digits if order else SUM_DIGITS
+    learned = f"steps 0-{digits - 1} learned"
+    columns = ("seed", "step", "state", learned, "", "exact", "grokked at", "proof", "loss")
+    for column in columns:
+        left = column in ("state", learned, "proof")
+        table.add_column(column, justify="left" if left else "right", no_wrap=True)
     for record in order[:rows]:
         given_up = record.status in ("dropped", "unproved", "diverged")
         repaired = ", repaired" if record.route == "assisted" else ""
@@ -366,8 +369,8 @@ def seed_table(records: Iterable[SeedRecord], steps: dict[int, int], rows: int) 
             str(record.seed),
             f"{max(steps.get(record.seed, 0), record.steps):,}",
             record.status,
-            Text(f"[{step_cells(record.step_accuracy) or ' ' * SUM_DIGITS}]"),
-            f"{record.steps_learned:>2}/{SUM_DIGITS}",
+            Text(f"[{step_cells(record.step_accuracy) or ' ' * digits}]"),
+            f"{record.steps_learned:>2}/{record.sum_digits}",
             f"{record.last_exact:.2%}",
             "" if record.grokked_at is None else f"{record.grokked_at:,}",
             f"{record.proof_of.verdict or ''}{repaired}",

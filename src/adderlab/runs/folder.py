@@ -59,14 +59,13 @@ from adderlab.runs.metadata import (
     write_config,
 )
 from adderlab.runs.records import (
-    METRIC_COLUMNS,
-    SEED_METRIC_COLUMNS,
     Metrics,
     SeedRecord,
     as_written,
     best_of,
     csv_lines,
     median_metrics,
+    metric_columns,
     read_records,
     read_seed_metrics,
     write_records,
@@ -263,7 +262,7 @@ class RunFolder:
             alone = RunFolder(self.seed_path(seed), config, lock=None)
             alone._start(environment)
             evaluations = history.get(seed, [])
-            lines = [METRIC_COLUMNS, *(metrics.cells() for metrics in evaluations)]
+            lines = [self._metric_columns, *(metrics.cells() for metrics in evaluations)]
             write_text(alone.path / "metrics.csv", csv_lines(lines))
             alone.save_best(best)
             alone.save_last(last)
@@ -299,10 +298,14 @@ class RunFolder:
 
     def _tables(self) -> dict[str, tuple[str, ...]]:
         """Files that grow by rows, with their columns."""
-        tables: dict[str, tuple[str, ...]] = {"metrics.csv": METRIC_COLUMNS}
+        tables: dict[str, tuple[str, ...]] = {"metrics.csv": self._metric_columns}
         if self.is_population:
-            tables["seed_metrics.csv"] = SEED_METRIC_COLUMNS
+            tables["seed_metrics.csv"] = ("seed", *self._metric_columns)
         return tables
+
+    @property
+    def _metric_columns(self) -> tuple[str, ...]:
+        return metric_columns(self.config.model.token_layout.sum_digits)
 
     def _save(self, name: str, checkpoint: Checkpoint) -> Path:
         path = self.path / "checkpoints" / name

@@ -21,12 +21,26 @@ from typing import Any, Literal
 from adderlab.errors import Failure, UsageError
 from adderlab.files import schema
 from adderlab.files.atomic import disk_failure, read_json, write_text
-from adderlab.task.layouts import SUM_DIGITS
+from adderlab.task.addition import SUM_DIGITS
 
 R456_COLUMNS = ("step", "train_loss", "val_exact", "val_token_acc", "lr", "elapsed_sec")
-STEP_COLUMNS = tuple(f"step_acc_{i}" for i in range(SUM_DIGITS))
-METRIC_COLUMNS = (*R456_COLUMNS, *STEP_COLUMNS)
+STEP_PREFIX = "step_acc_"
+
+
+def step_columns(sum_digits: int = SUM_DIGITS) -> tuple[str, ...]:
+    """A column of a table for every digit of a sum."""
+    return tuple(f"{STEP_PREFIX}{i}" for i in range(sum_digits))
+
+
+def metric_columns(sum_digits: int = SUM_DIGITS) -> tuple[str, ...]:
+    """Of ``metrics.csv``; those of ``seed_metrics.csv`` begin with the seed."""
+    return (*R456_COLUMNS, *step_columns(sum_digits))
+
+
+STEP_COLUMNS = step_columns()
+METRIC_COLUMNS = metric_columns()
 SEED_METRIC_COLUMNS = ("seed", *METRIC_COLUMNS)
+"""Of the published task."""
 LEARNED = 0.99
 """An answer step counts as learned from this accuracy on."""
 
@@ -45,7 +59,7 @@ class Metrics:
     """Accuracy of answer steps 0..10 given the right earlier digits; empty in R456's own files."""
 
     def cells(self) -> list[str]:
-        """The row under ``METRIC_COLUMNS``."""
+        """The row under ``metric_columns``."""
         values = (self.train_loss, self.val_exact, self.val_token_acc, self.lr)
         return [
             str(self.step),
@@ -57,7 +71,7 @@ class Metrics:
 
 def as_written(metrics: Metrics) -> Metrics:
     """What a table gives back of an evaluation."""
-    cells = dict(zip(METRIC_COLUMNS, metrics.cells(), strict=True))
+    cells = dict(zip(metric_columns(len(metrics.step_acc) or SUM_DIGITS), metrics.cells(), strict=True))
     return _metrics(cells, "an evaluation")
 
 
@@ -95,7 +109,7 @@ def read_seed_metrics(path: Path | str) -> dict[int, list[Metrics]]:
     path = Path(path)
     path = path / "seed_metrics.csv" if path.is_dir() else path
     found: dict[int, list[Metrics]] = {}
-    for place, row in _rows(path, SEED_METRIC_COLUMNS):
+    for place, row in _rows(path, ("seed", *R456_COLUMNS)):
         found.setdefault(_int(row, "seed", place), []).append(_metrics(row, place))
     return found
 
@@ -132,7 +146,7 @@ def _metrics(row: dict[str, str], place: str) -> Metrics:
 
 
 def _step_acc(row: dict[str, str], place: str) -> tuple[float, ...]:
-    present = [name for name in STEP_COLUMNS if row.get(name)]
+    present = [name for name in row if name.startswith(STEP_PREFIX) and row[name]]
     return tuple(_float(row, name, place) for name in present)
 
 
@@ -159,10 +173,9 @@ def csv_number(value: float) -> str:
     return f"{value:.9g}"
 
 
-def csv_steps(step_acc: Sequence[float]) -> list[str]:
-    """The cells of ``STEP_COLUMNS``, empty where nothing is known."""
-    assert len(step_acc) in (0, SUM_DIGITS), len(step_acc)
-    return [csv_number(value) for value in step_acc] or [""] * SUM_DIGITS
+def csv_steps(step_acc: Sequence[float], sum_digits: int = SUM_DIGITS) -> list[str]:
+    """The cells of ``step_columns``, empty where nothing is known."""
+    return [csv_number(value) for value in step_acc] or [""] * sum_digits
 
 
 def _median(values: Sequence[float]) -> float:
@@ -227,12 +240,12 @@ class SeedRecord:
     last_exact: float = 0.0
     """Exact match at the last evaluation."""
     last_token_accuracy: float = 0.0
-    """Share of the eleven digits that greedy decoding gets right, at the last evaluation."""
+    """Share of the sums' digits that greedy decoding gets right, at the last evaluation."""
     step_accuracy: tuple[float, ...] = ()
-    """Accuracy of answer steps 0 to 10 given the right earlier digits, at the last evaluation; empty
-    where the run's program did not record it."""
+    """Accuracy of the answer steps (0 to 10 for ten columns) given the right earlier digits, at the last
+    evaluation; empty where the run's program did not record it."""
     steps_learned: int = 0
-    """Answer steps of eleven at 99% or more, at the last evaluation."""
+    """Answer steps (of eleven for ten columns) at 99% or more, at the last evaluation."""
     train_loss: float | None = None
     """Before the last step evaluated; None: no finite number, or not recorded."""
     best_exact: float = 0.0
@@ -251,7 +264,7 @@ class SeedRecord:
     grokked_at: int | None = None
     """The first step evaluated at 99% or more after which none was below; None: there is none."""
     verdict: Verdict | None = None
-    """On all 10^20 pairs, of the weights that training left; None: no proof was asked for."""
+    """On all pairs, of the weights that training left; None: no proof was asked for."""
     weights: Weights | None = None
     """Which weights ``verdict`` is about; None without a proof."""
     margin_bound: float | None = None
@@ -291,8 +304,13 @@ class SeedRecord:
 
     @property
     def missing_steps(self) -> int:
-        """Answer steps of eleven below 99% at the last evaluation."""
-        return SUM_DIGITS - self.steps_learned
+        """Answer steps below 99% at the last evaluation."""
+        return self.sum_digits - self.steps_learned
+
+    @property
+    def sum_digits(self) -> int:
+        """Digits of a sum; eleven, as the published task has, where no step is recorded."""
+        return len(self.step_accuracy) or SUM_DIGITS
 
     @property
     def route(self) -> Route | None:
@@ -378,27 +396,37 @@ def from_history(seed: int, evaluations: Iterable[Metrics]) -> SeedRecord:
 
 
 TABLE_FILE = "seeds.csv"
-TABLE_COLUMNS = (
-    "seed",
-    "best_val_exact",
-    "best_step",
-    "final_val_exact",
-    "final_token_acc",
-    "steps_learned",
-    "first_step_100",
-    *STEP_COLUMNS,
-    "status",
-)
+
+
+def table_columns(sum_digits: int = SUM_DIGITS) -> tuple[str, ...]:
+    """Of ``seeds.csv``."""
+    return (
+        "seed",
+        "best_val_exact",
+        "best_step",
+        "final_val_exact",
+        "final_token_acc",
+        "steps_learned",
+        "first_step_100",
+        *step_columns(sum_digits),
+        "status",
+    )
+
+
+TABLE_COLUMNS = table_columns()
 
 
 def write_table(folder: Path, records: Iterable[SeedRecord]) -> None:
     """Replace ``seeds.csv``: what training came to, a row for every seed, by number. Raises
     ``Failure``."""
     ordered = sorted(records, key=lambda record: record.seed)
-    write_text(folder / TABLE_FILE, csv_lines([TABLE_COLUMNS, *(_table_row(each) for each in ordered)]))
+    known = [len(record.step_accuracy) for record in ordered if record.step_accuracy]
+    digits = max(known, default=SUM_DIGITS)
+    rows = [_table_row(each, digits) for each in ordered]
+    write_text(folder / TABLE_FILE, csv_lines([table_columns(digits), *rows]))
 
 
-def _table_row(record: SeedRecord) -> list[str]:
+def _table_row(record: SeedRecord, sum_digits: int) -> list[str]:
     first = record.first_perfect_step
     return [
         str(record.seed),
@@ -408,7 +436,7 @@ def _table_row(record: SeedRecord) -> list[str]:
         csv_number(record.last_token_accuracy),
         str(record.steps_learned),
         "" if first is None else str(first),
-        *csv_steps(record.step_accuracy),
+        *csv_steps(record.step_accuracy, sum_digits),
         record.status,
     ]
 

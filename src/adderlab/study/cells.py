@@ -47,6 +47,7 @@ from adderlab.evaluation.suites import Rate, wilson
 from adderlab.files import schema
 from adderlab.files.atomic import write_json, write_text
 from adderlab.models.config import ModelConfig
+from adderlab.models.config import changed as with_changes
 from adderlab.models.zoo import Preset, get_preset
 from adderlab.reading.file_model import FileModel, read_file
 from adderlab.recipes import recipe_for
@@ -171,7 +172,7 @@ class SweepPlan:
             if key:
                 changed["recipe" if section == "recipe" else "model"].append((key, json.dumps(value)))
         recipe = schema.with_settings(recipe, changed["recipe"], "recipe")
-        config = schema.with_settings(config, changed["model"], "model")
+        config = with_changes(config, changed["model"])
         check_fits(config, recipe, self.seeds)
         if self.halving:
             _check_rungs(self.halving, recipe)

@@ -432,7 +432,8 @@ class RateExperiment:
     def _verify(self, prover: Engine, listener: Listener) -> None:
         """Verdicts of all seeds that have none yet, then repairs; each is on the disk before the next
         is begun."""
-        suite, limits, assistance = published(), self.plan.limits, self.plan.assistance
+        suite = published(self.plan.config.token_layout.addition)
+        limits, assistance = self.plan.limits, self.plan.assistance
         for seed, record in self.records.items():
             if record.verdict is None:
                 checkpoints = self._of_seed[seed].checkpoints(seed)

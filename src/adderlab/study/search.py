@@ -117,7 +117,7 @@ class SearchResult:
 
     def describe(self) -> list[str]:
         """What was found and what it took."""
-        lines = []
+        lines, pairs = [], self.plan.config.token_layout.addition.pairs_text
         for record in self.proved:
             found, step, route = record.proof_of, record.steps - 1, "by training alone"
             if record.repair is not None and record.route == "assisted":
@@ -127,7 +127,7 @@ class SearchResult:
                 "" if found.margin_bound is None else f", at least {found.margin_bound:.4f} everywhere"
             )
             lines.append(
-                f"Seed {record.seed} is {claim(found.checked)} on all 10^20 pairs {route}, at step "
+                f"Seed {record.seed} is {claim(found.checked)} on all {pairs} pairs {route}, at step "
                 f"{step:,}: smallest margin {found.margin_witness or 0.0:.4f} logits{bound}."
             )
             files = (self.plan.folder / str(name) for name in (record.checkpoint, record.certificate))

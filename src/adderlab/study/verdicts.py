@@ -30,7 +30,6 @@ from adderlab.proof.search import Limits
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from adderlab.runs.folder import seed_folder
 from adderlab.runs.records import SUCCESS, Metrics, Repair, SeedRecord, Weights, best_of
-from adderlab.task.layouts import SUM_DIGITS
 from adderlab.training.measure import Evaluation, SeedTracker
 from adderlab.training.recipe import Recipe
 from adderlab.training.repair import RepairSettings, repair
@@ -328,11 +327,12 @@ def hopeless(history: Sequence[Metrics], recipe: Recipe) -> bool:
     if now.train_loss != now.train_loss:
         return True
     wait = PATIENCE * recipe.total_steps
-    if not open_from(recipe) + wait <= now.step < recipe.steps - 1 or len(now.step_acc) != SUM_DIGITS:
+    digits = range(len(now.step_acc))
+    if not open_from(recipe) + wait <= now.step < recipe.steps - 1 or not digits:
         return False
     before = [metrics for metrics in history if metrics.step <= now.step - wait]
-    stuck = [i for i in range(SUM_DIGITS) if _best(history, i) < STUCK_BELOW]
-    if not stuck or any(_best(before, i) < STUCK_BELOW for i in range(SUM_DIGITS) if i not in stuck):
+    stuck = [i for i in digits if _best(history, i) < STUCK_BELOW]
+    if not stuck or any(_best(before, i) < STUCK_BELOW for i in digits if i not in stuck):
         return False
     time = max(1.0, (recipe.steps - now.step) / wait)
     return not any(_expected(time, history, before, i) >= STUCK_BELOW for i in stuck)

@@ -21,17 +21,20 @@ A word is a fraction in units of 2^-59. A whole number below m (m <= 15) is take
     k = (m * word) >> 59;   word = (m * word) & (2^59 - 1)
 
 and the rest of the word serves for the next one. Ten decimal digits taken this way are uniform but
-for a relative bias below 2e-8 (2^59 / 10^10 = 5.8e7 words a ten-digit number, give or take one).
+for a relative bias below 2e-8 (2^59 / 10^10 = 5.8e7 words a ten-digit number, give or take one). Where m
+may be above 15 (a digit in base 16, one of 18 columns), the word is first cut to 57 bits, w = word >> 2:
 
-Shapes: S seeds, R rows, N draws; J = 10 digits, units first.
+    k = (m * w) >> 57;   word = ((m * w) & (2^57 - 1)) << 2
+
+Numbers of more than ten digits take the columns from the eleventh on from a second word.
+
+Shapes: S seeds, R rows, N draws; J digits, units first.
 """
 
 from enum import IntEnum
 
 import torch
 from torch import Tensor
-
-from adderlab.task.layouts import OPERAND_DIGITS
 
 GOLDEN = 0x9E3779B97F4A7C15
 FACTOR_1 = 0xBF58476D1CE4E5B9
@@ -40,7 +43,10 @@ WORD_BITS = 59
 WORD_MASK = (1 << WORD_BITS) - 1
 DRAWS_PER_ROW = 16
 MAX_BELOW = 15
-"""Largest m of ``take``: m * 2^59 must stay below 2^63."""
+"""Largest m that a whole word serves for: m * 2^59 must stay below 2^63."""
+CUT = 2
+"""Bits cut off where m may be larger: up to 63."""
+DIGITS_PER_WORD = 10
 
 _UINT64 = (1 << 64) - 1
 
@@ -102,21 +108,35 @@ def words(key_S: Tensor, num_rows: int, num_draws: int, first_row: int = 0) -> T
     return word_NSR.__irshift__(5).__iand__(WORD_MASK)
 
 
-def take(word: Tensor, below: int | Tensor) -> tuple[Tensor, Tensor]:
-    """A uniform integer in 0 .. below - 1 (below <= 15), and the word that is left."""
-    product = word * below
-    return product >> WORD_BITS, product & WORD_MASK
+def take(word: Tensor, below: int | Tensor, most: int | None = None) -> tuple[Tensor, Tensor]:
+    """A uniform integer in 0 .. below - 1, and the word that is left. ``most``: the largest that
+    ``below`` may be, itself unless given; it may not be given as a tensor alone beyond 15."""
+    if most is None:
+        most = below if isinstance(below, int) else MAX_BELOW
+    if most <= MAX_BELOW:
+        product = word * below
+        return product >> WORD_BITS, product & WORD_MASK
+    bits = WORD_BITS - CUT
+    product = (word >> CUT) * below
+    return product >> bits, (product & ((1 << bits) - 1)) << CUT
 
 
-def digits(word: Tensor, base: int = 10) -> Tensor:
-    """Words (...) -> ten uniform digits below ``base`` (J, ...), uint8; the first taken is column 0.
+def digits(word: Tensor, base: int = 10, count: int = DIGITS_PER_WORD) -> Tensor:
+    """Words (...) -> ``count`` uniform digits below ``base`` (count, ...), uint8; the first taken is
+    column 0. One word has up to ten; for more there are two, in front: (2, ...).
 
     Columns come first so that every operation runs over long rows.
     """
-    assert base <= MAX_BELOW
+    if count > DIGITS_PER_WORD:
+        lower, upper = word
+        return torch.cat([digits(lower, base), digits(upper, base, count - DIGITS_PER_WORD)])
+    digit_J = torch.empty((count, *word.shape), dtype=torch.uint8, device=word.device)
+    if base > MAX_BELOW:
+        for j in range(count):
+            digit_J[j], word = take(word, base)
+        return digit_J
     word = word.clone()
-    digit_J = torch.empty((OPERAND_DIGITS, *word.shape), dtype=torch.uint8, device=word.device)
-    for j in range(OPERAND_DIGITS):
+    for j in range(count):
         word *= base
         digit_J[j] = word >> WORD_BITS
         word &= WORD_MASK

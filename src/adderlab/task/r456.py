@@ -2,13 +2,16 @@
 
 The split of a seed decides the published error counts, so it is drawn exactly as R456 draws it:
 n = max(2 x (still missing), 4096) values of a, then n of b, from torch's CPU generator; pairs seen
-before are skipped; the first ``val_size`` pairs are validation, the next ``test_size`` are test. Every
-sampler's training leaves them out.
+before are skipped; the first ``val_size`` pairs are validation, the next ``test_size`` are test. R456's
+own sampler leaves them out of training; the counter-based one meets a given pair of 10^20 never.
+
+Other sizes of the task follow the same rules. Where all pairs are few, the split has half of them at
+most, and above a quarter training is not kept from it: there, try every pair (``--suite all``).
 
 A pair is compared by a 64-bit hash first, a * 10^10 + b modulo 2^64, then by both columns: the
 number itself does not fit 64 bits.
 
-Shapes: B pairs, J = 10 columns, units first.
+Shapes: B pairs, J columns (10), units first.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ import torch
 from torch import Tensor
 
 from adderlab.errors import UsageError
-from adderlab.task.layouts import OPERAND_DIGITS, OPERAND_LIMIT, from_digits, to_digits
+from adderlab.task.addition import PUBLISHED, Addition, from_digits, to_digits
 from adderlab.task.sampling import Phase
 
 MIN_DRAW = 4096
@@ -36,6 +39,7 @@ class Holdout:
     val_b_BJ: Tensor
     test_a_BJ: Tensor
     test_b_BJ: Tensor
+    addition: Addition = PUBLISHED
 
     @cached_property
     def _index(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
@@ -43,64 +47,77 @@ class Holdout:
         values = self.values()
         a = torch.cat([values["val_a"], values["test_a"]]).numpy()
         b = torch.cat([values["val_b"], values["test_b"]]).numpy()
-        order = np.argsort(_hash(a, b), kind="stable")
-        hashes = _hash(a, b)[order]
+        order = np.argsort(_hash(a, b, self.addition), kind="stable")
+        hashes = _hash(a, b, self.addition)[order]
         longest = int(np.unique(hashes, return_counts=True)[1].max(initial=0))
         return hashes, a[order], b[order], longest
 
+    @property
+    def spared(self) -> bool:
+        """Whether enough pairs are left beside the split for training to do without it."""
+        return 4 * (len(self.val_a_BJ) + len(self.test_a_BJ)) <= self.addition.num_pairs
+
     def values(self) -> dict[str, Tensor]:
         """The pairs as int64 values under the names of R456's split files."""
+        base = self.addition.base
         return {
-            "val_a": from_digits(self.val_a_BJ),
-            "val_b": from_digits(self.val_b_BJ),
-            "test_a": from_digits(self.test_a_BJ),
-            "test_b": from_digits(self.test_b_BJ),
+            "val_a": from_digits(self.val_a_BJ, base),
+            "val_b": from_digits(self.val_b_BJ, base),
+            "test_a": from_digits(self.test_a_BJ, base),
+            "test_b": from_digits(self.test_b_BJ, base),
         }
 
     def contains(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """Which of the pairs, as int64 values, are held out."""
         hashes, held_a, held_b, longest = self._index
         found = np.zeros(a.shape, dtype=bool)
-        first = np.searchsorted(hashes, _hash(a, b))
+        first = np.searchsorted(hashes, _hash(a, b, self.addition))
         for i in range(longest):
             at = np.minimum(first + i, len(hashes) - 1)
             found |= (held_a[at] == a) & (held_b[at] == b)
         return found
 
 
-def holdout(seed: int, val_size: int = 5000, test_size: int = 10_000) -> Holdout:
+def holdout(
+    seed: int, val_size: int = 5000, test_size: int = 10_000, addition: Addition = PUBLISHED
+) -> Holdout:
     """The hold-out split of that seed; 5000 and 10000 are the published sizes.
 
-    Raises ``UsageError`` for a negative size.
+    Where that is more than half of all pairs, both parts are smaller in proportion. Raises
+    ``UsageError`` for a negative size.
     """
     if val_size < 0 or test_size < 0:
         raise UsageError(f"a hold-out split needs sizes of 0 or more, not {val_size} and {test_size}")
-    a, b = _first_pairs(seed, val_size + test_size)
-    a_BJ, b_BJ = _digits(a), _digits(b)
+    wanted, most = val_size + test_size, addition.num_pairs // 2
+    if wanted > most:
+        val_size, test_size = (-(-size * most // wanted) for size in (val_size, test_size))
+    a, b = _first_pairs(seed, val_size + test_size, addition)
+    a_BJ, b_BJ = _digits(a, addition), _digits(b, addition)
     return Holdout(
         val_a_BJ=a_BJ[:val_size],
         val_b_BJ=b_BJ[:val_size],
         test_a_BJ=a_BJ[val_size:],
         test_b_BJ=b_BJ[val_size:],
+        addition=addition,
     )
 
 
-def _first_pairs(seed: int, count: int) -> _Values:
+def _first_pairs(seed: int, count: int, addition: Addition) -> _Values:
     generator = torch.Generator().manual_seed(seed)
     a = b = np.empty(0, dtype=np.int64)
     while len(a) < count:
         draws = (max(2 * (count - len(a)), MIN_DRAW),)
-        new_a = torch.randint(0, OPERAND_LIMIT, draws, generator=generator, dtype=torch.int64)
-        new_b = torch.randint(0, OPERAND_LIMIT, draws, generator=generator, dtype=torch.int64)
+        new_a = torch.randint(0, addition.limit, draws, generator=generator, dtype=torch.int64)
+        new_b = torch.randint(0, addition.limit, draws, generator=generator, dtype=torch.int64)
         a = np.concatenate([a, new_a.numpy()])
         b = np.concatenate([b, new_b.numpy()])
-        a, b = without_repeats(a, b, count)
+        a, b = without_repeats(a, b, count, addition)
     return a, b
 
 
-def without_repeats(a: np.ndarray, b: np.ndarray, count: int) -> _Values:
+def without_repeats(a: np.ndarray, b: np.ndarray, count: int, addition: Addition = PUBLISHED) -> _Values:
     """The first ``count`` different pairs in order, or all there are."""
-    hashes = _hash(a[:count], b[:count])
+    hashes = _hash(a[:count], b[:count], addition)
     if len(np.unique(hashes)) == len(hashes):
         return a[:count], b[:count]
     first = list(dict.fromkeys(zip(a.tolist(), b.tolist(), strict=True)))[:count]
@@ -108,14 +125,14 @@ def without_repeats(a: np.ndarray, b: np.ndarray, count: int) -> _Values:
     return values[:, 0], values[:, 1]
 
 
-def _hash(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return a.astype(np.uint64) * np.uint64(OPERAND_LIMIT) + b.astype(np.uint64)
+def _hash(a: np.ndarray, b: np.ndarray, addition: Addition) -> np.ndarray:
+    return a.astype(np.uint64) * np.uint64(addition.limit) + b.astype(np.uint64)
 
 
-def _digits(values: np.ndarray) -> Tensor:
-    digit_BJ = np.empty((len(values), OPERAND_DIGITS), dtype=np.uint8)
-    for j in range(OPERAND_DIGITS):
-        values, digit_BJ[:, j] = np.divmod(values, 10)
+def _digits(values: np.ndarray, addition: Addition) -> Tensor:
+    digit_BJ = np.empty((len(values), addition.columns), dtype=np.uint8)
+    for j in range(addition.columns):
+        values, digit_BJ[:, j] = np.divmod(values, addition.base)
     return torch.from_numpy(digit_BJ)
 
 
@@ -135,9 +152,12 @@ def _digits(values: np.ndarray) -> Tensor:
 
 SEED_OFFSET = 1337
 TWO_OUTPUTS_FROM = 1 << 28
-_WIDTH = [1 if 10**n < TWO_OUTPUTS_FROM else 2 for n in range(OPERAND_DIGITS + 1)]
-"""32-bit outputs that one operand of n digits takes."""
 _SKIP = 1 << 20
+
+
+def _width(limit: int) -> int:
+    """32-bit outputs that a number below ``limit`` takes."""
+    return 1 if limit < TWO_OUTPUTS_FROM else 2
 
 
 class _Outputs:
@@ -169,19 +189,29 @@ class R456Sampler:
     """
 
     def __init__(
-        self, seed: int, batch_size: int, holdout: Holdout | None, phases: tuple[Phase, ...]
+        self,
+        seed: int,
+        batch_size: int,
+        holdout: Holdout | None,
+        phases: tuple[Phase, ...],
+        addition: Addition = PUBLISHED,
     ) -> None:
         self.batch_size = batch_size
+        self.addition = addition
+        self._width = [_width(addition.base**n) for n in range(addition.columns + 1)]
+        """32-bit outputs that one operand of n digits takes."""
         self._seed = seed + SEED_OFFSET
-        self._holdout = holdout
+        self._holdout = holdout if holdout is None or holdout.spared else None
         self._phases = phases
         self._outputs = _Outputs(self._seed)
 
     def next_pairs(self, step: int) -> tuple[Tensor, Tensor]:
         """The next batch, a_BJ and b_BJ, uint8 digits; ``step`` decides only the operands' length."""
-        max_digits = next(p.max_digits for p in self._phases if p.until is None or step < p.until)
-        a, b = self._batch(max_digits)
-        return to_digits(torch.from_numpy(a)), to_digits(torch.from_numpy(b))
+        columns, base = self.addition.columns, self.addition.base
+        phase = next(p for p in self._phases if p.until is None or step < p.until)
+        a, b = self._batch(phase.columns(columns))
+        a_BJ, b_BJ = (to_digits(torch.from_numpy(x), columns, base) for x in (a, b))
+        return a_BJ, b_BJ
 
     def get_state(self) -> dict[str, int]:
         """All that a resume needs, as plain integers."""
@@ -196,11 +226,11 @@ class R456Sampler:
             left -= min(left, _SKIP)
 
     def _batch(self, max_digits: int) -> tuple[np.ndarray, np.ndarray]:
-        raw = self._outputs.peek(self.batch_size * (1 + 2 * _WIDTH[max_digits]))
+        raw = self._outputs.peek(self.batch_size * (1 + 2 * self._width[max_digits]))
         starts, end = self._starts(raw, max_digits)
         length = (raw[starts] % max_digits).astype(np.int64) + 1
-        wide = np.array(_WIDTH)[length] == 2
-        limit = 10 ** length.astype(np.uint64)
+        wide = np.array(self._width)[length] == 2
+        limit = np.uint64(self.addition.base) ** length.astype(np.uint64)
         a = _below(raw, starts + 1, wide, limit)
         b = _below(raw, starts + 1 + np.where(wide, 2, 1), wide, limit)
         if self._holdout is not None and self._holdout.contains(a, b).any():
@@ -210,9 +240,9 @@ class R456Sampler:
 
     def _starts(self, raw: np.ndarray, max_digits: int) -> tuple[np.ndarray, int]:
         """Where each pair's outputs begin, and where the batch's end: a pair takes 3 or 5."""
-        if _WIDTH[max_digits] == 1:
+        if self._width[max_digits] == 1:
             return np.arange(0, 3 * self.batch_size, 3), 3 * self.batch_size
-        pair_width = [1 + 2 * width for width in _WIDTH[1 : max_digits + 1]]
+        pair_width = [1 + 2 * width for width in self._width[1 : max_digits + 1]]
         widths = np.array(pair_width)[(raw % max_digits).astype(np.int64)].tolist()
         starts, at = [], 0
         for _ in range(self.batch_size):
@@ -228,14 +258,14 @@ class R456Sampler:
         for i in range(self.batch_size):
             n = 1 + self._next_below(max_digits)
             while True:
-                a[i], b[i] = self._next_below(10**n), self._next_below(10**n)
+                limit = self.addition.base**n
+                a[i], b[i] = self._next_below(limit), self._next_below(limit)
                 if not self._holdout.contains(a[i : i + 1], b[i : i + 1])[0]:
                     break
         return a, b
 
     def _next_below(self, limit: int) -> int:
-        width = 1 if limit < TWO_OUTPUTS_FROM else 2
-        value = 0
+        width, value = _width(limit), 0
         for output in self._outputs.peek(width).tolist():
             value = value << 32 | output
         self._outputs.use(width)

@@ -1,7 +1,8 @@
 """Pairs for training and for fresh evaluation: which ones a run asks for, and how they are drawn.
 
-A row's pair depends on (seed, step, row) and the data configuration alone. It uses these draws of the
-counter-based generator (``task.counter``), numbers taken from a word in the order named:
+A row's pair depends on (seed, step, row), the data configuration and the task's size alone. It uses
+these draws of the counter-based generator (``task.counter``), numbers taken from a word in the order
+named; here for ten columns of base 10 (in base B, B - 1 stands for 9):
 
     0, 1   ten digits of a, ten digits of b
     2      n - 1, n uniform in 1 .. max_digits (used when lengths are "uniform")
@@ -9,11 +10,12 @@ counter-based generator (``task.counter``), numbers taken from a word in the ord
     4      what else a carry pattern needs: n - 1 below max_digits, the pattern below the number of
            patterns, ``column`` below n, ``first`` below 9, ``second`` below first + 1, ``run`` below
            n - column, ``third`` below 9
+    5, 6   of operands with more than ten columns: the digits of a and of b from the eleventh column on
 
 Curricula and carry mixes are those of yinglunz/A-456-Parameter-Transformer-Solves-10-Digit-Addition
 (R456) and evindor/MicroAdder.
 
-Shapes: S seeds, B rows, J = 10 columns, units first; o = 2 operands; columns in front, then any further
+Shapes: S seeds, B rows, J columns (10), units first; o = 2 operands; columns in front, then any further
 dimensions.
 """
 
@@ -26,8 +28,8 @@ from torch import Tensor
 
 from adderlab.errors import UsageError
 from adderlab.task import counter
+from adderlab.task.addition import OPERAND_DIGITS, PUBLISHED, Addition
 from adderlab.task.counter import Stream
-from adderlab.task.layouts import OPERAND_DIGITS
 
 Lengths = Literal["uniform", "full"]
 Pattern = Literal["single", "chain", "place", "boundary", "propagate"]
@@ -37,18 +39,26 @@ MICROADDER_PATTERNS: tuple[Pattern, ...] = ("single", "chain", "place", "boundar
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """Operands of up to ``max_digits`` digits before step ``until`` (None: to the end)."""
+    """Operands of up to ``max_digits`` digits before step ``until`` (None: to the end).
+
+    Lengths are stated for the published ten columns. Where a model has another number, the phase has the
+    same share of them, rounded up: 3 of ten are 1 of three and 5 of fifteen.
+    """
 
     until: int | None
     """First step after the phase; None: to the end."""
     max_digits: int
-    """Digits of an operand at most."""
+    """Digits of an operand at most, of ten."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_digits <= OPERAND_DIGITS:
             raise UsageError(f"max_digits must be 1 to {OPERAND_DIGITS}, not {self.max_digits}")
         if self.until is not None and self.until < 1:
             raise UsageError(f"a phase must end at step 1 or later, not {self.until}")
+
+    def columns(self, of: int) -> int:
+        """Digits at most where operands have up to ``of`` columns."""
+        return -(-self.max_digits * of // OPERAND_DIGITS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,11 +87,11 @@ class Curriculum:
             if end <= before:
                 raise UsageError(f"phases must end in ascending order: {end} comes after {before}")
 
-    def max_digits(self, step: int) -> int:
-        """Longest operand at that step."""
+    def max_digits(self, step: int, columns: int = OPERAND_DIGITS) -> int:
+        """Longest operand at that step, for a task of so many columns."""
         for phase in self.phases:
             if phase.until is None or step < phase.until:
-                return phase.max_digits
+                return phase.columns(columns)
         raise AssertionError("the last phase has no end")
 
 
@@ -91,8 +101,8 @@ class CarryMix:
 
     With n uniform from 1 to the phase's max_digits, columns above n zero, pattern uniform:
 
-    single      one column with both digits 5-9, all others 0-4
-    chain       a = 10^n - 1, b uniform in 1 .. 10^min(n, 3)
+    single      one column with both digits 5-9, all others 0-4 (halves of the base)
+    chain       a = 10^n - 1, b uniform in 1 .. 10^min(n, 3), or 0 where no operand is so long
     place       a uniform with exactly n digits, b one nonzero digit in a column below n
     boundary    a = 10^n - r with r uniform in 1 .. 10, b uniform in 1 .. 20
     propagate   a generating column g (digits sum to 10 or more), then columns g+1 .. e whose digits
@@ -163,6 +173,8 @@ Pair = tuple[Tensor, Tensor]
 class _Parts:
     """What a pattern is built from; numbers are uint8, one per row. Masks are 0 or 1, uint8."""
 
+    base: int
+
     a_J: Tensor
     b_J: Tensor
     column_J: Tensor
@@ -177,22 +189,28 @@ class _Parts:
 
 
 def carry_pairs(
-    patterns: tuple[Pattern, ...], digit_Jo: Tensor, word: Tensor, max_digits: int | Tensor
+    patterns: tuple[Pattern, ...],
+    digit_Jo: Tensor,
+    word: Tensor,
+    max_digits: int | Tensor,
+    base: int = 10,
 ) -> Tensor:
     """A pattern for every row: digits digit_oJ (2, J, ...), uint8.
 
-    ``digit_Jo`` (J, 2, ...): twenty uniform digits a row; ``word`` (...): one 59-bit word a row.
+    ``digit_Jo`` (J, 2, ...): uniform digits below ``base``; ``word`` (...): one 59-bit word a row.
     """
-    length, word = counter.take(word, max_digits)
+    J, top = len(digit_Jo), base - 1
+    length, word = counter.take(word, max_digits, J)
     length = length + 1
     which, word = counter.take(word, len(patterns))
-    column, word = counter.take(word, length)
-    first, word = counter.take(word, 9)
+    column, word = counter.take(word, length, J)
+    first, word = counter.take(word, top)
     second, word = counter.take(word, first + 1)
-    run, word = counter.take(word, length - column)
-    third, word = counter.take(word, 9)
-    column_J, length, column = columns(word), _digit(length), _digit(column)
+    run, word = counter.take(word, length - column, J)
+    third, word = counter.take(word, top)
+    column_J, length, column = columns(word, J), _digit(length), _digit(column)
     parts = _Parts(
+        base=base,
         a_J=digit_Jo[:, 0],
         b_J=digit_Jo[:, 1],
         column_J=column_J,
@@ -216,10 +234,10 @@ def pick(mask: Tensor, chosen: Tensor, other: Tensor) -> Tensor:
     return other + mask * (chosen - other)
 
 
-def columns(like: Tensor) -> Tensor:
-    """0 .. 9 as uint8 (J, 1, ...), to stand against a tensor (...) of rows."""
-    column_J = torch.arange(OPERAND_DIGITS, dtype=torch.uint8, device=like.device)
-    return column_J.reshape(OPERAND_DIGITS, *[1] * like.ndim)
+def columns(like: Tensor, count: int = OPERAND_DIGITS) -> Tensor:
+    """0 .. J - 1 as uint8 (J, 1, ...), to stand against a tensor (...) of rows."""
+    column_J = torch.arange(count, dtype=torch.uint8, device=like.device)
+    return column_J.reshape(count, *[1] * like.ndim)
 
 
 def _digit(number: Tensor) -> Tensor:
@@ -231,16 +249,18 @@ def _mask(condition: Tensor) -> Tensor:
 
 
 def _single(p: _Parts) -> Pair:
-    lift_J = p.here_J * 5
-    return (p.a_J % 5 + lift_J) * p.inside_J, (p.b_J % 5 + lift_J) * p.inside_J
+    # Two digits of the upper half make a carry, two of the lower half none.
+    half = (p.base + 1) // 2
+    a_J, b_J = (pick(p.here_J, half + x % (p.base - half), x % half) for x in (p.a_J, p.b_J))
+    return a_J * p.inside_J, b_J * p.inside_J
 
 
 def _chain(p: _Parts) -> Pair:
     k = p.length.clamp(max=3)
     small_J = p.b_J * _mask(p.column_J < k)
     # No digit at all stands for 10^k, so that b is uniform from 1 to 10^k.
-    none = _mask((small_J[0] + small_J[1] + small_J[2]) == 0)
-    return p.inside_J * 9, small_J + none * _mask(p.column_J == k)
+    none = _mask(small_J[:3].sum(0) == 0)
+    return p.inside_J * (p.base - 1), small_J + none * _mask(p.column_J == k)
 
 
 def _place(p: _Parts) -> Pair:
@@ -250,19 +270,22 @@ def _place(p: _Parts) -> Pair:
 
 def _boundary(p: _Parts) -> Pair:
     # 10^n - r: the units digit is 10 - r, any digit; r = 10 leaves the nines above as they are.
-    a_J = p.inside_J * 9
+    a_J = p.inside_J * (p.base - 1)
     a_J[0] = p.a_J[0]
-    small = 1 + p.b_J[0] + 10 * (p.b_J[1] % 2)
+    tens = p.b_J[1] % 2 if len(p.b_J) > 1 else 0
+    small = 1 + p.b_J[0] + p.base * tens
     b_J = torch.zeros_like(a_J)
-    b_J[0], b_J[1] = small % 10, small // 10
+    for j in range(min(3, len(b_J))):  # 2 B is 20, but 100 in base 2
+        b_J[j], small = small % p.base, small // p.base
     return a_J, b_J
 
 
 def _propagate(p: _Parts) -> Pair:
+    top = p.base - 1
     passing_J = _mask(p.column_J > p.column) * _mask(p.column_J <= p.column + p.run)
     a_J = pick(p.here_J, p.first + 1, p.a_J)
     # 9 - second is at least 10 - (first + 1): the column's digits sum to 10 or more.
-    b_J = pick(p.here_J, 9 - p.second, pick(passing_J, 9 - p.a_J, p.b_J))
+    b_J = pick(p.here_J, top - p.second, pick(passing_J, top - p.a_J, p.b_J))
     return a_J * p.inside_J, b_J * p.inside_J
 
 
@@ -278,22 +301,40 @@ _BUILDERS: dict[Pattern, Callable[[_Parts], Pair]] = {
 _CHUNK = 1 << 18
 
 
-def sample_pairs(data: DataConfig, seeds_S: Tensor, step: int, batch_size: int) -> tuple[Tensor, Tensor]:
+def num_draws(columns: int, *, mixed: bool, uniform_lengths: bool) -> int:
+    """Words that a row's pair is made of."""
+    if columns > counter.DIGITS_PER_WORD:
+        return 7
+    return 5 if mixed else 3 if uniform_lengths else 2
+
+
+def operand_digits(word_N: Tensor, addition: Addition) -> Tensor:
+    """The uniform digits of a and b (J, 2, ...), uint8, from the words of a row (N, ...)."""
+    word_o = word_N[:2]
+    if addition.columns > counter.DIGITS_PER_WORD:
+        word_o = torch.stack([word_N[:2], word_N[5:7]])
+    return counter.digits(word_o, addition.base, addition.columns)
+
+
+def sample_pairs(
+    data: DataConfig, seeds_S: Tensor, step: int, batch_size: int, addition: Addition = PUBLISHED
+) -> tuple[Tensor, Tensor]:
     """The training pairs of one step: a_SBJ, b_SBJ, uint8 digits on the seeds' device.
 
     Row r of seed s is the same whatever other seeds, rows or devices take part.
     """
     mix = data.carry_mix
     share = mix.share_at(step) if mix else 0.0
-    max_digits = data.curriculum.max_digits(step)
+    max_digits = data.curriculum.max_digits(step, addition.columns)
     uniform_lengths = data.curriculum.lengths == "uniform"
     key_S = counter.keys(seeds_S, Stream.TRAIN, step)
-    word_NSB = counter.words(key_S, batch_size, 5 if share > 0 else 3 if uniform_lengths else 2)
+    draws = num_draws(addition.columns, mixed=share > 0, uniform_lengths=uniform_lengths)
+    word_NSB = counter.words(key_S, batch_size, draws)
 
-    digit_JoSB = counter.digits(word_NSB[:2])
+    digit_JoSB = operand_digits(word_NSB, addition)
     if uniform_lengths:
-        length_SB = counter.take(word_NSB[2], max_digits)[0] + 1
-        plain_JoSB = digit_JoSB * (columns(length_SB) < length_SB)[:, None]
+        length_SB = counter.take(word_NSB[2], max_digits, addition.columns)[0] + 1
+        plain_JoSB = digit_JoSB * (columns(length_SB, addition.columns) < length_SB)[:, None]
     else:
         plain_JoSB = digit_JoSB.clone()
         plain_JoSB[max_digits:] = 0
@@ -301,22 +342,23 @@ def sample_pairs(data: DataConfig, seeds_S: Tensor, step: int, batch_size: int) 
         return _pairs(plain_JoSB.transpose(0, 1))
 
     threshold = int(share * (1 << counter.WORD_BITS))
-    patterned_oJSB = carry_pairs(mix.patterns, digit_JoSB, word_NSB[4], max_digits)
+    patterned_oJSB = carry_pairs(mix.patterns, digit_JoSB, word_NSB[4], max_digits, addition.base)
     mixed_SB = (word_NSB[3] < threshold).to(torch.uint8)
     return _pairs(pick(mixed_SB, patterned_oJSB, plain_JoSB.transpose(0, 1)))
 
 
-def uniform_pairs(seed: int, count: int) -> tuple[Tensor, Tensor]:
-    """``count`` uniform ten-digit pairs a_BJ, b_BJ on the CPU, a stream of their own.
+def uniform_pairs(seed: int, count: int, addition: Addition = PUBLISHED) -> tuple[Tensor, Tensor]:
+    """``count`` uniform pairs a_BJ, b_BJ on the CPU, a stream of their own.
 
     The first pairs do not depend on ``count``.
     """
-    digit_oBJ = torch.empty((2, count, OPERAND_DIGITS), dtype=torch.uint8)
+    digit_oBJ = torch.empty((2, count, addition.columns), dtype=torch.uint8)
     key_S = counter.keys(torch.tensor([seed]), Stream.FRESH, 0)
+    draws = num_draws(addition.columns, mixed=False, uniform_lengths=False)
     for start in range(0, count, _CHUNK):
         rows = min(_CHUNK, count - start)
-        word_oSB = counter.words(key_S, rows, 2, first_row=start)
-        digit_oBJ[:, start : start + rows] = counter.digits(word_oSB[:, 0]).movedim(0, -1)
+        word_NB = counter.words(key_S, rows, draws, first_row=start)[:, 0]
+        digit_oBJ[:, start : start + rows] = operand_digits(word_NB, addition).movedim(0, -1)
     return digit_oBJ[0], digit_oBJ[1]
 
 

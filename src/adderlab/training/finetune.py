@@ -12,7 +12,7 @@ evaluation draws from (suites have seeds from 0 up, targeting has negative ones)
 are left out by name: a stratum of small numbers meets its (0, 1). Source of the method: tbukic/
 M10S-Transformer (83p, 86p, 36p).
 
-Shapes: S seeds, B pairs, J = 10 columns, M failing pairs of one seed at most, N parameters, flat; L-BFGS
+Shapes: S seeds, B pairs, J columns (10), M failing pairs of one seed at most, N parameters, flat; L-BFGS
 has S = 1 in front of parameters and tokens.
 """
 
@@ -32,7 +32,8 @@ from adderlab.errors import UsageError
 from adderlab.evaluation.suites import adderboard, strata_groups
 from adderlab.models.architecture import Architecture
 from adderlab.models.tables import why_not_trained_by_tables
-from adderlab.task.layouts import Layout, answers_correct, from_digits
+from adderlab.task.addition import PUBLISHED, Addition, from_digits
+from adderlab.task.layouts import Layout, answers_correct
 from adderlab.task.sampling import uniform_pairs
 from adderlab.training.objective import Objective, OracleObjective, TableObjective
 
@@ -177,12 +178,15 @@ def targeting_seed(seed: int, round_number: int) -> int:
     return -(1 + seed * MAX_ROUNDS + round_number)
 
 
-def candidates(seed: int, round_number: int, settings: Targeting) -> list[Pairs]:
+def candidates(
+    seed: int, round_number: int, settings: Targeting, addition: Addition = PUBLISHED
+) -> list[Pairs]:
     """The groups of pairs that one round looks through, a pure function of its arguments."""
     own = targeting_seed(seed, round_number)
-    groups = [uniform_pairs(own, settings.fresh)]
+    groups = [uniform_pairs(own, settings.fresh, addition)]
     if settings.per_stratum:
-        groups += [(a_BJ, b_BJ) for _, a_BJ, b_BJ in strata_groups(settings.per_stratum, own)]
+        strata = strata_groups(settings.per_stratum, own, addition)
+        groups += [(a_BJ, b_BJ) for _, a_BJ, b_BJ in strata]
     return groups
 
 
@@ -198,18 +202,18 @@ def find_failures(
 
     The groups take turns, so that many failures of one kind do not crowd out the others.
     """
-    groups = [candidates(seed, round_number, settings) for seed in seeds]
+    groups = [candidates(seed, round_number, settings, layout.addition) for seed in seeds]
     a_SBJ = torch.stack([torch.cat([a for a, _ in own]) for own in groups])
     b_SBJ = torch.stack([torch.cat([b for _, b in own]) for own in groups])
     device = next(iter(params.values())).device
     tokens, targets = layout.encode(a_SBJ.to(device), b_SBJ.to(device))
     answers = objective.decode(params, tokens[..., : layout.num_prompt])
-    wrong_SB = ~answers_correct(answers, targets).all(2).cpu()
+    wrong_SB = ~answers_correct(answers, targets, layout).all(2).cpu()
     sizes = [len(a) for a, _ in groups[0]]
     found = []
     for s, wrong_B in enumerate(wrong_SB):
         rows = _taking_turns(wrong_B, sizes)
-        allowed = _no_adderboard(a_SBJ[s, rows], b_SBJ[s, rows])
+        allowed = _no_adderboard(a_SBJ[s, rows], b_SBJ[s, rows], layout.addition)
         rows = [row for row, keep in zip(rows, allowed, strict=True) if keep][: settings.most]
         found.append((a_SBJ[s, rows], b_SBJ[s, rows]))
     return found
@@ -224,7 +228,10 @@ def _as_ints(a_BJ: Tensor, b_BJ: Tensor) -> list[tuple[int, int]]:
     return list(zip(from_digits(a_BJ).tolist(), from_digits(b_BJ).tolist(), strict=True))
 
 
-def _no_adderboard(a_BJ: Tensor, b_BJ: Tensor) -> list[bool]:
+def _no_adderboard(a_BJ: Tensor, b_BJ: Tensor, addition: Addition) -> list[bool]:
+    """Which pairs may be trained on: the board's test is one of the published task alone."""
+    if addition != PUBLISHED:
+        return [True] * len(a_BJ)
     return [pair not in _adderboard_pairs() for pair in _as_ints(a_BJ, b_BJ)]
 
 

@@ -10,7 +10,7 @@ Four ingredients of a recipe, each a small dataclass with its settings:
 Why each of them helps is measured in docs/why-runs-fail.md.
 
 Shapes: S seeds, R starts of one seed or the rank of the position table, P positions or rows of that
-table, B pairs, A = 11 answer steps, V tokens, H heads, K width of a key.
+table, B pairs, A digits of a sum (11), V tokens, H heads, K width of a key.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from adderlab.errors import UsageError
 from adderlab.models.config import ModelConfig
 from adderlab.models.head_program import FUNCTIONS
 from adderlab.models.tables import tables, why_not_trained_by_tables
-from adderlab.task.layouts import OPERAND_DIGITS, SUM_DIGITS
+from adderlab.task.addition import SUM_DIGITS
 from adderlab.task.sampling import DataConfig, sample_pairs
 
 DRAWN_STD = 0.02
@@ -47,7 +47,7 @@ class Circle:
     """
 
     period: int = SUM_DIGITS
-    """Columns of a full turn."""
+    """Columns of a full turn, where a sum has eleven; of other sizes the same share of a turn."""
     spread: float = 0.5
     """Standard deviation of B."""
 
@@ -80,11 +80,12 @@ def _rows(circle: Circle, config: ModelConfig, table_SPR: Tensor) -> Tensor:
     """Centre of every row of A, (P, R); zero for rows that belong to no column."""
     layout = config.token_layout
     centre_PR = torch.zeros_like(table_SPR[0])
-    of_column = [[layout.query_positions[j]] for j in range(SUM_DIGITS)]
-    for j in range(OPERAND_DIGITS):
+    of_column = [[layout.query_positions[j]] for j in range(layout.sum_digits)]
+    for j in range(layout.columns):
         of_column[j] += [layout.a_positions[j], layout.b_positions[j]]
+    period = circle.period * layout.sum_digits / SUM_DIGITS
     for j, positions in enumerate(of_column):
-        angle = 2 * math.pi * j / circle.period
+        angle = 2 * math.pi * j / period
         for p in positions:
             centre_PR[p, 0], centre_PR[p, 1] = math.cos(angle), math.sin(angle)
     return centre_PR
@@ -215,18 +216,18 @@ def wanted_attention(config: ModelConfig, below: float) -> Tensor:
     """The wanted attention, (A, P); every row sums to 1.
 
     Where a column does not exist, its share goes to the other. Rotary and circular positions know only
-    distances, and the places beside a number's digits hold zeros: there they stand for columns -1 and
-    10.
+    distances, and the places beside a number's digits hold zeros: there they stand for the columns
+    below and above.
     """
     layout = config.token_layout
-    wanted_AP = torch.zeros(SUM_DIGITS, layout.num_positions)
+    wanted_AP = torch.zeros(layout.sum_digits, layout.num_positions)
     beyond = config.rope_theta is not None or config.positions == "fixed_circle"
     for positions in (layout.a_positions, layout.b_positions):
-        stride = positions[1] - positions[0]
-        for i in range(SUM_DIGITS):
+        stride = positions[1] - positions[0] if len(positions) > 1 else 1
+        for i in range(layout.sum_digits):
             for column, share in ((i, 1.0 - below), (i - 1, below)):
                 place = positions[0] + stride * column
-                if 0 <= column < OPERAND_DIGITS or (beyond and 0 <= place < layout.num_positions):
+                if 0 <= column < layout.columns or (beyond and 0 <= place < layout.num_positions):
                     wanted_AP[i, place] += share / 2
     return wanted_AP / wanted_AP.sum(1, keepdim=True)
 
@@ -249,7 +250,7 @@ def prefit_attention(
     counts = [torch.zeros(()) for _ in fitted]
     layout = config.token_layout
     for step in range(prefit.steps):
-        a_SBJ, b_SBJ = sample_pairs(data, torch.tensor([seed]), step, prefit.pairs)
+        a_SBJ, b_SBJ = sample_pairs(data, torch.tensor([seed]), step, prefit.pairs, layout.addition)
         tokens_SBP, _ = layout.encode(a_SBJ, b_SBJ)
         log_RBAHP = log_attention(config, values, tokens_SBP[0].long())
         # The sum over starts: each has the gradient of its own mean.
@@ -280,7 +281,7 @@ def log_attention(config: ModelConfig, params: Mapping[str, Tensor], tokens_BP: 
     """Log of the attention weights of R models, log_RBAHP. Positions not yet written are at -80: a
     finite number, for zero times infinity is none."""
     built, layout = tables(config, params), config.token_layout
-    asked, places = layout.query_positions[:SUM_DIGITS], range(layout.num_positions)
+    asked, places = layout.query_positions[: layout.sum_digits], range(layout.num_positions)
     query_RBAHK = torch.stack([built.query[:, i, tokens_BP[:, p]] for i, p in enumerate(asked)], 2)
     key_RBPHK = torch.stack([built.key[:, p, tokens_BP[:, p]] for p in places], 2)
     score_RBAHP = (query_RBAHK[:, :, :, None] * key_RBPHK[:, :, None]).sum(-1).transpose(3, 4)

@@ -5,7 +5,7 @@ sweep: the live view, JSON lines, dashboards, meters. The ``SeedTracker`` keeps 
 the last weights of every seed.
 
 Shapes: S seeds (still training; in the tracker all of the run), N parameters of one model, flat, B
-pairs, I = 11 columns.
+pairs, I columns of a sum (11).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from adderlab.models.config import ModelConfig
 from adderlab.reading.file_model import FileModel
 from adderlab.runs.checkpoints import Checkpoint, parameter_shapes
 from adderlab.runs.records import Metrics, Score, SeedRecord, SeedStatus, best_of
-from adderlab.task.layouts import SUM_DIGITS, Layout, answers_correct
+from adderlab.task.layouts import Layout, answers_correct
 from adderlab.task.r456 import Holdout
 from adderlab.training.objective import Objective, Params
 from adderlab.training.recipe import Recipe
@@ -44,7 +44,7 @@ class Measured:
 
     val_exact_S: Tensor
     val_token_acc_S: Tensor
-    """Share of the eleven digits that greedy decoding gets right."""
+    """Share of the sums' digits that greedy decoding gets right."""
     step_acc_SI: Tensor
     """Accuracy of each answer step, given the right earlier digits."""
     margin_S: Tensor
@@ -120,9 +120,9 @@ class Validation:
 
     def measure(self, objective: Objective, params: Params) -> Measured:
         margin_SBA = objective.margins(params, self.tokens_SBP, self.targets_SBA)
-        margin_SBI = margin_SBA[..., :SUM_DIGITS]
+        margin_SBI = margin_SBA[..., : self.layout.sum_digits]
         answers = objective.decode(params, self.tokens_SBP[..., : self.layout.num_prompt])
-        right_SBI = answers_correct(answers, self.targets_SBA)
+        right_SBI = answers_correct(answers, self.targets_SBA, self.layout)
         return Measured(
             val_exact_S=right_SBI.all(2).double().mean(1).cpu(),
             val_token_acc_S=right_SBI.double().mean((1, 2)).cpu(),

@@ -46,7 +46,8 @@ Params = Mapping[str, Tensor]
 
 def torch_sampler(data: DataConfig, layout: Layout) -> Sampler:
     """Training pairs as tokens, on any device."""
-    return lambda seeds_S, step, batch: layout.encode(*sample_pairs(data, seeds_S, step, batch))
+    task = layout.addition
+    return lambda seeds_S, step, batch: layout.encode(*sample_pairs(data, seeds_S, step, batch, task))
 
 
 class Objective(Protocol):

@@ -11,7 +11,7 @@ and the same ingredients; rates, decay, betas, clipping and the like are numbers
 (``engine.step_batch``). Everything else, from evaluations to run folders, stays each population's own.
 
 Shapes: S seeds still training (in a batch those of all its populations), N parameters of one model,
-flat; B pairs, J = 10, I = 11 columns.
+flat; B pairs, J columns (10), I columns of a sum (11).
 """
 
 from __future__ import annotations
@@ -170,7 +170,9 @@ class Population:
 
     def _prepare_data(self) -> None:
         recipe = self.recipe
-        holdouts = [holdout(seed, recipe.val_size, recipe.test_size) for seed in self.seeds]
+        holdouts = [
+            holdout(seed, recipe.val_size, recipe.test_size, self.layout.addition) for seed in self.seeds
+        ]
         self._validation = Validation(self.layout, holdouts, self.device)
         if self.num_rows > len(self.seeds):
             draws = self.num_rows // len(self.seeds)
@@ -179,7 +181,13 @@ class Population:
         self._replays: list[R456Sampler] = []
         if recipe.sampler == "r456":
             self._replays = [
-                R456Sampler(seed, recipe.batch_size, held, recipe.data.curriculum.phases)
+                R456Sampler(
+                    seed,
+                    recipe.batch_size,
+                    held,
+                    recipe.data.curriculum.phases,
+                    self.layout.addition,
+                )
                 for seed, held in zip(self.seeds, holdouts, strict=True)
             ]
 
@@ -342,7 +350,9 @@ class Population:
         params = self.params()
         for s in range(self.num_rows):
             own_seed_S = self._seeds_S[s : s + 1]
-            a_SBJ, b_SBJ = sample_pairs(data, own_seed_S, self.next_step, settings.examples)
+            a_SBJ, b_SBJ = sample_pairs(
+                data, own_seed_S, self.next_step, settings.examples, self.layout.addition
+            )
             own = {name: tensor[s] for name, tensor in params.items()}
             found = minimise(
                 self.objective.config, own, a_SBJ[0], b_SBJ[0], settings, self.objective.sharpness
@@ -364,7 +374,7 @@ class Population:
             return torch.stack(a_SBJ).to(self.device), torch.stack(b_SBJ).to(self.device)
         data, batch_size = self._stage.data, self._stage.batch_size
         assert data is not None and batch_size is not None
-        return sample_pairs(data, self._seeds_S, step, batch_size)
+        return sample_pairs(data, self._seeds_S, step, batch_size, self.layout.addition)
 
     def evaluate(self, train_loss_S: Tensor) -> Evaluation:
         """Validation of every active seed after the step just taken; see the module's head."""

@@ -102,7 +102,8 @@ class Repair(Result):
         """What came of it."""
         if self.proved:
             word = "Proved" if self.proof.checked else "Decided (float64, not checked)"
-            return [f"{word} after {self.trainings} training(s): all 10^20 pairs."]
+            pairs = self.proof.addition.pairs_text
+            return [f"{word} after {self.trainings} training(s): all {pairs} pairs."]
         return [f"Not proved after {self.trainings} training(s).", *self.proof.describe()]
 
 
@@ -161,11 +162,12 @@ def _train(
         parameter.requires_grad_(True)  # a plain class's tensors ask for none
     optimizer = torch.optim.Adam(model.parameters(), lr=rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0 - step / settings.steps)
-    witness_a, witness_b = pairs_from_ints(pairs)
+    task = model.layout.addition
+    witness_a, witness_b = pairs_from_ints(pairs, task)
     generator = torch.Generator().manual_seed(settings.seed + round_number)
     half = settings.batch_size // 2
     fresh_a, fresh_b = uniform_pairs(
-        settings.seed * 1000 + round_number, (settings.batch_size - half) * settings.steps
+        settings.seed * 1000 + round_number, (settings.batch_size - half) * settings.steps, task
     )
     for step in range(settings.steps):
         chosen = torch.randint(len(pairs), (half,), generator=generator)
@@ -183,7 +185,7 @@ def _train(
 
 
 def _margin_loss(model: Adder, a_BJ: Tensor, b_BJ: Tensor, target: float) -> Tensor:
-    """Mean over pairs of the missing margin, summed over the eleven digits (and the end token
+    """Mean over pairs of the missing margin, summed over the digits (and the end token
     where it counts)."""
     tokens_BP, targets_BA = model.layout.encode(a_BJ, b_BJ)
     decided = model.layout.num_decided

@@ -19,7 +19,7 @@ from adderlab.proof.certificate import (
     encode_array,
     write_certificate,
 )
-from adderlab.proof.problem import RADIX, tables_sha256
+from adderlab.proof.problem import tables_sha256
 from adderlab.proof.prove import prove_checkpoint
 from adderlab.proof.search import Limits
 from adderlab.proof.witnesses import pair_margins
@@ -112,7 +112,7 @@ def terminals(tree: list[int], fixed: dict[int, int], out: list[tuple[bool, dict
         out.append((code == -2, fixed))
         return
     assert code not in fixed
-    for value in range(RADIX if code < 2 * N else 2):
+    for value in range(10 if code < 2 * N else 2):
         terminals(tree, fixed | {code: value}, out)
 
 

@@ -90,7 +90,7 @@ def test_a_pair_of_every_cell() -> None:
     carry = np.full((len(family), N), -1, dtype=np.int8)
     for row, cell in enumerate(family):
         for slot in range(2 * N):
-            if cell[slot] != union.ANY_DIGIT:
+            if cell[slot] != union.any_digit(10):
                 digits[row, slot] = int(cell[slot]).bit_length() - 1
         if cell[2 * N + 1] != union.ANY_CARRY:
             carry[row, 1] = int(cell[2 * N + 1]).bit_length() - 1

@@ -79,7 +79,7 @@ def test_answers() -> None:
     targets_BA = layout.encode(*pairs_from_ints([(5, 7)]))[1]
     answers_BA = targets_BA.clone()
     answers_BA[0, 3], answers_BA[0, 11] = 9, 0
-    assert answers_correct(answers_BA, targets_BA)[0].tolist() == [i != 3 for i in range(11)]
+    assert answers_correct(answers_BA, targets_BA, layout)[0].tolist() == [i != 3 for i in range(11)]
     assert layout.answer_text(answers_BA[0]) == "00000009012"
     answers_BA[0, 10] = 13
     assert layout.answer_text(answers_BA[0]) == "<EOS>0000009012"

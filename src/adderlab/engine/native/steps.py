@@ -25,6 +25,7 @@ from adderlab.engine.native.program import Program
 from adderlab.engine.step_batch import CONSTANTS, RATES, Descending, StepBatch
 from adderlab.models.tables import ATTENTION, TableForm, Tables
 from adderlab.task import counter
+from adderlab.task.addition import MAX_COLUMNS
 from adderlab.task.counter import Stream
 from adderlab.task.layouts import Layout
 from adderlab.task.sampling import PATTERNS, DataConfig
@@ -126,12 +127,13 @@ class SamplingRequest(ctypes.Structure):
     _fields_ = [
         *[(name, ctypes.c_int32) for name in ("seeds", "batch", "max_digits")],
         *[(name, ctypes.c_int32) for name in ("uniform_lengths", "threads")],
+        *[(name, ctypes.c_int32) for name in ("columns", "base")],
         *[(name, ctypes.c_int32) for name in ("positions", "prompt", "answers", "end_token")],
         ("threshold", ctypes.c_uint64),
         ("pattern_count", ctypes.c_int32),
         ("patterns", ctypes.c_int32 * 5),
-        ("a_position", ctypes.c_int32 * 10),
-        ("b_position", ctypes.c_int32 * 10),
+        ("a_position", ctypes.c_int32 * MAX_COLUMNS),
+        ("b_position", ctypes.c_int32 * MAX_COLUMNS),
         *[(name, ctypes.c_void_p) for name in ("key", "blank", "tokens", "targets")],
     ]
 
@@ -144,21 +146,23 @@ def sampler_library() -> ctypes.CDLL:
 
 class NativeSampler:
     """The training pairs of one data configuration and layout, as tokens: equal bit for bit to
-    ``layout.encode(*sample_pairs(...))``."""
+    ``layout.encode(*sample_pairs(...))``. Not for layouts of pair tokens."""
 
     def __init__(self, data: DataConfig, layout: Layout, threads: int = 1) -> None:
         self.data, self.layout, self.threads = data, layout, threads
-        zeros = torch.zeros(1, 10, dtype=torch.uint8)
+        zeros = torch.zeros(1, layout.columns, dtype=torch.uint8)
         self._blank = layout.encode_prompt(zeros, zeros)[0].contiguous()
         self._request = SamplingRequest(
             uniform_lengths=data.curriculum.lengths == "uniform",
             threads=threads,
+            columns=layout.columns,
+            base=layout.base,
             positions=layout.num_positions,
             prompt=layout.num_prompt,
             answers=layout.num_answers,
             end_token=-1 if layout.end_token is None else layout.end_token,
-            a_position=(ctypes.c_int32 * 10)(*layout.a_positions),
-            b_position=(ctypes.c_int32 * 10)(*layout.b_positions),
+            a_position=(ctypes.c_int32 * MAX_COLUMNS)(*layout.a_positions),
+            b_position=(ctypes.c_int32 * MAX_COLUMNS)(*layout.b_positions),
             blank=self._blank.data_ptr(),
         )
         if data.carry_mix is not None:
@@ -184,7 +188,7 @@ class NativeSampler:
         targets_SBA = torch.empty((S, batch_size, layout.num_answers), dtype=torch.uint8)
         key_S = counter.keys(seeds_S, Stream.TRAIN, step)
         request = self.request(S, batch_size)
-        request.max_digits = self.data.curriculum.max_digits(step)
+        request.max_digits = self.data.curriculum.max_digits(step, layout.columns)
         request.threshold = self.threshold(step)
         request.key = key_S.data_ptr()
         request.tokens, request.targets = tokens_SBP.data_ptr(), targets_SBA.data_ptr()
@@ -277,7 +281,7 @@ class NativeSteps:
         arrays = {
             **self._keep,
             "seed": step_batch.seeds_S.contiguous(),
-            "max_digits": _ints([data.curriculum.max_digits(step) for step in steps]),
+            "max_digits": _ints([data.curriculum.max_digits(step, layout.columns) for step in steps]),
             "threshold": _longs([sampler.threshold(step) for step in steps]),
             "setting": step_batch.setting_S,
             "rates": step_batch.rates_CGR(),
