@@ -45,7 +45,8 @@ from adderlab.reading.file_model import FileModel
 from adderlab.reading.precision import parameters_of
 from adderlab.results import Result
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint, save_safetensors
-from adderlab.task.layouts import SUM_DIGITS, Layout, from_digits
+from adderlab.task.addition import PUBLISHED, SUM_DIGITS, from_digits
+from adderlab.task.layouts import Layout
 from adderlab.task.sampling import uniform_pairs
 
 Kind = Literal["adderboard", "safetensors", "hub-folder", "onnx"]
@@ -136,6 +137,12 @@ def export(
     loaded.need_code()
     if to not in KINDS:
         raise UsageError(f"no export {to!r}; there are {', '.join(KINDS)}")
+    task = loaded.config.token_layout.addition
+    if task != PUBLISHED:
+        raise UsageError(
+            f"this model adds {task.operands_text}; exports are of ten-digit adders: keep it with "
+            'al.load(...).save("model.safetensors")'
+        )
     output, suffix = Path(output), _SUFFIXES.get(to)
     if suffix is not None and output.suffix != suffix:
         named = output.with_suffix(suffix)

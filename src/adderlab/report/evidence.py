@@ -192,6 +192,8 @@ def _evaluation(file: Path, data: Any) -> EvaluationRecord | None:
 def _certificate(file: Path, data: dict[str, Any], seed: int | None = None) -> CertificateRecord:
     """From a certificate, or from a verdict as ``adderlab prove --json`` prints it."""
     margin, failing, steps = data["margin"], data["failing_pairs"], data.get("steps")
+    config = data.get("config") or {}
+    size = {name: int(config[name]) for name in ("columns", "base") if name in config}
     return CertificateRecord(
         file=file,
         weights_sha256=data.get("weights_sha256"),
@@ -203,6 +205,7 @@ def _certificate(file: Path, data: dict[str, Any], seed: int | None = None) -> C
         margin_witness=float(margin["witness"]),
         pair=_pair(margin["pair"]),
         step_bounds=tuple(float(step["margin_bound"]) for step in steps or ()),
+        addition=Addition(**size),
     )
 
 

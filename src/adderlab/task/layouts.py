@@ -39,6 +39,7 @@ __all__ = [
     "LAYOUTS",
     "OPERAND_DIGITS",
     "OPERAND_LIMIT",
+    "PAIR_TOKEN",
     "SUM_DIGITS",
     "Addition",
     "Layout",
@@ -52,6 +53,8 @@ __all__ = [
 ]
 
 DIGIT_TOKENS = tuple(NUMERALS[:10])
+PAIR_TOKEN = 10
+"""The token of the digit pair (0, 0) in base 10, where one token is both digits of a column."""
 MAX_VOCABULARY = 256
 """Tokens are bytes."""
 

@@ -1,0 +1,99 @@
+"""Prover and checker at other sizes, held to the truth: every pair, answered by the real module."""
+
+import dataclasses
+import functools
+
+import pytest
+
+from adderlab.checker.verify import check_document
+from adderlab.proof.certificate import certificate
+from adderlab.proof.exhaustive import TOLERANCE, disagreements, try_all
+from adderlab.proof.prove import greedy_answer, prove_checkpoint
+from adderlab.runs.checkpoints import Checkpoint
+from adderlab.task.addition import Addition
+from helpers.adders import built, checkpoint, nudged, spoilt
+
+LAYOUTS = ("P", "S", "M", "C", "M13")
+SIZES = {
+    "2 columns": Addition(columns=2),
+    "3 columns": Addition(columns=3),
+    "7 of base 2": Addition(columns=7, base=2),
+    "2 of base 16": Addition(columns=2, base=16),
+}
+KINDS = ("right", "nudged", "half trained")
+
+
+@functools.cache
+def made(layout: str, size: str, heads: int, kind: str) -> Checkpoint:
+    model = built(layout, SIZES[size], heads)
+    seed = LAYOUTS.index(layout) + 10 * list(SIZES).index(size)
+    if kind == "nudged":
+        model = nudged(model, seed)
+    if kind == "half trained":
+        model = spoilt(model, seed)
+    return checkpoint(model)
+
+
+def hold_to_the_truth(found: Checkpoint, kind: str) -> None:
+    proof = prove_checkpoint(found)
+    trial = try_all(found.module())
+    assert disagreements(trial, proof) == []
+    assert trial.ties == 0
+    assert proof.failing_pairs == trial.failing_float64
+    assert proof.failing_by_step == trial.failing_by_step
+    assert abs(proof.margin.witness - trial.margin) <= TOLERANCE * (1 + abs(trial.margin))
+    assert (proof.verdict == "proved") == (trial.failing_float64 == 0) == (kind == "right")
+    if kind == "nudged":
+        assert 1 <= trial.failing_float64 <= 10
+    if proof.verdict == "refuted":
+        assert proof.counterexample is not None
+        a, b = proof.counterexample
+        assert greedy_answer(found.module())(a, b) != a + b
+    report = check_document(certificate(proof), found, fp32=False)
+    assert report.accepted == (proof.verdict == "proved")
+    if report.accepted:
+        assert report.pairs_per_step == trial.pairs and report.margin is not None
+        assert 0 < report.margin <= trial.margin + TOLERANCE
+    else:
+        assert report.counterexample_confirmed
+
+
+FAST = [
+    ("P", "2 columns", 1, "right"),
+    ("S", "2 columns", 2, "nudged"),
+    ("C", "7 of base 2", 1, "right"),
+    ("M", "2 columns", 1, "half trained"),
+]
+EVERY = [
+    (layout, size, heads, kind)
+    for layout in LAYOUTS
+    for size in SIZES
+    for heads in (1, 2)
+    for kind in KINDS
+    # 60 of the 120: heads and kinds alternate, so that each meets every layout and size.
+    if (LAYOUTS.index(layout) + list(SIZES).index(size) + heads + KINDS.index(kind)) % 2
+]
+
+
+@pytest.mark.parametrize(("layout", "size", "heads", "kind"), FAST)
+def test_the_prover_counts_what_the_module_fails(layout, size, heads, kind) -> None:
+    hold_to_the_truth(made(layout, size, heads, kind), kind)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("layout", "size", "heads", "kind"), EVERY)
+def test_the_prover_counts_what_the_module_fails_in_all(layout, size, heads, kind) -> None:
+    hold_to_the_truth(made(layout, size, heads, kind), kind)
+
+
+def test_a_trial_that_says_something_else_is_a_disagreement() -> None:
+    found = made("P", "2 columns", 1, "right")
+    proof, trial = prove_checkpoint(found), try_all(found.module())
+    for changes, told in (
+        ({"failing_float64": 1}, "pairs: 1 fail by trial in float64, 0 to 0 by proof"),
+        ({"failing_pairs": 7}, "which rounding does not explain"),
+        ({"margin": trial.margin + 0.1}, "the smallest margin is"),
+        ({"margin": trial.margin - 1.0}, "is above the smallest margin"),
+    ):
+        wrong = disagreements(dataclasses.replace(trial, **changes), proof)
+        assert any(told in each for each in wrong), (changes, wrong)
