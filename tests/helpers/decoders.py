@@ -4,6 +4,7 @@ All take tokens (B, T) of layout "S", ten digits and nothing else, and return lo
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -402,13 +403,117 @@ class Plain:
         return (x + torch.relu(x @ w["up"]) @ w["down"]) @ w["tok"].T
 
 
+# The last position's logits alone.
+
+
+class LastSelected(Decoder):
+    def forward(self, t: Tensor) -> Tensor:
+        return super().forward(t)[:, -1]
+
+
+class LastWithItsAxis(Decoder):
+    """Everything after the attention is computed at the last position alone."""
+
+    def body(self, x: Tensor) -> Tensor:
+        x = (x + self.attend(self.n1(x)))[:, [-1]]
+        return x + self.mlp(self.n2(x))
+
+
+class LastOfTheFirst(ALiBi):
+    """Logits (V,)."""
+
+    def forward(self, t: Tensor) -> Tensor:
+        return super().forward(t)[0, -1]
+
+
+class LastQuery(Decoder):
+    """The query is made at the last position alone, so no mask is needed."""
+
+    def attend(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x)
+        return self.o(self.mixed(self.biased(self.scores(q[:, :, -1:], k)).softmax(-1), v))
+
+    def body(self, x: Tensor) -> Tensor:
+        x = x[:, -1:] + self.attend(self.n1(x))
+        return x + self.mlp(self.n2(x))
+
+    def forward(self, t: Tensor) -> Tensor:
+        return super().forward(t).squeeze(1)
+
+
+class LastQueryCapped(LastQuery):
+    """Scores that are no product, and another part of the row at every step."""
+
+    def biased(self, s: Tensor) -> Tensor:
+        return 3 * torch.tanh(s / 3)
+
+    def mlp(self, x: Tensor) -> Tensor:
+        return super().mlp(x) + self.pos.weight[-1]
+
+
+class LastWithSink(SinkLast):
+    def forward(self, t: Tensor) -> Tensor:
+        return super().forward(t)[:, -1]
+
+
+class LastQueryWithSink(LastQuery):
+    def more(self) -> None:
+        self.sink = nn.Parameter(torch.randn(2))
+
+    def mixed(self, w: Tensor, v: Tensor) -> Tensor:
+        return super().mixed(w[..., :-1], v)
+
+    def biased(self, s: Tensor) -> Tensor:
+        return torch.cat([s, self.sink.view(1, -1, 1, 1).expand(len(s), -1, 1, 1)], -1)
+
+
+class LastWithoutMask(Decoder):
+    """Every position looks at all that was read."""
+
+    def masked(self, s: Tensor) -> Tensor:
+        return s
+
+    def forward(self, t: Tensor) -> Tensor:
+        return super().forward(t)[:, -1]
+
+
+class LastAndPositionsAfter(PositionsAfter):
+    def forward(self, t: Tensor) -> Tensor:
+        return super().forward(t)[:, -1]
+
+
+# What is returned.
+
+
+class InADict(Decoder):
+    def forward(self, t: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+        return {"hidden": self.tok(t), "logits": super().forward(t)}
+
+
+class InATuple(Decoder):
+    def forward(self, t: Tensor) -> tuple[None, Tensor]:  # type: ignore[override]
+        return None, super().forward(t)
+
+
+class Output(NamedTuple):
+    loss: Tensor
+    scores: Tensor
+
+
+class InANamedTuple(Decoder):
+    def forward(self, t: Tensor) -> Output:  # type: ignore[override]
+        return Output(torch.zeros(()), super().forward(t))
+
+
 READ = [
     Decoder, Parallel, PostNorm, SandwichNorm, NoMLP, SeveralMLPs, ResidualScales, PositionsAfter,
     InPlace, SquaredReLU, SwiGLU, SigmoidGate, TanhGate, Softplus, ExpOfAbs, MinMaxClamp, Selection,
     TurnedHidden, WeightlessNorms, PerHeadNorm, CappedLogits, CappedScores, ALiBi, RelativeBias,
     SinkLast, SinkFirst, SinkOfTheToken, GroupedQueries, Tied, Rotary, NormedQueries, SlidingWindow,
     LargeNegative, ScoresOfPositions, Sinusoidal, NoPositions, OneHot, ParabolicHead, LogProbabilities,
-    Probabilities, Fused, HeadLoop, Einsum, EncoderLayer, Plain,
+    Probabilities, Fused, HeadLoop, Einsum, EncoderLayer, Plain, LastSelected, LastWithItsAxis,
+    LastOfTheFirst, LastQuery, LastQueryCapped, LastWithSink, LastQueryWithSink, LastWithoutMask,
+    LastAndPositionsAfter, InADict, InATuple, InANamedTuple,
 ]  # fmt: skip
 
 
@@ -534,9 +639,19 @@ class NoAttention(Decoder):
         return self.o(x)
 
 
-class LastOnly(Decoder):
+class LastTwo(Decoder):
+    def forward(self, t: Tensor) -> Tensor:
+        return super().forward(t)[:, -2:]
+
+
+class LastOfTwoLayers(TwoLayers):
     def forward(self, t: Tensor) -> Tensor:
         return super().forward(t)[:, -1]
+
+
+class MeanOfWhatWasRead(Decoder):
+    def forward(self, t: Tensor) -> Tensor:
+        return super().forward(t).mean(1)
 
 
 class Infinite(Decoder):
@@ -563,7 +678,9 @@ REFUSED = {
     CountsFromTheEnd: "after 24 tokens",
     HeldView: "view of its parameter up.weight",
     NoAttention: "no mixture",
-    LastOnly: "those of every position",
+    LastTwo: "of every position",
+    LastOfTwoLayers: "second layer",
+    MeanOfWhatWasRead: "second layer|attention of another",
     Infinite: "infinite, or no number|looks ahead",
 }
 """Each with words of the line that says why."""

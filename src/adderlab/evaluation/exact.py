@@ -347,13 +347,13 @@ def predict(model: Adder, a: int, b: int) -> Prediction:
     tokens_1T = layout.encode_prompt(*pairs_from_ints([(a, b)], task)).long().to(device)
     confidences = []
     for _ in range(task.sum_digits):
-        probability_1V = model(tokens_1T)[:, -1].softmax(-1)
+        probability_1V = model.next_logits(tokens_1T).softmax(-1)
         best, token = probability_1V.max(-1, keepdim=True)
         tokens_1T = torch.cat([tokens_1T, token], 1)
         confidences.append(float(best))
     answer, ended = tokens_1T[0, -task.sum_digits :], True
     if layout.num_decided > task.sum_digits:
-        ended = int(model(tokens_1T)[0, -1].argmax()) == layout.end_token
+        ended = int(model.next_logits(tokens_1T)[0].argmax()) == layout.end_token
     return Prediction(
         a=a,
         b=b,

@@ -34,6 +34,10 @@ class Adder(nn.Module):
     def layout(self) -> Layout:
         return self.config.token_layout
 
+    def next_logits(self, tokens_BT: Tensor) -> Tensor:
+        """Logits (B, V) of the token that follows."""
+        return self(tokens_BT)[:, -1]
+
     def answer_logits(self, tokens_BP: Tensor) -> Tensor:
         """Logits (B, A, V) of the answer steps, teacher-forced."""
         return self(tokens_BP)[:, list(self.layout.query_positions)]
@@ -48,7 +52,7 @@ class Adder(nn.Module):
         """Greedy decoding: prompt tokens -> answer tokens (B, A), uint8."""
         tokens = prompt_BT.long()
         for _ in range(self.layout.num_answers):
-            tokens = torch.cat([tokens, self(tokens)[:, -1].argmax(-1, keepdim=True)], 1)
+            tokens = torch.cat([tokens, self.next_logits(tokens).argmax(-1, keepdim=True)], 1)
         return tokens[:, prompt_BT.shape[1] :].to(torch.uint8)
 
     def own_sum(self, a: int, b: int) -> int | None:

@@ -111,7 +111,7 @@ def _step_margins(model: Adder, i: int, a_BJ: Tensor, b_BJ: Tensor) -> Tensor:
     parts, read = [], model.layout.query_positions[i] + 1
     for a, b in zip(a_BJ.split(CHUNK), b_BJ.split(CHUNK), strict=True):
         tokens_BP, targets_BA = model.layout.encode(a, b)
-        parts.append(_margins(model(tokens_BP[:, :read])[:, -1], targets_BA[:, i]))
+        parts.append(_margins(model.next_logits(tokens_BP[:, :read]), targets_BA[:, i]))
     return torch.cat(parts)
 
 

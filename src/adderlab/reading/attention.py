@@ -15,7 +15,8 @@ from torch import Tensor
 
 from adderlab.errors import Failure
 from adderlab.reading.dependence import Dependence
-from adderlab.reading.trace import Node, Trace
+from adderlab.reading.nodes import Node
+from adderlab.reading.trace import Trace
 from adderlab.reading.writing import Entry, Part
 
 BEFORE, OTHER = -1, -2
@@ -54,8 +55,10 @@ class Coordinate:
 class Mixtures:
     """The attentions that were met, their weights at one query position, the channels of ``mixed``."""
 
-    def __init__(self, trace: Trace, dependence: Dependence, position: int) -> None:
+    def __init__(self, trace: Trace, dependence: Dependence, position: int, length: int) -> None:
         self.trace, self.dependence, self.position = trace, dependence, position
+        self.length = length
+        """Tokens that the call has."""
         self._weights: list[tuple[Attention, int]] = []
         """(attention, key) of every weight that has a code."""
         self._offsets: dict[int, int] = {}
@@ -76,26 +79,26 @@ class Mixtures:
             return False
         ref, dim = node.args[0], int(node.args[1])
         shape = self.trace.shapes[ref.number]
-        if dim % len(shape) != len(shape) - 1 or len(shape) < 2:
+        if not shape or dim % len(shape) != len(shape) - 1:
             return False
-        return shape[-1] in (self.trace.length, self.trace.length + 1)
+        return shape[-1] in (self.length, self.length + 1)
 
     def attend(self, number: int, node: Node) -> Tensor:
         """The codes of its weights."""
         source = node.args[0].number
         shape = self.trace.shapes[source]
-        rows, keys = shape[-2], shape[-1]
-        if rows not in (1, self.trace.length):
+        rows, keys = rows_and_keys(shape)
+        if rows not in (1, self.length):
             raise Failure(f"its attention has {rows} queries and {keys} keys: that cannot be placed")
         bits = self.dependence.positions(source).reshape(-1, rows, keys)
-        offset = self._offset(bits)
+        row = self.position if rows == self.length else 0
+        offset = self._offset(bits[:, row])
         self._offsets[number] = offset
-        row = self.position if rows == self.trace.length else 0
         codes = torch.full((len(bits), rows, keys), OTHER)
         for head, key in itertools.product(range(len(bits)), range(keys)):
             allowed = 1 << self.position
             position = key - offset
-            if 0 <= position < self.trace.length:
+            if 0 <= position < self.length:
                 allowed |= 1 << position
             if int(bits[head, row, key]) & ~allowed:
                 raise Failure(TWO_TOKENS)
@@ -103,16 +106,15 @@ class Mixtures:
             codes[head, row, key] = FIRST_WEIGHT - (len(self._weights) - 1)
         return codes.reshape(shape)
 
-    def _offset(self, bits_HIJ: Tensor) -> int:
+    def _offset(self, bits_HJ: Tensor) -> int:
         """By how much keys are shifted against positions: 1 with a sink before the first."""
-        _, rows, keys = bits_HIJ.shape
-        if keys == self.trace.length:
+        keys = bits_HJ.shape[1]
+        if keys == self.length:
             return 0
-        own_I = torch.ones(rows, dtype=torch.int64) << torch.arange(rows)
         for offset in (0, 1):
             key_J = torch.zeros(keys, dtype=torch.int64)
-            key_J[offset : offset + self.trace.length] = 1 << torch.arange(self.trace.length)
-            if rows > 1 and not bool((bits_HIJ & ~(own_I[:, None] | key_J)).any()):
+            key_J[offset : offset + self.length] = 1 << torch.arange(self.length)
+            if not bool((bits_HJ & ~((1 << self.position) | key_J)).any()):
                 return offset
         raise Failure(TWO_TOKENS)
 
@@ -146,6 +148,11 @@ class Mixtures:
             ordered += [*own, *[None] * (longest - len(own))]
         place = {self._mixed[c]: i for i, c in enumerate(ordered) if c is not None}
         return tuple(ordered), place
+
+
+def rows_and_keys(shape: Sequence[int]) -> tuple[int, int]:
+    """Of scores: the last two axes, or one row where there is but one axis."""
+    return (1, shape[-1]) if len(shape) == 1 else (shape[-2], shape[-1])
 
 
 def is_weight(code: int) -> bool:

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from adderlab.errors import Failure
-from adderlab.reading.trace import VIEWS, Node, Ref, Trace, perform, rebuild
+from adderlab.reading.nodes import Node, Ref
+from adderlab.reading.trace import VIEWS, Trace, perform, rebuild
 
 aten = torch.ops.aten
 PARAMETER = 62
@@ -120,7 +121,7 @@ class Dependence:
             self._put(number, _none(tensor.shape), tensor)
         for node in trace.nodes:
             self._node(node)
-        if bool((self.bits[trace.output.number] & (1 << UNWRITTEN)).any()):
+        if any(bool((self.bits[ref.number] & (1 << UNWRITTEN)).any()) for ref in trace.outputs):
             raise Failure("its logits depend on memory that it never wrote to (torch.empty)")
 
     def positions(self, number: int) -> Tensor:

@@ -27,9 +27,10 @@ import torch
 from torch import Tensor, nn
 
 from adderlab.errors import Failure, UsageError
-from adderlab.reading.precision import parameters_of
+from adderlab.reading.outputs import first_logits
+from adderlab.reading.precision import parameters_of, reachable
 from adderlab.reading.reading import Tokens
-from adderlab.reading.trace import first_logits, one_thread
+from adderlab.reading.trace import one_thread
 from adderlab.reading.watching import MOST_CALLS, Call, Enough, Watch
 from adderlab.task.layouts import OPERAND_DIGITS, SUM_DIGITS, Layout, get_layout
 
@@ -45,7 +46,7 @@ class Foreign:
     name: str
     model: Any
     call: Callable[[Tensor], Tensor]
-    """Tokens (1, L) -> logits (1, L, V), by the model itself."""
+    """Tokens (1, L) -> logits (1, L, V) by the model itself, or (1, 1, V) of the last position alone."""
     params: Mapping[str, Tensor]
     layout: Layout
     tokens: Tokens
@@ -55,6 +56,8 @@ class Foreign:
     """What it answered while the way to ask it was learned, from its first call on."""
     rows_alone: bool = False
     """Whether it takes one sequence at a time."""
+    never: tuple[int, ...] = ()
+    """The model's tokens that ``add`` never chooses, however large their logits."""
     stated: bool = False
     """Whether the layout was named, and not learned from ``add``."""
 
@@ -149,7 +152,7 @@ def stated(model: Any, layout: Layout, name: str) -> Foreign:
         logits = first_logits(model(tokens))
         if logits is None:
             raise Failure("the model returns no logits")
-        return logits if logits.ndim == 3 else logits[None]
+        return _with_axes(logits, tokens)
 
     tokens = Tokens(ids_PV=ids_PV, order=tuple(range(V)))
     return Foreign(
@@ -217,12 +220,21 @@ def learned(module: types.ModuleType, model: Any, name: str) -> Foreign:
     pairs = _covering_pairs()
     with Watch(module, model) as watch, torch.no_grad():
         first = _answer(module, model, *pairs[0])
+    params = parameters_of(model)
+    if not params:
+        arrays = any(isinstance(thing, np.ndarray) for _, thing in reachable(model))
+        raise Failure(
+            "what build_model returns consists of numpy arrays, whose operations cannot be followed: "
+            "compute with PyTorch's tensors"
+            if arrays
+            else "what build_model returns holds no tensors that training could change: return the "
+            "module, or the class or dict of tensors, that add asks"
+        )
     if not watch.calls:
         reason = f": {first}" if isinstance(first, str) else ""
         raise Failure(
-            "add calls nothing that takes tokens and gives logits: the model is asked in a way that "
-            "is not "
-            f"known (numpy arrays cannot be followed){reason}"
+            "add calls nothing that takes tokens and gives logits, one function or module that does all "
+            f"between: the model is asked in a way that is not known{reason}"
         )
     asked = watch.calls[0].function
     seen = [call for call in watch.calls if call.function is asked]
@@ -237,22 +249,24 @@ def learned(module: types.ModuleType, model: Any, name: str) -> Foreign:
     seen += calls
     if len({len(prompt) for prompt in prompts}) != 1:
         raise Failure("the prompt's length depends on the pair")
-    call = _caller(calls[0])
     V = calls[0].shape[-1]
     rules = _rules(pairs, prompts)
     order = _answer_order(module, model, asked, pairs, V, rules)
     steps, end = _end_rule(module, model, asked, pairs, order, V)
+    never = _never_chosen(module, model, asked, pairs[0], order, end[0], V)
+    call = _caller(calls[0], never)
     layout, tokens = _layout(name, rules, order, V, end, steps)
     foreign = Foreign(
         name=name,
         model=model,
         call=call,
-        params=parameters_of(model),
+        params=params,
         layout=layout,
         tokens=tokens,
         add=lambda a, b: _number(_answer(module, model, a, b)),
-        asked=tuple((call.tokens, call.logits) for call in seen),
+        asked=tuple((each.tokens, _without(each.logits, never)) for each in seen),
         rows_alone=_takes_rows_alone(calls[0]),
+        never=never,
     )
     return foreign
 
@@ -268,7 +282,7 @@ def asked_alike(foreign: Foreign, module: types.ModuleType | None, model: Any) -
     return dataclasses.replace(
         foreign,
         model=model,
-        call=_caller(watch.calls[0]),
+        call=_caller(watch.calls[0], foreign.never),
         params=parameters_of(model),
         add=lambda a, b: _number(_answer(module, model, a, b)),
         asked=(),
@@ -328,17 +342,19 @@ def _check_greedy(runs: Sequence[Sequence[Call]]) -> None:
                 raise Failure("add does not append one token to its sequence at each step")
             if after.tokens[-1] != before.chosen:
                 raise Failure("add does not append the token with the largest logit")
-        last = first.shape
-        if last[:-1] not in ((1, len(first.tokens)), (len(first.tokens),)):
+        length, shape = len(first.tokens), first.shape
+        if shape[:-1] not in ((1, length), (length,), (1, 1), (1,), ()):
             raise Failure(
-                f"on {len(first.tokens)} tokens the model's logits have the shape {last}: the "
-                f"reading needs those "
-                "of every position"
+                f"on {length} tokens the model's logits have the shape {shape}: the reading needs those "
+                "of every position, or of the last"
             )
 
 
-def _caller(first: Call) -> Callable[[Tensor], Tensor]:
-    """The function that takes tokens (1, L) to logits (1, L, V)."""
+def _caller(first: Call, never: Sequence[int]) -> Callable[[Tensor], Tensor]:
+    """The function that takes tokens (1, L) to logits (1, L, V), or (1, 1, V).
+
+    ``never``: tokens that are not chosen; their logits are put below all others.
+    """
     value = first.args[first.place] if isinstance(first.place, int) else first.kwargs[first.place]
 
     def call(tokens: Tensor) -> Tensor:
@@ -353,9 +369,37 @@ def _caller(first: Call) -> Callable[[Tensor], Tensor]:
             kwargs[first.place] = own
         logits = first_logits(first.function(*args, **kwargs))
         assert logits is not None
-        return logits if logits.ndim == 3 else logits[None]
+        return _without(_with_axes(logits, tokens), never)
 
     return call
+
+
+def _without(logits: Tensor, never: Sequence[int]) -> Tensor:
+    """Logits (..., V) of which those of some tokens are replaced by one less than the smallest other."""
+    if not never:
+        return logits
+    chosen = [token for token in range(logits.shape[-1]) if token not in never]
+    less = logits[..., chosen].amin(-1, keepdim=True) - 1
+    parts = [logits[..., t : t + 1] if t in chosen else less for t in range(logits.shape[-1])]
+    return torch.cat(parts, -1)
+
+
+def _with_axes(logits: Tensor, tokens_BL: Tensor) -> Tensor:
+    """Logits of sequences (B, L) with all axes: (B, L, V), or (B, 1, V) of the last position alone."""
+    B, L = tokens_BL.shape
+    if logits.ndim == 1 or (logits.ndim == 2 and len(logits) == B and (B > 1 or L > 1)):
+        return logits.reshape(B, 1, -1)
+    return logits if logits.ndim == 3 else logits[None]
+
+
+def answer_logits(call: Callable[[Tensor], Tensor], layout: Layout, tokens_BP: Tensor) -> Tensor:
+    """Logits (B, A, V) of the answer steps, by a model that gives out those of every position or, asked
+    once for every step, of the last one."""
+    whole = call(tokens_BP)
+    *earlier, _ = queries = layout.query_positions
+    if whole.shape[1] == tokens_BP.shape[1]:
+        return whole[:, list(queries)]
+    return torch.cat([*(call(tokens_BP[:, : q + 1]) for q in earlier), whole], 1)
 
 
 @dataclass(frozen=True)
@@ -409,10 +453,12 @@ def _steered(
     asked: Any,
     pair: tuple[int, int],
     tokens: Sequence[int | None],
+    above: int | None = None,
 ) -> tuple[Any, list[Call]]:
-    """(what ``add`` returns, what it asked), with the model's answers replaced."""
+    """(what ``add`` returns, what it asked), with the model's answers replaced. ``above``: a token whose
+    logit is larger still."""
     with Watch(module, model, only=asked) as watch, torch.no_grad():
-        watch.forced = iter(tokens)
+        watch.forced, watch.above = iter(tokens), above
         return _answer(module, model, *pair), watch.calls
 
 
@@ -430,6 +476,7 @@ def _answer_order(
     candidates = [guess] + ([tuple(range(10))] if guess != tuple(range(10)) else [])
     # Where decoding stops at an end token, the digits alone do not end it.
     ends = [(), *((token,) for token in range(V))]
+    most = 0
     for token_of, end in itertools.product(candidates, ends):
         if max(token_of) >= V or token_of[0] in end:
             continue
@@ -437,7 +484,8 @@ def _answer_order(
         for pair in pairs[:STEERED]:
             digits = [generator.randrange(10) for _ in range(SUM_DIGITS)]
             digits[-1] = generator.randrange(1, 10)
-            answer, _ = _steered(module, model, asked, pair, [*(token_of[d] for d in digits), *end])
+            answer, calls = _steered(module, model, asked, pair, [*(token_of[d] for d in digits), *end])
+            most = max(most, len(calls))
             good += answer == sum(d * 10**i for i, d in enumerate(digits))
             up += answer == int("".join(map(str, digits)))
         if good == STEERED:
@@ -448,10 +496,15 @@ def _answer_order(
                 "yet written, "
                 "and the proof needs units first"
             )
+    if most < SUM_DIGITS:
+        times = "once" if most == 1 else f"{most} times"
+        raise Failure(
+            f"add asks its model {times} with the whole sequence, not for each of {SUM_DIGITS} digits: "
+            "a cache of keys, or digits that are answered at once, cannot be read"
+        )
     raise Failure(
-        "add does not return what its model answers: with the answers replaced, another number "
-        "comes back (or "
-        "digits are written in a way that is not known)"
+        "add does not return what its model answers: with the answers replaced, another number comes "
+        "back (it draws them, or writes digits in a way that is not known)"
     )
 
 
@@ -490,6 +543,28 @@ def _end_rule(
     if len(ends) != 1:
         raise Failure(f"after the digits add ends at {len(ends)} of {V} tokens, not at one end token")
     return SUM_DIGITS + 1, (ends[0], True)
+
+
+def _never_chosen(
+    module: types.ModuleType,
+    model: Any,
+    asked: Any,
+    pair: tuple[int, int],
+    order: Sequence[int],
+    end: int | None,
+    V: int,
+) -> tuple[int, ...]:
+    """Tokens besides digits and end that do not become part of the answer though their logits are the
+    largest: ``add`` chooses among the others."""
+    a, b = pair
+    right = [order[(a + b) // 10**i % 10] for i in range(SUM_DIGITS)]
+    asked_for = right if end is None else [*right, end]
+    rest = [token for token in range(V) if token not in order and token != end]
+    return tuple(
+        token
+        for token in rest
+        if _steered(module, model, asked, pair, asked_for, above=token)[0] == a + b
+    )
 
 
 def _layout(

@@ -7,7 +7,7 @@ a function of single scores (a soft cap).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -15,36 +15,39 @@ import torch
 from torch import Tensor
 
 from adderlab.models.head_program import Function
-from adderlab.reading.attention import Attention
+from adderlab.reading.attention import Attention, rows_and_keys
 from adderlab.reading.dependence import CASTS, MOVES, ZEROING, Dependence, move
-from adderlab.reading.trace import Node, Ref, Trace, keeps_numbers
+from adderlab.reading.lowering import Answer
+from adderlab.reading.nodes import Node, Ref
+from adderlab.reading.trace import Trace, keeps_numbers
 from adderlab.reading.writing import FUNCTIONS, Entry, Part
-from adderlab.task.layouts import Layout
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreFunction:
-    """What the products of one head go through, number by number."""
+    """What the products of one head go through at one step, number by number."""
 
     name: Function
     source: int
     """The tensor that it takes."""
     result: int
-    cells: tuple[tuple[int, ...], ...]
-    """(answer step, key) -> place in both."""
+    cells: tuple[int, ...]
+    """Of every key of its call, the place in both."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Factors:
     """Scores of one head as queries times keys."""
 
-    product: int | None
-    """The node that multiplies them; None where no token decides the scores."""
+    products: frozenset[int]
+    """What multiplies them: the results' tensors, one for all steps or one for each; none where no
+    token decides the scores."""
     queries: tuple[tuple[Entry, ...], ...]
     """(answer step, coordinate)."""
     keys: tuple[tuple[Part, ...], ...]
     """(key, coordinate)."""
-    function: ScoreFunction | None = None
+    functions: tuple[ScoreFunction, ...] = ()
+    """One for every step, the same but for where it is, or none."""
 
 
 FUNCTIONS_OF_SCORES: dict[str, Function] = {
@@ -53,100 +56,92 @@ FUNCTIONS_OF_SCORES: dict[str, Function] = {
 """PyTorch's name -> that of a head program."""
 _AFFINE = {"mul", "div", "add", "sub", "neg", "where", "masked_fill"}
 
+Same = Callable[[int, Entry], Entry]
+"""(answer step, a number of its call) -> that number in the longest call, if it is there."""
+
 
 def find_factors(
     trace: Trace,
     dependence: Dependence,
-    layout: Layout,
-    heads: Sequence[Attention],
+    answers: Sequence[Answer],
+    attentions: Sequence[Sequence[Attention]],
     offset: int,
+    same: Same,
     *,
     curved: bool = False,
 ) -> tuple[Factors, ...] | None:
     """For every head the product of queries and keys from which its scores come by scaling and adding
     what no token decides; None if those of some head do not, or are of another width. ``curved``: and by
-    one function, the same in all heads."""
+    one function, the same in all heads.
+
+    ``attentions``: (answer step, head).
+    """
     found = []
-    for attention in heads:
-        own = _head_factors(trace, dependence, layout, attention, offset, curved)
+    for heads_A in zip(*attentions, strict=True):
+        own = _head_factors(trace, dependence, answers, heads_A, offset, same, curved)
         if own is None:
             return None
         found.append(own)
-    alike = {(len(own.keys[0]), own.function and own.function.name) for own in found}
+    alike = {(len(own.keys[0]), *{function.name for function in own.functions}) for own in found}
     return tuple(found) if len(alike) == 1 else None
 
 
 def _head_factors(
     trace: Trace,
     dependence: Dependence,
-    layout: Layout,
-    attention: Attention,
+    answers: Sequence[Answer],
+    attentions: Sequence[Attention],
     offset: int,
+    same: Same,
     curved: bool,
 ) -> Factors | None:
-    keys = trace.shapes[attention.source][-1]
-    if not bool(dependence.positions(attention.source).any()):
+    keys, length = trace.shapes[attentions[-1].source][-1], answers[-1].length
+    if not any(bool(dependence.positions(own.source).any()) for own in attentions):
         if curved:
             return None
-        return Factors(product=None, queries=((),) * layout.num_answers, keys=((),) * keys)
-    chain = _chain(trace, dependence, attention.source)
-    if chain is None:
-        return None
-    product, path = chain
-    bends = [i for i, index in enumerate(path) if trace.nodes[index].operation in FUNCTIONS_OF_SCORES]
-    if len(bends) != curved:
-        return None
-    function = None
-    for i in bends:
-        function = _function(trace, path[i], path[i + 1 :], attention, layout)
-    cells_AJ = _cells(trace, product, path, attention, layout)
-    node = trace.nodes[product]
-    args = [x.number for x in node.args[-2:]]
-    shapes = [trace.shapes[number] for number in args]
-    out_shape = trace.shapes[node.outputs[0].number]  # type: ignore[union-attr]
+        return Factors(products=frozenset(), queries=((),) * len(answers), keys=((),) * keys)
+    cells = _Cells(trace, dependence)
+    products: set[int] = set()
+    functions: list[ScoreFunction] = []
     queries: list[tuple[Entry, ...]] = []
     own_keys: list[tuple[Part, ...] | None] = [None] * keys
-    for i, line in enumerate(cells_AJ):
-        position = layout.query_positions[i]
+    for i, (answer, attention) in enumerate(zip(answers, attentions, strict=True)):
+        bends = cells.bends(attention)
+        if bends is None or len(bends) != curved:
+            return None
+        functions += [cells.function(attention, answer.position, node) for node in bends]
+        product, line = cells.product(attention, answer.position)
         seen = [(j, cell) for j, cell in enumerate(line) if cell >= 0]
-        sides = [_operand_entries(args, shapes, out_shape, cell) for _, cell in seen]
         if not seen:
             return None
-        first, second = (_is_of(dependence, side, position) for side in sides[0])
+        node = trace.nodes[product]
+        products.update(ref.number for ref in node.outputs if ref is not None)
+        sides = [_operand_entries(trace, node, cell) for _, cell in seen]
+        first, second = (_is_of(dependence, side, answer.position) for side in sides[0])
         pairs = [(b, a) if second and not first else (a, b) for a, b in sides]
-        if len({query for query, _ in pairs}) != 1 or not _is_of(dependence, pairs[0][0], position):
+        query = pairs[0][0]
+        if any(own != query for own, _ in pairs) or not _is_of(dependence, query, answer.position):
             return None
-        queries.append(pairs[0][0])
+        queries.append(tuple(same(i, entry) for entry in query))
+        # A sink after the keys of a shorter call.
+        missing = keys - len(line)
         for (j, _), (_, key) in zip(seen, pairs, strict=True):
-            if own_keys[j] not in (None, key) or not _is_of(dependence, key, j - offset):
+            key = tuple(same(i, entry) for entry in key)
+            place = j if j - offset < answer.length else j + missing
+            if own_keys[place] not in (None, key) or not _is_of(dependence, key, place - offset):
                 return None
-            own_keys[j] = key
+            own_keys[place] = key
     sink = (None,) * len(queries[0])
     complete = [
-        key if key is not None or 0 <= j - offset < trace.length else sink
-        for j, key in enumerate(own_keys)
+        key if key is not None or 0 <= j - offset < length else sink for j, key in enumerate(own_keys)
     ]
-    if any(key is None for key in complete):
+    if any(key is None for key in complete) or len({function.name for function in functions}) > 1:
         return None
     return Factors(
-        product=product,
+        products=frozenset(products),
         queries=tuple(queries),
         keys=tuple(k for k in complete if k is not None),
-        function=function,
-    )
-
-
-def _function(
-    trace: Trace, index: int, after: Sequence[int], attention: Attention, layout: Layout
-) -> ScoreFunction:
-    node = trace.nodes[index]
-    (result,) = [ref.number for ref in node.outputs if ref is not None]
-    cells_AJ = _cells(trace, index, after, attention, layout)
-    return ScoreFunction(
-        name=FUNCTIONS_OF_SCORES[node.operation],
-        source=node.args[0].number,
-        result=result,
-        cells=tuple(map(tuple, cells_AJ)),
+        functions=tuple(functions),
     )
 
 
@@ -158,14 +153,14 @@ def _is_of(dependence: Dependence, entries: Sequence[Entry], position: int) -> b
     return bits & ~(1 << position if position >= 0 else 0) == 0
 
 
-def _operand_entries(
-    args: Sequence[int], shapes: Sequence[tuple[int, ...]], out_shape: tuple[int, ...], cell: int
-) -> tuple[tuple[Entry, ...], tuple[Entry, ...]]:
+def _operand_entries(trace: Trace, node: Node, cell: int) -> tuple[tuple[Entry, ...], tuple[Entry, ...]]:
     """The row of the first operand and the column of the second whose product the cell is."""
-    (a, b), (x, y) = args, shapes
-    columns = out_shape[-1]
-    batch, rest = divmod(cell, out_shape[-2] * columns)
-    i, j = divmod(rest, columns)
+    a, b = (x.number for x in node.args[-2:])
+    x, y = trace.shapes[a], trace.shapes[b]
+    if node.operation == "mv":
+        y = (*y, 1)
+    batch, rest = divmod(cell, x[-2] * y[-1])
+    i, j = divmod(rest, y[-1])
     M = x[-1]
     left = tuple((a, (batch * x[-2] + i) * M + m) for m in range(M))
     right = tuple((b, (batch * M + m) * y[-1] + j) for m in range(M))
@@ -181,7 +176,7 @@ def _chain(trace: Trace, dependence: Dependence, source: int) -> tuple[int, list
         index = dependence.made_by[number]
         node = trace.nodes[index]
         name = node.operation
-        if name in ("mm", "bmm"):
+        if name in ("mm", "bmm", "mv"):
             return index, path[::-1]
         if not _is_affine(node) and name not in FUNCTIONS_OF_SCORES:
             return None
@@ -201,35 +196,73 @@ def _is_affine(node: Node) -> bool:
     return node.operation in _AFFINE and node.named.get("rounding_mode") is None
 
 
-def _cells(
-    trace: Trace,
-    product: int,
-    path: Sequence[int],
-    attention: Attention,
-    layout: Layout,
-) -> list[list[int]]:
-    """(answer step, key) -> place in the result of a node, the product or the function; -1 for what does
-    not come from it."""
-    ref = trace.nodes[product].outputs[0]
-    assert ref is not None
-    shape = trace.shapes[ref.number]
-    places = {ref.number: torch.arange(int(torch.Size(shape).numel())).reshape(shape)}
+class _Cells:
+    """Where scores come from: places in the results of products, and of functions of these."""
 
-    def placed(r: Ref) -> Tensor:
-        return places[r.number] if r.number in places else torch.full(trace.shapes[r.number], -1)
+    def __init__(self, trace: Trace, dependence: Dependence) -> None:
+        self._trace, self._dependence = trace, dependence
+        self._chains: dict[int, tuple[int, list[int]] | None] = {}
+        self._found: dict[tuple[int, int], Tensor] = {}
 
-    for index in path:
-        node = trace.nodes[index]
-        if node.function in MOVES:
-            results = move(node, placed)
-        else:
-            out = next(r.number for r in node.outputs if r is not None)
-            (source,) = [r for r in node.inputs() if r.number in places]
-            results = [places[source.number].expand(trace.shapes[out])]
-        for own, result in zip(node.outputs, results, strict=True):
-            if own is not None:
-                places[own.number] = result
-    size = trace.shapes[attention.source]
-    found = places[attention.source].reshape(-1, *size[-2:])[attention.head]
-    rows = [q if size[-2] > 1 else 0 for q in layout.query_positions]
-    return found[rows].tolist()
+    def bends(self, attention: Attention) -> list[int] | None:
+        """The nodes of functions between the product and the scores; None where there is no product."""
+        chain = self._chain(attention.source)
+        if chain is None:
+            return None
+        return [i for i in chain[1] if self._trace.nodes[i].operation in FUNCTIONS_OF_SCORES]
+
+    def product(self, attention: Attention, position: int) -> tuple[int, list[int]]:
+        """(its node, of every key the place in its result); -1 for what does not come from it."""
+        chain = self._chain(attention.source)
+        assert chain is not None
+        return chain[0], self._line(attention, position, *chain)
+
+    def function(self, attention: Attention, position: int, index: int) -> ScoreFunction:
+        chain = self._chain(attention.source)
+        assert chain is not None
+        node = self._trace.nodes[index]
+        (result,) = [ref.number for ref in node.outputs if ref is not None]
+        after = chain[1][chain[1].index(index) + 1 :]
+        return ScoreFunction(
+            name=FUNCTIONS_OF_SCORES[node.operation],
+            source=node.args[0].number,
+            result=result,
+            cells=tuple(self._line(attention, position, index, after)),
+        )
+
+    def _chain(self, source: int) -> tuple[int, list[int]] | None:
+        if source not in self._chains:
+            self._chains[source] = _chain(self._trace, self._dependence, source)
+        return self._chains[source]
+
+    def _line(self, attention: Attention, position: int, index: int, path: Sequence[int]) -> list[int]:
+        """Of every key the place in the result of a node, the product or the function."""
+        source = attention.source
+        if (source, index) not in self._found:
+            self._found[source, index] = self._places(index, path, source)
+        rows, keys = rows_and_keys(self._trace.shapes[source])
+        row = position if rows > 1 else 0
+        return self._found[source, index].reshape(-1, rows, keys)[attention.head, row].tolist()
+
+    def _places(self, index: int, path: Sequence[int], source: int) -> Tensor:
+        trace = self._trace
+        ref = trace.nodes[index].outputs[0]
+        assert ref is not None
+        shape = trace.shapes[ref.number]
+        places = {ref.number: torch.arange(int(torch.Size(shape).numel())).reshape(shape)}
+
+        def placed(r: Ref) -> Tensor:
+            return places[r.number] if r.number in places else torch.full(trace.shapes[r.number], -1)
+
+        for each in path:
+            node = trace.nodes[each]
+            if node.function in MOVES:
+                results = move(node, placed)
+            else:
+                out = next(r.number for r in node.outputs if r is not None)
+                (before,) = [r for r in node.inputs() if r.number in places]
+                results = [places[before.number].expand(trace.shapes[out])]
+            for own, result in zip(node.outputs, results, strict=True):
+                if own is not None:
+                    places[own.number] = result
+        return places[source]

@@ -39,6 +39,7 @@ from adderlab.reading.agreement import (
 )
 from adderlab.reading.driving import (
     Foreign,
+    answer_logits,
     asked_alike,
     built,
     foreign_module,
@@ -221,21 +222,36 @@ class FileModule(Adder):
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
         """Logits (B, T, V) at every position: all rows at once where the model takes them so."""
-        tokens_BT = tokens_BT.long()
-        foreign, order = self.foreign, list(self.config.order)
-        own_BT = foreign.tokens.of(tokens_BT)
-        with _default_dtype(next(iter(self._params.values())).dtype):
-            if self._live.batched and len(own_BT) > 1:
-                return foreign.call(own_BT)[..., order]
-            return torch.cat([foreign.call(row[None]) for row in own_BT])[..., order]
+
+        def every(call: Callable[[Tensor], Tensor], own_BT: Tensor) -> Tensor:
+            logits = call(own_BT)
+            if logits.shape[1] == (T := own_BT.shape[1]):
+                return logits
+            return torch.cat([*(call(own_BT[:, :length]) for length in range(1, T)), logits], 1)
+
+        return self._asked(every, tokens_BT)
+
+    def next_logits(self, tokens_BT: Tensor) -> Tensor:
+        """Logits (B, V) of the token that follows."""
+        return self._asked(lambda call, own_BT: call(own_BT)[:, -1], tokens_BT)
 
     def answer_logits(self, tokens_BP: Tensor) -> Tensor:
         """Logits (B, A, V) of the answer steps, teacher-forced. Of a model that takes one sequence at a
         time, its recorded operations, batched."""
-        live, queries = self._live, list(self.layout.query_positions)
-        if live.reading is None or live.batched or len(tokens_BP) < 2:
-            return super().answer_logits(tokens_BP)
-        return live.reading.logits(self._params, tokens_BP)[:, queries]
+        reading = self._live.reading
+        if reading is not None and not self._live.batched and len(tokens_BP) > 1:
+            return reading.logits(self._params, tokens_BP)
+        return self._asked(lambda call, own_BP: answer_logits(call, self.layout, own_BP), tokens_BP)
+
+    def _asked(
+        self, ask: Callable[[Callable[[Tensor], Tensor], Tensor], Tensor], tokens_BT: Tensor
+    ) -> Tensor:
+        """What ``ask`` gets of the model on its own tokens, in the layout's order."""
+        foreign, order = self.foreign, list(self.config.order)
+        own_BT = foreign.tokens.of(tokens_BT.long())
+        with _default_dtype(next(iter(self._params.values())).dtype):
+            groups = own_BT.split(max(1, len(own_BT)) if self._live.batched else 1)
+            return torch.cat([ask(foreign.call, group) for group in groups])[..., order]
 
     def own_sum(self, a: int, b: int) -> int | None:
         """What the file's ``add`` answers."""

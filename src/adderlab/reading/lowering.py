@@ -39,8 +39,9 @@ from adderlab.reading.dependence import (
     Dependence,
     move,
 )
+from adderlab.reading.nodes import Node, Ref
 from adderlab.reading.simplify import bias_in_row, renamed, simplified
-from adderlab.reading.trace import Node, Ref, Trace, keeps_numbers
+from adderlab.reading.trace import Trace, keeps_numbers, needed_nodes
 from adderlab.reading.writing import FUNCTIONS, REDUCTIONS, TWO, Entry, Part, Spec, Writer
 
 CHANNELS = 1 << 20
@@ -67,24 +68,37 @@ class Lowered:
     """What the model gives out; the program's own results are logits in any case."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """Where a trace has the logits of one answer step."""
+
+    position: int
+    """Of the query."""
+    output: int
+    """The tensor."""
+    row: int
+    """Which of its rows, counted over the leading axes."""
+    length: int
+    """Tokens that the call read."""
+
+
 class Lowering:
-    """The walk for one query position. ``as_rows``: (node, operand) of constants that are not the same
+    """The walk for one answer step. ``as_rows``: (node, operand) of constants that are not the same
     at every step, and so are channels of ``row``."""
 
     def __init__(
         self,
         trace: Trace,
         dependence: Dependence,
-        position: int,
-        output_row: int,
+        answer: Answer,
         as_rows: frozenset[tuple[int, int]] = frozenset(),
     ) -> None:
         self.trace, self.dependence = trace, dependence
-        self.position, self.output_row = position, output_row
+        self.answer, self.position = answer, answer.position
         self._as_rows = as_rows
         self._codes: dict[int, Tensor] = {}
         self._write = Writer(self._fixed)
-        self._mixtures = Mixtures(trace, dependence, position)
+        self._mixtures = Mixtures(trace, dependence, answer.position, answer.length)
         self._rows: dict[Entry, int] = {}
         self._parts: dict[Part, int] = {}
         self._last: Literal["logits", "log_probabilities", "probabilities"] = "logits"
@@ -95,11 +109,13 @@ class Lowering:
         """The program whose logits are the output's channels in this order."""
         for number in {0, *self.trace.parameters, *self.trace.constants}:
             self._codes[number] = torch.full(self.trace.shapes[number], BEFORE)
+        needed = needed_nodes(self.trace, {self.answer.output})
         for number, node in enumerate(self.trace.nodes):
-            self._write.at = (number, 0)
-            self._node(number, node)
-        codes = self._codes[self.trace.output.number]
-        last = codes.reshape(-1, codes.shape[-1])[self.output_row].tolist()
+            if needed[number]:
+                self._write.at = (number, 0)
+                self._node(number, node)
+        codes = self._codes[self.answer.output]
+        last = codes.reshape(-1, codes.shape[-1])[self.answer.row].tolist()
         if any(code == BEFORE for code in last):
             raise Failure("its logits do not come from an attention: there is no mixture to read")
         if any(code < 0 for code in last):

@@ -22,12 +22,13 @@ from torch import Tensor
 from adderlab.errors import Failure
 from adderlab.models.head_program import FUNCTIONS, HeadProgram, evaluate
 from adderlab.models.tables import TableForm, Tables
-from adderlab.reading.attention import Attention
+from adderlab.reading.attention import Attention, rows_and_keys
 from adderlab.reading.dependence import Dependence
 from adderlab.reading.factors import Factors, find_factors
-from adderlab.reading.folding import Fold, fold_of
-from adderlab.reading.lowering import Lowered, Lowering
+from adderlab.reading.folding import Fold, InputFold, OutputFold, fold_of
+from adderlab.reading.lowering import Answer, Lowered, Lowering
 from adderlab.reading.narrowing import NarrowScores, narrow_scores
+from adderlab.reading.shorter import Draws, Shorter, judge_alike
 from adderlab.reading.trace import Trace, one_thread, record, run
 from adderlab.reading.writing import Entry, Part, Product, Spec
 from adderlab.task.layouts import Layout
@@ -66,6 +67,8 @@ class Reading:
     layout: Layout
     tokens: Tokens
     trace: Trace
+    answers: tuple[Answer, ...]
+    """Where the trace has the logits of every answer step."""
     steps: tuple[Lowered, ...]
     """One for every answer step."""
     form: TableForm
@@ -74,6 +77,8 @@ class Reading:
     curved: tuple[Factors, ...] | None
     """Where they are a function of such products: for the narrow form, which training and evaluation
     compute. Elsewhere such scores are tabulated."""
+    fold: Fold | None
+    """Of values that are read through a narrow matrix, or made by one."""
     hidden_HAJ: Tensor
     """Keys whose weight is zero whatever tokens and parameters are (head, answer step, key)."""
     shapes: Mapping[str, tuple[int, ...]]
@@ -84,11 +89,6 @@ class Reading:
     @cached_property
     def program(self) -> HeadProgram:
         return self.form.program
-
-    @cached_property
-    def fold(self) -> Fold | None:
-        """Of values that are read through a narrow matrix."""
-        return fold_of(self.steps[0], self.form.heads)
 
     def tables(
         self, parameters: Mapping[str, Tensor], *, exact: bool = False, narrow: bool = False
@@ -107,8 +107,8 @@ class Reading:
         head = {name: found.pop(f"head.{name}") for name in self.program.shapes}
         form = replace(self.form, key_dim=found["query"].shape[-1])
         if "score_scale" in found:
-            assert self.curved is not None and self.curved[0].function is not None
-            form = replace(form, score_function=self.curved[0].function.name)
+            assert self.curved is not None and self.curved[0].functions
+            form = replace(form, score_function=self.curved[0].functions[0].name)
         return Tables(form=form, head=head, **found)
 
     def _one(self, parameters: dict[str, Tensor], exact: bool, narrow: bool) -> dict[str, Tensor]:
@@ -130,12 +130,7 @@ class Reading:
 
         A, P, V = len(self.steps), self.layout.num_positions, self.layout.vocab_size
         H, fold = self.form.heads, self.fold
-        value_entries = [
-            None if c is None else c.values[p + self.steps[0].offset]
-            for p in range(P)
-            for c in first.mixed
-        ]
-        value = gathered(value_entries).reshape(V, P, H, -1).transpose(0, 1)
+        value = gathered(self._value_entries()).reshape(V, P, H, -1).transpose(0, 1)
         row_entries = [entry for step in self.steps for entry in step.rows]
         residual = gathered(row_entries).reshape(V, A, -1).transpose(0, 1)
 
@@ -154,15 +149,27 @@ class Reading:
             residual = residual + constant(first.row_shift)
         tables = {"value": value, "residual": residual}
         constants = dict(first.constants)
-        if fold is not None:
+        if isinstance(fold, OutputFold):
             into_HEN = constant(fold.into_values).reshape(H, -1, fold.width)
             tables["value"] = (value[..., None, :] @ into_HEN)[..., 0, :]
             constants[fold.constant] = fold.rest
         for name, spec in constants.items():
             tables[f"head.{name}"] = constant(spec)
-        if fold is not None:
+        if isinstance(fold, OutputFold):
             tables[f"head.{fold.constant}"] = tables[f"head.{fold.constant}"].repeat(H, 1)
+        if isinstance(fold, InputFold):
+            matrix_HNE = gathered([e for matrix in fold.matrices for e in matrix])[0]
+            matrix_HNE = matrix_HNE.reshape(H, fold.width, -1)
+            out_HED = tables[f"head.{fold.constant}"].unflatten(0, (H, -1))
+            tables[f"head.{fold.constant}"] = (matrix_HNE @ out_HED).flatten(0, 1)
         return {**tables, **self._scores(parameters, gathered, dtype, exact, narrow)}
+
+    def _value_entries(self) -> list[Entry | None]:
+        """Position by position, head by head. The last step reads all keys."""
+        if isinstance(self.fold, InputFold):
+            return [entry for row in self.fold.rows for entry in row]
+        last, P = self.steps[-1], self.layout.num_positions
+        return [None if c is None else c.values[p + last.offset] for p in range(P) for c in last.mixed]
 
     @cached_property
     def _narrow_scores(self) -> NarrowScores | None:
@@ -174,18 +181,24 @@ class Reading:
         )
 
     def logits(self, parameters: Mapping[str, Tensor], tokens_BP: Tensor) -> Tensor:
-        """Logits (B, P, V) of full sequences of the layout's tokens, by the recorded operations."""
-        out, shape = self.trace.output.number, self.trace.tokens.shape
+        """Logits (B, A, V) of full sequences of the layout's tokens, by the recorded operations."""
+        outputs, shape = {answer.output for answer in self.answers}, self.trace.tokens.shape
         used = {name: parameters[name] for name in dict.fromkeys(self.trace.parameters.values())}
-        found = torch.vmap(lambda own: run(self.trace, used, own.reshape(shape), {out}))(
+        found = torch.vmap(lambda own: run(self.trace, used, own.reshape(shape), outputs))(
             self.tokens.of(tokens_BP)
         )
-        return found[out].reshape(*tokens_BP.shape, -1)[..., list(self.tokens.order)]
+        rows = {
+            number: tensor.reshape(len(tokens_BP), -1, tensor.shape[-1])
+            for number, tensor in found.items()
+        }
+        logits_BAV = torch.stack([rows[each.output][:, each.row] for each in self.answers], 1)
+        return logits_BAV[..., list(self.tokens.order)]
 
     def _specs(self, narrow: bool) -> list[Sequence[Entry]]:
         """Every entry that some table consists of."""
         specs: list[Sequence[Entry]] = [step.rows for step in self.steps]
-        specs += [[e for e in c.values if e is not None] for c in self.steps[0].mixed if c is not None]
+        specs.append([e for e in self._value_entries() if e is not None])
+        specs += self.fold.matrices if isinstance(self.fold, InputFold) else ()
         shift = self.steps[0].row_shift
         for spec in [*self.steps[0].constants.values(), *([] if shift is None else [shift])]:
             specs += _entries(spec)
@@ -205,11 +218,14 @@ class Reading:
     # Scores ---------------------------------------------------------------------------------------
 
     @cached_property
-    def attentions(self) -> tuple[Attention, ...]:
-        """One for every head."""
-        width = len(self.steps[0].mixed) // self.form.heads
-        firsts = [self.steps[0].mixed[h * width] for h in range(self.form.heads)]
-        return tuple(first.attention for first in firsts if first is not None)
+    def attentions(self) -> tuple[tuple[Attention, ...], ...]:
+        """(answer step, head)."""
+        return tuple(map(_heads_of, self.steps))
+
+    @property
+    def _keys(self) -> int:
+        """J: positions, and perhaps a sink."""
+        return self.trace.shapes[self.attentions[-1][0].source][-1]
 
     def _scores(
         self,
@@ -225,7 +241,7 @@ class Reading:
         heads = self._heads(narrow)
         if heads is None:
             return self._tabulated(parameters, dtype)
-        keys = len(heads[0].keys)
+        keys, offset = len(heads[0].keys), self.steps[0].offset
         K = len(heads[0].keys[0])
         cut = self._narrow_scores if narrow else None
         rows = {
@@ -248,12 +264,12 @@ class Reading:
                 query_VAHK = torch.einsum("vahk,hrk->vahr", query_VAHK, matrix_HRK)
         scale_HAJ, shift_HAJ = self._affine(parameters, dtype, heads)
         visible_AP = self._visible()
-        own = slice(self.steps[0].offset, self.steps[0].offset + P)
+        own = slice(offset, offset + P)
         # Every key that a step sees has the same factor, or the scores are tabulated instead.
-        last_A = [q + self.steps[0].offset for q in self._query_positions()]
+        last_A = [q + offset for q in self._query_positions()]
         factor_HA = scale_HAJ[:, torch.arange(A), last_A]
         out = {}
-        if heads[0].function is not None:
+        if heads[0].functions:
             out["score_scale"] = factor_HA.T
             factor_HA = self._before_function(parameters, dtype, heads)[0][:, torch.arange(A), last_A]
         query = (query_VAHK * factor_HA.T[None, :, :, None]).transpose(0, 1)
@@ -271,7 +287,7 @@ class Reading:
             never_AHP = torch.where(hidden_HAP & visible_AP, -math.inf, 0.0).transpose(0, 1)
             out["score"] = never_AHP[:, None, :, :, None].expand(A, V, H, P, V)
         if keys > P:
-            place = 0 if self.steps[0].offset else keys - 1
+            place = 0 if offset else keys - 1
             sink_VAH = (
                 query_VAHK * key_VJHK[:1, place][:, None] * scale_HAJ[:, :, place].T[None, ..., None]
             )
@@ -311,56 +327,67 @@ class Reading:
     def _affine(
         self, parameters: dict[str, Tensor], dtype: torch.dtype, heads: tuple[Factors, ...]
     ) -> tuple[Tensor, Tensor]:
-        """score = scale * (query . key) + shift: (H, A, keys), from the chain behind the product (or
-        behind the function of it) run on zeros and on ones."""
-        attentions, tokens = self.attentions, self.trace.tokens
-        sources = {attention.source for attention in attentions}
-        ends = []
-        for value in (0.0, 1.0):
-            override = {}
-            for head in heads:
-                number = self._product(head) if head.function is None else head.function.result
-                if number is not None:
-                    override[number] = torch.full(self.trace.shapes[number], value, dtype=dtype)
-            ends.append(run(self.trace, parameters, tokens, sources, override))
-        shift, scale = [], []
-        for attention, hidden_AJ in zip(attentions, self.hidden_HAJ, strict=True):
-            zero, one = (self._rows_of(end[attention.source], attention) for end in ends)
-            shift.append(zero)
-            scale.append(torch.where(hidden_AJ, torch.zeros_like(zero), one - zero))
-        return torch.stack(scale), torch.stack(shift)
-
-    def _product(self, head: Factors) -> int | None:
-        """The tensor of queries times keys."""
-        if head.product is None:
-            return None
-        return self.trace.nodes[head.product].outputs[0].number  # type: ignore[union-attr]
+        """score = scale * (query . key) + shift: (H, A, J), from the chain behind the product (or behind
+        the function of it) run on zeros and on ones."""
+        given = {
+            number
+            for head in heads
+            for number in (head.products if not head.functions else {f.result for f in head.functions})
+        }
+        wanted = {attention.source for own in self.attentions for attention in own}
+        zero, one = self._on_zeros_and_ones(parameters, dtype, given, wanted)
+        shift_HAJ, sum_HAJ = self._rows_of(zero, 0.0), self._rows_of(one, 0.0)
+        scale_HAJ = torch.where(self.hidden_HAJ, torch.zeros_like(shift_HAJ), sum_HAJ - shift_HAJ)
+        return scale_HAJ, shift_HAJ
 
     def _before_function(
         self, parameters: dict[str, Tensor], dtype: torch.dtype, heads: tuple[Factors, ...]
     ) -> tuple[Tensor, Tensor]:
-        """What the function of scores takes is scale * (query . key) + shift: (H, A, keys)."""
-        functions = [head.function for head in heads if head.function is not None]
-        wanted = {function.source for function in functions}
-        ends = []
-        for value in (0.0, 1.0):
-            override = {
-                number: torch.full(self.trace.shapes[number], value, dtype=dtype)
-                for head in heads
-                if (number := self._product(head)) is not None
-            }
-            ends.append(run(self.trace, parameters, self.trace.tokens, wanted, override))
-        scale, shift = [], []
-        for function in functions:
-            cells_AJ = torch.tensor(function.cells)
-            zero, one = (end[function.source].reshape(-1)[cells_AJ] for end in ends)
-            scale.append(one - zero)
-            shift.append(zero)
-        return torch.stack(scale), torch.stack(shift)
+        """What the function of scores takes is scale * (query . key) + shift: (H, A, J)."""
+        given = {number for head in heads for number in head.products}
+        wanted = {function.source for head in heads for function in head.functions}
+        zero, one = self._on_zeros_and_ones(parameters, dtype, given, wanted)
 
-    def _rows_of(self, tensor: Tensor, attention: Attention) -> Tensor:
-        """(..., A, keys) of the scores (or weights) of an attention, batch axes in front."""
-        return rows_of(tensor, attention, self.trace, self._query_positions())
+        def rows(found: Mapping[int, Tensor]) -> Tensor:
+            return torch.stack([self._function_rows(found, head) for head in heads])
+
+        shift_HAJ = rows(zero)
+        return rows(one) - shift_HAJ, shift_HAJ
+
+    def _function_rows(self, found: Mapping[int, Tensor], head: Factors) -> Tensor:
+        """(A, J) of what the function of one head takes at every step."""
+        sources = {function.source for function in head.functions}
+        if len(sources) == 1:
+            cells_AJ = torch.tensor([function.cells for function in head.functions])
+            return found[sources.pop()].reshape(-1)[cells_AJ]
+        rows = []
+        for function, answer in zip(head.functions, self.answers, strict=True):
+            row = found[function.source].reshape(-1)[torch.tensor(function.cells)]
+            rows.append(_filled(row, answer.length, self._keys, 0.0))
+        return torch.stack(rows)
+
+    def _on_zeros_and_ones(
+        self, parameters: dict[str, Tensor], dtype: torch.dtype, given: set[int], wanted: set[int]
+    ) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+        """The tensors ``wanted`` with those ``given`` all zero, and all one."""
+        zero, one = (
+            run(
+                self.trace,
+                parameters,
+                self.trace.tokens,
+                wanted,
+                {n: torch.full(self.trace.shapes[n], value, dtype=dtype) for n in given},
+            )
+            for value in (0.0, 1.0)
+        )
+        return zero, one
+
+    def _rows_of(self, found: Mapping[int, Tensor], fill: float) -> Tensor:
+        """(H, A, J) of what attentions have at their sources; ``fill`` at keys that a call did not
+        read."""
+        return _rows_at_steps(
+            found, self.attentions, self.answers, self.trace, self.steps[0].offset, fill
+        )
 
     def _tabulated(self, parameters: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
         """Scores of every pair (token at the query, token at the key)."""
@@ -378,33 +405,71 @@ class Reading:
             out["sink"] = score_AVHTJ[:, :, :, 0, 0 if self.steps[0].offset else -1]
         return out
 
-    def pair_scores(self, parameters: dict[str, Tensor]) -> Tensor:
-        """(A, V, H, V, keys): the score of every key, hidden ones too, by the tokens at the query and at
-        the key, from sequences of two tokens."""
+    def pair_scores(self, parameters: dict[str, Tensor], unread: float = 0.0) -> Tensor:
+        """(A, V, H, V, J): the score of every key, hidden ones too, by the tokens at the query and at
+        the key, from sequences of two tokens. ``unread``: that of keys that a step's call does not
+        have."""
         V = self.layout.vocab_size
-        sources = {attention.source for attention in self.attentions}
         shape = self.trace.tokens.shape
         steps = []
-        for i, q in enumerate(self._query_positions()):
+        for answer, heads in zip(self.answers, self.attentions, strict=True):
+            sources = {attention.source for attention in heads}
             tokens = self.tokens.ids_PV.T[None].repeat(V, 1, 1)  # (z, t, P)
-            tokens[:, :, q] = self.tokens.ids_PV[q][:, None]
-            every = torch.vmap(lambda own: run(self.trace, parameters, own.reshape(shape), sources))(
-                tokens.flatten(0, 1)
-            )
-            heads = []
-            for attention in self.attentions:
-                found_BAJ = self._rows_of(every[attention.source], attention)
-                heads.append(found_BAJ[:, i].reshape(V, V, -1))
-            steps.append(torch.stack(heads, 1))  # (z, H, t, keys)
+            tokens[:, :, answer.position] = self.tokens.ids_PV[answer.position][:, None]
+            every = torch.vmap(
+                lambda own, sources=sources: run(self.trace, parameters, own.reshape(shape), sources)
+            )(tokens.flatten(0, 1))
+            rows = [rows_of(every[each.source], each, self.trace, [answer.position]) for each in heads]
+            read, J = self.steps[0].offset + answer.length, self._keys
+            steps.append(
+                torch.stack([_filled(own, read, J, unread).reshape(V, V, J) for own in rows], 1)
+            )  # (z, H, t, J)
         return torch.stack(steps)
 
 
 def rows_of(tensor: Tensor, attention: Attention, trace: Trace, positions: Sequence[int]) -> Tensor:
     """(..., A, keys): the rows of one attention at these query positions."""
-    *_, rows, keys = trace.shapes[attention.source]
+    rows, keys = rows_and_keys(trace.shapes[attention.source])
     batch = tensor.shape[: tensor.ndim - len(trace.shapes[attention.source])]
     heads = tensor.reshape(*batch, -1, rows, keys)[..., attention.head, :, :]
     return heads[..., [q if rows > 1 else 0 for q in positions], :]
+
+
+def _rows_at_steps(
+    found: Mapping[int, Tensor],
+    attentions: Sequence[Sequence[Attention]],
+    answers: Sequence[Answer],
+    trace: Trace,
+    offset: int,
+    fill: float,
+) -> Tensor:
+    """(H, A, J) of tensors shaped as the sources of the attentions (answer step, head): the row of each
+    at its query; ``fill`` at the keys that a shorter call did not read."""
+    heads = []
+    for own_A in zip(*attentions, strict=True):
+        if len(set(own_A)) == 1:
+            positions = [answer.position for answer in answers]
+            heads.append(rows_of(found[own_A[0].source], own_A[0], trace, positions))
+            continue
+        J = trace.shapes[own_A[-1].source][-1]
+        rows = [
+            _filled(
+                rows_of(found[own.source], own, trace, [each.position]), offset + each.length, J, fill
+            )
+            for own, each in zip(own_A, answers, strict=True)
+        ]
+        heads.append(torch.cat(rows))
+    return torch.stack(heads)
+
+
+def _filled(rows: Tensor, read: int, keys: int, fill: float) -> Tensor:
+    """(..., keys): ``fill`` between the first ``read`` keys and a sink that may follow them."""
+    missing = keys - rows.shape[-1]
+    if not missing:
+        return rows
+    size = *rows.shape[:-1], missing
+    filling = rows.new_full(size, fill) if fill else rows.new_zeros(size)
+    return torch.cat([rows[..., :read], filling, rows[..., read:]], -1)
 
 
 def _entries(spec: Spec) -> list[list[Entry]]:
@@ -457,33 +522,64 @@ def read_model(
     """
     example = tokens.of(_example(layout))
     trace = record(model, example, parameters)
+    P, last = layout.num_positions, trace.outputs[0].number
+    answers = [Answer(position=q, output=last, row=q, length=P) for q in layout.query_positions]
+    size = trace.shapes[last]
+    if size == (1, 1, layout.vocab_size):
+        lengths = [q + 1 for q in layout.query_positions]
+        trace = record(model, example, parameters, lengths)
+        answers = [
+            Answer(position=q, output=out.number, row=0, length=q + 1)
+            for q, out in zip(layout.query_positions, trace.outputs, strict=True)
+        ]
+    elif size != (1, P, layout.vocab_size):
+        raise Failure(
+            f"on {P} tokens its logits have the shape {size}: the reading needs those of every "
+            f"position, (1, {P}, {layout.vocab_size}), or of the last"
+        )
     own = {name: parameters[name].detach() for name in set(trace.parameters.values())}
     dependence = Dependence(trace, own)
-    P = layout.num_positions
-    size = trace.shapes[trace.output.number]
-    if size != (1, P, layout.vocab_size):
-        raise Failure(
-            f"on {P} tokens its logits have the shape {size}, not (1, {P}, {layout.vocab_size}): the "
-            "reading needs those of every position"
-        )
-    _judge(trace, dependence, layout)
-    steps = _lowered(trace, dependence, layout, tokens)
-    reading = _form(trace, dependence, layout, tokens, steps)
-    _judge_buried(reading, dependence, own)
+    _judge(dependence, answers)
+    draws = _draws(trace, own, layout, tokens) if len(trace.outputs) > 1 else None
+    calls = [None if draws is None else Shorter(trace, each, answers[-1], draws) for each in answers]
+    steps, attentions = _lowered(trace, dependence, answers, tokens, calls)
+    reading = _form(trace, dependence, layout, tokens, tuple(answers), steps, attentions, calls)
+    _judge_buried(reading, dependence, own, attentions)
     return reading
 
 
-def _judge_buried(reading: Reading, dependence: Dependence, parameters: Mapping[str, Tensor]) -> None:
+def _draws(trace: Trace, parameters: Mapping[str, Tensor], layout: Layout, tokens: Tokens) -> Draws:
+    """Of the model's own parameters, and of two others."""
+    generator = torch.Generator().manual_seed(1)
+
+    def drawn(shape: Sequence[int]) -> Tensor:
+        return torch.rand(tuple(shape), generator=generator, dtype=torch.float64) + 0.5
+
+    exact = {name: tensor.double() for name, tensor in parameters.items()}
+    others = [{name: drawn(x.shape) * x.sign() for name, x in exact.items()} for _ in range(2)]
+    shape = len(others) + 1, layout.num_positions
+    sequences = torch.randint(0, layout.vocab_size, shape, generator=generator)
+    return Draws(
+        trace, [exact, *others], [tokens.of(row[None]).reshape(trace.tokens.shape) for row in sequences]
+    )
+
+
+def _judge_buried(
+    reading: Reading,
+    dependence: Dependence,
+    parameters: Mapping[str, Tensor],
+    attentions: Sequence[Sequence[Attention]],
+) -> None:
     """Whether keys that large negative numbers hide have no weight in any arithmetic, whatever the
     tokens: their scores lie so far below the largest that its exponential is zero."""
     if not dependence.buried:
         return
-    others = dependence.buried - {attention.source for attention in reading.attentions}
+    others = dependence.buried - {each.source for heads in attentions for each in heads}
     if others:
         raise Failure("it has a softmax beside its attention that large negative numbers are added to")
     exact = {name: tensor.double() for name, tensor in parameters.items()}
     with torch.no_grad():
-        score_AVHTJ = reading.pair_scores(exact)
+        score_AVHTJ = reading.pair_scores(exact, -math.inf)
     hidden_AVHTJ = reading.hidden_HAJ.transpose(0, 1)[:, None, :, None].expand_as(score_AVHTJ)
     seen = score_AVHTJ.masked_fill(hidden_AVHTJ, math.inf).amin(3)
     seen = torch.where(torch.isinf(seen), -math.inf, seen).amax(-1)
@@ -504,11 +600,13 @@ def _example(layout: Layout) -> Tensor:
     return layout.encode(digits[0], digits[1])[0].long()
 
 
-def _judge(trace: Trace, dependence: Dependence, layout: Layout) -> None:
+def _judge(dependence: Dependence, answers: Sequence[Answer]) -> None:
     """Whether a step looks at positions that are not yet written when it answers."""
-    bits = dependence.positions(trace.output.number).reshape(trace.length, -1)
-    for q in layout.query_positions:
-        later = [int(b).bit_length() - 1 for b in bits[q].tolist() if int(b) >> (q + 1)]
+    for answer in answers:
+        bits = dependence.positions(answer.output)
+        row = bits.reshape(-1, bits.shape[-1])[answer.row].tolist()
+        q = answer.position
+        later = [int(b).bit_length() - 1 for b in row if int(b) >> (q + 1)]
         if later:
             raise Failure(
                 f"the logits at position {q} depend on the token at position {max(later)}, which is not "
@@ -517,14 +615,25 @@ def _judge(trace: Trace, dependence: Dependence, layout: Layout) -> None:
 
 
 def _lowered(
-    trace: Trace, dependence: Dependence, layout: Layout, tokens: Tokens
-) -> tuple[Lowered, ...]:
-    """The head of every step: one program, and the same constants."""
+    trace: Trace,
+    dependence: Dependence,
+    answers: Sequence[Answer],
+    tokens: Tokens,
+    calls: Sequence[Shorter | None],
+) -> tuple[tuple[Lowered, ...], tuple[tuple[Attention, ...], ...]]:
+    """The head of every step, one program and the same constants, and the attentions of its own call.
+
+    ``calls``: of the steps, where every step has its own.
+    """
     as_rows: frozenset[tuple[int, int]] = frozenset()
+    attentions: tuple[tuple[Attention, ...], ...] = ()
     for _ in range(3):
         steps = tuple(
-            Lowering(trace, dependence, q, q, as_rows).lowered(tokens.order)
-            for q in layout.query_positions
+            Lowering(trace, dependence, each, as_rows).lowered(tokens.order) for each in answers
+        )
+        attentions = tuple(map(_heads_of, steps))
+        steps = tuple(
+            step if call is None else call.lowered(step) for step, call in zip(steps, calls, strict=True)
         )
         everywhere = set.intersection(*(set(step.origins) for step in steps))
         more = {
@@ -541,25 +650,43 @@ def _lowered(
         for step in steps
     ):
         raise Failure("what follows the attention has other weights at every answer step")
-    if any((step.mixed, step.offset) != (first.mixed, first.offset) for step in steps):
-        raise Failure("the values that attention mixes are not the same at every answer step")
-    return steps
+    judge_alike(steps, answers)
+    return steps, attentions
+
+
+def _heads_of(step: Lowered) -> tuple[Attention, ...]:
+    """The attention of every head."""
+    return tuple(dict.fromkeys(c.attention for c in step.mixed if c is not None))
 
 
 def _form(
-    trace: Trace, dependence: Dependence, layout: Layout, tokens: Tokens, steps: tuple[Lowered, ...]
+    trace: Trace,
+    dependence: Dependence,
+    layout: Layout,
+    tokens: Tokens,
+    answers: tuple[Answer, ...],
+    steps: tuple[Lowered, ...],
+    attentions: tuple[tuple[Attention, ...], ...],
+    calls: Sequence[Shorter | None],
 ) -> Reading:
-    """The reading whose scores are factors if they can be."""
-    first = steps[0]
-    heads = list(dict.fromkeys(c.attention for c in first.mixed if c is not None))
-    _judge_values(trace, dependence, first)
-    hidden = []
-    for attention in heads:
-        number = trace.nodes[attention.softmax].outputs[0].number  # type: ignore[union-attr]
-        nothing = (dependence.bits[number] == 0) & (dependence.fixed[number] == 0)
-        hidden.append(rows_of(nothing, attention, trace, layout.query_positions))
+    """The reading whose scores are factors if they can be. ``attentions``: those of each step's call."""
 
-    fold = fold_of(first, len(heads))
+    def same(step: int, entry: Entry) -> Entry:
+        call = calls[step]
+        return entry if call is None else call.entry(entry)
+
+    first = steps[0]
+    heads = _heads_of(first)
+    _judge_values(dependence, steps[-1], layout.num_positions)
+    nothing = {}
+    for each in itertools.chain(*attentions):
+        number = trace.nodes[each.softmax].outputs[0].number  # type: ignore[union-attr]
+        zero = (dependence.bits[number] == 0) & (dependence.fixed[number] == 0)
+        nothing[each.source] = zero
+    hidden_HAJ = _rows_at_steps(nothing, attentions, answers, trace, first.offset, True)
+
+    free = frozenset(n for n in dependence.bits if not bool(dependence.positions(n).any()))
+    fold = fold_of(trace, free, steps[-1], len(heads), layout.num_positions)
 
     def reading(
         factors: tuple[Factors, ...] | None, key_dim: int, curved: tuple[Factors, ...] | None = None
@@ -575,18 +702,19 @@ def _form(
             layout=layout,
             tokens=tokens,
             trace=trace,
+            answers=answers,
             steps=steps,
             form=form,
             factors=factors,
             curved=curved,
-            hidden_HAJ=torch.stack(hidden),
+            fold=fold,
+            hidden_HAJ=hidden_HAJ,
             shapes={name: trace.shapes[number] for number, name in trace.parameters.items()},
-            free=frozenset(
-                number for number in dependence.bits if not bool(dependence.positions(number).any())
-            ),
+            free=free,
         )
 
-    factors = find_factors(trace, dependence, layout, heads, first.offset)
+    own_heads = [_heads_of(step) for step in steps]
+    factors = find_factors(trace, dependence, answers, own_heads, first.offset, same)
     if factors is not None:
         width = len(factors[0].keys[0])
         found = reading(factors, width)
@@ -594,7 +722,7 @@ def _form(
             found = reading(factors, width + layout.num_answers)
         if _same_factor(found):
             return found
-    curved = find_factors(trace, dependence, layout, heads, first.offset, curved=True)
+    curved = find_factors(trace, dependence, answers, own_heads, first.offset, same, curved=True)
     if curved is not None and len(curved[0].keys) == layout.num_positions:
         found = reading(None, 0, curved)
         if _same_factor(found):
@@ -614,7 +742,7 @@ def _same_factor(probe: Reading) -> bool:
             for name, shape in probe.shapes.items()
         }
         scales = [probe._affine(parameters, torch.float64, heads)[0]]
-        if heads[0].function is not None:
+        if heads[0].functions:
             inner_HAJ, added_HAJ = probe._before_function(parameters, torch.float64, heads)
             if bool((added_HAJ != 0).any()):
                 return False
@@ -631,7 +759,7 @@ def _same_factor(probe: Reading) -> bool:
     return True
 
 
-def _judge_values(trace: Trace, dependence: Dependence, step: Lowered) -> None:
+def _judge_values(dependence: Dependence, step: Lowered, length: int) -> None:
     for coordinate in step.mixed:
         if coordinate is None:
             continue
@@ -640,7 +768,7 @@ def _judge_values(trace: Trace, dependence: Dependence, step: Lowered) -> None:
                 continue
             bits = int(dependence.positions(entry[0]).reshape(-1)[entry[1]])
             position = key - step.offset
-            allowed = 1 << position if 0 <= position < trace.length else 0
+            allowed = 1 << position if 0 <= position < length else 0
             if not allowed:
                 raise Failure(
                     "its attention has a sink with a value: the reading knows sinks that take "

@@ -17,9 +17,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -28,60 +27,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from adderlab.errors import Failure, UsageError
+from adderlab.reading.nodes import Node, Ref
+from adderlab.reading.outputs import first_logits
+from adderlab.reading.rewriting import Rewriting, as_pair
 
 aten = torch.ops.aten
 
 
-@dataclass(frozen=True)
-class Ref:
-    """A tensor of the trace, by its number."""
-
-    number: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Node:
-    """One operation: arguments as it got them, tensors replaced by references."""
-
-    function: Any
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    outputs: tuple[Ref | None, ...]
-    """One for each tensor that it returned; None where it returned something else."""
-    single: bool
-    """Whether it returned one tensor and no sequence of them."""
-
-    @property
-    def name(self) -> str:
-        """As PyTorch prints it, without the overload: ``aten.softmax``."""
-        return ".".join(str(self.function).split(".")[:2])
-
-    @property
-    def operation(self) -> str:
-        """Its name among PyTorch's own operations, ``softmax``; of others the whole name."""
-        return self.name.removeprefix("aten.")
-
-    @cached_property
-    def named(self) -> dict[str, Any]:
-        """Every argument by its name in the operation's schema, defaults included."""
-        schema = self.function._schema
-        given = {argument.name: x for argument, x in zip(schema.arguments, self.args, strict=False)}
-        defaults = {argument.name: argument.default_value for argument in schema.arguments}
-        return {**defaults, **given, **self.kwargs}
-
-    @property
-    def writes(self) -> bool:
-        """Whether it changes a tensor that was there before the call: the model's own state."""
-        return self.function._schema.is_mutable
-
-    def inputs(self) -> list[Ref]:
-        """Every tensor it took, in order."""
-        return [leaf for leaf in tree_flatten((self.args, self.kwargs))[0] if isinstance(leaf, Ref)]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Trace:
-    """One call of a model on ``length`` tokens. Tensors are numbered: 0 is the tokens."""
+    """One call of a model on ``length`` tokens, or one for each of several beginnings of them. Tensors
+    are numbered: 0 is the tokens."""
 
     nodes: tuple[Node, ...]
     parameters: Mapping[int, str]
@@ -90,8 +46,8 @@ class Trace:
     """Other tensors that no operation made: buffers, and numbers written in the program."""
     tokens: Tensor
     """What the call got: (1, length) or (length,)."""
-    output: Ref
-    """The logits."""
+    outputs: tuple[Ref, ...]
+    """The logits of every call."""
     shapes: Mapping[int, tuple[int, ...]]
     """Of every tensor."""
 
@@ -100,12 +56,24 @@ class Trace:
         return self.tokens.shape[-1]
 
 
+_MOVES_IN_PLACE = {
+    aten.squeeze_.default: aten.squeeze.default,
+    aten.squeeze_.dim: aten.squeeze.dim,
+    aten.squeeze_.dims: aten.squeeze.dims,
+    aten.unsqueeze_.default: aten.unsqueeze.default,
+    aten.t_.default: aten.t.default,
+    aten.transpose_.default: aten.transpose.int,
+}
+"""What PyTorch does in place with the shapes of its own intermediate results."""
+
+
 class _Recorder(TorchDispatchMode):
     """Keeps every operation in its scope, with all tensors alive so that no address is used twice."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.calls: list[tuple[Any, tuple[Any, ...], dict[str, Any], Any]] = []
+        self.calls: list[tuple[Any, tuple[Any, ...], dict[str, Any], Any, list[tuple[int, ...]]]] = []
+        """(operation, arguments, named ones, results, their shapes)."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -113,7 +81,8 @@ class _Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        self.calls.append((func, args, kwargs or {}, out))
+        shapes = [tuple(x.shape) for x in tree_flatten(out)[0] if isinstance(x, Tensor)]
+        self.calls.append((func, args, kwargs or {}, out, shapes))
         return out
 
 
@@ -204,15 +173,26 @@ class _no_grad(torch.no_grad):
         return torch.no_grad()(mode) if callable(mode) else super().__new__(cls)
 
 
-def record(model: Callable[[Tensor], Any], tokens: Tensor, parameters: Mapping[str, Tensor]) -> Trace:
-    """Run ``model`` on ``tokens`` and write down what it does.
+def record(
+    model: Callable[[Tensor], Any],
+    tokens: Tensor,
+    parameters: Mapping[str, Tensor],
+    lengths: Sequence[int] | None = None,
+) -> Trace:
+    """Run ``model`` on ``tokens``, or on so many of the first ones for each of ``lengths``, and write
+    down what it does.
 
     ``parameters`` are the tensors by which it may differ from seed to seed. Raises ``Failure`` for what
     is no trace of tensor operations alone.
     """
+
+    def called(own: Tensor) -> tuple[Any, ...]:
+        parts = [own] if lengths is None else [own[..., :length] for length in lengths]
+        return tuple(first_logits(model(part)) for part in parts)
+
     with plain_arithmetic(), _Recorder() as recorder:
         try:
-            result = torch.func.functionalize(lambda own: first_logits(model(own)))(tokens)
+            results = torch.func.functionalize(called)(tokens)
         except (Failure, UsageError):
             raise
         except Exception as error:
@@ -225,11 +205,11 @@ def record(model: Callable[[Tensor], Any], tokens: Tensor, parameters: Mapping[s
     by_memory = {_memory(tensor): (name, tensor) for name, tensor in parameters.items()}
     storages = {_storage(tensor): name for name, tensor in parameters.items() if tensor.numel()}
 
-    def number_of(tensor: Tensor) -> int:
+    def number_of(tensor: Tensor, shape: tuple[int, ...] | None = None) -> int:
         if id(tensor) not in numbers:
             numbers[id(tensor)] = len(alive)
             alive.append(tensor)
-            shapes[numbers[id(tensor)]] = tuple(tensor.shape)
+            shapes[numbers[id(tensor)]] = tuple(tensor.shape) if shape is None else shape
         return numbers[id(tensor)]
 
     def argument(x: Any) -> Any:
@@ -251,17 +231,25 @@ def record(model: Callable[[Tensor], Any], tokens: Tensor, parameters: Mapping[s
             constants[number] = x.detach().clone()
         return Ref(number)
 
-    nodes = []
-    for func, args, kwargs, out in recorder.calls:
+    nodes, made = [], set()
+    for func, args, kwargs, out, sizes in recorder.calls:
         inputs = tree_map(argument, args), tree_map(argument, kwargs)
+        if func in _MOVES_IN_PLACE and numbers[id(out)] in made:
+            # The same tensor object, seen otherwise: a tensor of its own in the trace.
+            func = _MOVES_IN_PLACE[func]
+            del numbers[id(out)]
+        refs = iter(sizes)
         if func in (aten._local_scalar_dense.default, aten.item.default, aten.is_nonzero.default):
             outputs: tuple[Ref | None, ...] = (None,)
         elif isinstance(out, Tensor):
-            outputs = (Ref(number_of(out)),)
+            outputs = (Ref(number_of(out, next(refs))),)
         elif isinstance(out, (tuple, list)):
-            outputs = tuple(Ref(number_of(x)) if isinstance(x, Tensor) else None for x in out)
+            outputs = tuple(
+                Ref(number_of(x, next(refs))) if isinstance(x, Tensor) else None for x in out
+            )
         else:
             outputs = (None,)
+        made.update(ref.number for ref in outputs if ref is not None)
         nodes.append(
             Node(
                 function=func,
@@ -271,14 +259,21 @@ def record(model: Callable[[Tensor], Any], tokens: Tensor, parameters: Mapping[s
                 single=not isinstance(out, (tuple, list)),
             )
         )
-    if result is None or id(result) not in numbers:
+    if any(result is None or id(result) not in numbers for result in results):
         raise Failure("the model's result is no tensor that its operations made: nothing can be read")
+    complex_ones = {i for i, tensor in enumerate(alive) if tensor.is_complex()}
+    for number in complex_ones.intersection(constants):
+        constants[number] = as_pair(constants[number])
+        shapes[number] = tuple(constants[number].shape)
+    rewriting = Rewriting(shapes, complex_ones)
+    for node in nodes:
+        rewriting.add(node)
     return Trace(
-        nodes=tuple(nodes),
+        nodes=tuple(rewriting.nodes),
         parameters=found,
         constants=constants,
         tokens=tokens,
-        output=Ref(numbers[id(result)]),
+        outputs=tuple(Ref(numbers[id(result)]) for result in results),
         shapes=shapes,
     )
 
@@ -288,18 +283,6 @@ def _why_not_recorded(error: Exception) -> str:
     if "mutating a non-functional tensor" in str(error):
         return "it writes what it computes into its own tensors: its state changes between calls"
     return f"it fails when it is recorded: {type(error).__name__}: {text}"
-
-
-def first_logits(result: Any) -> Tensor | None:
-    """The first tensor of real numbers in what a model returned: a tensor, a tuple, or an object with
-    ``logits``."""
-    if isinstance(result, Tensor):
-        return result if result.is_floating_point() else None
-    if isinstance(result, (tuple, list)):
-        return next((found for x in result if (found := first_logits(x)) is not None), None)
-    if isinstance(result, Mapping):
-        return first_logits(result.get("logits"))
-    return first_logits(getattr(result, "logits", None))
 
 
 def _memory(tensor: Tensor) -> tuple[Any, ...]:
@@ -337,7 +320,7 @@ def run(
     for number, tensor in trace.constants.items():
         values[number] = tensor.to(dtype) if tensor.is_floating_point() else tensor
     values |= override or {}
-    needed = _needed(trace, wanted, set(override or ()))
+    needed = needed_nodes(trace, wanted, set(override or ()))
 
     def value(x: Any) -> Any:
         return values[x.number] if isinstance(x, Ref) else x
@@ -412,8 +395,8 @@ def _pasted(
     return torch.stack(parts, dim)
 
 
-def _needed(trace: Trace, wanted: set[int], given: set[int]) -> list[bool]:
-    """Which operations the wanted tensors depend on."""
+def needed_nodes(trace: Trace, wanted: set[int], given: Set[int] = frozenset()) -> list[bool]:
+    """Which operations the wanted tensors depend on, beyond those that are given."""
     open_ends, needed = set(wanted), []
     for node in reversed(trace.nodes):
         use = any(ref is not None and ref.number in open_ends - given for ref in node.outputs)

@@ -13,11 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from adderlab.errors import Failure
+from adderlab.reading.outputs import first_logits, logits_place, with_logits
 from adderlab.reading.precision import reachable
-from adderlab.reading.trace import first_logits
 
 MOST_CALLS = 60
 """Of the model, for one sum."""
+LITTLE = 1e-3
+"""By which a logit that is put in place is the largest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +43,9 @@ class Watch:
     """Notes every call that takes tokens and gives logits; of nested ones the outermost.
 
     With ``only``, the function that was found to do so, its answers can be replaced, by those that
-    ``forced`` gives out, None leaving one alone; with ``enough`` so many calls end the sum.
+    ``forced`` gives out, None leaving one alone; with ``enough`` so many calls end the sum. The logit
+    put in place is the largest by very little, so that who draws by them is found out; ``above`` is a
+    token whose logit is larger still.
     """
 
     def __init__(self, module: types.ModuleType, model: Any, only: Any = None, enough: int = 0) -> None:
@@ -50,6 +54,7 @@ class Watch:
         self._undo: list[Callable[[], None]] = []
         self.calls: list[Call] = []
         self.forced: Iterator[int | None] | None = None
+        self.above: int | None = None
 
     def __enter__(self) -> Watch:
         own = self._module.__name__
@@ -122,25 +127,16 @@ class Watch:
             if token is None:
                 return output
             rigged = torch.zeros_like(logits)
-            rigged[..., token] = 1e4
-            return _exchanged(output, logits, rigged)
+            rigged[..., token] = LITTLE
+            if self.above is not None:
+                rigged[..., self.above] = 2 * LITTLE
+            return with_logits(output, logits_place(output) or (), rigged)
 
         return watched
 
 
 class Enough(BaseException):
     """All that was to be seen of a sum has been seen."""
-
-
-def _exchanged(output: Any, old: Tensor, new: Tensor) -> Any:
-    if output is old:
-        return new
-    if isinstance(output, (tuple, list)):
-        return type(output)(_exchanged(part, old, new) for part in output)
-    if isinstance(output, Mapping):
-        return {key: _exchanged(value, old, new) for key, value in output.items()}
-    output.logits = new
-    return output
 
 
 def _tokens_among(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[int | str | None, list[int]]:

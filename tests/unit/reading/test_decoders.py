@@ -9,7 +9,7 @@ from torch import Tensor
 
 from adderlab.errors import Failure
 from adderlab.reading.agreement import comparable, random_sequences, read_foreign, running
-from adderlab.reading.driving import Foreign, stated
+from adderlab.reading.driving import Foreign, answer_logits, stated
 from adderlab.reading.reading import Reading, table_logits
 from adderlab.task.layouts import get_layout
 from helpers import decoders
@@ -52,7 +52,7 @@ def test_tables_and_gradients_are_the_model_s(kind: type) -> None:
 
 
 def own_logits(model: Foreign, reading: Reading, row: Tensor) -> Tensor:
-    logits = model.call(row[None])[:, list(LAYOUT.query_positions)]
+    logits = answer_logits(model.call, LAYOUT, row[None])
     return comparable(reading, logits, model=True)
 
 
