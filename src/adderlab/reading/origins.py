@@ -22,6 +22,7 @@ class Origins:
             for place, ref in enumerate(node.outputs)
             if ref is not None
         }
+        self._moved: dict[int, bool] = {}
         self._sources: dict[int, list[tuple[int, int]]] = {}
 
     def product(self, entry: Entry) -> tuple[tuple[Entry, ...], tuple[Entry, ...]] | None:
@@ -42,14 +43,21 @@ class Origins:
 
     def unmoved(self, entry: Entry) -> Entry:
         """Where a number was before it was moved about."""
-        while entry[0] in self._made:
-            node = self._trace.nodes[self._made[entry[0]][0]]
-            moves = node.function in MOVES and node.operation not in ZEROING
-            moves |= node.function in CASTS and keeps_numbers(node)
-            if not moves or (len(node.inputs()) != 1 and node.operation not in ("cat", "stack")):
-                return entry
+        while self._is_moved(entry[0]):
             entry = self._places(entry[0])[entry[1]]
         return entry
+
+    def _is_moved(self, number: int) -> bool:
+        """Whether a tensor consists of numbers of others."""
+        if number not in self._moved:
+            moves = False
+            if number in self._made:
+                node = self._trace.nodes[self._made[number][0]]
+                moves = node.function in MOVES and node.operation not in ZEROING
+                moves |= node.function in CASTS and keeps_numbers(node)
+                moves &= len(node.inputs()) == 1 or node.operation in ("cat", "stack")
+            self._moved[number] = moves
+        return self._moved[number]
 
     def _places(self, number: int) -> list[tuple[int, int]]:
         """For every number of a tensor that a move made, where it was before."""
