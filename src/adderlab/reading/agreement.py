@@ -22,7 +22,8 @@ from adderlab.errors import Failure
 from adderlab.models.tables import Tables
 from adderlab.reading.driving import Foreign
 from adderlab.reading.precision import in_double
-from adderlab.reading.reading import Reading, read_model, table_logits
+from adderlab.reading.read import read_model
+from adderlab.reading.reading import Reading, table_logits
 from adderlab.reading.trace import one_thread
 from adderlab.task.layouts import OPERAND_DIGITS
 

@@ -124,10 +124,11 @@ class Rewriting:
         for function in (aten.cos.default, aten.sin.default):
             turned = self._put(function, angle, shape=self._shapes[angle.number])
             parts.append(self._put(aten.mul.Tensor, turned, size, shape=shape))
-        self._pair(*parts, out, shape)
+        self._pair(parts[0], parts[1], out, shape)
 
     def _of_parts(self, node: Node, out: Ref) -> None:
-        self._pair(*node.args, out, self._shapes[out.number])
+        real, imaginary = node.args
+        self._pair(real, imaginary, out, self._shapes[out.number])
 
     def _multiply(self, node: Node, out: Ref) -> None:
         x, y = node.args
