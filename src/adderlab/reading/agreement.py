@@ -241,9 +241,7 @@ def takes_rows_together(foreign: Foreign) -> bool:
     tokens_NP = torch.randint(0, 10, (2, layout.num_positions), generator=generator)
     for length in (layout.num_prompt, layout.num_positions):
         own_NL = foreign.tokens.of(tokens_NP[:, :length])
-        alone_NLV, again_NLV = (
-            torch.cat([foreign.call(row[None]) for row in own_NL]) for _ in range(2)
-        )
+        alone_NLV, again_NLV = (torch.cat([foreign.call(row[None]) for row in own_NL]) for _ in range(2))
         if not torch.equal(alone_NLV, again_NLV):
             return False  # It draws random numbers: nothing follows from a difference.
         try:
