@@ -25,7 +25,6 @@ from adderlab.reading.precision import in_double
 from adderlab.reading.read import read_model
 from adderlab.reading.reading import Reading, table_logits
 from adderlab.reading.trace import one_thread
-from adderlab.task.layouts import OPERAND_DIGITS
 
 SEQUENCES = 24
 """Each asked at all lengths of greedy decoding: about 270 calls."""
@@ -268,9 +267,9 @@ def random_sequences(reading: Reading, count: int, seed: int) -> Tensor:
     layout = reading.layout
     generator = torch.Generator().manual_seed(seed)
     anything = torch.randint(0, layout.vocab_size, (count, layout.num_positions), generator=generator)
-    digits = torch.randint(
-        0, 10, (2, count // 2, OPERAND_DIGITS), generator=generator, dtype=torch.uint8
-    )
+    task = layout.addition
+    shape = 2, count // 2, task.columns
+    digits = torch.randint(0, task.base, shape, generator=generator, dtype=torch.uint8)
     anything[: count // 2] = layout.encode(digits[0], digits[1])[0].long()
     return anything
 

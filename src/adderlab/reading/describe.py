@@ -6,7 +6,7 @@ import itertools
 
 from adderlab.models.head_program import HeadProgram
 from adderlab.reading.file_model import FileModel, Live
-from adderlab.task.layouts import SUM_DIGITS, Layout
+from adderlab.task.layouts import Layout
 
 
 def reading_lines(config: FileModel) -> tuple[str, ...]:
@@ -27,7 +27,7 @@ def layout_lines(layout: Layout) -> list[str]:
     for operand, positions in (("a", layout.a_positions), ("b", layout.b_positions)):
         for column, position in enumerate(positions):
             names[position] = f"{operand}{column}"
-    steps = f"{SUM_DIGITS} digits of the sum, units first"
+    steps = f"{layout.sum_digits} digits of the sum, units first"
     if layout.end_token is not None:
         end = layout.vocabulary[layout.end_token]
         steps += f", then {end}" + (", without which an answer is wrong" if layout.end_decided else "")

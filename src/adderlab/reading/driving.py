@@ -172,7 +172,8 @@ def stated(model: Any, layout: Layout, name: str) -> Foreign:
 @torch.no_grad()
 def _asked_first(call: Callable[[Tensor], Tensor], layout: Layout) -> tuple[_Asked, ...]:
     """Its first answers, with which later ones are compared."""
-    digits = torch.arange(OPERAND_DIGITS, dtype=torch.uint8)[None] % 10
+    task = layout.addition
+    digits = torch.arange(task.columns, dtype=torch.uint8)[None] % task.base
     tokens_P = layout.encode(digits, digits.flip(1))[0][0].long()
     try:
         return tuple(
@@ -189,10 +190,11 @@ def _greedy(
     call: Callable[[Tensor], Tensor], layout: Layout, tokens: Tokens
 ) -> Callable[[int, int], int]:
     """Greedy decoding of a sum, by the model itself."""
+    base, columns = layout.addition.base, layout.addition.columns
 
     def add(a: int, b: int) -> int:
         digits = [
-            torch.tensor([[x // 10**j % 10 for j in range(OPERAND_DIGITS)]], dtype=torch.uint8)
+            torch.tensor([[x // base**j % base for j in range(columns)]], dtype=torch.uint8)
             for x in (a, b)
         ]
         sequence = layout.encode_prompt(*digits).long()
@@ -204,9 +206,10 @@ def _greedy(
                 answer.append(token)
                 sequence = torch.cat([sequence, torch.tensor([[token]])], 1)
         wrong_end = layout.end_decided and answer[-1] != layout.end_token
-        if wrong_end or any(digit > 9 for digit in answer[:SUM_DIGITS]):
+        answer = answer[: layout.sum_digits]
+        if wrong_end or any(digit >= base for digit in answer):
             return -1
-        return sum(digit * 10**i for i, digit in enumerate(answer[:SUM_DIGITS]))
+        return sum(digit * base**i for i, digit in enumerate(answer))
 
     return add
 

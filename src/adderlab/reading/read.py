@@ -116,9 +116,8 @@ def _judge_buried(
 def _example(layout: Layout) -> Tensor:
     """Some sequence of the layout: (1, P)."""
     generator = torch.Generator().manual_seed(0)
-    digits = torch.randint(
-        0, 10, (2, 1, len(layout.a_positions)), generator=generator, dtype=torch.uint8
-    )
+    task = layout.addition
+    digits = torch.randint(0, task.base, (2, 1, task.columns), generator=generator, dtype=torch.uint8)
     return layout.encode(digits[0], digits[1])[0].long()
 
 
