@@ -229,11 +229,12 @@ def _circle(columns: CircleColumns, code: Code) -> list[str]:
     code.needs_math = True
     phase = f" + {columns.phase!r}" if columns.phase else ""
     scale = "" if columns.amplitude == 1.0 else f"{columns.amplitude!r} * "
+    places = columns.columns + 2
     return [
-        f"place = torch.arange({columns.PLACES}, dtype=torch.float64)",
-        f"angle = 2 * math.pi * place / {columns.PLACES}{phase}",
+        f"place = torch.arange({places}, dtype=torch.float64)",
+        f"angle = 2 * math.pi * place / {places}{phase}",
         f"places = torch.stack([{scale}angle.cos(), {scale}angle.sin()], 1).float()",
-        f"columns, top, separator = places.split([{OPERAND_DIGITS}, 1, 1])",
+        f"columns, top, separator = places.split([{columns.columns}, 1, 1])",
     ]
 
 
