@@ -26,7 +26,19 @@ def foreign(kind: type) -> Foreign:
     return stated(model, LAYOUT, kind.__name__)
 
 
-@pytest.mark.parametrize("kind", READ, ids=lambda kind: kind.__name__)
+LONG = {
+    decoders.LastWithItsAxis, decoders.LastOfTheFirst, decoders.LastQueryCapped,
+    decoders.LastQueryWithSink, decoders.LastAndPositionsAfter, decoders.LastWithoutMask,
+    decoders.LastSelected, decoders.InATuple,
+}  # fmt: skip
+"""Read again on command: others are of the same structure."""
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(each, marks=pytest.mark.slow) if each in LONG else each for each in READ],
+    ids=lambda kind: kind.__name__,
+)
 def test_tables_and_gradients_are_the_model_s(kind: type) -> None:
     model = foreign(kind)
     reading, agreement = read_foreign(model)

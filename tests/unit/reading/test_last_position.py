@@ -98,6 +98,7 @@ def test_training(path: Path) -> None:
             torch.testing.assert_close(grad / scale, wanted[name] / scale, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_export_is_read_back(tmp_path: Path) -> None:
     model = al.read(last_only(submission("7p", tmp_path)[1]))
     out = tmp_path / "out.py"

@@ -25,7 +25,13 @@ REFUSED = {
 """Each with words of the line that says why."""
 
 
-@pytest.mark.parametrize("name", READ)
+LONG = "causal_lm", "encoder"
+"""Read again on command."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(each, marks=pytest.mark.slow) if each in LONG else each for each in READ]
+)
 def test_files_are_read(name: str) -> None:
     start = time.process_time()
     config, params = read_file(STYLES / "read" / f"{name}.py")
