@@ -210,6 +210,7 @@ def _refuted(subject: Subject, proved: Proved, basis: str) -> Decided:
         counterexample=miss,
         failing_pairs=proved.failing_pairs,
         reason=proved.reason or None,
+        margin=proved.margin,
         margin_pair=proved.pair,
         source=basis,
     )

@@ -44,6 +44,7 @@ GiB, most take less than one."""
 WEAKEST = 200
 """Pairs with the smallest margins that are told, for the file itself to be asked."""
 CERTIFICATE = "certificate.json.gz"
+_TABLE = "table "
 
 Pair = tuple[int, int]
 _Report = Callable[[str, int, int], None]
@@ -93,7 +94,9 @@ def prove_apart(
     else:
         message, arrays = handed
         (folder / "message.json").write_text(json.dumps(message))
-        np.savez(folder / "numbers.npz", **arrays)  # type: ignore[bad-argument-type]
+        # Under names that are no argument of numpy's.
+        named = {f"{_TABLE}{name}": array for name, array in arrays.items()}
+        np.savez(folder / "numbers.npz", **named)  # type: ignore[bad-argument-type]
     question = {"failing": failing, "sequences": sequences, "sha256": sha256}
     (folder / "question.json").write_text(json.dumps(question))
     command = [sys.executable, "-c", f"from {__name__} import main; main()", str(folder)]
@@ -212,7 +215,7 @@ def _prove_tables(
     that ``adderlab check`` can hold it against the file, read again from its first operation on."""
     handout = take(json.loads((folder / "message.json").read_text()))
     with np.load(folder / "numbers.npz", allow_pickle=False) as archive:
-        arrays = {name: archive[name] for name in handout.shapes}
+        arrays = {name: archive[f"{_TABLE}{name}"] for name in handout.shapes}
     own = tables(handout, arrays)
     if question["sequences"]:
         np.save(folder / "logits.npy", table_logits(own, torch.tensor(question["sequences"])).numpy())

@@ -220,7 +220,7 @@ class Sandbox:
             raise Ended(f"it used more memory than {self.limits.memory_mib} MiB")
         if reply.get("exit"):
             self.close()
-            raise Ended(f"it ended itself ({reply['error']})")
+            raise Ended(f"it ended itself ({str(reply.get('error'))[:300]})")
         return reply
 
     def _exchange(self, message: bytes, deadline: float) -> dict[str, Any]:

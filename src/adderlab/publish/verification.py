@@ -179,6 +179,7 @@ class Decided:
         """Statements for people."""
         return [
             " ".join(self._sentence()),
+            *([f"  {self.reason}"] if self.verdict == "refuted" and self.reason else []),
             *([f"  certificate: {self.certificate}"] if self.certificate else []),
         ]
 

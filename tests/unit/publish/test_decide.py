@@ -1,5 +1,6 @@
 """Deciding strangers' files: what is proved, what refutes, what is only said to be so."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -279,6 +280,25 @@ def test_numbers_that_fit_and_mean_harm_end_without_a_proof(
     assert found.verdict in ("refuted", "undecided")
 
 
+@pytest.mark.slow
+def test_constants_may_have_the_names_of_arguments(stranger: Path, tmp_path: Path) -> None:
+    message, arrays = read_of(stranger)
+    names = {"c0": "file", "c1": "allow_pickle", "c2": "args"}
+    text = json.dumps(message)
+    for old, new in names.items():
+        text = text.replace(f'"{old}"', f'"{new}"')
+    found = prove_apart(
+        tmp_path,
+        seconds=240,
+        failing=[],
+        handed=(json.loads(text), {names.get(name, name): array for name, array in arrays.items()}),
+        source="",
+        sha256="0" * 64,
+        on_progress=lambda *_: None,
+    )
+    assert found.verdict == "proved" and found.checked
+
+
 @needs_bubblewrap
 @pytest.mark.slow
 @pytest.mark.parametrize("name", STRANGERS)
@@ -324,12 +344,23 @@ def add(model, a, b):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "reply",
-    ["{}", "{'x': 'a' * (9 << 20)}", "[1] * 5", "float('nan')", "sys.exit(3)", "[[[]]] * 100_000"],
+    [
+        "{}",
+        "{'exit': 1}",
+        "{'memory': [0]}",
+        "{'tried': {'x': 1}, 'how': []}",
+        "{'error': {'x': '\\x1b[2J'}}",
+        "{'x': 'a' * (9 << 20)}",
+        "[1] * 5",
+        "float('nan')",
+        "sys.exit(3)",
+        "[[[]]] * 100_000",
+    ],
 )
 def test_a_file_that_takes_the_reader_over_proves_nothing(reply: str, tmp_path: Path) -> None:
     path = tmp_path / "forged.py"
     path.write_text(FORGED.replace("{reply}", reply))
-    found = decide(subject(path), mode="bubblewrap", limits=LIMITS)
+    found = decide(subject(path), mode="bubblewrap", limits=Limits(load_seconds=20))
     assert (found.verdict, found.certificate) == ("not decided", None)
     assert found.reason
 
