@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +46,7 @@ SEQUENCES = 24
 """Asked for their logits at every answer step: half are additions, half are any tokens."""
 ASKING_SECONDS, FEWEST_PAIRS, MOST_PAIRS = 6.0, 40, 2000
 """Pairs drawn for the comparison: as many as the file answers in this time."""
-AT_ONCE = 50
+AT_ONCE = 200
 """Of the pairs with the smallest margins, until one is wrong."""
 ATTACK_SECONDS = 10.0
 WORTH_COUNTING = 0.9
@@ -110,10 +110,6 @@ def decide(
     with tempfile.TemporaryDirectory(prefix="adderlab-decide-") as folder:
         try:
             decided = _decide(subject, mode, limits, Path(folder), progress)
-        except _Unread as unread:
-            decided = _undecided(subject, str(unread), unread.pair)
-        except NotComputed as stopped:
-            decided = _undecided(subject, str(stopped), None)
         except Ended as end:
             decided = Decided(reason=f"the file was to be asked again, and {end}")
         if wrong and decided.verdict != "refuted":
@@ -142,26 +138,33 @@ def _is_certificate(path: Path) -> bool:
 
 
 def _decide(subject: Subject, mode: Mode, limits: Limits, folder: Path, progress: Progress) -> Decided:
-    read = None if subject.ours else _read(subject, mode, limits, progress)
-    progress("proof", 0, 1)
-    proved = prove_apart(
-        folder,
-        seconds=min(_SECONDS, limits.seconds),
-        failing=subject.wrong,
-        handed=None if read is None else (read.message, read.arrays),
-        sequences=[] if read is None else read.sequences,
-        source=subject.source,
-        sha256=hashlib.sha256(subject.source.encode()).hexdigest(),
-        on_progress=progress,
-    )
+    """Raises ``Ended`` where the file does not answer any more."""
+    try:
+        read = None if subject.ours else _read(subject, mode, limits, progress)
+        progress("proof", 0, 1)
+        proved = prove_apart(
+            folder,
+            seconds=min(_SECONDS, limits.seconds),
+            failing=subject.wrong,
+            handed=None if read is None else (read.message, read.arrays),
+            sequences=[] if read is None else read.sequences,
+            source=subject.source,
+            sha256=hashlib.sha256(subject.source.encode()).hexdigest(),
+            on_progress=progress,
+        )
+    except _Unread as unread:
+        return _open(subject, "not decided", str(unread), unread.pair)
+    except NotComputed as stopped:
+        return _open(subject, "not decided", str(stopped), None)
     basis = "the weights in its text, which adderlab wrote"
     if read is not None:
         difference, limit = _difference(read, proved)
         if not difference <= limit:
-            raise NotComputed(
+            reason = (
                 "the tables that were handed out are not those of its model: on sequences drawn "
                 f"afterwards a logit differs by {difference:.2g}"
             )
+            return _open(subject, "not decided", reason, None)
         calls = read.logits_NAV.shape[0] * read.logits_NAV.shape[1]
         basis = (
             f"tables read in the sandbox; its logits agree within {difference:.1e} on {calls} calls "
@@ -170,7 +173,8 @@ def _decide(subject: Subject, mode: Mode, limits: Limits, folder: Path, progress
     if proved.verdict == "refuted":
         return _refuted(subject, proved, basis)
     if proved.verdict == "undecided":
-        return _undecided(subject, proved.reason or "the prover stopped at its limit", proved.pair)
+        reason = proved.reason or "the prover stopped at its limit"
+        return _open(subject, "undecided", reason, proved.pair)
     progress("pairs drawn for the comparison", 0, 1)
     drawn = _unforeseen(subject.pairs_per_second)
     for pairs in (list(proved.weakest), drawn):
@@ -216,11 +220,13 @@ def _refuted(subject: Subject, proved: Proved, basis: str) -> Decided:
     )
 
 
-def _undecided(subject: Subject, reason: str, pair: Pair | None) -> Decided:
+def _open(
+    subject: Subject, verdict: Literal["undecided", "not decided"], reason: str, pair: Pair | None
+) -> Decided:
     """Without a proof, but perhaps with a pair that refutes all the same."""
     if pair is not None and _first_wrong(subject.answers, [pair]):
         return Decided(verdict="refuted", counterexample=pair, reason=reason, source="an attack")
-    return Decided(verdict="not decided", reason=reason, margin_pair=pair)
+    return Decided(verdict=verdict, reason=reason, margin_pair=pair)
 
 
 def _first_wrong(answers: Answers, pairs: list[Pair]) -> Pair | None:

@@ -20,6 +20,7 @@ import io
 import json
 import sys
 import time
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -38,7 +39,8 @@ def main(arguments: str) -> None:
     settings = json.loads(arguments)
 
     def prepare() -> Callable[[str], Any]:
-        sys.path.append(settings["adderlab"])
+        # In front, and it holds nothing else: what lies beside the submission may have any name.
+        sys.path.insert(0, settings["adderlab"])
         import torch
 
         import adderlab.proof.attack
@@ -47,16 +49,16 @@ def main(arguments: str) -> None:
 
         torch.set_num_threads(1)
         vars(torch)["set_num_threads"] = lambda count: None
-        return Reader
+        return lambda path: Reader(path, settings["model"], settings["add"])
 
     serve(settings, prepare)
 
 
 class Reader:
-    """The stranger's model, read."""
+    """The stranger's model, read. ``model`` and ``add``: as of ``worker.Submission``."""
 
-    def __init__(self, path: str) -> None:
-        self._path = path
+    def __init__(self, path: str, model: str = "build_model", add: str = "add") -> None:
+        self._path, self._names = path, (model, add)
         self._module: Any = None
         self._config: Any = None
         self._tables: dict[str, Any] = {}
@@ -79,10 +81,15 @@ class Reader:
         import torch
 
         from adderlab.files.schema import to_dict
-        from adderlab.reading.file_model import read_file
+        from adderlab.reading import file_model
         from adderlab.runs.checkpoints import Checkpoint
 
-        self._config, params = read_file(Path(self._path))
+        load = file_model.load_file
+        file_model.load_file = lambda path: _renamed(load(path), *self._names)
+        try:
+            self._config, params = file_model.read_file(Path(self._path))
+        finally:
+            file_model.load_file = load
         checkpoint = Checkpoint(
             config=self._config, params=params, recipe={}, step=0, val_exact=float("nan")
         )
@@ -155,6 +162,17 @@ class Reader:
             found.append((float(least_B[row]), pair))
         margin, pair = min(found)
         return {"pair": pair, "margin": margin}
+
+
+def _renamed(module: Any, model: str, add: str) -> Any:
+    """The module with ``build_model`` and ``add``, whatever it calls them."""
+    if model != "build_model":
+        found = getattr(module, model)
+        builds = isinstance(found, (types.FunctionType, type))
+        module.build_model = found if builds else lambda: found
+    if add != "add":
+        module.add = lambda own, a, b: adder_of(module, own, add)(own, a, b)
+    return module
 
 
 def _number(digits: Any) -> int:
