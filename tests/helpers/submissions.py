@@ -164,10 +164,12 @@ class ReaderInProcess(InProcess):
 
     made: "type[Reader]" = Reader
 
-    def __init__(self, submission: Path, limits: Limits, mode: str, program: str) -> None:
+    def __init__(
+        self, submission: Path, limits: Limits, mode: str, program: str, names: tuple[str, str]
+    ) -> None:
         super().__init__(submission, limits, mode)
         assert program == "reader"
-        self._reader = self.made(str(submission))
+        self._reader = self.made(str(submission), *names)
 
     def ask(self, do: str, seconds: float, **request: Any) -> dict[str, Any]:
         # As text and back, as through the channel.

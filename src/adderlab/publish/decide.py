@@ -32,7 +32,7 @@ from adderlab.evaluation.suites import strata
 from adderlab.files.atomic import write_bytes
 from adderlab.publish.handout import HandOut, Refused, numbers, take, take_numbers
 from adderlab.publish.proving import CERTIFICATE, NotComputed, Proved, prove_apart
-from adderlab.publish.sandbox import Ended, Limits, Mode, Sandbox
+from adderlab.publish.sandbox import Ended, Limits, Mode, Names, Sandbox
 from adderlab.publish.verification import Decided
 from adderlab.reading.agreement import SLACK, SLACK_FLOAT32
 from adderlab.task.layouts import OPERAND_LIMIT, Layout, from_digits, pairs_from_ints
@@ -44,7 +44,7 @@ Progress = Callable[[str, int, int], None]
 
 SEQUENCES = 24
 """Asked for their logits at every answer step: half are additions, half are any tokens."""
-ASKING_SECONDS, FEWEST_PAIRS, MOST_PAIRS = 6.0, 40, 2000
+ASKING_SECONDS, FEWEST_PAIRS, MOST_PAIRS = 8.0, 40, 5000
 """Pairs drawn for the comparison: as many as the file answers in this time."""
 AT_ONCE = 200
 """Of the pairs with the smallest margins, until one is wrong."""
@@ -61,6 +61,8 @@ class Subject:
 
     path: Path
     source: str
+    names: Names
+    """Of its two functions."""
     ours: bool
     """Whether it is a file that adderlab wrote, whose weights stand in its text."""
     answers: Answers
@@ -245,7 +247,7 @@ def _read(subject: Subject, mode: Mode, limits: Limits, progress: Progress) -> _
     """Raises ``_Unread`` where there is nothing to prove."""
     progress("reading", 0, 1)
     try:
-        with Sandbox(subject.path, limits, mode, "reader") as box:
+        with Sandbox(subject.path, limits, mode, "reader", subject.names) as box:
             return _hand_out(box, limits)
     except Ended as end:
         raise _Unread(f"while it was read, {end}") from end

@@ -86,7 +86,7 @@ def verify(
         if prove:
             ours = _is_ours(text, referee.notes)
             referee.decide = lambda answerer: decide(
-                _subject(path, text, ours, answerer, referee.score),
+                _subject(path, text, names, ours, answerer, referee.score),
                 mode=sandbox,
                 limits=limits,
                 certificate=certificate,
@@ -109,11 +109,14 @@ def verify(
     )
 
 
-def _subject(path: Path, text: str, ours: bool, answerer: Answerer, score: Score) -> Subject:
+def _subject(
+    path: Path, text: str, names: Names, ours: bool, answerer: Answerer, score: Score
+) -> Subject:
     """What ``decide`` needs of a file whose score is known."""
     return Subject(
         path=path,
         source=text,
+        names=names,
         ours=ours,
         answers=answerer.add,
         pairs_per_second=1 / max(answerer.seconds_per_pair, 1e-5),

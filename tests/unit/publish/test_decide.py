@@ -36,6 +36,7 @@ def subject(path: Path, **changes: Any) -> Subject:
     known: dict[str, Any] = {
         "path": path,
         "source": path.read_text(),
+        "names": ("build_model", "add"),
         "ours": False,
         "answers": right,
         "pairs_per_second": 10.0,
@@ -52,10 +53,27 @@ def stranger(tmp_path: Path) -> Path:
     return path
 
 
+class Remembering(Reader):
+    """Reads the same file once for all tests."""
+
+    known: ClassVar[dict[tuple[Any, ...], dict[str, Any]]] = {}
+
+    def read(self, request: dict[str, Any]) -> dict[str, Any]:
+        key = Path(self._path).read_text(), self._names
+        if key not in self.known:
+            message = super().read(request)
+            self.known[key] = {"message": message, **vars(self)}
+        state = dict(self.known[key])
+        message = state.pop("message")
+        vars(self).update(state)
+        return message
+
+
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> Decide:
     """Decide without a sandbox: our own files alone."""
     monkeypatch.setattr(module, "Sandbox", ReaderInProcess)
+    monkeypatch.setattr(ReaderInProcess, "made", Remembering)
     return lambda about, **more: decide(about, mode="limits", limits=LIMITS, **more)
 
 
@@ -103,6 +121,17 @@ def test_a_proof_is_kept_and_holds_for_the_file(
     assert report.accepted and report.margin == pytest.approx(found.margin, rel=1e-2)
 
 
+def test_functions_of_other_names_are_read(
+    stranger: Path, in_process: Decide, believing: list[dict[str, Any]]
+) -> None:
+    text = stranger.read_text().replace("def build_model", "def make").replace("def add", "def plus")
+    stranger.write_text(text)
+    found = in_process(subject(stranger, names=("make", "plus")))
+    assert found.verdict == "proved", found
+    found = in_process(subject(stranger))
+    assert found.verdict == "not decided" and "build_model" in str(found.reason)
+
+
 @pytest.mark.parametrize("which", ["a weak pair", "a pair drawn afterwards"])
 def test_a_wrong_sum_is_worth_more_than_a_proof(
     which: str, stranger: Path, in_process: Decide, believing: list[dict[str, Any]]
@@ -140,7 +169,7 @@ def test_pairs_cannot_be_foreseen() -> None:
     assert len(module._unforeseen(1e9)) == pytest.approx(module.MOST_PAIRS, rel=0.1)
 
 
-class Forger(Reader):
+class Forger(Remembering):
     """Hands out tables that are not its model's."""
 
     def numbers(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -195,7 +224,11 @@ def test_whatever_it_says_is_a_reason_in_one_line(
     assert str(found.reason).isprintable()
 
 
-@pytest.mark.parametrize("seconds", [1e9, 1e-9], ids=["by a search", "in no time"])
+@pytest.mark.parametrize(
+    "seconds",
+    [pytest.param(1e9, marks=pytest.mark.slow), 1e-9],
+    ids=["by a search", "in no time"],
+)
 def test_what_cannot_be_read_is_attacked(
     seconds: float, tmp_path: Path, in_process: Decide, monkeypatch: pytest.MonkeyPatch
 ) -> None:

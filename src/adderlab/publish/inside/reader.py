@@ -24,7 +24,7 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-from .worker import serve
+from .worker import adder_of, serve
 
 _NEAR = 3
 """Starts of the local search, for each digit of the sum."""
@@ -171,8 +171,15 @@ def _renamed(module: Any, model: str, add: str) -> Any:
         builds = isinstance(found, (types.FunctionType, type))
         module.build_model = found if builds else lambda: found
     if add != "add":
-        module.add = lambda own, a, b: adder_of(module, own, add)(own, a, b)
+        module.add = lambda own, a, b: _adder(module, own, add)(own, a, b)
     return module
+
+
+def _adder(module: Any, model: Any, add: str) -> Callable[[Any, int, int], Any]:
+    found = adder_of(module, model, add)
+    if found is None:
+        raise ValueError(f"it has no function {add}")
+    return found
 
 
 def _number(digits: Any) -> int:

@@ -286,7 +286,7 @@ class Submission:
             self.model, metadata = built, {}
         if not isinstance(metadata, dict):
             return {"error": f"its metadata is a {type(metadata).__name__}, not a dict"}
-        adder = _adder(self.module, self.model, add)
+        adder = adder_of(self.module, self.model, add)
         if adder is None:
             return {"error": f"it has no function {add}", "lacks": "add"}
         self.adder = adder
@@ -365,7 +365,7 @@ class Submission:
         return holding.held(self.model, [vars(each) for each in own], names.__contains__)
 
 
-def _adder(module: Any, model: Any, name: str) -> Callable[[Any, int, int], Any] | None:
+def adder_of(module: Any, model: Any, name: str) -> Callable[[Any, int, int], Any] | None:
     """The function that adds; one of two arguments, or a method of the model, gets no model."""
     function = getattr(module, name, None)
     if callable(function):
