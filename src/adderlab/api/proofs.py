@@ -195,7 +195,7 @@ def _written_in(model: ModelLike, certificate: str | os.PathLike[str]) -> Model 
         own = read_submission(path.read_text(encoding="utf-8")) if path.is_file() else None
     except (Failure, UnicodeDecodeError):
         own = None
-    config = read_document(certificate).get("config")
+    config = read_document(Path(certificate)).get("config")
     traced = isinstance(config, dict) and TRACED in config
     return None if own is None or traced else load(own.checkpoint())
 
