@@ -5,7 +5,7 @@
     and the sum of the two digits of column [n]. Of column [n - 1] it is known that its digits and some
     carry make [z + 10 c]; digits of all other columns may be anything. *)
 
-Require Import ZArith List Bool.
+Require Import ZArith List Bool Lia.
 From Adder Require Import Transformer Enclosure.
 Import ListNotations.
 
@@ -64,6 +64,17 @@ Definition tables_of (m : model) : tables :=
      down_1_ := dyadic_value (down_1 m);
      head_ := dyadic_value (head m) |}.
 
+(** [forallb], which stops where it fails. ([&&] and [||] compute both sides.) *)
+Fixpoint all {A} (p : A -> bool) (xs : list A) : bool :=
+  match xs with [] => true | x :: xs => if p x then all p xs else false end.
+
+Lemma all_in {A} (p : A -> bool) xs : all p xs = true -> forall x, In x xs -> p x = true.
+Proof.
+  induction xs as [|y xs IH]; simpl; intros H x [].
+  - subst. now destruct (p x).
+  - destruct (p y); [auto | discriminate].
+Qed.
+
 (** Whether digit [s] leads every other one when the last token is [z] and [u] encloses channel 1. *)
 Definition leads (t : tables) (z s : nat) (u : enclosure) : bool :=
   let c := cosine t z in
@@ -73,10 +84,9 @@ Definition leads (t : tables) (z s : nat) (u : enclosure) : bool :=
   let unit_1 := relu (sub gate u) in
   let read_0 := mul (head_ t) (add (mul c r) (mul (down_0_ t) (add unit_0 unit_1))) in
   let read_1 := mul (head_ t) (add (mul u r) (mul (down_1_ t) (sub unit_0 unit_1))) in
-  forallb (fun by_ => positive (add (mul (fst by_) read_0) (mul (snd by_) read_1))) (rivals t s).
+  all (fun by_ => positive (add (mul (fst by_) read_0) (mul (snd by_) read_1))) (rivals t s).
 
-(** The same, [u] being cut in halves up to [cuts] times where it is too wide. (Not with [||] and [&&],
-    which compute both sides.) *)
+(** The same, [u] being cut in halves up to [cuts] times where it is too wide. *)
 Fixpoint leads_on (t : tables) (z s : nat) (cuts : nat) (u : enclosure) : bool :=
   if leads t z s u then true else
   match cuts with
@@ -102,40 +112,68 @@ Proof. unfold far. intros H. exact (read_at_bound n p (proj1 (proj1 (filter_In _
 
 Definition distance_mod (n p : nat) : nat := ((23 + n - p) mod 12)%nat.
 
-Definition sums (n : nat) : list nat := if (n =? 11)%nat then [0%nat] else seq 0 19.
-
-(** What a step of the sum is multiplied by, and the part of it that is the same in all cases. *)
+(** Channel 1 after the attention is the last token's sine plus
+    [toward t n 0] (sine x' + sine y' + sine z) + [toward t n 11] (sine x + sine y) + [rest t n],
+    where x, y are the digits of column [n], and x', y' those of column [n - 1]. *)
 Definition factor (t : tables) (n : nat) : enclosure :=
   div (out_ t) (total (map (fun p => weight t (distance_mod n p)) (read_at n))).
 
+Definition toward (t : tables) (n k : nat) : enclosure := mul (factor t n) (weight t k).
+
 Definition rest (t : tables) (n : nat) : enclosure :=
-  total (map (fun p =>
-    mul (weight t (distance_mod n p)) (if separator p then sine t 0 else any_sine t)) (far n)).
+  mul (factor t n) (total (map (fun p =>
+    mul (weight t (distance_mod n p)) (if separator p then sine t 0 else any_sine t)) (far n))).
 
-(** Channel 1 after the attention, in a case. *)
-Definition seen (t : tables) (factor rest : enclosure) (z c s : nat) : enclosure :=
-  add (sine t z)
-      (mul factor (add (add rest (mul (weight t 0) (add (previous t z c) (sine t z))))
-                       (mul (weight t 11) (pair t s)))).
+Definition seen (t : tables) (near_0 near_11 rest : enclosure) (z c s : nat) : enclosure :=
+  add (sine t z) (add (add rest (mul near_0 (add (previous t z c) (sine t z))))
+                      (mul near_11 (pair t s))).
 
-Definition check_step (t : tables) (n : nat) : bool :=
-  let factor := factor t n in
-  let rest := rest t n in
-  forallb (fun z => forallb (fun c => forallb (fun s =>
-    leads_on t z ((s + c) mod 10) 12 (seen t factor rest z c s))
-  (sums n)) [0; 1]%nat) ten.
+(** All cases of some steps at once: all steps ask nearly alike, so that one enclosure for all of them
+    is hardly wider than that of one. *)
+Definition check_steps (t : tables) (steps : list nat) : bool :=
+  let near_0 := hull (map (fun n => toward t n 0) steps) in
+  let near_11 := hull (map (fun n => toward t n 11) steps) in
+  let rest := hull (map (rest t) steps) in
+  let sums := if forallb (Nat.eqb 11) steps then [0%nat] else seq 0 19 in
+  all (fun z => all (fun c => all (fun s =>
+    leads_on t z ((s + c) mod 10) 12 (seen t near_0 near_11 rest z c s))
+  sums) [0; 1]%nat) ten.
+
+(** The last step alone: both its operands' digits are the leading zeros. *)
+Definition together : list (list nat) := [seq 1 10; [11%nat]].
+Definition one_by_one : list (list nat) := map (fun n => [n]) (seq 1 11).
 
 Definition check (m : model) : bool :=
-  let t := tables_of m in forallb (check_step t) (seq 1 11).
+  let t := tables_of m in
+  if all (check_steps t) together then true else all (check_steps t) one_by_one.
 
 (** What [check] found out, case by case. *)
-Lemma check_cases (m : model) (n z c s : nat) : check m = true ->
-  In n (seq 1 11) -> In z ten -> In c [0; 1]%nat -> In s (sums n) ->
-  leads_on (tables_of m) z ((s + c) mod 10) 12
-    (seen (tables_of m) (factor (tables_of m) n) (rest (tables_of m) n) z c s) = true.
+Definition sums (n : nat) : list nat := if (n =? 11)%nat then [0%nat] else seq 0 19.
+
+Lemma check_steps_cases (t : tables) (steps : list nat) (n z c s : nat) :
+  check_steps t steps = true ->
+  In n steps -> In z ten -> In c [0; 1]%nat -> In s (sums n) ->
+  leads_on t z ((s + c) mod 10) 12
+    (seen t (hull (map (fun n => toward t n 0) steps)) (hull (map (fun n => toward t n 11) steps))
+            (hull (map (rest t) steps)) z c s) = true.
 Proof.
-  unfold check. generalize (tables_of m). cbv zeta. intros t H Hn Hz Hc Hs.
-  rewrite forallb_forall in H. specialize (H n Hn). unfold check_step in H.
-  rewrite forallb_forall in H. specialize (H z Hz). rewrite forallb_forall in H.
-  specialize (H c Hc). rewrite forallb_forall in H. exact (H s Hs).
+  unfold check_steps. cbv zeta. intros H Hn Hz Hc Hs.
+  pose proof (all_in _ _ (all_in _ _ (all_in _ _ H z Hz) c Hc) s) as Hcase. apply Hcase. clear H Hcase.
+  destruct (forallb (Nat.eqb 11) steps) eqn:E.
+  - rewrite forallb_forall in E. specialize (E n Hn). apply Nat.eqb_eq in E. subst n. exact Hs.
+  - unfold sums in Hs. destruct (n =? 11)%nat; [|exact Hs].
+    destruct Hs as [<-|[]]. now left.
+Qed.
+
+Lemma check_cases (m : model) (n : nat) : check m = true -> In n (seq 1 11) ->
+  exists steps, In n steps /\ check_steps (tables_of m) steps = true.
+Proof.
+  unfold check. generalize (tables_of m). cbv zeta. intros t H Hn.
+  destruct (all (check_steps t) together) eqn:E.
+  - destruct (Nat.eq_dec n 11) as [->|Hne].
+    + exists [11%nat]. split; [now left|]. apply (all_in _ _ E). right. now left.
+    + exists (seq 1 10). split; [|apply (all_in _ _ E); now left].
+      apply in_seq. apply in_seq in Hn. lia.
+  - exists [n]. split; [now left|]. apply (all_in _ _ H). unfold one_by_one.
+    exact (in_map (fun n => [n]) _ n Hn).
 Qed.

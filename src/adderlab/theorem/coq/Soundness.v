@@ -111,9 +111,9 @@ Lemma leads_correct m z s u x d : (s < 10)%nat -> (d < 10)%nat -> d <> s ->
   encloses u x -> leads (tables_of m) z s u = true ->
   0 < lead m (Z.of_nat z) x (Z.of_nat s) (Z.of_nat d).
 Proof.
-  intros Hs Hd Hne Hu H. unfold leads in H. rewrite forallb_forall in H.
+  intros Hs Hd Hne Hu H. unfold leads in H. pose proof (all_in _ _ H) as Hall. clear H.
   destruct (rivals_enclose m s d Hs Hd Hne) as (by_ & Hin & Hc & Hsin).
-  specialize (H by_ Hin).
+  pose proof (Hall by_ Hin) as H. cbv beta in H. clear Hall.
   pose proof (cosine_encloses m z) as Hz. set (t := tables_of m) in *.
   assert (Hr : encloses
     (sqrt (add (div (add (add (sqr (cosine t z)) (sqr u)) (integer 1)) (integer 4)) eps))
@@ -178,21 +178,25 @@ Proof.
   apply total_encloses. intros p _. apply Hw.
 Qed.
 
-Lemma rest_from (t : tables) n (term : nat -> R) :
+Lemma rest_from (t : tables) n fx (term : nat -> R) : encloses (factor t n) fx ->
   (forall p, In p (far n) -> encloses
      (mul (weight t (distance_mod n p)) (if separator p then sine t 0 else any_sine t)) (term p)) ->
-  encloses (rest t n) (sum (map term (far n))).
-Proof. intros H. apply total_encloses. exact H. Qed.
+  encloses (rest t n) (fx * sum (map term (far n))).
+Proof. intros Hf H. apply mul_encloses; [exact Hf|]. apply total_encloses. exact H. Qed.
 
-Lemma seen_from (t : tables) f r z c s fx rx w0 w11 zx px sx :
-  encloses f fx -> encloses r rx -> encloses (weight t 0) w0 -> encloses (weight t 11) w11 ->
+Lemma seen_from (t : tables) near_0 near_11 r z c s x0 x11 rx zx px sx :
+  encloses near_0 x0 -> encloses near_11 x11 -> encloses r rx ->
   encloses (sine t z) zx -> encloses (previous t z c) px -> encloses (pair t s) sx ->
-  encloses (seen t f r z c s) (zx + fx * (rx + w0 * (px + zx) + w11 * sx)).
+  encloses (seen t near_0 near_11 r z c s) (zx + (rx + x0 * (px + zx) + x11 * sx)).
 Proof.
-  intros. apply add_encloses; [assumption|]. apply mul_encloses; [assumption|].
+  intros. apply add_encloses; [assumption|].
   apply add_encloses; [apply add_encloses|]; try assumption; apply mul_encloses; try assumption.
   now apply add_encloses.
 Qed.
+
+Lemma distribute (z f r w0 p w11 s : R) :
+  z + f * (r + w0 * p + w11 * s) = z + (f * r + f * w0 * p + f * w11 * s).
+Proof. ring. Qed.
 
 Section Step.
 Variables (m : model) (n : nat) (tokens : list Z).
@@ -212,11 +216,13 @@ Hypothesis Hcolumn : (token (n - 1) + token (11 + n) + c' = token (23 + n) + 10 
 
 Let term p := Reduction.weight m (distance_mod n p) * sine_of m (token p).
 
+Let factor_value :=
+  value (out m) / rms_0 / sum (map (fun p => Reduction.weight m (distance_mod n p)) (read_at n)).
+
 Lemma seen_by_terms :
-  seen_by m tokens = sine_of m (token (23 + n))
-    + value (out m) / rms_0 / sum (map (fun p => Reduction.weight m (distance_mod n p)) (read_at n))
-      * sum (map term (read_at n)).
+  seen_by m tokens = sine_of m (token (23 + n)) + factor_value * sum (map term (read_at n)).
 Proof.
+  unfold factor_value.
   assert (Hw : forall p, Reduction.weight m (length tokens - 1 - p)
                          = Reduction.weight m (distance_mod n p)).
   { intros p. rewrite weight_mod. unfold distance_mod. do 2 f_equal. lia. }
@@ -245,33 +251,38 @@ Proof.
   unfold term. cbn [map sum fold_right]. rewrite D1, D2, D3, D4, D5. ring.
 Qed.
 
-Lemma factor_encloses : encloses (factor (tables_of m) n)
-  (value (out m) / rms_0 / sum (map (fun p => Reduction.weight m (distance_mod n p)) (read_at n))).
+Lemma factor_encloses : encloses (factor (tables_of m) n) factor_value.
 Proof.
   apply factor_from; [apply out_encloses | intros; apply weight_encloses |].
   apply sum_pos; [intros; apply weight_pos | discriminate].
 Qed.
 
-Lemma rest_encloses : encloses (rest (tables_of m) n) (sum (map term (far n))).
+Lemma toward_encloses k :
+  encloses (toward (tables_of m) n k) (factor_value * Reduction.weight m k).
+Proof. apply mul_encloses; [apply factor_encloses | apply weight_encloses]. Qed.
+
+Lemma rest_encloses : encloses (rest (tables_of m) n) (factor_value * sum (map term (far n))).
 Proof.
-  apply rest_from. intros p Hp. apply far_bound in Hp.
+  apply rest_from; [apply factor_encloses|]. intros p Hp. apply far_bound in Hp.
   apply mul_encloses; [apply weight_encloses|].
   destruct (separator p) eqn:E.
   - rewrite Hseparators by (lia || assumption). apply sine_encloses.
   - apply any_sine_encloses, Hdigits. lia.
 Qed.
 
-Lemma seen_encloses : (1 <= n < 12)%nat ->
-  encloses (seen (tables_of m) (factor (tables_of m) n) (rest (tables_of m) n)
+Lemma seen_encloses steps : (1 <= n < 12)%nat -> In n steps ->
+  encloses (seen (tables_of m) (hull (map (fun n => toward (tables_of m) n 0) steps))
+                 (hull (map (fun n => toward (tables_of m) n 11) steps))
+                 (hull (map (rest (tables_of m)) steps))
                  (token (23 + n)) c (token n + token (12 + n)))
            (seen_by m tokens).
 Proof.
-  intros Hbounds. rewrite seen_by_terms, terms_split.
+  intros Hbounds Hin.
+  rewrite seen_by_terms, terms_split, distribute.
   apply seen_from.
-  - apply factor_encloses.
-  - apply rest_encloses.
-  - apply weight_encloses.
-  - apply weight_encloses.
+  - apply (hull_encloses (fun n => toward (tables_of m) n 0) n _ _ Hin), toward_encloses.
+  - apply (hull_encloses (fun n => toward (tables_of m) n 11) n _ _ Hin), toward_encloses.
+  - apply (hull_encloses (rest (tables_of m)) n _ _ Hin), rest_encloses.
   - apply sine_encloses.
   - apply (previous_encloses m _ _ _ _ c'); try assumption; apply Hdigits; lia.
   - apply pair_encloses; apply Hdigits; lia.
@@ -290,12 +301,13 @@ Proof.
     - apply in_seq. pose proof (Hdigits n ltac:(lia)). pose proof (Hdigits (12 + n)%nat ltac:(lia)). lia. }
   assert (Hz : In (token (23 + n)%nat) ten) by (apply in_ten, Hdigits; lia).
   assert (Hcin : In c [0; 1]%nat) by (simpl; lia).
-  pose proof (check_cases m n _ c _ Hcheck Hn Hz Hcin Hsum) as Hleads.
+  destruct (check_cases m n Hcheck Hn) as (steps & Hin & Hsteps).
+  pose proof (check_steps_cases _ _ _ _ _ _ Hsteps Hin Hz Hcin Hsum) as Hleads.
   apply lead_wins; [intros E; rewrite E in Hlength; discriminate|].
   rewrite Hlength. replace (24 + n - 1)%nat with (23 + n)%nat by lia.
   rewrite Htokens by lia.
   apply (leads_on_correct m _ _ _ d (Nat.mod_upper_bound _ 10 ltac:(discriminate)) Hd Hne 12 _
-           (seen_encloses Hbounds) Hleads).
+           (seen_encloses steps Hbounds Hin) Hleads).
 Qed.
 
 End Step.
