@@ -27,8 +27,8 @@ def count(number: int) -> str:
 
 
 def tick(value: float) -> str:
-    """A number below an axis, as short as it can be read: 1500 -> 1.5k, 53999 -> 54k."""
-    return f"{value / 1000:.3g}k" if 1000 <= abs(value) < 1e6 else f"{value:g}"
+    """A number below an axis, thousands as everywhere: 1500 -> 1,500."""
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e9 and value == round(value) else f"{value:g}"
 
 
 def seconds(value: float) -> str:

@@ -31,7 +31,8 @@ def chromium(page: str, script: str, folder: Path) -> tuple[Any, str]:
         pytest.skip("Chromium is not installed: nothing here opens pages")
     file = folder / "page.html"
     mark = '<pre id="test-result"></pre>'
-    file.write_text(page.replace("</main>", f"{mark}<script>\n{script}\n</script></main>"))
+    # Braces: the page's own script has names of its own.
+    file.write_text(page.replace("</main>", f"{mark}<script>{{\n{script}\n}}</script></main>"))
     flags = (
         "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --enable-logging=stderr "
         "--disable-background-networking --disable-component-update --disable-sync --dump-dom "

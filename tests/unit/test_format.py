@@ -10,7 +10,7 @@ from adderlab.format import as_typed, code_block, count, duration, percent, seco
 def test_numbers() -> None:
     assert [percent(x) for x in (0.5, 0.0123, 0.99988)] == ["50.0%", "1.2%", "99.988%"]
     assert [count(n) for n in (0, 1234, 10**9, 15 * 10**11)] == ["0", "1,234", "1 x 10^9", "1.5 x 10^12"]
-    assert [tick(x) for x in (0, 999, 1500, 53_999)] == ["0", "999", "1.5k", "54k"]
+    assert [tick(x) for x in (0, 999, 1500, 53_999)] == ["0", "999", "1,500", "53,999"]
     assert [seconds(x) for x in (0.1234, 12.0, 12_345.6)] == ["0.123", "12", "12,346"]
 
 

@@ -61,9 +61,10 @@ def write_report(
     """One HTML file about a run, a search, a rate or a sweep, or about several: curves, what became of
     each seed or cell, attention, margins, failures, settings.
 
-    It opens offline in any browser, light and dark, and runs no script. ``output``: default
-    ``report.html`` in the run's folder, ``results/report.html`` for several. Returns the file's path.
-    A Python file among the runs is the one whose model they trained; it is run, to look into the model.
+    It opens offline in any browser, light and dark; its script shows values under the pointer, and
+    the seed that the reader chooses. ``output``: default ``report.html`` in the run's folder,
+    ``results/report.html`` for several. Returns the file's path. A Python file among the runs is the one
+    whose model they trained; it is run, to look into the model.
 
     Raises ``UsageError`` if a folder holds no run, ``Failure`` if the file cannot be written.
     """

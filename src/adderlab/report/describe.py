@@ -217,6 +217,8 @@ def count_or_bounds(number: Count | None) -> str:
     if number is None:
         return "some"
     if isinstance(number, tuple):
+        if count(number[0]) == count(number[1]):
+            return f"about {count(number[0])}"
         return f"between {count(number[0])} and {count(number[1])}"
     return count(number)
 

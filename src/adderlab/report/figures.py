@@ -26,7 +26,7 @@ from adderlab.models.head_program import FUNCTIONS
 from adderlab.models.tables import Tables, tables, why_not_trained_by_tables
 from adderlab.models.transformer import Transformer
 from adderlab.report.evidence import SeedHistory
-from adderlab.report.html import Plot, cells, tag, text
+from adderlab.report.html import Plot, cells, tag, text, ticks
 from adderlab.runs.checkpoints import Checkpoint
 from adderlab.runs.records import LEARNED, SUCCESS, Metrics
 from adderlab.task.layouts import SUM_DIGITS, Layout, from_digits
@@ -144,7 +144,10 @@ def cloud(rows_ND: Tensor, names: tuple[str, ...]) -> Cloud:
     return Cloud(names=names, points=points, shares=(shares[0], shares[1]))
 
 
-def _attention(form: Tables, layout: Layout) -> tuple[tuple[tuple[float, ...], ...], ...]:
+Grid = tuple[tuple[float, ...], ...]
+
+
+def _attention(form: Tables, layout: Layout) -> tuple[Grid, ...]:
     """Mean over uniform pairs, teacher-forced."""
     group = fresh(ATTENTION_PAIRS).groups[0]
     tokens_BP, _ = layout.encode(group.a_BJ, group.b_BJ)
@@ -276,13 +279,35 @@ def _curves(
         plot.band([(s, e[0], e[2]) for s, e in zip(steps, edges, strict=True)], "band")
     if len(histories) <= MOST_LINES:
         for history, row in zip(histories, rows_SN, strict=True):
-            plot.line(zip(steps, row, strict=True), "seed", f"seed {history.seed}")
+            plot.line(zip(steps, row, strict=True), "seed", f"seed {history.seed}", history.seed)
     if len(histories) > 1:
         plot.line([(s, e[1]) for s, e in zip(steps, edges, strict=True)], "median", "median")
     if best is not None:
         row = held(best, steps, value)
         plot.line(zip(steps, row, strict=True), "best", f"best: seed {best.seed}")
-    return plot.svg(f"{name} over training steps, {len(histories)} seeds")
+    return plot.svg(f"{name} over training steps, {len(histories)} seeds", percent=shown is percent_tick)
+
+
+def hidden_lines(histories: Sequence[SeedHistory], best: SeedHistory | None) -> str:
+    """What a reader of the curves of exact match does not see: which lines lie under others; empty if
+    none does."""
+    if best is None or len(histories) < 2:
+        return ""
+    steps = steps_of(histories)
+    rows_SN = np.array([held(history, steps, lambda m: m.val_exact) for history in histories])
+    own_N = np.array(held(best, steps, lambda m: m.val_exact))
+    near = 0.004  # a pixel
+    parts = []
+    if bool((np.abs(np.median(rows_SN, 0) - own_N) < near).mean() > 0.9):
+        parts.append("The median lies under the best seed's line.")
+    ends = np.round(rows_SN[:, -1], 2)
+    values, counts = np.unique(ends[np.isfinite(ends)], return_counts=True)
+    parts += [
+        f"{count} seeds end on one another at {percent(float(value))}."
+        for value, count in zip(values, counts, strict=True)
+        if count > max(2, len(histories) // 8)
+    ]
+    return " ".join(parts)
 
 
 def _decades(values: np.ndarray) -> tuple[float, float]:
@@ -307,7 +332,7 @@ def success(histories: Sequence[SeedHistory]) -> str:
     steps, n = steps_of(histories), len(histories)
     rows_SN = np.array([held(history, steps, lambda m: m.val_exact) for history in histories])
     rates = [wilson(int(count), n) for count in (rows_SN >= SUCCESS).sum(0)]
-    plot = Plot(x=_span(steps), y=(0.0, 1.0), right=84)
+    plot = Plot(x=_span(steps), y=(0.0, 1.0), right=120)
     plot.axes(x_label="training step", y_label="seeds at 99% or more", y_text=percent_tick)
     plot.band([(s, r.low, r.high) for s, r in zip(steps, rates, strict=True)], "band")
     plot.line([(s, r.value) for s, r in zip(steps, rates, strict=True)], "best", "success rate")
@@ -315,7 +340,7 @@ def success(histories: Sequence[SeedHistory]) -> str:
     plot.dot(steps[-1], last.value, "best-dot", title=str(last))
     end = {"dx": 10, "class_": "strong"}
     plot.note(steps[-1], last.value, f"{last.count} of {n}", dy=_clear(last.value), **end)
-    return plot.svg(f"success rate over training steps, at the end {last}")
+    return plot.svg(f"success rate over training steps, at the end {last}", percent=True)
 
 
 def _clear(share: float) -> int:
@@ -369,17 +394,29 @@ def _heat(
     rows = range(SUM_DIGITS)
     grid = [[share(column, i) for column in columns] for i in rows]
     wide = 560 / len(steps)
-    marked = set(_spread(len(steps), 6)) if len(steps) > 6 else set(range(len(steps)))
+    marked = _round_marks(steps)
     return cells(
         grid,
         row_names=[_step_name(i) for i in rows],
-        column_names=[tick(step) if k in marked else "" for k, step in enumerate(steps)],
+        column_names=[marked.get(k, "") for k in range(len(steps))],
         titles=lambda r, c: f"s_{rows[r]} at step {steps[c]}: {shown(grid[r][c])}",
         x_label="training step",
-        cell=(wide, 20.0),
-        left=64,
+        cell=(wide, 24.0),
+        left=116,
         description=description,
     )
+
+
+def _round_marks(steps: Sequence[int]) -> dict[int, str]:
+    """Column -> the round number of steps that it is nearest to, for about six columns."""
+    if len(steps) < 2:
+        return {k: tick(step) for k, step in enumerate(steps)}
+    marks = {}
+    for value in ticks(steps[0], steps[-1] + 1, 6):
+        # The last step of N is N - 1.
+        k = min(range(len(steps)), key=lambda k: min(abs(steps[k] - value), abs(steps[k] + 1 - value)))
+        marks.setdefault(k, tick(value))
+    return marks
 
 
 def _last_at(history: SeedHistory, step: int) -> int:
@@ -413,25 +450,37 @@ def final_heat(histories: Sequence[SeedHistory]) -> str:
         column_names=[str(s.seed) if k % every == 0 else "" for k, s in enumerate(shown)],
         titles=lambda r, c: f"seed {shown[c].seed}, s_{rows[r]}: {percent(grid[r][c])} correct",
         x_label=f"seed, best first{of_all}",
-        cell=(wide, 20.0),
-        left=64,
+        cell=(wide, 24.0),
+        left=116,
         description="accuracy of each answer step at the end, by seed",
     )
 
 
 def attention(anatomy: Anatomy, head: int) -> str:
     """Mean attention of one head: which positions each answer step reads."""
-    grid = anatomy.attention_HIP[head]
-    names = anatomy.position_names
+    return attention_cells(anatomy.attention_HIP[head], anatomy.position_names, f"head {head}")
+
+
+@torch.no_grad()
+def where_it_looks(checkpoint: Checkpoint) -> tuple[tuple[Grid, ...], tuple[str, ...]]:
+    """(mean attention weights of every head at answer steps 0 to 10, what stands at every position) of a
+    model with tables."""
+    layout = checkpoint.config.token_layout
+    form = tables(checkpoint.config, checkpoint.stacked())
+    return _attention(form, layout), position_names(layout)[0]
+
+
+def attention_cells(grid: Grid, names: Sequence[str], whose: str) -> str:
+    """Weights by answer step and position."""
     return cells(
         grid,
         row_names=[_step_name(i) for i in range(SUM_DIGITS)],
         column_names=names,
         titles=lambda r, c: f"s_{r} reads {names[c] or c}: {percent(grid[r][c])} of its attention",
         x_label="position read, in the order of the sequence",
-        cell=(20.0, 20.0),
-        left=64,
-        description=f"mean attention of head {head} by answer step and position",
+        cell=(20.0, 24.0),
+        left=116,
+        description=f"mean attention by answer step and position: {whose}",
     )
 
 
@@ -458,7 +507,7 @@ def scatter(cloud: Cloud, kinds: Sequence[str] = ()) -> str:
             plot.dot(*cloud.points[k], f"dot {kind}".strip(), 4.0, cloud.names[k])
     for name, place in zip(cloud.names, name_places(plot, cloud), strict=True):
         if place is not None:
-            plot.parts.append(text(*place, name, class_="num"))
+            plot.parts.append(text(*place, name, class_="num point"))
     return plot.svg("first two principal components")
 
 
@@ -473,8 +522,8 @@ def _column(name: str) -> int:
     return int(digits) if digits else -1
 
 
-_HIGH = 11
-"""Pixels of a line of text."""
+_HIGH, _WIDE = 16, 10.5
+"""Pixels of a line of text and of a letter, as large as names of points are on a phone."""
 
 
 def name_places(plot: Plot, cloud: Cloud) -> list[tuple[float, float] | None]:
@@ -484,7 +533,7 @@ def name_places(plot: Plot, cloud: Cloud) -> list[tuple[float, float] | None]:
     taken: list[tuple[float, float, float]] = []
     places: list[tuple[float, float] | None] = []
     for name, (x, y) in zip(cloud.names, dots, strict=True):
-        wide = 7.5 * len(name)
+        wide = _WIDE * len(name)
         free = [
             (left, base)
             for left, base in _beside(x, y, wide)

@@ -1,13 +1,14 @@
 """The elements of the report's page, its drawings as inline SVG, and its style sheet.
 
 Everything is text that is escaped here, except where a docstring says HTML. Drawings are axes, lines,
-bands, dots, grids of cells: no library, no script. Their colours are CSS classes and variables, so that
-one drawing serves a light and a dark page. Coordinates given to a ``Plot`` are data; it maps them to
-pixels.
+bands, dots, grids of cells: no library; ``report.js`` reads values off them. Their colours are CSS
+classes and variables, so that one drawing serves a light and a dark page. Coordinates given to a
+``Plot`` are data; it maps them to pixels.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -153,6 +154,11 @@ figure { margin: 0; background: var(--panel); border: 1px solid var(--line); bor
 figure.wide { grid-column: 1 / -1; }
 figcaption { margin-top: 4px; }
 svg { display: block; width: 100%; height: auto; margin: 0 auto; }
+.tip { display: none; position: fixed; z-index: 3; background: var(--ink); color: var(--page);
+  padding: 2px 8px; border-radius: 4px; font-size: 14px; pointer-events: none; max-width: 92vw; }
+.mark { fill: none; stroke: var(--ink); stroke-width: 2; }
+select { font: inherit; color: inherit; background: var(--page); border: 1px solid var(--muted);
+  border-radius: 6px; padding: 6px 8px; max-width: 100%; }
 svg text { fill: var(--ink);
   font: 12px system-ui, -apple-system, "Segoe UI", "Liberation Sans", sans-serif; }
 svg text.num { fill: var(--muted); }
@@ -161,6 +167,7 @@ svg text.strong { font-weight: 650; }
 .axis, .tick { stroke: var(--muted); stroke-width: 1; }
 .zero { stroke: var(--bad); stroke-width: 1.5; stroke-dasharray: 5 4; }
 .seed { stroke: var(--seed); stroke-width: 1; }
+.seed.chosen { stroke: var(--warm); stroke-width: 2.5; }
 .median { stroke: var(--ink); stroke-width: 2; stroke-dasharray: 6 4; }
 .best { stroke: var(--accent); stroke-width: 2.5; }
 .band { fill: var(--band); stroke: none; }
@@ -204,6 +211,12 @@ pre { background: var(--panel); border: 1px solid var(--line); border-radius: 6p
   overflow-x: auto; white-space: pre-wrap; }
 .sum { font-size: 18px; line-height: 1.35; white-space: pre; letter-spacing: .08em; }
 .sum .wrong { color: var(--bad); font-weight: 700; text-decoration: underline; }
+@media (max-width: 640px) {
+  main { padding: 14px; } h1 { font-size: 23px; }
+  figure { padding: 10px 8px; } td, th { padding-right: 8px; }
+  svg text { font-size: 21px; } svg text.point { font-size: 17px; }
+  svg text.side { display: none; } svg text.dense { display: none; }
+}
 details { margin: 8px 0; } summary { cursor: pointer; color: var(--muted); }
 """
 """The look of a report: light or dark by the reader's own setting."""
@@ -241,7 +254,7 @@ class Plot:
     left: int = 58
     right: int = 16
     top: int = 14
-    bottom: int = 44
+    bottom: int = 54
     log_y: bool = False
     parts: list[str] = field(default_factory=list)
 
@@ -266,10 +279,13 @@ class Plot:
         x_ticks: Sequence[float] | None = None,
         y_ticks: Sequence[float] | None = None,
     ) -> None:
-        """Grid lines, numbers, labels."""
-        bottom, right = self.height - self.bottom, self.width - self.right
+        """Grid lines, numbers, labels. To be called before anything is drawn: it makes room for them."""
         if y_ticks is None:
             y_ticks = self._decades() if self.log_y else ticks(*self.y)
+        longest = max((len(y_text(y)) for y in y_ticks), default=0)
+        # As large as letters are on a phone.
+        self.left = max(self.left, 14 + math.ceil(13.5 * longest))
+        bottom, right = self.height - self.bottom, self.width - self.right
         for y in y_ticks:
             self.parts.append(
                 tag("line", class_="grid", x1=self.left, x2=right, y1=self.py(y), y2=self.py(y))
@@ -281,9 +297,8 @@ class Plot:
             self.parts.append(
                 tag("line", class_="tick", x1=self.px(x), x2=self.px(x), y1=bottom, y2=bottom + 4)
             )
-            self.parts.append(
-                text(self.px(x), bottom + 18, x_text(x), class_="num", text_anchor="middle")
-            )
+            anchor = "end" if self.px(x) > self.width - 34 else "middle"
+            self.parts.append(text(self.px(x), bottom + 19, x_text(x), class_="num", text_anchor=anchor))
         self.parts.append(tag("line", class_="axis", x1=self.left, x2=right, y1=bottom, y2=bottom))
         middle = (self.left + right) / 2
         self.parts.append(text(middle, self.height - 8, x_label, class_="label", text_anchor="middle"))
@@ -292,7 +307,7 @@ class Plot:
                 0,
                 0,
                 y_label,
-                class_="label",
+                class_="label side",
                 text_anchor="middle",
                 transform=f"translate(14 {(self.top + bottom) / 2:.0f}) rotate(-90)",
             )
@@ -302,8 +317,11 @@ class Plot:
         low, high = (math.log10(v) for v in self.y)
         return [10.0**k for k in range(math.ceil(low - 1e-9), math.floor(high + 1e-9) + 1)]
 
-    def line(self, points: Iterable[Point], class_: str, title: str | None = None) -> None:
-        """A line through the points; gaps where y is not a number."""
+    def line(
+        self, points: Iterable[Point], class_: str, title: str | None = None, seed: int | None = None
+    ) -> None:
+        """A line through the points; gaps where y is not a number. With a ``title`` its values are shown
+        under a pointer; ``seed``: whose it is, for a reader who chooses that one."""
         pieces, gap = [], True
         for x, y in points:
             if math.isfinite(y):
@@ -312,8 +330,8 @@ class Plot:
             else:
                 gap = True
         if pieces:
-            titles = [tag("title", escape(title))] if title else []
-            self.parts.append(tag("path", *titles, class_=class_, d="".join(pieces), fill="none"))
+            drawn = {"class_": class_, "d": "".join(pieces), "fill": "none"}
+            self.parts.append(tag("path", **drawn, data_name=title, data_seed=seed))
 
     def band(self, points: Iterable[tuple[float, float, float]], class_: str) -> None:
         """The area between low and high over x."""
@@ -335,19 +353,26 @@ class Plot:
         attributes = {"class_": "num", "text_anchor": "start"} | attributes
         self.parts.append(text(self.px(x), self.py(y), content, **attributes))
 
-    def svg(self, description: str) -> str:
-        return drawing(self.width, self.height, self.parts, description)
+    def svg(self, description: str, *, percent: bool = False) -> str:
+        """The drawing. ``percent``: how values on y are shown under a pointer."""
+        box = (self.left, self.top, self.width - self.right, self.height - self.bottom)
+        plot = {"x": self.x, "y": self.y, "box": box, "log": self.log_y, "percent": percent}
+        return drawing(self.width, self.height, self.parts, description, plot=json.dumps(plot))
 
 
-def drawing(width: int, height: int, parts: Iterable[str], description: str) -> str:
-    """An SVG that scales with the page; ``description`` is read to those who do not see it."""
+def drawing(
+    width: int, height: int, parts: Iterable[str], description: str, plot: str | None = None
+) -> str:
+    """An SVG that scales with the page; ``description`` is read to those who do not see it. ``plot``:
+    what its pixels mean, for the page's script."""
     return tag(
         "svg",
         *parts,
         viewBox=f"0 0 {width} {height}",
         role="img",
         aria_label=description,
-        style=f"max-width:{width}px;min-width:{min(width, 560)}px",
+        data_plot=plot,
+        style=f"max-width:{width}px",
     )
 
 
@@ -370,7 +395,7 @@ def cells(
     """
     wide, high = cell
     rows, columns = len(share_RC), len(share_RC[0])
-    top, bottom, right = 8, 44 if x_label else 26, 16
+    top, bottom, right = 8, 56 if x_label else 28, 24
     width = math.ceil(left + columns * wide + right)
     height = math.ceil(top + rows * high + bottom)
     parts = [
@@ -394,14 +419,19 @@ def cells(
                         fill_opacity=round(min(1.0, share), 3),
                     )
                 )
+    # On a phone's screen, where letters are large beside the drawing, some names have no room.
+    sparse = math.ceil(14 * max((len(name) for name in column_names), default=0) / wide)
     for c, name in enumerate(column_names):
         if name:
             x = left + (c + 0.5) * wide
-            parts.append(text(x, top + rows * high + 15, name, class_="num", text_anchor="middle"))
+            dense = "" if c % sparse == 0 else " dense"
+            below = top + rows * high + 17
+            anchor = "end" if x + 6.5 * len(name) > width else "middle"
+            parts.append(text(x, below, name, class_=f"num{dense}", text_anchor=anchor))
     if x_label:
         middle = left + columns * wide / 2
         parts.append(text(middle, height - 8, x_label, class_="label", text_anchor="middle"))
     if y_label:
         turn = f"translate(12 {top + rows * high / 2:.0f}) rotate(-90)"
-        parts.append(text(0, 0, y_label, class_="label", text_anchor="middle", transform=turn))
+        parts.append(text(0, 0, y_label, class_="label side", text_anchor="middle", transform=turn))
     return drawing(width, height, parts, description)

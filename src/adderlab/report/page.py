@@ -1,4 +1,5 @@
-"""A report as one HTML file: no script, nothing fetched, readable in light and dark.
+"""A report as one HTML file: nothing fetched, readable in light and dark. Its script (``report.js``)
+shows values under the pointer and the seed that the reader chooses; without it the rest is there.
 
 The top answers what a reader asks first: did it grok, how many seeds, since when, proved?
 """
@@ -34,6 +35,7 @@ from adderlab.report.describe import (
 from adderlab.report.evidence import CertificateRecord, RunEvidence, flat_settings, populations
 from adderlab.report.figures import Anatomy, dissect
 from adderlab.report.html import figure, key, page, paragraph, table, tag, tile
+from adderlab.report.seeds import seed_choice
 from adderlab.runs.metadata import MODEL_FILE, now
 from adderlab.runs.records import SeedRecord
 from adderlab.task.layouts import SUM_DIGITS
@@ -51,6 +53,8 @@ def report_page(runs: Sequence[RunEvidence]) -> str:
     ]
     parts.append(paragraph(f"Written by adderlab report, {now()}.", class_="muted"))
     title = names[0] if alone else f"{len(names)} runs"
+    code = Path(__file__).with_name("report.js").read_text(encoding="utf-8")
+    parts.append(f"<script>\n{code}</script>")
     return page(f"{title} - adderlab report", "\n".join(parts))
 
 
@@ -70,12 +74,12 @@ def _run(run: RunEvidence, name: str, number: int, *, alone: bool) -> str:
     if run.notes:
         parts += [tag("h2", "Remarks"), tag("pre", escape(run.notes))]
     parts.append(_settings(run))
-    return "\n".join(parts)
+    return tag("div", "\n".join(parts), data_run=str(number))
 
 
 def _population(run: RunEvidence) -> list[str]:
     """The sections on seeds of one model and recipe: of a run, a search or a rate."""
-    parts = [_curves(run), _digits(run)] if run.histories else []
+    parts = [_curves(run), seed_choice(run), _digits(run)] if run.histories else []
     if len(run.seeds) > 1 or run.kind != "run":
         parts.append(_seeds(run))
     if run.checkpoint is not None:
@@ -255,11 +259,12 @@ def _curves(run: RunEvidence) -> str:
     """Exact match, success rate, answer steps learned and loss over training steps."""
     histories, best, legend = run.histories, run.best, _legend(run)
     several = len(histories) > 1
+    hidden = escape(charts.hidden_lines(histories, best))
     figures = [
         figure(
             "Grokking",
             charts.grokking(histories, best),
-            f"Exact match on each seed's own validation pairs. {legend}",
+            f"Exact match on each seed's own validation pairs. {legend} {hidden}",
         )
     ]
     if several:

@@ -26,6 +26,7 @@ from adderlab.report.html import Plot, ticks
 from adderlab.task.layouts import LAYOUTS, get_layout
 from helpers.evidence import CERTIFICATE, EVALUATION
 from helpers.golden import Golden
+from helpers.javascript import chromium
 from helpers.pages import Page
 from helpers.reference import proved_model
 from helpers.runs import GROKS, LATE, LOST, NEVER, checkpoint, write_run
@@ -247,10 +248,43 @@ def browse(html: Path, *flags: str) -> str:
     return done.stdout
 
 
+def test_a_seed_is_chosen_and_values_are_shown(proved: Path, tmp_path: Path) -> None:
+    report(proved, output=tmp_path / "r.html")
+    folder = tmp_path / "browser"
+    folder.mkdir()
+    found, said = chromium(
+        (tmp_path / "r.html").read_text(),
+        """
+        const choice = document.querySelector("select[data-seeds]");
+        const visible = () => [...document.querySelectorAll("[data-inside]")]
+            .filter((own) => !own.hidden).map((own) => own.textContent);
+        const before = visible();
+        choice.value = "2";
+        choice.dispatchEvent(new Event("change"));
+        const chosen = [...document.querySelectorAll("path.chosen")].map((path) => path.dataset.name);
+        const svg = document.querySelector("svg[data-plot]"), box = svg.getBoundingClientRect();
+        const [x, y] = pointsOf(svg.querySelector("path.best")).at(-1);
+        const scale = box.width / svg.viewBox.baseVal.width;
+        svg.dispatchEvent(new PointerEvent("pointermove",
+            { clientX: box.left + x * scale, clientY: box.top + y * scale }));
+        document.getElementById("test-result").textContent = JSON.stringify(
+            { before, after: visible(), chosen, tip: document.querySelector(".tip").textContent });
+        """,
+        folder,
+    )
+    assert not said
+    assert len(found["before"]) == len(found["after"]) == 1
+    assert "Where each step of seed 0 looks" in found["before"][0]
+    assert "not learned: s_" in found["after"][0] and "--keep all" in found["after"][0]
+    assert set(found["chosen"]) == {"seed 2"}
+    assert ", step 3,000: 100.0%" in found["tip"]
+
+
 LOOK = """<script>
 const found = {overlaps: [], small: [], wide: document.documentElement.scrollWidth > window.innerWidth};
 for (const svg of document.querySelectorAll("svg")) {
-  const boxes = [...svg.querySelectorAll("text")].map(t => [t, t.getBoundingClientRect()]);
+  const boxes = [...svg.querySelectorAll("text")].map(t => [t, t.getBoundingClientRect()])
+    .filter(([, b]) => b.width > 0);
   const edge = svg.getBoundingClientRect();
   boxes.forEach(([t, b], k) => {
     if (parseFloat(getComputedStyle(t).fontSize) * edge.width / svg.viewBox.baseVal.width < 9)
