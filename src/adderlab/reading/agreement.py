@@ -20,7 +20,7 @@ from torch import Tensor
 
 from adderlab.errors import Failure
 from adderlab.models.tables import Tables
-from adderlab.reading.driving import Foreign
+from adderlab.reading.driving import Foreign, one_line
 from adderlab.reading.precision import in_double
 from adderlab.reading.read import read_model
 from adderlab.reading.reading import Reading, table_logits
@@ -98,7 +98,7 @@ def _read_and_compare(foreign: Foreign, precision: Precision) -> tuple[Reading, 
     except Failure:
         raise
     except (RuntimeError, TypeError, IndexError, ValueError) as error:
-        raise _Differs(f"the model fails when it is called: {type(error).__name__}: {error}") from error
+        raise _Differs(f"the model fails when it is called: {one_line(error)}") from error
 
 
 @one_thread()
@@ -186,7 +186,7 @@ def _compare_first_calls(foreign: Foreign, reading: Reading, tables: Tables) -> 
     would have changed since."""
     layout, order = reading.layout, list(reading.tokens.order)
     token_of = [{own: t for t, own in enumerate(row)} for row in reading.tokens.ids_PV.tolist()]
-    rows, asked = [], []
+    rows, asked, formats = [], [], set()
     for own, logits_V in foreign.asked:
         step = len(own) - layout.num_prompt
         if not 0 <= step < layout.num_answers:
@@ -196,6 +196,7 @@ def _compare_first_calls(foreign: Foreign, reading: Reading, tables: Tables) -> 
             continue
         rows.append([*tokens, *[0] * (layout.num_positions - len(own))])
         asked.append((step, comparable(reading, logits_V.double()[order], model=True)))
+        formats.add(logits_V.dtype)
     if not rows:
         return
     read_NAV = comparable(reading, table_logits(tables, torch.tensor(rows)))
@@ -203,6 +204,12 @@ def _compare_first_calls(foreign: Foreign, reading: Reading, tables: Tables) -> 
     for call, (read_AV, (step, wanted_V)) in enumerate(zip(read_NAV, asked, strict=True)):
         difference = float(torch.nan_to_num((read_AV[step] - wanted_V).abs(), nan=torch.inf).max())
         if not difference <= SLACK_FLOAT32 * scale:
+            if coarse := formats & {torch.float16, torch.bfloat16}:
+                name = str(coarse.pop()).removeprefix("torch.")
+                raise Failure(
+                    f"it computes in {name}, whose rounding moves a logit by {difference:.2g}, more "
+                    "than the reading allows: make the model float32"
+                )
             raise Failure(
                 f"the model answered its call {call + 1} otherwise than now (a logit differs by "
                 f"{difference:.2g}): its answers change from call to call"

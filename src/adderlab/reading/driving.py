@@ -82,7 +82,7 @@ def load_file(path: Path) -> types.ModuleType:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise Failure(f"{path} fails when it is run: {type(error).__name__}: {error}") from error
+        raise Failure(f"{path} fails when it is run: {one_line(error)}") from error
     finally:
         sys.path.remove(str(path.resolve().parent))
     return module
@@ -98,7 +98,7 @@ def built(module: types.ModuleType, seed: int | None = None) -> Any:
         with _seeded(seed) if seed is not None else contextlib.nullcontext():
             result = build()
     except Exception as error:
-        raise Failure(f"build_model fails: {type(error).__name__}: {error}") from error
+        raise Failure(f"build_model fails: {one_line(error)}") from error
     model = result[0] if isinstance(result, tuple) and result else result
     if isinstance(model, nn.Module) and model.training:
         model.eval()
@@ -183,7 +183,7 @@ def _asked_first(call: Callable[[Tensor], Tensor], layout: Layout) -> tuple[_Ask
     except Failure:
         raise
     except Exception as error:
-        raise Failure(f"the model fails when it is called: {type(error).__name__}: {error}") from error
+        raise Failure(f"the model fails when it is called: {one_line(error)}") from error
 
 
 def _greedy(
@@ -315,7 +315,13 @@ def _answer(module: types.ModuleType, model: Any, a: int, b: int) -> Any:
     except Failure:
         raise
     except Exception as error:
-        return f"{type(error).__name__}: {error}"
+        return one_line(error)
+
+
+def one_line(error: Exception) -> str:
+    """Its kind and the first line of what it says."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def _number(answer: Any) -> int:
@@ -507,7 +513,8 @@ def _answer_order(
         )
     raise Failure(
         "add does not return what its model answers: with the answers replaced, another number comes "
-        "back (it draws them, or writes digits in a way that is not known)"
+        "back (it draws them, changes logits before it chooses, or writes digits in a way that is not "
+        "known)"
     )
 
 

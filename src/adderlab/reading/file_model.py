@@ -425,7 +425,8 @@ def _judge_constructor(config: FileModel, live: Live) -> None:
         return
     generator = torch.Generator().manual_seed(0)
     for _, tensor in second.named_parameters():
-        tensor.mul_(1 + 1e-3 * torch.randn(tensor.shape, generator=generator).to(tensor.dtype))
+        times, plus = 1e-3 * torch.randn((2, *tensor.shape), generator=generator).to(tensor.dtype)
+        tensor.mul_(1 + times).add_(plus)  # added too: what starts at zero plays a part later
     precision = live.agreement.precision
     try:
         with running(second.own, precision):

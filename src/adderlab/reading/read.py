@@ -78,7 +78,8 @@ def _draws(trace: Trace, parameters: Mapping[str, Tensor], layout: Layout, token
         return torch.rand(tuple(shape), generator=generator, dtype=torch.float64) + 0.5
 
     exact = {name: tensor.double() for name, tensor in parameters.items()}
-    others = [{name: drawn(x.shape) * x.sign() for name, x in exact.items()} for _ in range(2)]
+    signs = {name: torch.where(x < 0, -1.0, 1.0) for name, x in exact.items()}
+    others = [{name: drawn(x.shape) * x for name, x in signs.items()} for _ in range(2)]
     shape = len(others) + 1, layout.num_positions
     sequences = torch.randint(0, layout.vocab_size, shape, generator=generator)
     return Draws(

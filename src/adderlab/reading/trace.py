@@ -81,6 +81,8 @@ class _Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
+        if func.namespace == "profiler":
+            return out  # a note of when it ran
         shapes = [tuple(x.shape) for x in tree_flatten(out)[0] if isinstance(x, Tensor)]
         self.calls.append((func, args, kwargs or {}, out, shapes))
         return out
@@ -100,12 +102,15 @@ def plain_arithmetic() -> Iterator[None]:
     seen = {name: getattr(Tensor, name) for name in ("tolist", "numpy", "__array__", "data_ptr")}
     for name, function in seen.items():
         setattr(Tensor, name, _refusing(function))
+    weight_norm = vars(torch)["_weight_norm"]
+    vars(torch)["_weight_norm"] = _weight_norm
     attention = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
     try:
         with attention, plain_rms_norm(), torch.no_grad():
             yield
     finally:
         vars(torch)["inference_mode"] = inference
+        vars(torch)["_weight_norm"] = weight_norm
         vars(torch.nn.functional)["one_hot"] = one_hot
         for name, function in seen.items():
             setattr(Tensor, name, function)
@@ -157,6 +162,11 @@ def _refusing(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(self, *args, **kwargs)
 
     return refusing
+
+
+def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    others = [d for d in range(v.ndim) if dim == -1 or d != dim % v.ndim]
+    return v * (g / v.square().sum(others, keepdim=True).sqrt())
 
 
 def _one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:

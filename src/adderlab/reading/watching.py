@@ -18,8 +18,9 @@ from adderlab.reading.precision import reachable
 
 MOST_CALLS = 60
 """Of the model, for one sum."""
-LITTLE = 1e-3
-"""By which a logit that is put in place is the largest."""
+LEVEL, LITTLE = 0.25, 2.0**-8
+"""Logits that are put in place are plus or minus the first, call by call, and the largest is so little
+above the others. Any format of numbers holds both."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,10 +127,10 @@ class Watch:
                 raise Enough
             if token is None:
                 return output
-            rigged = torch.zeros_like(logits)
-            rigged[..., token] = LITTLE
+            rigged = torch.full_like(logits, LEVEL if len(self.calls) % 2 else -LEVEL)
+            rigged[..., token] += LITTLE
             if self.above is not None:
-                rigged[..., self.above] = 2 * LITTLE
+                rigged[..., self.above] += 2 * LITTLE
             return with_logits(output, logits_place(output) or (), rigged)
 
         return watched

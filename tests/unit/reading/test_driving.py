@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from adderlab.errors import Failure, UsageError
 from adderlab.reading.agreement import read_foreign
@@ -90,6 +91,17 @@ ENDED = (
     (STEPS, "    for _ in range(13):\n        if tokens[-1] == 14:\n            break\n"),
     (SUM, '    return int("".join(str(d) for d in reversed(tokens[22:-1])))\n'),
 )
+
+
+def test_tokens_that_add_never_chooses_have_the_smallest_logits(tmp_path: Path) -> None:
+    among = "[0, -1].argmax()", "[0, -1, :10].argmax()"
+    foreign = foreign_file(file(tmp_path, UNITS_FIRST, 22, among))
+    assert foreign.never == tuple(range(10, 30))
+    logits_V = foreign.call(torch.arange(22)[None] % 10)[0, -1]
+    assert bool((logits_V[10:] < logits_V[:10].min()).all())
+    _, agreement = read_foreign(foreign)
+    assert agreement.difference < 1e-10 * agreement.scale
+    assert foreign_file(file(tmp_path, UNITS_FIRST, 22)).never == ()
 
 
 def test_an_end_token_belongs_to_the_answer(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import adderlab as al
 from adderlab.proof.attack import model_margins
 from adderlab.proof.problem import problem_from_tables
 from adderlab.proof.prove import exact_tables, prove_problem
+from adderlab.proof.search import Limits
 from adderlab.task.addition import Addition
 from adderlab.task.layouts import get_layout
 from helpers import decoders
@@ -22,7 +23,8 @@ def counts(kind: type, columns: int) -> tuple[int, ...]:
     layout = get_layout("S", Addition(columns=columns))
     torch.manual_seed(3)
     model = al.read(kind(), layout=layout)
-    verdict = prove_problem(problem_from_tables(exact_tables(model)))
+    limits = Limits(union_seconds=5.0)
+    verdict = prove_problem(problem_from_tables(exact_tables(model)), limits=limits)
     number = torch.arange(100**columns)
     a_BJ, b_BJ = (
         torch.stack([x // 10**j % 10 for j in range(columns)], 1).to(torch.uint8)
@@ -37,7 +39,10 @@ def counts(kind: type, columns: int) -> tuple[int, ...]:
     assert float(margin_BI.abs().min()) > 1e-9, "no pair is left to rounding"
     wrong_BI = margin_BI < 0
     assert verdict.failing_by_step == tuple(wrong_BI.sum(0).tolist())
-    assert verdict.failing_pairs == int(wrong_BI.any(1).sum())
+    # Where nearly all pairs fail at some step, the union of the steps may be a range.
+    found, exact = verdict.failing_pairs, columns < 3
+    low, high = (found, found) if isinstance(found, int) else found
+    assert low <= int(wrong_BI.any(1).sum()) <= high and (low == high or not exact)
     assert verdict.margin.bound is not None
     assert verdict.margin.bound <= float(margin_BI.min()) + 1e-9
     return tuple(wrong_BI.sum(0).tolist())
