@@ -37,7 +37,7 @@ def test_names_of_the_api_in_documents_exist(name: str) -> None:
 
 
 def test_changelog_and_citation_name_the_version() -> None:
-    first = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    first = re.search(r"^## (\d\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert first and first.group(1) == adderlab.__version__
     assert f"\nversion: {adderlab.__version__}\n" in (ROOT / "CITATION.cff").read_text()
 
