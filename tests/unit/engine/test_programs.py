@@ -45,7 +45,15 @@ def check(engine: NativeEngine | TorchEngine, tables: Tables, tokens: Tensor, ta
     assert torch.equal(engine.decode(tables, prompt), table_forward.decode(precise, prompt))
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+SELDOM = ("sandwich", "no_mlp", "two_mlps", "squared_relu", "tanh_gate", "geglu", "narrow")
+"""Programs of which others have every operation: compiled in the slow tests."""
+
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=[pytest.mark.slow] * (case.name in SELDOM)) for case in CASES],
+    ids=lambda case: case.name,
+)
 def test_native(case: Case) -> None:
     tables = case.tables(S)
     assert why_not(tables.form) is None

@@ -48,9 +48,12 @@ CASES = {
     "57p, stride 1e10": lambda: with_stride("57p", 1e10),
     "7p, stride 1e10": lambda: with_stride("7p", 1e10),
 }
+LONG = ("456p, queries x 1e6",)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[pytest.mark.slow] * (case in LONG)) for case in CASES]
+)
 def test_a_clear_line_or_a_verdict(case: str, tmp_path: Path) -> None:
     checkpoint = CASES[case]()
     try:

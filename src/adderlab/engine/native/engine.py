@@ -54,6 +54,8 @@ def why_not(form: TableForm) -> str | None:
     program = form.program
     if program.vocab_size != form.layout.vocab_size:
         return f"it has {program.vocab_size} logits for {form.layout.vocab_size} tokens"
+    if form.score_function in ("gelu", "negate"):
+        return f"its scores are {form.score_function} of a product, for which the kernel has no code"
     if form.layout.num_positions != form.layout.num_prompt + form.layout.num_answers - 1:
         return "its answer does not follow its prompt token by token"
     widths = [program.row_width, *(operation.width for operation in program.operations)]

@@ -45,13 +45,12 @@ def head_source(form: TableForm, *, score: Sequence[int] | None, sink: bool) -> 
     if score is not None:
         shapes["score"] = tuple(score)
     function = form.score_function
+    curve, slope = "", "value"
     if function in OF_VALUE:
         value, slope = OF_VALUE[function]
         curve = f"value = {value}"
-    elif function == "negate":
-        curve, slope = "value = -x, slope = splat(-1.0f)", "value"
-    else:
-        curve, slope = f"{function}_value_and_slope(x, value, slope)" if function else "", "value"
+    elif function is not None:
+        curve = f"{function}_value_and_slope(x, value, slope)"
     tables = [math.prod(shapes[name]) for name in (*ATTENTION, *program.shapes)]
     head = _Head(program)
     return "\n".join(
