@@ -15,11 +15,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from adderlab.errors import UsageError
 from adderlab.evaluation.suites import Rate, clopper_pearson, wilson
 from adderlab.files import schema
 from adderlab.format import code_block, count, duration, percent, seconds
 from adderlab.models.architecture import Architecture
-from adderlab.models.config import ModelConfig
+from adderlab.models.config import ModelConfig, resized
 from adderlab.models.describe import count_parameters
 from adderlab.models.zoo import PRESETS
 from adderlab.recipes import RECIPES
@@ -244,8 +245,19 @@ MOST_CHANGES = 4
 
 def _changes(preset: ModelConfig, config: ModelConfig) -> list[str]:
     """Settings that differ, as one types them."""
-    own, other = schema.to_dict(config), schema.to_dict(preset)
-    return [f"model.{key}={_as_typed(value)}" for key, value in own.items() if value != other[key]]
+    own, other = schema.to_dict(config), schema.to_dict(_at_size_of(preset, config))
+    size = {key: getattr(config, key) for key in ("columns", "base")}
+    changed = {key: value for key, value in size.items() if value != getattr(preset, key)}
+    changed |= {key: value for key, value in own.items() if value != other.get(key)}
+    return [f"model.{key}={_as_typed(value)}" for key, value in changed.items()]
+
+
+def _at_size_of(preset: ModelConfig, config: ModelConfig) -> ModelConfig:
+    """The preset for the other's task; itself where its layout does not go so far."""
+    try:
+        return resized(preset, columns=config.columns, base=config.base)
+    except UsageError:
+        return preset
 
 
 def _as_typed(value: Any) -> str:

@@ -1,0 +1,106 @@
+"""How difficulty grows with the task: steps and success of three shapes at other sizes, by one recipe.
+
+    python experiments/task_sizes.py records/sizes/study.json [--seeds 24] [--steps 20000] [--minutes 20]
+
+Every cell is a preset's architecture at some columns and base. All are trained by the recipe ``auto``
+without restarts, so that nothing is tuned to a shape or a size, with one start a seed and ``--steps``
+steps. A seed succeeds if it ends at 99% of its validation pairs. The file is written after every cell,
+and a cell that is in it already, with the same settings, is not measured again: one may stop it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import adderlab as al
+from adderlab.evaluation.suites import wilson
+
+SHAPES = ("456p", "122p", "7p")
+SIZES = [(columns, base) for base in (10, 2, 16) for columns in (3, 5, 10, 15)]
+
+
+def cell(shape: str, columns: int, base: int, seeds: int, steps: int) -> dict[str, Any]:
+    """Train the seeds of one cell and say how they end."""
+    changes = {"model.columns": columns, "model.base": base, "recipe.restarts": None}
+    changes["recipe.eval_interval"] = max(1, steps // 40)
+    wall, core = time.monotonic(), time.process_time()
+    with tempfile.TemporaryDirectory() as folder:
+        run = al.train(
+            shape,
+            recipe="auto",
+            steps=steps,
+            set=changes,
+            seeds=range(2000, 2000 + seeds),
+            threads=1,
+            folder=Path(folder) / "run",
+        )
+        records = run.seeds
+    reached = sorted(each.first_success_step for each in records if each.first_success_step is not None)
+    rate = wilson(sum(each.succeeded for each in records), len(records))
+    return {
+        "shape": shape,
+        "columns": columns,
+        "base": base,
+        "parameters": al.preset(shape, columns=columns, base=base).parameters,
+        "steps": steps,
+        "seeds": f"2000-{1999 + seeds}",
+        "n": seeds,
+        "succeeded": rate.count,
+        "interval": [round(rate.low, 4), round(rate.high, 4)],
+        "first_at_99": reached,
+        "median_step_of_those": statistics.median(reached) if reached else None,
+        "median_exact": round(statistics.median(each.last_exact for each in records), 4),
+        "median_steps_learned": statistics.median(each.steps_learned for each in records),
+        "core_seconds": round(time.process_time() - core, 1),
+        "wall_seconds": round(time.monotonic() - wall, 1),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--seeds", type=int, default=24)
+    parser.add_argument("--steps", type=int, default=20_000)
+    parser.add_argument("--minutes", type=float, default=1e9, help="begin no cell after so long")
+    parser.add_argument("--cells", nargs="*", help="such as 122p:3x10; default: all")
+    args = parser.parse_args()
+    wanted = [(shape, columns, base) for columns, base in SIZES for shape in SHAPES]
+    if args.cells:
+        parts = [each.replace(":", "x").split("x") for each in args.cells]
+        wanted = [(shape, int(columns), int(base)) for shape, columns, base in parts]
+    cells: list[dict[str, Any]] = []
+    if args.output.exists():
+        cells = json.loads(args.output.read_text())["cells"]
+    began = time.monotonic()
+    for shape, columns, base in wanted:
+        key = (shape, columns, base, args.steps, args.seeds)
+        done = {(c["shape"], c["columns"], c["base"], c["steps"], c["n"]) for c in cells}
+        if key in done:
+            continue
+        if time.monotonic() - began > 60 * args.minutes:
+            break
+        found = cell(shape, columns, base, args.seeds, args.steps)
+        cells.append(found)
+        print(json.dumps(found), flush=True)
+        about = {
+            "recipe": "auto, without restarts",
+            "machine": f"{os.cpu_count()} cores, {platform.machine()}, shared with other work",
+            "torch": torch.__version__,
+            "adderlab": al.__version__,
+        }
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        args.output.write_text(json.dumps({"about": about, "cells": cells}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
