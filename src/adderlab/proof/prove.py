@@ -110,8 +110,10 @@ class Verdict(Result):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; a count that is not known exactly is [low, high]."""
-        margin = self.margin
+        margin, task = self.margin, self.addition
+        size = {} if task == PUBLISHED else {"columns": task.columns, "base": task.base}
         return {
+            **size,
             "verdict": self.verdict,
             "failing_pairs": _plain(self.failing_pairs),
             "failing_by_step": [_plain(count) for count in self.failing_by_step],

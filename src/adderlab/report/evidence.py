@@ -192,8 +192,8 @@ def _evaluation(file: Path, data: Any) -> EvaluationRecord | None:
 def _certificate(file: Path, data: dict[str, Any], seed: int | None = None) -> CertificateRecord:
     """From a certificate, or from a verdict as ``adderlab prove --json`` prints it."""
     margin, failing, steps = data["margin"], data["failing_pairs"], data.get("steps")
-    config = data.get("config") or {}
-    size = {name: int(config[name]) for name in ("columns", "base") if name in config}
+    own = {**data, **(data.get("config") or {})}
+    size = {name: int(own[name]) for name in ("columns", "base") if name in own}
     return CertificateRecord(
         file=file,
         weights_sha256=data.get("weights_sha256"),
@@ -412,7 +412,7 @@ def read_run(path: Path | str) -> RunEvidence:
         checkpoint=_attempt(lambda: _checkpoint(path, kind, seeds), problems),
         evaluations=evaluations,
         certificates=certificates,
-        proofs=_attempt(lambda: _proofs(path, seeds), problems) or (),
+        proofs=_attempt(lambda: _proofs(path, seeds, config), problems) or (),
         notes=read_notes(path / NOTES),
         problems=tuple(dict.fromkeys(problems)),
     )
@@ -551,18 +551,21 @@ def _best(records: Sequence[SeedRecord], kind: Kind) -> SeedRecord | None:
     return best_of(proved or records) if records else None
 
 
-def _proofs(path: Path, seeds: Sequence[SeedRecord]) -> tuple[CertificateRecord, ...]:
+def _proofs(
+    path: Path, seeds: Sequence[SeedRecord], config: RunConfig | None
+) -> tuple[CertificateRecord, ...]:
     """From proofs.json; of seeds that are not in it, from their records."""
+    task = config.model.token_layout.addition if config else PUBLISHED
     stored = read_proofs(path / PROOFS)
     known = {proof.seed for proof in stored}
     return stored + tuple(
         proof
         for record in seeds
-        if record.seed not in known and (proof := _verdict(path, record)) is not None
+        if record.seed not in known and (proof := _verdict(path, record, task)) is not None
     )
 
 
-def _verdict(path: Path, record: SeedRecord) -> CertificateRecord | None:
+def _verdict(path: Path, record: SeedRecord, task: Addition) -> CertificateRecord | None:
     """A seed's verdict as its record has it, of the model that it ends with; None without a proof."""
     found = record.proof_of
     if found.worst_pair is None or found.margin_witness is None or found.verdict is None:
@@ -575,6 +578,7 @@ def _verdict(path: Path, record: SeedRecord) -> CertificateRecord | None:
         margin_bound=found.margin_bound,
         margin_witness=found.margin_witness,
         pair=found.worst_pair,
+        addition=task,
     )
 
 

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from adderlab.engine.javascript.model import Script, script
+from adderlab.errors import UsageError
 from adderlab.evaluation.suites import Suite, strata
 from adderlab.report.evidence import CertificateRecord
 from adderlab.report.html import page, tag, tile
 from adderlab.runs.checkpoints import Checkpoint
+from adderlab.task.addition import PUBLISHED
 
 PER_STRATUM = 80
 """Sampled pairs of each stratum, over which the page counts."""
@@ -42,6 +44,9 @@ class Explored:
 def explorer_page(explored: Explored) -> str:
     """The whole HTML file. Raises ``UsageError`` for a model outside the table form."""
     model = explored.model
+    task = model.config.token_layout.addition
+    if task != PUBLISHED:
+        raise UsageError(f"this model adds {task.operands_text}; explore shows ten-digit adders")
     made = script(model.config, model.params)
     data = _data(explored, made, strata(PER_STRATUM))
     # Nothing between script tags may look like the end of one.

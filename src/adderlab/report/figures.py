@@ -4,7 +4,7 @@ looks, how it lays out digits and positions, how sure it is of each answer digit
 The inside is read from the table form; a model outside the form has margins only. In curves, a seed that
 has stopped keeps its last value: it is not trained any further.
 
-Shapes: B pairs, A answer steps, I = 11 sum digits, P positions, V vocabulary, H heads, D width.
+Shapes: B pairs, A answer steps, I digits of a sum (11), P positions, V vocabulary, H heads, D width.
 """
 
 from __future__ import annotations
@@ -149,13 +149,13 @@ Grid = tuple[tuple[float, ...], ...]
 
 def _attention(form: Tables, layout: Layout) -> tuple[Grid, ...]:
     """Mean over uniform pairs, teacher-forced."""
-    group = fresh(ATTENTION_PAIRS).groups[0]
+    group = fresh(ATTENTION_PAIRS, addition=layout.addition).groups[0]
     tokens_BP, _ = layout.encode(group.a_BJ, group.b_BJ)
     tokens_BP = tokens_BP.long()
     position_P = torch.arange(layout.num_positions)
     key_BPHK = form.key[0][position_P, tokens_BP]
     means = []
-    for i in range(SUM_DIGITS):
+    for i in range(layout.sum_digits):
         last = layout.query_positions[i]
         query_BHK = form.query[0][i][tokens_BP[:, last]]
         score_BHP = torch.einsum("bhk,bphk->bhp", query_BHK, key_BPHK)
@@ -179,17 +179,18 @@ def _attention(form: Tables, layout: Layout) -> tuple[Grid, ...]:
 @torch.no_grad()
 def _margins(checkpoint: Checkpoint, form: Tables | None) -> tuple[tuple[StepMargin, ...], int]:
     """Over uniform pairs and over pairs by kind (long carries, nines): those find the weak spots."""
-    uniform, kinds = fresh(MARGIN_PAIRS).groups, strata(500).groups
+    layout = checkpoint.config.token_layout
+    task, digits = layout.addition, layout.sum_digits
+    uniform, kinds = fresh(MARGIN_PAIRS, addition=task).groups, strata(500, addition=task).groups
     a_BJ = torch.cat([group.a_BJ for group in (*uniform, *kinds)])
     b_BJ = torch.cat([group.b_BJ for group in (*uniform, *kinds)])
-    layout = checkpoint.config.token_layout
     tokens_BP, targets_BA = layout.encode(a_BJ, b_BJ)
     if form is not None:
-        margin_BI = TorchEngine().margins(form, tokens_BP[None], targets_BA[None])[0, :, :SUM_DIGITS]
+        margin_BI = TorchEngine().margins(form, tokens_BP[None], targets_BA[None])[0, :, :digits]
     else:
         margin_BI = _oracle_margins(checkpoint, tokens_BP, targets_BA)
     found = []
-    for i in range(SUM_DIGITS):
+    for i in range(digits):
         margin_B, sampled_B = margin_BI[:, i], margin_BI[:MARGIN_PAIRS, i]
         row = int(margin_B.argmin())
         found.append(
@@ -197,7 +198,7 @@ def _margins(checkpoint: Checkpoint, form: Tables | None) -> tuple[tuple[StepMar
                 smallest=float(margin_B[row]),
                 percentile=float(sampled_B.kthvalue(max(1, MARGIN_PAIRS // 100)).values),
                 median=float(sampled_B.median()),
-                pair=(int(from_digits(a_BJ[row])), int(from_digits(b_BJ[row]))),
+                pair=(int(from_digits(a_BJ[row], task.base)), int(from_digits(b_BJ[row], task.base))),
             )
         )
     return tuple(found), len(a_BJ)
@@ -205,10 +206,10 @@ def _margins(checkpoint: Checkpoint, form: Tables | None) -> tuple[tuple[StepMar
 
 @torch.no_grad()
 def _oracle_margins(checkpoint: Checkpoint, tokens_BP: Tensor, targets_BA: Tensor) -> Tensor:
-    model, parts = checkpoint.module(), []
+    model, parts, digits = checkpoint.module(), [], checkpoint.config.token_layout.sum_digits
     for tokens, targets in zip(tokens_BP.split(_CHUNK), targets_BA.split(_CHUNK), strict=True):
-        logits_BIV = model.answer_logits(tokens)[:, :SUM_DIGITS]
-        right_BI1 = targets[:, :SUM_DIGITS].long()[..., None]
+        logits_BIV = model.answer_logits(tokens)[:, :digits]
+        right_BI1 = targets[:, :digits].long()[..., None]
         other_BI = logits_BIV.scatter(2, right_BI1, float("-inf")).amax(2)
         parts.append(logits_BIV.gather(2, right_BI1)[..., 0] - other_BI)
     return torch.cat(parts)
@@ -355,8 +356,14 @@ def learned(histories: Sequence[SeedHistory], best: SeedHistory | None) -> str:
         known = metrics.step_acc
         return float(sum(accuracy >= LEARNED for accuracy in known)) if known else math.nan
 
-    whole = range(0, SUM_DIGITS + 1, 2)
-    return _curves(histories, best, count, "answer steps learned", y=(0.0, 11.0), y_ticks=whole)
+    digits = _digits_of(histories)
+    y, whole = (0.0, float(digits)), range(0, digits + 1, 2)
+    return _curves(histories, best, count, "answer steps learned", y=y, y_ticks=whole)
+
+
+def _digits_of(histories: Sequence[SeedHistory]) -> int:
+    """Of a sum: as many as answer steps are recorded."""
+    return max((len(history.last.step_acc) for history in histories), default=0) or SUM_DIGITS
 
 
 def step_heat(history: SeedHistory) -> str:
@@ -391,13 +398,13 @@ def _heat(
         [history.evaluations[max(0, _last_at(history, step))].step_acc for history in histories]
         for step in steps
     ]
-    rows = range(SUM_DIGITS)
+    rows = range(_digits_of(histories))
     grid = [[share(column, i) for column in columns] for i in rows]
     wide = 560 / len(steps)
     marked = _round_marks(steps)
     return cells(
         grid,
-        row_names=[_step_name(i) for i in rows],
+        row_names=[_step_name(i, len(rows)) for i in rows],
         column_names=[marked.get(k, "") for k in range(len(steps))],
         titles=lambda r, c: f"s_{rows[r]} at step {steps[c]}: {shown(grid[r][c])}",
         x_label="training step",
@@ -430,15 +437,15 @@ def _spread(n: int, most: int) -> list[int]:
     return sorted({round(k * (n - 1) / (most - 1)) for k in range(most)})
 
 
-def _step_name(i: int) -> str:
-    return {0: "s_0 units", SUM_DIGITS - 1: f"s_{i} top"}.get(i, f"s_{i}")
+def _step_name(i: int, digits: int) -> str:
+    return {0: "s_0 units", digits - 1: f"s_{i} top"}.get(i, f"s_{i}")
 
 
 def final_heat(histories: Sequence[SeedHistory]) -> str:
     """Where every seed ended: accuracy of each answer step, best seeds first."""
     ranked = sorted(histories, key=lambda s: (s.last.val_exact, sum(s.last.step_acc)), reverse=True)
     shown = ranked[:MOST_LINES]
-    rows = range(SUM_DIGITS)
+    rows = range(_digits_of(shown))
     grid = [[history.last.step_acc[i] for history in shown] for i in rows]
     wide = min(28.0, 560 / len(shown))
     longest = max(len(str(history.seed)) for history in shown)
@@ -446,7 +453,7 @@ def final_heat(histories: Sequence[SeedHistory]) -> str:
     of_all = f" ({len(shown)} of {len(ranked)})" if len(shown) < len(ranked) else ""
     return cells(
         grid,
-        row_names=[_step_name(i) for i in rows],
+        row_names=[_step_name(i, len(rows)) for i in rows],
         column_names=[str(s.seed) if k % every == 0 else "" for k, s in enumerate(shown)],
         titles=lambda r, c: f"seed {shown[c].seed}, s_{rows[r]}: {percent(grid[r][c])} correct",
         x_label=f"seed, best first{of_all}",
@@ -463,7 +470,7 @@ def attention(anatomy: Anatomy, head: int) -> str:
 
 @torch.no_grad()
 def where_it_looks(checkpoint: Checkpoint) -> tuple[tuple[Grid, ...], tuple[str, ...]]:
-    """(mean attention weights of every head at answer steps 0 to 10, what stands at every position) of a
+    """(mean attention weights of every head at every answer step, what stands at every position) of a
     model with tables."""
     layout = checkpoint.config.token_layout
     form = tables(checkpoint.config, checkpoint.stacked())
@@ -474,7 +481,7 @@ def attention_cells(grid: Grid, names: Sequence[str], whose: str) -> str:
     """Weights by answer step and position."""
     return cells(
         grid,
-        row_names=[_step_name(i) for i in range(SUM_DIGITS)],
+        row_names=[_step_name(i, len(grid)) for i in range(len(grid))],
         column_names=names,
         titles=lambda r, c: f"s_{r} reads {names[c] or c}: {percent(grid[r][c])} of its attention",
         x_label="position read, in the order of the sequence",
@@ -570,12 +577,13 @@ def margins(anatomy: Anatomy, bounds: Sequence[float]) -> str:
     values = [v for m in anatomy.margins for v in (m.smallest, m.percentile, m.median)]
     low, high = min(0.0, *values, *bounds), max(0.0, *values, *bounds)
     pad = 0.06 * (high - low or 1.0)
-    plot = Plot(x=(-0.6, SUM_DIGITS - 0.4), y=(low - pad, high + pad))
+    digits = len(anatomy.margins)
+    plot = Plot(x=(-0.6, digits - 0.4), y=(low - pad, high + pad))
     plot.axes(
         x_label="answer step",
         y_label="margin in logits",
         x_text=lambda v: f"s_{v:g}",
-        x_ticks=range(SUM_DIGITS),
+        x_ticks=range(digits),
     )
     plot.parts.append(
         tag(

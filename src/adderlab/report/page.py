@@ -38,7 +38,6 @@ from adderlab.report.html import figure, key, page, paragraph, table, tag, tile
 from adderlab.report.seeds import seed_choice
 from adderlab.runs.metadata import MODEL_FILE, now
 from adderlab.runs.records import SeedRecord
-from adderlab.task.layouts import SUM_DIGITS
 
 
 def report_page(runs: Sequence[RunEvidence]) -> str:
@@ -155,7 +154,11 @@ def _success_tiles(run: RunEvidence) -> list[str]:
         more += "".join(f"; {e.errors:,} of {e.n:,} pairs wrong ({e.suite})" for e in measured)
     else:
         known = bool(best.step_accuracy)
-        steps = f"{best.steps_learned} of 11 answer steps" if known else "answer steps unknown"
+        steps = (
+            f"{best.steps_learned} of {best.sum_digits} answer steps"
+            if known
+            else "answer steps unknown"
+        )
         more += f" exact, {steps}"
     return [
         tile(asks[0], "Yes" if rate.count else "No", more, mood),
@@ -181,13 +184,13 @@ def _proved(run: RunEvidence) -> str:
         return tile("Proved?", "not tried", f"adderlab prove {best_file(run)}", "open")
     several = run.proved is not None and run.proved.n > 1
     also = f"; {run.proved.count} of {run.proved.n} seeds proved" if several and run.proved else ""
-    failing = count_or_bounds(certificate.failing_pairs)
+    failing, pairs = count_or_bounds(certificate.failing_pairs), certificate.addition.pairs_text
     if certificate.verdict == "proved":
         bound = certificate.margin_bound
         margin = "" if bound is None else f", every margin at least {bound:.3g}"
-        return tile("Proved?", "Yes", f"all 10^20 pairs{margin}{also}", "yes")
+        return tile("Proved?", "Yes", f"all {pairs} pairs{margin}{also}", "yes")
     if certificate.verdict == "refuted":
-        return tile("Proved?", "Refuted", f"{failing} of 10^20 pairs fail{also}", "no")
+        return tile("Proved?", "Refuted", f"{failing} of {pairs} pairs fail{also}", "no")
     return tile("Proved?", "Undecided", f"{failing} pairs may fail{also}", "open")
 
 
@@ -271,7 +274,9 @@ def _curves(run: RunEvidence) -> str:
         caption = f"A seed counts while it is at 99% or more. {key('band', '95% Wilson interval')}"
         figures.append(figure("Success rate", charts.success(histories), caption))
     if several and any(history.last.step_acc for history in histories):
-        caption = f"Of eleven; a step is learned at 99%. {legend}"
+        digits = max(len(history.last.step_acc) for history in histories)
+        count = "eleven" if digits == 11 else digits
+        caption = f"Of {count}; a step is learned at 99%. {legend}"
         figures.append(figure("Answer steps learned", charts.learned(histories, best), caption))
     figures.append(figure("Loss", charts.losses(histories, best), f"Of one training batch. {legend}"))
     return tag("div", *figures, class_="figures")
@@ -294,7 +299,7 @@ def _digits(run: RunEvidence) -> str:
         )
     best, figures = run.best, []
     if best is not None and best.last.step_acc:
-        since = [(i, best.learned_since(i)) for i in range(SUM_DIGITS)]
+        since = [(i, best.learned_since(i)) for i in range(len(best.last.step_acc))]
         known = ", ".join(f"s_{i} {tick(step)}" for i, step in since if step is not None)
         never = ", ".join(f"s_{i}" for i, step in since if step is None)
         caption = f"Accuracy given the correct earlier digits: {_RAMP}"
@@ -382,7 +387,7 @@ def _margin_figure(run: RunEvidence, anatomy: Anatomy) -> str:
         "ones, long carries and nines; negative is wrong. Coloured dot: smallest; bar: 1% to median of "
         "the uniform pairs. "
     )
-    caption += key("bound", "bound over all 10^20 pairs, from the certificate") if bounds else escape(
+    caption += key("bound", "bound over all pairs, from the certificate") if bounds else escape(
         "No certificate gives bounds over all pairs."
     )  # fmt: skip
     return figure("Margin by answer step", charts.margins(anatomy, bounds), caption)
@@ -397,7 +402,9 @@ def _worst(run: RunEvidence, anatomy: Anatomy) -> str:
     if certificate is not None:
         a, b = certificate.pair
         smallest = f"{certificate.margin_witness:.4g} logits at {a} + {b}"
-        caption.append(f"Of all 10^20 pairs, by the proof search: {smallest}.")
+        caption.append(
+            f"Of all {certificate.addition.pairs_text} pairs, by the proof search: {smallest}."
+        )
     return tag(
         "figure",
         tag("h3", "The worst pair"),
@@ -408,14 +415,21 @@ def _worst(run: RunEvidence, anatomy: Anatomy) -> str:
 
 def _sum_text(worst: Prediction) -> str:
     """The addition in columns, wrong digits marked."""
-    right = f"{worst.right_sum:0{SUM_DIGITS}d}"
+    task = worst.addition
+    right, numeral = task.numeral(worst.right_sum, task.sum_digits), task.numeral
+    wide = task.sum_digits
     # A token that is no digit has a name of several letters; its column shows a question mark.
-    got = [str(token) if token < 10 else "?" for token in reversed(worst.tokens)]
+    got = [numeral(token) if token < task.base else "?" for token in reversed(worst.tokens)]
     marked = "".join(
         digit if digit == want else tag("span", digit, class_="wrong")
         for digit, want in zip(got, right, strict=True)
     )
-    rows = (("a", f"{worst.a:>11}"), ("b", f"{worst.b:>11}"), ("sum", right), ("answered", marked))
+    rows = (
+        ("a", numeral(worst.a).rjust(wide)),
+        ("b", numeral(worst.b).rjust(wide)),
+        ("sum", right),
+        ("answered", marked),
+    )
     return tag("div", "\n".join(f"{name:<9}{number}" for name, number in rows), class_="sum")
 
 

@@ -79,7 +79,7 @@ def test_everything_promised_is_there(proved: Path, tmp_path: Path) -> None:
         "Token embedding of the ten digits",
         "Position embedding",
         "Margin by answer step",
-        "bound over all 10^20 pairs, from the certificate",
+        "bound over all pairs, from the certificate",
         "The worst pair",
         "12 of 100,000 pairs wrong",
         "00000000004",
