@@ -72,6 +72,8 @@ def _computed(config: FileModel, live: Live) -> list[str]:
         f"after attention: {operations_line(form.program)}",
         f"agreement: {live.agreement}",
     ]
+    if live.foreign.never:
+        lines.append(f"add never chooses: {', '.join(map(str, live.foreign.never))}")
     unread = sorted(set(config.parameter_shapes()) - set(live.reading.trace.parameters.values()))
     if unread:
         lines.append(f"no logit depends on: {', '.join(unread)}")

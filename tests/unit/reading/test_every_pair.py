@@ -22,7 +22,7 @@ def counts(kind: type, columns: int) -> tuple[int, ...]:
     """Failing pairs at every step, of prover and module alike."""
     layout = get_layout("S", Addition(columns=columns))
     torch.manual_seed(3)
-    model = al.read(kind(), layout=layout)
+    model = al.read(kind(), layout=layout)  # type: ignore[arg-type]
     limits = Limits(union_seconds=5.0)
     verdict = prove_problem(problem_from_tables(exact_tables(model)), limits=limits)
     number = torch.arange(100**columns)
