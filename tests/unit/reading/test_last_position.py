@@ -9,12 +9,14 @@ import torch
 import adderlab as al
 from adderlab.engine.native import NativeEngine
 from adderlab.engine.torch_tables import TorchEngine
+from adderlab.models.transformer import build_model
 from adderlab.reading.file_model import FileModel, read_file
+from adderlab.reading.reading import table_logits
 from adderlab.training.objective import OracleObjective, TableObjective
 from adderlab.training.population import start
 from adderlab.training.recipe import R456_DATA, Recipe
 from helpers.paths import ROOT
-from helpers.user_files import submission, written
+from helpers.user_files import EXAMPLE, submission, written
 
 LAST = """
 
@@ -96,6 +98,23 @@ def test_training(path: Path) -> None:
         for name, grad in grads.items():
             scale = max(1.0, float(wanted[name].abs().max()))
             torch.testing.assert_close(grad / scale, wanted[name] / scale, rtol=1e-3, atol=1e-4)
+
+
+def test_what_starts_at_zero_is_told_apart(tmp_path: Path) -> None:
+    """Positions that all start at zero are other parameters, each of its own step."""
+    text, built = EXAMPLE.read_text(), "model = MyAdder()\n"
+    assert built in text
+    text = text.replace(built, f"{built}    model.position.data.zero_()\n")
+    config, params = read_file(last_only(written(text, tmp_path / "zeros.py")))
+    assert config.no_tables is None, config.no_tables
+    module = build_model(config, 0).double()
+    drawn = {name: torch.randn(tensor.shape).double() / 2 for name, tensor in params.items()}
+    with torch.no_grad():
+        for name, tensor in module.named_parameters():
+            tensor.copy_(drawn[name])
+    tokens_BP = torch.randint(0, 12, (3, config.token_layout.num_positions))
+    found = table_logits(config.tables({name: x[None] for name, x in drawn.items()}), tokens_BP)
+    torch.testing.assert_close(found, module.answer_logits(tokens_BP).detach())
 
 
 @pytest.mark.slow
