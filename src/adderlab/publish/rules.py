@@ -93,6 +93,8 @@ class Prompt:
     dtype: str
     rules: tuple[tuple[int, int, int, int], ...]
     """(constant, wa, wb, j) for each position."""
+    at_once: bool = False
+    """Whether all its answers can be had from one call, as those of a causal model can."""
     skipped: int = 0
     """Calls before the first whose tokens the others go on from."""
 

@@ -196,6 +196,11 @@ class Sandbox:
         return self._process is None
 
     @property
+    def pid(self) -> int | None:
+        """Of the process that was started: bubblewrap's, or the file's own. None once it is closed."""
+        return None if self._process is None else self._process.pid
+
+    @property
     def seconds_left(self) -> float:
         return self.limits.seconds - (time.monotonic() - self.started)
 

@@ -158,6 +158,7 @@ class Answerer:
                 module=prompt.module,
                 library=prompt.library,
                 dtype=prompt.dtype,
+                at_once=prompt.at_once,
                 prompts=[prompt.tokens(a, b) for a, b in chunk],
                 steps=reading.num_calls - prompt.skipped,
             )

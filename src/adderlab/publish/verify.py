@@ -20,7 +20,7 @@ from adderlab.evaluation.suites import Suite, adderboard, strata
 from adderlab.files.atomic import disk_failure
 from adderlab.publish.counting import Literals, TooMany, count, judge_claim, outside_the_count
 from adderlab.publish.decide import Subject, check_certificate_name, decide
-from adderlab.publish.rules import Reading, find_prompt, find_reading, usual
+from adderlab.publish.rules import Prompt, Reading, find_prompt, find_reading, usual
 from adderlab.publish.sandbox import Ended, Limits, Mode, Names, Sandbox, describe, require
 from adderlab.publish.scoring import Answerer, Progress, evaluate
 from adderlab.publish.submission import read_submission
@@ -353,31 +353,39 @@ class _Referee:
         except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
             raise Ended(f"it forges what is seen of it ({error})") from error
         if reading is not None and prompt is not None and not pairwise:
-            answerer.batched = prompt, reading
-            if not self._agrees(answerer):
-                answerer.batched = None
+            self._drive_in_batches(answerer, prompt, reading)
         return answerer, reading
 
-    def _agrees(self, answerer: Answerer) -> bool:
+    def _drive_in_batches(self, answerer: Answerer, prompt: Prompt, reading: Reading) -> None:
         """Batches may be used only if they say what ``add`` says; else the pairs are kept."""
         few = max(10, min(_COMPARED, int(30 / max(answerer.seconds_per_pair, 1e-5))))
         pairs = [(0, 0), (9999999999, 9999999999), (1, 9999999999), *random_pairs(few - 3)]
-        try:
-            batched, by_add = answerer.by_batches(pairs), answerer.add(pairs)
-        except Ended as end:
-            if answerer.sandbox.closed:
-                raise
-            self.notes.append(f"its model cannot be driven in batches: {end}")
-            return False
-        unread = batched.count(None)
-        answerer.disagreements = [
-            Disagreement(
-                a=a, b=b, batched="no number" if other is None else str(other), by_add=str(answer)[:80]
-            )
-            for (a, b), other, answer in zip(pairs, batched, by_add, strict=True)
-            if other != answer and (other is not None or unread > few // 2)
-        ]
-        return not answerer.disagreements
+        by_add = answerer.add(pairs)
+        for at_once in (True, False):
+            answerer.batched = replace(prompt, at_once=at_once), reading
+            try:
+                batched = answerer.by_batches(pairs)
+            except Ended as end:
+                if answerer.sandbox.closed:
+                    raise
+                trouble = str(end)
+                continue
+            trouble = ""
+            unread = batched.count(None)
+            answerer.disagreements = [
+                Disagreement(a=a, b=b, batched=_said(other), by_add=_said(answer))
+                for (a, b), other, answer in zip(pairs, batched, by_add, strict=True)
+                if other != answer and (other is not None or unread > few // 2)
+            ]
+            if not answerer.disagreements:
+                return
+        answerer.batched = None
+        if trouble:
+            self.notes.append(f"its model cannot be driven in batches: {trouble}")
+
+
+def _said(answer: Any) -> str:
+    return "no number" if answer is None else str(answer)[:80]
 
 
 def _cores() -> int:

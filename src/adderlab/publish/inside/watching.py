@@ -201,11 +201,54 @@ def greedy(
     start = tokens.shape[1]
     leads = numpy.full(len(tokens), numpy.inf)
     for _ in range(steps):
-        answer = arrays.to_numpy(
-            arrays.first(target(arrays.like(library, dtype, tokens)), floating=True)
-        )
+        answer = _logits(target, library, dtype, tokens)
         last = answer[:, -1] if answer.ndim == 3 else answer
-        two = numpy.partition(last, -2, axis=-1)[:, -2:]
-        leads = numpy.minimum(leads, two[:, 1] - two[:, 0])
+        leads = numpy.minimum(leads, _leads(last))
         tokens = numpy.concatenate([tokens, last.argmax(-1)[:, None]], 1)
     return tokens[:, start:].tolist(), leads.tolist()
+
+
+def greedy_at_once(
+    target: Callable[[Any], Any], library: str, dtype: str, prompts: list[list[int]], steps: int
+) -> tuple[list[list[int] | None], list[float]]:
+    """``greedy`` for a causal model that answers at every position, in fewer and longer calls.
+
+    All answers are guessed, and replaced by what the model answers to them, until it answers its own
+    guess: in a causal model that is the greedy answer, token for token. Each call settles one more
+    token at least, and most additions, whose carries are short, in three or four. None for a prompt
+    that never settles. Raises ``ValueError`` for a model without an answer at every position.
+    """
+    import numpy
+
+    prompt = numpy.array(prompts, dtype=numpy.int64)
+    start = prompt.shape[1]
+    tokens = numpy.pad(prompt, ((0, 0), (0, steps - 1)))
+    leads = numpy.zeros(len(tokens))
+    answers: list[list[int] | None] = [None] * len(tokens)
+    left = numpy.arange(len(tokens))
+    for _ in range(steps):
+        answer = _logits(target, library, dtype, tokens[left])
+        if answer.shape[:-1] != tokens[left].shape:
+            raise ValueError("the model does not answer at every position")
+        following = answer[:, start - 1 :].argmax(-1)
+        settled = (following[:, :-1] == tokens[left, start:]).all(1)
+        leads[left[settled]] = _leads(answer[settled, start - 1 :]).min(1)
+        for row, chosen in zip(left[settled].tolist(), following[settled].tolist(), strict=True):
+            answers[row] = chosen
+        tokens[left, start:] = following[:, :-1]
+        left = left[~settled]
+        if not len(left):
+            break
+    return answers, leads.tolist()
+
+
+def _logits(target: Callable[[Any], Any], library: str, dtype: str, tokens: Any) -> Any:
+    return arrays.to_numpy(arrays.first(target(arrays.like(library, dtype, tokens)), floating=True))
+
+
+def _leads(logits: Any) -> Any:
+    """By how much the largest of the last axis leads."""
+    import numpy
+
+    two = numpy.partition(logits, -2, axis=-1)[..., -2:]
+    return two[..., 1] - two[..., 0]

@@ -34,7 +34,7 @@ from typing import Any
 
 from . import holding
 from .literals import count_literals
-from .watching import Watch, greedy, sites
+from .watching import Watch, greedy, greedy_at_once, sites
 
 _SHOWN = 300
 _OPEN_FILES = 64
@@ -337,7 +337,8 @@ class Submission:
         torch = sys.modules.get("torch")
         target = self._targets[request["module"]]
         with contextlib.nullcontext() if torch is None else torch.no_grad():
-            tokens, leads = greedy(
+            drive = greedy_at_once if request["at_once"] else greedy
+            tokens, leads = drive(
                 target, request["library"], request["dtype"], request["prompts"], request["steps"]
             )
         return {"tokens": tokens, "leads": leads}
