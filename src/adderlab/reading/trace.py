@@ -380,6 +380,8 @@ def _in_type(
     if function in _CHOOSING:
         condition, *chosen = args
         return aten.where.self(condition, *(torch.as_tensor(x).to(dtype) for x in chosen))
+    if function in _ARITHMETIC:
+        return function(*(x.to(dtype) if isinstance(x, Tensor) else x for x in args), **kwargs)
     if any(x.dtype != torch.bool for x in whole):
         return function(
             *(x.to(dtype) if isinstance(x, Tensor) and x.dtype != torch.bool else x for x in args),
@@ -388,6 +390,11 @@ def _in_type(
     return result.to(dtype)
 
 
+_ARITHMETIC = (
+    aten.mul.Tensor, aten.mul.Scalar, aten.add.Tensor, aten.add.Scalar, aten.sub.Tensor,
+    aten.sub.Scalar, aten.rsub.Scalar, aten.div.Tensor, aten.div.Scalar,
+)  # fmt: skip
+"""Also of truth values: 0.3 where a position is the last."""
 _CHOOSING = (aten.where.Scalar, aten.where.ScalarSelf, aten.where.ScalarOther)
 
 

@@ -13,6 +13,7 @@ from adderlab.models.transformer import build_model
 from adderlab.reading.agreement import table_logits
 from adderlab.reading.describe import layout_lines, reading_lines
 from adderlab.reading.file_model import FileModel, read_file, read_module
+from adderlab.reading.trace import record, run
 from adderlab.runs.checkpoints import (
     Checkpoint,
     load_checkpoint,
@@ -208,3 +209,12 @@ def test_what_is_said_of_a_reading(read: tuple[FileModel, dict[str, torch.Tensor
     lines = "\n".join(reading_lines(read[0]))
     for word in ("a0 is the units", "1 head", "relu, square", "agreement", "float64"):
         assert word in lines, lines
+
+
+def test_numbers_times_truth_values_are_no_float32() -> None:
+    """0.3 where a position is the last: not what float32 makes of 0.3."""
+    tokens = torch.tensor([[1, 2, 3]])
+    trace = record(lambda own: 0.3 * (own > 2) + (own == 1) / 3, tokens, {})
+    (wanted,) = trace.outputs
+    found = run(trace, {}, tokens, {wanted.number})[wanted.number]
+    assert found.dtype == torch.float64 and found.tolist() == [[1 / 3, 0.0, 0.3]]

@@ -137,8 +137,8 @@ class Reader:
             for row in request["tokens"]:
                 own = foreign.tokens.of(torch.tensor([row]))
                 for last in config.token_layout.query_positions:
-                    found = foreign.call(own[:, : last + 1]).reshape(-1, len(config.order))
-                    steps.append(found[-1, list(config.order)].double())
+                    found = foreign.call(own[:, : last + 1])[..., list(config.order)]
+                    steps.append(found.reshape(-1, len(config.order))[-1].double())
         return {"numbers": _packed(torch.stack(steps))}
 
     def attack(self, request: dict[str, Any]) -> dict[str, Any]:
