@@ -29,7 +29,7 @@ def foreign(kind: type) -> Foreign:
 LONG = {
     decoders.LastWithItsAxis, decoders.LastOfTheFirst, decoders.LastQueryCapped,
     decoders.LastQueryWithSink, decoders.LastAndPositionsAfter, decoders.LastWithoutMask,
-    decoders.LastSelected, decoders.InATuple,
+    decoders.LastSelected, decoders.LastWithSink, decoders.InATuple, decoders.InANamedTuple,
 }  # fmt: skip
 """Read again on command: others are of the same structure."""
 

@@ -14,7 +14,7 @@ from adderlab.task.layouts import get_layout
 from helpers import decoders
 from helpers.decoders import READ
 
-FEW = (decoders.SwiGLU, decoders.LastQuery)
+FEW = (decoders.LastQuery,)
 AT_ONCE = 1 << 15
 
 

@@ -61,6 +61,7 @@ def test_a_proof(tmp_path: Path) -> None:
     proved_alike(submission("7p", tmp_path)[1], tmp_path)
 
 
+@pytest.mark.slow
 def test_its_answers_and_its_tables(tmp_path: Path) -> None:
     """Greedy answers, the file's own, and the logits of the answer steps."""
     path = submission("7p", tmp_path)[1]

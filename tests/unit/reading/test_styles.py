@@ -25,7 +25,7 @@ REFUSED = {
 """Each with words of the line that says why."""
 
 
-LONG = "causal_lm", "encoder"
+LONG = "causal_lm", "encoder", "last_query"
 """Read again on command."""
 
 
