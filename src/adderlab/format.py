@@ -5,10 +5,21 @@ Nothing is imported here but the standard library, so every package may use it.
 
 from __future__ import annotations
 
+import difflib
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+
+def did_you_mean(name: str, names: Iterable[str], otherwise: str = "") -> str:
+    """``; did you mean 'train'?``. Where nothing is near, ``otherwise`` and all the names; without it
+    nothing."""
+    names = list(names)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    return f"; {otherwise} {', '.join(names)}" if otherwise else ""
 
 
 def percent(rate: float) -> str:

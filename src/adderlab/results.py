@@ -6,6 +6,8 @@ notebook shows those lines or a table. Standard library only, so that every pack
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
@@ -48,10 +50,33 @@ def html_table(rows: Sequence[Mapping[str, Any]], caption: str = "") -> str:
     return f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def text_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Rows with the same keys as aligned lines, a head in front; numbers stand to the right."""
+def text_table(rows: Sequence[Mapping[str, Any]], width: int | None = None) -> list[str]:
+    """Rows with the same keys as aligned lines, a head in front; numbers stand to the right.
+
+    What is wider than ``width`` becomes records, a line for each cell. ``width``: by default that of the
+    terminal; without a limit where the output goes elsewhere.
+    """
     if not rows:
         return []
+    lines = _aligned(rows)
+    if width is None and sys.stdout.isatty():
+        width = shutil.get_terminal_size().columns
+    return lines if width is None or max(map(len, lines)) <= width else _records(rows)
+
+
+def _records(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The first cell of a row, and below it the others by name; empty ones are left out."""
+    first, *names = rows[0]
+    longest = max(map(len, names), default=0)
+    lines = []
+    for row in rows:
+        lines.append(f"{first} {_text(row[first])}".strip())
+        shown = [(name, _text(row[name])) for name in names]
+        lines += [f"  {name.ljust(longest)}  {text}".rstrip() for name, text in shown if text]
+    return lines
+
+
+def _aligned(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     names = list(rows[0])
     cells = [names, *([_text(row[name]) for name in names] for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(names))]

@@ -14,6 +14,7 @@ from typing import Any, SupportsIndex, TypeAlias
 from adderlab.api.models import ModelLike, load
 from adderlab.errors import UsageError
 from adderlab.files import schema
+from adderlab.format import did_you_mean
 from adderlab.models.config import ModelConfig
 from adderlab.models.config import changed as with_changes
 from adderlab.models.describe import count_parameters
@@ -208,7 +209,7 @@ def parse_settings(settings: Settings) -> list[tuple[str, str, str]]:
         if not equals or not dot or section not in ("recipe", "model"):
             raise UsageError(
                 f"set={setting!r}: write recipe.NAME=VALUE or model.NAME=VALUE, "
-                "for example recipe.lr=0.01"
+                f"for example recipe.lr=0.01{did_you_mean(section, ('recipe', 'model')) if dot else ''}"
             )
         parsed.append((section, key, value))
     return parsed
@@ -216,6 +217,10 @@ def parse_settings(settings: Settings) -> list[tuple[str, str, str]]:
 
 def _as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
+
+
+MOST_SEEDS = 10_000_000
+"""Of one command: their numbers alone take 80 MB."""
 
 
 def parse_seeds(seeds: Seeds) -> tuple[int, ...]:
@@ -240,6 +245,8 @@ def parse_seeds(seeds: Seeds) -> tuple[int, ...]:
         stop = int(last) if dash else int(first)
         if stop < int(first):
             raise UsageError(f"seeds={seeds!r}: the range {part.strip()} runs backwards")
+        if stop - int(first) + len(found) >= MOST_SEEDS:
+            raise UsageError(f"seeds={seeds!r}: that is more than {MOST_SEEDS:,} seeds; name fewer")
         found += range(int(first), stop + 1)
     return tuple(dict.fromkeys(found))
 

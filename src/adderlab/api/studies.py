@@ -349,7 +349,7 @@ def plan(
     model: Trainable,
     *,
     recipe: str | Recipe = "best",
-    seeds: int = 64,
+    seeds: int | Seeds = 64,
     steps: int | None = None,
     set: Settings = (),
     nodes: int = 1,
@@ -360,14 +360,16 @@ def plan(
     threads: int | None = None,
     listener: Listener | None = None,
 ) -> Plan:
-    """How long ``seeds`` seeds will take on ``nodes`` machines like this one, what that costs, and how
-    many seeds are needed for a success. Trains for a few seconds to measure; keeps nothing.
+    """How long ``seeds`` (how many, or which) will take on ``nodes`` machines like this one, what that
+    costs, and how many seeds are needed for a success. Trains for a few seconds to measure; keeps
+    nothing.
 
     ``rate``: successes of seeds tried, for example ``"12/48"``; default as measured in records/rates.
     ``price_per_hour``: of one machine, in any currency. Raises ``UsageError`` for what cannot be.
     """
     if price_per_hour is not None and not price_per_hour >= 0:
         raise UsageError(f"price_per_hour={price_per_hour}: it must be 0 or more")
+    seeds = seeds if isinstance(seeds, int) else len(parse_seeds(seeds))
     if seeds < 1 or nodes < 1:
         raise UsageError(f"seeds={seeds}, nodes={nodes}: both must be at least 1")
     compute = Compute(device=device, engine=engine, threads=threads)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from adderlab import __version__
 from adderlab.errors import Failure, UsageError
+from adderlab.format import did_you_mean
 
 if TYPE_CHECKING:
     from adderlab.report.replay import SeriesStep, StepStatus
@@ -76,9 +77,24 @@ def main(argv: list[str] | None = None) -> int:
     if argv[0] in ("-V", "--version"):
         return _guarded(lambda: _print(f"adderlab {__version__}", 0))
     name = argv[0]
+    if name == "help" and len(argv) == 1:
+        return _guarded(lambda: _print(_help(), 0))
+    if name == "help":
+        name, argv = argv[1], [argv[1], "--help"]
+    if name == "completion":
+        return _guarded(lambda: _completion(argv[1:]))
     if name not in COMMANDS:
-        return complain(f"no command {name!r}; there are {', '.join(COMMANDS)}", USAGE)
+        near = did_you_mean(name, COMMANDS, otherwise="there are")
+        return complain(f"no command {name!r}{near}", USAGE)
     return run_command(command_of(name), argv[1:], f"adderlab {name}")
+
+
+def _completion(shells: list[str]) -> int:
+    from adderlab.cli.completion import SHELLS, completion
+
+    if len(shells) != 1:
+        raise UsageError(f"adderlab completion takes a shell: {' or '.join(SHELLS)}")
+    return _print(completion(shells[0], {name: command_of(name) for name in COMMANDS}), 0)
 
 
 def command_of(name: str) -> Any:
@@ -138,8 +154,21 @@ def parse(kind: type, argv: list[str], prog: str) -> Any:
             return tyro.cli(kind, args=argv, prog=prog, description=description)
     except SystemExit as stop:
         if stop.code in (0, None):
+            _print_examples(prog)
             raise
-        raise UsageError(f"{_plain(captured.getvalue())} (see {prog} --help)") from None
+        message = _plain(captured.getvalue())
+        if unknown := re.match(r"Unrecognized options: (-[^,\s]+)", message):
+            options = [f"--{field.name.replace('_', '-')}" for field in fields(kind)]
+            message += did_you_mean(unknown[1], options)
+        raise UsageError(f"{message} (see {prog} --help)") from None
+
+
+def _print_examples(prog: str) -> None:
+    from adderlab.cli.completion import EXAMPLES
+
+    examples = EXAMPLES.get(prog.removeprefix("adderlab "), ())
+    if examples:
+        print("examples:", *(f"  {example}" for example in examples), sep="\n")
 
 
 def _plain(boxed: str) -> str:
@@ -207,7 +236,9 @@ def _help() -> str:
         "usage: adderlab COMMAND ...\n\n"
         "Train, measure and prove tiny transformers that add two 10-digit numbers.\n\n"
         f"commands:\n{rows}\n\n"
-        "adderlab COMMAND --help lists a command's arguments; adderlab --version prints the version."
+        "adderlab COMMAND --help (or adderlab help COMMAND) lists a command's arguments; adderlab\n"
+        'completion bash (or zsh) prints what makes a shell complete them: eval "$(adderlab completion\n'
+        'bash)"; adderlab --version prints the version.'
     )
 
 

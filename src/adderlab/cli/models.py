@@ -32,7 +32,7 @@ class Evaluate(DeviceOptions, WeightsOptions):
     pair, in fp32 and float64."""
     json: Switch = False
     """Print a list of objects instead of text."""
-    output: Annotated[Path | None, arg(metavar="F")] = None
+    output: Annotated[Path | None, arg(metavar="F", aliases=["-o"])] = None
     """Write the JSON to a file as well."""
 
     def run(self) -> int:

@@ -43,10 +43,10 @@ Switch: TypeAlias = Annotated[bool, tyro.conf.FlagCreatePairsOff, arg()]
 class DeviceOptions:
     """Where to compute."""
 
-    device: str = "auto"
-    """auto, cpu, cuda or mps."""
-    engine: str = "auto"
-    """auto, native, triton or torch."""
+    device: Annotated[str, arg(metavar="{auto,cpu,cuda,mps}")] = "auto"
+    """Where to compute."""
+    engine: Annotated[str, arg(metavar="{auto,native,triton,torch}")] = "auto"
+    """What computes; every one gives the same answers."""
 
 
 @dataclass(frozen=True, kw_only=True)

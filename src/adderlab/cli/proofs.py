@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -81,8 +82,9 @@ class Prove(WeightsOptions):
         if self.output is not None:
             print(f"certificate: {self.output}")
             if proof.verdict == "proved":
-                weights = "" if self.weights is None else f" --weights {self.weights}"
-                print(f"check it: adderlab check {self.output} {self.checkpoint}{weights}")
+                weights = [] if self.weights is None else ["--weights", str(self.weights)]
+                words = ["adderlab", "check", str(self.output), str(self.checkpoint), *weights]
+                print(f"check it: {shlex.join(words)}")
         return 1 if wrong else 0
 
 

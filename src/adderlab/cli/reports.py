@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
 
 from adderlab.cli.options import Switch, WeightsOptions, arg, emit_json
-
-if TYPE_CHECKING:
-    from adderlab.report.comparison import Comparison
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,28 +76,8 @@ class Compare:
         if self.json:
             emit_json(comparison.to_dict(), None)
         else:
-            _print(comparison)
+            print(*comparison.describe(), sep="\n")
         return 0
-
-
-def _print(comparison: Comparison) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    rates = Table(*comparison.runs[0].row(), box=None, pad_edge=False)
-    for each in comparison.runs:
-        rates.add_row(*each.row().values())
-    console.print(rates)
-    if not comparison.differing:
-        console.print("No setting differs.")
-        return
-    settings = Table(box=None, pad_edge=False, title="Settings that differ", title_justify="left")
-    for column in ("setting", *(each.name for each in comparison.runs)):
-        settings.add_column(column, overflow="fold")
-    for name, values in comparison.differing:
-        settings.add_row(name, *map(str, values))
-    console.print(settings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +132,7 @@ class Replay:
             on_message=functools.partial(print, flush=True),
         )
         if replayed.status == "interrupted":
-            print(f"To go on: adderlab replay {self.file}")
+            print(f"To go on: {shlex.join(['adderlab', 'replay', str(self.file)])}")
             return INTERRUPTED
         print(*replayed.describe(), sep="\n")
         return 0 if replayed.passed else FAILURE

@@ -157,7 +157,7 @@ class Sweep(ComputeOptions):
 
     file: Annotated[Path, tyro.conf.Positional, arg(metavar="FILE.toml")]
     """The declaration: preset, recipe, seeds, settings to vary (docs/scale.md)."""
-    output: Annotated[Path | None, arg(metavar="FOLDER")] = None
+    output: Annotated[Path | None, arg(metavar="FOLDER", aliases=["-o"])] = None
     """Where the cells and the table go; default: the declaration's, or results/sweeps/FILE."""
     resume: Switch = False
     """Go on with a sweep that was stopped or killed."""
@@ -212,8 +212,8 @@ class Plan(ComputeOptions, ChangeOptions):
     which is run."""
     recipe: Annotated[str, arg(metavar="NAME")] = "best"
     """best or published, or a recipe by name, as for adderlab train."""
-    seeds: Annotated[int, arg(metavar="N")] = 64
-    """How many seeds."""
+    seeds: Annotated[str, arg(metavar="N|A-B")] = "64"
+    """How many seeds, or which, for example 0-63."""
     nodes: Annotated[int, arg(metavar="K")] = 1
     """Machines like this one that share the seeds (adderlab train --cluster)."""
     price_per_hour: Annotated[float | None, arg(metavar="X")] = None
@@ -237,7 +237,7 @@ class Plan(ComputeOptions, ChangeOptions):
         found = al.plan(
             self.preset,
             recipe=self.recipe,
-            seeds=self.seeds,
+            seeds=int(self.seeds) if self.seeds.isdigit() else self.seeds,
             steps=self.steps,
             set=self.settings,
             nodes=self.nodes,

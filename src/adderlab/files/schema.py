@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from adderlab.errors import UsageError
 from adderlab.files import aliases
+from adderlab.format import did_you_mean
 
 T = TypeVar("T")
 IMPLIED = {"implied": True}
@@ -42,6 +43,11 @@ def _plain(value: Any, old_names: bool) -> Any:
     return value
 
 
+def _no_setting(where: str, name: str, names: Iterable[str]) -> str:
+    """Of a name without a like, all that there are."""
+    return f"{where} has no setting {name!r}{did_you_mean(name, names, otherwise='it has')}"
+
+
 def from_dict(kind: type[T], data: Any, where: str = "") -> T:
     """Build dataclass ``kind`` from JSON values; fields left out take their defaults.
 
@@ -54,7 +60,7 @@ def from_dict(kind: type[T], data: Any, where: str = "") -> T:
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     unknown = [key for key in data if key not in fields]
     if unknown:
-        raise UsageError(f"{where} has no setting {unknown[0]!r}; it has {', '.join(fields)}")
+        raise UsageError(_no_setting(where, unknown[0], fields))
     hints = typing.get_type_hints(kind)
     values = {key: _convert(hints[key], value, f"{where}.{key}") for key, value in data.items()}
     required = [
@@ -127,12 +133,12 @@ def with_settings(config: T, settings: Iterable[tuple[str, str]], where: str = "
         *parents, leaf = _new_names(type(config), path.split("."))
         for key in parents:
             if not isinstance(node.get(key), dict):
-                raise UsageError(f"{where} has no settings {key!r}; it has {', '.join(node)}")
+                raise UsageError(_no_setting(where, key, node))
             node = node[key]
         # A table that was itself given need not name what has a default.
         implied = node is data and leaf in _implied(config)
         if leaf not in node and not implied and not any(node is table for table in given):
-            raise UsageError(f"{where} has no setting {path!r}; it has {', '.join(node)}")
+            raise UsageError(_no_setting(where, path, node))
         node[leaf] = value
         if isinstance(value, dict):
             given.append(value)

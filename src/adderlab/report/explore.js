@@ -16,7 +16,7 @@ const subscript = (i) => i <= J ? `s<sub>${i}</sub>` : "end";
 const original = MODEL.parameters.map((each) => each.values);
 const current = original.map((values) => values.slice());  // single numbers moved
 const scale = original.map(() => 1);  // of whole tensors
-let pair = MODEL.pairs.first.map((text) => engine.digits(text, J));
+let pair = MODEL.pairs.first.map((text) => engine.digits(text));
 let shown = null, chosen = 0, readout = null;
 
 // Samples: strata, a few pairs of each.
@@ -24,7 +24,7 @@ let shown = null, chosen = 0, readout = null;
 const samples = MODEL.sample.groups.flatMap((group, g) =>
     Array.from({ length: group.count }, (_, k) => {
         const at = (group.start + k) * 2 * J, text = MODEL.sample.digits;
-        const number = (from) => Array.from({ length: J }, (_, j) => +text[from + j]);
+        const number = (from) => Array.from({ length: J }, (_, j) => parseInt(text[from + j], 36));
         return { group: g, order: k, a: number(at), b: number(at + J) };
     })).sort((x, y) => x.order - y.order || x.group - y.group);
 
@@ -98,7 +98,7 @@ function weakest(steps) {
 }
 
 function numberText(digits) {
-    return digits.slice().reverse().join("").replace(/^0+(?=\d)/, "");
+    return digits.map((digit) => layout.vocabulary[digit]).reverse().join("").replace(/^0+(?=.)/, "");
 }
 
 function computePair() {
@@ -111,11 +111,12 @@ function computePair() {
 
 function readInputs() {
     const texts = ["a", "b"].map((id) => find(id).value.trim() || "0");
-    const wrong = texts.find((text) => !/^\d+$/.test(text) || text.replace(/^0+/, "").length > J);
+    const isDigit = (c) => parseInt(c, 36) < layout.base;
+    const wrong = texts.find((text) => ![...text].every(isDigit) || text.replace(/^0+/, "").length > J);
     find("problem").textContent = wrong === undefined ? ""
         : `${wrong} is no number of up to ${J} digits; the answer below is of the last pair`;
     if (wrong !== undefined) return;
-    pair = texts.map((text) => engine.digits(text, J));
+    pair = texts.map((text) => engine.digits(text));
     computePair();
 }
 
@@ -136,7 +137,7 @@ function drawAnswer() {
     const least = weakest(steps);
     const written = steps.slice(0, J + 1).map((s) => tokenText(s.token)).reverse().join("");
     find("live-pair").innerHTML = `${numberText(pair[0])} + ${numberText(pair[1])} =
-        <span class="${shown.right ? "yes" : "no"}">${escapeText(written.replace(/^0+(?=\d)/, ""))}</span>`;
+        <span class="${shown.right ? "yes" : "no"}">${escapeText(written.replace(/^0+(?=.)/, ""))}</span>`;
     find("outcome").innerHTML = shown.right
         ? `<span class="yes">Right.</span> Smallest margin: ${short(least.margin)} logits,
            at ${subscript(steps.indexOf(least))}.`
@@ -440,14 +441,14 @@ function longCarry() {  // a column that makes a carry, then columns that pass i
 function wireControls() {
     find("a").oninput = find("b").oninput = readInputs;
     find("worst").onclick = () => MODEL.pairs.worst
-        ? showPair(...MODEL.pairs.worst.map((text) => engine.digits(text, J)), true)
+        ? showPair(...MODEL.pairs.worst.map((text) => engine.digits(text)), true)
         : worst && showPair(worst.a, worst.b, true);
     find("carry").onclick = () => showPair(...longCarry());
     find("random").onclick = () => showPair(randomDigits(), randomDigits());
     let turn = 0;
     find("failing").onclick = () => {
         const known = [...failing.map(({ a, b }) => [a, b]),
-            ...MODEL.pairs.failing.map((own) => own.map((text) => engine.digits(text, J)))];
+            ...MODEL.pairs.failing.map((own) => own.map((text) => engine.digits(text)))];
         if (known.length) showPair(...known[turn++ % known.length]);
     };
     find("reset").onclick = resetParameters;

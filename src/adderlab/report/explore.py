@@ -14,16 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from adderlab.engine.javascript.model import Script, script
-from adderlab.errors import UsageError
 from adderlab.evaluation.suites import Suite, strata
 from adderlab.report.evidence import CertificateRecord
 from adderlab.report.html import page, tag, tile
 from adderlab.runs.checkpoints import Checkpoint
-from adderlab.task.addition import PUBLISHED
+from adderlab.task.addition import NUMERALS
 
 PER_STRATUM = 80
 """Sampled pairs of each stratum, over which the page counts."""
-ASK = "Right on all 10^20 pairs?"
 VERDICTS = {"proved": ("Yes, proved", "yes"), "refuted": ("No, refuted", "no")}
 FIRST = (9876543210, 123456799)
 """The pair that is shown first where no weakest one is known."""
@@ -44,11 +42,9 @@ class Explored:
 def explorer_page(explored: Explored) -> str:
     """The whole HTML file. Raises ``UsageError`` for a model outside the table form."""
     model = explored.model
-    task = model.config.token_layout.addition
-    if task != PUBLISHED:
-        raise UsageError(f"this model adds {task.operands_text}; explore shows ten-digit adders")
     made = script(model.config, model.params)
-    data = _data(explored, made, strata(PER_STRATUM))
+    addition = model.config.token_layout.addition
+    data = _data(explored, made, strata(PER_STRATUM, addition=addition))
     # Nothing between script tags may look like the end of one.
     constant = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
     folder = Path(__file__).parent
@@ -62,14 +58,18 @@ def explorer_page(explored: Explored) -> str:
 
 def _data(explored: Explored, made: Script, sample: Suite) -> dict[str, Any]:
     """``MODEL`` of the script."""
-    proof, columns = explored.proof, made.form["layout"]["columns"]
+    proof, addition = explored.proof, explored.model.config.token_layout.addition
     groups, digits, start = [], [], 0
     for group in sample.groups:
         groups.append({"name": group.name, "start": start, "count": group.num_pairs})
         start += group.num_pairs
         for a_J, b_J in zip(group.a_BJ.tolist(), group.b_BJ.tolist(), strict=True):
-            digits += [*a_J[:columns], *b_J[:columns]]
-    worst = None if proof is None else [str(number) for number in proof.pair]
+            digits += [*a_J, *b_J]
+
+    def written(pair: tuple[int, int]) -> list[str]:
+        return [addition.numeral(number) for number in pair]
+
+    worst = None if proof is None else written(proof.pair)
     failing = proof.counterexample if proof is not None else None
     return {
         "form": made.form,
@@ -78,11 +78,11 @@ def _data(explored: Explored, made: Script, sample: Suite) -> dict[str, Any]:
             for name, value in made.parameters.items()
         ],
         "pairs": {
-            "first": worst or [str(number) for number in FIRST],
+            "first": worst or written((FIRST[0] % addition.limit, FIRST[1] % addition.limit)),
             "worst": worst,
-            "failing": [] if failing is None else [[str(number) for number in failing]],
+            "failing": [] if failing is None else [written(failing)],
         },
-        "sample": {"groups": groups, "digits": "".join(map(str, digits))},
+        "sample": {"groups": groups, "digits": "".join(NUMERALS[digit] for digit in digits)},
     }
 
 
@@ -97,7 +97,7 @@ def _body(explored: Explored, made: Script) -> str:
 <header>
 {tag("h1", escape(explored.title))}
 {tag("p", escape(explored.about), class_="muted")}
-<div class="tiles">{_verdict_tile(explored.proof)}</div>
+<div class="tiles">{_verdict_tile(explored)}</div>
 </header>
 <noscript><p class="no">This page computes the model in a script; your browser runs none.</p></noscript>
 <section aria-label="The pair">
@@ -147,13 +147,15 @@ parameters give tables, attention mixes them, and the head program makes logits 
 by <code>adderlab explore</code>.</p></footer>"""
 
 
-def _verdict_tile(proof: CertificateRecord | None) -> str:
+def _verdict_tile(explored: Explored) -> str:
+    proof, addition = explored.proof, explored.model.config.token_layout.addition
+    ask = f"Right on all {addition.pairs_text} pairs?"
     if proof is None:
         more = "No certificate was found beside it; adderlab prove makes one."
-        return tile(ASK, "not decided here", more, "open")
+        return tile(ask, "not decided here", more, "open")
     words, mood = VERDICTS.get(proof.verdict, ("Undecided", "open"))
-    a, b = proof.pair
+    a, b = map(addition.numeral, proof.pair)
     least = f"smallest margin {proof.margin_witness:.4g} logits, at {a} + {b}"
     if proof.margin_bound is not None:
         least = f"{least}; by the certificate at least {proof.margin_bound:.4g} on every pair"
-    return tile(ASK, words, least, mood)
+    return tile(ask, words, least, mood)

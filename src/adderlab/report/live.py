@@ -25,6 +25,7 @@ from adderlab.evaluation.suites import wilson
 from adderlab.files import schema
 from adderlab.format import duration
 from adderlab.proof.prove import claim
+from adderlab.results import text_table
 from adderlab.runs.metadata import read_config
 from adderlab.runs.records import LEARNED, SeedRecord
 from adderlab.task.layouts import SUM_DIGITS
@@ -86,6 +87,7 @@ class LiveView(Listener):
         self._steps: dict[int, int] = {}
         """Of every seed, now."""
         self._total, self._label = 1, ""
+        self._halvings: tuple[int, ...] = ()
         self._seed_steps = 0
         self._marks: deque[tuple[float, int, int]] = deque()
         """(time, seed-steps so far, step), to measure the speed."""
@@ -123,6 +125,7 @@ class LiveView(Listener):
         if start.steps != self._total:
             self._marks.clear()
         self._total, self._label = start.steps, start.label
+        self._halvings = start.halvings
         self._progress.update(self._bar, total=start.steps, description=start.label)
         if self.events is not None:
             write_event(
@@ -209,7 +212,15 @@ class LiveView(Listener):
         if len(self._marks) < 2:
             return None
         (t0, _, step0), (t1, _, step1) = self._marks[0], self._marks[-1]
-        return (self._total - step1) * (t1 - t0) / (step1 - step0) if step1 > step0 else None
+        done = self._work(step1) - self._work(step0)
+        left = self._work(self._total) - self._work(step1)
+        return left * (t1 - t0) / done if done > 0 else None
+
+    def _work(self, step: int) -> float:
+        """What has been done after so many steps, in steps of the starts that are left at the end:
+        before a halving there are twice as many."""
+        ends = [min(step, halving) for halving in self._halvings]
+        return step + sum(end * 2.0 ** (len(ends) - i - 1) for i, end in enumerate(ends))
 
     def _speed_text(self) -> str:
         return "" if self.speed is None else f"{self.speed:,.0f} seed-steps/s"
@@ -319,26 +330,19 @@ def describe_verdict(record: SeedRecord, verdict: str) -> str:
 def print_cells(rows: Sequence[CellRow], folder: Path) -> None:
     """The cells of a sweep as a table, and where its files are."""
     settings = list(dict.fromkeys(path for row in rows for path in row.cell.settings))
-    table = Table(box=None, pad_edge=False)
     leaves = {path: path.rpartition(".")[2] for path in settings}
     unique = len(set(leaves.values())) == len(leaves)
-    for column in ("cell", *(leaves.values() if unique else settings)):
-        table.add_column(column, overflow="fold")
-    table.add_column("seeds at 99%, 95% interval", no_wrap=True)
-    for column in ("median steps to grok", ""):
-        table.add_column(column)
+    names = {path: leaves[path] if unique else path for path in settings}
+    table = []
     for row in rows:
         found = row.measured
         assert found is not None
         grok = "" if found.median_grok_step is None else f"{found.median_grok_step:,.0f}"
         ended = "" if row.state == "done" else f"{row.state} at step {found.step:,}"
-        values = [str(row.cell.settings.get(path, "")) for path in settings]
-        table.add_row(row.cell.name, *values, str(found.rate), grok, ended)
-    console = Console()
-    if not console.is_terminal:
-        console.width = 200  # a file has no edge to wrap at
-    console.print(table)
-    console.print(f"Files: {folder}/ (table.csv, table.json, cells/NNNN/)", highlight=False)
+        values = {name: str(row.cell.settings.get(path, "")) for path, name in names.items()}
+        measured = {"seeds at 99%, 95% interval": str(found.rate), "median steps to grok": grok}
+        table.append({"cell": row.cell.name, **values, **measured, "": ended})
+    print(*text_table(table), f"Files: {folder}/ (table.csv, table.json, cells/NNNN/)", sep="\n")
 
 
 def step_cells(accuracy_I: Sequence[float]) -> str:

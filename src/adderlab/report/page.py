@@ -181,7 +181,9 @@ def _since(run: RunEvidence) -> str:
 def _proved(run: RunEvidence) -> str:
     certificate = run.proof
     if certificate is None:
-        return tile("Proved?", "not tried", f"adderlab prove {best_file(run)}", "open")
+        return tile(
+            "Proved?", "not tried", shlex.join(["adderlab", "prove", str(best_file(run))]), "open"
+        )
     several = run.proved is not None and run.proved.n > 1
     also = f"; {run.proved.count} of {run.proved.n} seeds proved" if several and run.proved else ""
     failing, pairs = count_or_bounds(certificate.failing_pairs), certificate.addition.pairs_text
@@ -534,10 +536,8 @@ def _results(run: RunEvidence) -> str:
     parts = [tag("h2", "Evaluations and failures")]
     records = run.evaluations_of_best
     if not records:
-        where = best_file(run)
-        parts.append(
-            paragraph(f"No evaluation is in the run folder. adderlab evaluate {where} makes one.")
-        )
+        where = shlex.join(["adderlab", "evaluate", str(best_file(run))])
+        parts.append(paragraph(f"No evaluation is in the run folder. {where} makes one."))
     for record in records:
         parts.append(paragraph(describe_evaluation(record)))
         if record.failures:

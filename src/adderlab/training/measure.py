@@ -185,6 +185,8 @@ class Start:
     engine: str
     label: str = ""
     """What they are part of, for people."""
+    halvings: tuple[int, ...] = ()
+    """Steps after which half of each seed's restarts are given up, and steps are twice as fast."""
 
 
 class Listener:

@@ -219,6 +219,7 @@ class _Run:
                 resumed=resumed,
                 device=str(device),
                 engine=objective.engine_name,
+                halvings=job.recipe.restarts.halve_at if job.recipe.restarts else (),
             )
         )
 

@@ -14,6 +14,8 @@ from adderlab.engine.javascript.model import ENGINE, script
 from adderlab.engine.torch_tables import TorchEngine
 from adderlab.errors import UsageError
 from adderlab.evaluation.suites import strata
+from adderlab.models.tables import stack_parameters
+from adderlab.models.transformer import build_model
 from adderlab.report.explore import Explored, explorer_page
 from helpers.javascript import chromium, node
 from helpers.paths import ROOT
@@ -206,3 +208,30 @@ def test_a_page_cannot_be_broken_out_of() -> None:
     model = al.load(BEST / "7p" / "model.pt")
     text = explorer_page(Explored(title="</title><b>broken", about="<script>", model=model))
     assert "<b>broken" not in text and text.count("<script") == 1
+
+
+def test_other_columns_and_bases_are_computed_too() -> None:
+    config = al.preset("456p", columns=3, base=12).config
+    params = {name: t[0] for name, t in stack_parameters([build_model(config, 0)]).items()}
+    model = al.Model(
+        config=config, params=params, recipe={}, step=0, val_exact=0.0, seed=0, origin="adderlab"
+    )
+    groups, layout = strata(10, addition=config.token_layout.addition).groups, config.token_layout
+    pairs = [p for group in groups for p in zip(group.a_BJ.tolist(), group.b_BJ.tolist(), strict=True)]
+    made = script(config, params)
+    values = [value.flatten().tolist() for value in made.parameters.values()]
+    found = node(
+        f"""{made.source}
+        const engine = createEngine({json.dumps(made.form)});
+        engine.setParameters({json.dumps(values)});
+        console.log(JSON.stringify([engine.digits("0b3"),
+            {json.dumps(pairs)}.map(([a, b]) => engine.smallest(a, b))]));"""
+    )
+    tokens, targets = layout.encode(
+        *(torch.tensor(own, dtype=torch.uint8) for own in zip(*pairs, strict=True))
+    )
+    margins = TorchEngine().margins(model.tables(), tokens[None], targets[None])[0]
+    assert found[0] == [3, 11, 0]
+    assert found[1] == pytest.approx(margins[:, : layout.num_decided].min(1).values.tolist(), abs=1e-9)
+    text = explorer_page(Explored(title="t", about="a", model=model))
+    assert "Right on all 12^6 pairs?" in text and '"first":["' in text

@@ -52,9 +52,9 @@ function createEngine(form) {
         head = createHead(form.constants.map((name) => table[name]));
     }
 
-    // Digits of a number, units first; the last column is that of the sum.
-    function digits(text, count) {
-        return Array.from({ length: count }, (_, j) => +(text[text.length - 1 - j] || 0));
+    // Digits of a number's text in the model's base, units first.
+    function digits(text) {
+        return Array.from({ length: J }, (_, j) => parseInt(text[text.length - 1 - j] || "0", layout.base));
     }
 
     function add(a, b) {

@@ -15,7 +15,7 @@ from adderlab.engine.javascript.table_map import map_source
 from adderlab.engine.native.program import NoCode
 from adderlab.models.architecture import Architecture
 from adderlab.models.tables import Tables, tables
-from adderlab.task.layouts import PAIR_TOKEN, Layout
+from adderlab.task.layouts import Layout
 
 ENGINE = Path(__file__).with_name("engine.js")
 
@@ -82,12 +82,11 @@ def _form(built: Tables) -> dict[str, Any]:
 
 
 def _layout(layout: Layout) -> dict[str, Any]:
-    columns = len(layout.a_positions)
-    zeros = torch.zeros(1, columns, dtype=torch.uint8)
+    zeros = torch.zeros(1, layout.columns, dtype=torch.uint8)
     return {
         "name": layout.name,
-        "columns": columns,
-        "base": 10,
+        "columns": layout.columns,
+        "base": layout.base,
         "vocabulary": list(layout.vocabulary),
         "a": list(layout.a_positions),
         "b": list(layout.b_positions),
@@ -96,5 +95,5 @@ def _layout(layout: Layout) -> dict[str, Any]:
         "decided": layout.num_decided,
         "end": layout.end_token,
         "pairs": layout.pairs,
-        "pairToken": PAIR_TOKEN,
+        "pairToken": layout.pair_token if layout.pairs else 0,
     }
