@@ -121,7 +121,10 @@ def _triton(config: Architecture, device: torch.device, threads: int) -> Engine:
         raise Failure(reason)
     other = example.score is not None and not biased(example)
     if other or example.sink is not None or form.score_function is not None:
-        raise Failure("its scores are more than queries times keys and biases of positions, for Triton")
+        raise Failure(
+            "its scores are more than queries times keys and biases of positions, which is all that "
+            "Triton computes"
+        )
     from adderlab.engine.triton.engine import TritonEngine
 
     engine = TritonEngine()
