@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TextIO
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
@@ -46,6 +47,9 @@ _WINDOW = 20.0
 _MARK_EVERY = 0.05
 _LINES_AROUND = 8
 """Lines of the display that are not seeds."""
+_FREE = 3
+"""Columns at the right that stay free: the ^C that a terminal shows must not begin a line, or what is
+cleared afterwards is one line short and the head of the table stands twice."""
 
 
 def write_event(stream: TextIO, event: str, **values: Any) -> None:
@@ -266,7 +270,10 @@ class LiveView(Listener):
             ],
         )
 
-    def _render(self) -> Group:
+    def _render(self) -> Padding:
+        return Padding(self._parts(), (0, _FREE, 0, 0))
+
+    def _parts(self) -> Group:
         if not self._evaluated:
             return Group(self._progress)
         line = describe_population(self.records.values())
@@ -279,9 +286,8 @@ class LiveView(Listener):
         return any(record.steps for record in self.records.values())
 
     def _table(self) -> Table:
-        return seed_table(
-            self.records.values(), self._steps, max(1, self.console.height - _LINES_AROUND)
-        )
+        rows, width = self.console.height - _LINES_AROUND, self.console.width - _FREE
+        return seed_table(self.records.values(), self._steps, max(1, rows), width)
 
 
 def ranked(records: Iterable[SeedRecord]) -> list[SeedRecord]:
@@ -356,34 +362,60 @@ def _cell(accuracy: float) -> str:
     return CELLS[max(0, min(7, int(8 * (accuracy - CHANCE) / (1 - CHANCE))))]
 
 
-def seed_table(records: Iterable[SeedRecord], steps: dict[int, int], rows: int) -> Table:
-    """The best ``rows`` seeds, best first; ``steps``: how far each is."""
-    table = Table(box=None, pad_edge=False)
+DROPPED_FIRST = ("loss", "step", "grokked at", "proof", "state")
+"""Columns that a narrow terminal goes without, in this order."""
+
+
+def seed_table(
+    records: Iterable[SeedRecord], steps: dict[int, int], rows: int, width: int | None = None
+) -> Table:
+    """The best ``rows`` seeds, best first; ``steps``: how far each is. Where ``width`` is too small for
+    all columns some are left out, which a line below the table says."""
     order = ranked(records)
     digits = order[0].sum_digits if order else SUM_DIGITS
-    learned = f"steps 0-{digits - 1} learned"
-    columns = ("seed", "step", "state", learned, "", "exact", "grokked at", "proof", "loss")
-    for column in columns:
-        left = column in ("state", learned, "proof")
-        table.add_column(column, justify="left" if left else "right", no_wrap=True)
-    for record in order[:rows]:
+    cells = [_seed_cells(record, steps.get(record.seed, 0), digits) for record in order[:rows]]
+    names = list(cells[0]) if cells else ["seed"]
+    heads = {"learned": f"steps 0-{digits - 1} learned", "of": ""}
+    left_out: list[str] = []
+
+    def needed() -> int:
+        widest = [max(len(heads.get(n, n)), *(len(own[n]) for own in cells)) for n in names]
+        return sum(widest) + 2 * len(names)
+
+    for name in DROPPED_FIRST if width is not None and cells else ():
+        if width is not None and needed() > width:
+            heads["learned"] = f"0-{digits - 1} learned"
+            names.remove(name)
+            left_out.append(name)
+    caption = f"too narrow for: {', '.join(left_out)}" if left_out else None
+    table = Table(box=None, pad_edge=False, caption=caption, caption_justify="left")
+    for name in names:
+        justify: Literal["left", "right"] = "left" if name in ("state", "learned", "proof") else "right"
+        table.add_column(heads.get(name, name), justify=justify, no_wrap=True)
+    for record, own in zip(order, cells, strict=False):
         given_up = record.status in ("dropped", "unproved", "diverged")
-        repaired = ", repaired" if record.route == "assisted" else ""
-        table.add_row(
-            str(record.seed),
-            f"{max(steps.get(record.seed, 0), record.steps):,}",
-            record.status,
-            Text(f"[{step_cells(record.step_accuracy) or ' ' * digits}]"),
-            f"{record.steps_learned:>2}/{record.sum_digits}",
-            f"{record.last_exact:.2%}",
-            "" if record.grokked_at is None else f"{record.grokked_at:,}",
-            f"{record.proof_of.verdict or ''}{repaired}",
-            "" if record.train_loss is None else f"{record.train_loss:.4f}",
-            style="green" if record.succeeded else "dim" if given_up else "",
-        )
+        style = "green" if record.succeeded else "dim" if given_up else ""
+        table.add_row(*(Text(own[name]) for name in names), style=style)
     if len(order) > rows:
-        table.add_row("", "", f"... {len(order) - rows} more")
+        more = f"... {len(order) - rows} more"
+        table.add_row(*(more if name == "learned" else "" for name in names))
     return table
+
+
+def _seed_cells(record: SeedRecord, step: int, digits: int) -> dict[str, str]:
+    """A row by column."""
+    repaired = ", repaired" if record.route == "assisted" else ""
+    return {
+        "seed": str(record.seed),
+        "step": f"{max(step, record.steps):,}",
+        "state": record.status,
+        "learned": f"[{step_cells(record.step_accuracy) or ' ' * digits}]",
+        "of": f"{record.steps_learned:>2}/{record.sum_digits}",
+        "exact": f"{record.last_exact:.2%}",
+        "grokked at": "" if record.grokked_at is None else f"{record.grokked_at:,}",
+        "proof": f"{record.proof_of.verdict or ''}{repaired}",
+        "loss": "" if record.train_loss is None else f"{record.train_loss:.4f}",
+    }
 
 
 # Other people's dashboards, off by default: TensorBoard, trackio, wandb (``--sink NAME``).

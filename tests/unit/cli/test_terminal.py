@@ -143,3 +143,25 @@ def test_the_time_left_knows_of_restarts(monkeypatch: pytest.MonkeyPatch, tmp_pa
     clock[0] = 6.0
     view.on_step((0,), 200, 2)
     assert view.seconds_left == pytest.approx(8)
+
+
+@pytest.mark.parametrize(("width", "dropped"), [(120, []), (60, ["loss", "step", "grokked at"])])
+def test_a_narrow_live_table_keeps_the_figures_that_matter(width: int, dropped: list[str]) -> None:
+    import io
+
+    from rich.console import Console
+
+    from adderlab.report.live import seed_table
+    from adderlab.runs.records import SeedRecord
+    from helpers.runs import metrics
+
+    records = [SeedRecord(seed=seed).after(metrics(12_000, 1.0)) for seed in (7000, 7001)]
+    stream = io.StringIO()
+    Console(file=stream, width=width).print(seed_table(records, {}, 10, width))
+    text = stream.getvalue()
+    assert "…" not in text and max(map(len, text.splitlines())) <= width
+    assert all(each in text for each in ("7000", "[███████████]", "11/11", "100.00%", "training"))
+    assert ("too narrow for" in text) == bool(dropped)
+    head = text.splitlines()[0]
+    assert all(name not in head for name in dropped)
+    assert all(name in text for name in dropped)
