@@ -66,18 +66,18 @@ def define(
     own_file = file_model(model)
     if own_file is not None:
         return _define_file(own_file, recipe, steps, settings)
-    preset = _preset(model)
-    config, name = preset.config, ""
+    preset, name, changed = _preset(model), "", parse_settings(settings)
+    config = with_changes(preset.config, _of(changed, "model"))
     default = isinstance(recipe, str) and recipe in ("published", "best", "quick")
     if isinstance(recipe, str):
+        # What is best, or quick, is so for a size.
+        sized = at_size(preset, columns=config.columns, base=config.base)
         own = {"published": published_name, "best": best_name, "quick": quick_name}
-        name = own[recipe](preset) if recipe in own else recipe
-        recipe = named_for(preset, recipe).recipe
-    changed = parse_settings(settings)
+        name = own[recipe](sized) if recipe in own else recipe
+        recipe = named_for(sized, recipe).recipe
     if steps is not None:
         changed.append(("recipe", "steps", str(steps)))
     recipe = schema.with_settings(recipe, _of(changed, "recipe"), "recipe")
-    config = with_changes(config, _of(changed, "model"))
     changes = [f"{k}={v}" if section == "recipe" else f"model.{k}={v}" for section, k, v in changed]
     if config != preset.config:
         if default:

@@ -65,13 +65,31 @@ def best_name(preset: Preset) -> str:
     """Name of the recipe to train a preset by, which ``adderlab zoo`` names with its measured rate.
     Where none was measured: the circle for learned positions of low rank, otherwise the published
     recipe."""
+    if _short(preset):
+        return "short"
     return _BEST.get(_architecture(preset)) or _circle_or_published(preset, "circle")
 
 
 def quick_name(preset: Preset) -> str:
     """Name of the recipe with which fresh seeds come soonest to a proved model, failures included."""
+    if _short(preset):
+        return "short"
     quick = {**_BEST, "456p": "prefit-13k"}
     return quick.get(_architecture(preset)) or _circle_or_published(preset, "circle-13k")
+
+
+FEW_COLUMNS = 5
+
+
+def _short(preset: Preset) -> bool:
+    """Whether the recipe of short numbers serves this preset."""
+    if preset.config.columns > FEW_COLUMNS:
+        return False
+    try:
+        check_start(preset.config, RECIPES["short"].recipe)
+    except UsageError:
+        return False
+    return True
 
 
 def _architecture(preset: Preset) -> str:

@@ -142,6 +142,22 @@ OWN = {
         notes="for the rotary line below 122 parameters: restarts-122 with an attention prefit",
         prefit=_prefit("q", "k"),
     ),
+    "short": entry(
+        "restarts-rotary",
+        notes="for numbers of a few digits, by the rotary line: wide starts, of which the best of 32 is "
+        "known after 900 steps; logits times 100 and no weight decay, so that the last few of a million "
+        "pairs still count in the loss",
+        steps=6000,
+        batch_size=64,
+        lr=0.02,
+        weight_decay=0.0,
+        logit_scale=100.0,
+        eval_interval=100,
+        val_size=1000,
+        wide_init=WideInit(),
+        restarts=Restarts(halve_at=(200, 300, 400, 600, 900)),
+        then=_anneal(2000, 300.0, lr=0.003),
+    ),
     "restarts-67": entry(
         "restarts-122",
         notes="for MicroAdder's line: 32 starts a seed, of which the best half goes on at 4,000, 7,000, "
