@@ -4,6 +4,9 @@ A model goes out through ``export``, which measures and describes it (``model_ca
 (``submission``, from the methods in ``forward``, from the expressions in ``parts``).
 
 A stranger's file comes in through ``verify``, which runs it in a ``sandbox`` (what runs beside the file
-is ``inside``), asks it for sums (``scoring``) and counts its numbers (``counting``). What comes of it is
-a ``verification``: score, count, watched, decided.
+is ``inside``), asks it for sums by its own rule (``scoring``, ``rules``), counts its numbers
+(``counting``), watches what makes the sums (``watching``) and decides all pairs: ``decide`` has the
+model read in a sandbox, takes in what is handed out (``handout``) and gives it to prover and checker in
+a process with limits (``proving``). What comes of it is a ``verification``: score, count, watched,
+decided; of a ``folder`` of submissions, a table.
 """
