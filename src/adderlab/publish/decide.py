@@ -44,7 +44,7 @@ Progress = Callable[[str, int, int], None]
 
 SEQUENCES = 24
 """Asked for their logits at every answer step: half are additions, half are any tokens."""
-ASKING_SECONDS, FEWEST_PAIRS, MOST_PAIRS = 8.0, 40, 5000
+ASKING_SECONDS, FEWEST_PAIRS, MOST_PAIRS = 6.0, 40, 5000
 """Pairs drawn for the comparison: as many as the file answers in this time."""
 AT_ONCE = 200
 """Of the pairs with the smallest margins, until one is wrong."""
