@@ -15,6 +15,7 @@ from adderlab.api.experiments import parse_seeds
 from adderlab.cli.main import COMMANDS, command_of, main, parse
 from adderlab.errors import UsageError
 from helpers.disk import tmpfs
+from helpers.machine import ABSENT_DEVICE
 from helpers.paths import ROOT
 from helpers.reference import proved_path
 
@@ -60,7 +61,12 @@ def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -
     ("argv", "call", "option", "argument"),
     [
         (["--threads", "0"], {"threads": 0}, "--threads 0", "threads=0"),
-        (["--engine", "native", "--device", "mps"], {"device": "mps"}, "--device mps", "device=mps"),
+        (
+            ["--engine", "native", "--device", ABSENT_DEVICE],
+            {"device": ABSENT_DEVICE},
+            f"--device {ABSENT_DEVICE}",
+            f"device={ABSENT_DEVICE}",
+        ),
         (["--seeds", "x"], {"seeds": "x"}, "--seeds 'x'", "seeds='x'"),
         (["--set", "steps=5"], {"set": ["steps=5"]}, "--set 'steps=5'", "set='steps=5'"),
         (["--store", "s"], {"store": "s"}, "--cluster ADDRESS", "cluster=ADDRESS"),
@@ -127,7 +133,7 @@ def test_the_parser_is_understood_with_and_without_its_frame(
         (["train", "456p", "--set", "model.n_head=2"], "n_head"),
         (["train", "456p", "--evaluate", "everything"], "everything"),
         (["train", "456p", "--device", "tpu"], "tpu"),
-        (["train", "456p", "--device", "mps"], "mps"),
+        (["train", "456p", "--device", ABSENT_DEVICE], ABSENT_DEVICE),
         (["train", "456p", "--engine", "warp"], "warp"),
         (["train", "456p", "--threads", "0"], "--threads"),
         (["train", "--resume", "nowhere"], "nowhere"),

@@ -109,11 +109,14 @@ class FileModel:
         return FileModule(self, live, live.make(seed))
 
     def tables(self, params: Mapping[str, Tensor], *, exact: bool = False) -> Tables:
-        """Tables of S models, differentiable; ``exact`` as of ``Reading.tables``. Raises ``UsageError``
-        where the file was not named."""
+        """Tables of S models, on the parameters' device, differentiable; ``exact`` as of
+        ``Reading.tables``. Raises ``UsageError`` where the file was not named."""
         reading = self.live.reading
         assert reading is not None, self.no_tables
-        return reading.tables(params, exact=exact, narrow=not exact)
+        device = next(iter(params.values())).device
+        # What the recording holds is on the CPU, and its few numbers are computed no slower there.
+        here = {name: tensor.cpu() for name, tensor in params.items()}
+        return reading.tables(here, exact=exact, narrow=not exact).to(device=device)
 
     def why_no_tables(self) -> str | None:
         """None if it has a table form, otherwise the reason."""

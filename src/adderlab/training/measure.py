@@ -124,15 +124,23 @@ class Validation:
         answers = objective.decode(params, self.tokens_SBP[..., : self.layout.num_prompt])
         right_SBI = answers_correct(answers, self.targets_SBA, self.layout)
         return Measured(
-            val_exact_S=right_SBI.all(2).double().mean(1).cpu(),
-            val_token_acc_S=right_SBI.double().mean((1, 2)).cpu(),
-            step_acc_SI=(margin_SBI > 0).double().mean(1).cpu(),
+            val_exact_S=_share(right_SBI.all(2)),
+            val_token_acc_S=_share(right_SBI.flatten(1)),
+            step_acc_SI=_share(margin_SBI > 0),
             margin_S=margin_SBI.amin((1, 2)).cpu(),
         )
 
     def keep(self, rows: Tensor) -> None:
         """Go on with the seeds in ``rows`` only."""
         self.tokens_SBP, self.targets_SBA = self.tokens_SBP[rows], self.targets_SBA[rows]
+
+
+def _share(right_SN: Tensor) -> Tensor:
+    """Of the N of every seed, exact, on the CPU: (S, N, ...) bool -> (S, ...) float64.
+
+    The device counts and the CPU divides, for not every device has float64 (Apple's has not).
+    """
+    return right_SN.sum(1).cpu().double() / right_SN.shape[1]
 
 
 def better(one: Measured, other: Measured) -> tuple[Measured, Tensor]:

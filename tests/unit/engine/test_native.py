@@ -14,6 +14,7 @@ from adderlab.models.config import ModelConfig
 from adderlab.models.tables import TableForm, Tables, stack_parameters
 from adderlab.models.tables import tables as build_tables
 from adderlab.models.transformer import Transformer
+from helpers.machine import ISAS, OTHER_ISA
 from helpers.reference import reference_checkpoint
 from oracle import table_forward
 from oracle.random_tables import BIASES, random_tables, random_tokens, table_form
@@ -55,7 +56,7 @@ def check_form(form: TableForm, biases: Collection[str], B: int, isa: str | None
 
 COVERING = [
     (table_form("P"), (), 7, None),
-    (table_form("P", norm2="layer", norm_f="layer"), ("norm2_bias", "norm_f_bias"), 33, "avx2"),
+    (table_form("P", norm2="layer", norm_f="layer"), ("norm2_bias", "norm_f_bias"), 33, OTHER_ISA),
     (
         table_form("S", heads=2, key=4, value=4, width=8, hidden=3, norm2="none", activation="swiglu"),
         ("fc1_bias", "fc2_bias"),
@@ -66,7 +67,7 @@ COVERING = [
         table_form("M", heads=4, key=2, value=3, width=5, norm_f="none", activation="swiglu"),
         ("norm2_bias",),
         17,
-        "avx2",
+        OTHER_ISA,
     ),
     (
         table_form(
@@ -112,7 +113,7 @@ PRODUCT = list(
         ("none", "rms", "layer"),
         ("gelu", "relu", "swiglu"),
         (1, 2, 3, 4),
-        ("native", "avx2", "baseline"),
+        ISAS,
     )
 )
 
@@ -251,7 +252,7 @@ def test_ties_go_to_the_lowest_token() -> None:
     assert set(answers.unique().tolist()) <= {0, 2, 3}
 
 
-@pytest.mark.parametrize("isa", ["native", "avx2", "baseline"])
+@pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("sharpness", [1, 1000])
 def test_numbers_that_are_none_show_in_the_loss(isa: str, sharpness: float) -> None:
     """The bounds inside the exponential and the activations must not hide a run that has diverged."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from adderlab.engine.native.build import FOLDER, load_library
 from adderlab.engine.native.engine import FLAGS
 from adderlab.models.head_program import FUNCTIONS
+from helpers.machine import ISAS
 
 Apply = Callable[[str, Tensor], tuple[Tensor, Tensor]]
 
@@ -34,7 +35,7 @@ SOURCE = """
 """
 
 
-@pytest.fixture(scope="module", params=["native", "avx2", "baseline"])
+@pytest.fixture(scope="module", params=ISAS)
 def apply(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Apply:
     """(name, x) -> (value, slope), float32."""
     path: Path = tmp_path_factory.mktemp("functions") / "functions.cpp"

@@ -11,6 +11,7 @@ from adderlab.engine.native import NativeEngine, why_not
 from adderlab.engine.torch_tables import TorchEngine
 from adderlab.models.head_program import standard_head
 from adderlab.models.tables import Tables
+from helpers.machine import ISAS
 from oracle import table_forward
 from oracle.programs import CASES, Case
 from oracle.random_tables import random_tokens
@@ -61,7 +62,7 @@ def test_native(case: Case) -> None:
     check(NativeEngine(1, optimise=QUICK), tables, *random_tokens(tables.form, S, B))
 
 
-@pytest.mark.parametrize("isa", ["avx2", "baseline"])
+@pytest.mark.parametrize("isa", ISAS[1:])
 @pytest.mark.parametrize(
     "case",
     [case for case in CASES if case.score == "tokens" or (case.sink and case.function != "tanh")],
