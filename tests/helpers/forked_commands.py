@@ -131,7 +131,7 @@ def _start_runner(shim: Path) -> Iterator[CommandRunner]:
         pytest.skip(str(error))
     if sys.platform != "linux":
         pytest.skip("faults are preloaded, which is for Linux")
-    command = [compiler, "-O1", "-shared", "-fPIC", "-std=c++17", str(SOURCE), "-o", str(shim), "-ldl"]
+    command = [*compiler, "-O1", "-shared", "-fPIC", "-std=c++17", str(SOURCE), "-o", str(shim), "-ldl"]
     subprocess.run(command, check=True, capture_output=True)
     environment = os.environ | {
         "LD_PRELOAD": str(shim),

@@ -1,6 +1,7 @@
 """Compiling at first use: what is cached, and what happens where that is impossible."""
 
 import os
+import shlex
 import stat
 import subprocess
 import sys
@@ -51,6 +52,32 @@ def test_compiles_once_with_a_message(answer: Path, cache: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in cache.iterdir()} == files
 
 
+def test_a_filled_cache_may_be_read_only(
+    answer: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_library(answer, {"ANSWER": 5})
+    build._loaded.cache_clear()
+    monkeypatch.setattr(build, "cache_folder", lambda log: pytest.fail("nothing is to be written"))
+    assert load_library(answer, {"ANSWER": 5}).answer() == 5
+
+
+def test_the_cache_may_be_named_below_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("ADDERLAB_CACHE", "~/programs")
+    assert build.cache_folder() == tmp_path / "programs"
+
+
+def test_a_compiler_may_be_called_by_another_program(
+    answer: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = tmp_path / "calls"
+    wrapper = program(tmp_path, "cached", f'echo "$1" >> {calls}; exec "$@"')
+    compiler = build.find_compiler()[0]
+    monkeypatch.setenv("CXX", f"{wrapper} {compiler}")
+    assert load_library(answer, {"ANSWER": 6}).answer() == 6
+    assert calls.read_text().splitlines() == [compiler, compiler], "its version, then the program"
+
+
 def test_other_constants_flags_and_instruction_sets_are_other_libraries(
     answer: Path, cache: Path
 ) -> None:
@@ -64,7 +91,7 @@ def test_other_constants_flags_and_instruction_sets_are_other_libraries(
 def test_a_changed_compiler_is_another_library(
     answer: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = build.find_compiler()
+    real = shlex.join(build.find_compiler())
     load_library(answer, {"ANSWER": 3})
     wrapper = program(tmp_path, "newer", f'[ "$1" = --version ] && echo newer 99 || exec {real} "$@"')
     monkeypatch.setenv("CXX", str(wrapper))
@@ -123,10 +150,10 @@ def test_a_damaged_library_is_named(
 def test_two_processes_compile_at_once(answer: Path, cache: Path, tmp_path: Path) -> None:
     """Both start before either ends (the compiler waits for the other), and both get the library."""
     body = (
-        f'[ "$1" = --version ] && exec {build.find_compiler()} --version\n'
+        f'[ "$1" = --version ] && exec {shlex.join(build.find_compiler())} --version\n'
         f"touch {tmp_path}/started-$$\n"
         f"for i in $(seq 600); do [ $(ls {tmp_path} | grep -c started) = 2 ] && break; sleep 0.1; done\n"
-        f'exec {build.find_compiler()} "$@"'
+        f'exec {shlex.join(build.find_compiler())} "$@"'
     )
     code = (
         "import pathlib, sys\n"

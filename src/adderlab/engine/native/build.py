@@ -12,6 +12,7 @@ import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -66,8 +67,9 @@ def load_library(
     flags = ["-std=c++17", "-shared", "-fPIC", "-pthread", optimise, *isa_flags(isa), *extra]
     flags += [f"-D{name}={value}" for name, value in (defines or {}).items()]
     name = f"{source.stem}-{_digest(compiler, flags)}.so"
-    folder = cache_folder(log)
-    path = folder / name
+    path = named_cache_folder() / name
+    if not path.is_file():  # a filled cache may be read-only
+        path = cache_folder(log) / name
     if not path.is_file():
         _compile(compiler, flags, source, path, log)
     try:
@@ -90,23 +92,35 @@ def isa_flags(isa: str | None = None) -> tuple[str, ...]:
     return ("-mcpu=native",) if isa == "native" else ()
 
 
-def find_compiler() -> str:
-    """$CXX, or the first of c++, g++ and clang++ on the PATH. Raises ``NativeUnavailable``."""
-    named = os.environ.get("CXX")
-    for name in [named] if named else ["c++", "g++", "clang++"]:
+def find_compiler() -> tuple[str, ...]:
+    """$CXX, which may have arguments (``ccache g++``), or the first of c++, g++ and clang++ on the PATH.
+
+    Raises ``NativeUnavailable``.
+    """
+    named = shlex.split(os.environ.get("CXX", ""))
+    for name in [named[0]] if named else ["c++", "g++", "clang++"]:
         path = shutil.which(name)
         if path:
-            return path
-    missing = f"$CXX is {named}, which is not there" if named else "no c++, g++ or clang++ on the PATH"
-    raise NativeUnavailable(f"no C++ compiler: {missing}; install one, for example apt install g++")
+            return path, *named[1:]
+    missing = (
+        f"$CXX names {named[0]}, which is not there" if named else "no c++, g++ or clang++ on the PATH"
+    )
+    apple = platform.system() == "Darwin"
+    remedy = "install Xcode's command line tools: xcode-select --install" if apple else "apt install g++"
+    raise NativeUnavailable(f"no C++ compiler: {missing}; install one, for example {remedy}")
+
+
+def named_cache_folder() -> Path:
+    """$ADDERLAB_CACHE, or adderlab below $XDG_CACHE_HOME or ~/.cache, whether it is there or not."""
+    if named := os.environ.get("ADDERLAB_CACHE"):
+        return Path(named).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "adderlab"
 
 
 def cache_folder(log: Log = to_stderr) -> Path:
-    """$ADDERLAB_CACHE, or adderlab below $XDG_CACHE_HOME or ~/.cache; a folder of this process alone,
-    with a line, where that cannot be written."""
-    named = os.environ.get("ADDERLAB_CACHE")
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = Path(named) if named else home / "adderlab"
+    """``named_cache_folder``, made if need be; a folder of this process alone, with a line, where that
+    cannot be written."""
+    folder = named_cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -128,11 +142,11 @@ _holders: list[tempfile.TemporaryDirectory[str]] = []
 
 
 @functools.cache
-def _version(compiler: str) -> str:
+def _version(compiler: tuple[str, ...]) -> str:
     try:
-        done = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=60)
+        done = subprocess.run([*compiler, "--version"], capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise NativeUnavailable(f"the compiler {compiler} does not run ({error})") from error
+        raise NativeUnavailable(f"the compiler {shlex.join(compiler)} does not run ({error})") from error
     return done.stdout
 
 
@@ -147,29 +161,29 @@ def _processor() -> str:
     return "\n".join(sorted({line for line in lines if line.startswith(wanted)}))
 
 
-def _digest(compiler: str, flags: list[str]) -> str:
+def _digest(compiler: tuple[str, ...], flags: list[str]) -> str:
     digest = hashlib.sha256()
     for path in sorted(FOLDER.glob("*.?pp")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    for text in (compiler, _version(compiler), platform.machine(), _processor(), *flags):
+    for text in (shlex.join(compiler), _version(compiler), platform.machine(), _processor(), *flags):
         digest.update(text.encode() + b"\0")
     return digest.hexdigest()[:24]
 
 
-def _compile(compiler: str, flags: list[str], source: Path, path: Path, log: Log) -> None:
+def _compile(compiler: tuple[str, ...], flags: list[str], source: Path, path: Path, log: Log) -> None:
     log(f"compiling {source.name} for this model and machine, once (into {path.parent})")
     started = time.monotonic()
     descriptor, temporary = tempfile.mkstemp(prefix=path.stem, suffix=".tmp", dir=path.parent)
     os.close(descriptor)
     try:
-        command = [compiler, *flags, "-o", temporary, str(source)]
+        command = [*compiler, *flags, "-o", temporary, str(source)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=600)
         if done.returncode != 0:
             lines = [line for line in done.stderr.splitlines() if "error" in line] or [
                 done.stderr.strip()
             ]
             raise NativeUnavailable(
-                f"the compiler {compiler} failed on {source.name} (exit {done.returncode}): "
+                f"the compiler {shlex.join(compiler)} failed on {source.name} (exit {done.returncode}): "
                 f"{lines[0][:200]}"
             )
         os.chmod(temporary, 0o755)
