@@ -289,18 +289,24 @@ def _curves(
     return plot.svg(f"{name} over training steps, {len(histories)} seeds", percent=shown is percent_tick)
 
 
-def hidden_lines(histories: Sequence[SeedHistory], best: SeedHistory | None) -> str:
-    """What a reader of the curves of exact match does not see: which lines lie under others; empty if
-    none does."""
+def median_hidden(
+    histories: Sequence[SeedHistory], best: SeedHistory | None, value: Value, near: float
+) -> str:
+    """That the median cannot be seen, if it is within ``near`` of the best seed's line; or nothing."""
     if best is None or len(histories) < 2:
         return ""
     steps = steps_of(histories)
+    rows_SN = np.array([held(history, steps, value) for history in histories])
+    apart_N = np.abs(np.median(rows_SN, 0) - np.array(held(best, steps, value)))
+    return "The median lies under the best seed's line." if (apart_N < near).mean() > 0.9 else ""
+
+
+def hidden_lines(histories: Sequence[SeedHistory], best: SeedHistory | None) -> str:
+    """What a reader of the curves of exact match does not see: which lines lie under others; empty if
+    none does."""
+    steps = steps_of(histories)
     rows_SN = np.array([held(history, steps, lambda m: m.val_exact) for history in histories])
-    own_N = np.array(held(best, steps, lambda m: m.val_exact))
-    near = 0.004  # a pixel
-    parts = []
-    if bool((np.abs(np.median(rows_SN, 0) - own_N) < near).mean() > 0.9):
-        parts.append("The median lies under the best seed's line.")
+    parts = [median_hidden(histories, best, lambda m: m.val_exact, 0.004)]
     ends = np.round(rows_SN[:, -1], 2)
     values, counts = np.unique(ends[np.isfinite(ends)], return_counts=True)
     parts += [
@@ -308,7 +314,7 @@ def hidden_lines(histories: Sequence[SeedHistory], best: SeedHistory | None) -> 
         for value, count in zip(values, counts, strict=True)
         if count > max(2, len(histories) // 8)
     ]
-    return " ".join(parts)
+    return " ".join(filter(None, parts))
 
 
 def _decades(values: np.ndarray) -> tuple[float, float]:

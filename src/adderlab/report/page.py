@@ -7,6 +7,7 @@ The top answers what a reader asks first: did it grok, how many seeds, since whe
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import statistics
 from collections import Counter
@@ -37,7 +38,7 @@ from adderlab.report.figures import Anatomy, dissect
 from adderlab.report.html import figure, key, page, paragraph, table, tag, tile
 from adderlab.report.seeds import seed_choice
 from adderlab.runs.metadata import MODEL_FILE, now
-from adderlab.runs.records import SeedRecord
+from adderlab.runs.records import Metrics, SeedRecord
 
 
 def report_page(runs: Sequence[RunEvidence]) -> str:
@@ -280,8 +281,18 @@ def _curves(run: RunEvidence) -> str:
         count = "eleven" if digits == 11 else digits
         caption = f"Of {count}; a step is learned at 99%. {legend}"
         figures.append(figure("Answer steps learned", charts.learned(histories, best), caption))
-    figures.append(figure("Loss", charts.losses(histories, best), f"Of one training batch. {legend}"))
+    # Losses span decades: a pixel is some two hundredths of the value.
+    logarithm = charts.median_hidden(
+        histories, best, lambda m: math.log10(max(m.train_loss, 1e-9)), 0.02
+    )
+    caption = f"Of one training batch. {legend} {escape(logarithm)}"
+    figures.append(figure("Loss", charts.losses(histories, best), caption))
     return tag("div", *figures, class_="figures")
+
+
+def _decades(metrics: Metrics) -> float:
+    """The loss as it is drawn."""
+    return math.log10(max(metrics.train_loss, 1e-9))
 
 
 def _legend(run: RunEvidence) -> str:
