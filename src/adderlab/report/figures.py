@@ -63,7 +63,7 @@ class Anatomy:
     """One checkpoint, looked into."""
 
     attention_HIP: tuple[tuple[tuple[float, ...], ...], ...]
-    """Mean attention weight of every head at answer steps 0 to 10; empty without a table form."""
+    """Mean attention weight of every head at every answer step; empty without a table form."""
     position_names: tuple[str, ...]
     digits: Cloud | None
     """Rows of the token embedding, digits only; None for a user's file, whose parts are not known."""
@@ -90,14 +90,14 @@ def dissect(checkpoint: Checkpoint) -> Anatomy:
     worst = min(margins, key=lambda margin: margin.smallest)
     digits = positions = None
     if isinstance(model, Transformer):
-        digits = model.token_emb.table()[:10]
+        digits = model.token_emb.table()[: layout.base]
         if model.pos_emb is not None:
             positions = model.pos_emb(torch.arange(layout.num_positions))
     names, kinds = position_names(layout)
     return Anatomy(
         attention_HIP=() if form is None else _attention(form, layout),
         position_names=names,
-        digits=None if digits is None else cloud(digits, tuple("0123456789")),
+        digits=None if digits is None else cloud(digits, layout.vocabulary[: layout.base]),
         positions=None if positions is None else cloud(positions, names),
         position_kinds=kinds,
         margins=margins,
