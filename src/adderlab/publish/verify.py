@@ -259,7 +259,9 @@ class _Referee:
             self.rejections += watcher.rejections
 
     def _hint(self, loaded: dict[str, Any]) -> str:
-        """The remedy, where the file only calls its functions otherwise."""
+        """The remedy, where the file only calls its functions otherwise, or lacks a library of ours."""
+        if "No module named 'mlx" in str(loaded["error"]):
+            return "; pip install 'adderlab[mlx]'"
         if "lacks" not in loaded or self._names != NAMES:
             return ""
         option = "--model" if loaded["lacks"] == "model" else "--add"

@@ -15,9 +15,11 @@ from adderlab.cli.main import main
 from adderlab.evaluation import suites
 from adderlab.publish import sandbox as sandboxes
 from adderlab.publish import verify as module
+from adderlab.publish.counting import Claim, Counts, Literals, count, judge_claim, outside_the_count
 from adderlab.publish.sandbox import Limits, Sandbox
 from adderlab.publish.verification import Verification
 from adderlab.publish.verify import verify
+from adderlab.publish.watching import traced_pairs
 from helpers.submissions import InProcess, calculator, needs_bubblewrap, write
 
 QUICK = Limits(seconds=120, load_seconds=60, answer_seconds=30, memory_mib=2000)
@@ -26,9 +28,9 @@ Check = Callable[..., Verification]
 
 @pytest.fixture(autouse=True)
 def few_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The edge cases and 40 random pairs instead of 10,010; submissions leave no trace."""
+    """The edge cases and 10 random pairs instead of 10,010; submissions leave no trace."""
     board = suites.adderboard()
-    short = suites.Group(name="random", a_BJ=board.groups[1].a_BJ[:40], b_BJ=board.groups[1].b_BJ[:40])
+    short = suites.Group(name="random", a_BJ=board.groups[1].a_BJ[:10], b_BJ=board.groups[1].b_BJ[:10])
     suite = suites.Suite(name="adderboard", groups=(board.groups[0], short))
     monkeypatch.setattr(module, "adderboard", lambda: suite)
     monkeypatch.setattr(module, "_COMPARED", 12)
@@ -41,7 +43,7 @@ def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Check:
     monkeypatch.setattr(module, "Sandbox", InProcess)
 
     def run(code: str, **settings) -> Verification:  # type: ignore[no-untyped-def]
-        return verify(write(tmp_path, code), sandbox="limits", strata_pairs=2, prove=False, **settings)
+        return verify(write(tmp_path, code), sandbox="limits", strata_pairs=1, prove=False, **settings)
 
     return run
 
@@ -74,26 +76,31 @@ def with_member(member: str, params: int, extra: str = "") -> str:
     return code.replace("class Model", f"{extra}\nclass Model", 1)
 
 
-def test_what_lies_deep_is_counted(check: Check) -> None:
+def held_by(folder: Path, code: str) -> tuple[Counts, Claim]:
+    """What is counted once the file is loaded, and what becomes of its claim."""
+    box = InProcess(write(folder, code), QUICK, "limits")
+    literals, loaded = Literals.of(box.ask("literals", 30)), box.ask("load", 30)
+    counts = count(loaded["numbers"], literals)
+    return counts, judge_claim(loaded["metadata"]["params"], counts)
+
+
+def test_what_lies_deep_is_counted(check: Check, tmp_path: Path) -> None:
     result = check(with_member(DEEP.format(size=108), 100, NESTED))
     assert counted(result)["unique parameters"] == 1100
-    assert result.verdict == "rejected"
-    assert result.rejections == (
-        "it says 100 parameters, but holds 1,100, and by no convention "
-        f"fewer than {counted(result)['nonzero values']:,}",
-    )
-    honest = right(check(with_member(DEEP.format(size=108), 1100, NESTED)))
-    assert honest.count.confirmed
+    assert (result.verdict, result.count.confirmed) == ("rejected", False)
+    assert result.rejections[0].startswith("it says 100 parameters, but holds 1,100")
+    counts, claim = held_by(tmp_path, with_member(DEEP.format(size=108), 1100, NESTED))
+    assert counts.parameters == 1100 and claim.confirmed
 
 
-def test_masks_are_no_numbers_of_the_model(check: Check) -> None:
+def test_masks_are_no_numbers_of_the_model(tmp_path: Path) -> None:
     mask = "self.register_buffer('mask', torch.tril(torch.ones(34, 34)))"
-    result = right(check(with_member(mask, 10)))
-    assert counted(result)["with buffers"] == 10 and counted(result)["in 0/1 masks"] == 1156
-    assert result.count.notes == ()
+    counts, claim = held_by(tmp_path, with_member(mask, 10))
+    assert (counts.parameters, counts.with_buffers, counts.masks) == (10, 10, 1156)
+    assert claim.confirmed and outside_the_count(counts) == []
 
 
-def test_a_state_dict_kept_beside_the_model_is_no_second_model(check: Check) -> None:
+def test_a_state_dict_kept_beside_the_model_is_no_second_model(tmp_path: Path) -> None:
     code = calculator().replace(
         "return Model(), metadata(10)",
         """model = Model()
@@ -102,23 +109,24 @@ def test_a_state_dict_kept_beside_the_model_is_no_second_model(check: Check) -> 
     LOADED = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     return model, metadata(10)""",
     )
-    result = right(check(code))
-    assert counted(result)["with tensors held elsewhere"] == 10
+    counts, claim = held_by(tmp_path, code)
+    assert counts.with_others == 10 and claim.confirmed
 
 
 @pytest.mark.parametrize(
-    ("claimed", "convention"),
-    [(10, "distinct"), (18, "nonzero"), (20, "unique"), (12, "trainable")],
+    ("claimed", "convention"), [(10, "distinct"), (18, "nonzero"), (20, "unique"), (22, "buffers")]
 )
-def test_another_convention_is_a_note_and_no_rejection(
-    claimed: int, convention: str, check: Check
-) -> None:
-    member = "self.more = nn.Parameter(torch.arange(10.0))"
-    if convention == "trainable":
-        frozen = "nn.Parameter(torch.rand(10), requires_grad=False)"
-        member = f"self.more = nn.Parameter(torch.rand(2)); self.frozen = {frozen}"
-    result = right(check(with_member(member, claimed)))
-    assert convention in result.count.claim and result.count.confirmed
+def test_every_convention_is_known(claimed: int, convention: str, tmp_path: Path) -> None:
+    more = "self.more = nn.Parameter(torch.arange(10.0)); self.b = nn.Buffer(torch.tensor([7.0, 8.0]))"
+    _, claim = held_by(tmp_path, with_member(more, claimed))
+    assert claim.confirmed and not claim.false and convention in claim.sentence
+
+
+def test_another_convention_is_a_note_and_no_rejection(check: Check) -> None:
+    frozen = "self.frozen = nn.Parameter(torch.rand(10), requires_grad=False)"
+    result = right(check(with_member(frozen, 10)))
+    assert result.count.confirmed and "trainable" in result.count.claim
+    assert counted(result)["unique parameters"] == 20
 
 
 def test_a_claim_that_is_no_number_is_no_lie(check: Check) -> None:
@@ -294,7 +302,7 @@ def test_a_forgotten_end_token_costs_what_it_costs_on_the_board(check: Check) ->
     batched, pairwise = check(code), check(code, pairwise=True)
     for result in (batched, pairwise):
         board = result.score.board
-        assert board is not None and (board.total.n, board.total.errors) == (50, expected)
+        assert board is not None and (board.total.n, board.total.errors) == (20, expected)
     assert batched.score.how.startswith("the model in batches")
     assert pairwise.score.how.startswith("add, one pair at a time")
     never = right(check(ENDING.replace("{every}", "1e18")))
@@ -309,36 +317,25 @@ def _numbers(digits_BJ: torch.Tensor) -> list[int]:
 
 
 @needs_bubblewrap
-def test_what_lies_beside_a_file_is_found(tmp_path: Path) -> None:
+def test_what_lies_beside_a_file_is_found_and_to_write_there_is_no_crime(tmp_path: Path) -> None:
     torch.save({"digit": torch.arange(10.0, dtype=torch.float64)}, tmp_path / "weights.pt")
     (tmp_path / "more").mkdir()
-    (tmp_path / "more" / "calculator_parts.py").write_text("def start():\n    return 0.0\n")
+    (tmp_path / "more" / "calculator_parts.py").write_text("START = 0.0\n")
     code = calculator().replace(
         "return Model()",
         """import sys
     sys.path.insert(0, "more")
     import calculator_parts
     model = Model()
-    model.digit.data.fill_(calculator_parts.start())
+    model.digit.data.fill_(calculator_parts.START)
     model.load_state_dict(torch.load("weights.pt", weights_only=True))
-    open("cache.txt", "w").close() if False else None
-    return model""",
-    )
-    right(verify(write(tmp_path, code), limits=QUICK, strata_pairs=1, prove=False))
-
-
-@needs_bubblewrap
-def test_its_folder_is_read_only_and_to_write_there_is_no_crime(tmp_path: Path) -> None:
-    code = calculator().replace(
-        "return Model()",
-        """try:
+    try:
         open("cache.txt", "w")
     except OSError:
-        pass
-    return Model()""",
+        return model""",
     )
     right(verify(write(tmp_path, code), limits=QUICK, strata_pairs=1, prove=False))
-    assert not (tmp_path / "cache.txt").exists()
+    assert not (tmp_path / "cache.txt").exists(), "and it cannot be done"
 
 
 def test_a_folder_that_is_not_its_own_is_not_shown(
@@ -379,18 +376,22 @@ def test_a_file_with_other_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 @needs_bubblewrap
 def test_what_was_scored_when_time_runs_out_is_told(tmp_path: Path) -> None:
-    slow = "import time\n" + PLAIN.replace(
-        "def add(model, a, b):", "def add(model, a, b):\n    time.sleep(0.05)"
+    watched = 2 + len(traced_pairs())
+    code = "import time\nCALLS = []\n" + NUMPY.replace(
+        "    tokens =",
+        f"""    CALLS.append(a)
+    time.sleep(0.5 if len(CALLS) == 2 or len(CALLS) > {watched} else 0)
+    tokens =""",
+        1,
     )
     limits = Limits(seconds=8, load_seconds=8, answer_seconds=8)
-    code = slow.replace("def build_model():", "def build_model():\n    time.sleep(0.1)")
     result = verify(write(tmp_path, code), limits=limits, strata_pairs=1, pairwise=True, prove=False)
     if result.score.board is None:
         pytest.skip("this machine is too busy to answer one pair in eight seconds")
     assert result.verdict == "failed" and "not done after 8 s" in str(result.failure)
-    assert 0 < result.score.board.total.n < 50 and result.score.board.total.errors == 0
+    assert 0 < result.score.board.total.n < 20 and result.score.board.total.errors == 0
     assert any(
-        f"in part: {result.score.board.total.n} of the board's 50" in line for line in result.describe()
+        f"in part: {result.score.board.total.n} of the board's 20" in line for line in result.describe()
     )
 
 

@@ -173,6 +173,7 @@ def test_a_model_that_answers_otherwise_in_batches_is_asked_one_by_one(
         ("def add(:", "SyntaxError"),
         ("x = 1\0", "read as Python"),
         ("import no_such_package", "ModuleNotFoundError"),
+        ("raise ImportError(\"No module named 'mlx'\")", "pip install 'adderlab[mlx]'"),
         ("def add(model, a, b): return a + b", "no function build_model"),
         ("def build_model(): return 1\ndef add(m, a, b): return 1", "(model, metadata)"),
         ("def build_model(): return 1, 2\ndef add(m, a, b): return 1", "metadata"),
