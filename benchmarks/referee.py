@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 
 from adderlab.evaluation.suites import adderboard
+from adderlab.models.config import ModelConfig
 from adderlab.publish.model_card import Credits
 from adderlab.publish.rules import find_prompt, find_reading
 from adderlab.publish.sandbox import Limits, Sandbox
@@ -37,6 +38,7 @@ RECORDS = Path(__file__).parents[1] / "records" / "best"
 def exported(name: str, folder: Path) -> Path:
     """The best proved model of a preset as a submission file."""
     checkpoint = load_checkpoint(next((RECORDS / name).glob("*.pt")))
+    assert isinstance(checkpoint.config, ModelConfig)
     path = folder / f"{name}.py"
     credits = Credits(name=name, author="nobody")
     path.write_text(submission_source(checkpoint.config, checkpoint.params, credits))

@@ -79,8 +79,8 @@ class _Move(torch.autograd.Function):
         return apple.take(copy) if to_device else apple.release(copy)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        copy = grad.clone()
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        copy = grads[0].clone()
         return ctx.apple.release(copy) if ctx.to_device else ctx.apple.take(copy), None, None
 
 

@@ -63,7 +63,7 @@ def test_models_without_tables_can_be_attacked(small_suite: Suite) -> None:
 
 def test_neighbours_are_all_changes_of_one_digit() -> None:
     a, b = pairs_from_ints([(1234567890, 987654321), (0, 9999999999)])
-    near_a, near_b = _neighbours(a, b)
+    near_a, near_b = _neighbours(a, b, 10)
     near = torch.cat([near_a, near_b], 2)
     changed = (near != torch.cat([a, b], 1)[:, None]).sum(2)
     assert near.shape == (2, 180, 20) and (changed == 1).all() and near.max() == 9

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import pytest
 
@@ -89,11 +90,12 @@ def test_the_prover_counts_what_the_module_fails_in_all(layout, size, heads, kin
 def test_a_trial_that_says_something_else_is_a_disagreement() -> None:
     found = made("P", "2 columns", 1, "right")
     proof, trial = prove_checkpoint(found), try_all(found.module())
-    for changes, told in (
+    cases: tuple[tuple[dict[str, Any], str], ...] = (
         ({"failing_float64": 1}, "pairs: 1 fail by trial in float64, 0 to 0 by proof"),
         ({"failing_pairs": 7}, "which rounding does not explain"),
         ({"margin": trial.margin + 0.1}, "the smallest margin is"),
         ({"margin": trial.margin - 1.0}, "is above the smallest margin"),
-    ):
+    )
+    for changes, told in cases:
         wrong = disagreements(dataclasses.replace(trial, **changes), proof)
         assert any(told in each for each in wrong), (changes, wrong)

@@ -1,6 +1,7 @@
 """Any number of columns, any base: digits, layouts, sampling, hold-outs and suites against integers."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -180,7 +181,7 @@ def test_every_pair_of_a_small_task_and_none_of_a_large_one() -> None:
         ({"columns": 18, "base": 16}, "set columns to 15 or fewer"),
     ],
 )
-def test_sizes_out_of_range(settings: dict[str, int], message: str) -> None:
+def test_sizes_out_of_range(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         ModelConfig(**settings)
 
