@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from adderlab.api.presets import settings as settings
     from adderlab.api.proofs import attack as attack
     from adderlab.api.proofs import check as check
+    from adderlab.api.proofs import export_theorem as export_theorem
     from adderlab.api.proofs import prove as prove
     from adderlab.api.proofs import prove_exhaustively as prove_exhaustively
     from adderlab.api.proofs import prove_window as prove_window
@@ -67,7 +68,7 @@ _HOMES = {
     "api.presets": ("presets", "preset", "recipe", "settings", "Zoo"),
     "api.training": ("Run", "train", "resume", "search", "open_run"),
     "api.studies": ("measure_rate", "sweep", "Sweep", "plan"),
-    "api.proofs": ("prove", "prove_exhaustively", "prove_window", "check", "attack", "repair"),
+    "api.proofs": ("prove", "prove_exhaustively", "prove_window", "check", "attack", "repair", "export_theorem"),
     "api.publishing": ("export", "verify", "verify_folder"),
     "api.reports": (
         *("write_report", "explore", "compare", "Comparison", "figures", "Figure"),

@@ -30,6 +30,9 @@ class Prove(WeightsOptions):
     """Time after which the branch and bound stops."""
     check: bool = True
     """Let the independent checker prove every bound again (needs python-flint; about 5 s)."""
+    coq: Annotated[Path | None, arg(metavar="DIR")] = None
+    """Write a new folder in which the proof assistant Coq checks the theorem that the model adds (7p
+    and 8p)."""
     exhaustive: Switch = False
     """Try every pair as well, of a small task (up to 10^7 pairs), and compare."""
     window: int = 0
@@ -49,6 +52,8 @@ class Prove(WeightsOptions):
         if self.window:
             if self.output is not None:
                 raise adderlab.UsageError("a window has no certificate: leave out --output or --window")
+            if self.coq is not None:
+                raise adderlab.UsageError("the theorem is about all pairs: leave out --coq or --window")
             with Bar("tables") as bar:
                 report = adderlab.prove_window(
                     self.model(self.checkpoint),
@@ -66,6 +71,7 @@ class Prove(WeightsOptions):
         wrong: tuple[str, ...] = ()
         with Bar("tables") as bar:
             model = adderlab.load(self.model(self.checkpoint))
+            theorem = None if self.coq is None else adderlab.export_theorem(model, self.coq)
             if self.exhaustive:
                 both = adderlab.prove_exhaustively(
                     model, **limits, progress=bar.proof, trial_progress=bar.trial
@@ -85,6 +91,9 @@ class Prove(WeightsOptions):
                 weights = [] if self.weights is None else ["--weights", str(self.weights)]
                 words = ["adderlab", "check", str(self.output), str(self.checkpoint), *weights]
                 print(f"check it: {shlex.join(words)}")
+        if theorem is not None:
+            check = shlex.join(["sh", f"{self.coq}/check.sh"])
+            print(f"theorem: {theorem} in {self.coq}; have Coq check it: {check}")
         return 1 if wrong else 0
 
 
