@@ -68,7 +68,10 @@ _HOMES = {
     "api.presets": ("presets", "preset", "recipe", "settings", "Zoo"),
     "api.training": ("Run", "train", "resume", "search", "open_run"),
     "api.studies": ("measure_rate", "sweep", "Sweep", "plan"),
-    "api.proofs": ("prove", "prove_exhaustively", "prove_window", "check", "attack", "repair", "export_theorem"),
+    "api.proofs": (
+        *("prove", "prove_exhaustively", "prove_window", "export_theorem"),
+        *("check", "attack", "repair"),
+    ),
     "api.publishing": ("export", "verify", "verify_folder"),
     "api.reports": (
         *("write_report", "explore", "compare", "Comparison", "figures", "Figure"),

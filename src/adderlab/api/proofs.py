@@ -41,7 +41,6 @@ from adderlab.proof.window import (
 )
 from adderlab.publish.submission import read_submission
 from adderlab.study.verdicts import checked
-from adderlab.theorem.export import write_theorem
 
 if TYPE_CHECKING:
     from adderlab.checker import Report
@@ -108,10 +107,13 @@ def export_theorem(model: ModelLike, output: str | os.PathLike[str]) -> str:
     """Write a folder in which the proof assistant Coq checks that the model adds every pair: ``sh
     OUTPUT/check.sh``. Returns the theorem's name.
 
-    The model is not proved here: of one that does not add, Coq rejects the theorem. Raises ``UsageError``
-    for shapes other than the 7p's and 8p's and for a folder that holds something, ``Failure`` where the
-    disk does not take it. Source: docs/theorem.md.
+    The model is not proved here: where it does not add, Coq rejects the theorem.
+
+    Raises ``UsageError`` for shapes other than the 7p's and 8p's and for a folder that holds something,
+    ``Failure`` where the disk does not take it. Source: docs/theorem.md.
     """
+    from adderlab.theorem.export import write_theorem  # reads all presets
+
     found = load(model)
     return write_theorem(found.config, found.params, Path(output))
 

@@ -39,9 +39,10 @@ WEIGHTS = {
     "down_0": ("blocks.0.mlp.fc2.pairs.weight", 0),
     "down_1": ("blocks.0.mlp.fc2.pairs.weight", 1),
 }
-"""Field of the record ``model`` in Coq -> parameter and place in it; ``head`` is made of what follows."""
+"""Field of the record ``model`` in Coq -> parameter and place in it. The last field is ``head``."""
 
 HEAD = "head_proj.scale"
+"""The 8p learns it; the 7p has minus the factor of its logits."""
 
 
 def require_shape(config: Architecture) -> None:
@@ -86,9 +87,7 @@ def _shape(config: ModelConfig) -> ModelConfig:
 
 def _weights(config: ModelConfig, params: Mapping[str, Tensor]) -> dict[str, Fraction]:
     """Every field of ``model``, exactly."""
-    values = {
-        field: float(params[name].reshape(-1)[place]) for field, (name, place) in WEIGHTS.items()
-    }
+    values = {field: float(params[name].reshape(-1)[place]) for field, (name, place) in WEIGHTS.items()}
     values["head"] = float(params[HEAD].reshape(-1)[0]) if HEAD in params else -1.0
     for field, value in values.items():
         if not math.isfinite(value):
@@ -131,7 +130,10 @@ def _script() -> str:
 # Has Coq check the theorem, and print what it rests on. Exit code 0: proved.
 # Needs Coq 8.16 with the library Interval: apt-get install coq libcoq-interval
 cd "$(dirname "$0")" || exit 2
-command -v coqc > /dev/null || {{ echo "no coqc here: apt-get install coq libcoq-interval" >&2; exit 2; }}
+if ! command -v coqc > /dev/null; then
+  echo "no coqc here: apt-get install coq libcoq-interval" >&2
+  exit 2
+fi
 for file in {" ".join(FILES)} {THEOREM}; do
   coqc -q -Q . Adder "$file" || exit 1
 done
