@@ -1,8 +1,8 @@
-(** A program that decides whether a model adds, by interval arithmetic over a few thousand cases.
+(** A program that decides whether a model adds, by interval arithmetic over a few hundred cases.
 
     Asked for digit [n] of 10 a + 10 b (digit 0 is that of the last separator, a zero), the transformer
-    has digit [n - 1], its last token [z], before it. A case fixes [n], [z], the carry [c] into column [n],
-    and the sum of the two digits of column [n]. Of column [n - 1] it is known that its digits and some
+    has before it digit [n - 1], its last token [z]. A case fixes [z], the carry [c] into column [n], and
+    the sum [s] of the two digits of column [n]. Of column [n - 1] it is known that its digits and some
     carry make [z + 10 c]; digits of all other columns may be anything. *)
 
 Require Import ZArith List Bool Lia.
@@ -51,10 +51,8 @@ Definition tables_of (m : model) : tables :=
      sine := sine;
      any_sine := hull (map sine ten);
      pair := tabulate anything 19 (fun s => pairs_where sine (fun x y => x + y =? s)%nat);
-     previous :=
-       let by_z := tabulate (fun _ => anything) 10 (fun z => tabulate anything 2 (fun c =>
-         pairs_where sine (fun x y => (x + y =? z + 10 * c) || (x + y + 1 =? z + 10 * c))%nat))
-       in by_z;
+     previous := tabulate (fun _ => anything) 10 (fun z => tabulate anything 2 (fun c =>
+       pairs_where sine (fun x y => (x + y =? z + 10 * c) || (x + y + 1 =? z + 10 * c))%nat));
      rivals := tabulate [] 10 (fun s =>
        map (fun d => (sub (cosine s) (cosine d), sub (sine s) (sine d)))
            (filter (fun d => negb (d =? s)%nat) ten));
