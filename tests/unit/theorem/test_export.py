@@ -10,9 +10,11 @@ import torch
 
 import adderlab as al
 from adderlab.errors import UsageError
+from adderlab.models.config import resized
 from adderlab.models.embeddings import ColumnPositions
 from adderlab.models.transformer import Transformer
-from adderlab.theorem.export import FILES, SCRIPT, THEOREM
+from adderlab.models.zoo import get_preset
+from adderlab.theorem.export import FILES, SCRIPT, THEOREM, require_shape
 from helpers.paths import ROOT
 
 
@@ -60,6 +62,11 @@ def test_other_shapes_are_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="shapes 7p and 8p"):
         al.export_theorem(record(name), tmp_path / "theorem")
     assert not (tmp_path / "theorem").exists()
+
+
+def test_other_sizes_are_refused() -> None:
+    with pytest.raises(UsageError, match="shapes 7p and 8p"):
+        require_shape(resized(get_preset("7p").config, columns=3))
 
 
 def test_a_folder_that_holds_something_stays_as_it_is(tmp_path: Path) -> None:
