@@ -39,17 +39,27 @@ def paragraph(content: str, **attributes: object) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[int] = ()) -> str:
-    """Cells are text; ``numeric`` columns are set to the right."""
+    """Cells are text; ``numeric`` columns are set to the right. On a phone the rows of a table of many
+    columns stand as records, each cell with its column's name."""
+    many = len(head) > 4
 
     def line(kind: str, row: Sequence[str]) -> str:
-        return tag(
-            "tr",
-            *(tag(kind, escape(c), class_="n" if k in numeric else None) for k, c in enumerate(row)),
+        cells = (
+            tag(
+                kind,
+                escape(content),
+                class_="n" if k in numeric else None,
+                data_label=head[k] if many and kind == "td" else None,
+            )
+            for k, content in enumerate(row)
         )
+        return tag("tr", *cells)
 
     header = tag("thead", line("th", head)) if head else ""
     return tag(
-        "div", tag("table", header, tag("tbody", *(line("td", row) for row in rows))), class_="scroll"
+        "div",
+        tag("table", header, tag("tbody", *(line("td", row) for row in rows))),
+        class_="scroll records" if many else "scroll",
     )
 
 
@@ -213,6 +223,12 @@ pre { background: var(--panel); border: 1px solid var(--line); border-radius: 6p
 .sum .wrong { color: var(--bad); font-weight: 700; text-decoration: underline; }
 @media (max-width: 640px) {
   main { padding: 14px; } h1 { font-size: 23px; }
+  .records thead { display: none; } .records table { width: 100%; }
+  .records tr { display: block; border-bottom: 2px solid var(--line); padding: 6px 0; }
+  .records td, .records td.n { display: flex; justify-content: space-between; gap: 12px; border: 0;
+    padding: 1px 0; text-align: right; overflow-wrap: anywhere; }
+  .records td:empty { display: none; }
+  .records td::before { content: attr(data-label); color: var(--muted); text-align: left; }
   figure { padding: 10px 8px; } td, th { padding-right: 8px; }
   svg text { font-size: 21px; } svg text.point { font-size: 17px; }
   svg text.side { display: none; } svg text.dense { display: none; }
