@@ -1,6 +1,6 @@
 """How difficulty grows with the task: steps and success of three shapes at other sizes, by one recipe.
 
-    python experiments/task_sizes.py experiments/task_sizes.json [--seeds 24] [--steps 20000] [--minutes 20]
+    python experiments/task_sizes.py experiments/task_sizes.json [--seeds 24] [--steps 20000]
 
 Every cell is a preset's architecture at some columns and base. All are trained by the recipe ``auto``
 without restarts, so that nothing is tuned to a shape or a size, with one start a seed and ``--steps``
