@@ -35,7 +35,7 @@ def wrong(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_file_says_its_size(right: Path, tmp_path: Path) -> None:
     model = al.load(right)
-    assert (model.config.columns, model.config.base) == (2, 3)
+    assert model.config.token_layout.addition == TASK
     again = al.load(model.save(tmp_path / "again.safetensors"))
     assert again.config == model.config
     answer = model.predict(8, 5)
