@@ -285,8 +285,8 @@ def test_numbers_that_fit_and_mean_harm_end_without_a_proof(
 ) -> None:
     message, arrays = read_of(stranger)
     change: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-        "huge": lambda x: np.full_like(x, 1e300),
-        "tiny": lambda x: np.full_like(x, 5e-324),
+        "huge": lambda x: np.full(x.shape, 1e300),
+        "tiny": lambda x: np.full(x.shape, 5e-324),
         "zeros": np.zeros_like,
         "alike": np.ones_like,
         "hidden": lambda x: x,
