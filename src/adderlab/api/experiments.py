@@ -221,6 +221,8 @@ def _as_text(value: Any) -> str:
 
 MOST_SEEDS = 10_000_000
 """Of one command: their numbers alone take 80 MB."""
+LARGEST_SEED = 2**63 - 1
+"""Seeds are signed 64-bit numbers to the samplers of every device."""
 
 
 def parse_seeds(seeds: Seeds) -> tuple[int, ...]:
@@ -228,6 +230,8 @@ def parse_seeds(seeds: Seeds) -> tuple[int, ...]:
     if not isinstance(seeds, str):
         if not isinstance(seeds, Iterable):
             raise UsageError(f"seeds {seeds!r}: give several, for example range({seeds!r}), or '0-63'")
+        if isinstance(seeds, range) and (seeds.stop - seeds.start) // seeds.step > MOST_SEEDS:
+            raise UsageError(f"seeds {seeds!r}: that is more than {MOST_SEEDS:,} seeds; name fewer")
         given = list(seeds)
         # NumPy's integers are numbers too; True and False are not.
         whole = [
@@ -236,12 +240,15 @@ def parse_seeds(seeds: Seeds) -> tuple[int, ...]:
         numbers = tuple(dict.fromkeys(operator.index(seed) for seed in whole))
         if not numbers or len(whole) < len(given) or min(numbers) < 0:
             raise UsageError(f"seeds must be numbers from 0 on, at least one, not {given!r}")
+        _check_largest(max(numbers))
         return numbers
     found: list[int] = []
     for part in seeds.split(","):
         first, dash, last = part.strip().partition("-")
         if not first.isdigit() or (dash and not last.isdigit()):
             raise UsageError(f"seeds={seeds!r}: write numbers and ranges, for example 0-63 or 43,44")
+        _check_largest(first)
+        _check_largest(last or first)
         stop = int(last) if dash else int(first)
         if stop < int(first):
             raise UsageError(f"seeds={seeds!r}: the range {part.strip()} runs backwards")
@@ -251,11 +258,19 @@ def parse_seeds(seeds: Seeds) -> tuple[int, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def _check_largest(seed: int | str) -> None:
+    # Python reads no more than some thousand digits, with an error of its own.
+    if len(str(seed).lstrip("0")) > 19 or int(seed) > LARGEST_SEED:
+        shown = f"{seed}"[:24] + ("..." if len(str(seed)) > 24 else "")
+        raise UsageError(f"seed {shown} is too large: seeds end at 2^63 - 1 = {LARGEST_SEED}")
+
+
 def parse_open_seeds(seeds: Seeds) -> tuple[tuple[int, ...], bool]:
     """``"100-"`` -> ((100,), True): from there on without end; else as ``parse_seeds``, False."""
     if isinstance(seeds, str):
         first = seeds.removesuffix("-")
         if seeds.endswith("-") and first.isdigit():
+            _check_largest(first)
             return (int(first),), True
     return parse_seeds(seeds), False
 

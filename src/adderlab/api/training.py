@@ -71,8 +71,8 @@ class Run(Result):
 
     @property
     def status(self) -> str:
-        """started, running, done, stopped or failed; of a search proved, budget spent, seeds used up or
-        stopped."""
+        """started, running, done, diverged (every seed), stopped or failed; of a search proved, budget
+        spent, seeds used up or stopped."""
         summary = self.stored.summary or {}
         return str(summary.get("search", self.stored.status))
 
@@ -138,15 +138,15 @@ class Run(Result):
         self, suite: str | Suite = "published", *, device: str = "auto", engine: str = "auto"
     ) -> Iterator[SuiteReport]:
         """The best model, or of a search every proved one, on pairs that neither training nor its choice
-        has seen. Each report is written beside the model once the next is asked for."""
+        has seen. Each report is written beside its model before it is given."""
         models = {self.folder / "evaluation.json": self.best}
         if self.kind == "search":
             paths = [Path(str(record.checkpoint)) for record in self.proved]
             models = {path.with_suffix(".evaluation.json"): load(path) for path in paths}
         for target, model in models.items():
             report = model.evaluate(suite, device=device, engine=engine)
-            yield report
             write_json(target, report.to_dict())
+            yield report
 
     def to_dict(self) -> dict[str, Any]:
         """The summary, as ``summary.json`` has it."""
@@ -311,6 +311,20 @@ def search(
     return _search(plan, compute, listener, proved=proved, minutes=minutes, overwrite=overwrite)
 
 
+_DIVERGED = "the loss of every seed is no longer a number; train with a smaller recipe.lr"
+
+
+def run_folder(name: str) -> Path:
+    """The folder of a run of that name, below results/runs. Raises ``UsageError`` for a name that leads
+    elsewhere."""
+    path = Path(name)
+    if path.is_absolute() or ".." in path.parts or path == Path():
+        raise UsageError(
+            f"run_name={name!r}: its folder must lie below {RUNS}; give a plain name, for example my-run"
+        )
+    return RUNS / path
+
+
 def default_folder(preset: str) -> Path:
     """results/runs/PRESET_TIME."""
     return RUNS / f"{preset}_{time.strftime('%Y%m%d_%H%M%S')}"
@@ -379,6 +393,8 @@ def _conclude(
         found, verdicts = _prove(folder, records, listener)
         records = tuple(found.get(record.seed, record) for record in records)
         update_records(folder, found)
+    if status == "diverged":
+        verdicts = [f"Nothing to prove: {_DIVERGED}."]
     listener.on_end(folder, records, status)
     for line in (f"{status} after {seconds:.1f} s", *describe_seeds(records), *verdicts):
         listener.on_message(line)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adderlab import __version__
+from adderlab.cli.terminal import make_printable
 from adderlab.errors import Failure, UsageError
 from adderlab.format import did_you_mean
 
@@ -116,6 +117,7 @@ def _print(text: str, code: int) -> int:
 def _guarded(work: Callable[[], int], options: tuple[str, ...] = ()) -> int:
     """The exit code of ``work``; an error for users is one line on stderr, no traceback. ``options``:
     names of the command's own, by which the line calls them."""
+    make_printable(sys.stdout, sys.stderr)
     try:
         code = work()
         sys.stdout.flush()
@@ -149,6 +151,8 @@ def parse(kind: type, argv: list[str], prog: str) -> Any:
 
     # tyro prints a framed paragraph and exits; it has no public way to get the message itself.
     captured = io.StringIO()
+    if any(field.name == "set" for field in fields(kind)):
+        argv = _model_before_settings(argv)
     try:
         with contextlib.redirect_stderr(captured):
             return tyro.cli(kind, args=argv, prog=prog, description=description)
@@ -161,6 +165,20 @@ def parse(kind: type, argv: list[str], prog: str) -> Any:
             options = [f"--{field.name.replace('_', '-')}" for field in fields(kind)]
             message += did_you_mean(unknown[1], options)
         raise UsageError(f"{message} (see {prog} --help)") from None
+
+
+_MODEL = re.compile(r"\d+p\S*|[^=]*\.(py|pt|npz|safetensors)")
+
+
+def _model_before_settings(argv: list[str]) -> list[str]:
+    """``--set recipe.lr=0.01 456p`` -> ``456p --set recipe.lr=0.01``: tyro takes every word that follows
+    ``--set`` for a setting, and a preset or a file is none."""
+    models, rest, after_set = [], [], False
+    for word in argv:
+        after_set = word == "--set" or (after_set and not word.startswith("-"))
+        moved = after_set and _MODEL.fullmatch(word)
+        (models if moved else rest).append(word)
+    return [*models, *rest]
 
 
 def _print_examples(prog: str) -> None:

@@ -48,12 +48,12 @@ class Evaluate(DeviceOptions, WeightsOptions):
         for model in models:
             report = model.evaluate(self.suite, device=self.device, engine=self.engine, log=print_note)
             entries.append(report.to_dict())
+            if self.output is not None:
+                emit_json(entries, self.output)
             if not self.json:
                 print(f"{model.path}: {model.num_parameters} parameters", *report.describe(), sep="\n")
         if self.json:
             emit_json(entries)
-        if self.output is not None:
-            emit_json(entries, self.output)
         return 0
 
 

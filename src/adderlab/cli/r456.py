@@ -70,7 +70,7 @@ class R456Train:
         import json
 
         import adderlab as al
-        from adderlab.api.training import resume_command
+        from adderlab.api.training import resume_command, run_folder
         from adderlab.cli.options import Following
         from adderlab.errors import UsageError
         from adderlab.models.config import ModelConfig
@@ -108,7 +108,7 @@ class R456Train:
             test_size=self.test_size,
             sampler="r456",
         )
-        folder = self.run_dir or Path("results/runs") / self.run_name
+        folder = self.run_dir or run_folder(self.run_name)
         save_split(self.split_dir, self.seed, self.val_size, self.test_size)
         following = Following(lambda: resume_command(folder) if kind_of(folder) else None)
         with following as listener:
@@ -150,14 +150,15 @@ class R456Evaluate:
         checkpoint = adderlab.load(self.checkpoint)
         print(f"Model: {checkpoint.num_parameters} parameters")
         report = checkpoint.evaluate("published", device=self.device, log=print)
+        output = self.output or Path(f"results/final_{checkpoint.num_parameters}params.json")
+        # Before it is printed: what was measured must not be lost with a pipe that is closed.
+        make_folder(output.parent)
+        emit_json(_published_form(checkpoint, report), output)
         for group in report.groups:
             verdict = "PASS" if group.errors == 0 else f"FAIL ({group.errors} errors)"
             print(f"  seed={group.name:>5}: exact_match={group.exact_match:.6f}  {verdict}")
         total = report.total
         print(f"Aggregate: {total.exact_match:.6f} ({total.errors} errors in {total.n} examples)")
-        output = self.output or Path(f"results/final_{checkpoint.num_parameters}params.json")
-        make_folder(output.parent)
-        emit_json(_published_form(checkpoint, report), output)
         print(f"Results saved to {output}")
         return 0
 

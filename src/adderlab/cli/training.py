@@ -71,7 +71,7 @@ class Train(ComputeOptions, ChangeOptions):
         import sys
 
         from adderlab.api.experiments import short_name
-        from adderlab.api.training import RUNS, default_folder, resume_command, without_success
+        from adderlab.api.training import default_folder, resume_command, run_folder, without_success
         from adderlab.cli.main import INTERRUPTED
         from adderlab.errors import Failure
         from adderlab.evaluation.suites import check_suite
@@ -84,7 +84,7 @@ class Train(ComputeOptions, ChangeOptions):
         suite = None if self.evaluate == "none" else self.evaluate
         if suite:
             check_suite(suite, Addition(columns=self.columns or 10, base=self.base or 10))
-        folder = self.resume or (RUNS / self.run_name if self.run_name else None)
+        folder = self.resume or (None if self.run_name is None else run_folder(self.run_name))
         folder = folder or default_folder(short_name(str(self.preset), self.settings))
         options = [*self.compute_words, *(["--cluster", self.cluster] if self.cluster else [])]
         options += [] if self.prove else ["--no-prove"]
@@ -100,6 +100,8 @@ class Train(ComputeOptions, ChangeOptions):
         if found.status == "stopped":
             following.tell_how_to_go_on()
             return INTERRUPTED
+        if found.status == "diverged":
+            suite = None  # its weights are no numbers, or on their way there
         if self.until and found.status != "proved":
             raise Failure(without_success(found, self.budget, options))
         for report in found.evaluate(suite, device=self.device, engine=self.engine) if suite else ():

@@ -9,7 +9,6 @@ process out of a run folder.
 from __future__ import annotations
 
 import errno
-import fcntl
 import io
 import json
 import math
@@ -17,6 +16,7 @@ import os
 import secrets
 import socket
 import stat
+import sys
 import time
 import weakref
 from datetime import UTC, datetime
@@ -25,6 +25,14 @@ from types import TracebackType
 from typing import Any
 
 from adderlab.errors import Failure
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+_PRIVATE = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+"""Open files are not handed on to other programs (Unix), and newlines stay what they are (Windows)."""
 
 _PREFIX, _SUFFIX = ".adderlab-", ".tmp"
 
@@ -104,7 +112,7 @@ def append_text(path: Path | str, text: str) -> None:
     that fails is taken back. Raises ``Failure``."""
     assert text.endswith("\n")
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _PRIVATE, 0o666)
         try:
             end = _end_of_last_line(descriptor)
             os.ftruncate(descriptor, end)
@@ -163,8 +171,10 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush the names in a folder to the disk, where the file system can."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    """Flush the names in a folder to the disk, where the system can."""
+    if sys.platform == "win32":
+        return  # which opens no folders
+    descriptor = os.open(folder, os.O_RDONLY | _PRIVATE)
     try:
         os.fsync(descriptor)
     except OSError as error:
@@ -175,7 +185,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def _write_new(path: Path, data: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _PRIVATE, 0o666)
     try:
         _write_all(descriptor, data)
         os.fsync(descriptor)
@@ -194,7 +204,8 @@ def _end_of_last_line(descriptor: int) -> int:
     end, block = os.lseek(descriptor, 0, os.SEEK_END), 65536
     while end > 0:
         start = max(0, end - block)
-        newline = os.pread(descriptor, end - start, start).rfind(b"\n")
+        os.lseek(descriptor, start, os.SEEK_SET)
+        newline = os.read(descriptor, end - start).rfind(b"\n")
         if newline >= 0:
             return start + newline + 1
         end = start
@@ -229,11 +240,14 @@ def _finite(data: Any) -> Any:
 
 # One writer per run folder.
 #
-# The lock is the kernel's (``flock`` on the file ``.lock``): it ends with the process that holds it,
-# however that process ends, so a dead owner holds nothing. The file's text only says who holds it.
+# The lock is the kernel's (``flock`` on the file ``.lock``, on Windows ``msvcrt.locking``): it ends with
+# the process that holds it, however that process ends, so a dead owner holds nothing. The file's text
+# only says who holds it.
 
 
 LOCK_NAME = ".lock"
+_LOCKED_BYTE = 1 << 30
+"""Windows keeps others from reading what is locked: a byte far behind the owner's name."""
 
 _held: weakref.WeakSet[RunLock] = weakref.WeakSet()
 
@@ -249,7 +263,7 @@ class RunLock:
         self._descriptor: int | None = None
         path = self.folder / LOCK_NAME
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _PRIVATE, 0o666)
         except OSError as error:
             raise disk_failure(error, path, "write") from error
         try:
@@ -260,7 +274,8 @@ class RunLock:
                 "since": datetime.now(UTC).isoformat(timespec="seconds"),
             }
             os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, (json.dumps(owner) + "\n").encode(), 0)
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            _write_all(descriptor, (json.dumps(owner) + "\n").encode())
         except OSError as error:
             os.close(descriptor)
             raise disk_failure(error, path, "lock") from error
@@ -274,7 +289,7 @@ class RunLock:
         # ``lock_owner`` holds a lock for an instant when it looks: give it time to let go.
         for wait in (0.02, 0.05, 0.1, 0.0):
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _lock(descriptor)
                 return
             except BlockingIOError:
                 time.sleep(wait)
@@ -328,11 +343,11 @@ class RunLock:
 def lock_owner(folder: Path | str) -> str | None:
     """Who is writing in a run folder now ("process 12 on host h since ..."), or None."""
     try:
-        descriptor = os.open(Path(folder) / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(Path(folder) / LOCK_NAME, os.O_RDONLY | _PRIVATE)
     except OSError:
         return None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        _lock(descriptor, shared=True)
     except BlockingIOError:
         return _owner_text(descriptor)
     except OSError:
@@ -342,9 +357,22 @@ def lock_owner(folder: Path | str) -> str | None:
     return None
 
 
+def _lock(descriptor: int, *, shared: bool = False) -> None:
+    """Lock an open file until it is closed. Raises ``BlockingIOError`` if another holds it."""
+    if sys.platform == "win32":
+        os.lseek(descriptor, _LOCKED_BYTE, os.SEEK_SET)
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except PermissionError as error:
+            raise BlockingIOError(errno.EWOULDBLOCK, "it is locked") from error
+        return
+    fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+
+
 def _owner_text(descriptor: int) -> str:
     try:
-        owner = json.loads(os.pread(descriptor, 4096, 0))
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        owner = json.loads(os.read(descriptor, 4096))
         return f"process {owner['pid']} on host {owner['host']} since {owner['since']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"
@@ -356,4 +384,5 @@ def _drop_in_child() -> None:
         lock.release()
 
 
-os.register_at_fork(after_in_child=_drop_in_child)
+if sys.platform != "win32":  # where nothing forks
+    os.register_at_fork(after_in_child=_drop_in_child)

@@ -86,6 +86,11 @@ class Ended(Exception):
 
 def require(mode: Mode) -> None:
     """Raises ``UsageError``, with the remedy, if the mode cannot be had on this machine."""
+    if sys.platform == "win32":
+        raise UsageError(
+            "strangers' files are run only where the system can confine them, which Windows cannot; use "
+            "WSL (wsl --install), and adderlab in it"
+        )
     trouble = bubblewrap_trouble() if mode == "bubblewrap" else None
     if trouble is not None:
         raise UsageError(

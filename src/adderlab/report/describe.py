@@ -128,6 +128,8 @@ def describe_run(run: RunEvidence) -> str:
     text = " ".join(describe_seeds(run.seeds, run.best_record))
     if run.kind == "sweep" and run.cells:
         text = f"{len(run.cells)} cells; the best: {describe_cell(run.cells[0])}."
+    if run.status == "diverged":
+        return f"Diverged: the loss of every seed is no longer a number. {text}"
     if not run.evaluated or run.status == "done":
         return text
     if run.kind == "search" and run.status not in ("running", "stopped"):

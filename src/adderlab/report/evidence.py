@@ -19,7 +19,7 @@ from adderlab.errors import Failure, UsageError
 from adderlab.evaluation.suites import Rate, wilson
 from adderlab.files.atomic import disk_failure, read_json
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint
-from adderlab.runs.metadata import Kind, RunConfig, kind_of, read_config, read_summary
+from adderlab.runs.metadata import ENDED, Kind, RunConfig, kind_of, read_config, read_summary
 from adderlab.runs.records import (
     LEARNED,
     Metrics,
@@ -363,7 +363,8 @@ class RunEvidence:
 
     @property
     def status(self) -> str:
-        """running, done, stopped or failed; of a search how it ended; unknown without a summary."""
+        """running, done, diverged, stopped or failed; of a search how it ended; unknown without a
+        summary."""
         if self.summary is None:
             ended = self.kind != "run" and all(record.status != "training" for record in self.seeds)
             return "done" if ended else "unknown"
@@ -601,7 +602,7 @@ def _contradictions(
     found += wrong[:1]
     if summary is None or not records:
         return found
-    if summary["status"] == "done" and "success" in summary:
+    if summary["status"] in ENDED and "success" in summary:
         counted = sum(record.succeeded for record in records.values())
         stored = summary["success"].get("successes")
         if stored != counted:

@@ -53,6 +53,7 @@ from adderlab.runs.metadata import (
     MODEL_FILE,
     RunConfig,
     Status,
+    ended_as,
     read_config,
     read_summary,
     summarise,
@@ -247,7 +248,6 @@ class RunFolder:
         kept: Mapping[int, tuple[Checkpoint, Checkpoint]],
         records: Sequence[SeedRecord],
         *,
-        status: Status,
         step: int,
     ) -> None:
         """Write one folder per kept seed of a population, from its (best, last) checkpoints and
@@ -270,7 +270,7 @@ class RunFolder:
             alone.write_seeds([record])
             alone.write_summary(
                 [record],
-                status=status,
+                status=ended_as([record]),
                 step=evaluations[-1].step if evaluations else step,
                 elapsed_sec=evaluations[-1].elapsed_sec if evaluations else 0.0,
                 params=best.num_parameters,

@@ -10,7 +10,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -276,8 +276,10 @@ def device_name(device: str) -> str | None:
 
 SUMMARY_VERSION = 1
 
-Status = Literal["running", "done", "stopped", "failed"]
+Status = Literal["running", "done", "diverged", "stopped", "failed"]
 STATUSES: tuple[str, ...] = get_args(Status)
+ENDED: tuple[Status, ...] = ("done", "diverged")
+"""Trained to the end. ``diverged``: there the loss of every seed is no number."""
 
 _SUMMARY_TYPES: dict[str, tuple[type, ...]] = {
     "run_name": (str,),
@@ -321,6 +323,11 @@ def read_summary(path: Path | str) -> dict[str, Any]:
     if filled["status"] not in STATUSES:
         raise Failure(f"{file}: status is {filled['status']!r}; it must be {', '.join(STATUSES)}")
     return filled
+
+
+def ended_as(records: Iterable[SeedRecord]) -> Status:
+    """The status of a run that trained these seeds to the end."""
+    return "diverged" if all(record.status == "diverged" for record in records) else "done"
 
 
 def summarise(

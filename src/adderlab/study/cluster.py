@@ -35,7 +35,7 @@ from adderlab.errors import Failure, UsageError
 from adderlab.files import schema
 from adderlab.files.atomic import read_json, write_json
 from adderlab.runs.folder import RunFolder, drop_rows_after, load_state
-from adderlab.runs.metadata import collect_environment, read_config
+from adderlab.runs.metadata import ENDED, collect_environment, read_config
 from adderlab.runs.records import Metrics, read_metrics, read_seed_metrics
 from adderlab.runs.stored import tracker_state
 from adderlab.study.shards import (
@@ -445,7 +445,7 @@ class ShardedRun:
                 folders.append(place)
             self._note_machines(folders)
             outcome = merge(self.job, self._folder, [place / "run" for place in folders])
-        if outcome.status == "done":
+        if outcome.status in ENDED:
             _remove_objects(self.store, self.plan)
             (self.job.folder / FLEET_FILE).unlink()
         return outcome

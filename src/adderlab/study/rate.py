@@ -43,6 +43,7 @@ from adderlab.proof.search import Limits
 from adderlab.reading.file_model import FileModel
 from adderlab.runs.folder import RUN_FILES, STATE_FILE, seed_folder
 from adderlab.runs.metadata import (
+    ENDED,
     RunConfig,
     Status,
     collect_environment,
@@ -65,6 +66,8 @@ from adderlab.training.run import Job, run
 
 SCHEMA_VERSION = 2
 FOLDER = Path("records") / "rates"
+PACKAGED = Path(__file__).resolve().parents[1] / "rates"
+"""Where a wheel has them."""
 _RATES = ("pure", "assisted", "exact_at_end", "exact_ever", "published_perfect")
 
 
@@ -206,10 +209,12 @@ def read_rates(folder: Path | str) -> list[RateRecord]:
 
 
 def default_folder() -> Path | None:
-    """``records/rates`` of the source checkout, or below the current folder; None: there is none."""
+    """``records/rates`` of the source checkout, or below the current folder, or else the rates that an
+    installed package brings; None: there is none."""
     checkout = Path(__file__).resolve().parents[3]
     places = [Path.cwd()] if not (checkout / "pyproject.toml").is_file() else [checkout, Path.cwd()]
-    return next((place / FOLDER for place in places if (place / FOLDER).is_dir()), None)
+    folders = [*(place / FOLDER for place in places), PACKAGED]
+    return next((folder for folder in folders if folder.is_dir()), None)
 
 
 def _merit(record: RateRecord) -> tuple[float, float, float, int]:
@@ -341,7 +346,7 @@ class Population:
         """Trained to the end, with every seed's weights on the disk."""
         if not (self.folder / "summary.json").is_file():
             return False
-        return read_summary(self.folder)["status"] == "done" and all(
+        return read_summary(self.folder)["status"] in ENDED and all(
             (self.checkpoints(seed) / "last.pt").is_file() for seed in self.seeds
         )
 
@@ -427,7 +432,7 @@ class RateExperiment:
         meter = _CostMeter(population.folder, _read_cost(population.folder) if known else 0.0)
         result = run(job, objective, device, Listeners((listener, meter)), resume=begun)
         meter.note()
-        return result.status == "done"
+        return result.status in ENDED
 
     def _verify(self, prover: Engine, listener: Listener) -> None:
         """Verdicts of all seeds that have none yet, then repairs; each is on the disk before the next

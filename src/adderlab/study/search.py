@@ -35,6 +35,7 @@ from adderlab.proof.prove import NOT_CHECKED, claim
 from adderlab.reading.file_model import FileModel
 from adderlab.runs.folder import RUN_FILES, STATE_FILE, load_state, seed_folder
 from adderlab.runs.metadata import (
+    ENDED,
     RunConfig,
     collect_environment,
     kind_of,
@@ -331,7 +332,7 @@ class _Search:
         result = run(
             job, objective, self.device, follower, resume=resumed, stop=self.stop, verify=verify
         )
-        if result.status == "done":
+        if result.status in ENDED:
             with contextlib.suppress(Interrupted):
                 verifier.conclude(result.tracker, assisted=plan.assisted)
             write_records(batch.folder, result.records)

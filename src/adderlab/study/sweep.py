@@ -24,6 +24,7 @@ from adderlab.models.describe import count_parameters
 from adderlab.reading.file_model import FileModel
 from adderlab.runs.folder import STATE_FILE
 from adderlab.runs.metadata import (
+    ENDED,
     RunConfig,
     collect_environment,
     kind_of,
@@ -144,7 +145,7 @@ class OpenSweep:
             return False
         summary = read_summary(self.place(cell))
         # A run that is done but not noted as such was killed while it wrote its last files.
-        return summary["status"] != "done" and summary["step"] + 1 >= until
+        return summary["status"] not in ENDED and summary["step"] + 1 >= until
 
     def is_resumable(self, cell: Cell) -> bool:
         """Whether the cell's run has a state to go on from."""
@@ -153,7 +154,7 @@ class OpenSweep:
 
     def trained(self, cell: Cell, until: int | None) -> None:
         """A cell has reached its end (``until`` is None) or a rung: note it, and the table."""
-        done = until is None or read_summary(self.place(cell))["status"] == "done"
+        done = until is None or read_summary(self.place(cell))["status"] in ENDED
         self._states[cell.index] = "done" if done else "training"
         limit = None if until is None else until - 1
         found = measure(self.place(cell), limit)
@@ -314,7 +315,7 @@ class LocalTrainer:
         last = cell.recipe.total_steps if until is None else until
 
         def ended(result: RunResult) -> None:
-            if result.status == "done" or result.steps >= last:
+            if result.status in ENDED or result.steps >= last:
                 sweep.trained(cell, until)
 
         return Order(
@@ -379,7 +380,7 @@ def _is_merged(sweep: OpenSweep, cell: Cell) -> bool:
     """Whether a cell's run is complete. Raises ``UsageError`` if it was begun without shards."""
     if is_sharded(sweep.place(cell)) or not sweep.is_resumable(cell):
         return False
-    if read_summary(sweep.place(cell))["status"] == "done":
+    if read_summary(sweep.place(cell))["status"] in ENDED:
         return True
     raise UsageError(
         f"the sweep in {sweep.folder} was begun on one machine; go on without cluster=ADDRESS"

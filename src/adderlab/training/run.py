@@ -26,7 +26,15 @@ from adderlab.models.config import ModelConfig
 from adderlab.reading.file_model import FileModel
 from adderlab.runs.checkpoints import Checkpoint
 from adderlab.runs.folder import STATE_FILE, RunFolder, drop_rows_after, load_state, save_state
-from adderlab.runs.metadata import Keep, RunConfig, Status, collect_environment, read_config
+from adderlab.runs.metadata import (
+    ENDED,
+    Keep,
+    RunConfig,
+    Status,
+    collect_environment,
+    ended_as,
+    read_config,
+)
 from adderlab.runs.records import SUCCESS, SeedRecord
 from adderlab.runs.stored import tracker_state
 from adderlab.training.measure import Evaluation, Listener, SeedTracker, Start
@@ -333,15 +341,17 @@ class Writer:
         )
 
     def finish(self, status: Status) -> RunResult:
-        """The closing files. A stopped run keeps its state at the very step it stopped at."""
+        """The closing files. A stopped run keeps its state at the very step it stopped at; one that is
+        done, and whose seeds have all diverged, is called so."""
         tracker, population, folder = self.tracker, self.population, self.folder
         if status == "done":
             tracker.end(population.seeds, "done")
+            status = ended_as(tracker.records.values())
         self.write(status)
-        if folder.is_population and status == "done":
+        if folder.is_population and status in ENDED:
             kept = {seed: (tracker.best(seed), tracker.last(seed)) for seed in self._kept_seeds()}
             step = population.next_step - 1
-            folder.keep_seeds(kept, list(tracker.records.values()), status=status, step=step)
+            folder.keep_seeds(kept, list(tracker.records.values()), step=step)
             places = {seed: f"{folder.seed_path(seed).name}/checkpoints/best.pt" for seed in kept}
             self._write_records(status, places)
         best = tracker.best(tracker.best_seed)

@@ -1,6 +1,7 @@
 """Training, searches, rates, sweeps and plans as functions."""
 
 import dataclasses
+import json
 import signal
 from pathlib import Path
 from typing import Any
@@ -146,3 +147,50 @@ def test_numpy_integers_are_seeds() -> None:
     for wrong in ([0.5], [True], [-1]):
         with pytest.raises(al.UsageError, match="numbers from 0 on"):
             parse_seeds(wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seeds", [(3,), (3, 4)])
+def test_a_run_whose_losses_are_no_numbers_says_so(seeds: tuple[int, ...], tmp_path: Path) -> None:
+    lines: list[str] = []
+    listener = Listener()
+    listener.on_message = lines.append  # type: ignore[method-assign]
+    wild = dataclasses.replace(TINY, lr=1e39, warmup_steps=0)
+    run = al.train(
+        "456p", recipe=wild, seeds=seeds, folder=tmp_path / "run", prove=True, listener=listener, **HERE
+    )
+    assert run.status == "diverged" and run.to_dict()["status"] == "diverged"
+    assert {record.status for record in run.seeds} == {"diverged"}
+    assert any(line.startswith("diverged after") for line in lines)
+    assert any(
+        "Nothing to prove: the loss of every seed is no longer a number" in line for line in lines
+    )
+    with pytest.raises(al.Failure, match="is not finite") as refused:
+        al.prove(run)
+    assert "\n" not in str(refused.value)
+    page = al.write_report(run.folder)
+    assert "no longer a number" in Path(str(page)).read_text(encoding="utf-8")
+    assert al.resume(run.folder, **HERE).status == "diverged"
+
+
+def test_a_seed_that_diverges_among_others_is_named_and_the_run_is_done(tmp_path: Path) -> None:
+    from adderlab.runs.metadata import ended_as
+    from adderlab.runs.records import SeedRecord
+
+    fine, lost = SeedRecord(seed=0, status="done"), SeedRecord(seed=1, status="diverged")
+    assert (ended_as([fine, lost]), ended_as([lost]), ended_as([fine])) == ("done", "diverged", "done")
+
+
+def test_seeds_that_are_too_many_or_too_large_are_refused() -> None:
+    assert parse_seeds([2**63 - 1]) == (2**63 - 1,)
+    for seeds in (range(10**11), range(10**30), "0-99999999999"):
+        with pytest.raises(al.UsageError, match="more than 10,000,000 seeds"):
+            parse_seeds(seeds)
+    for seeds in ([2**63], str(2**64), f"0-{2**63}"):
+        with pytest.raises(al.UsageError, match="seeds end at 2\\^63 - 1"):
+            parse_seeds(seeds)
+
+
+def test_an_evaluation_is_on_the_disk_before_it_is_shown(tmp_path: Path) -> None:
+    run = al.train("456p", recipe=TINY, seeds=[3], folder=tmp_path / "run", **HERE)
+    report = next(iter(run.evaluate("fresh:20", device="cpu", engine="torch")))
+    assert json.loads((run.folder / "evaluation.json").read_text())["n"] == report.to_dict()["n"]

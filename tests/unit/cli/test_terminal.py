@@ -1,5 +1,6 @@
 """What a terminal shows: one line for whatever is mistyped, help with examples, tables that fit."""
 
+import io
 import shlex
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import pytest
 
 from adderlab.cli.completion import EXAMPLES, completion
 from adderlab.cli.main import COMMANDS, command_of, main, parse
+from adderlab.cli.terminal import make_printable
 from adderlab.report.live import LiveView
 from adderlab.results import text_table
 from adderlab.training.measure import Start
@@ -47,6 +49,15 @@ MISTYPED = {
     "train 456p --set model.dff=3": "did you mean 'd_ff'?",
     "train 456p --set recipe.lr": "write recipe.NAME=VALUE",
     "train 456p --set recipe.lr=fast": "recipe.lr",
+    "train 456p --seeds 9223372036854775808": "seeds end at 2^63 - 1",
+    f"train 456p --seeds {'9' * 5000}": "seeds end at 2^63 - 1",
+    "train 456p --until proved --seeds 99999999999999999999-": "seeds end at 2^63 - 1",
+    "train 456p --run-name ..": "--run-name '..': its folder must lie below results/runs",
+    "train 456p --run-name a/../../../b": "must lie below results/runs",
+    "train 456p --run-name /tmp/b": "must lie below results/runs",
+    "train 456p --run-name .": "must lie below results/runs",
+    "train --set recipe.lrr=0.1 456p": "did you mean 'lr'?",
+    "rate --set recipe.lrr=0.1 456p --seeds 0-3": "did you mean 'lr'?",
     "train 456p --seeds 0-99999999999": "more than 10,000,000 seeds",
     "plan 456p --seeds 0-99999999999": "more than 10,000,000 seeds",
     "rate 456p --seeds 7-3": "runs backwards",
@@ -165,3 +176,42 @@ def test_a_narrow_live_table_keeps_the_figures_that_matter(width: int, dropped: 
     head = text.splitlines()[0]
     assert all(name not in head for name in dropped)
     assert all(name in text for name in dropped)
+
+
+def test_a_model_may_follow_the_settings() -> None:
+    args = parse(
+        command_of("train"),
+        ["--set", "recipe.lr=0.01", "model.d_ff=3", "my adder.py", "--seeds", "0-3"],
+        "adderlab train",
+    )
+    assert args.preset == "my adder.py" and args.seeds == "0-3"
+    assert args.settings == ("recipe.lr=0.01", "model.d_ff=3")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "printed"),
+    [
+        ("latin-1", "× é > -> ... <= - ## ?".encode("latin-1")),
+        ("ascii", b"x e > -> ... <= - ## ?"),
+        ("utf-8", "× é > → … ≤ – ██ 中".encode()),
+    ],
+)
+def test_what_an_encoding_lacks_is_printed_in_ascii(encoding: str, printed: bytes) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    make_printable(stream)
+    stream.write("× é > → … ≤ – ██ 中")
+    stream.flush()
+    assert stream.buffer.getvalue() == printed  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+def test_a_table_is_printed_whatever_the_encoding(
+    encoding: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """``zoo`` cuts long cells with an ellipsis, which neither encoding has."""
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert main(["zoo"]) == 0
+    stream.flush()
+    assert b"456p" in stream.buffer.getvalue()  # type: ignore[attr-defined]
+    assert capfd.readouterr().err == ""
