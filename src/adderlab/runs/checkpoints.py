@@ -305,7 +305,9 @@ _R456_KEYS = ("model_state", "model_config", "train_config", "step", "val_exact"
 
 def _load_r456(payload: dict[str, Any], path: Path) -> Checkpoint:
     """R456's own files, and ours, which are a superset."""
-    # Forks of R456's program (rezabyt, lichengliu03) publish files without what they were trained by.
+    # Forks of R456's program publish files without what they were trained by, and what they scored.
+    if "adderlab" not in payload:
+        payload = {"step": 0, "val_exact": math.nan, "params": None} | payload
     payload = {"train_config": {}} | payload
     _require(payload, _R456_KEYS, path)
     config = foreign.model_from_dict(payload["model_config"])
@@ -319,7 +321,7 @@ def _load_r456(payload: dict[str, Any], path: Path) -> Checkpoint:
     assert isinstance(about.config, ModelConfig)
     return _checked(
         about,
-        untied(about.config, _typed(payload, "model_state", dict, path), path),
+        untied(about.config, foreign.unwrapped(_typed(payload, "model_state", dict, path)), path),
         path,
         step=_typed(payload, "step", int, path),
         val_exact=float(_typed(payload, "val_exact", (int, float), path)),

@@ -85,6 +85,24 @@ _FORK_INITIAL = "pe_init_period"
 """Another of its settings: where positions start, which no trained model depends on."""
 
 
+_NORM_TYPES = {"rms": True, "rmsnorm": True, "layer": False, "layernorm": False}
+"""``norm_type``, which another fork (of the 262p) has beside or in place of ``use_rmsnorm``."""
+
+
+def _without_norm_type(flat: Mapping[str, Any]) -> dict[str, Any]:
+    flat = dict(flat)
+    if "norm_type" not in flat:
+        return flat
+    name = flat.pop("norm_type")
+    is_rms = _NORM_TYPES.get(str(name).lower())
+    if is_rms is None or flat.setdefault("use_rmsnorm", is_rms) != is_rms:
+        known = ", ".join(_NORM_TYPES)
+        raise UsageError(
+            f"model_config.norm_type must be {known}, and agree with use_rmsnorm, not {name!r}"
+        )
+    return flat
+
+
 def _without_fork_settings(flat: Mapping[str, Any]) -> dict[str, Any]:
     for name, known in _FORK_SETTINGS.items():
         if flat.get(name, known[0]) not in known:
@@ -95,7 +113,7 @@ def _without_fork_settings(flat: Mapping[str, Any]) -> dict[str, Any]:
 def from_r456(flat: Mapping[str, Any]) -> ModelConfig:
     """R456's flat settings -> ours. Raises ``UsageError`` naming what is unknown or impossible."""
     if isinstance(flat, Mapping):
-        flat = _without_fork_settings(flat)
+        flat = _without_norm_type(_without_fork_settings(flat))
     theirs = schema.from_dict(R456Config, flat, "model_config")
     if theirs.vocab_size != _VOCABULARY:
         raise UsageError(f"model_config.vocab_size must be {_VOCABULARY}, not {theirs.vocab_size}")
@@ -181,6 +199,18 @@ def train_config(recipe: Mapping[str, Any], seed: int | None = None) -> dict[str
     if "steps" in recipe:
         named["train_steps"] = recipe["steps"]
     return {name: named[name] for name in _TRAIN_NAMES if name in named}
+
+
+_WRAPPERS = ("_orig_mod.", "module.")
+"""What ``torch.compile`` and ``DistributedDataParallel`` put before every name."""
+
+
+def unwrapped(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A state under the names of the model itself, whatever wrapped it when it was saved."""
+    names = dict(state)
+    while prefix := next((p for p in _WRAPPERS if names and all(n.startswith(p) for n in names)), ""):
+        names = {name.removeprefix(prefix): tensor for name, tensor in names.items()}
+    return names
 
 
 # Checkpoints.
@@ -269,7 +299,8 @@ def read_microadder(path: Path | str) -> tuple[ModelConfig, dict[str, Tensor]]:
     path = Path(path)
     payload = read_torch(read_weight_file(path), path)
     settings = _table(payload, "config", path)
-    state = {_OLD.get(name, name): t for name, t in _table(payload, "model_state_dict", path).items()}
+    stored = unwrapped(_table(payload, "model_state_dict", path))
+    state = {_OLD.get(name, name): t for name, t in stored.items()}
     config = _microadder_config(settings, state, path)
     return config, _parameters(config, state, path)
 

@@ -267,11 +267,51 @@ def test_files_of_forks_lack_what_they_were_trained_by(tmp_path: Path) -> None:
     refuses(write(tmp_path / "a.pt", content), "pe_type must be learned, not 'sinusoidal'")
 
 
-@pytest.mark.parametrize("key", ["model_state", "model_config", "step", "val_exact", "params"])
+@pytest.mark.parametrize("key", ["model_state", "model_config"])
 def test_missing_entry(tmp_path: Path, key: str) -> None:
     content = payload()
     del content[key]
     refuses(write(tmp_path / "a.pt", content), key)
+
+
+@pytest.mark.parametrize("key", ["step", "val_exact", "params"])
+def test_what_a_fork_may_leave_out_our_files_may_not(tmp_path: Path, key: str) -> None:
+    content = payload()
+    whole = load_checkpoint(write(tmp_path / "a.pt", content))
+    del content[key]
+    loaded = load_checkpoint(write(tmp_path / "a.pt", content))
+    assert loaded.weights_sha256 == whole.weights_sha256
+    assert math.isnan(loaded.val_exact) == (key == "val_exact")
+    assert (loaded.step == 0) == (key == "step")
+    save_checkpoint(tmp_path / "ours.pt", whole)
+    own = torch.load(tmp_path / "ours.pt", weights_only=True)
+    del own[key]
+    refuses(write(tmp_path / "ours.pt", own), f"lacks the entry {key!r}")
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod."])
+def test_names_of_a_wrapped_module_are_its_own(tmp_path: Path, prefix: str) -> None:
+    content = payload()
+    whole = load_checkpoint(write(tmp_path / "a.pt", content))
+    content["model_state"] = {f"{prefix}{name}": t for name, t in content["model_state"].items()}
+    assert load_checkpoint(write(tmp_path / "a.pt", content)).weights_sha256 == whole.weights_sha256
+    name, tensor = content["model_state"].popitem()
+    content["model_state"][name.removeprefix(prefix)] = tensor
+    refuses(write(tmp_path / "a.pt", content), "lacks the weight")
+
+
+def test_a_fork_names_the_norm_by_its_type(tmp_path: Path) -> None:
+    content = payload()
+    whole = load_checkpoint(write(tmp_path / "a.pt", content))
+    for settings in ({"norm_type": "rmsnorm"}, {"norm_type": "RMS", "use_rmsnorm": None}):
+        named = {**content["model_config"], **settings}
+        if settings.get("use_rmsnorm", True) is None:
+            del named["use_rmsnorm"]
+        loaded = load_checkpoint(write(tmp_path / "a.pt", content | {"model_config": named}))
+        assert loaded.config == whole.config
+    for name in ("layernorm", "none"):
+        named = {**content["model_config"], "norm_type": name}
+        refuses(write(tmp_path / "a.pt", content | {"model_config": named}), "norm_type")
 
 
 @pytest.mark.parametrize(
