@@ -4,8 +4,8 @@ RUN apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /
 # The small build of PyTorch for the CPU; adderlab's own requirement is then met.
 RUN pip install --no-cache-dir torch --index-url https://download.pytorch.org/whl/cpu
 COPY . /src
-RUN pip install --no-cache-dir /src && useradd --create-home adder
+RUN pip install --no-cache-dir /src && useradd --home-dir /lab --create-home adder
 USER adder
-WORKDIR /home/adder
+WORKDIR /lab
 ENTRYPOINT ["adderlab"]
 CMD ["train", "7p", "--until", "proved"]
