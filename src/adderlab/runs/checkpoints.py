@@ -307,7 +307,8 @@ def _load_r456(payload: dict[str, Any], path: Path) -> Checkpoint:
     """R456's own files, and ours, which are a superset."""
     # Forks of R456's program publish files without what they were trained by, and what they scored.
     if "adderlab" not in payload:
-        payload = {"step": 0, "val_exact": math.nan, "params": None} | payload
+        unknown: dict[str, Any] = {"step": 0, "val_exact": math.nan, "params": None}
+        payload = unknown | payload
     payload = {"train_config": {}} | payload
     _require(payload, _R456_KEYS, path)
     config = foreign.model_from_dict(payload["model_config"])

@@ -154,7 +154,7 @@ def test_population(tmp_path: Path) -> None:
         evaluate(folder, 200, {12: 1.0, 3: 0.9, 10_043: 0.7}, rows)
         assert read_summary(path)["status"] == "running"
         kept = {seed: (checkpoint(seed, 100), checkpoint(seed, 200)) for seed in (3, 10_043)}
-        folder.keep_seeds(kept, list(rows.values()), status="done", step=299)
+        folder.keep_seeds(kept, list(rows.values()), step=299)
         rate = {"rate": 2 / 3, "wilson_95": [0.2, 0.9]}
         finish(folder, rows, success=rate, extra={"note": "x"})
     summary = read_summary(path)
@@ -230,7 +230,7 @@ def test_overwrite_deletes_the_run_and_nothing_else(tmp_path: Path) -> None:
     with RunFolder.create(path, config(1, 2), ENVIRONMENT) as folder:
         evaluate(folder, 0, {1: 0.0, 2: 1.0}, rows)
         kept = {seed: (checkpoint(seed, 0), checkpoint(seed, 0)) for seed in (1, 2)}
-        folder.keep_seeds(kept, list(rows.values()), status="done", step=0)
+        folder.keep_seeds(kept, list(rows.values()), step=0)
     (path / "state.pt").write_text("old state")
     mine = ("notes.txt", "checkpoints/favourite.pt", "seed_0001/plot.png", "seed_9999/data.bin")
     for name in mine:
@@ -386,7 +386,7 @@ def test_full_disk_keeps_the_last_good_state(tmp_path: Path) -> None:
                 lambda: folder.save_last(checkpoint(1, 7)),
                 lambda: folder.write_seeds(some),
                 lambda: finish(folder, rows),
-                lambda: folder.keep_seeds(kept, some, status="done", step=7),
+                lambda: folder.keep_seeds(kept, some, step=7),
             ]
             for write in writers:
                 with pytest.raises(Failure, match="the disk is full; free some space") as error:

@@ -343,20 +343,18 @@ def test_what_is_not_installed_is_named(
 ) -> None:
     for name in ("ray", "optuna"):
         monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.chdir(tmp_path)
     file = tmp_path / "sweep.toml"
     file.write_text(GUIDED)
     out = ["--output", str(tmp_path / "out")]
     for argv, extra in (
         (["sweep", str(file), *out, "--optuna"], "adderlab[sweep]"),
         (["sweep", str(file), *out, "--cluster", "local"], "adderlab[cluster]"),
-        (
-            ["train", "456p", "--run-name", str(tmp_path / "run"), "--cluster", "local"],
-            "adderlab[cluster]",
-        ),
+        (["train", "456p", "--run-name", "run", "--cluster", "local"], "adderlab[cluster]"),
     ):
         assert main(argv) == 2
         assert extra in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "results").exists()
 
 
 @pytest.mark.slow
