@@ -44,7 +44,7 @@ def test_help_loads_nothing_heavy_and_lists_every_command() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0
     assert all(name in done.stdout for name in COMMANDS)
-    assert done.stderr == "[] ['adderlab.cli.main']\n"
+    assert done.stderr == "[] ['adderlab.cli.terminal', 'adderlab.cli.main']\n"
 
 
 @pytest.mark.parametrize("name", COMMANDS)

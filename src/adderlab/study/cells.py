@@ -172,7 +172,8 @@ class SweepPlan:
             if key:
                 changed["recipe" if section == "recipe" else "model"].append((key, json.dumps(value)))
         recipe = schema.with_settings(recipe, changed["recipe"], "recipe")
-        config = with_changes(config, changed["model"])
+        if changed["model"]:
+            config = with_changes(config, changed["model"])
         check_fits(config, recipe, self.seeds)
         if self.halving:
             _check_rungs(self.halving, recipe)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from _pytest.mark.structures import ParameterSet
 from torch import Tensor
 
 from adderlab.engine.coordinates import with_coordinates, without_coordinates
@@ -46,13 +47,24 @@ def check(engine: NativeEngine | TorchEngine, tables: Tables, tokens: Tensor, ta
     assert torch.equal(engine.decode(tables, prompt), table_forward.decode(precise, prompt))
 
 
-SELDOM = ("sandwich", "no_mlp", "two_mlps", "squared_relu", "tanh_gate", "geglu", "narrow")
-"""Programs of which others have every operation: compiled in the slow tests."""
+OFTEN = (
+    "every_operation",
+    "wide",
+    "parallel-hidden-sink",
+    "soft_cap-sink",
+    "no_mlp-positions-tanh-sink",
+)
+"""Programs that together have every operation and kind of score; the others are compiled in the slow
+tests."""
+
+
+def fewer(cases: list[Case]) -> list[ParameterSet]:
+    return [pytest.param(case, marks=[pytest.mark.slow] * (case.name not in OFTEN)) for case in cases]
 
 
 @pytest.mark.parametrize(
     "case",
-    [pytest.param(case, marks=[pytest.mark.slow] * (case.name in SELDOM)) for case in CASES],
+    fewer(CASES),
     ids=lambda case: case.name,
 )
 def test_native(case: Case) -> None:
@@ -65,7 +77,7 @@ def test_native(case: Case) -> None:
 @pytest.mark.parametrize("isa", ISAS[1:])
 @pytest.mark.parametrize(
     "case",
-    [case for case in CASES if case.score == "tokens" or (case.sink and case.function != "tanh")],
+    fewer([case for case in CASES if case.score == "tokens" or (case.sink and case.function != "tanh")]),
     ids=lambda case: case.name,
 )
 def test_native_elsewhere(case: Case, isa: str) -> None:

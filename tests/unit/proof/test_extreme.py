@@ -48,7 +48,16 @@ CASES = {
     "57p, stride 1e10": lambda: with_stride("57p", 1e10),
     "7p, stride 1e10": lambda: with_stride("7p", 1e10),
 }
-LONG = ("456p, queries x 1e6",)
+LONG = (
+    "456p, queries x 1e6",
+    "456p, all x 1e20",
+    "122p, all x 1e30",
+    "57p, all x 1e-20",
+    "57p, all x 0",
+    "57p, stride 1e30",
+    "57p, stride 1e10",
+)
+"""Cases of which another record has the like: in the slow tests."""
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,9 @@ def population(config: object, objective: object, recipe: Recipe = RECIPE) -> Po
     return Population(config, recipe, (0, 1), objective, CPU)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", ["456p", "122p", "67p", "7p"])
+@pytest.mark.parametrize(
+    "name", ["456p", *(pytest.param(name, marks=pytest.mark.slow) for name in ("122p", "67p", "7p"))]
+)
 def test_an_exported_preset_trains_as_the_preset_does(name: str, tmp_path: Path) -> None:
     """200 steps from the same weights: the losses agree to 1e-5, of themselves where they are large."""
     config = get_preset(name).config
@@ -133,6 +135,7 @@ def test_scores_of_many_kinds_are_trained_without_a_table_of_pairs(
         torch.testing.assert_close(grad, wanted[name], rtol=1e-3, atol=1e-5, msg=name)
 
 
+@pytest.mark.slow
 def test_logits_that_no_matrix_makes_are_multiplied(tmp_path: Path) -> None:
     text = EXAMPLE.read_text().replace(
         "return x @ self.token.weight.T", "return 3 * torch.tanh(x @ self.token.weight.T)"

@@ -68,6 +68,7 @@ def test_margins_are_those_that_the_loss_of_the_training_saw() -> None:
             repair(replace(plain, recipe={"logit_scale": wrong}), settings, limits=limits)
 
 
+@pytest.mark.slow
 def test_later_rounds_take_smaller_steps() -> None:
     """Adam's first step is as long as the rate, whatever the gradient."""
     checkpoint = disturbed(proved_model())
