@@ -20,6 +20,9 @@ from adderlab.runs.checkpoints import load_checkpoint
 from helpers.models import config_of
 from helpers.paths import ROOT
 
+pytestmark = pytest.mark.slow
+"""A minute of proofs or compilers: on command, to keep the plain run short."""
+
 BEST = ROOT / "records" / "best"
 MAIN = "import sys; from adderlab.cli.main import main; sys.exit(main(sys.argv[1:]))"
 OTHER_MACHINE = {"ATEN_CPU_CAPABILITY": "default", "OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}

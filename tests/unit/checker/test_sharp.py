@@ -19,6 +19,9 @@ from adderlab.runs.checkpoints import load_checkpoint
 from helpers.paths import ROOT
 from oracle.random_tables import with_value_dim
 
+pytestmark = pytest.mark.slow
+"""A minute of proofs or compilers: on command, to keep the plain run short."""
+
 WEIGHTS = "a" * 64
 
 

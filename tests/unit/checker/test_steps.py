@@ -26,6 +26,9 @@ from adderlab.errors import Failure
 from adderlab.models.head_program import Activation, NormKind
 from helpers.checker_cases import axes_frame, geometry, hand_made, head_of, leaf_bounds
 
+pytestmark = pytest.mark.slow
+"""A minute of proofs or compilers: on command, to keep the plain run short."""
+
 
 def all_pairs(n: int) -> list[tuple[int, int]]:
     return [(a, b) for a in range(10**n) for b in range(10**n)]

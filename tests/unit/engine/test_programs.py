@@ -17,6 +17,9 @@ from oracle import table_forward
 from oracle.programs import CASES, Case
 from oracle.random_tables import random_tokens
 
+pytestmark = pytest.mark.slow
+"""A minute of proofs or compilers: on command, to keep the plain run short."""
+
 QUICK = "-O1"
 """Half the compile time."""
 

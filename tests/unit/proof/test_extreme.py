@@ -14,6 +14,9 @@ from adderlab.proof.search import Limits
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint
 from helpers.paths import ROOT
 
+pytestmark = pytest.mark.slow
+"""A minute of proofs or compilers: on command, to keep the plain run short."""
+
 
 def record(name: str) -> Path:
     return ROOT / "records" / "best" / name / "model.pt"

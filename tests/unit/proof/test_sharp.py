@@ -25,6 +25,9 @@ from oracle.proof_twin import (
     with_attn_out,
 )
 
+pytestmark = pytest.mark.slow
+"""A minute of proofs or compilers: on command, to keep the plain run short."""
+
 SPREADS = [1.0, 30.0, 300.0, 1e3, 3e3, 1e4, 1e5, 1e6]
 STYLES = [("P", 1, 2), ("S", 2, 1), ("M", 1, 3)]
 

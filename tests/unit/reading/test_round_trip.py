@@ -24,6 +24,9 @@ from adderlab.reading.file_model import read_file
 from helpers.paths import ROOT
 from helpers.user_files import perturbed, some_pairs, submission
 
+pytestmark = pytest.mark.slow
+"""A minute of proofs or compilers: on command, to keep the plain run short."""
+
 FAST = ("456p", "122p", "67p", "7p")
 RECORDS = sorted(path.parent.name for path in (ROOT / "records" / "best").glob("*/model.pt"))
 TABLE_FORM = [

@@ -27,6 +27,9 @@ from adderlab.training.recipe import R456_DATA, Recipe, Stage
 from helpers import decoders
 from helpers.user_files import EXAMPLE, perturbed, variant
 
+pytestmark = pytest.mark.slow
+"""A minute of proofs or compilers: on command, to keep the plain run short."""
+
 CPU = torch.device("cpu")
 RECIPE = Recipe(
     steps=200, batch_size=64, lr=0.003, warmup_steps=20, eval_interval=100, val_size=64, test_size=64

@@ -24,6 +24,9 @@ from adderlab.training.repair import RepairSettings, Round, repair
 from helpers.models import config_of
 from helpers.reference import disturbed, proved_model, reference_checkpoint
 
+pytestmark = pytest.mark.slow
+"""A minute of proofs or compilers: on command, to keep the plain run short."""
+
 
 def test_a_proved_model_is_left_as_it_is() -> None:
     checkpoint = proved_model("67p")
