@@ -9,6 +9,9 @@ import adderlab as al
 from adderlab.cli.main import main
 from helpers.paths import ROOT
 
+pytestmark = pytest.mark.slow
+"""A minute of proofs or compilers: on command, to keep the plain run short."""
+
 PAGES = ROOT / "docs"
 
 

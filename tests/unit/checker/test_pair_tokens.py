@@ -31,6 +31,9 @@ from adderlab.proof.search import Limits
 from adderlab.task.layouts import get_layout
 from helpers.checker_cases import axes_frame, hand_made, packed, sealed, unpacked
 
+pytestmark = pytest.mark.slow
+"""A minute of proofs or compilers: on command, to keep the plain run short."""
+
 WEIGHTS = "a" * 64
 CONFIG = plain_config(ModelConfig(layout="pairs"))
 LAYOUT = get_layout("pairs")

@@ -35,6 +35,9 @@ from adderlab.runs.checkpoints import Checkpoint, load_checkpoint
 from helpers.paths import ROOT
 from helpers.reference import reference_checkpoint
 
+pytestmark = pytest.mark.slow
+"""A minute of proofs or compilers: on command, to keep the plain run short."""
+
 aten = torch.ops.aten
 Operation = Callable[..., Tensor]
 

@@ -19,6 +19,9 @@ from helpers.reference import reference_checkpoint
 from oracle import table_forward
 from oracle.random_tables import BIASES, random_tables, random_tokens, table_form
 
+pytestmark = pytest.mark.slow
+"""A minute of proofs or compilers: on command, to keep the plain run short."""
+
 QUICK = "-O1"
 """Optimisation level for forms that only these tests use: half the compile time."""
 

@@ -15,6 +15,9 @@ from adderlab.runs.checkpoints import Checkpoint, load_checkpoint
 from adderlab.task.layouts import get_layout
 from helpers.reference import reference_checkpoint
 
+pytestmark = pytest.mark.slow
+"""A minute of proofs or compilers: on command, to keep the plain run short."""
+
 LEAVES = 170_300
 
 
