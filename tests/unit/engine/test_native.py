@@ -19,9 +19,6 @@ from helpers.reference import reference_checkpoint
 from oracle import table_forward
 from oracle.random_tables import BIASES, random_tables, random_tokens, table_form
 
-pytestmark = pytest.mark.slow
-"""A minute of proofs or compilers: on command, to keep the plain run short."""
-
 QUICK = "-O1"
 """Optimisation level for forms that only these tests use: half the compile time."""
 
@@ -105,7 +102,13 @@ COVERING = [
 pairs of kinds."""
 
 
-@pytest.mark.parametrize(("form", "biases", "B", "isa"), COVERING)
+@pytest.mark.parametrize(
+    ("form", "biases", "B", "isa"),
+    [
+        pytest.param(*each, marks=[pytest.mark.slow] * (number not in (0, 3)))
+        for number, each in enumerate(COVERING)
+    ],
+)
 def test_forms_match_the_twin(form: TableForm, biases: Collection[str], B: int, isa: str | None) -> None:
     check_form(form, biases, B, isa)
 

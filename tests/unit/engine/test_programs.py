@@ -1,5 +1,6 @@
 """Heads of any program, scores of any kind: the engines against the slow float64 twin."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -61,7 +62,7 @@ OFTEN = (
 tests."""
 
 
-def fewer(cases: list[Case]) -> list[ParameterSet]:
+def fewer(cases: Sequence[Case]) -> list[ParameterSet]:
     return [pytest.param(case, marks=[pytest.mark.slow] * (case.name not in OFTEN)) for case in cases]
 
 
