@@ -144,10 +144,8 @@ def verify_folder(
         "strata": strata,
         "prove": prove,
     }
-    at = ["", 0, 0]
 
-    def check(file: Path) -> Verification:
-        name, which, total = at
+    def check(file: Path, label: str) -> Verification:
         return verifications.verify(
             file,
             names=(model, add),
@@ -156,11 +154,8 @@ def verify_folder(
             pairwise=pairwise,
             strata_pairs=strata,
             prove=prove,
-            progress=lambda stage, done, of: progress(f"{which}/{total} {name}: {stage}", done, of),
+            progress=lambda stage, done, of: progress(f"{label}: {stage}", done, of),
         )
-
-    def on_file(which: int, total: int, name: str) -> None:
-        at[:] = name, which, total
 
     result = folders.verify_folder(
         path,
@@ -168,7 +163,6 @@ def verify_folder(
         check,
         settings,
         named=model,
-        on_file=on_file,
         on_result=on_result,
     )
     write_text(result.output / "index.html", verified_page(result))

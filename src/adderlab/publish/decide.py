@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from adderlab.errors import Failure, UsageError
@@ -33,8 +34,9 @@ from adderlab.files.atomic import write_bytes
 from adderlab.publish.handout import HandOut, Refused, numbers, take, take_numbers
 from adderlab.publish.proving import CERTIFICATE, NotComputed, Proved, prove_apart
 from adderlab.publish.sandbox import Ended, Limits, Mode, Names, Sandbox
-from adderlab.publish.verification import Decided
-from adderlab.reading.agreement import SLACK, SLACK_FLOAT32
+from adderlab.publish.verification import Decided, printable
+from adderlab.publish.watching import random_pairs
+from adderlab.reading.agreement import SLACK, SLACK_FLOAT32, compared
 from adderlab.task.layouts import OPERAND_LIMIT, Layout, from_digits, pairs_from_ints
 
 Pair = tuple[int, int]
@@ -294,8 +296,7 @@ def _attacked(box: Sandbox, limits: Limits) -> Pair | None:
 
 
 def _one_line(text: Any) -> str:
-    """A stranger's text, short and without characters that steer a terminal."""
-    return "".join(c if c.isprintable() else " " for c in str(text)[:300]).strip()
+    return printable(str(text)[:300], " ").strip()
 
 
 # What the file could not foresee.
@@ -303,7 +304,7 @@ def _one_line(text: Any) -> str:
 
 def _sequences(layout: Layout) -> list[list[int]]:
     draw = random.SystemRandom()
-    pairs = _uniform(draw, SEQUENCES // 2)
+    pairs = random_pairs(SEQUENCES // 2)
     additions_NP, _ = layout.encode(*pairs_from_ints(pairs))
     P, V = layout.num_positions, layout.vocab_size
     anything = [[draw.randrange(V) for _ in range(P)] for _ in range(SEQUENCES - len(pairs))]
@@ -314,7 +315,7 @@ def _unforeseen(per_second: float) -> list[Pair]:
     """Uniform pairs, and as many of all strata, from a seed that nobody knew before."""
     draw = random.SystemRandom()
     count = max(FEWEST_PAIRS, min(MOST_PAIRS, int(ASKING_SECONDS * per_second))) // 2
-    pairs = _uniform(draw, count)
+    pairs = random_pairs(count)
     suite = strata(max(1, count // len(strata(1).groups) + 1), draw.randrange(2**31))
     hard = [
         (int(a), int(b))
@@ -324,25 +325,12 @@ def _unforeseen(per_second: float) -> list[Pair]:
     return [*pairs, *draw.sample(hard, min(count, len(hard)))]
 
 
-def _uniform(draw: random.Random, count: int) -> list[Pair]:
-    return [(draw.randrange(OPERAND_LIMIT), draw.randrange(OPERAND_LIMIT)) for _ in range(count)]
-
-
 def _difference(read: _Read, proved: Proved) -> tuple[float, float]:
     """(the largest difference of a logit, the largest that rounding explains)."""
-    tables_NAV, own_NAV = proved.logits, read.logits_NAV
-    assert tables_NAV is not None
-    last = read.handout.last
-    with np.errstate(all="ignore"):
-        if last != "logits":
-            tables_NAV = _log_softmax(tables_NAV)
-            own_NAV = np.log(own_NAV) if last == "probabilities" else _log_softmax(own_NAV)
-        difference = np.nan_to_num(np.abs(tables_NAV - own_NAV), nan=np.inf).max()
-    scale = max(1.0, float(np.abs(tables_NAV).max()))
+    assert proved.logits is not None
+    tables_NAV = compared(read.handout.last, torch.from_numpy(proved.logits))
+    own_NAV = compared(read.handout.last, torch.from_numpy(read.logits_NAV), model=True)
+    difference = (tables_NAV - own_NAV).abs().nan_to_num(nan=torch.inf).max()
+    scale = max(1.0, float(tables_NAV.abs().max()))
     slack = SLACK_FLOAT32 if read.handout.precision == "float32" else SLACK
     return float(difference), slack * scale
-
-
-def _log_softmax(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    x = x - x.max(-1, keepdims=True)
-    return x - np.log(np.exp(x).sum(-1, keepdims=True))

@@ -24,7 +24,7 @@ from adderlab.files.atomic import (
     remove_leftovers,
     write_json,
 )
-from adderlab.publish.verification import Counted, Decided, Score, Verification, Watched
+from adderlab.publish.verification import Counted, Decided, Score, Verification, Watched, printable
 from adderlab.results import Result, html_table, text_table
 
 SCHEMA_VERSION = 1
@@ -81,7 +81,7 @@ class FileResult:
             decided=decided["verdict"],
             pair=None if pair is None else (pair[0], pair[1]),
             margin=decided["margin"],
-            why=_printable("; ".join(filter(None, why))),
+            why=printable("; ".join(filter(None, why))),
             seconds=plain["seconds"],
         )
 
@@ -91,8 +91,8 @@ class FileResult:
         if decided == "refuted" and self.pair:
             decided += f": {self.pair[0]} + {self.pair[1]}"
         return {
-            "file": _printable(self.file),
-            "claimed": _printable(self.claimed),
+            "file": printable(self.file),
+            "claimed": printable(self.claimed),
             "counted": self.counted,
             "verdict": self.verdict,
             "score": self.score,
@@ -147,12 +147,12 @@ class FolderResult(Result):
         """The table, then why files fell short of it."""
         lines = text_table([each.row() for each in self.files])
         lines += [
-            f"{_printable(each.file)}: {each.why}"
+            f"{printable(each.file)}: {each.why}"
             for each in self.files
             if each.why and (each.verdict in ("rejected", "failed") or each.decided != "refuted")
         ]
         if self.left_out:
-            names = ", ".join(map(_printable, self.left_out[:5]))
+            names = ", ".join(map(printable, self.left_out[:5]))
             more = f" and {len(self.left_out) - 5} more" if len(self.left_out) > 5 else ""
             lines.append(f"left out, for they have no build_model: {names}{more}")
         before = len(self.files) - self.checked
@@ -189,17 +189,16 @@ def submissions_in(folder: Path, named: str = "build_model") -> tuple[list[Path]
 def verify_folder(
     folder: Path,
     output: Path,
-    check: Callable[[Path], Verification],
+    check: Callable[[Path, str], Verification],
     settings: Mapping[str, Any],
     *,
     named: str = "build_model",
-    on_file: Callable[[int, int, str], None] = lambda *_: None,
     on_result: Callable[[int, int, FileResult], None] = lambda *_: None,
 ) -> FolderResult:
     """Check every submission that was not checked before, as it is now and under these settings.
 
-    ``check`` checks one file. ``on_file`` is told of one that begins (which, of all, its name),
-    ``on_result`` of one that is done.
+    ``check`` checks one file; it is given its path and "3/40 NAME". ``on_result`` is told of one that is
+    done (which, of all, its result).
 
     Raises ``UsageError`` for an output folder that holds something else, and what ``check`` raises as
     such; a ``Failure`` of one file is its result. Interrupted, it goes on where it stopped.
@@ -216,8 +215,7 @@ def verify_folder(
             key = {"sha256": _digest(path), "settings": dict(settings), "adderlab": __version__}
             plain = _known(kept, name, key)
             if plain is None:
-                on_file(number, len(paths), name)
-                plain = _checked(path, check)
+                plain = _checked(path, f"{number}/{len(paths)} {name}", check)
                 write_json(kept, {"schema_version": SCHEMA_VERSION, "file": name, **key, _KEPT: plain})
                 checked += 1
                 on_result(number, len(paths), FileResult.of(name, plain))
@@ -233,9 +231,9 @@ def verify_folder(
     return found
 
 
-def _checked(path: Path, check: Callable[[Path], Verification]) -> dict[str, Any]:
+def _checked(path: Path, label: str, check: Callable[[Path, str], Verification]) -> dict[str, Any]:
     try:
-        return check(path).to_dict()
+        return check(path, label).to_dict()
     except Failure as failure:
         nothing = Verification(
             file=str(path),
@@ -312,10 +310,6 @@ def _right(suite: Mapping[str, Any] | None) -> str:
     if suite is None:
         return "-"
     return f"{suite['n'] - suite['errors']}/{suite['n']}"
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def summary(files: Sequence[FileResult]) -> dict[str, int]:

@@ -200,12 +200,11 @@ def _prove_weights(folder: Path, failing: list[Pair], report: _Report) -> dict[s
         progress=_phases(report),
         failing=failing,
     )
-    checked = None
-    if proof.verdict == "proved":
-        document = certificate(proof)
-        write_certificate(folder / CERTIFICATE, document)
-        checked = check_document(document, checkpoint, progress=_checking(report), fp32=False)
-    return _plain(proof, checked)
+    return _settled(
+        folder,
+        proof,
+        lambda document: check_document(document, checkpoint, progress=_checking(report), fp32=False),
+    )
 
 
 def _prove_tables(
@@ -233,20 +232,18 @@ def _prove_tables(
         progress=_phases(report),
         failing=failing,
     )
-    checked = None
-    if proof.verdict == "proved":
-        document = certificate(proof)
-        write_certificate(folder / CERTIFICATE, document)
-        model = model_from_tables(form, {name: Interval(array) for name, array in arrays.items()})
-        checked = check(
+    return _settled(
+        folder,
+        proof,
+        lambda document: check(
             json.loads(json.dumps(document)),
-            model,
+            model_from_tables(form, {name: Interval(array) for name, array in arrays.items()}),
             form=json.loads(json.dumps(plain_form(form))),
             weights_sha256=handout.weights_sha256,
             config=config,
             progress=_checking(report),
-        )
-    return _plain(proof, checked)
+        ),
+    )
 
 
 def _phases(report: _Report) -> Callable[[Progress], None]:
@@ -257,8 +254,15 @@ def _checking(report: _Report) -> Callable[[int, int], None]:
     return lambda done, total: report("proof: checker", done, total)
 
 
-def _plain(proof: Proof, checked: Report | None) -> dict[str, Any]:
-    verdict, reason = proof.verdict, proof.reason
+def _settled(
+    folder: Path, proof: Proof, checked_by: Callable[[dict[str, Any]], Report]
+) -> dict[str, Any]:
+    """The answer; of a proof, once its certificate is kept and was given to the checker."""
+    checked, verdict, reason = None, proof.verdict, proof.reason
+    if verdict == "proved":
+        document = certificate(proof)
+        write_certificate(folder / CERTIFICATE, document)
+        checked = checked_by(document)
     if checked is not None and not checked.accepted:
         verdict, reason = "undecided", f"the checker did not accept the certificate: {checked.reason}"
     pairs = dict.fromkeys((w.a, w.b) for w in proof.witnesses)

@@ -268,4 +268,9 @@ class Verification(Result):
             lines += [f"{name + ':':<9}{first}", *(f"{'':9}{line.removeprefix('  ')}" for line in rest)]
         lines += [f"note: {note}" for note in self.notes]
         lines.append(f"sandbox: {self.sandbox}; {self.seconds:.1f} s")
-        return ["".join(c if c.isprintable() else "?" for c in line) for line in lines]
+        return [printable(line) for line in lines]
+
+
+def printable(text: str, instead: str = "?") -> str:
+    """A stranger's text without characters that steer a terminal."""
+    return "".join(c if c.isprintable() else instead for c in text)

@@ -8,13 +8,13 @@ written to deceive those checks; docs/publishing.md says how far each one goes.
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from adderlab.engine.base import usable_cores
 from adderlab.errors import Failure, UsageError
 from adderlab.evaluation.suites import Suite, adderboard, strata
 from adderlab.files.atomic import disk_failure
@@ -336,7 +336,7 @@ class _Referee:
             sandbox=box,
             seconds_per_pair=time.monotonic() - started,
             another=self._start_another,
-            cores=_cores(),
+            cores=usable_cores(),
         )
         pairs = traced_pairs()
         traces: list[dict[str, Any]] = []
@@ -388,8 +388,3 @@ class _Referee:
 
 def _said(answer: Any) -> str:
     return "no number" if answer is None else str(answer)[:80]
-
-
-def _cores() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

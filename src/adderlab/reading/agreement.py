@@ -174,8 +174,15 @@ def _judge_finite(tables: Tables) -> None:
 
 
 def comparable(reading: Reading, logits: Tensor, *, model: bool = False) -> Tensor:
-    """Logits as they are; of a model that gives out probabilities, their logarithms."""
-    last = reading.steps[0].last
+    """``compared`` of what this reading's model gives out."""
+    return compared(reading.steps[0].last, logits, model=model)
+
+
+def compared(last: str, logits: Tensor, *, model: bool = False) -> Tensor:
+    """Logits as they are; where a model's ``last`` operation makes probabilities, their logarithms.
+
+    ``model``: it is what the model gave out, not the logits of tables.
+    """
     if last == "logits":
         return logits
     return logits.log() if model and last == "probabilities" else logits.log_softmax(-1)

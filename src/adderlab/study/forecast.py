@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from adderlab.engine.base import usable_cores
 from adderlab.errors import UsageError
 from adderlab.evaluation.suites import Rate, wilson
 from adderlab.format import duration
@@ -29,7 +30,7 @@ from adderlab.runs.folder import RunFolder
 from adderlab.runs.metadata import RunConfig
 from adderlab.study.rate import RateRecord
 from adderlab.training.measure import SeedTracker
-from adderlab.training.objective import Backend, Objective, usable_cores
+from adderlab.training.objective import Backend, Objective
 from adderlab.training.population import Population
 from adderlab.training.recipe import Recipe
 from adderlab.training.run import Job, Writer

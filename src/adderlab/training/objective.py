@@ -7,7 +7,6 @@ Shapes: S seeds, B pairs, P input positions, A answer steps.
 from __future__ import annotations
 
 import functools
-import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from adderlab.engine.base import (
     Engine,
     Sampler,
     Stepper,
+    usable_cores,
 )
 from adderlab.engine.select import choose_device, select_engine
 from adderlab.errors import UsageError
@@ -398,8 +398,3 @@ def open_backend(
 
 cached_backend = functools.lru_cache(maxsize=8)(open_backend)
 """For a worker that is given shard after shard of one run."""
-
-
-def usable_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -378,7 +378,7 @@ def test_a_file_with_other_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_what_was_scored_when_time_runs_out_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_cores", lambda: 1)
+    monkeypatch.setattr(module, "usable_cores", lambda: 1)
     watched = 2 + len(traced_pairs())
     code = "import time\nCALLS = []\n" + NUMPY.replace(
         "    tokens =",

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import os
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from adderlab.engine.base import Compiled, Descent, Function, Sampler, Stepper, too_large
+from adderlab.engine.base import Compiled, Descent, Function, Sampler, Stepper, too_large, usable_cores
 from adderlab.engine.native.build import (
     FOLDER,
     Log,
@@ -63,13 +62,6 @@ def why_not(form: TableForm) -> str | None:
     return too_large(form, sizes, "native")
 
 
-def cores() -> int:
-    """Processor cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 class NativeEngine:
     """See ``engine.base.Engine``. float32 tables on the CPU; tokens are uint8.
 
@@ -89,7 +81,7 @@ class NativeEngine:
     ) -> None:
         """``threads``: all cores by default; no effect on any result. ``isa``, ``optimise``, ``log``:
         see ``build.load_library``."""
-        self.threads = threads or cores()
+        self.threads = threads or usable_cores()
         isa_flags(isa)  # an unknown name is refused here
         self._build = {"isa": isa, "optimise": optimise, "log": log}
         self._libraries: dict[Any, ctypes.CDLL] = {}
