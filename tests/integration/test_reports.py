@@ -25,15 +25,16 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("lab")
     (folder / "lr.toml").write_text(SWEEP)
     al.sweep(folder / "lr.toml", folder=folder / "sweep", device="cpu", threads=1)
-    found = al.search("7p", seeds=[0], minutes=5, folder=folder / "search", device="cpu", threads=1)
+    few = al.preset("122p", columns=3)
+    found = al.search(few, minutes=5, folder=folder / "search", device="cpu", threads=1)
     assert [record.status for record in found.seeds] == ["proved"]
     return folder
 
 
 def test_pages(lab: Path) -> None:
     text = Page(al.write_report(lab / "search").read_text()).text
-    assert "The search ended: proved." in text and "Proved? Yes all 10^20 pairs" in text
-    assert "model: 7p (7 parameters)" in text and "What did it take?" in text
+    assert "The search ended: proved." in text and "Proved? Yes all 10^6 pairs" in text
+    assert "model: 122 parameters: 122p with model.columns=3" in text and "What did it take?" in text
     text = Page(al.write_report(lab / "sweep").read_text()).text
     assert "How many cells? 2 2 done" in text and "recipe.lr" in text
 

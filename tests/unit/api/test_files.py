@@ -116,7 +116,7 @@ def test_inspect_says_what_was_read(example: al.Model, tmp_path: Path) -> None:
     assert "no, " in two and "second layer" in two
 
 
-@pytest.mark.parametrize("stated", [False, True])
+@pytest.mark.parametrize("stated", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_an_exported_file_reads_back(stated: bool, right: Path, tmp_path: Path) -> None:
     if stated:
         text = right.read_text()
