@@ -42,6 +42,7 @@ from adderlab.format import seed_list
 from adderlab.proof.certificate import write_beside
 from adderlab.proof.prove import Proof, prove_checkpoint
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from adderlab.runs.informed import start_of
 from adderlab.runs.metadata import now
 from adderlab.runs.records import Repair, SeedRecord
 from adderlab.study.rate import RateExperiment, RatePlan, read_plan
@@ -148,6 +149,7 @@ def _about(
         "preset": plan.preset,
         "parameters": checkpoint.num_parameters,
         "recipe": plan.recipe_name,
+        "start": start_of(checkpoint),
         "command": command,
         "seed": best.outcome.seed,
         "weights": best.file.removesuffix(".pt"),
@@ -177,16 +179,18 @@ def index(records: Path) -> str:
         "the checkpoint, its certificate and about.json. To check one:",
         "`adderlab check records/best/456p/model.cert.json.gz records/best/456p/model.pt`.",
         "",
-        "| preset | recipe | seed | repair | smallest margin, logits | weakest pair | trained by |",
-        "|---|---|---|---|---|---|---|",
+        "| preset | recipe | start | seed | repair | smallest margin, logits | weakest pair "
+        "| trained by |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    found = [read_json(path) for path in records.glob("*/about.json")]
-    for about in sorted(found, key=lambda each: -each["parameters"]):
+    found = [(read_json(path), path.with_name("model.pt")) for path in records.glob("*/about.json")]
+    for about, model in sorted(found, key=lambda each: -each[0]["parameters"]):
         a, b = about["weakest_pair"]
+        start = start_of(load_checkpoint(model))
         lines.append(
-            f"| {about['preset']} | {aliases.recipe_name(about['recipe'])} | {about['seed']} | "
-            f"{about['trainings_of_repair'] or 'none'} | {about['margin_bound']:.4g} to "
-            f"{about['margin_witness']:.4g} | {a} + {b} | "
+            f"| {about['preset']} | {aliases.recipe_name(about['recipe'])} | {start} "
+            f"| {about['seed']} | {about['trainings_of_repair'] or 'none'} "
+            f"| {about['margin_bound']:.4g} to {about['margin_witness']:.4g} | {a} + {b} | "
             f"`{' '.join(aliases.command(about['command'].split(' ')))}` |"
         )
     return "\n".join(lines) + "\n"

@@ -27,6 +27,7 @@ from adderlab.reading.describe import reading_lines
 from adderlab.reading.file_model import FileModel, read_file, read_module
 from adderlab.results import Result, html_table, text_table
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint, save_checkpoint, save_safetensors
+from adderlab.runs.informed import start_of
 from adderlab.runs.metadata import kind_of
 
 
@@ -259,7 +260,8 @@ class Inspection(Result):
     no_tables: str | None
     """Why there is no table form, so no fast training and no proof; None if there is one."""
     origin: dict[str, Any]
-    """Of a trained model: its file, the program that trained it, its step, its weights' SHA-256."""
+    """Of a trained model: its file, the program that trained it, its step, whether its start was generic
+    or informed, its weights' SHA-256."""
     reading: tuple[str, ...] = ()
     """Of a file's model, what was read of it, line by line."""
 
@@ -327,6 +329,7 @@ def inspect(
             "checkpoint": None if found.path is None else str(found.path),
             "origin": found.origin,
             "step": found.step,
+            "start": start_of(found),
             "weights_sha256": found.weights_sha256,
         }
     return Inspection(

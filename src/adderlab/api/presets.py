@@ -29,6 +29,7 @@ from adderlab.models.zoo import PRESETS, Preset, at_size, get_preset
 from adderlab.recipes import best_name, get_recipe, recipe_for
 from adderlab.report.describe import share
 from adderlab.results import Result, html_table, text_table
+from adderlab.runs.informed import kind_of_start
 from adderlab.study.rate import RateRecord, default_folder, read_rates
 from adderlab.training.recipe import Recipe
 
@@ -40,7 +41,8 @@ INTRODUCTION = """\
 Written by `adderlab zoo --markdown`. Counts are exact and tested; published figures are their
 authors'. `adderlab zoo NAME` prints a model's parameter table.
 
-**best recipe**: what `--recipe best`, the default, trains by; **rate**: seeds proved on all
+**best recipe**: what `--recipe best`, the default, trains by; **start**: whether it is *generic*
+or *informed* ([statistics.md](statistics.md#generic-and-informed-starts)); **rate**: seeds proved on all
 10^20 pairs by it, with the 95% interval ([rates.md](rates.md)); **proved**: whether any
 seed was, by any recipe.
 """
@@ -91,6 +93,7 @@ class Zoo(Result):
             "published rate",
             "published recipe",
             "best recipe",
+            "start",
             "rate",
             "proved",
             "source",
@@ -98,7 +101,7 @@ class Zoo(Result):
         lines = [*INTRODUCTION.splitlines(), "", f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
         for p in self.presets:
             cells = (p.name, f"{p.parameters:,}", p.config.layout, _shape(p.config), p.published)
-            recipes = (p.published_rate, p.recipe or "none", best_name(p))
+            recipes = (p.published_rate, p.recipe or "none", best_name(p), _start(p))
             lines.append(f"| {' | '.join((*cells, *recipes, *self._measured(p), p.source))} |")
         for p in self.presets:
             lines += ["", f"## {p.name}", ""]
@@ -123,6 +126,7 @@ class Zoo(Result):
             "published_rate": preset.published_rate,
             "recipe": preset.recipe,
             "best_recipe": best_name(preset),
+            "start": _start(preset),
             "source": preset.source,
             "notes": preset.notes,
             "table_form": why_no_tables(preset.config) is None,
@@ -171,11 +175,12 @@ class Zoo(Result):
         if preset.published:
             lines += [
                 f"published: {preset.published}; success rate: {preset.published_rate}",
-                f"published recipe: {preset.recipe or 'none'}; best recipe: {best_name(preset)}",
+                f"published recipe: {preset.recipe or 'none'}; best recipe: {best_name(preset)}, "
+                f"start {_start(preset)}",
             ]
         lines += [
             f"measured: recipe {each.recipe}, {share(each.pure)} of seeds {each.seeds} proved on all "
-            "pairs"
+            f"pairs; start {each.start}"
             for each in self.rates
             if each.preset == preset.name and each.pure is not None
         ]
@@ -222,6 +227,11 @@ def recipe(name: str = "best", preset: str | Preset | None = None) -> Recipe:
     if preset is None:
         return get_recipe(name)
     return recipe_for(get_preset(preset) if isinstance(preset, str) else preset, name)
+
+
+def _start(preset: Preset) -> str:
+    """Of the recipe that "best" names: generic, or informed and by what."""
+    return kind_of_start(to_dict(recipe_for(preset, "best")))
 
 
 def _shape(config: ModelConfig) -> str:

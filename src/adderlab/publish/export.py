@@ -45,6 +45,7 @@ from adderlab.reading.file_model import FileModel
 from adderlab.reading.precision import parameters_of
 from adderlab.results import Result
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint, save_safetensors
+from adderlab.runs.informed import start_of
 from adderlab.task.addition import PUBLISHED, SUM_DIGITS, from_digits
 from adderlab.task.layouts import Layout
 from adderlab.task.sampling import uniform_pairs
@@ -197,11 +198,12 @@ def load_source(source: str, name: str = "submission") -> ModuleType:
 
 def compared_source(checkpoint: Checkpoint, credits: Credits) -> str:
     """The submission's source, compared with the checkpoint. Raises ``Failure`` if it differs."""
+    start = start_of(checkpoint)
     if isinstance(checkpoint.config, FileModel):
-        source = inlined_source(checkpoint.config, checkpoint.params, credits)
+        source = inlined_source(checkpoint.config, checkpoint.params, credits, start)
         compare_file(source, checkpoint)
         return source
-    source = submission_source(checkpoint.config, checkpoint.params, credits)
+    source = submission_source(checkpoint.config, checkpoint.params, credits, start)
     compare(load_source(source), checkpoint)
     return source
 

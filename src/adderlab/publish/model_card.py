@@ -28,6 +28,7 @@ from adderlab.proof.search import Limits
 from adderlab.reading.describe import computed_line
 from adderlab.reading.file_model import FileModel
 from adderlab.runs.checkpoints import Checkpoint
+from adderlab.runs.informed import start_of
 from adderlab.runs.metadata import read_summary
 
 SUITES = ("adderboard", "published", "strata")
@@ -267,6 +268,7 @@ def recipe(checkpoint: Checkpoint) -> list[str]:
     if checkpoint.step:
         lines[0] += f", {checkpoint.step:,} steps"
     settings = {name: value for name, value in _flat(checkpoint.recipe) if name != "seed"}
+    lines.append(f"start: {start_of(checkpoint)}")
     if settings:
         lines.append(", ".join(f"{name} {value}" for name, value in settings.items()))
     else:
@@ -296,7 +298,10 @@ def issue_form(checkpoint: Checkpoint, credits: Credits, evidence: Evidence, fil
     sections = {
         "Title": f"[Submission] {credits.name}: {checkpoint.num_parameters} parameters, {result}",
         "Author": credits.author,
-        "Category": "Trained (weights come from a generic learning algorithm)",
+        "Category": (
+            "Trained (weights come from a generic learning algorithm); what training began with: "
+            f"{start_of(checkpoint)}"
+        ),
         "Unique parameters": (
             f"{checkpoint.num_parameters}, counted by the file itself; tied tensors once, "
             "fixed numbers (eps, rotary base, a fixed spiral) not counted"
@@ -370,6 +375,7 @@ def config_json(checkpoint: Checkpoint) -> dict[str, Any]:
         "config": schema.to_dict(checkpoint.config),
         "parameters": checkpoint.num_parameters,
         "weights_sha256": checkpoint.weights_sha256,
+        "start": start_of(checkpoint),
         "layout": {
             "vocabulary": list(layout.vocabulary),
             "a_positions": list(layout.a_positions),

@@ -75,8 +75,11 @@ def generate(model, tokens, steps):
 '''
 
 
-def submission_source(config: ModelConfig, params: dict[str, Tensor], credits: Credits) -> str:
+def submission_source(
+    config: ModelConfig, params: dict[str, Tensor], credits: Credits, start: str | None = None
+) -> str:
     """The submission file. ``params`` has no seed axis. The same arguments give the same text.
+    ``start``: what training began with, for the metadata.
 
     Raises ``UsageError`` for a model with a part that cannot be written.
     """
@@ -89,7 +92,7 @@ def submission_source(config: ModelConfig, params: dict[str, Tensor], credits: C
         *code.helpers.values(),
         _MODEL,
         top.rstrip("\n") + "\n" + "\n".join(methods) + "\n",
-        _build_model(config, credits),
+        _build_model(config, credits, start),
         _encode(layout),
         _GREEDY,
         _add(layout),
@@ -135,8 +138,11 @@ def _inlined_tensor(thing, name):
 '''
 
 
-def inlined_source(config: FileModel, params: dict[str, Tensor], credits: Credits) -> str:
-    """The user's own file with the weights in it, and ``add`` if it had none.
+def inlined_source(
+    config: FileModel, params: dict[str, Tensor], credits: Credits, start: str | None = None
+) -> str:
+    """The user's own file with the weights in it, and ``add`` if it had none. ``start``: what training
+    began with, for the metadata.
 
     Raises ``UsageError`` for a file that was not named, or a module in memory.
     """
@@ -145,6 +151,7 @@ def inlined_source(config: FileModel, params: dict[str, Tensor], credits: Credit
         raise UsageError("a module in memory has no source: export to adderboard takes a Python file")
     count = sum(tensor.numel() for tensor in params.values())
     facts = {"name": credits.name, "author": credits.author, "params": count}
+    facts |= {} if start is None else {"start": start}
     # Names that the user's file is unlikely to have.
     sections = [
         live.source,
@@ -236,7 +243,8 @@ def _hexadecimal(number: Tensor) -> str:
     return (mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa) + power + exponent
 
 
-def _build_model(config: ModelConfig, credits: Credits) -> str:
+def _build_model(config: ModelConfig, credits: Credits, start: str | None) -> str:
+    facts = tricks(config) + ([] if start is None else [f"start of training: {start}"])
     lines = [
         "def build_model():",
         "    model = Adder().eval()",
@@ -246,7 +254,7 @@ def _build_model(config: ModelConfig, credits: Credits) -> str:
         '        "params": sum(p.numel() for p in model.parameters()),',
         *_wrapped_string('        "architecture": ', architecture(config)),
         '        "tricks": [',
-        *(f"            {_quoted(trick)}," for trick in tricks(config)),
+        *(f"            {_quoted(fact)}," for fact in facts),
         "        ],",
         "    }",
         "    return model, metadata",

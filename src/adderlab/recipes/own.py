@@ -198,6 +198,11 @@ OWN = {
         prefit=_prefit("q_proj", steps=60, lr=0.5, pairs=2),
         restarts=Restarts(halve_at=(250, 500, 750, 1000, 1250, 1500, 2000)),
     ),
+    "generic-7": entry(
+        "restarts-7-8k",
+        notes="restarts-7-8k without the attention prefit: all seven numbers begin at random",
+        prefit=None,
+    ),
     "wide-89": entry(
         source=_FAILURES,
         notes="for the rotary line with a token table: wide initialisation, with norms of either sign; "

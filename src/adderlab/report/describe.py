@@ -318,6 +318,7 @@ def describe_environment(environment: dict[str, Any]) -> str:
 COLUMNS = (
     "preset",
     "recipe",
+    "start",
     "seeds",
     "steps",
     "proved",
@@ -338,6 +339,7 @@ def table_row(record: RateRecord) -> list[str]:
     return [
         record.preset,
         record.recipe + (" (published)" if record.published else ""),
+        record.start,
         f"{record.seeds} ({record.n})",
         _steps(record),
         share(record.pure),
@@ -375,7 +377,8 @@ def describe_rate(record: RateRecord) -> list[str]:
     """A row as sentences."""
     lines = [
         f"{record.preset}, recipe {record.recipe}, {record.n} seeds ({record.seeds}), "
-        f"{record.steps:,} steps at most (intervals: Wilson, 95%)"
+        f"{record.steps:,} steps at most (intervals: Wilson, 95%)",
+        f"start: {record.start}",
     ]
     if record.pure is None:
         lines.append("this model has no table form: it cannot be proved")
@@ -410,6 +413,8 @@ def rates_page(records: Sequence[RateRecord]) -> str:
         "Written by `adderlab rate --markdown` from `records/rates/`. Every seed trains alone, however",
         "many run side by side; each that reached 99% exact match is then decided on all 10^20 pairs.",
         "",
+        "- **start**: *generic*, or *informed* by what was made for columns and digits",
+        "  ([statistics.md](statistics.md#generic-and-informed-starts)).",
         "- **proved**: right on all 10^20 pairs as trained (last weights, else the best by validation),",
         "  with the 95% Wilson interval of the rate. **with repair**: those, and seeds proved after",
         "  `adderlab repair`'s method was tried on the near misses.",
@@ -428,10 +433,40 @@ def rates_page(records: Sequence[RateRecord]) -> str:
         return "\n".join([*lines, "No rate has been measured yet."])
     lines += [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
     lines += [f"| {' | '.join(table_row(record))} |" for record in records]
-    lines += ["", "## How each was measured", ""]
+    lines += ["", *_best_of_kinds(records), "", "## How each was measured", ""]
     for record in records:
         lines += [*_about(record), ""]
     return "\n".join(lines[:-1])
+
+
+ENOUGH = 48
+"""Seeds from which a rate stands among the best of a preset."""
+
+
+def _best_of_kinds(records: Sequence[RateRecord]) -> list[str]:
+    """Of every preset the best generic and the best informed rate over enough seeds."""
+    lines = [
+        "## The best of either kind",
+        "",
+        f"The highest share of seeds proved as trained, of rows with {ENOUGH} seeds or more; a dash",
+        "where there is none.",
+        "",
+        "| preset | generic recipe | proved | informed recipe | proved |",
+        "|---|---|---|---|---|",
+    ]
+    for preset in dict.fromkeys(record.preset for record in records):
+        cells = [preset]
+        for generic in (True, False):
+            rows = [
+                (record.pure.value, record.recipe, share(record.pure))
+                for record in records
+                if record.preset == preset and record.pure is not None and record.n >= ENOUGH
+                if (record.start == "generic") == generic
+            ]
+            cells += max(rows)[1:] if rows else ("-", "-")
+        if set(cells[1:]) != {"-"}:
+            lines.append(f"| {' | '.join(cells)} |")
+    return lines
 
 
 def _about(record: RateRecord) -> list[str]:

@@ -37,6 +37,7 @@ from adderlab.report.evidence import CertificateRecord, RunEvidence, flat_settin
 from adderlab.report.figures import Anatomy, dissect
 from adderlab.report.html import figure, key, page, paragraph, table, tag, tile
 from adderlab.report.seeds import seed_choice
+from adderlab.runs.informed import kind_of_start
 from adderlab.runs.metadata import MODEL_FILE, now
 from adderlab.runs.records import Metrics, SeedRecord
 
@@ -100,6 +101,7 @@ def _about(run: RunEvidence) -> list[str]:
     what = [f"{count}: {seed_list(seeds)}", f"date: {date}"]
     if run.config is not None:
         recipe = f"{describe_recipe(run.config.recipe)}, {run.config.train_steps:,} steps"
+        recipe += f", start {kind_of_start(run.config.recipe)}"
         what = [f"model: {describe_model(run.config.model)}", f"recipe: {recipe}", *what]
     what = [run.kind, *what] if run.kind != "run" else what
     return [" | ".join(what), f"status: {run.status} | {describe_environment(run.environment)}"]

@@ -42,6 +42,7 @@ from adderlab.models.tables import why_no_tables
 from adderlab.proof.search import Limits
 from adderlab.reading.file_model import FileModel
 from adderlab.runs.folder import RUN_FILES, STATE_FILE, seed_folder
+from adderlab.runs.informed import kind_of_start
 from adderlab.runs.metadata import (
     ENDED,
     RunConfig,
@@ -130,6 +131,11 @@ class RateRecord:
     versions: dict
     """adderlab, python, torch, numpy."""
     schema_version: int = SCHEMA_VERSION
+
+    @property
+    def start(self) -> str:
+        """``generic``, or ``informed`` and by what (``runs.informed``)."""
+        return kind_of_start(self.recipe_settings)
 
     @property
     def file_name(self) -> str:

@@ -13,6 +13,8 @@ from functools import cached_property
 from typing import Literal
 
 from adderlab.errors import UsageError
+from adderlab.files import schema
+from adderlab.runs.informed import informed_by
 from adderlab.task.sampling import R456_CURRICULUM, Curriculum, DataConfig, Phase
 from adderlab.training.finetune import LBFGS, MAX_ROUNDS, Targeting
 from adderlab.training.initialise import AttentionPrefit, Circle, Restarts, WideInit
@@ -179,6 +181,11 @@ class Recipe:
             )
         if len(self.stages) > MAX_ROUNDS - 1:
             raise UsageError(f"a recipe has at most {MAX_ROUNDS - 1} stages, not {len(self.stages)}")
+
+    @property
+    def informed_by(self) -> tuple[str, ...]:
+        """Its ingredients that know of columns or digits (``runs.informed``); none: it is generic."""
+        return informed_by(schema.to_dict(self))
 
     def restarts_after(self, step: int) -> int:
         """Restarts of a seed that go on after the evaluation at ``step``; at -1: all it begins with."""

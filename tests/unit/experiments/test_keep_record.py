@@ -98,7 +98,10 @@ def test_the_largest_margin_is_kept_and_only_a_larger_one_replaces_it(tmp_path: 
     assert json.loads((records / "456p" / "about.json").read_text())["seed"] == 7
     none = measurement(tmp_path / "none", {5: None})
     assert keep_record.main([str(none.folder), "-o", str(records)]) == 0
-    assert "| 456p | prefit | 7 |" in (records / "README.md").read_text()
+    assert (
+        "| 456p | prefit | informed (circle, attention prefit) | 7 |"
+        in (records / "README.md").read_text()
+    )
 
 
 def test_a_repaired_model_is_kept_until_one_is_proved_as_trained(tmp_path: Path) -> None:
