@@ -491,7 +491,7 @@ def fitted(document: Document, rng: random.Random) -> None:
     document["margin"]["bound"] = rng.choice([-1e9, 0.0, 1e-300])
 
 
-@pytest.mark.parametrize("count", [pytest.param(48, id="few"), COUNTS[1]])
+@pytest.mark.parametrize("count", [pytest.param(24, id="few"), COUNTS[1]])
 def test_resealed_certificates_of_wrong_models(
     count: int, true_certificate: Document, tmp_path: Path
 ) -> None:

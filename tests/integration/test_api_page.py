@@ -9,12 +9,10 @@ import adderlab as al
 from adderlab.cli.main import main
 from helpers.paths import ROOT
 
-pytestmark = pytest.mark.slow
-"""A minute of proofs or compilers: on command, to keep the plain run short."""
-
 PAGES = ROOT / "docs"
 
 
+@pytest.mark.slow
 def test_the_tour_prints_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for folder in ("records", "examples"):
         (tmp_path / folder).symlink_to(ROOT / folder)

@@ -15,7 +15,11 @@ KEYS = {"model", "checkpoint", "parameters", "config", "training", "multi_seed_v
 
 
 @pytest.mark.parametrize(
-    ("name", "parameters", "errors"), [("lowrank_456p_s43.pt", 456, 0), ("lowrank_512p_s42.pt", 512, 12)]
+    ("name", "parameters", "errors"),
+    [
+        ("lowrank_456p_s43.pt", 456, 0),
+        pytest.param("lowrank_512p_s42.pt", 512, 12, marks=pytest.mark.slow),
+    ],
 )
 def test_evaluate_checkpoints_as_printed(
     name: str, parameters: int, errors: int, tmp_path: Path

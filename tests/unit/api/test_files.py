@@ -55,6 +55,7 @@ def test_a_module_in_memory_needs_its_layout() -> None:
         al.read(module)
 
 
+@pytest.mark.slow
 def test_a_file_is_proved_and_checked(right: Path, tmp_path: Path) -> None:
     pytest.importorskip("flint")
     model = al.read(right)

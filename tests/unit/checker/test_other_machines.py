@@ -20,9 +20,6 @@ from adderlab.runs.checkpoints import load_checkpoint
 from helpers.models import config_of
 from helpers.paths import ROOT
 
-pytestmark = pytest.mark.slow
-"""A minute of proofs or compilers: on command, to keep the plain run short."""
-
 BEST = ROOT / "records" / "best"
 MAIN = "import sys; from adderlab.cli.main import main; sys.exit(main(sys.argv[1:]))"
 OTHER_MACHINE = {"ATEN_CPU_CAPABILITY": "default", "OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}
@@ -41,6 +38,7 @@ def elsewhere(*command: str) -> dict:
 
 
 @pytest.mark.parametrize("name", ["67p", pytest.param("262p", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_a_certificate_made_elsewhere_is_accepted_here(name: str, tmp_path: Path) -> None:
     model, cert = BEST / name / "model.pt", tmp_path / "cert.json.gz"
     assert elsewhere("prove", str(model), "--output", str(cert))["verdict"] == "proved"
@@ -48,6 +46,7 @@ def test_a_certificate_made_elsewhere_is_accepted_here(name: str, tmp_path: Path
     assert check_file(cert, load_checkpoint(model), fp32=False).accepted
 
 
+@pytest.mark.slow
 def test_a_kept_certificate_is_accepted_elsewhere() -> None:
     """Of version 1, and with a hash of tables that holds on the machine that made it."""
     folder = BEST / "62p"
@@ -66,6 +65,7 @@ def test_every_kept_certificate_is_accepted_elsewhere(cert: Path) -> None:
     assert elsewhere("check", str(cert), str(model), "--real-only")["accepted"]
 
 
+@pytest.mark.slow
 def test_the_same_weights_in_another_configuration_are_refused(tmp_path: Path) -> None:
     """By name where the certificate has one, by mathematics where it has none."""
     folder = BEST / "67p"

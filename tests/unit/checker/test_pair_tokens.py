@@ -31,9 +31,6 @@ from adderlab.proof.search import Limits
 from adderlab.task.layouts import get_layout
 from helpers.checker_cases import axes_frame, hand_made, packed, sealed, unpacked
 
-pytestmark = pytest.mark.slow
-"""A minute of proofs or compilers: on command, to keep the plain run short."""
-
 WEIGHTS = "a" * 64
 CONFIG = plain_config(ModelConfig(layout="pairs"))
 LAYOUT = get_layout("pairs")
@@ -106,6 +103,7 @@ def proved(tables: Tables, **limits: int) -> Proof:
 
 
 @pytest.mark.parametrize("heads", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_an_adder_in_pair_tokens_is_proved_and_accepted(heads: int) -> None:
     tables = adder(heads=heads)
     proof = proved(tables)
@@ -124,6 +122,7 @@ def test_an_adder_in_pair_tokens_is_proved_and_accepted(heads: int) -> None:
     assert "leaf 700 is not proved" in (answer(changed, tables).reason or "")
 
 
+@pytest.mark.slow
 def test_a_leaky_adder_in_pair_tokens_is_refuted() -> None:
     tables = adder(leak=0.03)
     proof = proved(tables, cells=2000)

@@ -40,6 +40,7 @@ def known(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return proved(load_checkpoint(path), tmp_path_factory.mktemp("cert") / "456.json.gz"), path
 
 
+@pytest.mark.slow
 def test_456p_is_accepted(known: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     cert, path = known
     args = Check(certificate=cert, checkpoint=path, json=True, real_only=True)

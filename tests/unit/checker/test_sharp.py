@@ -19,9 +19,6 @@ from adderlab.runs.checkpoints import load_checkpoint
 from helpers.paths import ROOT
 from oracle.random_tables import with_value_dim
 
-pytestmark = pytest.mark.slow
-"""A minute of proofs or compilers: on command, to keep the plain run short."""
-
 WEIGHTS = "a" * 64
 
 
@@ -55,6 +52,7 @@ def checked(tables: Tables, **limits: int) -> tuple[Proof, Report]:
     return proof, report
 
 
+@pytest.mark.slow
 def test_a_sharp_head_that_changes_nothing_is_accepted() -> None:
     proof, report = checked(with_second_head(0.0))
     assert proof.verdict == "proved" and report.accepted and report.reason is None
@@ -70,6 +68,7 @@ def test_a_sharp_head_that_spoils_every_pair_without_a_nine_is_refuted() -> None
     assert report.counterexample_confirmed and not report.accepted
 
 
+@pytest.mark.slow
 def test_a_proof_of_the_harmless_head_does_not_serve_the_other() -> None:
     proof, _ = checked(with_second_head(0.0))
     wrong = with_second_head(30.0)

@@ -26,9 +26,6 @@ from adderlab.errors import Failure
 from adderlab.models.head_program import Activation, NormKind
 from helpers.checker_cases import axes_frame, geometry, hand_made, head_of, leaf_bounds
 
-pytestmark = pytest.mark.slow
-"""A minute of proofs or compilers: on command, to keep the plain run short."""
-
 
 def all_pairs(n: int) -> list[tuple[int, int]]:
     return [(a, b) for a in range(10**n) for b in range(10**n)]
@@ -209,6 +206,7 @@ def test_counts_are_exact() -> None:
 
 
 @pytest.mark.parametrize("seed", range(2))
+@pytest.mark.slow
 def test_accepted_bounds_hold_for_every_pair_and_are_nearly_exact(seed: int) -> None:
     n, model = 2, random_model(seed, 2)
     for i in range(n + 1):
@@ -281,6 +279,7 @@ def test_accepted_bounds_of_the_sum_of_heads_hold_for_every_pair(
 
 
 @pytest.mark.parametrize("seed", range(2))
+@pytest.mark.slow
 def test_bounds_with_more_scores_hidden_keys_a_sink_and_the_end_step(seed: int) -> None:
     n, model = 2, random_model(seed, 2, end="13")
     A, V, H, _ = model.query_AVHK.shape
@@ -355,6 +354,7 @@ def test_other_coordinates_make_the_same_model(shared: bool) -> None:
 
 
 @pytest.mark.parametrize("factor", [30.0, 1e4])
+@pytest.mark.slow
 def test_bounds_of_sharp_attention_hold_for_every_pair(factor: float) -> None:
     """Scores so far apart that the weights of most inputs underflow beside those of others."""
     n, model = 2, random_model(3, 2, heads=1)

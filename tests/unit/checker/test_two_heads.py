@@ -103,6 +103,7 @@ def test_the_sum_of_other_heads_is_not_proved(document: dict[str, Any]) -> None:
     assert not report.accepted and "is not proved" in (report.reason or "")
 
 
+@pytest.mark.slow
 def test_bounds_of_each_head_are_still_read(document: dict[str, Any]) -> None:
     tables = opposed_heads(0.0)
     proof = prove_problem(bounded_apart(tables), weights_sha256=WEIGHTS, config=CONFIG)

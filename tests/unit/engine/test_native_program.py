@@ -60,7 +60,9 @@ def test_the_derivative_of_ordered_sums_and_slices() -> None:
     agree(vjp(function, 2), [random(5, 6), random(6, 7), *cotangents])
 
 
-@pytest.mark.parametrize("name", ["456p", "67p", "122p"])
+@pytest.mark.parametrize(
+    "name", ["456p", *(pytest.param(name, marks=pytest.mark.slow) for name in ("67p", "122p"))]
+)
 def test_the_map_to_tables_and_its_derivative(name: str) -> None:
     config = get_preset(name).config
     params = stack_parameters([build_model(config, seed) for seed in range(3)])

@@ -18,9 +18,6 @@ from oracle import table_forward
 from oracle.programs import CASES, Case
 from oracle.random_tables import random_tokens
 
-pytestmark = pytest.mark.slow
-"""A minute of proofs or compilers: on command, to keep the plain run short."""
-
 QUICK = "-O1"
 """Half the compile time."""
 
@@ -51,14 +48,8 @@ def check(engine: NativeEngine | TorchEngine, tables: Tables, tokens: Tensor, ta
     assert torch.equal(engine.decode(tables, prompt), table_forward.decode(precise, prompt))
 
 
-OFTEN = (
-    "every_operation",
-    "wide",
-    "parallel-hidden-sink",
-    "soft_cap-sink",
-    "no_mlp-positions-tanh-sink",
-)
-"""Programs that together have every operation and kind of score; the others are compiled in the slow
+OFTEN = ("every_operation", "no_mlp-positions-tanh-sink")
+"""The program of every operation, and one with other scores; the others are compiled in the slow
 tests."""
 
 
@@ -84,12 +75,14 @@ def test_native(case: Case) -> None:
     fewer([case for case in CASES if case.score == "tokens" or (case.sink and case.function != "tanh")]),
     ids=lambda case: case.name,
 )
+@pytest.mark.slow
 def test_native_elsewhere(case: Case, isa: str) -> None:
     tables = case.tables(S)
     check(NativeEngine(1, optimise=QUICK, isa=isa), tables, *random_tokens(tables.form, S, B))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.slow
 def test_torch(case: Case) -> None:
     """In float64: to the last digits."""
     tables = case.tables(S).to(dtype=torch.float64)

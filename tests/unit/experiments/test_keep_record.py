@@ -21,9 +21,13 @@ from helpers.paths import ROOT
 
 BEST = ROOT / "records" / "best"
 KEPT = sorted(path.parent.name for path in BEST.glob("*/about.json"))
+OFTEN = ("456p", "122p", "67p", "57p", "7p")
+"""One of each line; the others are proved again in the slow tests."""
 
 
-@pytest.mark.parametrize("name", KEPT)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in OFTEN)) for name in KEPT]
+)
 def test_a_kept_model_is_proved_and_its_files_agree(name: str) -> None:
     about = json.loads((BEST / name / "about.json").read_text())
     checkpoint = load_checkpoint(BEST / name / "model.pt")

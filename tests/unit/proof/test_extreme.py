@@ -14,9 +14,6 @@ from adderlab.proof.search import Limits
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint
 from helpers.paths import ROOT
 
-pytestmark = pytest.mark.slow
-"""A minute of proofs or compilers: on command, to keep the plain run short."""
-
 
 def record(name: str) -> Path:
     return ROOT / "records" / "best" / name / "model.pt"
@@ -66,6 +63,7 @@ LONG = (
 @pytest.mark.parametrize(
     "case", [pytest.param(case, marks=[pytest.mark.slow] * (case in LONG)) for case in CASES]
 )
+@pytest.mark.slow
 def test_a_clear_line_or_a_verdict(case: str, tmp_path: Path) -> None:
     checkpoint = CASES[case]()
     try:
@@ -87,6 +85,7 @@ def test_a_clear_line_or_a_verdict(case: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.slow
 def test_a_certificate_of_the_record_says_nothing_about_extreme_weights(case: str) -> None:
     """With the hash forged: the checker itself finds that nothing is proved."""
 

@@ -15,9 +15,6 @@ from adderlab.runs.checkpoints import Checkpoint, load_checkpoint
 from adderlab.task.layouts import get_layout
 from helpers.reference import reference_checkpoint
 
-pytestmark = pytest.mark.slow
-"""A minute of proofs or compilers: on command, to keep the plain run short."""
-
 LEAVES = 170_300
 
 
@@ -40,6 +37,7 @@ def margin_of(checkpoint: Checkpoint, step: int, a: int, b: int) -> float:
         ("qwen3_122p_lbfgs.npz", None, 2.4275, 0.98),
     ],
 )
+@pytest.mark.slow
 def test_right_on_every_pair(name, pair, margin, share) -> None:
     checkpoint, verdict = decided(name)
     assert verdict.verdict == "proved" and verdict.failing_pairs == 0
@@ -54,6 +52,7 @@ def test_right_on_every_pair(name, pair, margin, share) -> None:
         assert margin_of(checkpoint, 9, *pair) == pytest.approx(margin, abs=5e-5)
 
 
+@pytest.mark.slow
 def test_the_512p_file_fails_on_a_known_number_of_pairs() -> None:
     checkpoint, verdict = decided("lowrank_512p_s42.pt")
     assert verdict.verdict == "refuted" and verdict.reason == ""
@@ -90,6 +89,7 @@ def check_jittered(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(2))
+@pytest.mark.slow
 def test_weights_off_by_a_percent_are_refuted(seed: int) -> None:
     check_jittered(seed)
 

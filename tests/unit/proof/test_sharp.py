@@ -25,9 +25,6 @@ from oracle.proof_twin import (
     with_attn_out,
 )
 
-pytestmark = pytest.mark.slow
-"""A minute of proofs or compilers: on command, to keep the plain run short."""
-
 SPREADS = [1.0, 30.0, 300.0, 1e3, 3e3, 1e4, 1e5, 1e6]
 STYLES = [("P", 1, 2), ("S", 2, 1), ("M", 1, 3)]
 
@@ -46,6 +43,7 @@ def with_spread(spread: float, seed: int, **kind) -> Problem:
 
 @pytest.mark.parametrize(("style", "heads", "bottleneck"), STYLES)
 @pytest.mark.parametrize("spread", SPREADS)
+@pytest.mark.slow
 def test_bounds_hold_every_pair_and_extremes_are_attained(spread, style, heads, bottleneck) -> None:
     problem = with_spread(spread, 3, columns=2, style=style, heads=heads, bottleneck=bottleneck)
     rng = np.random.default_rng(0)
@@ -121,6 +119,7 @@ def test_keys_that_no_leaf_holds_do_not_hide_a_wrong_model(right: Problem) -> No
     assert step_margins(wrong, 0, zeros, zeros)[0] < 0
 
 
+@pytest.mark.slow
 def test_a_sharp_head_that_changes_nothing_is_proved_all_the_same(right: Problem) -> None:
     plain = prove_problem(right)
     sharp = prove_problem(second_head(right, 1e5, 0.0))
@@ -129,6 +128,7 @@ def test_a_sharp_head_that_changes_nothing_is_proved_all_the_same(right: Problem
     assert sharp.margin.bound == pytest.approx(plain.margin.bound, rel=0.05)
 
 
+@pytest.mark.slow
 def test_scores_without_a_correct_digit_prove_nothing(right: Problem) -> None:
     """Beyond 2^53 a rounded score may be off by whole units, so every weight is in doubt."""
     huge = dataclasses.replace(right, query_AVHK=1e30 * right.query_AVHK)

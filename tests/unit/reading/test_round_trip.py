@@ -24,9 +24,6 @@ from adderlab.reading.file_model import read_file
 from helpers.paths import ROOT
 from helpers.user_files import perturbed, some_pairs, submission
 
-pytestmark = pytest.mark.slow
-"""A minute of proofs or compilers: on command, to keep the plain run short."""
-
 FAST = ("456p", "122p", "67p", "7p")
 RECORDS = sorted(path.parent.name for path in (ROOT / "records" / "best").glob("*/model.pt"))
 TABLE_FORM = [
@@ -80,6 +77,7 @@ def _sequences(config: ModelConfig) -> torch.Tensor:
 @pytest.mark.parametrize(
     "name", [each if each == "7p" else pytest.param(each, marks=pytest.mark.slow) for each in RECORDS]
 )
+@pytest.mark.slow
 def test_a_submission_of_a_record_is_proved_alike(name: str, tmp_path: Path) -> None:
     """Boxes have the same coordinates, so bounds are alike too."""
     model, path = submission(name, tmp_path)

@@ -9,9 +9,6 @@ from adderlab.reading.file_model import read_file
 from helpers.paths import ROOT
 from helpers.user_files import EXAMPLE, written
 
-pytestmark = pytest.mark.slow
-"""A minute of proofs or compilers: on command, to keep the plain run short."""
-
 STYLES = ROOT / "tests" / "helpers" / "styles"
 READ = sorted(path.stem for path in (STYLES / "read").glob("*.py"))
 REFUSED = {

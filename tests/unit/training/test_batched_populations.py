@@ -178,6 +178,7 @@ STAGED = [
 ]
 
 
+@pytest.mark.slow
 def test_stages_polishing_and_targeting_are_each_cells_own() -> None:
     """The third recipe's parts begin later: batches are shared as far as they can be."""
     assert_alike(STAGED, NativeEngine(2), NativeEngine(1))

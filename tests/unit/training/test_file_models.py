@@ -27,9 +27,6 @@ from adderlab.training.recipe import R456_DATA, Recipe, Stage
 from helpers import decoders
 from helpers.user_files import EXAMPLE, perturbed, variant
 
-pytestmark = pytest.mark.slow
-"""A minute of proofs or compilers: on command, to keep the plain run short."""
-
 CPU = torch.device("cpu")
 RECIPE = Recipe(
     steps=200, batch_size=64, lr=0.003, warmup_steps=20, eval_interval=100, val_size=64, test_size=64
@@ -47,6 +44,7 @@ def population(config: object, objective: object, recipe: Recipe = RECIPE) -> Po
 @pytest.mark.parametrize(
     "name", ["456p", *(pytest.param(name, marks=pytest.mark.slow) for name in ("122p", "67p", "7p"))]
 )
+@pytest.mark.slow
 def test_an_exported_preset_trains_as_the_preset_does(name: str, tmp_path: Path) -> None:
     """200 steps from the same weights: the losses agree to 1e-5, of themselves where they are large."""
     config = get_preset(name).config
@@ -67,6 +65,7 @@ def test_an_exported_preset_trains_as_the_preset_does(name: str, tmp_path: Path)
         assert bool(((found_S - wanted_S).abs() < 1e-5 * wanted_S.clamp(min=1.0)).all())
 
 
+@pytest.mark.slow
 def test_native_steps_of_a_file_are_those_of_pytorch_and_lower_the_loss() -> None:
     config = example()
     native = population(config, TableObjective(config, NativeEngine(2, log=lambda line: None)))
@@ -82,6 +81,7 @@ def test_native_steps_of_a_file_are_those_of_pytorch_and_lower_the_loss() -> Non
     assert bool((last_S < 0.8 * first_S).all())
 
 
+@pytest.mark.slow
 def test_the_tables_of_training_are_the_module_s(tmp_path: Path) -> None:
     config = example()
     objective = TableObjective(config, NativeEngine(1, log=lambda line: None))
@@ -289,6 +289,7 @@ def test_lbfgs_goes_through_the_tables_of_a_file() -> None:
     assert not torch.equal(before, trained.flat_SN)
 
 
+@pytest.mark.slow
 def test_a_run_keeps_the_file_and_goes_on_only_where_it_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

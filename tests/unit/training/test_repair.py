@@ -24,9 +24,6 @@ from adderlab.training.repair import RepairSettings, Round, repair
 from helpers.models import config_of
 from helpers.reference import disturbed, proved_model, reference_checkpoint
 
-pytestmark = pytest.mark.slow
-"""A minute of proofs or compilers: on command, to keep the plain run short."""
-
 
 def test_a_proved_model_is_left_as_it_is() -> None:
     checkpoint = proved_model("67p")
@@ -34,6 +31,7 @@ def test_a_proved_model_is_left_as_it_is() -> None:
     assert result.proved and result.trainings == 0 and result.checkpoint is checkpoint
 
 
+@pytest.mark.slow
 def test_rounds_alternate_and_end_at_the_limit() -> None:
     """One step of training moves the weights, keeps everything else and proves nothing."""
     checkpoint = disturbed(proved_model())

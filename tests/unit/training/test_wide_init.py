@@ -97,6 +97,7 @@ def test_the_loss_and_nothing_else_sees_the_factor(name: str) -> None:
     assert torch.equal(plain.decode(params, prompt), scaled.decode(params, prompt))
 
 
+@pytest.mark.slow
 def test_the_native_engine_sees_it_too() -> None:
     recipe = dataclasses.replace(WIDE, logit_scale=30.0)
     native, slow = (
