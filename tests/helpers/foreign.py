@@ -15,17 +15,30 @@ from adderlab.evaluation.suites import adderboard
 from adderlab.files.atomic import write_bytes, write_torch
 from adderlab.models.config import ModelConfig
 from adderlab.models.transformer import Transformer
-from adderlab.runs.foreign import (
-    _COPIES,
-    _EQUALS,
-    _MLX_NAMES,
-    _TOP,
-    _ZEROS,
-    SPIRAL,
-    _microadder_config,
-    _names,
-    _qwen3,
-)
+from adderlab.models.zoo import get_preset
+from adderlab.runs.foreign import _MLX_NAMES, _qwen3
+from adderlab.runs.microadder import SPIRAL
+
+_MICROADDER_NAMES = {
+    "token_emb.radius": "tok_arc_A",
+    "token_emb.start": "tok_arc_start",
+    "token_emb.stride": "tok_arc_stride",
+    "head_proj.weight": "head_proj.weight",
+    "blocks.0.ln1.weight": "norm1.weight",
+    "blocks.0.attn.qk_shared.weight": "q_proj.weight",
+    "blocks.0.attn.query.angle": "q_phase_angle",
+    "blocks.0.attn.proj.A": "out_proj.A",
+    "blocks.0.attn.proj.B": "out_proj.B",
+    "blocks.0.mlp.fc1.weight": "fc1.weight",
+    "blocks.0.mlp.fc2.weight": "fc2.weight",
+    "pos_emb.columns.amplitude": "spiral_amp",
+    "pos_emb.columns.phase": "spiral_phase",
+    "pos_emb.columns.slope": "spiral_slope",
+    "pos_emb.columns.offset": "spiral_offset",
+}
+"""Our names -> the later package's."""
+_SPECIAL = "pos_emb.special"
+"""Of the special positions, which are one tensor here and two there."""
 
 
 @torch.no_grad()
@@ -55,12 +68,13 @@ def write_microadder(
     ``params`` has no seed axis. Raises ``UsageError`` for a model outside MicroAdder's family.
     """
     settings = _settings(config)
-    names = _names(config)
-    state = {theirs: params[ours].detach() for ours, theirs in names.items()}
+    state = {
+        theirs: params[ours].detach() for ours, theirs in _MICROADDER_NAMES.items() if ours in params
+    }
     state["q_phase_angle"] = state["q_phase_angle"].reshape(1)
-    state[_EQUALS], state[_TOP] = params["pos_emb.special"].detach().clone().split(1)
-    state |= {name: torch.zeros(1, config.position_width) for name in _ZEROS}
-    state |= {copy: state[original] for copy, original in _COPIES.items()}
+    state["special_pos_equals"], state["z_hi_pos"] = params[_SPECIAL].detach().clone().split(1)
+    state |= {name: torch.zeros(1, config.position_width) for name in ("_plus_pos", "_eos_pos")}
+    state |= {copy: state["norm1.weight"] for copy in ("norm2.weight", "norm_f.weight")}
     if config.positions == "fixed_spiral":
         state |= {f"spiral_{n}": torch.tensor(v) for n, v in zip(SPIRAL, config.spiral, strict=True)}
     state["causal_mask"] = torch.ones(34, 34).tril()[None, None]
@@ -69,8 +83,13 @@ def write_microadder(
 
 
 def _settings(config: ModelConfig) -> dict[str, Any]:
+    if config not in [get_preset(name).config for name in ("57p", "67p", "74p")]:
+        raise UsageError(
+            "this model is no MicroAdder: its package has one shape with an arc of one radius, "
+            "spiral columns, tied Q and K and a rank-1 output"
+        )
     amplitude, phase, slope, offset = config.spiral
-    settings = {
+    return {
         "d_model": config.d_model,
         "tok_dim": config.token_width,
         "pos_dim": config.position_width,
@@ -91,19 +110,6 @@ def _settings(config: ModelConfig) -> dict[str, Any]:
         "spiral_init_offset": offset,
         "equals_spiral_idx": -1.0,
     }
-    shapes = {"out_proj.A": torch.empty(1, config.attn_out_rank), "fc2.weight": torch.empty(0)}
-    if config.fc2 == "head":
-        del shapes["fc2.weight"]
-    if (
-        config.tokens != "arc"
-        or config.attn_out_rank != 1
-        or _microadder_config(settings, shapes, Path()) != config
-    ):
-        raise UsageError(
-            "this model is no MicroAdder: its package has one shape with an arc of one radius, "
-            "spiral columns, tied Q and K and a rank-1 output"
-        )
-    return settings
 
 
 def write_mlx(path: Path | str, config: ModelConfig, params: Mapping[str, Tensor]) -> None:

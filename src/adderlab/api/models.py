@@ -146,14 +146,22 @@ def check_model_name(path: Path) -> None:
         raise UsageError(f"{path}: a model is saved as .pt or .safetensors, not {path.suffix!r}")
 
 
-def load(model: ModelLike) -> Model:
+def load(model: ModelLike, *, preset: str | None = None) -> Model:
     """The model in a checkpoint file: ours, R456's or MicroAdder's ``.pt``, an MLX-named ``.npz``, a
     ``.safetensors``. A run, or its folder, gives its best model (of a search the proved one), a seed's
     record or a repair its checkpoint. A Python file is read and run (``read``).
 
-    Raises ``UsageError`` if there is no such file, ``Failure`` for a file that is damaged, holds code
-    or does not fit its own settings.
+    ``preset``: of what model a file is that holds weights alone (a bare state dict, under adderlab's,
+    R456's, MicroAdder's or MLX's names).
+
+    Raises ``UsageError`` if there is no such file, or a model is named for a file that says itself that
+    it is another; ``Failure`` for a file that is damaged, holds code, or does not fit its own settings
+    or the preset.
     """
+    if preset is not None:
+        if not isinstance(model, str | os.PathLike):
+            raise UsageError("preset goes with a file of weights alone")
+        return _model(load_checkpoint(Path(model), get_preset(preset).config))
     found: Any = model
     if not isinstance(found, str | os.PathLike | Checkpoint):
         found = getattr(found, "best", None) or getattr(found, "checkpoint", None)
@@ -213,10 +221,25 @@ def read(
             origin=config.file,
             path=path,
         )
-    found = load(weights)
+    found = _weights_of(weights, config)
     if found.config != config:
         raise UsageError(_foreign_weights(found, config))
     return found
+
+
+def _weights_of(weights: ModelLike, config: FileModel) -> Model:
+    """The model in ``weights``; of a file of weights alone, as a model of ``config``."""
+    if isinstance(weights, str | os.PathLike) and Path(weights).is_file():
+        return _model(load_checkpoint(Path(weights), config, must_agree=False))
+    return load(weights)
+
+
+def _fewer(model: Model) -> str:
+    """Why a model has more numbers than were trained."""
+    return (
+        f"{model.trained} numbers; parts of it that adderlab does not have are written out as plain "
+        f"tables and maps, {model.num_parameters} numbers in all"
+    )
 
 
 def _foreign_weights(found: Model, config: FileModel) -> str:
@@ -332,6 +355,8 @@ def inspect(
             "start": start_of(found),
             "weights_sha256": found.weights_sha256,
         }
+        if found.trained is not None:
+            origin["trained by its own program"] = _fewer(found)
     return Inspection(
         config=config,
         rows=parameter_table(config),

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import shlex
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,7 @@ from adderlab.api.experiments import (
     parse_open_seeds,
     parse_seeds,
 )
-from adderlab.api.models import Model, load
+from adderlab.api.models import Model, ModelLike, load
 from adderlab.errors import UsageError
 from adderlab.evaluation.exact import SuiteReport, predict
 from adderlab.evaluation.suites import Rate, Suite, wilson
@@ -34,6 +34,7 @@ from adderlab.report.describe import describe_model, describe_seeds
 from adderlab.results import Result, html_table
 from adderlab.runs.checkpoints import Checkpoint
 from adderlab.runs.folder import update_records
+from adderlab.runs.informed import start_of
 from adderlab.runs.metadata import MODEL_FILE, Keep, Kind, kind_of, read_config
 from adderlab.runs.records import Metrics, SeedRecord, best_of
 from adderlab.runs.stored import StoredRun
@@ -45,8 +46,9 @@ from adderlab.task.addition import from_digits
 from adderlab.task.sampling import uniform_pairs
 from adderlab.training.measure import Listener
 from adderlab.training.objective import Compute, open_backend
-from adderlab.training.recipe import Recipe
-from adderlab.training.run import Job, read_job, run
+from adderlab.training.recipe import Recipe, WarmStart
+from adderlab.training.run import Job, extended, read_job, run
+from adderlab.training.warm_start import OWN_START, check_encloses
 
 # Runs and searches.
 
@@ -190,6 +192,7 @@ def train(
     keep: Keep = "grokked",
     overwrite: bool = False,
     prove: bool = False,
+    start: ModelLike | None = None,
     cluster: str | None = None,
     shards: int | None = None,
     store: str | None = None,
@@ -202,30 +205,51 @@ def train(
     changed settings. ``folder``: default results/runs/PRESET_TIME. ``threads``: seeds trained at once on
     a CPU; default every core; no effect on any result. ``keep``: seeds that get a folder of their own:
     "all", or those that end at 99% and the best. ``prove``: afterwards decide all pairs for these.
-    ``cluster``: train on a Ray cluster, in ``shards`` whose state lies in ``store``.
+    ``start``: a trained model, of the same configuration or of one that it encloses
+    (``training.warm_start``), from whose weights every seed starts; what the recipe has for the start is
+    left out. ``cluster``: train on a Ray cluster, in ``shards`` whose state lies in ``store``.
 
     Ctrl-C stops it after the current step: the run's ``status`` is then "stopped", and ``resume`` goes
     on. Raises ``UsageError`` for what cannot be, ``Failure`` if the disk refuses.
     """
-    wanted = define(model, recipe, steps=steps, settings=set)
+    settings = set if start is None else _without_own_start(set)
+    wanted = define(model, recipe, steps=steps, settings=settings)
+    listener = listener or Listener()
+    source = None if start is None else load(start)
+    own_recipe = wanted.recipe
+    if source is not None:
+        check_encloses(wanted.config, source)
+        listener.on_message(f"start: {source}; the recipe's own start is left out")
+        named = WarmStart(sha256=source.weights_sha256, start=start_of(source))
+        own_recipe = dataclasses.replace(own_recipe, warm_start=named)
     job = Job(
         config=wanted.config,
-        recipe=wanted.recipe,
+        recipe=own_recipe,
         seeds=parse_seeds(seeds),
         folder=Path(folder) if folder else default_folder(wanted.name),
         run_name=run_name,
         overwrite=overwrite,
         keep=keep,
+        source=source,
     )
     compute = Compute(device=device, engine=engine, threads=threads)
     if cluster is None and (store or shards):
         raise UsageError("store=URL and shards=N go with cluster=ADDRESS")
-    listener = listener or Listener()
     if cluster is not None:
+        if job.source is not None:
+            raise UsageError("a warm start is trained on this machine: leave out the cluster")
         if wanted.preset is None:
             raise UsageError("the model of a file is trained on this machine: leave out the cluster")
         return _train_on_cluster(job, compute, cluster, listener, prove, shards=shards, store=store)
     return _train(job, compute, listener, prove)
+
+
+def _without_own_start(settings: Settings) -> Settings:
+    """The settings, after those that leave out what a recipe has for the start."""
+    nothing: dict[str, Any] = {f"recipe.{name}": None for name in OWN_START}
+    if isinstance(settings, Mapping):
+        return {**nothing, **settings}
+    return [*(f"{name}=null" for name in nothing), *settings]
 
 
 def resume(
@@ -239,11 +263,14 @@ def resume(
     prove: bool = False,
     proved: int | None = None,
     minutes: float = 10.0,
+    steps: int | None = None,
     cluster: str | None = None,
     listener: Listener | None = None,
 ) -> Run:
     """Go on with a stopped run or search, with its own settings; its seeds end in the bits that they
-    would have reached without the stop. ``model``: the Python file whose model it trains, such as the
+    would have reached without the stop. ``steps``: so many in all, of a run that is done or stopped: a
+    last stage is added, from every seed's best weights, with a fresh optimiser, at the rate where the
+    recipe ends. ``model``: the Python file whose model it trains, such as the
     run's own ``model.py``, which is run; of presets none. ``proved``, ``minutes``: of a search (see
     ``search``); without ``proved`` it stops at as many as it was last asked for. A rate is gone on with
     by ``measure_rate``, a sweep by ``sweep``.
@@ -254,12 +281,16 @@ def resume(
     compute = Compute(device=device, engine=engine, threads=threads)
     kind = kind_of(folder)
     name_file(folder, model)
+    if steps is not None and (kind != "run" or is_sharded(folder)):
+        raise UsageError(f"steps={steps} extends a run on this machine, not the {kind} in {folder}")
     if kind == "search":
         return _search(folder, compute, listener, proved=proved, minutes=minutes)
     if kind in ("rate", "sweep"):
         raise UsageError(f"{folder} is a {kind}; go on with it by adderlab {kind}")
     job = read_job(folder)
     job = dataclasses.replace(job, keep=keep or job.keep)
+    if steps is not None:
+        job = extended(job, steps)
     if cluster is not None:
         if not is_sharded(folder):
             raise UsageError(f"the run in {folder} has no shards; go on with it without cluster=ADDRESS")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -18,6 +18,9 @@ from adderlab.cli.options import (
     emit_json,
     print_note,
 )
+
+if TYPE_CHECKING:
+    from adderlab.runs.checkpoints import Checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +54,15 @@ class Evaluate(DeviceOptions, WeightsOptions):
             if self.output is not None:
                 emit_json(entries, self.output)
             if not self.json:
-                print(f"{model.path}: {model.num_parameters} parameters", *report.describe(), sep="\n")
+                print(f"{model.path}: {_count(model)}", *report.describe(), sep="\n")
         if self.json:
             emit_json(entries)
         return 0
+
+
+def _count(model: Checkpoint) -> str:
+    own = "" if model.trained is None else f" (its own program trained {model.trained})"
+    return f"{model.num_parameters} parameters{own}"
 
 
 @dataclass(frozen=True, kw_only=True)

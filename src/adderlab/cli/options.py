@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from adderlab.training.measure import Listener
 
 
-def arg(metavar: str | None = None, aliases: list[str] | None = None) -> Any:
-    """An argument's name in the help, which shows a default only where there is something to show."""
-    return tyro.conf.arg(metavar=metavar, aliases=aliases, help_behavior_hint=_default_shown)
+def arg(metavar: str | None = None, aliases: list[str] | None = None, name: str | None = None) -> Any:
+    """An argument's value and name in the help, which shows a default only where there is something to
+    show."""
+    return tyro.conf.arg(metavar=metavar, aliases=aliases, name=name, help_behavior_hint=_default_shown)
 
 
 def _default_shown(default: str) -> str:
@@ -51,16 +52,22 @@ class DeviceOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsOptions:
-    """The weights of a model that a Python file describes."""
+    """What a file of weights belongs to."""
 
     weights: Annotated[Path | None, arg(metavar="CKPT")] = None
-    """With FILE.py: a checkpoint of it; else the parameters that its build_model makes."""
+    """With FILE.py: its checkpoint or state dict; else the parameters that its build_model makes."""
+    as_preset: Annotated[str | None, arg(metavar="PRESET", name="as")] = None
+    """With a file of weights alone (a bare state dict): the preset that they are of."""
 
     def model(self, name: Path | str) -> ModelLike:
-        """The model that the command is about, as the API takes it: its name, or with --weights the
-        model of the Python file, which is then run."""
+        """The model that the command is about, as the API takes it: its name, with --weights the model
+        of the Python file, which is then run, and with --as the preset's with those weights."""
         import adderlab
 
+        if self.as_preset is not None:
+            if self.weights is not None or Path(name).suffix == ".py":
+                raise adderlab.UsageError("--as names a preset for a file of weights, not for a FILE.py")
+            return adderlab.load(str(name), preset=self.as_preset)
         if self.weights is None:
             return name
         if Path(name).suffix != ".py":

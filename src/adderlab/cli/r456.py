@@ -26,7 +26,10 @@ TieMode = Literal[
 
 @dataclass(frozen=True, kw_only=True)
 class R456Train:
-    """Train one seed exactly as the published 456p program does: its flags, defaults, data and files."""
+    """Train one seed exactly as the published 456p program does: its flags, defaults, data and files.
+
+    The flags of the log that came after it are honoured too: several models side by side, wandb.
+    """
 
     run_name: str = "lowrank_baseline"
     run_dir: Annotated[Path | None, arg(metavar="DIR")] = None
@@ -38,6 +41,15 @@ class R456Train:
     dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
     """Only fp32: the published program, too, ignores the others on a CPU."""
     seed: int = 42
+    """Of the first model; the others have the next ones."""
+    num_models: int = 1
+    """Models trained side by side; each gets its folder below the run's."""
+    wandb: bool = False
+    """Send the figures to Weights & Biases too (needs adderlab[wandb])."""
+    wandb_project: Annotated[str | None, arg(metavar="[ENTITY/]PROJECT")] = None
+    """Where to; default: as wandb's own settings say."""
+    wandb_mode: Literal["online", "offline", "disabled"] = "online"
+    """offline keeps the figures in the run's folder; disabled is as without --wandb."""
     n_layer: int = 1
     d_model: int = 7
     n_head: int = 1
@@ -108,24 +120,44 @@ class R456Train:
             test_size=self.test_size,
             sampler="r456",
         )
+        if self.num_models < 1:
+            raise UsageError(f"--num-models must be at least 1, not {self.num_models}")
         folder = self.run_dir or run_folder(self.run_name)
-        save_split(self.split_dir, self.seed, self.val_size, self.test_size)
-        following = Following(lambda: resume_command(folder) if kind_of(folder) else None)
+        seeds = range(self.seed, self.seed + self.num_models)
+        for seed in seeds:
+            save_split(self.split_dir, seed, self.val_size, self.test_size)
+        following = Following(
+            lambda: resume_command(folder) if kind_of(folder) else None, sinks=self._sinks()
+        )
         with following as listener:
             found = al.train(
                 config,
                 recipe=recipe,
-                seeds=[self.seed],
+                seeds=seeds,
                 folder=folder,
                 run_name=self.run_name,
                 device=self.device,
                 overwrite=True,
+                keep="all",
                 listener=listener,
             )
         if found.status == "stopped":
             following.tell_how_to_go_on()
         print(json.dumps(read_summary(folder), indent=2))
         return 0
+
+    def _sinks(self) -> tuple[str, ...]:
+        """The dashboards; wandb reads where to and how from the environment."""
+        import os
+
+        if not self.wandb or self.wandb_mode == "disabled":
+            return ()
+        os.environ["WANDB_MODE"] = self.wandb_mode
+        if self.wandb_project:
+            *entity, os.environ["WANDB_PROJECT"] = self.wandb_project.split("/", 1)
+            if entity:
+                os.environ["WANDB_ENTITY"] = entity[0]
+        return ("wandb",)
 
 
 @dataclass(frozen=True, kw_only=True)

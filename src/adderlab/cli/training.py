@@ -42,7 +42,12 @@ class Train(ComputeOptions, ChangeOptions):
     overwrite: Switch = False
     """Delete a run of that name first."""
     resume: Annotated[Path | None, arg(metavar="RUN")] = None
-    """Go on with a stopped run; give its folder and no preset, but FILE.py where it is of one."""
+    """Go on with a stopped run; give its folder and no preset, but FILE.py where it is of one. With
+    --steps N also with one that is done: N steps in all, from each seed's best weights, at its last
+    rate."""
+    start: Annotated[Path | None, arg(metavar="CKPT", name="from")] = None
+    """Start every seed from these weights: of the same model, or of one with fewer hidden units, smaller
+    ranks or more ties."""
     keep: Annotated[Literal["grokked", "all"] | None, arg(metavar="{grokked,all}")] = None
     """Seeds that get a folder: all, or (default) those that end at 99% and the best."""
     evaluate: str = "published"
@@ -120,6 +125,7 @@ class Train(ComputeOptions, ChangeOptions):
         how: dict[str, Any] = {**self.compute, "listener": listener}
         if self.resume is not None:
             how |= {"keep": self.keep, "prove": self.prove, "cluster": self.cluster}
+            how |= {"steps": self.steps}
             return al.resume(folder, self.preset, proved=self.proved, minutes=self.budget, **how)
         how |= {"steps": self.steps, "set": self.settings}
         how |= {"folder": folder, "overwrite": self.overwrite}
@@ -139,6 +145,7 @@ class Train(ComputeOptions, ChangeOptions):
             seeds=self.seeds or "0-7",
             keep=self.keep or "grokked",
             prove=self.prove,
+            start=self.start,
             cluster=self.cluster,
             shards=self.shards,
             store=self.store,
@@ -155,19 +162,21 @@ def _check(args: Train) -> None:
         raise UsageError(
             "name a preset to train, for example 456p (adderlab zoo lists them), or a Python file"
         )
-    if args.until and (args.sink or args.keep or not args.prove or args.cluster):
-        raise UsageError("--sink, --keep, --no-prove and --cluster do not go with --until proved")
+    if args.until and (args.sink or args.keep or not args.prove or args.cluster or args.start):
+        raise UsageError(
+            "--sink, --keep, --no-prove, --cluster and --from do not go with --until proved"
+        )
     if not args.until and (args.proved, args.budget, args.assisted) != (None, 10.0, True):
         raise UsageError("--proved, --budget and --no-assisted go with --until proved")
     if args.cluster and args.sink:
         raise UsageError("--sink follows a run on this machine; leave it out with --cluster")
     if args.resume is None:
         return
-    changed = args.recipe or args.steps or args.set or not args.assisted
+    changed = args.recipe or args.set or args.start or not args.assisted
     preset = args.preset and not is_file(args.preset)
     if preset or changed or args.seeds or args.run_name or args.overwrite:
         raise UsageError(
-            "--resume takes the run's own settings: give no preset, --recipe, --seeds, --steps, --set "
+            "--resume takes the run's own settings: give no preset, --recipe, --seeds, --set, --from "
             "or --no-assisted"
         )
     if args.store or args.shards:

@@ -3,7 +3,8 @@
 Seeds of one recipe share their settings, and seeds of several recipes may share a call: it costs the
 same however many kinds of seed it holds, and no number of a seed depends on another's.
 
-A step is Grokfast's part of the gradient, AdamW with clipping, and the running average of the weights.
+A step is Grokfast's part of the gradient, AdamW with clipping (or an ``Update`` in its place), and the
+running average of the weights.
 Every operation is elementwise and correctly rounded, and the gradient norm is summed in a fixed order
 (``models.ordered`` says why). Source of AdamW: Loshchilov and Hutter, arXiv 1711.05101; constants and
 order of operations as in torch.optim.AdamW. Of the others: ``training.optimiser``.
@@ -167,34 +168,64 @@ class Descending(Protocol):
     def weight_decay_S(self) -> Tensor: ...
 
 
+class Update(Protocol):
+    """The rule that turns gradients into a step."""
+
+    def __call__(
+        self, state: Descending, grad_SN: Tensor, own_S1: dict[str, Tensor], rates: StepRates
+    ) -> Tensor:
+        """What to take from the weights, (S, N). ``grad_SN`` is clipped; the state's moments are
+        updated; ``own_S1`` are the settings' constants."""
+        ...
+
+
+@dataclass(frozen=True)
+class StepRates:
+    """What a step's length is made of."""
+
+    lr: Tensor
+    """(S, 1), or (S, N) where parameters have rates of their own."""
+    corrected: Tensor
+    """``lr`` over Adam's correction of the mean."""
+    scale_S1: Tensor
+    """Divisor of the root of Adam's square."""
+
+
+def adamw(state: Descending, grad_SN: Tensor, own_S1: dict[str, Tensor], rates: StepRates) -> Tensor:
+    """See the module's head."""
+    mean_SN, square_SN = state.mean_SN, state.square_SN
+    mean_SN += (grad_SN - mean_SN) * own_S1["beta1_rest"]
+    square_SN *= own_S1["beta2"]
+    square_SN += grad_SN * grad_SN * own_S1["beta2_rest"]
+    return rates.corrected * (mean_SN / (square_SN.sqrt() / rates.scale_S1 + own_S1["eps"]))
+
+
 def descend(
     state: Descending,
     grad_SN: Tensor,
     rates_SR: Tensor,
     constants_SX: Tensor,
     lr_scale_SN: Tensor | None = None,
+    update: Update = adamw,
 ) -> None:
     """One step of every seed; ``rates_SR`` and ``constants_SX`` are the settings' rates of this step and
     their constants, a row for each seed. ``grad_SN`` may be overwritten by a faster twin."""
     columns = constants_SX.split(1, 1)
     own_S1 = dict(zip(CONSTANTS, columns, strict=True))
     lr_S1, correction_S1, scale_S1 = rates_SR.split(1, 1)
-    params_SN, mean_SN, square_SN = state.params_SN, state.mean_SN, state.square_SN
-    slow_SN, average_SN = state.slow_SN, state.average_SN
+    params_SN, slow_SN, average_SN = state.params_SN, state.slow_SN, state.average_SN
     if slow_SN is not None:
         slow_SN *= own_S1["slow_keep"]
         slow_SN += grad_SN * own_S1["slow_rest"]
         grad_SN = grad_SN + slow_SN * own_S1["strength"]
     norm_S1 = torch.sqrt(halving_sum(grad_SN * grad_SN, 1))[:, None]
     grad_SN = grad_SN * (own_S1["clip"] / (norm_S1 + 1e-6)).clamp(max=1.0)
-    decay_SN, rate_SN = lr_S1 * state.weight_decay_S[:, None], lr_S1 / correction_S1
+    decay_SN, lr_SN, corrected_SN = lr_S1 * state.weight_decay_S[:, None], lr_S1, lr_S1 / correction_S1
     if lr_scale_SN is not None:
-        decay_SN, rate_SN = decay_SN * lr_scale_SN, rate_SN * lr_scale_SN
+        decay_SN, lr_SN = decay_SN * lr_scale_SN, lr_SN * lr_scale_SN
+        corrected_SN = corrected_SN * lr_scale_SN
     params_SN *= 1.0 - decay_SN
-    mean_SN += (grad_SN - mean_SN) * own_S1["beta1_rest"]
-    square_SN *= own_S1["beta2"]
-    square_SN += grad_SN * grad_SN * own_S1["beta2_rest"]
-    params_SN -= rate_SN * (mean_SN / (square_SN.sqrt() / scale_S1 + own_S1["eps"]))
+    params_SN -= update(state, grad_SN, own_S1, StepRates(lr_SN, corrected_SN, scale_S1))
     if average_SN is not None:
         # Written as a step towards the weights: elementwise, and exact where they stand still.
         average_SN += (params_SN - average_SN) * own_S1["average_rest"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -571,7 +572,8 @@ class _Trackio:
 
 
 class _Wandb:
-    """As its own settings say; ``WANDB_MODE=offline`` keeps everything in RUN/wandb."""
+    """As its own settings say; ``WANDB_MODE=offline`` keeps everything in RUN/wandb, ``WANDB_PROJECT``
+    names another project than adderlab."""
 
     def __init__(self, run_name: str, folder: Path, settings: dict[str, Any]) -> None:
         self._wandb = _package_of("wandb")
@@ -581,7 +583,10 @@ class _Wandb:
     def log(self, values: dict[str, float], step: int) -> None:
         if self._run is None:
             self._run = self._wandb.init(
-                project=PROJECT, name=self._run_name, dir=str(self._folder), config=self._settings
+                project=os.environ.get("WANDB_PROJECT", PROJECT),
+                name=self._run_name,
+                dir=str(self._folder),
+                config=self._settings,
             )
         self._run.log(values, step=step)
 

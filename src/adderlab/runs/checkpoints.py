@@ -1,7 +1,8 @@
 """Checkpoints: one model's weights, its settings and where they come from.
 
-Read: ours, the published 456-parameter program's (R456) ``.pt``, MicroAdder's ``.pt``, MLX-named
-``.npz``, our ``.safetensors``. Written: a ``.pt`` that R456's own program reads as well (its keys,
+Read: ours, the published 456-parameter program's (R456) ``.pt`` and its forks', MicroAdder's ``.pt``,
+MLX-named ``.npz``, our ``.safetensors``, and weights alone where the model is named.
+Written: a ``.pt`` that R456's own program reads as well (its keys,
 its names, the tied head included; ours beside them under ``adderlab``), and ``.safetensors``.
 """
 
@@ -37,7 +38,7 @@ from adderlab.models.architecture import Adder
 from adderlab.models.config import ModelConfig
 from adderlab.models.transformer import Transformer, build_model
 from adderlab.reading.file_model import FileModel
-from adderlab.runs import foreign
+from adderlab.runs import bare, fixed_terms, foreign, microadder
 
 # Whether the weights in a file are those its settings ask for, to the last name and number.
 
@@ -157,6 +158,9 @@ class Checkpoint:
     seed: int | None = None
     origin: str = "adderlab"
     path: Path | None = None
+    trained: int | None = None
+    """Numbers that the file's own program trained, where it has parts that are written out here as more;
+    None: as many as there are."""
 
     def __post_init__(self) -> None:
         shapes = parameter_shapes(self.config)
@@ -210,36 +214,62 @@ class Checkpoint:
         return model.eval()
 
 
-def load_checkpoint(path: Path | str) -> Checkpoint:
+def load_checkpoint(
+    path: Path | str, config: ModelConfig | FileModel | None = None, *, must_agree: bool = True
+) -> Checkpoint:
     """Read a checkpoint of any known program; the format is found from the content.
 
-    Raises ``UsageError`` if there is no such file, ``Failure`` for a file that is damaged, holds
-    code, or does not fit its own settings.
+    ``config`` says of what model a file of weights alone is; a file that says so itself ``must_agree``.
+
+    Raises ``UsageError`` if there is no such file, or it holds another model than ``config``;
+    ``Failure`` for a file that is damaged, holds code, does not fit its own settings or ``config``, or
+    does not say what model it holds where ``config`` does not either.
     """
     path = Path(path)
     data = read_weight_file(path)
-    container = container_of(data, path)
     try:
-        if container == "npz":
-            check_npz(data, path)
-            return _load_mlx(path)
-        if container == "safetensors":
-            return _load_safetensors(data, path)
-        payload = read_torch(data, path)
-        if "model_state_dict" in payload:
-            return _load_microadder(payload, path)
-        if _is_of_a_file(payload):
-            return _load_file_model(payload, path)
-        if "model_state" in payload:
-            return _load_r456(payload, path)
+        found = _load_whole(data, path)
     except UsageError as error:
         # Settings that come from a file are the file's trouble, not the command's.
         raise Failure(f"{path} does not fit: {error}; fetch or save it again") from error
-    entries = ", ".join(payload)[:200] or "none"
-    raise Failure(
-        f"{path} is no checkpoint this program knows: it has the entries {entries}, "
-        "but neither model_state nor model_state_dict"
-    )
+    if isinstance(found, Checkpoint):
+        if must_agree and config is not None and found.config != config:
+            raise UsageError(f"{path} says itself what model it holds, and it is another: name no model")
+        return found
+    state = bare.bare_state(found)
+    if state is None:
+        entries = ", ".join(found)[:200] or "none"
+        raise Failure(
+            f"{path} is no checkpoint this program knows: it has the entries {entries}, "
+            "but neither model_state nor model_state_dict"
+        )
+    if config is None:
+        raise Failure(
+            f"{path} holds {len(state)} weights and does not say of what model: name its preset, as in "
+            f"adderlab prove {path} --as 456p (in Python load(..., preset=...)), or its Python file"
+        )
+    params = bare.parameters(config, state, path)
+    about = _About(config=config, recipe={}, seed=None, origin="a bare state dict")
+    return _checked(about, params, path, step=0, val_exact=math.nan)
+
+
+def _load_whole(data: bytes, path: Path) -> Checkpoint | dict[str, Any]:
+    """The checkpoint in a file, or the file's table where it does not say what model it holds."""
+    container = container_of(data, path)
+    if container == "npz":
+        check_npz(data, path)
+        return _of_foreign(foreign.read_mlx(path), path, origin="mlx")
+    if container == "safetensors":
+        tensors, metadata = read_safetensors(data, path)
+        return _load_safetensors(tensors, metadata, path) if "adderlab" in metadata else dict(tensors)
+    payload = read_torch(data, path)
+    if "model_state_dict" in payload and "config" in payload:
+        return _load_microadder(payload, path)
+    if _is_of_a_file(payload):
+        return _load_file_model(payload, path)
+    if "model_state" in payload and ("model_config" in payload or "adderlab" in payload):
+        return _load_r456(payload, path)
+    return payload
 
 
 def save_checkpoint(path: Path | str, checkpoint: Checkpoint) -> None:
@@ -311,6 +341,12 @@ def _load_r456(payload: dict[str, Any], path: Path) -> Checkpoint:
         payload = unknown | payload
     payload = {"train_config": {}} | payload
     _require(payload, _R456_KEYS, path)
+    trained = None
+    if fixed_terms.is_fixed_terms(payload["model_config"], payload["model_state"]):
+        flat, weights, trained = fixed_terms.as_r456(
+            payload["model_config"], foreign.unwrapped(payload["model_state"]), path
+        )
+        payload |= {"model_config": flat, "model_state": weights}
     config = foreign.model_from_dict(payload["model_config"])
     recipe = _plain(_typed(payload, "train_config", dict, path))
     about = _About(config=config, recipe=recipe, seed=_seed(recipe), origin="r456")
@@ -326,6 +362,7 @@ def _load_r456(payload: dict[str, Any], path: Path) -> Checkpoint:
         path,
         step=_typed(payload, "step", int, path),
         val_exact=float(_typed(payload, "val_exact", (int, float), path)),
+        trained=trained,
     )
 
 
@@ -347,13 +384,9 @@ def _load_file_model(payload: dict[str, Any], path: Path) -> Checkpoint:
     )
 
 
-def _load_safetensors(data: bytes, path: Path) -> Checkpoint:
-    tensors, metadata = read_safetensors(data, path)
-    if "adderlab" not in metadata:
-        raise Failure(
-            f"{path} does not say what model it holds (no adderlab metadata); "
-            "convert it where it was made, or name its .pt"
-        )
+def _load_safetensors(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path
+) -> Checkpoint:
     try:
         entry = json.loads(metadata["adderlab"])
     except (ValueError, RecursionError) as error:
@@ -373,30 +406,34 @@ def _load_safetensors(data: bytes, path: Path) -> Checkpoint:
 
 
 def _load_microadder(payload: dict[str, Any], path: Path) -> Checkpoint:
-    from adderlab.runs.foreign import read_microadder
-
     try:
-        config, params = read_microadder(path)
+        found = microadder.read_microadder(path)
     except RuntimeError as error:  # PyTorch's word for tensors whose shapes do not go together
         raise Failure(f"{path} holds weights of the wrong shape; fetch or save it again") from error
     metrics, args = payload.get("metrics"), payload.get("args")
     exact = metrics.get("exact_match") if isinstance(metrics, dict) else None
-    recipe = _plain(args) if isinstance(args, dict) else {}
-    return _checked(
-        _About(config=config, recipe=recipe, seed=_seed(recipe), origin="microadder"),
-        params,
+    return _of_foreign(
+        found,
         path,
+        origin="microadder",
+        recipe=_plain(args) if isinstance(args, dict) else {},
         step=_typed(payload, "step", int, path) if "step" in payload else 0,
         val_exact=float(exact) if isinstance(exact, (int, float)) else math.nan,
     )
 
 
-def _load_mlx(path: Path) -> Checkpoint:
-    from adderlab.runs.foreign import read_mlx
-
-    config, params = read_mlx(path)
-    about = _About(config=config, recipe={}, seed=None, origin="mlx")
-    return _checked(about, params, path, step=0, val_exact=math.nan)
+def _of_foreign(
+    found: foreign.Foreign,
+    path: Path,
+    *,
+    origin: str,
+    recipe: dict[str, Any] | None = None,
+    step: int = 0,
+    val_exact: float = math.nan,
+) -> Checkpoint:
+    recipe = recipe or {}
+    about = _About(config=found.config, recipe=recipe, seed=_seed(recipe), origin=origin)
+    return _checked(about, found.params, path, step=step, val_exact=val_exact, trained=found.trained)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -456,7 +493,13 @@ def _typed(table: Mapping[str, Any], key: str, kind: type | tuple[type, ...], pa
 
 
 def _checked(
-    about: _About, params: Mapping[str, Any], path: Path, *, step: int, val_exact: float
+    about: _About,
+    params: Mapping[str, Any],
+    path: Path,
+    *,
+    step: int,
+    val_exact: float,
+    trained: int | None = None,
 ) -> Checkpoint:
     """A ``Checkpoint`` whose parameters are exactly those of the config, all finite."""
     check_parameters(about.config, params, path)
@@ -469,6 +512,7 @@ def _checked(
         val_exact=val_exact,
         origin=about.origin,
         path=path,
+        trained=None if trained == sum(t.numel() for t in params.values()) else trained,
     )
     if about.weights_sha256 not in (None, checkpoint.weights_sha256):
         raise Failure(f"{path}: the weights do not match their checksum; fetch or save it again")

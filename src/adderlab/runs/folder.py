@@ -3,7 +3,8 @@
 Every folder that ``train``, ``search``, ``measure_rate`` or ``sweep`` writes has
 
     config.json         kind (run, search, rate, sweep), model, recipe, seeds, command, and under the
-                        kind's name what it has besides; written once, at the start
+                        kind's name what it has besides; written at the start, and where a run is
+                        extended
     environment.json    versions, machine, device, git revision
     summary.json        how far it is: R456's keys, of the best seed, then ours
     seeds.json          the record of every seed (``runs.records``), of all runs below the folder too
@@ -16,7 +17,8 @@ A run itself has besides
     metrics.csv         one row per evaluation; of a population the median over seeds
     seed_metrics.csv    population: one row per seed and evaluation
     seeds.csv           what training came to, one row per seed
-    checkpoints/        best.pt and last.pt; of a population those of its best seed
+    checkpoints/        best.pt and last.pt; of a population those of its best seed; start.pt, what a
+                        warm start began from
     seed_0043/          population: a kept seed, as if it had been run alone
     state.pt            what a stopped run goes on from
 
@@ -83,6 +85,7 @@ RUN_FILES = (
     "seed_metrics.csv",
     "checkpoints/best.pt",
     "checkpoints/last.pt",
+    "checkpoints/start.pt",
     "state.pt",
     "fleet.json",
     "environment.json",
@@ -90,6 +93,8 @@ RUN_FILES = (
 )
 """Everything a run writes into its folder. Deleted in this order: the summary first, so that what
 a kill leaves does not pass for a run; the config last, by which the folder is known as one."""
+
+START_FILE = "checkpoints/start.pt"
 
 _SEED_FOLDERS = "seed_[0-9][0-9][0-9][0-9]*"
 
@@ -164,6 +169,11 @@ class RunFolder:
         if any((self.path / name).exists() for name in _RESULTS):
             raise UsageError(f"{self.path} holds no state.pt: it cannot be resumed; train it anew")
         self._start(environment)
+
+    def replace_recipe(self, recipe: dict[str, Any]) -> None:
+        """The run is trained on by a longer recipe. Raises ``Failure``."""
+        self.config = dataclasses.replace(self.config, recipe=recipe)
+        write_config(self.path, self.config)
 
     def check(self) -> None:
         """Raises ``Failure`` if the folder was deleted, moved or replaced since it was locked."""

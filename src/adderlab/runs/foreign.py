@@ -1,6 +1,5 @@
-"""Other programs' forms: the flat settings of the published 456-parameter program, and the checkpoints
-of MicroAdder (evindor/MicroAdder, ``.pt``) and of Qwen3-style adders under MLX names (staghado,
-``.npz``).
+"""Other programs' forms: the flat settings of the published 456-parameter program, the names of wrapped
+modules, and the checkpoints of Qwen3-style adders under MLX names (staghado, ``.npz``).
 
 Source of the settings: yinglunz/A-456-Parameter-Transformer-Solves-10-Digit-Addition ("R456"). Files
 saved before a flag existed lack its key; then the defaults below apply. Anything we write for a model of
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from adderlab.errors import Failure, UsageError
 from adderlab.files import schema
-from adderlab.files.weights import check_npz, read_torch, read_weight_file
+from adderlab.files.weights import check_npz, read_weight_file
 from adderlab.models.architecture import Architecture
 from adderlab.models.config import ModelConfig
 from adderlab.reading.file_model import FileModel
@@ -201,6 +200,18 @@ def train_config(recipe: Mapping[str, Any], seed: int | None = None) -> dict[str
     return {name: named[name] for name in _TRAIN_NAMES if name in named}
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Foreign:
+    """A model out of another program's file."""
+
+    config: ModelConfig
+    params: dict[str, Tensor]
+    """Name -> tensor, without seed axis."""
+    trained: int
+    """Numbers that the file's own program trained: fewer than there are in ``params`` where a part that
+    adderlab does not have is written out as the plain table or map that it stands for."""
+
+
 _WRAPPERS = ("_orig_mod.", "module.")
 """What ``torch.compile`` and ``DistributedDataParallel`` put before every name."""
 
@@ -211,227 +222,6 @@ def unwrapped(state: Mapping[str, Any]) -> dict[str, Any]:
     while prefix := next((p for p in _WRAPPERS if names and all(n.startswith(p) for n in names)), ""):
         names = {name.removeprefix(prefix): tensor for name, tensor in names.items()}
     return names
-
-
-# Checkpoints.
-#
-# Two generations of MicroAdder are read: the program that trained the published 67p and 74p
-# (``blocks.0.attn...``) and the later package (57p; flat names).
-
-
-SPIRAL = ("amp", "phase", "slope", "offset")
-
-_OLD = {
-    "blocks.0.ln1.weight": "norm1.weight",
-    "blocks.0.ln2.weight": "norm2.weight",
-    "ln_f.weight": "norm_f.weight",
-    "blocks.0.attn.q_phase_angle": "q_phase_angle",
-    "blocks.0.attn.q_proj.weight": "q_proj.weight",
-    "blocks.0.attn.out_proj.A": "out_proj.A",
-    "blocks.0.attn.out_proj.B": "out_proj.B",
-    "blocks.0.ffn.fc1.weight": "fc1.weight",
-    "blocks.0.ffn.fc2.weight": "fc2.weight",
-    "blocks.0.attn.causal_mask": "causal_mask",
-}
-"""Names of the first program -> names of the later package."""
-
-_MICROADDER_NAMES = {
-    "token_emb.radius": "tok_arc_A",
-    "token_emb.sine_radius": "tok_arc_B",
-    "token_emb.start": "tok_arc_start",
-    "token_emb.stride": "tok_arc_stride",
-    "head_proj.weight": "head_proj.weight",
-    "blocks.0.ln1.weight": "norm1.weight",
-    "blocks.0.attn.qk_shared.weight": "q_proj.weight",
-    "blocks.0.attn.query.angle": "q_phase_angle",
-    "blocks.0.attn.proj.A": "out_proj.A",
-    "blocks.0.attn.proj.B": "out_proj.B",
-    "blocks.0.mlp.fc1.weight": "fc1.weight",
-    "blocks.0.mlp.fc2.weight": "fc2.weight",
-    "pos_emb.columns.amplitude": "spiral_amp",
-    "pos_emb.columns.phase": "spiral_phase",
-    "pos_emb.columns.slope": "spiral_slope",
-    "pos_emb.columns.offset": "spiral_offset",
-}
-"""Our names -> the later package's. The special positions are one tensor here, two there."""
-
-_EQUALS, _TOP = "special_pos_equals", "z_hi_pos"
-_ZEROS = ("_plus_pos", "_eos_pos")
-_COPIES = {"norm2.weight": "norm1.weight", "norm_f.weight": "norm1.weight"}
-_INDEX_BUFFERS = ("causal_mask", "_pos_sources", "_pos_indices")
-
-_ONLY = {
-    "n_heads": (1,),
-    "n_layers": (1,),
-    "ffn_bias": (False,),
-    "vocab_size": (10,),
-    "max_seq_len": (34,),
-    "alibi": (False,),
-    "softmax1": (False,),
-    "share_layers": (False,),
-    "norm_mode": ("shared", "weighted"),
-    "qk_source": ("pos",),
-    "qk_input": ("pos",),
-    "attn_mode": ("split",),
-    "tie_qk": (True,),
-    "q_phase": (True,),
-    "tie_vo": (True,),
-    "num_kv_heads": (0,),
-    "q_proj_rank": (0,),
-    "q_proj_mode": ("full",),
-    "tok_emb_mode": ("parametric",),
-    "pos_mode": ("spiral", "spiral_correct"),
-    "pos_correction_mode": ("none",),
-    "freeze_special": ("plus_eos",),
-    "freeze_z_hi": (False,),
-    "freeze_tok_arc": ("",),
-    "equals_spiral_idx": (-1.0,),
-}
-"""Settings of either generation that choose a component, and the values that are known here."""
-
-
-def read_microadder(path: Path | str) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """(configuration, parameters without seed axis) of a MicroAdder checkpoint.
-
-    Raises ``UsageError`` if there is no such file, ``Failure`` for a damaged one, one with code in
-    it, or one of a variant that is not known here.
-    """
-    path = Path(path)
-    payload = read_torch(read_weight_file(path), path)
-    settings = _table(payload, "config", path)
-    stored = unwrapped(_table(payload, "model_state_dict", path))
-    state = {_OLD.get(name, name): t for name, t in stored.items()}
-    config = _microadder_config(settings, state, path)
-    return config, _parameters(config, state, path)
-
-
-def _microadder_config(settings: Mapping[str, Any], state: Mapping[str, Any], path: Path) -> ModelConfig:
-    for name, known in _ONLY.items():
-        if name in settings and settings[name] not in known:
-            shown = " or ".join(map(repr, known))
-            raise Failure(
-                f"{path} has {name} {settings[name]!r}; only MicroAdders with {name} {shown} are read"
-            )
-    frozen = {name for name in str(settings.get("freeze_spiral", "")).split(",") if name}
-    if frozen not in (set(), set(SPIRAL)):
-        raise Failure(
-            f"{path} freezes {', '.join(sorted(frozen))} of its spiral; "
-            "only a spiral that is learned or frozen as a whole is read"
-        )
-    try:
-        width, tokens = int(settings["d_model"]), int(settings["tok_dim"])
-        value = int(settings["head_dim"])
-        amplitude, phase, slope, offset = (
-            float(settings.get(f"spiral_init_{n}", d)) for n, d in zip(SPIRAL, _START, strict=True)
-        )
-        return ModelConfig(
-            layout="M",
-            d_model=width,
-            d_ff=int(settings["ffn_dim"]),
-            tokens="ellipse" if _two_radii(settings, state) else "arc",
-            token_dim=tokens,
-            positions="fixed_spiral" if frozen else "spiral",
-            learned_specials=("equals", "top"),
-            spiral=(amplitude, phase, slope, offset),
-            head_dim=int(settings.get("qk_dim") or value),
-            value_dim=value,
-            qk_input="positions",
-            value_input="tokens",
-            tie_qkv="qk",
-            query_rotation=True,
-            values="head",
-            attn_out_rank=state["out_proj.A"].shape[1],
-            fc2="map" if "fc2.weight" in state else "head",
-            norm="rms",
-            norm_eps=1e-5,
-            share_norms="all",
-            head="projected",
-            init="xavier",
-        )
-    except KeyError as error:
-        raise Failure(f"{path} lacks {error.args[0]!r}; it is no MicroAdder checkpoint") from error
-    except (AttributeError, IndexError, TypeError, UsageError, ValueError) as error:
-        raise Failure(f"{path} holds settings that make no model: {error}") from error
-
-
-def _two_radii(settings: Mapping[str, Any], state: Mapping[str, Any]) -> bool:
-    """Whether cosine and sine of the digits have radii of their own. The first program has no setting
-    for it: its radii are two, and equal only by chance (16.03 and 15.95 in the published 75p)."""
-    tied = settings.get("tie_tok_arc_ab")
-    if tied is None and "tok_arc_B" in state:
-        return not _same(state["tok_arc_B"], state["tok_arc_A"])
-    return tied is False
-
-
-_START = (1.0, 0.0, 1 / 9, 0.0)
-"""Where the first program's spiral starts when its file does not say."""
-
-
-def _parameters(config: ModelConfig, state: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
-    names = _names(config)
-    buffers = {*_ZEROS, *_COPIES, *_INDEX_BUFFERS, "tok_arc_B", *(f"spiral_{name}" for name in SPIRAL)}
-    used = {*names.values(), _EQUALS, _TOP}
-    missing = [name for name in sorted(used) if not isinstance(state.get(name), Tensor)]
-    unknown = [name for name in state if name not in used | buffers]
-    if missing or unknown:
-        what = f"lacks the weight {missing[0]}" if missing else f"has an unknown weight {unknown[0]}"
-        raise Failure(f"{path} {what} for a model of its settings")
-    _check_constants(config, state, path)
-    params = {ours: state[theirs] for ours, theirs in names.items()}
-    params["pos_emb.special"] = torch.cat([state[_EQUALS], state[_TOP]])
-    angle = params["blocks.0.attn.query.angle"]
-    if angle.numel() != 1:
-        raise Failure(f"{path}: q_phase_angle has {angle.numel()} angles, not one")
-    params["blocks.0.attn.query.angle"] = angle.reshape(())
-    return params
-
-
-def _check_constants(config: ModelConfig, state: Mapping[str, Any], path: Path) -> None:
-    """What is stored but not learned must be what the model takes it for."""
-    for copy, original in _COPIES.items():
-        if copy in state and not _same(state[copy], state[original]):
-            raise Failure(f"{path}: {copy} differs from {original}; only shared norms are read")
-    if (
-        config.tokens == "arc"
-        and "tok_arc_B" in state
-        and not _same(state["tok_arc_B"], state["tok_arc_A"])
-    ):
-        raise Failure(f"{path}: tok_arc_B differs from tok_arc_A, though its settings tie them")
-    for name in _ZEROS:
-        if name in state and not _same(state[name], torch.zeros(1, config.position_width)):
-            raise Failure(f"{path}: {name} is not zero, though its settings freeze it at zero")
-    if config.positions == "fixed_spiral":
-        for name, value in zip(SPIRAL, config.spiral, strict=True):
-            stored = state.get(f"spiral_{name}")
-            if stored is not None and not _same(stored, torch.tensor(value)):
-                raise Failure(f"{path}: spiral_{name} is not the {value} of its settings")
-
-
-def _same(stored: Any, wanted: Any) -> bool:
-    return (
-        isinstance(stored, Tensor)
-        and isinstance(wanted, Tensor)
-        and torch.equal(stored.float(), wanted.float())
-    )
-
-
-def _names(config: ModelConfig) -> dict[str, str]:
-    """The entries of ``_MICROADDER_NAMES`` that a model of this configuration has."""
-    absent = set()
-    if config.tokens == "arc":
-        absent.add("tok_arc_B")
-    if config.fc2 == "head":
-        absent.add("fc2.weight")
-    if config.positions == "fixed_spiral":
-        absent |= {f"spiral_{name}" for name in SPIRAL}
-    return {ours: theirs for ours, theirs in _MICROADDER_NAMES.items() if theirs not in absent}
-
-
-def _table(payload: Mapping[str, Any], key: str, path: Path) -> dict[str, Any]:
-    value = payload.get(key)
-    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
-        raise Failure(f"{path} has no table {key!r}; it is no MicroAdder checkpoint")
-    return value
 
 
 # MLX checkpoints of Qwen3-style adders.
@@ -458,8 +248,8 @@ _MLX_NAMES = {
 """Our names -> mlx_lm's."""
 
 
-def read_mlx(path: Path | str) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """(configuration, parameters without seed axis) of a one-layer Qwen3 adder in MLX's names.
+def read_mlx(path: Path | str) -> Foreign:
+    """A one-layer Qwen3 adder in MLX's names.
 
     Raises ``UsageError`` if there is no such file, ``Failure`` for a damaged one or another model.
     """
@@ -468,13 +258,24 @@ def read_mlx(path: Path | str) -> tuple[ModelConfig, dict[str, Tensor]]:
     check_npz(data, path)
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
         stored = {name: torch.from_numpy(arrays[name].copy()) for name in arrays.files}
+    return from_mlx(stored, path)
+
+
+def is_mlx(names: Mapping[str, Any]) -> bool:
+    """Whether weights have the names of mlx_lm's Qwen3."""
+    return set(_MLX_NAMES.values()) <= set(names)
+
+
+def from_mlx(stored: Mapping[str, Tensor], path: Path) -> Foreign:
+    """The model of weights under MLX's names; ``path`` is named in complaints. Raises ``Failure``."""
     missing = [name for name in _MLX_NAMES.values() if name not in stored]
     unknown = [name for name in stored if name not in _MLX_NAMES.values()]
     if missing or unknown:
         what = f"lacks {missing[0]}" if missing else f"has {unknown[0]}"
         raise Failure(f"{path} {what}; only one-layer Qwen3 adders with tied embeddings are read")
     params = {ours: stored[theirs] for ours, theirs in _MLX_NAMES.items()}
-    return _mlx_config(params, path), params
+    trained = sum(tensor.numel() for tensor in params.values())
+    return Foreign(config=_mlx_config(params, path), params=params, trained=trained)
 
 
 def _mlx_config(params: Mapping[str, Tensor], path: Path) -> ModelConfig:

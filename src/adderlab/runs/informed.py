@@ -8,7 +8,8 @@ and digits:
 - ``circle``: positions start where the columns of a sum are in convex position;
 - ``attention prefit``: before the first step, queries are fitted to look at their own column;
 - ``short arc``: digits start on an arc that was chosen for them;
-- ``carry mix``: a share of the training pairs is built to have long carries.
+- ``carry mix``: a share of the training pairs is built to have long carries;
+- ``warm start``: from the weights of a model whose own training was informed, or is not recorded.
 
 What a model's own constructor draws, and how long operands are at which step, belong to neither: the
 first is the architecture, the second needs only the numbers' lengths.
@@ -31,6 +32,7 @@ def informed_by(settings: Mapping[str, Any]) -> tuple[str, ...]:
         "circle": settings.get("circle") is not None,
         "attention prefit": settings.get("prefit") is not None,
         "short arc": _part(settings, "wide_init").get("arc") is not None,
+        "warm start": _part(settings, "warm_start").get("start", "generic") != "generic",
         "carry mix": any(each.get("carry_mix") is not None for each in pairs),
     }
     return tuple(name for name, there in has.items() if there)

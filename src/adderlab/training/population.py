@@ -17,6 +17,7 @@ flat; B pairs, J columns (10), I columns of a sum (11).
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
@@ -24,12 +25,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from adderlab.engine.base import Descent
 from adderlab.engine.step_batch import Settings, StepBatch, descend, joined, scatter
+from adderlab.engine.updates import update_for
 from adderlab.errors import UsageError
 from adderlab.models.architecture import Architecture
 from adderlab.models.config import ModelConfig
 from adderlab.models.tables import stack_parameters
 from adderlab.models.transformer import build_model, skeleton
+from adderlab.runs.checkpoints import Checkpoint
 from adderlab.task.r456 import R456Sampler, holdout
 from adderlab.task.sampling import sample_pairs
 from adderlab.training.finetune import FailingPairs, find_failures, minimise
@@ -63,6 +67,7 @@ from adderlab.training.optimiser import (
     check_names,
 )
 from adderlab.training.recipe import UNIFORM_PAIRS, Recipe, Stage, learning_rate, learning_rates
+from adderlab.training.warm_start import OWN_START, check_encloses, warm
 
 # Where a population starts: each seed's own draw, moved by the recipe's ingredients for the start.
 
@@ -126,8 +131,19 @@ def check_start(config: Architecture, recipe: Recipe) -> None:
     check_names(recipe.freeze, names)
 
 
-def check_fits(config: Architecture, recipe: Recipe, seeds: Sequence[int]) -> None:
-    """Raises ``UsageError`` naming the setting that does not fit the model or the seeds."""
+def check_fits(
+    config: Architecture, recipe: Recipe, seeds: Sequence[int], source: Checkpoint | None = None
+) -> None:
+    """Raises ``UsageError`` naming the setting that does not fit the model, the seeds, or the trained
+    model that they start from."""
+    named = recipe.warm_start and recipe.warm_start.sha256
+    if named != (source and source.weights_sha256):
+        raise UsageError("recipe.warm_start goes with the weights that it names: set it by --from")
+    if source is not None:
+        check_encloses(config, source)
+        for name in OWN_START:
+            if getattr(recipe, name) is not None:
+                raise UsageError(f"a warm start has no other start: set recipe.{name}=null")
     check_start(config, recipe)
     check_validation(recipe.val_size, seeds)
 
@@ -142,9 +158,11 @@ class Population:
         seeds: tuple[int, ...],
         objective: Objective,
         device: torch.device,
+        source: Checkpoint | None = None,
     ) -> None:
-        """Raises ``UsageError`` if the recipe does not fit the model."""
-        check_fits(config, recipe, seeds)
+        """``source``: the trained model that the seeds start from. Raises ``UsageError`` if the recipe
+        or the source does not fit the model."""
+        check_fits(config, recipe, seeds, source)
         self.config, self.recipe, self.device = config, recipe, device
         self._plain = objective
         self.layout = config.token_layout
@@ -154,6 +172,8 @@ class Population:
         every restart that is left, the first restart's first."""
         self._of_row = [seed for seed in seeds for _ in range(recipe.restarts_after(-1))]
         stacked = start(config, recipe, seeds)
+        if source is not None:
+            stacked = warm(config, source, stacked)
         self.shapes = {name: tensor.shape[1:] for name, tensor in stacked.items()}
         self.flat_SN = flatten(stacked.values()).to(device)
         self.next_step = 0
@@ -164,6 +184,8 @@ class Population:
         self._decay = DecayFactors(rule, self.num_rows) if rule else None
         sizes = {name: shape.numel() for name, shape in self.shapes.items()}
         self._rates = LearningRates(recipe.freeze, sizes, recipe.steps, self.flat_SN)
+        shapes = {name: tuple(shape) for name, shape in self.shapes.items()}
+        self.update = update_for(recipe.optimiser, shapes)
         self._failing: FailingPairs | None = None
         self._prepare_data()
         self._enter_part(0)
@@ -270,7 +292,8 @@ class Population:
     @property
     def kind(self) -> Hashable:
         """Prepared populations of one objective that are equal in this can share their next steps."""
-        return self.next_step, part_shape(self._stage), self.takes_many, self.draws_its_own
+        own = (self.takes_many, self.draws_its_own, self.recipe.optimiser)
+        return self.next_step, part_shape(self._stage), *own
 
     @property
     def takes_lbfgs(self) -> bool:
@@ -283,8 +306,9 @@ class Population:
 
     @property
     def takes_many(self) -> bool:
-        """Whether the engine can take many of these steps in one call."""
-        return self.stepper is not None and not self.draws_its_own and not self.takes_lbfgs
+        """Whether the engine can take many of these steps in one call: engines know AdamW alone."""
+        engines = self.recipe.optimiser == "adamw" and self.stepper is not None
+        return engines and not self.draws_its_own and not self.takes_lbfgs
 
     def uniform_steps(self, most: int) -> int:
         """How many of the next steps differ in nothing but number, rates and pairs."""
@@ -494,7 +518,8 @@ def part_shape(stage: Stage) -> Hashable:
 def batch_shape(recipe: Recipe) -> Hashable:
     """Populations of one model whose recipes are equal in this share their steps, but for the moments at
     which their parts begin and end at different steps."""
-    return recipe.sampler, tuple(part_shape(stage) for _, stage in recipe.parts)
+    parts = tuple(part_shape(stage) for _, stage in recipe.parts)
+    return recipe.sampler, recipe.optimiser, parts
 
 
 def furthest_behind(populations: Sequence[Population]) -> tuple[list[Population], int | None]:
@@ -553,8 +578,10 @@ def _one_step(populations: Sequence[Population], step_batch: StepBatch) -> Tenso
         )
     params = lead.params(step_batch.params_SN)
     loss_S, grads = lead.objective.loss_and_grad(params, tokens_SBP, targets_SBA)
-    step, device = lead.objective.descent() or descend, step_batch.params_SN.device
-    scale_GN = step_batch.lr_scale_GN()
+    step: Descent = functools.partial(descend, update=lead.update)
+    if lead.recipe.optimiser == "adamw":
+        step = lead.objective.descent() or descend
+    device, scale_GN = step_batch.params_SN.device, step_batch.lr_scale_GN()
     step(
         step_batch,
         flatten(grads[name] for name in params),

@@ -8,12 +8,14 @@ A-456-Parameter-Transformer-Solves-10-Digit-Addition, docs/reproducing.md).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
+from adderlab.engine.updates import OptimiserName
 from adderlab.errors import UsageError
 from adderlab.files import schema
+from adderlab.files.schema import IMPLIED
 from adderlab.runs.informed import informed_by
 from adderlab.task.sampling import R456_CURRICULUM, Curriculum, DataConfig, Phase
 from adderlab.training.finetune import LBFGS, MAX_ROUNDS, Targeting
@@ -28,7 +30,7 @@ UNIFORM_PAIRS = DataConfig(curriculum=Curriculum(phases=_TEN_DIGITS, lengths="fu
 UNIFORM_LENGTHS = DataConfig(curriculum=Curriculum(phases=_TEN_DIGITS, lengths="uniform"))
 """One length from 1 to 10 for each pair from the first step."""
 
-Schedule = Literal["cosine", "constant"]
+Schedule = Literal["cosine", "linear", "constant"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +50,7 @@ class Stage:
     schedule: Schedule = "cosine"
     """How the rate goes on from its peak, as in the recipe."""
     min_lr_ratio: float = 0.1
-    """Learning rate at the last step of the cosine, as a fraction of ``lr``."""
+    """Learning rate at the last step of the cosine or the line, as a fraction of ``lr``."""
     batch_size: int | None = None
     """Pairs in a step."""
     weight_decay: float | None = None
@@ -80,8 +82,19 @@ class Stage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WarmStart:
+    """The trained model that every seed starts from (``training.warm_start``): written by ``--from``, so
+    that a run and its models say where they come from."""
+
+    sha256: str
+    """Of its weights."""
+    start: str
+    """How it was started itself: generic, informed and by what, or not recorded (``runs.informed``)."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """AdamW with warm-up and cosine, a data curriculum, ingredients, and when to look."""
+    """An optimiser with warm-up and schedule, a data curriculum, ingredients, and when to look."""
 
     steps: int = 54_000
     """Optimiser steps before the first stage; ``total_steps`` counts the stages too."""
@@ -92,11 +105,14 @@ class Recipe:
     warmup_steps: int = 1350
     """Steps over which the rate rises linearly to its peak."""
     schedule: Schedule = "cosine"
-    """From the peak on: a cosine down to ``min_lr_ratio`` (arXiv 1608.03983), or constant."""
+    """From the peak on: a cosine (arXiv 1608.03983) or a line down to ``min_lr_ratio``, or constant."""
     min_lr_ratio: float = 0.1
-    """Learning rate at the last step of the cosine, as a fraction of ``lr``."""
+    """Learning rate at the last step of the cosine or the line, as a fraction of ``lr``."""
+    optimiser: OptimiserName = field(default="adamw", metadata=IMPLIED)
+    """"adamw"; "muon", which steps matrices (not embeddings and head) by their orthogonalised momentum
+    and everything else by AdamW; or "sgd", with momentum beta1. Weight decay is decoupled in all."""
     beta1: float = 0.9
-    """Of AdamW (arXiv 1711.05101): decay of the mean gradient."""
+    """Of AdamW (arXiv 1711.05101): decay of the mean gradient; the momentum of the others."""
     beta2: float = 0.999
     """Of AdamW: decay of the mean squared gradient."""
     eps: float = 1e-8
@@ -124,6 +140,8 @@ class Recipe:
     """Where attention starts, after ``circle``; None: as the model draws it."""
     restarts: Restarts | None = None
     """How many starts a seed has, and when the worse are dropped; None: one."""
+    warm_start: WarmStart | None = field(default=None, metadata=IMPLIED)
+    """The trained model that seeds start from, with --from; None: as the model draws them."""
     freeze: tuple[Freeze, ...] = ()
     """Parameters that stand still at first."""
     data: DataConfig = R456_DATA
@@ -279,4 +297,6 @@ def _at(stage: Stage, step: int) -> float:
         return stage.lr
     progress = min(1.0, (step - stage.warmup_steps) / max(1, stage.steps - stage.warmup_steps))
     low = stage.lr * stage.min_lr_ratio
+    if stage.schedule == "linear":
+        return low + (stage.lr - low) * (1.0 - progress)
     return low + (stage.lr - low) * 0.5 * (1.0 + math.cos(math.pi * progress))

@@ -24,8 +24,15 @@ from adderlab.errors import Failure, UsageError
 from adderlab.files import schema
 from adderlab.models.config import ModelConfig
 from adderlab.reading.file_model import FileModel
-from adderlab.runs.checkpoints import Checkpoint
-from adderlab.runs.folder import STATE_FILE, RunFolder, drop_rows_after, load_state, save_state
+from adderlab.runs.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from adderlab.runs.folder import (
+    START_FILE,
+    STATE_FILE,
+    RunFolder,
+    drop_rows_after,
+    load_state,
+    save_state,
+)
 from adderlab.runs.metadata import (
     ENDED,
     Keep,
@@ -40,7 +47,7 @@ from adderlab.runs.stored import tracker_state
 from adderlab.training.measure import Evaluation, Listener, SeedTracker, Start
 from adderlab.training.objective import Objective
 from adderlab.training.population import Population, advance, check_fits, furthest_behind
-from adderlab.training.recipe import Recipe
+from adderlab.training.recipe import Recipe, Stage, learning_rate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +63,8 @@ class Job:
     overwrite: bool = False
     """Delete a run that is there already."""
     keep: Keep = "grokked"
+    source: Checkpoint | None = None
+    """The trained model that the recipe's ``warm_start`` names."""
 
     def run_config(self, command: Sequence[str]) -> RunConfig:
         """What ``config.json`` says of it."""
@@ -82,7 +91,37 @@ def read_job(folder: Path) -> Job:
         folder=folder,
         run_name=stored.run_name,
         keep=stored.keep,
+        source=load_checkpoint(folder / START_FILE) if recipe.warm_start else None,
     )
+
+
+def extended(job: Job, steps: int) -> Job:
+    """The job with ``steps`` steps in all: a last stage at the rate where the recipe ends, from every
+    seed's best weights. The folder's settings say so from here on.
+
+    Raises ``UsageError`` if there are as many already, or no state to go on from; ``Failure`` if the
+    state cannot be read or the disk refuses.
+    """
+    recipe, total = job.recipe, job.recipe.total_steps
+    if steps <= total:
+        raise UsageError(f"the run in {job.folder} takes {total} steps: give more with --steps")
+    rate = learning_rate(recipe, total - 1)
+    stage = Stage(steps=steps - total, lr=rate, schedule="constant")
+    longer = dataclasses.replace(job, recipe=dataclasses.replace(recipe, stages=(*recipe.stages, stage)))
+    check_fits(longer.config, longer.recipe, longer.seeds, longer.source)
+    with RunFolder.open(job.folder) as folder:
+        state = load_state(job.folder)
+        records = state["tracker"]["records"]
+        if all(record["status"] == "diverged" for record in records.values()):
+            raise UsageError(f"the run in {job.folder} has diverged: train it anew, with a smaller lr")
+        for record in records.values():
+            if record["status"] == "done":
+                record["status"] = "training"
+        # The state first: it goes with either settings, so a kill between the two leaves a run that
+        # can be taken up.
+        save_state(job.folder, {**state, "extended": fingerprint(longer)})
+        folder.replace_recipe(schema.to_dict(longer.recipe))
+    return longer
 
 
 def fingerprint(job: Job, *, old_names: bool = False) -> str:
@@ -173,7 +212,7 @@ def run_together(
     there are some).
     """
     for order in orders:
-        check_fits(order.job.config, order.job.recipe, order.job.seeds)
+        check_fits(order.job.config, order.job.recipe, order.job.seeds, order.job.source)
     with ExitStack() as opened:
         folders = [opened.enter_context(_open_folder(order, device)) for order in orders]
         stopping = opened.enter_context(stop_requests()) if stop is None else stop
@@ -207,7 +246,7 @@ class _Run:
         job = order.job
         self.order = order
         self.last = job.recipe.total_steps if until is None else until
-        self.population = Population(job.config, job.recipe, job.seeds, objective, device)
+        self.population = Population(job.config, job.recipe, job.seeds, objective, device, job.source)
         first_SN = self.population.first_SN.cpu()
         self._tracker = SeedTracker(job.config, job.recipe, job.seeds, first_SN)
         self._writer = Writer(job, folder, self.population, self._tracker)
@@ -280,7 +319,7 @@ def _restore(job: Job, population: Population, tracker: SeedTracker) -> None:
     """Where the run was when it last wrote its state; the tables end there too."""
     state, path = load_state(job.folder), job.folder / STATE_FILE
     own = {fingerprint(job), fingerprint(job, old_names=True)}
-    if state.get("run", fingerprint(job)) not in own:
+    if not own & {state.get("run", fingerprint(job)), state.get("extended")}:
         raise Failure(
             f"{path} belongs to other settings than {job.folder / 'config.json'}: one of them was "
             "changed; restore it from a copy, or train the run anew"
@@ -419,7 +458,11 @@ def _open_folder(order: Order, device: torch.device) -> RunFolder:
         return RunFolder.open(job.folder)
     environment = collect_environment(str(device))
     config = job.run_config(environment["command"])
-    return RunFolder.create(job.folder, config, environment, overwrite=job.overwrite)
+    folder = RunFolder.create(job.folder, config, environment, overwrite=job.overwrite)
+    if job.source is not None:
+        # Where it lay, it may be gone or another when the run is taken up again.
+        save_checkpoint(job.folder / START_FILE, job.source)
+    return folder
 
 
 @contextmanager

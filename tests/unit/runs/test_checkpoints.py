@@ -267,11 +267,10 @@ def test_files_of_forks_lack_what_they_were_trained_by(tmp_path: Path) -> None:
     refuses(write(tmp_path / "a.pt", content), "pe_type must be learned, not 'sinusoidal'")
 
 
-@pytest.mark.parametrize("key", ["model_state", "model_config"])
-def test_missing_entry(tmp_path: Path, key: str) -> None:
+def test_missing_entry(tmp_path: Path) -> None:
     content = payload()
-    del content[key]
-    refuses(write(tmp_path / "a.pt", content), key)
+    del content["model_state"]
+    refuses(write(tmp_path / "a.pt", content), "model_state")
 
 
 @pytest.mark.parametrize("key", ["step", "val_exact", "params"])
@@ -411,8 +410,6 @@ def test_our_own_table_is_strict(tmp_path: Path) -> None:
 
 def test_our_safetensors_is_strict(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
-    safetensors.torch.save_file(checkpoint().params, path)
-    refuses(path, "does not say what model")
     safetensors.torch.save_file(checkpoint().params, path, {"adderlab": "{"})
     refuses(path, "not JSON")
     safetensors.torch.save_file(checkpoint().params, path, {"adderlab": "[]"})

@@ -20,7 +20,8 @@ from helpers.reference import reference_checkpoint
 @pytest.mark.parametrize(("file", "errors"), [("qwen3_122p.npz", 5), ("qwen3_122p_lbfgs.npz", 0)])
 def test_published_122p_adds_as_reported(file: str, errors: int) -> None:
     """The authors report 10005 and 10010 of 10010 under MLX."""
-    config, params = read_mlx(reference_checkpoint(file))
+    found = read_mlx(reference_checkpoint(file))
+    config, params = found.config, found.params
     assert config == get_preset("122p").config
     assert sum(tensor.numel() for tensor in params.values()) == 122
     assert errors_on_adderboard(loaded(build_model(config, 0), params)) == errors
@@ -28,7 +29,8 @@ def test_published_122p_adds_as_reported(file: str, errors: int) -> None:
 
 def test_published_122p_goes_back(tmp_path: Path) -> None:
     path = reference_checkpoint("qwen3_122p.npz")
-    write_mlx(tmp_path / "again.npz", *read_mlx(path))
+    found = read_mlx(path)
+    write_mlx(tmp_path / "again.npz", found.config, found.params)
     with np.load(path) as wanted, np.load(tmp_path / "again.npz") as found:
         assert set(wanted.files) == set(found.files)
         assert all(np.array_equal(wanted[name], found[name]) for name in wanted.files)
@@ -38,7 +40,8 @@ def test_grouped_heads_are_written_and_read(tmp_path: Path) -> None:
     config = dataclasses.replace(get_preset("122p").config, n_head=2, n_kv_head=1, d_model=4, d_ff=6)
     params = {k: t[0] for k, t in stack_parameters([build_model(config, 3)]).items()}
     write_mlx(tmp_path / "model.npz", config, params)
-    read_config, read = read_mlx(tmp_path / "model.npz")
+    found = read_mlx(tmp_path / "model.npz")
+    read_config, read = found.config, found.params
     assert read_config == config
     assert all(torch.equal(read[name], params[name]) for name in params)
 
