@@ -36,7 +36,7 @@ def test_a_part_and_one_setting() -> None:
 
 def test_types_are_what_a_user_writes() -> None:
     found = rows()
-    assert found["recipe.schedule"]["type"] == "cosine | constant"
+    assert found["recipe.schedule"]["type"] == "cosine | linear | constant"
     assert found["model.token_dim"]["type"] == "int | null"
     assert found["model.arc"]["type"] == "[float, float, float]"
     assert found["recipe.bias_correction"]["type"] == "true | false"
