@@ -5,7 +5,7 @@ tensors that carry an interval for every number: each PyTorch operation it perfo
 and done on the intervals, rounded outward. An operation that is not listed is refused, so nothing
 inexact can slip through. Constants of the program are enclosed as written and as rounded to float64.
 
-PyTorch and the modules of ``adderlab.models`` are used here and in ``tracing``, ``fp32``
+PyTorch and the modules of ``adderlab.models`` are used here and in ``tracing``, ``fp32``, ``recorded``
 and ``verify``, nowhere else in the checker.
 """
 

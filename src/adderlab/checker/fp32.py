@@ -1,8 +1,9 @@
 """The floating-point question: is greedy decoding right as run in fp32?
 
-Rounding moves the fp32 logits of the readable model (``adderlab.models.transformer``) away from the
-real ones. Here that is bounded on every box of a certificate, and compared with the margin that the
-checker has proved there. Assumptions and what is not covered: docs/proof.md, "Floating point".
+Rounding moves the fp32 logits of a model away from the real ones: of a configuration's readable model
+(``adderlab.models.transformer``), or of a file's recorded operations (``recorded``). Here that is
+bounded on every box of a certificate, and compared with the margin that the checker has proved there.
+Assumptions and what is not covered: docs/proof.md, "Floating point".
 
 The attention's error is bounded once for each step and query token, over all keys. Two effects are
 kept apart. Wrong weights: fp32 mixes the values with weights w_p (1 + eta_p). Such a mix is again an
@@ -23,9 +24,9 @@ constant keys.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -34,6 +35,7 @@ from torch import Tensor
 
 from adderlab.checker import primitives, rounding
 from adderlab.checker.after_attention import (
+    Logits,
     logits_after_attention,
     one_by_one,
     others_than,
@@ -52,7 +54,7 @@ from adderlab.checker.intervals import (
     up,
 )
 from adderlab.checker.mean_value import Real
-from adderlab.checker.model import Model
+from adderlab.checker.model import Model, Step
 from adderlab.checker.primitives import Primitive
 from adderlab.checker.ranges import own_keys
 from adderlab.checker.rounding import EXP_ULPS, FP32, Rounded, moved_by_rounding
@@ -82,16 +84,35 @@ class StepError:
     eta_ZHC: Array
     mixed: Rounded
     """The average of values that each query token sees, all heads side by side: (Z, H * E)."""
-    start: Rounded
-    """The stream of the query before the attention: (Z, D)."""
 
-    def stream(self, module: Transformer, z_N: NDArray[np.intp], real: Real) -> Rounded:
-        """The stream after the attention, one row for each of ``z_N``, whose real values are known:
-        (N, D). What is wrong before the projection can be drawn back through it."""
-        mixed, start = (_rows(x, z_N) for x in (self.mixed, self.start))
-        with torch.no_grad(), Tracing():
-            after = _value(Noisy(start) + module.block(0).attn.written(Noisy(mixed)))
-        return Rounded(real, after.err, after.format, True, after.local, after.parents)
+
+class Arithmetic(Protocol):
+    """A model's own operations with their rounding errors. Rows are (position, token)."""
+
+    what: str
+    """Whose operations they are."""
+
+    def relies_on(self, primitive: str) -> bool:
+        """Whether some operation of the model is this one of ``primitives``."""
+
+    def values(self, rows: Sequence[Row]) -> Rounded:
+        """What the attention mixes: (rows, H, 1, E)."""
+
+    def scores(self, query: Row, keys: Sequence[Row]) -> Rounded:
+        """(H, M)."""
+
+    def stream(self, step: Step, error: StepError, z_N: NDArray[np.intp], real: Real) -> Rounded:
+        """The stream after the attention, (N, D), of rows whose query tokens are ``step.tokens[z_N]``
+        and whose real values are known."""
+
+    def read_out(self, step: Step, z_N: NDArray[np.intp], x_ND: Rounded) -> Logits:
+        """What the model makes of the stream: (N, V), with the way from where it was cut off."""
+
+    def logits(self, step: Step, z_N: NDArray[np.intp], x_ND: Rounded) -> Rounded:
+        """The same with the whole way."""
+
+
+Row = tuple[int, int]
 
 
 def _rows(x: Rounded, z_N: NDArray[np.intp]) -> Rounded:
@@ -202,19 +223,18 @@ def rows_read(model: Model) -> tuple[list[tuple[int, int]], list[tuple[int, int]
     return rows(at), rows(range(at[-1] + 1))
 
 
-def attention_errors(module: Transformer, model: Model) -> list[StepError]:
-    """For every step of the model that ``module`` computes in fp32."""
+def attention_errors(arithmetic: Arithmetic, model: Model) -> list[StepError]:
+    """For every step of the model that ``arithmetic`` computes in fp32."""
     if any(len(step.bands) > 1 for step in model.steps):
         raise Failure("scores spread so far that fp32 may lose every attention weight that counts")
-    geometry, n, H = model.geometry, model.columns, module.config.n_head
+    geometry, n, H = model.geometry, model.columns, model.heads
     fixed = dict(geometry.separators)
     slot_of = {} if geometry.pairs else {p: n + j for j, p in enumerate(geometry.b_positions)}
     slot_of |= {p: j for j, p in enumerate(geometry.a_positions)}
     slot_of |= {p: 2 * n + j for j, p in enumerate(geometry.sum_positions)}
-    asked, known = rows_read(model)
-    queries, keys = projected(module, asked), projected(module, known)
+    _, known = rows_read(model)
+    values = arithmetic.values(known)
     key_of = {row: number for number, row in enumerate(known)}
-    projection_HAB = _score_errors(queries.query, keys.key)
 
     found = []
     for step in model.steps:
@@ -225,45 +245,79 @@ def attention_errors(module: Transformer, model: Model) -> list[StepError]:
         places = np.array([t - geometry.tokens_at(p)[0] for p, t in seen], dtype=np.intp)
         eta_ZHLT = np.zeros((len(step.tokens), H, 3 * n, geometry.choices))
         eta_ZHC = np.zeros((len(step.tokens), H, len(constant) + 1))
-        ranges, errors, asking = [], [], []
+        ranges, errors = [], []
         for row, z in enumerate(step.tokens):
-            a = asked.index((at, z))
-            chosen = np.array([key_of[each] for each in (*seen, *constant, (at, z))])
-            eta_HM = weight_error(_scores(module, queries, keys, projection_HAB, a, chosen))
+            keys = [*seen, *constant, (at, z)]
+            eta_HM = weight_error(arithmetic.scores((at, z), keys))
             eta_ZHLT[row, :, slots, places] = eta_HM[:, : len(seen)].T
             eta_ZHC[row] = eta_HM[:, len(seen) :]
-            real, error = mix_error(keys.value, chosen, at + 1)
+            real, error = mix_error(values, np.array([key_of[each] for each in keys]), at + 1)
             ranges.append(Interval(real.low.reshape(1, -1), real.high.reshape(1, -1)))
             errors.append(error.reshape(1, -1))
-            asking.append(a)
         mixed = Rounded(concatenate(ranges), np.concatenate(errors))
-        start = Rounded(queries.stream.known[asking, 0], queries.stream.err[asking, 0])
-        found.append(StepError(eta_ZHLT=eta_ZHLT, eta_ZHC=eta_ZHC, mixed=mixed, start=start))
+        found.append(StepError(eta_ZHLT=eta_ZHLT, eta_ZHC=eta_ZHC, mixed=mixed))
     return found
 
 
-def _scores(
-    module: Transformer,
-    queries: _Projected,
-    keys: _Projected,
-    projection_HAB: Array,
-    a: int,
-    chosen: np.ndarray,
-) -> Rounded:
-    """q . k / sqrt(K) of query row a and the chosen keys: (H, M)."""
+class ReadableArithmetic:
+    """Of a configuration: the code of the readable module."""
 
-    def product(q_HK: Array, k_MHK: Array) -> Array:
-        return np.einsum("hk,mhk->hm", q_HK, k_MHK)
+    what = "the readable model"
 
-    query, key = queries.query, keys.key
-    K = query.shape[3]
-    key_HKM = key.known[chosen, :, 0].transpose(1, 2, 0)
-    real = matmul(query.known[a, :, 0][:, None], key_HKM)[:, 0]
-    size = above(product(query.range[a, :, 0].magnitude(), key.range[chosen, :, 0].magnitude()), K)
-    own = up(K * FP32.unit * (1.0 + 2.0 * K * FP32.unit) * size + K * FP32.flush)
-    own = np.where(size < FP32.limit, own, np.inf)
-    dot = Rounded(real, up(projection_HAB[:, a, chosen] + own))
-    return rounding.divide(dot, rounding.constant(math.sqrt(module.config.key_width), FP32))
+    def __init__(self, module: Transformer, model: Model) -> None:
+        self.module = module
+        asked, known = rows_read(model)
+        self._asked = {row: number for number, row in enumerate(asked)}
+        self._known = {row: number for number, row in enumerate(known)}
+        self._at = model.geometry.query_positions
+        self._queries, self._keys = projected(module, asked), projected(module, known)
+        self._moved_HAB = _score_errors(self._queries.query, self._keys.key)
+
+    def relies_on(self, primitive: str) -> bool:
+        """All but the activations that the model does not have."""
+        own = {"gelu": "gelu", "swiglu": "silu"}.get(self.module.config.activation)
+        return primitive == own or primitive not in ("gelu", "silu", *primitives.OTHERS)
+
+    def values(self, rows: Sequence[Row]) -> Rounded:
+        """See ``Arithmetic``."""
+        chosen, value = [self._known[row] for row in rows], self._keys.value
+        return Rounded(value.known[chosen], value.err[chosen], value.format)
+
+    def scores(self, query: Row, keys: Sequence[Row]) -> Rounded:
+        """q . k / sqrt(K)."""
+
+        def product(q_HK: Array, k_MHK: Array) -> Array:
+            return np.einsum("hk,mhk->hm", q_HK, k_MHK)
+
+        a, chosen = self._asked[query], np.array([self._known[row] for row in keys])
+        query_AH1K, key_BH1K = self._queries.query, self._keys.key
+        K = query_AH1K.shape[3]
+        key_HKM = key_BH1K.known[chosen, :, 0].transpose(1, 2, 0)
+        real = matmul(query_AH1K.known[a, :, 0][:, None], key_HKM)[:, 0]
+        size = product(query_AH1K.range[a, :, 0].magnitude(), key_BH1K.range[chosen, :, 0].magnitude())
+        size = above(size, K)
+        own = up(K * FP32.unit * (1.0 + 2.0 * K * FP32.unit) * size + K * FP32.flush)
+        own = np.where(size < FP32.limit, own, np.inf)
+        dot = Rounded(real, up(self._moved_HAB[:, a, chosen] + own))
+        return rounding.divide(dot, rounding.constant(math.sqrt(self.module.config.key_width), FP32))
+
+    def stream(self, step: Step, error: StepError, z_N: NDArray[np.intp], real: Real) -> Rounded:
+        """What is wrong before the projection can be drawn back through it."""
+        at, stream = self._at[step.index], self._queries.stream
+        asking = np.array([self._asked[at, z] for z in step.tokens])[z_N]
+        mixed = _rows(error.mixed, z_N)
+        start = _rows(Rounded(stream.known[:, 0], stream.err[:, 0]), asking)
+        with torch.no_grad(), Tracing():
+            after = _value(Noisy(start) + self.module.block(0).attn.written(Noisy(mixed)))
+        return Rounded(real, after.err, after.format, True, after.local, after.parents)
+
+    def read_out(self, step: Step, z_N: NDArray[np.intp], x_ND: Rounded) -> Logits:
+        """Cut off after the MLP."""
+        return read_out_after_attention(self.module, x_ND)
+
+    def logits(self, step: Step, z_N: NDArray[np.intp], x_ND: Rounded) -> Rounded:
+        """See ``Arithmetic``."""
+        return logits_after_attention(self.module, x_ND)
 
 
 def drift(batch: Batch, error: StepError) -> Array:
@@ -357,7 +411,8 @@ NOT_COVERED = ("fp16", "bf16", "TF32", "fast-math kernels", "quantised weights")
 
 @dataclass(frozen=True, kw_only=True)
 class FloatReport:
-    """What is proved about greedy decoding by the readable model in fp32."""
+    """What is proved about greedy decoding in fp32: by a configuration's readable model, or by the
+    operations that a file's model performs (``recorded``)."""
 
     covered: bool
     """Whether every one of the pairs is added right in fp32 too."""
@@ -369,13 +424,15 @@ class FloatReport:
     """Why the question could not be asked at all."""
     primitives: tuple[Primitive, ...] = ()
     """What this machine's PyTorch was measured to do."""
+    what: str = "the readable model"
+    """Whose operations were followed."""
 
     def describe(self) -> list[str]:
         """The floating-point question, answered."""
         if self.covered:
             answer = (
-                "fp32: COVERED: greedy decoding by the readable model in IEEE fp32 adds every pair "
-                f"right too, with margins of at least {self.margin:.3g} logits, under the assumptions "
+                f"fp32: COVERED: greedy decoding by {self.what} in IEEE fp32 adds every pair right "
+                f"too, with margins of at least {self.margin:.3g} logits, under the assumptions "
                 'of docs/proof.md ("Floating point").'
             )
         elif self.reason is not None:
@@ -391,17 +448,11 @@ class FloatReport:
         return [*lines, f"Not covered either: {', '.join(NOT_COVERED)}."]
 
 
-def _relies_on(module: Transformer, primitive: str) -> bool:
-    """All but the activations that the model does not have."""
-    own = {"gelu": "gelu", "swiglu": "silu"}.get(module.config.activation)
-    return primitive == own or primitive not in ("gelu", "silu")
-
-
 @dataclass(kw_only=True)
 class FloatCheck:
     """Collects batches of proved boxes and finds out whether fp32 decides them alike."""
 
-    module: Transformer
+    arithmetic: Arithmetic | None
     errors: list[StepError]
     effort: int = EFFORT
     halves: int = 0
@@ -412,14 +463,21 @@ class FloatCheck:
     @classmethod
     def of(cls, module: Transformer, model: Model) -> FloatCheck:
         """``model`` is what ``module`` computes, in real arithmetic."""
-        bad = primitives.outside(lambda name: _relies_on(module, name))
-        if bad is not None:
-            return cls(module=module, errors=[], reason=bad.complaint())
+        return cls.asking(lambda: ReadableArithmetic(module, model), model)
+
+    @classmethod
+    def asking(cls, make: Callable[[], Arithmetic], model: Model) -> FloatCheck:
+        """``model`` is what the arithmetic that ``make`` makes computes, in real numbers."""
         try:
             with np.errstate(all="ignore"):
-                return cls(module=module, errors=attention_errors(module, model))
+                arithmetic = make()
+                bad = primitives.outside(arithmetic.relies_on)
+                if bad is not None:
+                    return cls(arithmetic=None, errors=[], reason=bad.complaint())
+                errors = attention_errors(arithmetic, model)
+                return cls(arithmetic=arithmetic, errors=errors)
         except (Failure, ArithmeticError) as error:
-            return cls(module=module, errors=[], reason=str(error))
+            return cls(arithmetic=None, errors=[], reason=str(error))
 
     def take(self, batch: Batch) -> float | None:
         """Decide the boxes of one batch. Where all are decided: no margin on them is smaller in fp32,
@@ -482,13 +540,14 @@ class FloatCheck:
         rows, low_NK, high_NK = boxes
         (residual, z), (directions, r) = batch.residual, batch.directions
         z_N, x0_ND, R_NKD, right_N = z[rows], residual[z[rows]], directions[r[rows]], batch.right_N[rows]
-        error = self.errors[batch.step.index]
+        step, error, arithmetic = batch.step, self.errors[batch.step.index], self.arithmetic
+        assert arithmetic is not None
 
         def stream(n: Any) -> Rounded:
             real = residual_stream(x0_ND[n], R_NKD[n], low_NK[n], high_NK[n])
-            return error.stream(self.module, z_N[n], real)
+            return arithmetic.stream(step, error, z_N[n], real)
 
-        found = read_out_after_attention(self.module, stream(slice(None)))
+        found = arithmetic.read_out(step, z_N, stream(slice(None)))
         err_NV, tokens = found.logits.err, found.logits.shape[1]
         error_NQ = np.take_along_axis(err_NV, others_than(right_N, tokens), 1)
         error_NQ = up(error_NQ + np.take_along_axis(err_NV, right_N[:, np.newaxis], 1))
@@ -507,7 +566,7 @@ class FloatCheck:
         unsure = np.argsort(-count_N, kind="stable")[: np.count_nonzero(count_N)]
         for start in range(0, len(unsure), ROWS_AT_ONCE):
             rows_n = unsure[start : start + ROWS_AT_ONCE]
-            logits = logits_after_attention(self.module, stream(rows_n))
+            logits = arithmetic.logits(step, z_N[rows_n], stream(rows_n))
             for m, q_m, direction in one_by_one(unsure_NQ()[rows_n], right_N[rows_n], tokens):
                 moved_m = moved_by_rounding(logits, direction)[m]
                 error_NQ[rows_n[m], q_m] = np.fmin(moved_m, error_NQ[rows_n[m], q_m])
@@ -517,11 +576,16 @@ class FloatCheck:
 
     def report(self) -> FloatReport:
         """After all batches of an accepted certificate."""
-        covered = not self.left and self.reason is None
+        covered, arithmetic = not self.left and self.reason is None, self.arithmetic
+        if arithmetic is None:
+            return FloatReport(
+                covered=False, left=0, margin=None, reason=self.reason, primitives=primitives.measured()
+            )
         return FloatReport(
             covered=covered,
             left=len(self.left),
             margin=self.margin if covered else None,
             reason=self.reason,
-            primitives=primitives.measured(),
+            primitives=primitives.of(arithmetic.relies_on),
+            what=arithmetic.what,
         )

@@ -27,7 +27,16 @@ from torch import Tensor
 
 from adderlab.checker.functions import from_arb
 from adderlab.checker.intervals import Array
-from adderlab.checker.rounding import CIRCLE_ULPS, ERF_ERROR, EXP_ULPS, FP32, FP64, ROOT_ULPS, Format
+from adderlab.checker.rounding import (
+    CIRCLE_ULPS,
+    ERF_ERROR,
+    EXP_ULPS,
+    FP32,
+    FP64,
+    ROOT_ULPS,
+    TANH_ULPS,
+    Format,
+)
 
 ARGUMENTS = 1 << 19
 """Of each kernel, contiguous and strided; the square root gets every mantissa besides."""
@@ -81,9 +90,19 @@ def measured() -> tuple[Primitive, ...]:
         )
 
 
+@cache
+def _measured(name: str) -> Primitive:
+    return OTHERS[name]()
+
+
+def of(relied_on: Callable[[str], bool]) -> tuple[Primitive, ...]:
+    """All that every readable model may rely on, and of ``OTHERS`` those that this one does."""
+    return (*measured(), *(_measured(name) for name in OTHERS if relied_on(name)))
+
+
 def outside(relied_on: Callable[[str], bool]) -> Primitive | None:
     """The first primitive, of those relied on, that is not what is assumed of it."""
-    return next((each for each in measured() if relied_on(each.name) and not each.holds), None)
+    return next((each for each in of(relied_on) if relied_on(each.name) and not each.holds), None)
 
 
 def reference_is_right() -> bool:
@@ -280,6 +299,66 @@ def _silu() -> Primitive:
     off = np.maximum(np.abs(computed - exact) - (np.abs(x) + 4.0) * FP32.flush, 0.0)
     error = off / (2.0 * FP32.unit * np.abs(exact))
     return _worst("silu", EXP_ULPS + 3.0, "units of the last place", x, computed, exact, error)
+
+
+def _exp() -> Primitive:
+    x = _floats(np.random.default_rng(11), -80.0, 80.0)
+    computed, exact = _both_kernels(torch.exp, x, torch.float32), np.exp(x)
+    error = np.abs(computed - exact) / (2.0 * FP32.unit * exact)
+    return _worst("exp", EXP_ULPS, "units of the last place", x, computed, exact, error)
+
+
+def _sigmoid() -> Primitive:
+    x = _floats(np.random.default_rng(12), -80.0, 80.0)
+    computed, exact = _both_kernels(torch.sigmoid, x, torch.float32), 1.0 / (1.0 + np.exp(-x))
+    error = np.abs(computed - exact) / (2.0 * FP32.unit * exact)
+    return _worst("sigmoid", EXP_ULPS + 3.0, "units of the last place", x, computed, exact, error)
+
+
+def _tanh() -> Primitive:
+    x = np.concatenate([_floats(np.random.default_rng(13), end, -end) for end in (-12.0, -1.0)])[::2]
+    computed, exact = _both_kernels(torch.tanh, x, torch.float32), np.tanh(x)
+    error = np.abs(computed - exact) / (2.0 * FP32.unit)
+    return _worst("tanh", TANH_ULPS, "units of the last place of 1", x, computed, exact, error)
+
+
+def _inverse_root() -> Primitive:
+    x = _spread_out(np.random.default_rng(16), 60.0)
+    computed, exact = _both_kernels(torch.rsqrt, x, torch.float32), 1.0 / np.sqrt(x)
+    error = np.abs(computed - exact) / exact
+    assumed = (2.0 * ROOT_ULPS + 1.0) * FP32.unit
+    return _worst("rsqrt", assumed, "of the result", x, computed, exact, error)
+
+
+def _softplus() -> Primitive:
+    x = _floats(np.random.default_rng(14), -80.0, 80.0)
+    computed, exact = _both_kernels(torch.nn.functional.softplus, x, torch.float32), np.logaddexp(0.0, x)
+    exact = np.where(x > 20.0, x, exact)
+    error = np.abs(computed - exact) / (2.0 * FP32.unit * exact)
+    return _worst("softplus", 2.0 * EXP_ULPS, "units of the last place", x, computed, exact, error)
+
+
+def _gelu_tanh() -> Primitive:
+    rng = np.random.default_rng(15)
+    x = np.concatenate([_floats(rng, -8.0, 8.0), _floats(rng, -100.0, 100.0)])
+    x = x[x != 0][::2]
+    inner = math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)
+    exact = 0.5 * x * (1.0 + np.tanh(inner))
+    computed = _both_kernels(lambda t: torch.nn.functional.gelu(t, approximate="tanh"), x, torch.float32)
+    error = np.maximum(np.abs(computed - exact) - 4.0 * FP32.flush, 0.0) / np.abs(x)
+    assumed = (TANH_ULPS + 10.0) * FP32.unit
+    return _worst("gelu by tanh", assumed, "of the argument", x, computed, exact, error)
+
+
+OTHERS: dict[str, Callable[[], Primitive]] = {
+    "exp": _exp,
+    "sigmoid": _sigmoid,
+    "tanh": _tanh,
+    "softplus": _softplus,
+    "rsqrt": _inverse_root,
+    "gelu by tanh": _gelu_tanh,
+}
+"""Operations that only models read from files have; measured where one of those has them."""
 
 
 def _circle(name: str, format: Format) -> Primitive:

@@ -60,6 +60,9 @@ ERF_ERROR = 2.0**-20
 CIRCLE_ULPS = 4.0
 """Assumed accuracy of sine and cosine in ulps of 1."""
 
+TANH_ULPS = 4.0
+"""Assumed accuracy of tanh in ulps of 1."""
+
 Vjp = Callable[[Interval], Interval]
 """From the cotangent of a result (derivative of the end with respect to it) to that of an operand."""
 
@@ -359,6 +362,118 @@ def silu(a: Rounded) -> Rounded:
 def relu(a: Rounded) -> Rounded:
     real = mean_value.smooth(a.real, functions.relu, functions.relu_derivative)
     return _smooth(a, real, functions.relu_derivative(a.range), np.zeros(a.shape))
+
+
+def gelu_tanh(a: Rounded) -> Rounded:
+    """x / 2 (1 + tanh(c (x + d x^3))).
+
+    Rounding the argument of tanh moves it by at most max |z tanh'(z)| < 1/2 times six units; tanh's own
+    error counts half; three more roundings are relative.
+    """
+    real = mean_value.smooth(a.real, functions.gelu_tanh, functions.gelu_tanh_derivative)
+    size, u = a.range.magnitude(), a.format.unit
+    own = up(size * ((TANH_ULPS + 10.0) * u) + 4.0 * a.format.flush)
+    own = _unless_overflow(up(up(size * size) * size), own, a.format.limit)
+    return _smooth(a, real, functions.gelu_tanh_derivative(a.range), own)
+
+
+def softplus(a: Rounded) -> Rounded:
+    """log(1 + e^x), or from 20 on x itself."""
+    real, u = mean_value.smooth(a.real, functions.softplus, functions.sigmoid), a.format.unit
+    size = up(functions.softplus(a.range).magnitude())
+    own = up(4.0 * EXP_ULPS * u * size + a.format.flush)
+    return _smooth(a, real, functions.sigmoid(a.range), own)
+
+
+def maximum(a: Rounded, b: Rounded) -> Rounded:
+    """The larger of two, which is exact: b + relu(a - b)."""
+    apart = mean_value.subtract(a.real, b.real)
+    real = mean_value.add(b.real, mean_value.smooth(apart, functions.relu, functions.relu_derivative))
+    slope = functions.relu_derivative(a.range - b.range)
+    rest = 1.0 - slope
+    return _result(
+        real,
+        np.zeros(real.shape),
+        [
+            (a, up(a.err * slope.magnitude()), lambda g: _unbroadcast(g * slope, a.shape)),
+            (b, up(b.err * rest.magnitude()), lambda g: _unbroadcast(g * rest, b.shape)),
+        ],
+        _wider(a, b),
+    )
+
+
+def minimum(a: Rounded, b: Rounded) -> Rounded:
+    return negate(maximum(negate(a), negate(b)))
+
+
+def choose(mask: NDArray[np.bool_], a: Rounded, b: Rounded) -> Rounded:
+    """a where the mask is set, b elsewhere: exact."""
+    first, second = intervals.of(mask.astype(np.float64)), intervals.of((~mask).astype(np.float64))
+    real = mean_value.add(mean_value.multiply(a.real, first), mean_value.multiply(b.real, second))
+    from_a, from_b = np.where(mask, a.err, 0.0), np.where(mask, 0.0, b.err)
+    return _result(
+        real,
+        np.zeros(real.shape),
+        [
+            (a, from_a, lambda g: _unbroadcast(g * first, a.shape)),
+            (b, from_b, lambda g: _unbroadcast(g * second, b.shape)),
+        ],
+        _wider(a, b),
+    )
+
+
+def absolute(a: Rounded) -> Rounded:
+    """Exact, as a clamp is."""
+    real = mean_value.smooth(a.real, functions.absolute, functions.absolute_derivative)
+    return _smooth(a, real, functions.absolute_derivative(a.range), np.zeros(a.shape))
+
+
+def clamp(a: Rounded, low: float | None, high: float | None) -> Rounded:
+    """Between two numbers written in the program, which are rounded first."""
+    ends = [None if x is None else constant(x, a.format) for x in (low, high)]
+    low_end, high_end = (None if end is None else intervals.of(end.range) for end in ends)
+
+    def clamped(x: Interval) -> Interval:
+        return functions.clamp(x, low_end, high_end)
+
+    def slope(x: Interval) -> Interval:
+        return functions.clamp_derivative(x, low_end, high_end)
+
+    own = np.zeros(a.shape)
+    for end in ends:
+        own = own if end is None else np.maximum(own, end.err)
+    return _smooth(a, mean_value.smooth(a.real, clamped, slope), slope(a.range), own)
+
+
+def reciprocal(a: Rounded) -> Rounded:
+    return divide(constant(1.0, a.format), a)
+
+
+def inverse_root(a: Rounded) -> Rounded:
+    """1 / sqrt(x), as two operations or as one that is no worse."""
+    return reciprocal(root(a))
+
+
+def exp(a: Rounded) -> Rounded:
+    real, u = mean_value.smooth(a.real, functions.exp_fast, functions.exp_fast), a.format.unit
+    size = up(functions.exp_fast(a.range).magnitude())
+    own = up(2.0 * EXP_ULPS * u * size + a.format.flush)
+    return _smooth(a, real, functions.exp_fast(a.range), _unless_overflow(size, own, a.format.limit))
+
+
+def sigmoid(a: Rounded) -> Rounded:
+    """1 / (1 + e^-x)."""
+    real = mean_value.smooth(a.real, functions.sigmoid, functions.sigmoid_derivative)
+    size = up(functions.sigmoid(a.range).magnitude())
+    own = up((2.0 * EXP_ULPS + 6.0) * a.format.unit * size + a.format.flush)
+    return _smooth(a, real, functions.sigmoid_derivative(a.range), own)
+
+
+def tanh(a: Rounded) -> Rounded:
+    """Of at most 1, and accurate to ``TANH_ULPS`` of 1."""
+    real = mean_value.smooth(a.real, functions.tanh, functions.tanh_derivative)
+    own = np.full(a.shape, 2.0 * TANH_ULPS * a.format.unit)
+    return _smooth(a, real, functions.tanh_derivative(a.range), own)
 
 
 def circle(a: Rounded, real: Interval) -> Rounded:

@@ -6,7 +6,7 @@ it performs is looked up below. One that is not listed is refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -63,7 +63,7 @@ class Tracing(TorchDispatchMode):
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return _interpret(func, args, kwargs or {})
+        return interpret(func, args, kwargs or {})
 
 
 def _rounded(x: Any, format: Format = FP32) -> Rounded:
@@ -85,14 +85,28 @@ def _both(a: Any, b: Any) -> tuple[Rounded, Rounded]:
 
 _BINARY: dict[Any, Callable[[Rounded, Rounded], Rounded]] = {
     aten.add.Tensor: rounding.add,
+    aten.add.Scalar: rounding.add,
     aten.sub.Tensor: rounding.subtract,
+    aten.sub.Scalar: rounding.subtract,
     aten.rsub.Scalar: lambda a, b: rounding.subtract(b, a),
     aten.mul.Tensor: rounding.multiply,
+    aten.mul.Scalar: rounding.multiply,
     aten.div.Tensor: rounding.divide,
+    aten.div.Scalar: rounding.divide,
+    aten.maximum.default: rounding.maximum,
+    aten.minimum.default: rounding.minimum,
     aten.mm.default: rounding.product,
     aten.bmm.default: rounding.product,
 }
 _UNARY: dict[Any, Callable[[Rounded], Rounded]] = {
+    aten.abs.default: rounding.absolute,
+    aten.square.default: rounding.square,
+    aten.reciprocal.default: rounding.reciprocal,
+    aten.rsqrt.default: rounding.inverse_root,
+    aten.exp.default: rounding.exp,
+    aten.sigmoid.default: rounding.sigmoid,
+    aten.tanh.default: rounding.tanh,
+    aten.softplus.default: rounding.softplus,
     aten.neg.default: rounding.negate,
     aten.sqrt.default: rounding.root,
     aten.gelu.default: rounding.gelu,
@@ -110,6 +124,12 @@ _MOVES = {
     aten.expand.default,
     aten.unsqueeze.default,
     aten.squeeze.dim,
+    aten.squeeze.dims,
+    aten.squeeze.default,
+    aten.index_select.default,
+    aten.repeat.default,
+    aten.flip.default,
+    aten.diagonal.default,
     aten.slice.Tensor,
     aten.select.int,
     aten.clone.default,
@@ -121,6 +141,25 @@ _MOVES = {
     aten.constant_pad_nd.default,
 }
 _SPLITS = {aten.split.Tensor, aten.split_with_sizes.default, aten.unbind.int}
+_POWERS: dict[Any, Callable[[Rounded], Rounded]] = {
+    2: rounding.square,
+    0.5: rounding.root,
+    -0.5: rounding.inverse_root,
+    -1: rounding.reciprocal,
+}
+_CLAMPS: dict[Any, Callable[..., tuple[float | None, float | None]]] = {
+    aten.clamp.default: lambda min=None, max=None: (min, max),
+    aten.clamp_min.default: lambda min: (min, None),
+    aten.clamp_max.default: lambda max: (None, max),
+    aten.hardtanh.default: lambda min_val=-1.0, max_val=1.0: (min_val, max_val),
+}
+_CHOOSING: dict[Any, Callable[..., tuple[Any, Any, Any]]] = {
+    aten.where.self: lambda mask, x, y: (mask, x, y),
+    aten.where.ScalarOther: lambda mask, x, y: (mask, x, y),
+    aten.where.ScalarSelf: lambda mask, x, y: (mask, x, y),
+    aten.masked_fill.Scalar: lambda x, mask, y: (mask, y, x),
+    aten.masked_fill.Tensor: lambda x, mask, y: (mask, y, x),
+}
 _WHOLE = {
     aten.arange.default,
     aten.arange.start,
@@ -131,21 +170,32 @@ _WHOLE = {
 }
 
 
-def _interpret(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def interpret(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if func in _WHOLE:
         plain = [torch.empty(tuple(x.shape)) if isinstance(x, Noisy) else x for x in args]
         return func(*plain, **kwargs)
     if func is aten.lift_fresh.default:
-        return _lifted(args[0])
+        return args[0] if isinstance(args[0], Noisy) else _lifted(args[0])
     if func in (aten.zeros_like.default, aten.ones_like.default):
         value = 0.0 if func is aten.zeros_like.default else 1.0
         return torch.full(tuple(args[0].shape), value, dtype=args[0].dtype)
     if func in _BINARY and set(kwargs) <= {"alpha"} and kwargs.get("alpha", 1) == 1:
         return Noisy(_BINARY[func](*_both(*args[:2])))
     if func in _UNARY:
-        if kwargs.get("approximate", "none") != "none":
-            raise Failure("the checker knows the rounding of the exact GELU only")
+        if len(args) > 1:
+            raise Failure(f"the checker knows how {func} rounds with its usual settings only")
+        if func is aten.gelu.default and kwargs.get("approximate", "none") != "none":
+            return Noisy(rounding.gelu_tanh(_rounded(args[0])))
         return Noisy(_UNARY[func](_rounded(args[0])))
+    if func in _CHOOSING:
+        mask, x, y = _CHOOSING[func](*args)
+        if isinstance(mask, Noisy):
+            raise Failure(f"the checker does not follow {func} where rounding may decide")
+        return Noisy(rounding.choose(mask.numpy(), *_both(x, y)))
+    if func is aten.mv.default:
+        a, b = _both(*args)
+        column = b.moved(lambda x: x[:, np.newaxis])
+        return Noisy(rounding.product(a, column).moved(lambda x: x[:, 0]))
     if func in _MOVES:
         return _move(func, args, kwargs)
     if func in _SPLITS:
@@ -157,13 +207,16 @@ def _interpret(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         dim = args[1] if len(args) > 1 else kwargs.get("dim", 0)
         numpy_put = np.concatenate if func is aten.cat.default else np.stack
         return Noisy(rounding.join([_rounded(x) for x in args[0]], lambda xs: numpy_put(xs, dim)))
-    if func is aten.pow.Tensor_Scalar and args[1] == 2:
-        return Noisy(rounding.square(_rounded(args[0])))
+    if func is aten.pow.Tensor_Scalar and args[1] in _POWERS:
+        return Noisy(_POWERS[args[1]](_rounded(args[0])))
+    if func in _CLAMPS:
+        low, high = _CLAMPS[func](*args[1:], **kwargs)
+        return Noisy(rounding.clamp(_rounded(args[0]), low, high))
     if func in (aten.mean.dim, aten.sum.dim_IntList):
         x, axes = _rounded(args[0]), tuple(args[1])
         count = int(np.prod([x.shape[axis] for axis in axes])) if func is aten.mean.dim else 1
         return Noisy(rounding.total(x, axes, bool(args[2]) if len(args) > 2 else False, count))
-    if func is aten.addmm.default and not kwargs:
+    if func in (aten.addmm.default, aten.baddbmm.default) and not kwargs:
         bias, a, b = (_rounded(x) for x in args)
         return Noisy(rounding.add(bias, rounding.product(a, b)))
     if func is aten.native_layer_norm.default:
@@ -190,12 +243,24 @@ def _numbers(x: Tensor) -> Tensor:
 def _move(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if not any(isinstance(x, Noisy) for x in args):
         return func(*args, **kwargs)
-    padding = func is aten.constant_pad_nd.default
-    if any(isinstance(x, Noisy) for x in args[1:]) or (padding and args[0].value.varies):
+    if func is aten.constant_pad_nd.default and isinstance(args[0], Noisy) and not any(args[2:]):
+        return Noisy(_padded(args[0].value, args[1]))
+    if func is aten.constant_pad_nd.default or any(isinstance(x, Noisy) for x in args[1:]):
         raise Failure(f"the checker does not know how {func} rounds; fp32 is not covered for this model")
     if func in (aten.view.default, aten._unsafe_view.default):
         func = aten.reshape.default  # arrays here need not lie in memory as PyTorch's would
     return _apply_move(args[0], lambda x: func(x, *args[1:], **kwargs))
+
+
+def _padded(x: Rounded, widths: Sequence[int]) -> Rounded:
+    """Zeros before and after, of the last axis first."""
+    for number, (before, after) in enumerate(zip(widths[::2], widths[1::2], strict=True)):
+        axis = len(x.shape) - 1 - number
+        sizes = [(*x.shape[:axis], width, *x.shape[axis + 1 :]) for width in (before, after)]
+        zeros = [rounding.exact(np.zeros(size), x.format) for size in sizes]
+        parts = [zeros[0], x, zeros[1]]
+        x = rounding.join(parts, lambda each, axis=axis: np.concatenate(each, axis))
+    return x
 
 
 def _apply_move(x: Tensor, move: Callable[[Tensor], Tensor]) -> Noisy:

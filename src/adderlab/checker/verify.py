@@ -36,12 +36,14 @@ from adderlab.checker.model import Model, model_from_tables
 from adderlab.checker.own_pass import OwnPass, WrongMap, difference, widened
 from adderlab.checker.pairs import smallest_margin
 from adderlab.checker.primitives import reference_is_right
+from adderlab.checker.recorded import RecordedArithmetic
 from adderlab.checker.steps import Watch, check_step
 from adderlab.errors import Failure
 from adderlab.models.architecture import Architecture
 from adderlab.models.config import ModelConfig
 from adderlab.models.tables import plain_form
 from adderlab.models.transformer import Transformer, build_model
+from adderlab.reading.file_model import FileModel
 from adderlab.results import Result
 
 WITNESS_TOLERANCE = 1e-6
@@ -416,6 +418,8 @@ def _check_document(
         except (Failure, ArithmeticError) as failure:
             own.reason = str(failure)
         floating = FloatCheck.of(module, model) if fp32 else None
+    elif fp32:
+        floating = FloatCheck.asking(lambda: _recorded(weights, model), model)
     report = check(
         document,
         model,
@@ -426,18 +430,20 @@ def _check_document(
         floating=floating,
         own=own,
     )
-    return report if readable else _read_from_file(report, fp32)
-
-
-def _read_from_file(report: Report, fp32: bool) -> Report:
-    """Beside a file's own code, whose recorded operations made the tables, is no readable module."""
-    if not report.accepted:
-        return report
-    answer = FloatReport(
-        covered=False,
-        left=0,
-        margin=None,
-        reason="the rounding of a model read from a file is not followed",
+    return (
+        report
+        if readable or not report.accepted
+        else dataclasses.replace(report, module_reason=RECORDED)
     )
-    reason = "the tables are made from the operations recorded while the file's code ran"
-    return dataclasses.replace(report, module_reason=reason, fp32=answer if fp32 else None)
+
+
+RECORDED = "the tables are made from the operations recorded while the file's code ran"
+
+
+def _recorded(weights: Weights, model: Model) -> RecordedArithmetic:
+    """Of a model read from a file that was named in this process."""
+    config = weights.config
+    reading = config.live.reading if isinstance(config, FileModel) else None
+    if reading is None:
+        raise Failure("there is no recording of the model whose rounding could be followed")
+    return RecordedArithmetic(reading, weights.params, model)

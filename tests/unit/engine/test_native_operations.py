@@ -65,8 +65,8 @@ def test_an_operation_and_its_derivative(name: str) -> None:
     (want,) = function(*exact)
     cotangent = draw(*want.shape[1:], seed=1)
 
-    def both(x: Tensor, w: Tensor, cotangent: Tensor) -> tuple[Tensor, ...]:
-        return (*function(x, w), *vjp(function, 2)(x, w, cotangent))
+    def both(*given: Tensor) -> tuple[Tensor, ...]:
+        return (*function(*given[:2]), *vjp(function, 2)(*given))
 
     # One program for result and derivative: most of a case is the compiler's time.
     given = [*inputs, cotangent]
