@@ -293,8 +293,9 @@ _REARRANGING = {
     aten.split.sizes,
     aten.chunk.default,
     aten.where.self,
+    aten.constant_pad_nd.default,
 }
-"""Operations that only move numbers about: done on both ends alike."""
+"""Operations that only move numbers about, or put whole ones beside them: done on both ends alike."""
 _EXACT = {
     aten.arange.default,
     aten.arange.start,
@@ -333,7 +334,8 @@ _MASKED = {aten.masked_fill.Scalar, aten.masked_fill.Tensor}
 def _interpret(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if func in _REARRANGING or func in _EXACT:
         leaves, spec = tree_flatten((args, kwargs))
-        if func in _EXACT and any(isinstance(leaf, float) and leaf % 1 for leaf in leaves):
+        makes = func in _EXACT or func is aten.constant_pad_nd.default
+        if makes and any(isinstance(leaf, float) and leaf % 1 for leaf in leaves):
             raise Failure(f"the checker has no enclosure of {func} with a fraction")
         if not any(isinstance(leaf, _Wide) for leaf in leaves):
             return func(*args, **kwargs)

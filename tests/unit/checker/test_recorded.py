@@ -86,6 +86,20 @@ def test_margins_stay_within_their_bounds(kind: type) -> None:
 
 
 @pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=[pytest.mark.slow] * (kind is not decoders.SinkFirst))
+        for kind in decoders.READ
+    ],
+    ids=lambda kind: kind.__name__,
+)
+def test_tables_of_every_decoder_are_enclosed(kind: type) -> None:
+    """What is read is checked too: no operation is known to the one and not to the other."""
+    tables, _ = read_model(read(kind))
+    assert all(np.isfinite(x.magnitude()).all() for x in (tables.value_PVHE, tables.residual_AVD))
+
+
+@pytest.mark.parametrize(
     ("kind", "reason"),
     [
         (decoders.SinkLast, "sink"),

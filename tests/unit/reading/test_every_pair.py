@@ -23,7 +23,7 @@ def counts(kind: type, columns: int) -> tuple[int, ...]:
     layout = get_layout("S", Addition(columns=columns))
     torch.manual_seed(3)
     model = al.read(kind(), layout=layout)  # type: ignore[arg-type]
-    limits = Limits(union_seconds=5.0)
+    limits = Limits(union_seconds=5.0, seconds=3600.0)
     verdict = prove_problem(problem_from_tables(exact_tables(model)), limits=limits)
     number = torch.arange(100**columns)
     a_BJ, b_BJ = (
