@@ -50,6 +50,8 @@ class Experiment:
     """Of the recipe before any change; empty where it has none."""
     changes: tuple[str, ...]
     """What was changed, for example ``("lr=0.01",)``."""
+    reasons: tuple[str, ...] = ()
+    """Of the recipe "auto": what was chosen for this model and why, before any change."""
 
     @property
     def is_published(self) -> bool:
@@ -67,6 +69,7 @@ def define(
     if own_file is not None:
         return _define_file(own_file, recipe, steps, settings)
     preset, name, changed = _preset(model), "", parse_settings(settings)
+    reasons: tuple[str, ...] = ()
     config = with_changes(preset.config, _of(changed, "model"))
     default = isinstance(recipe, str) and recipe in ("published", "best", "quick")
     if isinstance(recipe, str):
@@ -74,7 +77,8 @@ def define(
         sized = at_size(preset, columns=config.columns, base=config.base)
         own = {"published": published_name, "best": best_name, "quick": quick_name}
         name = own[recipe](sized) if recipe in own else recipe
-        recipe = named_for(sized, recipe).recipe
+        named = named_for(sized, recipe, config=config, steps=steps)
+        recipe, reasons = named.recipe, named.reasons
     if steps is not None:
         changed.append(("recipe", "steps", str(steps)))
     recipe = schema.with_settings(recipe, _of(changed, "recipe"), "recipe")
@@ -90,6 +94,7 @@ def define(
         recipe=recipe,
         recipe_name=name,
         changes=tuple(changes),
+        reasons=reasons,
     )
 
 
@@ -97,10 +102,11 @@ def _define_file(
     config: FileModel, recipe: str | Recipe, steps: int | None, settings: Settings
 ) -> Experiment:
     """As ``define``, of the model of a user's file."""
-    name = ""
+    name, reasons = "", ()
     if isinstance(recipe, str):
         name = "auto" if recipe in ("best", "quick") else recipe
-        recipe = named_for(None, recipe).recipe
+        named = named_for(config, recipe, steps=steps)
+        recipe, reasons = named.recipe, named.reasons
     changed = parse_settings(settings)
     if _of(changed, "model"):
         raise UsageError(
@@ -115,6 +121,7 @@ def _define_file(
         recipe=schema.with_settings(recipe, _of(changed, "recipe"), "recipe"),
         recipe_name=name,
         changes=tuple(f"{key}={value}" for _, key, value in changed),
+        reasons=reasons,
     )
 
 

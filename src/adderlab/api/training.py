@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from adderlab.api.experiments import (
+    Experiment,
     Seeds,
     Settings,
     Trainable,
@@ -235,6 +236,7 @@ def train(
     compute = Compute(device=device, engine=engine, threads=threads)
     if cluster is None and (store or shards):
         raise UsageError("store=URL and shards=N go with cluster=ADDRESS")
+    _explain(wanted, listener)
     if cluster is not None:
         if job.source is not None:
             raise UsageError("a warm start is trained on this machine: leave out the cluster")
@@ -339,6 +341,7 @@ def search(
     )
     compute = Compute(device=device, engine=engine, threads=threads)
     listener = listener or Listener()
+    _explain(wanted, listener)
     return _search(plan, compute, listener, proved=proved, minutes=minutes, overwrite=overwrite)
 
 
@@ -359,6 +362,12 @@ def run_folder(name: str) -> Path:
 def default_folder(preset: str) -> Path:
     """results/runs/PRESET_TIME."""
     return RUNS / f"{preset}_{time.strftime('%Y%m%d_%H%M%S')}"
+
+
+def _explain(wanted: Experiment, listener: Listener) -> None:
+    """What the recipe "auto" chose for the model, and why."""
+    for reason in wanted.reasons:
+        listener.on_message(f"auto: {reason}")
 
 
 def _announce(config: ModelConfig | FileModel, listener: Listener) -> None:

@@ -7,11 +7,15 @@ validation pairs are the seed's own hold-out, never pairs of a published test se
 seed 2025, on which some of the published runs chose checkpoints.
 """
 
+from __future__ import annotations
+
 import difflib
 
 from adderlab.errors import UsageError
 from adderlab.files import aliases
+from adderlab.models.architecture import Architecture
 from adderlab.models.zoo import Preset
+from adderlab.recipes import auto
 from adderlab.recipes.own import OWN
 from adderlab.recipes.published import PUBLISHED, NamedRecipe, resolve
 from adderlab.training.population import check_start
@@ -45,10 +49,16 @@ def get_named(name: str) -> NamedRecipe:
     """The recipe of that name, today's or an old one, with its source; ``UsageError`` lists close
     names."""
     name = aliases.recipe_name(name)
+    if name == "auto":
+        raise UsageError(
+            "the recipe auto is chosen for a model: name that too, for example recipe('auto', '67p')"
+        )
     if name in RECIPES:
         return RECIPES[name]
     close = difflib.get_close_matches(name, RECIPES, n=4, cutoff=0.4) or list(RECIPES)
-    raise UsageError(f"no recipe {name!r}; close names: best, quick, published, {', '.join(close)}")
+    raise UsageError(
+        f"no recipe {name!r}; close names: best, quick, published, auto, {', '.join(close)}"
+    )
 
 
 def get_recipe(name: str) -> Recipe:
@@ -63,11 +73,10 @@ def published_name(preset: Preset) -> str:
 
 def best_name(preset: Preset) -> str:
     """Name of the recipe to train a preset by, which ``adderlab zoo`` names with its measured rate.
-    Where none was measured: the circle for learned positions of low rank, otherwise the published
-    recipe."""
+    Where none was measured: the circle for learned positions of low rank, otherwise auto."""
     if _short(preset):
         return "short"
-    return _BEST.get(_architecture(preset)) or _circle_or_published(preset, "circle")
+    return _BEST.get(_architecture(preset)) or _circle_or_auto(preset, "circle")
 
 
 def quick_name(preset: Preset) -> str:
@@ -75,7 +84,7 @@ def quick_name(preset: Preset) -> str:
     if _short(preset):
         return "short"
     quick = {**_BEST, "456p": "prefit-13k"}
-    return quick.get(_architecture(preset)) or _circle_or_published(preset, "circle-13k")
+    return quick.get(_architecture(preset)) or _circle_or_auto(preset, "circle-13k")
 
 
 FEW_COLUMNS = 5
@@ -97,27 +106,43 @@ def _architecture(preset: Preset) -> str:
     return preset.name.partition("@")[0]
 
 
-def _circle_or_published(preset: Preset, circle: str) -> str:
+def _circle_or_auto(preset: Preset, circle: str) -> str:
     try:
         check_start(preset.config, RECIPES[circle].recipe)
     except UsageError:
-        return published_name(preset)
+        return "auto"
     return circle
 
 
-def named_for(preset: Preset | None, name: str) -> NamedRecipe:
-    """The preset's "published", "best" or "quick" recipe, or one by its name; of a user's file (None),
-    "best" and "quick" are "auto". Raises ``UsageError``."""
-    if preset is None:
+def named_for(
+    model: Preset | Architecture,
+    name: str,
+    *,
+    config: Architecture | None = None,
+    steps: int | None = None,
+) -> NamedRecipe:
+    """The preset's "published", "best" or "quick" recipe, or one by its name; of a user's file "best"
+    and "quick" are "auto". ``config``: the preset with changed settings. ``steps``: how many "auto" has,
+    which is chosen for the model. Raises ``UsageError``."""
+    if isinstance(model, Preset):
+        own = {"published": published_name, "best": best_name, "quick": quick_name}
+        name, config = own[name](model) if name in own else name, config or model.config
+    else:
         if name == "published":
             raise UsageError(
                 "a file's model has no published recipe: take --recipe auto, or another name"
             )
-        return get_named("auto" if name in ("best", "quick") else name)
-    own = {"published": published_name, "best": best_name, "quick": quick_name}
-    return get_named(own[name](preset) if name in own else name)
+        name, config = "auto" if name in ("best", "quick") else name, model
+    if name != "auto":
+        return get_named(name)
+    chosen = auto.auto(config, steps)
+    return NamedRecipe(
+        name=name, recipe=chosen.recipe, source=auto.SOURCE, notes="", reasons=chosen.reasons
+    )
 
 
-def recipe_for(preset: Preset | None, name: str = "published") -> Recipe:
+def recipe_for(
+    model: Preset | Architecture, name: str = "published", *, config: Architecture | None = None
+) -> Recipe:
     """See ``named_for``."""
-    return named_for(preset, name).recipe
+    return named_for(model, name, config=config).recipe

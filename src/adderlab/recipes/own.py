@@ -115,11 +115,6 @@ OWN = {
         "decay",
         then=_anneal(8000, 200.0, lr=0.002, weight_decay=0.0),
     ),
-    "auto": entry(
-        "restarts-122",
-        notes="for any model, without a word about its parts: pairs of all lengths, and the best of 32 "
-        "starts that its own constructor draws",
-    ),
     "restarts-122": entry(
         source=_FAILURES,
         notes="for the rotary line: its first stage, with pairs of all lengths and the best of 32 "

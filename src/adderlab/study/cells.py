@@ -50,7 +50,7 @@ from adderlab.models.config import ModelConfig
 from adderlab.models.config import changed as with_changes
 from adderlab.models.zoo import Preset, get_preset
 from adderlab.reading.file_model import FileModel, read_file
-from adderlab.recipes import recipe_for
+from adderlab.recipes import named_for, recipe_for
 from adderlab.runs.records import LEARNED, SUCCESS, Metrics, read_metrics, read_seed_metrics
 from adderlab.training.population import check_fits
 from adderlab.training.recipe import Recipe
@@ -163,7 +163,6 @@ class SweepPlan:
         preset, config = _subject(name)
         if preset is None and any(key.startswith("model.") for key in self.fixed | settings):
             raise UsageError(f"model settings are a preset's; change what {name} says instead")
-        recipe = recipe_for(preset, str(settings.get("recipe", self.recipe)))
         changed: dict[str, list[tuple[str, str]]] = {"recipe": [], "model": []}
         if self.steps is not None:
             changed["recipe"].append(("steps", str(self.steps)))
@@ -171,9 +170,15 @@ class SweepPlan:
             section, _, key = path.partition(".")
             if key:
                 changed["recipe" if section == "recipe" else "model"].append((key, json.dumps(value)))
-        recipe = schema.with_settings(recipe, changed["recipe"], "recipe")
         if changed["model"]:
             config = with_changes(config, changed["model"])
+        named = named_for(
+            preset or config,
+            str(settings.get("recipe", self.recipe)),
+            config=config,
+            steps=self.steps,
+        )
+        recipe = schema.with_settings(named.recipe, changed["recipe"], "recipe")
         check_fits(config, recipe, self.seeds)
         if self.halving:
             _check_rungs(self.halving, recipe)
@@ -214,7 +219,7 @@ def read_sweep(table: Mapping[str, Any], seeds: tuple[int, ...]) -> SweepPlan:
     preset, config = _subject(first["preset"])
     base = {
         "model": schema.to_dict(config),
-        "recipe": schema.to_dict(recipe_for(preset, first["recipe"])),
+        "recipe": schema.to_dict(recipe_for(preset or config, first["recipe"])),
     }
     random = _table(table, "random")
     _only(random, "random", ("samples", "seed", "space"))

@@ -18,13 +18,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.optim.adam import adam
 
 from adderlab.errors import UsageError
+from adderlab.files.schema import IMPLIED
 from adderlab.models.config import ModelConfig
 from adderlab.models.head_program import FUNCTIONS
 from adderlab.models.tables import tables, why_not_trained_by_tables
@@ -148,19 +149,25 @@ def with_signs(params: dict[str, Tensor], drawn: list[int]) -> dict[str, Tensor]
     return signed
 
 
-def widened(wide_init: WideInit, params: dict[str, Tensor], drawn: list[int]) -> dict[str, Tensor]:
+def widened(
+    params: dict[str, Tensor], drawn: list[int], *, signs: bool, widths: Sequence[float] | None = None
+) -> dict[str, Tensor]:
     """The wide draw of a model whose parts are not known, by shape: of starts numbered ``drawn``
     (S, ...), every parameter of two axes or more Xavier uniform over its last two, and with ``signs``
-    every vector of ones, as norms begin, with signs at random. The rest stays as the model drew it."""
+    every vector of ones, as norms begin, with signs at random. The rest stays as the model drew it.
+    ``widths``: what the uniform draw of each start is multiplied by; one of 0 is left alone."""
     wide = {name: tensor.clone() for name, tensor in params.items()}
     for row, number in enumerate(drawn):
+        width = 1.0 if widths is None else widths[row]
+        if width == 0:
+            continue
         generator = torch.Generator().manual_seed(number + _SIGNS_STREAM)
         for tensor in wide.values():
             own = tensor[row]
             if own.ndim >= 2:
-                bound = math.sqrt(6 / (own.shape[-1] + own.shape[-2]))
+                bound = width * math.sqrt(6 / (own.shape[-1] + own.shape[-2]))
                 own.uniform_(-bound, bound, generator=generator)
-            elif wide_init.signs and own.ndim == 1 and bool((own == 1).all()):
+            elif signs and own.ndim == 1 and bool((own == 1).all()):
                 own *= 2 * torch.randint(2, own.shape, generator=generator) - 1
     return wide
 
@@ -313,21 +320,44 @@ class Restarts:
     that begins with sixteen and soon goes on with one costs a few runs and succeeds far more often. All
     starts of a seed train and are measured on the seed's own pairs; what decides is accuracy on its
     validation pairs. That is a choice among starts, so a rate measured with it says so.
+
+    The starts may differ in more than their draw: learning rates and widths are dealt out among them,
+    and what suits the model is chosen with the draw that it suited.
     """
 
     halve_at: tuple[int, ...]
     """Steps, rising; after the last one start is left, so ``count`` is 2 to their number."""
+    lr_factors: tuple[float, ...] = field(default=(), metadata=IMPLIED)
+    """What learning rates are multiplied by, dealt out among the starts in turn, in all stages; empty:
+    every start has the recipe's."""
+    widths: tuple[float, ...] = field(default=(), metadata=IMPLIED)
+    """How wide the starts are drawn, dealt out so that every width meets every rate: 0 is the model's
+    own draw; else maps are this multiple of Xavier uniform, and vectors of ones have signs at random.
+    Empty: all as drawn."""
 
     def __post_init__(self) -> None:
         if not self.halve_at or list(self.halve_at) != sorted(set(self.halve_at)):
             raise UsageError(f"restarts.halve_at must be rising steps, not {list(self.halve_at)}")
         if self.halve_at[0] < 0 or len(self.halve_at) > 8:
             raise UsageError("restarts.halve_at holds one to eight steps, none below 0")
+        if not all(factor > 0 for factor in self.lr_factors):
+            raise UsageError(f"restarts.lr_factors must be above 0, not {list(self.lr_factors)}")
+        if not all(width >= 0 for width in self.widths):
+            raise UsageError(f"restarts.widths must be at least 0, not {list(self.widths)}")
 
     @property
     def count(self) -> int:
         """How many starts a seed begins with."""
         return int(2 ** len(self.halve_at))
+
+    def lr_factor(self, start: int) -> float:
+        """Of the start with that number, from 0."""
+        return self.lr_factors[start % len(self.lr_factors)] if self.lr_factors else 1.0
+
+    def width(self, start: int) -> float:
+        """Of the start with that number, from 0."""
+        turn = start // max(1, len(self.lr_factors))
+        return self.widths[turn % len(self.widths)] if self.widths else 0.0
 
     def left_after(self, step: int) -> int:
         """How many go on after the evaluation at ``step``."""

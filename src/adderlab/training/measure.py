@@ -74,6 +74,8 @@ class Evaluation(Measured):
     """The weights that were measured."""
     averaged_S: Tensor
     """Whether these are the running average."""
+    lr_factor_S: Tensor | None = None
+    """What ``lr`` is multiplied by for each seed; None: by 1."""
 
     def metrics(self, row: int, elapsed_sec: float) -> Metrics:
         """A seed's row in the tables of its run."""
@@ -82,7 +84,7 @@ class Evaluation(Measured):
             train_loss=float(self.train_loss_S[row]),
             val_exact=float(self.val_exact_S[row]),
             val_token_acc=float(self.val_token_acc_S[row]),
-            lr=self.lr,
+            lr=self.lr if self.lr_factor_S is None else self.lr * float(self.lr_factor_S[row]),
             elapsed_sec=elapsed_sec,
             step_acc=tuple(self.step_acc_SI[row].tolist()),
         )

@@ -80,11 +80,13 @@ def start(config: Architecture, recipe: Recipe, seeds: tuple[int, ...]) -> dict[
     spread = recipe.wide_init
     if not isinstance(config, ModelConfig):
         stacked = stacked_float32([build_model(config, own) for own in drawn])
-        return widened(spread, stacked, drawn) if spread else stacked
+        stacked = widened(stacked, drawn, signs=spread.signs) if spread else stacked
+        return _at_widths(recipe, stacked, drawn)
     as_drawn = drawn_as(spread, config) if spread else config
     stacked = stack_parameters([build_model(as_drawn, own) for own in drawn])
     if spread and spread.signs:
         stacked = with_signs(stacked, drawn)
+    stacked = _at_widths(recipe, stacked, drawn)
     if recipe.circle:
         stacked = on_circle(recipe.circle, config, stacked)
     if recipe.prefit is None:
@@ -94,6 +96,15 @@ def start(config: Architecture, recipe: Recipe, seeds: tuple[int, ...]) -> dict[
         params = {name: tensor[first : first + count] for name, tensor in stacked.items()}
         each.append(prefit_attention(recipe.prefit, config, UNIFORM_PAIRS, seed, params))
     return {name: torch.cat([params[name] for params in each]) for name in stacked}
+
+
+def _at_widths(recipe: Recipe, stacked: dict[str, Tensor], drawn: list[int]) -> dict[str, Tensor]:
+    """The starts, each as wide as ``recipe.restarts`` deals out."""
+    restarts = recipe.restarts
+    if restarts is None or not restarts.widths:
+        return stacked
+    widths = [restarts.width(i % restarts.count) for i in range(len(drawn))]
+    return widened(stacked, drawn, signs=True, widths=widths)
 
 
 # Whether a recipe can train a model at all, told before anything is written.
@@ -171,6 +182,8 @@ class Population:
         """Those still training. Each has a row of everything below; with ``recipe.restarts`` one for
         every restart that is left, the first restart's first."""
         self._of_row = [seed for seed in seeds for _ in range(recipe.restarts_after(-1))]
+        self._start_of_row = [start for _ in seeds for start in range(recipe.restarts_after(-1))]
+        """Which of its seed's starts each row is, from 0."""
         stacked = start(config, recipe, seeds)
         if source is not None:
             stacked = warm(config, source, stacked)
@@ -328,8 +341,11 @@ class Population:
         assert self._stage.batch_size is not None
         slow, average = self._grokfast, self._average
         counts = range(optimizer.steps + 1, optimizer.steps + steps + 1)
-        settings = Settings(
-            lr=learning_rates(recipe, range(first, first + steps)),
+        rates = learning_rates(recipe, range(first, first + steps))
+        factors = self._lr_factors()
+        kinds = list(dict.fromkeys(factors))
+        common = Settings(
+            lr=rates,
             correction=[optimizer.correction(count) for count in counts],
             scale=[optimizer.scale(count) for count in counts],
             beta1=optimizer.beta1,
@@ -348,11 +364,20 @@ class Population:
             mean_SN=optimizer.mean_SN,
             square_SN=optimizer.square_SN,
             weight_decay_S=self._weight_decay_S(),
-            settings=(settings,),
-            setting_S=torch.zeros(self.num_rows, dtype=torch.int32, device=self.device),
+            settings=tuple(
+                dataclasses.replace(common, lr=[factor * rate for rate in rates]) for factor in kinds
+            ),
+            setting_S=torch.tensor(
+                [kinds.index(factor) for factor in factors], dtype=torch.int32, device=self.device
+            ),
             slow_SN=slow.mean_SN if slow else None,
             average_SN=average.mean_SN if average else None,
         )
+
+    def _lr_factors(self) -> list[float]:
+        """Of every row."""
+        restarts = self.recipe.restarts
+        return [restarts.lr_factor(start) if restarts else 1.0 for start in self._start_of_row]
 
     def took(self, steps: int, seconds: float) -> None:
         """Note that the steps of ``step_batch``, or of ``take_lbfgs``, were taken."""
@@ -420,6 +445,7 @@ class Population:
             train_loss_S=train_loss_S.cpu(),
             weights_SN=weights_SN,
             averaged_S=averaged_S,
+            lr_factor_S=torch.tensor(self._lr_factors(), dtype=torch.float64),
             **{field.name: getattr(measured, field.name) for field in dataclasses.fields(measured)},
         )
         if self.num_rows > len(self.seeds):
@@ -450,6 +476,7 @@ class Population:
     def _keep_rows(self, rows: list[int]) -> None:
         index = torch.tensor(rows, dtype=torch.int64, device=self.device)
         self._of_row = [self._of_row[row] for row in rows]
+        self._start_of_row = [self._start_of_row[row] for row in rows]
         self.flat_SN = self.flat_SN[index].clone()
         self.optimizer.keep(index)
         self._validation.keep(index)
@@ -467,6 +494,7 @@ class Population:
             "next_step": self.next_step,
             "seconds": self.seconds,
             "seeds": list(self.seeds),
+            "starts": list(self._start_of_row),
             "part": self._part,
             "params": self.flat_SN,
             "optimizer": self.optimizer.state(),
@@ -486,6 +514,8 @@ class Population:
         if len(state["params"]) < self.num_rows:
             left = len(state["params"]) // len(self.seeds)
             self._keep_rows(leaders(self._of_row, [()] * self.num_rows, left))
+        # States of before there were rates and widths to tell starts apart do not have their numbers.
+        self._start_of_row = list(state.get("starts", self._start_of_row))
         self.next_step, self.seconds = state["next_step"], state["seconds"]
         self.flat_SN.copy_(state["params"])
         self._enter_part(state["part"])

@@ -70,10 +70,14 @@ class Stage:
     """L-BFGS instead of AdamW; it is one step, however long."""
     targeting: Targeting | None = None
     """Train on failures of the weights that the stage starts from, looked for at its first step."""
+    from_exact: float = field(default=0.0, metadata=IMPLIED)
+    """A seed whose best exact match is lower ends before this stage."""
 
     def __post_init__(self) -> None:
         _check(self, "stage", at_least_1=("steps",), at_least_0=("warmup_steps", "min_lr_ratio"))
         _check(self, "stage", above_0=("lr",))
+        if not 0 <= self.from_exact <= 1:
+            raise UsageError(f"stage.from_exact is a share from 0 to 1, not {self.from_exact}")
         if self.lbfgs and (self.steps != 1 or self.targeting or self.average or self.grokfast):
             raise UsageError(
                 "a stage with lbfgs has steps 1 and no targeting, average or grokfast: put those "
@@ -192,6 +196,11 @@ class Recipe:
             raise UsageError("sampler r456 draws the recipe's own data: leave data out of the stages")
         if self.restarts and self.sampler != "counter":
             raise UsageError(f"recipe.restarts goes with sampler counter, not {self.sampler}")
+        if self.restarts and self.restarts.widths and self.wide_init:
+            raise UsageError(
+                "recipe.restarts.widths and recipe.wide_init both say how wide starts are drawn: set "
+                "one of them to null"
+            )
         if self.restarts and self.restarts.halve_at[-1] >= self.steps:
             raise UsageError(
                 f"recipe.restarts: the last halving, at step {self.restarts.halve_at[-1]}, must come "
@@ -231,6 +240,11 @@ class Recipe:
     def part_at(self, step: int) -> tuple[int, Stage]:
         """(first step, settings) of the part that a step belongs to."""
         return self.parts[self.part_index(step)]
+
+    def needed_after(self, step: int) -> float:
+        """The best exact match below which a seed ends with this step: that of the next stage, at the
+        end of one."""
+        return next((stage.from_exact for first, stage in self.parts if first == step + 1), 0.0)
 
     def looks_at(self, step: int) -> bool:
         """Whether seeds are evaluated after this step: regularly, and at the end of every part."""

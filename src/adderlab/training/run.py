@@ -285,6 +285,10 @@ class _Run:
         evaluation = population.evaluate(loss_S)
         self._writer.write_tables(evaluation)
         tracker.end(tracker.perfect_long_enough(evaluation), "perfect")
+        needed = order.job.recipe.needed_after(step)
+        tracker.end(
+            (seed for seed in evaluation.seeds if tracker.records[seed].best_exact < needed), "done"
+        )
         records = tuple(tracker.records[seed] for seed in evaluation.seeds)
         order.listener.on_evaluation(evaluation, records)
         if order.verify:

@@ -1,0 +1,170 @@
+"""The recipe ``auto``: one generic way to train a model that nobody has tuned for.
+
+Everything in it is chosen from the model's tables and size; nothing knows columns, digits or a part by
+its name. What cannot be known beforehand is found while it trains, by successive halving: the starts of
+a seed differ in their draw, in its width and in their learning rate, and every time the better half goes
+on. Anneal stages follow only for seeds whose accuracy makes them worth it.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import statistics
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from adderlab.errors import UsageError
+from adderlab.models.architecture import Architecture
+from adderlab.models.describe import count_parameters
+from adderlab.models.tables import tables, why_not_trained_by_tables
+from adderlab.models.transformer import build_model
+from adderlab.training.initialise import Restarts, widened
+from adderlab.training.objective import stacked_float32
+from adderlab.training.recipe import UNIFORM_LENGTHS, Recipe, Stage
+
+SOURCE = "adderlab (docs/why-runs-fail.md)"
+
+RATE = 0.01
+RATE_FACTORS = (0.5, 1.0, 2.0, 4.0)
+WIDTHS = (0.0, 1.0)
+"""Dealt out among the starts: the model's own draw, and Xavier uniform."""
+STARTS, STARTS_BY_MODULE = 64, 8
+STEPS, STEPS_BY_MODULE = 40_000, 10_000
+FIRST_HALVING = 1 / 80
+"""Of the steps; each further one comes after twice as many, so that all rounds cost the same."""
+LEAST_STEPS = 400
+"""With fewer, halvings would come faster than anything can be told from a start."""
+SMALL = 200
+"""Parameters up to which batches are small: one step costs less, and more steps are worth more."""
+ANNEALING = (10.0, 100.0)
+"""Logit scales of the anneal stages, as multiples of the first."""
+WORTH = (0.5, 0.9)
+"""Best exact match from which a seed goes on with each of them."""
+DRAWS = 4
+"""Starts of either width from which the logit scale is chosen."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Auto:
+    """The recipe for one model, and why it is this one."""
+
+    recipe: Recipe
+    reasons: tuple[str, ...]
+    """A line for each choice."""
+
+
+def auto(config: Architecture, steps: int | None = None) -> Auto:
+    """Chosen for the model; ``steps`` before the anneal stages, None for its own number. Raises
+    ``UsageError`` for too few."""
+    reason, parameters = why_not_trained_by_tables(config), count_parameters(config)
+    by_tables = reason is None
+    steps = steps or (STEPS if by_tables else STEPS_BY_MODULE)
+    if steps < LEAST_STEPS:
+        raise UsageError(
+            f"recipe auto halves its starts within {LEAST_STEPS} steps or more, not {steps}"
+        )
+    starts = STARTS if by_tables else STARTS_BY_MODULE
+    first = max(1, round(steps * FIRST_HALVING))
+    halve_at = tuple(first << i for i in range(int(math.log2(starts))))
+    batch = 128 if parameters < SMALL else 256
+    scale, why = _logit_scale(config) if by_tables else (1.0, "trained by its module")
+    recipe = Recipe(
+        steps=steps,
+        batch_size=batch,
+        lr=RATE,
+        warmup_steps=first,
+        min_lr_ratio=0.0,
+        weight_decay=0.0,
+        logit_scale=scale,
+        restarts=Restarts(halve_at=halve_at, lr_factors=RATE_FACTORS, widths=WIDTHS),
+        data=UNIFORM_LENGTHS,
+        stages=tuple(
+            Stage(
+                steps=max(1, steps // 10),
+                lr=RATE * lower,
+                min_lr_ratio=0.0,
+                batch_size=2 * batch,
+                logit_scale=scale * more,
+                from_exact=worth,
+            )
+            for more, worth, lower in zip(ANNEALING, WORTH, (0.2, 0.1), strict=True)
+        ),
+        eval_interval=first,
+        val_size=2000,
+    )
+    rates = ", ".join(f"{RATE * factor:g}" for factor in RATE_FACTORS)
+    how = "trained by tables" if by_tables else f"trained by its module, slowly: {reason}"
+    return Auto(
+        recipe=recipe,
+        reasons=(
+            f"{starts} starts a seed ({parameters:,} parameters, {how}), drawn as the model does and "
+            f"Xavier uniform, at rates {rates}; the better half goes on at steps "
+            f"{', '.join(f'{step:,}' for step in halve_at)}",
+            f"{steps:,} steps in batches of {batch}, logit scale {scale:g} ({why})",
+            *(
+                f"then {stage.steps:,} steps at logit scale {stage.logit_scale:g}, of seeds that came "
+                f"to {stage.from_exact:.0%} exact match"
+                for stage in recipe.stages
+            ),
+        ),
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _logit_scale(config: Architecture) -> tuple[float, str]:
+    """(what the loss multiplies logits by, why): 1 / the lead that a digit can have at the start.
+
+    Cross-entropy begins to tell answers apart where they lead by about one logit.
+    """
+    own = stacked_float32([build_model(config, seed) for seed in range(DRAWS)])
+    wide = widened(own, list(range(DRAWS)), signs=True)
+    leads = []
+    for params in (own, wide):
+        head = _last_map(config, params)
+        if head is None:
+            return 1.0, "its logits are no linear map of what comes before them"
+        leads.append(
+            statistics.median(_lead(head_DV, config.token_layout.addition.base) for head_DV in head)
+        )
+    typical = math.sqrt(math.prod(max(lead, 1e-6) for lead in leads))
+    scale = min(50.0, max(1.0, _rounded(1 / typical)))
+    return scale, f"a digit can lead by {typical:.2g} logits at the start"
+
+
+def _last_map(config: Architecture, params: dict[str, Tensor]) -> Tensor | None:
+    """The matrices (S, D, V) that logits are made by; None where they are made otherwise."""
+    with torch.no_grad():
+        built = tables(config, params)
+    operation = built.form.program.operations[-1]
+    name = operation.operands[1] if len(operation.operands) > 1 else None
+    return built.head[name] if operation.name == "linear" and isinstance(name, str) else None
+
+
+def _lead(head_DV: Tensor, digits: int) -> float:
+    """By how much a digit's logit can exceed every other's where no channel exceeds 1; the median over
+    digits."""
+    from scipy.optimize import linprog  # only here, and it takes a moment to load
+
+    columns_VD = head_DV.double().T[:digits].numpy()
+    channels, leads = columns_VD.shape[1], []
+    for digit in range(digits):
+        others = [other for other in range(digits) if other != digit]
+        above = columns_VD[others] - columns_VD[digit]
+        # Maximise t with (column - other) . x >= t, x in the box, t >= 0 (x = 0 has it).
+        found = linprog(
+            [0.0] * channels + [-1.0],
+            A_ub=[[*row, 1.0] for row in above],
+            b_ub=[0.0] * len(others),
+            bounds=[(-1.0, 1.0)] * channels + [(0.0, None)],
+        )
+        leads.append(-float(found.fun))
+    return statistics.median(leads)
+
+
+def _rounded(value: float) -> float:
+    """To 1, 2, 5, 10, 20, ..."""
+    power = 10.0 ** math.floor(math.log10(value))
+    return min((1.0, 2.0, 5.0, 10.0), key=lambda each: abs(math.log(each * power / value))) * power
