@@ -21,6 +21,7 @@ from adderlab.models.describe import count_parameters
 from adderlab.models.zoo import PRESETS, Preset, at_size, get_preset
 from adderlab.reading.file_model import FileModel, read_file
 from adderlab.recipes import RECIPES, best_name, named_for, published_name, quick_name
+from adderlab.recipes.auto import explained
 from adderlab.runs.metadata import MODEL_FILE, kind_of, read_config
 from adderlab.training.population import check_start
 from adderlab.training.recipe import Recipe
@@ -50,8 +51,11 @@ class Experiment:
     """Of the recipe before any change; empty where it has none."""
     changes: tuple[str, ...]
     """What was changed, for example ``("lr=0.01",)``."""
-    reasons: tuple[str, ...] = ()
-    """Of the recipe "auto": what was chosen for this model and why, before any change."""
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Of the recipe "auto": what it is for this model and why, a line each."""
+        return explained(self.config, self.recipe) if self.recipe_name == "auto" else ()
 
     @property
     def is_published(self) -> bool:
@@ -69,7 +73,6 @@ def define(
     if own_file is not None:
         return _define_file(own_file, recipe, steps, settings)
     preset, name, changed = _preset(model), "", parse_settings(settings)
-    reasons: tuple[str, ...] = ()
     config = with_changes(preset.config, _of(changed, "model"))
     default = isinstance(recipe, str) and recipe in ("published", "best", "quick")
     if isinstance(recipe, str):
@@ -77,8 +80,7 @@ def define(
         sized = at_size(preset, columns=config.columns, base=config.base)
         own = {"published": published_name, "best": best_name, "quick": quick_name}
         name = own[recipe](sized) if recipe in own else recipe
-        named = named_for(sized, recipe, config=config, steps=steps)
-        recipe, reasons = named.recipe, named.reasons
+        recipe = named_for(sized, recipe, config=config, steps=steps).recipe
     if steps is not None:
         changed.append(("recipe", "steps", str(steps)))
     recipe = schema.with_settings(recipe, _of(changed, "recipe"), "recipe")
@@ -94,7 +96,6 @@ def define(
         recipe=recipe,
         recipe_name=name,
         changes=tuple(changes),
-        reasons=reasons,
     )
 
 
@@ -102,11 +103,10 @@ def _define_file(
     config: FileModel, recipe: str | Recipe, steps: int | None, settings: Settings
 ) -> Experiment:
     """As ``define``, of the model of a user's file."""
-    name, reasons = "", ()
+    name = ""
     if isinstance(recipe, str):
         name = "auto" if recipe in ("best", "quick") else recipe
-        named = named_for(config, recipe, steps=steps)
-        recipe, reasons = named.recipe, named.reasons
+        recipe = named_for(config, recipe, steps=steps).recipe
     changed = parse_settings(settings)
     if _of(changed, "model"):
         raise UsageError(
@@ -121,7 +121,6 @@ def _define_file(
         recipe=schema.with_settings(recipe, _of(changed, "recipe"), "recipe"),
         recipe_name=name,
         changes=tuple(f"{key}={value}" for _, key, value in changed),
-        reasons=reasons,
     )
 
 

@@ -31,6 +31,7 @@ from adderlab.models.config import ModelConfig
 from adderlab.models.tables import why_no_tables
 from adderlab.models.zoo import PRESETS
 from adderlab.reading.file_model import FileModel
+from adderlab.recipes.auto import LEAST_STEPS
 from adderlab.report.describe import describe_model, describe_seeds
 from adderlab.results import Result, html_table
 from adderlab.runs.checkpoints import Checkpoint
@@ -41,18 +42,23 @@ from adderlab.runs.records import Metrics, SeedRecord, best_of
 from adderlab.runs.stored import StoredRun
 from adderlab.runs.stored import open_run as open_stored
 from adderlab.study.cluster import Stopped, connected, describe_machines, is_sharded, train_sharded
+from adderlab.study.forecast import steps_within
 from adderlab.study.search import SearchPlan, read_search, search_until_proved
 from adderlab.study.verdicts import prove_seeds
 from adderlab.task.addition import from_digits
 from adderlab.task.sampling import uniform_pairs
 from adderlab.training.measure import Listener
 from adderlab.training.objective import Compute, open_backend
+from adderlab.training.population import check_fits
 from adderlab.training.recipe import Recipe, WarmStart
 from adderlab.training.run import Job, extended, read_job, run
 from adderlab.training.warm_start import OWN_START, check_encloses
 
 # Runs and searches.
 
+
+MOST_TIMES = 10
+"""A budget of time gives the recipe auto at most so many times its own steps."""
 
 RUNS = Path("results/runs")
 """Where runs go that are given no folder."""
@@ -197,6 +203,7 @@ def train(
     cluster: str | None = None,
     shards: int | None = None,
     store: str | None = None,
+    minutes: float | None = None,
     listener: Listener | None = None,
 ) -> Run:
     """Train a population of seeds of one model.
@@ -209,13 +216,24 @@ def train(
     ``start``: a trained model, of the same configuration or of one that it encloses
     (``training.warm_start``), from whose weights every seed starts; what the recipe has for the start is
     left out. ``cluster``: train on a Ray cluster, in ``shards`` whose state lies in ``store``.
+    ``minutes``: of the recipe "auto", which then has as many steps as this machine takes about so long
+    for.
 
     Ctrl-C stops it after the current step: the run's ``status`` is then "stopped", and ``resume`` goes
     on. Raises ``UsageError`` for what cannot be, ``Failure`` if the disk refuses.
     """
-    settings = set if start is None else _without_own_start(set)
+    settings, chosen = set if start is None else _without_own_start(set), parse_seeds(seeds)
     wanted = define(model, recipe, steps=steps, settings=settings)
     listener = listener or Listener()
+    compute = Compute(device=device, engine=engine, threads=threads)
+    if minutes is not None:
+        if wanted.recipe_name != "auto" or steps is not None or cluster is not None:
+            raise UsageError(
+                f"minutes={minutes:g} chooses the steps of the recipe auto on this machine: take "
+                "recipe=auto, and leave out steps and cluster"
+            )
+        steps = _steps_within(minutes, wanted, len(chosen), compute, listener)
+        wanted = define(model, recipe, steps=steps, settings=settings)
     source = None if start is None else load(start)
     own_recipe = wanted.recipe
     if source is not None:
@@ -226,14 +244,13 @@ def train(
     job = Job(
         config=wanted.config,
         recipe=own_recipe,
-        seeds=parse_seeds(seeds),
+        seeds=chosen,
         folder=Path(folder) if folder else default_folder(wanted.name),
         run_name=run_name,
         overwrite=overwrite,
         keep=keep,
         source=source,
     )
-    compute = Compute(device=device, engine=engine, threads=threads)
     if cluster is None and (store or shards):
         raise UsageError("store=URL and shards=N go with cluster=ADDRESS")
     _explain(wanted, listener)
@@ -362,6 +379,20 @@ def run_folder(name: str) -> Path:
 def default_folder(preset: str) -> Path:
     """results/runs/PRESET_TIME."""
     return RUNS / f"{preset}_{time.strftime('%Y%m%d_%H%M%S')}"
+
+
+def _steps_within(
+    minutes: float, wanted: Experiment, seeds: int, compute: Compute, listener: Listener
+) -> int:
+    """Steps of the recipe auto for a budget of time."""
+    if not minutes > 0:
+        raise UsageError(f"minutes={minutes:g}: it must be above 0")
+    check_fits(wanted.config, wanted.recipe, (0,))
+    backend = open_backend(wanted.config, compute, listener.on_message)
+    own = wanted.recipe.steps
+    return steps_within(
+        60 * minutes, wanted.recipe, seeds, backend, least=LEAST_STEPS, most=MOST_TIMES * own
+    )
 
 
 def _explain(wanted: Experiment, listener: Listener) -> None:

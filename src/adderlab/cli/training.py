@@ -27,8 +27,9 @@ class Train(ComputeOptions, ChangeOptions):
     proved: Annotated[int | None, arg(metavar="N")] = None
     """With --until proved: stop at so many proved seeds; default: 1, or as many as a resumed search was
     last asked for."""
-    budget: Annotated[float, arg(metavar="MINUTES")] = 10.0
-    """With --until proved: give up after so many minutes (exit code 1)."""
+    budget: Annotated[float | None, arg(metavar="MINUTES")] = None
+    """With --until proved: give up after so many minutes (exit code 1), default 10. Without, of the
+    recipe auto: as many steps as take about so long here."""
     assisted: bool = True
     """With --until proved: repair seeds that end nearly right; counted apart from training alone."""
     recipe: Annotated[str | None, arg(metavar="NAME")] = None
@@ -97,7 +98,7 @@ class Train(ComputeOptions, ChangeOptions):
             lambda: resume_command(folder, options) if kind_of(folder) else None,
             quiet=self.quiet,
             json_lines=self.json_lines,
-            budget=60 * self.budget if self.until else None,
+            budget=60 * self._minutes if self.until else None,
             sinks=self.sink,
         )
         with following as listener:
@@ -108,7 +109,7 @@ class Train(ComputeOptions, ChangeOptions):
         if found.status == "diverged":
             suite = None  # its weights are no numbers, or on their way there
         if self.until and found.status != "proved":
-            raise Failure(without_success(found, self.budget, options))
+            raise Failure(without_success(found, self._minutes, options))
         for report in found.evaluate(suite, device=self.device, engine=self.engine) if suite else ():
             if self.json_lines:
                 write_event(sys.stdout, "result", **report.to_dict())
@@ -126,14 +127,14 @@ class Train(ComputeOptions, ChangeOptions):
         if self.resume is not None:
             how |= {"keep": self.keep, "prove": self.prove, "cluster": self.cluster}
             how |= {"steps": self.steps}
-            return al.resume(folder, self.preset, proved=self.proved, minutes=self.budget, **how)
+            return al.resume(folder, self.preset, proved=self.proved, minutes=self._minutes, **how)
         how |= {"steps": self.steps, "set": self.settings}
         how |= {"folder": folder, "overwrite": self.overwrite}
         if self.until:
             return al.search(
                 str(self.preset),
                 proved=1 if self.proved is None else self.proved,
-                minutes=self.budget,
+                minutes=self._minutes,
                 recipe=self.recipe or "quick",
                 seeds=self.seeds or "0-",
                 assisted=self.assisted,
@@ -149,8 +150,14 @@ class Train(ComputeOptions, ChangeOptions):
             cluster=self.cluster,
             shards=self.shards,
             store=self.store,
+            minutes=self.budget,
             **how,
         )
+
+    @property
+    def _minutes(self) -> float:
+        """Of a search."""
+        return 10.0 if self.budget is None else self.budget
 
 
 def _check(args: Train) -> None:
@@ -166,8 +173,12 @@ def _check(args: Train) -> None:
         raise UsageError(
             "--sink, --keep, --no-prove, --cluster and --from do not go with --until proved"
         )
-    if not args.until and (args.proved, args.budget, args.assisted) != (None, 10.0, True):
-        raise UsageError("--proved, --budget and --no-assisted go with --until proved")
+    if not args.until and (args.proved, args.assisted) != (None, True):
+        raise UsageError("--proved and --no-assisted go with --until proved")
+    if not args.until and args.resume is not None and args.budget is not None:
+        raise UsageError(
+            "--budget chooses the steps of a new run, or ends a search: a resumed run has its own"
+        )
     if args.cluster and args.sink:
         raise UsageError("--sink follows a run on this machine; leave it out with --cluster")
     if args.resume is None:

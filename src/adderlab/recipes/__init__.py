@@ -15,7 +15,7 @@ from adderlab.errors import UsageError
 from adderlab.files import aliases
 from adderlab.models.architecture import Architecture
 from adderlab.models.zoo import Preset
-from adderlab.recipes import auto
+from adderlab.recipes.auto import SOURCE, auto
 from adderlab.recipes.own import OWN
 from adderlab.recipes.published import PUBLISHED, NamedRecipe, resolve
 from adderlab.training.population import check_start
@@ -135,10 +135,7 @@ def named_for(
         name, config = "auto" if name in ("best", "quick") else name, model
     if name != "auto":
         return get_named(name)
-    chosen = auto.auto(config, steps)
-    return NamedRecipe(
-        name=name, recipe=chosen.recipe, source=auto.SOURCE, notes="", reasons=chosen.reasons
-    )
+    return NamedRecipe(name=name, recipe=auto(config, steps), source=SOURCE)
 
 
 def recipe_for(

@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import math
 import statistics
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -47,31 +46,20 @@ DRAWS = 4
 """Starts of either width from which the logit scale is chosen."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Auto:
-    """The recipe for one model, and why it is this one."""
-
-    recipe: Recipe
-    reasons: tuple[str, ...]
-    """A line for each choice."""
-
-
-def auto(config: Architecture, steps: int | None = None) -> Auto:
+def auto(config: Architecture, steps: int | None = None) -> Recipe:
     """Chosen for the model; ``steps`` before the anneal stages, None for its own number. Raises
     ``UsageError`` for too few."""
-    reason, parameters = why_not_trained_by_tables(config), count_parameters(config)
-    by_tables = reason is None
+    by_tables, parameters = why_not_trained_by_tables(config) is None, count_parameters(config)
     steps = steps or (STEPS if by_tables else STEPS_BY_MODULE)
     if steps < LEAST_STEPS:
         raise UsageError(
-            f"recipe auto halves its starts within {LEAST_STEPS} steps or more, not {steps}"
+            f"the recipe auto halves its starts within {LEAST_STEPS} steps or more, not {steps}"
         )
-    starts = STARTS if by_tables else STARTS_BY_MODULE
     first = max(1, round(steps * FIRST_HALVING))
-    halve_at = tuple(first << i for i in range(int(math.log2(starts))))
+    starts = STARTS if by_tables else STARTS_BY_MODULE
     batch = 128 if parameters < SMALL else 256
-    scale, why = _logit_scale(config) if by_tables else (1.0, "trained by its module")
-    recipe = Recipe(
+    scale, _ = _logit_scale(config)
+    return Recipe(
         steps=steps,
         batch_size=batch,
         lr=RATE,
@@ -79,7 +67,11 @@ def auto(config: Architecture, steps: int | None = None) -> Auto:
         min_lr_ratio=0.0,
         weight_decay=0.0,
         logit_scale=scale,
-        restarts=Restarts(halve_at=halve_at, lr_factors=RATE_FACTORS, widths=WIDTHS),
+        restarts=Restarts(
+            halve_at=tuple(first << i for i in range(int(math.log2(starts)))),
+            lr_factors=RATE_FACTORS,
+            widths=WIDTHS,
+        ),
         data=UNIFORM_LENGTHS,
         stages=tuple(
             Stage(
@@ -95,20 +87,30 @@ def auto(config: Architecture, steps: int | None = None) -> Auto:
         eval_interval=first,
         val_size=2000,
     )
-    rates = ", ".join(f"{RATE * factor:g}" for factor in RATE_FACTORS)
-    how = "trained by tables" if by_tables else f"trained by its module, slowly: {reason}"
-    return Auto(
-        recipe=recipe,
-        reasons=(
-            f"{starts} starts a seed ({parameters:,} parameters, {how}), drawn as the model does and "
-            f"Xavier uniform, at rates {rates}; the better half goes on at steps "
-            f"{', '.join(f'{step:,}' for step in halve_at)}",
-            f"{steps:,} steps in batches of {batch}, logit scale {scale:g} ({why})",
-            *(
-                f"then {stage.steps:,} steps at logit scale {stage.logit_scale:g}, of seeds that came "
-                f"to {stage.from_exact:.0%} exact match"
-                for stage in recipe.stages
-            ),
+
+
+def explained(config: Architecture, recipe: Recipe) -> tuple[str, ...]:
+    """What was chosen for the model and why, a line each; ``recipe`` may have been changed since."""
+    restarts, reason = recipe.restarts, why_not_trained_by_tables(config)
+    size = f"{count_parameters(config):,} parameters"
+    size += f", trained by its module, slowly: {reason}" if reason else ", trained by tables"
+    lines = []
+    if restarts:
+        rates = ", ".join(f"{recipe.lr * each:g}" for each in restarts.lr_factors or (1.0,))
+        steps = ", ".join(f"{step:,}" for step in restarts.halve_at)
+        drawn = " and Xavier uniform" if any(restarts.widths) else ""
+        lines = [
+            f"{restarts.count} starts a seed ({size}), drawn as the model does{drawn}, at rates "
+            f"{rates}; the better half goes on at steps {steps}"
+        ]
+    return (
+        *lines,
+        f"{recipe.steps:,} steps in batches of {recipe.batch_size}, logit scale "
+        f"{recipe.logit_scale:g} ({_logit_scale(config)[1]})",
+        *(
+            f"then {stage.steps:,} steps at logit scale {stage.logit_scale:g}, of seeds that came to "
+            f"{stage.from_exact:.0%} exact match"
+            for _, stage in recipe.parts[1:]
         ),
     )
 
@@ -119,6 +121,8 @@ def _logit_scale(config: Architecture) -> tuple[float, str]:
 
     Cross-entropy begins to tell answers apart where they lead by about one logit.
     """
+    if why_not_trained_by_tables(config):
+        return 1.0, "there are no tables to read a digit's lead from"
     own = stacked_float32([build_model(config, seed) for seed in range(DRAWS)])
     wide = widened(own, list(range(DRAWS)), signs=True)
     leads = []

@@ -41,8 +41,6 @@ class NamedRecipe:
     """Repository, or the page of ours, that it is taken from."""
     notes: str = ""
     """What it is for, what could not be confirmed, and where we differ from the source."""
-    reasons: tuple[str, ...] = ()
-    """Of a recipe that was chosen for one model: what was chosen and why, a line each."""
 
 
 @dataclass(frozen=True, kw_only=True)

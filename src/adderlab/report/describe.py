@@ -23,7 +23,9 @@ from adderlab.models.architecture import Architecture
 from adderlab.models.config import ModelConfig, resized
 from adderlab.models.describe import count_parameters
 from adderlab.models.zoo import PRESETS
+from adderlab.reading.file_model import FileModel
 from adderlab.recipes import RECIPES
+from adderlab.recipes.auto import auto
 from adderlab.report.evidence import (
     CertificateRecord,
     Count,
@@ -266,9 +268,12 @@ def _as_typed(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 
-def describe_recipe(settings: dict[str, Any]) -> str:
-    """The named recipe with these settings, or the closest one and how many settings were changed."""
+def describe_recipe(settings: dict[str, Any], model: Architecture | None = None) -> str:
+    """The named recipe with these settings, or the closest one and how many settings were changed; with
+    the model also "auto", which is chosen for it."""
     flat = _flat(settings)
+    if model is not None and _is_auto(settings, model):
+        return "auto"
     distances = {
         name: sum(flat.get(key) != own.get(key) for key in {*flat, *own})
         for name, own in ((name, _flat(schema.to_dict(each.recipe))) for name, each in RECIPES.items())
@@ -280,6 +285,16 @@ def describe_recipe(settings: dict[str, Any]) -> str:
     if changed > MOST_CHANGES:
         return "none of the named ones"
     return f"{closest} with {changed} setting{'s' if changed > 1 else ''} changed"
+
+
+def _is_auto(settings: dict[str, Any], model: Architecture) -> bool:
+    """Whether auto would choose these for the model, given the steps."""
+    if isinstance(model, FileModel) and not model.at_hand:
+        return False  # what it chooses is read off the tables, which only running the file gives
+    try:
+        return schema.to_dict(auto(model, settings.get("steps"))) == settings
+    except UsageError:
+        return False
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

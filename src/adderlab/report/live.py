@@ -10,7 +10,7 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TextIO
@@ -56,7 +56,8 @@ cleared afterwards is one line short and the head of the table stands twice."""
 def write_event(stream: TextIO, event: str, **values: Any) -> None:
     """One JSON object on a line, for programs that watch; flushed, so that a reader sees it at once.
 
-    ``event`` is start, evaluation, verdict, note, result or end. Numbers that are not finite are null.
+    ``event`` is start, evaluation, activity, verdict, note, result or end. Numbers that are not finite
+    are null.
     """
     stream.write(json.dumps({"event": event, **_finite(values)}, allow_nan=False) + "\n")
     stream.flush()
@@ -91,6 +92,8 @@ class LiveView(Listener):
         self.records: dict[int, SeedRecord] = {}
         self._steps: dict[int, int] = {}
         """Of every seed, now."""
+        self._doing: dict[int, str] = {}
+        """Of seeds that do something else than training."""
         self._total, self._label = 1, ""
         self._halvings: tuple[int, ...] = ()
         self._seed_steps = 0
@@ -148,6 +151,8 @@ class LiveView(Listener):
         before = self._steps.get(seeds[0], 0) if seeds else step
         self._seed_steps += max(0, step - before) * models
         self._steps |= dict.fromkeys(seeds, step)
+        for seed in seeds:
+            self._doing.pop(seed, None)
         now = time.monotonic()
         if self._marks and now - self._marks[-1][0] < _MARK_EVERY and step < self._total:
             return
@@ -169,11 +174,20 @@ class LiveView(Listener):
             self.on_message(f"step {evaluation.step:>6}  {line}")
         elif self._live is None and now - self._line_at >= LINE_EVERY:
             self._line_at = now
-            training = [each for each in self.records.values() if each.status == "training"]
+            known = self.records.values()
+            training = [each for each in known if each.status == "training" or each.seed in self._doing]
             self.on_message(f"{self._clock()}  {'; '.join(map(self._brief, training))}")
+
+    def on_activity(self, seed: int, doing: str) -> None:
+        self._doing[seed] = doing
+        if self.events is not None:
+            write_event(self.events, "activity", seed=seed, step=self._steps.get(seed, 0), doing=doing)
+        elif self._live is None and doing == "repairing":  # it takes a while, and nothing else is heard
+            self.on_message(f"{self._clock()}  {self._brief(self.records[seed])}")
 
     def on_verdict(self, record: SeedRecord, verdict: str) -> None:
         self.records[record.seed] = record
+        self._doing.pop(record.seed, None)
         if self.events is not None:
             about = {"route": record.route, "val_exact": record.last_exact}
             about["steps_learned"] = record.steps_learned
@@ -239,8 +253,9 @@ class LiveView(Listener):
 
     def _brief(self, record: SeedRecord) -> str:
         step = self._steps.get(record.seed, record.steps)
+        doing = f", {self._doing[record.seed]}" if record.seed in self._doing else ""
         return (
-            f"seed {record.seed} step {step:,}: {record.steps_learned} of {record.sum_digits}, "
+            f"seed {record.seed} step {step:,}{doing}: {record.steps_learned} of {record.sum_digits}, "
             f"{record.last_exact:.1%} exact"
         )
 
@@ -288,7 +303,7 @@ class LiveView(Listener):
 
     def _table(self) -> Table:
         rows, width = self.console.height - _LINES_AROUND, self.console.width - _FREE
-        return seed_table(self.records.values(), self._steps, max(1, rows), width)
+        return seed_table(self.records.values(), self._steps, max(1, rows), width, self._doing)
 
 
 def ranked(records: Iterable[SeedRecord]) -> list[SeedRecord]:
@@ -368,13 +383,21 @@ DROPPED_FIRST = ("loss", "step", "grokked at", "proof", "state")
 
 
 def seed_table(
-    records: Iterable[SeedRecord], steps: dict[int, int], rows: int, width: int | None = None
+    records: Iterable[SeedRecord],
+    steps: dict[int, int],
+    rows: int,
+    width: int | None = None,
+    doing: Mapping[int, str] | None = None,
 ) -> Table:
-    """The best ``rows`` seeds, best first; ``steps``: how far each is. Where ``width`` is too small for
-    all columns some are left out, which a line below the table says."""
+    """The best ``rows`` seeds, best first; ``steps``: how far each is; ``doing``: what some do besides
+    training. Where ``width`` is too small for all columns some are left out, which a line below the
+    table says."""
     order = ranked(records)
     digits = order[0].sum_digits if order else SUM_DIGITS
-    cells = [_seed_cells(record, steps.get(record.seed, 0), digits) for record in order[:rows]]
+    cells = [
+        _seed_cells(record, steps.get(record.seed, 0), digits, (doing or {}).get(record.seed))
+        for record in order[:rows]
+    ]
     names = list(cells[0]) if cells else ["seed"]
     heads = {"learned": f"steps 0-{digits - 1} learned", "of": ""}
     left_out: list[str] = []
@@ -403,13 +426,13 @@ def seed_table(
     return table
 
 
-def _seed_cells(record: SeedRecord, step: int, digits: int) -> dict[str, str]:
+def _seed_cells(record: SeedRecord, step: int, digits: int, doing: str | None) -> dict[str, str]:
     """A row by column."""
     repaired = ", repaired" if record.route == "assisted" else ""
     return {
         "seed": str(record.seed),
         "step": f"{max(step, record.steps):,}",
-        "state": record.status,
+        "state": doing or record.status,
         "learned": f"[{step_cells(record.step_accuracy) or ' ' * digits}]",
         "of": f"{record.steps_learned:>2}/{record.sum_digits}",
         "exact": f"{record.last_exact:.2%}",

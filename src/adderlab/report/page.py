@@ -100,7 +100,9 @@ def _about(run: RunEvidence) -> list[str]:
     count = f"{len(seeds)} seed{'s' if len(seeds) != 1 else ''}"
     what = [f"{count}: {seed_list(seeds)}", f"date: {date}"]
     if run.config is not None:
-        recipe = f"{describe_recipe(run.config.recipe)}, {run.config.train_steps:,} steps"
+        recipe = (
+            f"{describe_recipe(run.config.recipe, run.config.model)}, {run.config.train_steps:,} steps"
+        )
         recipe += f", start {kind_of_start(run.config.recipe)}"
         what = [f"model: {describe_model(run.config.model)}", f"recipe: {recipe}", *what]
     what = [run.kind, *what] if run.kind != "run" else what

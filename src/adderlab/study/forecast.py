@@ -199,6 +199,25 @@ def forecast(speed: Speed, recipe: Recipe, seeds: int, nodes: int) -> Forecast:
     )
 
 
+def steps_within(
+    seconds: float, recipe: Recipe, seeds: int, backend: Backend, *, least: int, most: int
+) -> int:
+    """Steps with which a recipe whose halvings and stages grow with its steps trains so many seeds in
+    about ``seconds`` on this machine, between ``least`` and ``most``. Trains for a moment to measure."""
+    speed = measure_speed(
+        backend.objective.config,
+        recipe,
+        seeds,
+        backend.objective,
+        backend.device,
+        threads=backend.threads,
+        seconds=MEASURED_SECONDS / 2,
+    )
+    whole = forecast(speed, recipe, seeds, 1)
+    left = max(0.0, seconds - whole.evaluating_seconds)
+    return min(most, max(least, round(recipe.steps * left / whole.training_seconds)))
+
+
 def _seconds_per_step(speed: Speed, seeds: int) -> float:
     """One step of so many seeds: the machine takes ``width`` of them at a time."""
     measured = speed.seeds / speed.seed_steps_per_second

@@ -313,7 +313,12 @@ class _Search:
         follower = _Follower(self, batch, first)
         histories = {seed: read_history(batch.folder, seed) for seed in batch.seeds} if resumed else {}
         verifier = SeedVerifier(
-            plan.recipe, plan.folder / "proved", follower.on_verdict, self.stop, histories
+            plan.recipe,
+            plan.folder / "proved",
+            follower.on_verdict,
+            self.stop,
+            histories,
+            follower.on_activity,
         )
         job = Job(
             config=plan.config,
@@ -404,6 +409,10 @@ class _Follower(Listener):
     def on_evaluation(self, evaluation: Evaluation, records: tuple[SeedRecord, ...]) -> None:
         with self.search.lock:
             self.search.listener.on_evaluation(evaluation, records)
+
+    def on_activity(self, seed: int, doing: str) -> None:
+        with self.search.lock:
+            self.search.listener.on_activity(seed, doing)
 
     def on_verdict(self, record: SeedRecord, verdict: str) -> None:
         self.search.on_verdict(self.batch, self.verifier, record, verdict)

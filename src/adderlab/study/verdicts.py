@@ -363,14 +363,15 @@ class SeedVerifier:
         on_verdict: Callable[[SeedRecord, str], None],
         stop: threading.Event,
         histories: Mapping[int, Sequence[Metrics]] | None = None,
+        on_activity: Callable[[int, str], None] = lambda seed, doing: None,
     ) -> None:
         """``folder``: where proved checkpoints and certificates go. ``histories``: the evaluations of
-        seeds that are gone on with."""
+        seeds that are gone on with. ``on_activity``: told before a seed is proved or repaired."""
         self.recipe, self.folder = recipe, folder
         self.files: dict[int, tuple[Path, Path]] = {}
         """Checkpoint and certificate of every proved seed."""
         self._histories = {seed: list(known) for seed, known in (histories or {}).items()}
-        self._on_verdict, self._stop = on_verdict, stop
+        self._on_verdict, self._on_activity, self._stop = on_verdict, on_activity, stop
 
     def verify(self, evaluation: Evaluation, tracker: SeedTracker) -> None:
         """After an evaluation: prove what looks right, drop what is hopeless."""
@@ -415,9 +416,11 @@ class SeedVerifier:
         return history
 
     def _prove(self, tracker: SeedTracker, checkpoint: Checkpoint, weights: Weights) -> bool:
+        seed = _seed(checkpoint)
+        self._on_activity(seed, "proving")
         proof = prove_checkpoint(checkpoint, limits=LIMITS, progress=self._check_stop)
         proof = checked(proof, checkpoint, self._check_stop)
-        seed, proved = _seed(checkpoint), proof.verdict == "proved"
+        proved = proof.verdict == "proved"
         if proved:
             self._keep(checkpoint, proof)
         self._decide(
@@ -433,6 +436,7 @@ class SeedVerifier:
 
     def _repair(self, tracker: SeedTracker, checkpoint: Checkpoint) -> bool:
         seed = _seed(checkpoint)
+        self._on_activity(seed, "repairing")
         result = repair(
             checkpoint,
             RepairSettings(rounds=REPAIR_ROUNDS),

@@ -215,6 +215,10 @@ class Listener:
     def on_evaluation(self, evaluation: Evaluation, records: tuple[SeedRecord, ...]) -> None:
         """Seeds were evaluated; ``records`` are theirs, in the evaluation's order."""
 
+    def on_activity(self, seed: int, doing: str) -> None:
+        """A search begins something else with a seed than training: "proving" or "repairing". Steps or a
+        verdict of the seed end it."""
+
     def on_verdict(self, record: SeedRecord, verdict: str) -> None:
         """A proof is over (``verdict``: proved, refuted or undecided), or a search has decided without
         one (dropped, unproved); ``record`` knows of it."""
@@ -244,6 +248,10 @@ class Listeners(Listener):
     def on_evaluation(self, evaluation: Evaluation, records: tuple[SeedRecord, ...]) -> None:
         for each in self.listeners:
             each.on_evaluation(evaluation, records)
+
+    def on_activity(self, seed: int, doing: str) -> None:
+        for each in self.listeners:
+            each.on_activity(seed, doing)
 
     def on_verdict(self, record: SeedRecord, verdict: str) -> None:
         for each in self.listeners:

@@ -118,6 +118,30 @@ def test_a_search_prints_its_verdicts() -> None:
     assert "PROVED" not in unasked and "DECIDED (float64)" in unasked
 
 
+def test_a_search_says_when_a_seed_is_proved_or_repaired() -> None:
+    view, stream = view_on(False, budget=60.0)
+    events = io.StringIO()
+    other = LiveView(Console(file=io.StringIO()), events=events, budget=60.0)
+    with view, other:
+        for each in (view, other):
+            each.on_start(start(3, 4))
+            Followed(each).evaluate(evaluation(100, (3, 4), [0.2, 0.1]))
+            each.on_activity(3, "proving")
+            each.on_activity(3, "repairing")
+    (line,) = stream.getvalue().splitlines()
+    assert "seed 3" in line and ", repairing: 2 of 11" in line
+    told = [json.loads(text) for text in events.getvalue().splitlines()][-2:]
+    assert [(each["event"], each["seed"], each["doing"]) for each in told] == [
+        ("activity", 3, "proving"),
+        ("activity", 3, "repairing"),
+    ]
+    shown = "\n".join(str(cell) for column in view._table().columns for cell in column.cells)
+    assert "repairing" in shown
+    view.on_step((3,), 102, 1)
+    shown = "\n".join(str(cell) for column in view._table().columns for cell in column.cells)
+    assert "repairing" not in shown and "training" in shown
+
+
 def test_a_search_in_json_lines() -> None:
     stream = io.StringIO()
     view = LiveView(Console(file=io.StringIO()), events=stream, budget=60.0)

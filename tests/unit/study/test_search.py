@@ -301,20 +301,32 @@ def damaged() -> Checkpoint:
 
 
 def conclude(
-    folder: Path, *, assisted: bool, stop: threading.Event | None = None
+    folder: Path,
+    *,
+    assisted: bool,
+    stop: threading.Event | None = None,
+    told: list[tuple[int, str]] | None = None,
 ) -> tuple[SeedRecord, SeedVerifier]:
     """The last word on the damaged weights, as if a seed had ended with them."""
     checkpoint = damaged()
     flat_SN = torch.cat([tensor.flatten() for tensor in checkpoint.params.values()])[None]
     tracker = SeedTracker(config_of(checkpoint), RECIPE, (43,), flat_SN)
     tracker.put([SeedRecord(seed=43, steps=21, best_exact=1.0, best_step=20, last_exact=1.0)])
-    verifier = SeedVerifier(RECIPE, folder, Watcher().on_verdict, stop or threading.Event())
+    verifier = SeedVerifier(
+        RECIPE,
+        folder,
+        Watcher().on_verdict,
+        stop or threading.Event(),
+        on_activity=lambda seed, doing: told.append((seed, doing)) if told is not None else None,
+    )
     verifier.conclude(tracker, assisted=assisted)
     return tracker.records[43], verifier
 
 
 def test_the_pure_route_ends_with_a_refutation(tmp_path: Path) -> None:
-    record, _ = conclude(tmp_path / "proved", assisted=False)
+    told: list[tuple[int, str]] = []
+    record, _ = conclude(tmp_path / "proved", assisted=False, told=told)
+    assert told == [(43, "proving")]
     assert (record.status, record.verdict, record.proofs) == ("unproved", "refuted", 1)
     assert record.repair is None and record.route is None
     assert not (tmp_path / "proved").exists()
@@ -322,7 +334,9 @@ def test_the_pure_route_ends_with_a_refutation(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_assisted_route_repairs_and_leaves_a_certificate(tmp_path: Path) -> None:
-    record, verifier = conclude(tmp_path / "proved", assisted=True)
+    told: list[tuple[int, str]] = []
+    record, verifier = conclude(tmp_path / "proved", assisted=True, told=told)
+    assert told == [(43, "proving"), (43, "repairing")]
     assert (record.status, record.route) == ("proved", "assisted")
     assert record.repair is not None and record.repair.trainings >= 1
     assert record.repair.margin_bound is not None and record.repair.margin_bound > 0

@@ -6,16 +6,19 @@ from pathlib import Path
 import pytest
 import torch
 
+import adderlab as al
 from adderlab.api.experiments import define
 from adderlab.engine.torch_tables import TorchEngine
 from adderlab.errors import UsageError
 from adderlab.files.schema import to_dict
 from adderlab.models.zoo import PRESETS, get_preset
 from adderlab.recipes import best_name, get_recipe, named_for, quick_name
-from adderlab.recipes.auto import auto
+from adderlab.recipes.auto import auto, explained
+from adderlab.report.describe import describe_recipe
 from adderlab.study.cells import read_sweep
+from adderlab.study.forecast import Speed, forecast, steps_within
 from adderlab.training.initialise import Restarts, WideInit
-from adderlab.training.objective import objective_for
+from adderlab.training.objective import Backend, objective_for
 from adderlab.training.population import Population, check_fits, start
 from adderlab.training.recipe import Recipe, Stage
 from adderlab.training.run import Job, run
@@ -66,17 +69,18 @@ def test_rates_and_widths_meet() -> None:
 
 def test_a_seed_keeps_the_rate_of_its_best_start_alone_in_company_and_after_a_resume() -> None:
     alone, together = population(TINY), population(TINY, (5, 2))
+    evaluations = []
     for step in range(TINY.steps):
         for each in (alone, together):
             loss_S = each.advance()
             if TINY.looks_at(step):
-                seen = each.evaluate(loss_S)
+                evaluations.append(each.evaluate(loss_S))
         if step in (1, 5, 9):
             state, alone = alone.state(), population(TINY)
             alone.load_state(state)
     assert alone.num_rows == 1 and torch.equal(alone.flat_SN[0], together.flat_SN[0])
     factor = FOUR.lr_factor(together.state()["starts"][0])
-    assert seen.metrics(0, 0.0).lr == pytest.approx(factor * seen.lr)
+    assert evaluations[-1].metrics(0, 0.0).lr == pytest.approx(factor * evaluations[-1].lr)
 
 
 def test_only_seeds_that_came_far_enough_go_on_to_a_stage(tmp_path: Path) -> None:
@@ -113,10 +117,11 @@ def test_what_recipes_had_before_there_were_rates_and_widths_is_written_as_befor
 @pytest.mark.parametrize("name", ["67p", "140p", "311p", "36p", "7p"])
 def test_it_is_generic_and_fits_every_kind_of_model(name: str) -> None:
     config = get_preset(name).config
-    found = auto(config)
-    assert found.recipe.informed_by == () and found.reasons
-    check_fits(config, found.recipe, (0, 41))
-    assert found.recipe.restarts is not None and found.recipe.restarts.halve_at[-1] < found.recipe.steps
+    recipe = auto(config)
+    assert recipe.informed_by == () and len(explained(config, recipe)) == 4
+    check_fits(config, recipe, (0, 41))
+    assert recipe.restarts is not None and recipe.restarts.halve_at[-1] < recipe.steps
+    assert describe_recipe(to_dict(recipe), config) == "auto"
 
 
 def test_it_is_the_default_where_nothing_was_measured() -> None:
@@ -126,11 +131,31 @@ def test_it_is_the_default_where_nothing_was_measured() -> None:
     assert wanted.recipe.restarts is not None
     assert wanted.recipe.restarts.halve_at == tuple(50 << i for i in range(6))
     wider = define("140p", "auto", settings=("model.d_ff=9",))
-    assert wider.recipe == auto(wider.config).recipe and not define("456p", "best").reasons
+    assert wider.recipe == auto(wider.config) and not define("456p", "best").reasons
     assert named_for(PRESETS["140p"], "best").name == "auto"
 
 
 def test_a_sweep_takes_it_for_each_of_its_models() -> None:
     plan = read_sweep({"preset": ["140p", "311p"], "recipe": "auto", "steps": 4000}, (0, 1))
     for cell in plan.cells():
-        assert cell.recipe == auto(cell.config, 4000).recipe
+        assert cell.recipe == auto(cell.config, 4000)
+
+
+def test_a_budget_of_time_chooses_the_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = auto(CONFIG)
+    speed = Speed(
+        seeds=2, width=1, seed_steps_per_second=1e4, evaluation_seconds=0.01, writing_seconds=0.0
+    )
+    monkeypatch.setattr("adderlab.study.forecast.measure_speed", lambda *args, **more: speed)
+    backend = Backend(objective=OBJECTIVE, device=CPU, device_reason="", threads=1)
+
+    def within(seconds: float) -> int:
+        return steps_within(seconds, recipe, 2, backend, least=400, most=10 * recipe.steps)
+
+    assert within(0.1) == 400 and within(1e9) == 400_000
+    chosen = auto(CONFIG, within(20.0))
+    assert forecast(speed, chosen, 2, 1).seconds == pytest.approx(20.0, rel=0.05)
+    with pytest.raises(UsageError, match="recipe auto on this machine"):
+        al.train("67p", recipe="auto", steps=500, minutes=1.0, folder=tmp_path / "run")
+    with pytest.raises(UsageError, match="above 0"):
+        al.train("67p", recipe="auto", minutes=0.0, folder=tmp_path / "run")
