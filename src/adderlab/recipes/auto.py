@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import math
 import statistics
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -30,14 +31,28 @@ RATE = 0.01
 RATE_FACTORS = (0.5, 1.0, 2.0, 4.0)
 WIDTHS = (0.0, 1.0)
 """Dealt out among the starts: the model's own draw, and Xavier uniform."""
-STARTS, STARTS_BY_MODULE = 64, 8
-STEPS, STEPS_BY_MODULE = 40_000, 10_000
 FIRST_HALVING = 1 / 80
 """Of the steps; each further one comes after twice as many, so that all rounds cost the same."""
 LEAST_STEPS = 400
 """With fewer, halvings would come faster than anything can be told from a start."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Size:
+    """What a seed may cost."""
+
+    starts: int
+    steps: int
+    batch_size: int
+
+
 SMALL = 200
-"""Parameters up to which batches are small: one step costs less, and more steps are worth more."""
+"""Parameters below which a model counts as small."""
+OF_SMALL = _Size(starts=64, steps=40_000, batch_size=128)
+"""Most of their starts lead nowhere, and a step is cheap."""
+OF_LARGE = _Size(starts=32, steps=30_000, batch_size=256)
+BY_MODULE = _Size(starts=8, steps=10_000, batch_size=256)
+"""Of models without tables, whose steps are slow."""
 ANNEALING = (10.0, 100.0)
 """Logit scales of the anneal stages, as multiples of the first."""
 WORTH = (0.5, 0.9)
@@ -49,26 +64,25 @@ DRAWS = 4
 def auto(config: Architecture, steps: int | None = None) -> Recipe:
     """Chosen for the model; ``steps`` before the anneal stages, None for its own number. Raises
     ``UsageError`` for too few."""
-    by_tables, parameters = why_not_trained_by_tables(config) is None, count_parameters(config)
-    steps = steps or (STEPS if by_tables else STEPS_BY_MODULE)
+    size = OF_SMALL if count_parameters(config) < SMALL else OF_LARGE
+    size = size if why_not_trained_by_tables(config) is None else BY_MODULE
+    steps = steps or size.steps
     if steps < LEAST_STEPS:
         raise UsageError(
             f"the recipe auto halves its starts within {LEAST_STEPS} steps or more, not {steps}"
         )
     first = max(1, round(steps * FIRST_HALVING))
-    starts = STARTS if by_tables else STARTS_BY_MODULE
-    batch = 128 if parameters < SMALL else 256
     scale, _ = _logit_scale(config)
     return Recipe(
         steps=steps,
-        batch_size=batch,
+        batch_size=size.batch_size,
         lr=RATE,
         warmup_steps=first,
         min_lr_ratio=0.0,
         weight_decay=0.0,
         logit_scale=scale,
         restarts=Restarts(
-            halve_at=tuple(first << i for i in range(int(math.log2(starts)))),
+            halve_at=tuple(first << i for i in range(int(math.log2(size.starts)))),
             lr_factors=RATE_FACTORS,
             widths=WIDTHS,
         ),
@@ -78,7 +92,7 @@ def auto(config: Architecture, steps: int | None = None) -> Recipe:
                 steps=max(1, steps // 10),
                 lr=RATE * lower,
                 min_lr_ratio=0.0,
-                batch_size=2 * batch,
+                batch_size=2 * size.batch_size,
                 logit_scale=scale * more,
                 from_exact=worth,
             )

@@ -19,6 +19,7 @@ from adderlab.publish.model_card import Credits
 from adderlab.publish.submission import submission_source
 from adderlab.reading import file_model
 from adderlab.reading.file_model import FileModel, read_file, read_module
+from adderlab.recipes.auto import auto
 from adderlab.training.finetune import LBFGS
 from adderlab.training.initialise import Circle, Restarts, WideInit
 from adderlab.training.objective import Compute, OracleObjective, TableObjective, open_backend
@@ -196,7 +197,8 @@ def test_what_only_presets_have_is_refused() -> None:
         define(str(EXAMPLE), "auto", settings=["model.d_ff=3"])
     with pytest.raises(UsageError, match="--recipe auto"):
         define(str(EXAMPLE), "published")
-    assert define(str(EXAMPLE), "best").recipe == al.recipe("auto")
+    wanted = define(str(EXAMPLE), "best")
+    assert wanted.recipe_name == "auto" and wanted.recipe == auto(wanted.config)
     assert define(str(EXAMPLE), "best").name == "my_adder"
 
 
