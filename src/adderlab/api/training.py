@@ -389,10 +389,9 @@ def _steps_within(
         raise UsageError(f"minutes={minutes:g}: it must be above 0")
     check_fits(wanted.config, wanted.recipe, (0,))
     backend = open_backend(wanted.config, compute, listener.on_message)
-    own = wanted.recipe.steps
-    return steps_within(
-        60 * minutes, wanted.recipe, seeds, backend, least=LEAST_STEPS, most=MOST_TIMES * own
-    )
+    config, recipe = wanted.config, wanted.recipe
+    most = MOST_TIMES * recipe.steps
+    return steps_within(60 * minutes, config, recipe, seeds, backend, least=LEAST_STEPS, most=most)
 
 
 def _explain(wanted: Experiment, listener: Listener) -> None:

@@ -200,12 +200,19 @@ def forecast(speed: Speed, recipe: Recipe, seeds: int, nodes: int) -> Forecast:
 
 
 def steps_within(
-    seconds: float, recipe: Recipe, seeds: int, backend: Backend, *, least: int, most: int
+    seconds: float,
+    config: ModelConfig | FileModel,
+    recipe: Recipe,
+    seeds: int,
+    backend: Backend,
+    *,
+    least: int,
+    most: int,
 ) -> int:
     """Steps with which a recipe whose halvings and stages grow with its steps trains so many seeds in
     about ``seconds`` on this machine, between ``least`` and ``most``. Trains for a moment to measure."""
     speed = measure_speed(
-        backend.objective.config,
+        config,
         recipe,
         seeds,
         backend.objective,

@@ -150,7 +150,7 @@ def test_a_budget_of_time_chooses_the_steps(tmp_path: Path, monkeypatch: pytest.
     backend = Backend(objective=OBJECTIVE, device=CPU, device_reason="", threads=1)
 
     def within(seconds: float) -> int:
-        return steps_within(seconds, recipe, 2, backend, least=400, most=10 * recipe.steps)
+        return steps_within(seconds, CONFIG, recipe, 2, backend, least=400, most=10 * recipe.steps)
 
     assert within(0.1) == 400 and within(1e9) == 10 * recipe.steps
     chosen = auto(CONFIG, within(20.0))
