@@ -1,6 +1,7 @@
 """Compiling at first use: what is cached, and what happens where that is impossible."""
 
 import os
+import platform
 import shlex
 import stat
 import subprocess
@@ -194,3 +195,23 @@ def test_instruction_sets_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
         isa_flags("avx2")
     with pytest.raises(UsageError, match="ADDERLAB_ISA=sse9"):
         isa_flags("sse9")
+
+
+@pytest.mark.slow
+def test_what_is_compiled_for_whom_is_told_on_one_stream(cache: Path, tmp_path: Path) -> None:
+    settings = ["recipe.steps=3", "recipe.restarts=null", "recipe.prefit=null", "recipe.val_size=20"]
+    command = [sys.executable, "-m", "adderlab.cli.main", "train", "8p", "--seeds", "0", "--no-prove"]
+    done = subprocess.run(
+        [*command, "--evaluate", "none", "--engine", "native", "--set", *settings],
+        cwd=tmp_path,
+        env={**os.environ, "ADDERLAB_CACHE": str(cache)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    told = [line for line in done.stdout.splitlines() if "compiling" in line]
+    assert all(f"for this machine ({platform.machine()})" in line for line in told)
+    things = ("kernel of this model (layout C)", "parameters come to", "sampler", "step", "loop over")
+    assert all(any(thing in line for line in told) for thing in things), told
+    assert "compil" not in done.stderr

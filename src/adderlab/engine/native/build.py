@@ -52,6 +52,7 @@ def load_library(
     source: Path,
     defines: Mapping[str, object] | None = None,
     *,
+    what: str = "",
     optimise: str = "-O3",
     extra: Sequence[str] = (),
     isa: str | None = None,
@@ -59,9 +60,9 @@ def load_library(
 ) -> ctypes.CDLL:
     """The shared library of ``source``, compiled with ``-DNAME=VALUE`` unless the cache has it.
 
-    ``extra``: further flags. ``isa``: a key of ``ISA_FLAGS``, by default that of ADDERLAB_ISA.
-    ``log`` gets one line when the compiler runs. Raises ``NativeUnavailable``, ``UsageError`` for
-    an unknown ADDERLAB_ISA.
+    ``what``: what it is, for people; by default its source's name. ``extra``: further flags. ``isa``: a
+    key of ``ISA_FLAGS``, by default that of ADDERLAB_ISA. ``log`` gets one line when the compiler runs.
+    Raises ``NativeUnavailable``, ``UsageError`` for an unknown ADDERLAB_ISA.
     """
     compiler = find_compiler()
     flags = ["-std=c++17", "-shared", "-fPIC", "-pthread", optimise, *isa_flags(isa), *extra]
@@ -71,7 +72,7 @@ def load_library(
     if not path.is_file():  # a filled cache may be read-only
         path = cache_folder(log) / name
     if not path.is_file():
-        _compile(compiler, flags, source, path, log)
+        _compile(compiler, flags, source, path, what or source.name, log)
     try:
         return _loaded(str(path))
     except OSError as error:
@@ -170,8 +171,10 @@ def _digest(compiler: tuple[str, ...], flags: list[str]) -> str:
     return digest.hexdigest()[:24]
 
 
-def _compile(compiler: tuple[str, ...], flags: list[str], source: Path, path: Path, log: Log) -> None:
-    log(f"compiling {source.name} for this model and machine, once (into {path.parent})")
+def _compile(
+    compiler: tuple[str, ...], flags: list[str], source: Path, path: Path, what: str, log: Log
+) -> None:
+    log(f"compiling {what} for this machine ({platform.machine()}), once (into {path.parent})")
     started = time.monotonic()
     descriptor, temporary = tempfile.mkstemp(prefix=path.stem, suffix=".tmp", dir=path.parent)
     os.close(descriptor)

@@ -29,7 +29,10 @@ from adderlab.engine.native.steps import (
     NativeSampler,
     NativeSteps,
     Request,
+    adamw_library,
     native_descent,
+    sampler_library,
+    steps_library,
     table_names,
 )
 from adderlab.errors import UsageError
@@ -102,15 +105,20 @@ class NativeEngine:
             return None
 
     def descent(self) -> Descent | None:
+        adamw_library(self._build["log"])
         return native_descent
 
     def sampler(self, data: DataConfig, layout: Layout) -> Sampler | None:
+        sampler_library(self._build["log"])
         return NativeSampler(data, layout, self.threads)
 
     def stepper(
         self, map: Compiled, vjp: Compiled, form: Tables, data: DataConfig, layout: Layout
     ) -> Stepper | None:
         assert isinstance(map, Program) and isinstance(vjp, Program)
+        # Here, where the engine's log is known: a compiler that runs says so on one stream.
+        for shared in (adamw_library, sampler_library, steps_library):
+            shared(self._build["log"])
         sampler = NativeSampler(data, layout, self.threads)
         return NativeSteps(map, vjp, self._library(form), form, sampler)
 
@@ -213,7 +221,8 @@ class NativeEngine:
         path = cache_folder(self._build["log"]) / f"kernel-{digest}.cpp"
         if not path.is_file():
             write_text(path, source)
-        library = load_library(path, extra=FLAGS, **self._build)
+        what = f"the kernel of this model (layout {tables.form.layout.name})"
+        library = load_library(path, what=what, extra=FLAGS, **self._build)
         if library.adderlab_request_size() != ctypes.sizeof(Request):
             raise NativeUnavailable("its sources changed while this program was running; start it again")
         return library

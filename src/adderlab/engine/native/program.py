@@ -64,7 +64,8 @@ class Program:
         flags = ("-ftree-vectorize", "-w", f"-I{FOLDER}")
         # Loops of any length in vectors: worth its compile time where the loops are not our own.
         level = "-O3" if lean else "-O2"
-        library = load_library(path, optimise=level, extra=flags, log=log)
+        what = "what this model's parameters come to"
+        library = load_library(path, what=what, optimise=level, extra=flags, log=log)
         self.threads = threads
         self._run, self.run_seed = library.run, library.run_seed
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, float32
 
-from adderlab.engine.native.build import FOLDER, NativeUnavailable, load_library
+from adderlab.engine.native.build import FOLDER, Log, NativeUnavailable, load_library, to_stderr
 from adderlab.engine.native.program import Program
 from adderlab.engine.step_batch import CONSTANTS, RATES, Descending, StepBatch
 from adderlab.models.tables import ATTENTION, TableForm, Tables
@@ -73,9 +73,11 @@ class AdamWRequest(ctypes.Structure):
 
 
 @cache
-def adamw_library() -> ctypes.CDLL:
+def adamw_library(log: Log = to_stderr) -> ctypes.CDLL:
     """The optimiser's step. Raises ``NativeUnavailable``."""
-    library = load_library(ADAMW_SOURCE, optimise="-O2", extra=FLAGS)
+    library = load_library(
+        ADAMW_SOURCE, what="the optimiser's step", optimise="-O2", extra=FLAGS, log=log
+    )
     if library.adderlab_adamw_size() != ctypes.sizeof(AdamWRequest):
         raise NativeUnavailable("its sources changed while this program was running; start it again")
     return library
@@ -139,9 +141,9 @@ class SamplingRequest(ctypes.Structure):
 
 
 @cache
-def sampler_library() -> ctypes.CDLL:
+def sampler_library(log: Log = to_stderr) -> ctypes.CDLL:
     """The sampler. Raises ``NativeUnavailable``."""
-    return load_library(SAMPLER_SOURCE)
+    return load_library(SAMPLER_SOURCE, what="the sampler of training pairs", log=log)
 
 
 class NativeSampler:
@@ -227,8 +229,9 @@ class _Steps(ctypes.Structure):
 
 
 @cache
-def _library() -> ctypes.CDLL:
-    library = load_library(FOLDER / "steps.cpp", optimise="-O2")
+def steps_library(log: Log = to_stderr) -> ctypes.CDLL:
+    """Many steps in one call. Raises ``NativeUnavailable``."""
+    library = load_library(FOLDER / "steps.cpp", what="the loop over steps", optimise="-O2", log=log)
     if library.adderlab_steps_size() != ctypes.sizeof(_Steps):
         raise NativeUnavailable("its sources changed while this program was running; start it again")
     return library
@@ -300,7 +303,7 @@ class NativeSteps:
         request.request.token_row, request.request.target_row = layout.num_positions, layout.num_answers
         request.adamw = AdamWRequest(seeds=1, size=N)
         point(request.adamw, step_batch, (S, N))
-        status = _library().adderlab_steps(ctypes.byref(request))
+        status = steps_library().adderlab_steps(ctypes.byref(request))
         if status == 2:
             raise MemoryError("the native engine ran out of memory; use a smaller batch")
         assert status == 0, "the sampler draws tokens of its own layout"
