@@ -194,8 +194,10 @@ def read(
 
     ``source``: a file with ``build_model()`` and ``add(model, a, b)`` (AdderBoard's form), or with
     ``build_model()`` and the name of a ``layout``; its code is run. Or a module that maps the tokens of
-    ``layout`` (1, T) to logits (1, T, V). ``weights``: a checkpoint of that file; otherwise the
-    parameters are those that ``build_model`` makes, with the random generators at 0.
+    ``layout`` (1, T) to logits (1, T, V); "P@3" is layout P for three columns, "P@7b2" for seven of base
+    2. A file with ``add`` names another size than ten digits in its metadata. ``weights``: a checkpoint
+    of that file; otherwise the parameters are those that ``build_model`` makes, with the random
+    generators at 0.
 
     How the model is asked is learned from the calls of ``add``; what it computes is read off the
     operations of one call, and compared with the model, in float64 where it runs so. Raises

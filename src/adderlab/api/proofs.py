@@ -20,7 +20,7 @@ from adderlab.models.tables import why_no_tables
 from adderlab.proof import attack as attacks
 from adderlab.proof.attack import Attack
 from adderlab.proof.certificate import certificate
-from adderlab.proof.exhaustive import Exhaustive, try_all
+from adderlab.proof.exhaustive import Exhaustive, try_all, with_smallest_margin
 from adderlab.proof.exhaustive import disagreements as differences
 from adderlab.proof.problem import problem_from_tables
 from adderlab.proof.prove import (
@@ -85,15 +85,18 @@ def prove_exhaustively(
     """Decide all pairs of a small task, and try every one of them.
 
     For up to 10^7 pairs (three columns in base 10, eleven in base 2) the readable module answers every
-    pair, greedily in fp32 and with its margins in float64. Verdict, counts and smallest margin have to
-    be the prover's; ``disagreements`` says what is not. ``trial_progress`` gets (pairs tried, all of
-    them); the other arguments are those of ``prove``.
+    pair, greedily in fp32 and with its margins in float64. Verdict, counts and smallest margin (here the
+    smallest there is, not that of the best witness) have to be the prover's; ``disagreements`` says what
+    is not. ``trial_progress`` gets (pairs tried, all of them); the other arguments are those of
+    ``prove``.
 
     Raises ``UsageError`` for more pairs, or a model outside the table form. Source: docs/proof.md.
     """
     began, found = time.monotonic(), load(model)
     check_few(found.config.token_layout.addition)
-    proof = prove(found, cells=cells, seconds=seconds, check=check, progress=progress)
+    proof = with_smallest_margin(
+        prove(found, cells=cells, seconds=seconds, check=check, progress=progress)
+    )
     trial = try_all(found.module(), trial_progress)
     return Exhaustive(
         proof=proof,

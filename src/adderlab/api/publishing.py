@@ -39,7 +39,8 @@ def export(
     """Measure a model, ask the prover about it, and write it for others; it is compared first.
 
     ``to``: "adderboard" (one Python file that needs torch alone, and the text of the board's issue
-    form), "safetensors" or "onnx" (one file and a model card), "hub-folder" (``output`` is a folder).
+    form; of numbers of another size than ten digits a model card), "safetensors" or "onnx" (one file and
+    a model card), "hub-folder" (``output`` is a folder).
     ``name``: default the zoo's, ``author``: git's. ``certificate``: of ``prove`` for these weights;
     without one the prover is asked for up to a minute, unless ``prove`` is false. ``suites``: pairs on
     which the accuracy is measured.
@@ -76,14 +77,15 @@ def verify(
     certificate: str | os.PathLike[str] | None = None,
     progress: Progress = lambda *_: None,
 ) -> Verification:
-    """Run anyone's AdderBoard submission, a Python file with ``build_model`` and ``add``, in a sandbox.
+    """Run anyone's AdderBoard submission, a Python file with ``build_model`` and ``add``, in a sandbox;
+    or one for numbers of another size, which its metadata name as ``columns`` and ``base``.
 
     ``model`` and ``add`` name them where the file calls them otherwise: a function, a class or the model
     itself, and a function of (model, a, b) or (a, b) or a method of the model.
     ``sandbox``: "limits" bounds time, memory and output alone, for a container of your own. ``seconds``
     is for everything, ``answer_seconds`` for one answer. ``pairwise``: ask every pair through ``add``,
     also where the model can be driven in batches. ``strata``: pairs of each stratum, by default 1,000
-    in batches and 10 through ``add``. ``prove``: decide all 10^20 pairs; ``certificate``: write a
+    in batches and 10 through ``add``. ``prove``: decide all pairs; ``certificate``: write a
     proof there, which ``check`` holds against the file. ``progress`` gets (stage, done, of all).
 
     Whatever is wrong with the submission is a verdict. Raises ``UsageError`` for a missing file, a wrong

@@ -204,6 +204,7 @@ class ColumnPositions(nn.Module):
         if self.learned_specials:
             self.special = nn.Parameter(torch.empty(len(self.learned_specials), width))
             nn.init.normal_(self.special, 0.0, 0.02)
+        self.num_columns = columns
         self.row_of_position = _rows_of_positions(config.token_layout)
 
     def forward(self, index: Tensor) -> Tensor:

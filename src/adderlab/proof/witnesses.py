@@ -12,6 +12,8 @@ O choices of a tied column.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +22,7 @@ from numpy.typing import NDArray
 from adderlab.proof.carries import NO, Leaves, Rest, fixed_digits, run_maximum, tied_children
 from adderlab.proof.count import some_pairs
 from adderlab.proof.head import WRONG, margins_at
-from adderlab.proof.problem import Array, Problem, Step
+from adderlab.proof.problem import FREE, Array, Problem, Step
 from adderlab.proof.ranges import IMPOSSIBLE
 from adderlab.proof.search import Group, StepResult
 from adderlab.task.addition import OPERAND_DIGITS
@@ -29,6 +31,8 @@ Ints = NDArray[np.int64]
 MAX_ITERATIONS = 50
 EVERY = -1
 """In place of a head: the sum of all of them."""
+AT_ONCE = 1 << 16
+"""Pairs, about, whose margins are worked out together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +77,46 @@ def leaf_witnesses(problem: Problem, result: StepResult, count: int) -> list[Wit
                 )
             ]
     return sorted(found, key=lambda w: (w.margin, w.a, w.b))
+
+
+def smallest_witness(problem: Problem, results: Sequence[StepResult], known: Witness) -> Witness:
+    """The pair with the smallest margin of all, of a task whose pairs are few.
+
+    ``known``: the smallest found so far. Whatever is smaller lies in a leaf whose bound is: the pairs of
+    these are all looked at, weakest leaves first.
+    """
+    best = known
+    for result in results:
+        bound_N = result.decision.margin_N
+        rows = np.argsort(bound_N, kind="stable")
+        for block, a_BJ, b_BJ in _pairs_of(result, rows):
+            if bound_N[block[0]] >= best.margin:
+                break
+            margin_B = pair_margins(problem, result.step, a_BJ, b_BJ)
+            worst = int(margin_B.argmin())
+            if margin_B[worst] < best.margin:
+                a, b = (to_ints(each[worst : worst + 1], result.step.base)[0] for each in (a_BJ, b_BJ))
+                best = Witness(margin=float(margin_B[worst]), step=result.step.index, a=a, b=b)
+    return best
+
+
+def _pairs_of(result: StepResult, rows: Ints) -> Iterator[tuple[Ints, Ints, Ints]]:
+    """(leaves, the digits of all their pairs a_BJ, b_BJ), some leaves at a time."""
+    step = result.step
+    digits_NS, carry_NC = fixed_digits(step, result.leaves.take(rows))
+    # The leaves of a step fix the same slots.
+    free = np.flatnonzero(digits_NS[0] == FREE)
+    ways_GF = np.array(list(itertools.product(range(step.base), repeat=len(free))), dtype=np.int64)
+    together = max(1, AT_ONCE // len(ways_GF))
+    for start in range(0, len(rows), together):
+        part = slice(start, start + together)
+        digits_BS = np.repeat(digits_NS[part].astype(np.int64), len(ways_GF), 0)
+        digits_BS[:, free] = np.tile(ways_GF, (len(digits_NS[part]), 1))
+        a_BJ, b_BJ = np.split(digits_BS, 2, 1)
+        wanted_BC = np.repeat(carry_NC[part], len(ways_GF), 0)
+        fits_B = ((wanted_BC == FREE) | (carries_of(a_BJ, b_BJ, step.base) == wanted_BC)).all(1)
+        if fits_B.any():
+            yield rows[part], a_BJ[fits_B], b_BJ[fits_B]
 
 
 def cell_witnesses(problem: Problem, groups: list[Group], count: int = 16) -> list[Witness]:

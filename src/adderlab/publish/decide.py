@@ -1,4 +1,4 @@
-"""Whether a stranger's model adds all 10^20 pairs: read in the sandbox, decided outside.
+"""Whether a stranger's model adds all pairs, 10^20 of ten columns: read in the sandbox, decided outside.
 
 The reading runs beside the file and hands out tables, head program and prompt rule as data, which are
 taken in without trust (``handout``) and given to prover and checker (``proving``). Whose tables they
@@ -37,7 +37,8 @@ from adderlab.publish.sandbox import Ended, Limits, Mode, Names, Sandbox
 from adderlab.publish.verification import Decided, printable
 from adderlab.publish.watching import random_pairs
 from adderlab.reading.agreement import SLACK, SLACK_FLOAT32, compared
-from adderlab.task.layouts import OPERAND_LIMIT, Layout, from_digits, pairs_from_ints
+from adderlab.task.addition import PUBLISHED, Addition, from_digits, pairs_from_ints
+from adderlab.task.layouts import Layout
 
 Pair = tuple[int, int]
 Answers = Callable[[list[Pair]], list[Any]]
@@ -73,6 +74,8 @@ class Subject:
     """Pairs that it was seen to fail on."""
     exact: float
     """Its exact match on the board's pairs."""
+    addition: Addition = PUBLISHED
+    """What it says that it adds."""
 
 
 class _Unread(Exception):
@@ -108,9 +111,9 @@ def decide(
     name ending in .gz compresses it. Raises ``Failure`` if that cannot be written.
     """
     started = time.monotonic()
-    wrong = subject.wrong[0] if subject.wrong else None
+    wrong, pairs = subject.wrong[0] if subject.wrong else None, subject.addition.pairs_text
     if wrong and subject.exact < WORTH_COUNTING:
-        return Decided(verdict="refuted", counterexample=wrong, source="the score")
+        return Decided(verdict="refuted", counterexample=wrong, source="the score", pairs=pairs)
     with tempfile.TemporaryDirectory(prefix="adderlab-decide-") as folder:
         try:
             decided = _decide(subject, mode, limits, Path(folder), progress)
@@ -122,7 +125,7 @@ def decide(
             data = (Path(folder) / CERTIFICATE).read_bytes()
             write_bytes(certificate, data if certificate.suffix == ".gz" else gzip.decompress(data))
             decided = replace(decided, certificate=str(certificate))
-    return replace(decided, seconds=time.monotonic() - started)
+    return replace(decided, seconds=time.monotonic() - started, pairs=pairs)
 
 
 def check_certificate_name(path: Path) -> None:
@@ -180,7 +183,7 @@ def _decide(subject: Subject, mode: Mode, limits: Limits, folder: Path, progress
         reason = proved.reason or "the prover stopped at its limit"
         return _open(subject, "undecided", reason, proved.pair)
     progress("pairs drawn for the comparison", 0, 1)
-    drawn = _unforeseen(subject.pairs_per_second)
+    drawn = _unforeseen(subject.pairs_per_second, subject.addition)
     for pairs in (list(proved.weakest), drawn):
         if miss := _first_wrong(subject.answers, pairs):
             reason = (
@@ -250,20 +253,22 @@ def _read(subject: Subject, mode: Mode, limits: Limits, progress: Progress) -> _
     progress("reading", 0, 1)
     try:
         with Sandbox(subject.path, limits, mode, "reader", subject.names) as box:
-            return _hand_out(box, limits)
+            return _hand_out(box, limits, subject.addition)
     except Ended as end:
         raise _Unread(f"while it was read, {end}") from end
     except Refused as refused:
         raise _Unread(f"what its reading handed out is no reading ({refused})") from refused
 
 
-def _hand_out(box: Sandbox, limits: Limits) -> _Read:
+def _hand_out(box: Sandbox, limits: Limits, task: Addition) -> _Read:
     message = box.ask("read", limits.load_seconds)
     if "error" in message:
         raise _Unread(_one_line(message["error"]))
     if "no_tables" in message:
-        raise _Unread(_one_line(message["no_tables"]), _attacked(box, limits))
+        raise _Unread(_one_line(message["no_tables"]), _attacked(box, limits, task))
     handout = take(message)
+    if handout.form.layout.addition != task:
+        raise Refused("the layout: it is of numbers of another size")
     seconds = limits.answer_seconds
     arrays = take_numbers(
         handout,
@@ -281,7 +286,7 @@ def _hand_out(box: Sandbox, limits: Limits) -> _Read:
     )
 
 
-def _attacked(box: Sandbox, limits: Limits) -> Pair | None:
+def _attacked(box: Sandbox, limits: Limits, task: Addition) -> Pair | None:
     """The pair that comes nearest to failing, where the model can be asked."""
     try:
         seed = random.SystemRandom().randrange(2**31)
@@ -290,7 +295,7 @@ def _attacked(box: Sandbox, limits: Limits) -> Pair | None:
         return None
     pair = reply.get("pair")
     whole = isinstance(pair, list) and len(pair) == 2 and all(type(x) is int for x in pair)
-    if not whole or not all(0 <= x < OPERAND_LIMIT for x in pair):
+    if not whole or not all(0 <= x < task.limit for x in pair):
         return None
     return pair[0], pair[1]
 
@@ -304,24 +309,24 @@ def _one_line(text: Any) -> str:
 
 def _sequences(layout: Layout) -> list[list[int]]:
     draw = random.SystemRandom()
-    pairs = random_pairs(SEQUENCES // 2)
-    additions_NP, _ = layout.encode(*pairs_from_ints(pairs))
+    pairs = random_pairs(SEQUENCES // 2, layout.addition.limit)
+    additions_NP, _ = layout.encode(*pairs_from_ints(pairs, layout.addition))
     P, V = layout.num_positions, layout.vocab_size
     anything = [[draw.randrange(V) for _ in range(P)] for _ in range(SEQUENCES - len(pairs))]
     return additions_NP.tolist() + anything
 
 
-def _unforeseen(per_second: float) -> list[Pair]:
+def _unforeseen(per_second: float, task: Addition = PUBLISHED) -> list[Pair]:
     """Uniform pairs, and as many of all strata, from a seed that nobody knew before."""
     draw = random.SystemRandom()
     count = max(FEWEST_PAIRS, min(MOST_PAIRS, int(ASKING_SECONDS * per_second))) // 2
-    pairs = random_pairs(count)
-    suite = strata(max(1, count // len(strata(1).groups) + 1), draw.randrange(2**31))
-    hard = [
-        (int(a), int(b))
-        for group in suite.groups
-        for a, b in zip(from_digits(group.a_BJ), from_digits(group.b_BJ), strict=True)
-    ]
+    pairs = random_pairs(count, task.limit)
+    groups = len(strata(1, addition=task).groups)
+    suite = strata(max(1, count // groups + 1), draw.randrange(2**31), task)
+    hard = []
+    for group in suite.groups:
+        a_B, b_B = (from_digits(digits, task.base).tolist() for digits in (group.a_BJ, group.b_BJ))
+        hard += zip(a_B, b_B, strict=True)
     return [*pairs, *draw.sample(hard, min(count, len(hard)))]
 
 

@@ -46,7 +46,7 @@ from adderlab.reading.precision import parameters_of
 from adderlab.results import Result
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint, save_safetensors
 from adderlab.runs.informed import start_of
-from adderlab.task.addition import PUBLISHED, SUM_DIGITS, from_digits
+from adderlab.task.addition import PUBLISHED, Addition, from_digits, number_word
 from adderlab.task.layouts import Layout
 from adderlab.task.sampling import uniform_pairs
 
@@ -62,15 +62,19 @@ PyTorch's, and a norm of small numbers magnifies that: 2e-4 for a freshly drawn 
 PyTorch is 2e-6 away from double precision. Trained models stay far below."""
 
 _USE_SUBMISSION = """```python
-import submission
+import {module}
 
-model, metadata = submission.build_model()
-print(submission.add(model, 1234567890, 9876543210))
+model, metadata = {module}.build_model()
+print({module}.add(model, {a}, {b}))
 ```"""
 _USE_WEIGHTS = 'Load the weights with `adderlab.load("{name}")`, or:\n\n{commands}'
 _USE_ONNX = """Input `tokens`, int64 (batch, length); output `logits` (batch, length, vocabulary). How a
 prompt is written stands in the graph's metadata under `adderlab`. Append the token with the largest
-logit at the last position, eleven times: the digits of the sum, units first."""
+logit at the last position, {times} times: the digits of the sum, units first."""
+_NOT_FOR_THE_BOARD = (
+    "AdderBoard ranks adders of ten-digit numbers, which this is not; the file has the board's form, "
+    "and `adderlab verify` reads the size of its task off its metadata."
+)
 
 
 _SUFFIXES = {"adderboard": ".py", "safetensors": ".safetensors", "onnx": ".onnx"}
@@ -138,12 +142,6 @@ def export(
     loaded.need_code()
     if to not in KINDS:
         raise UsageError(f"no export {to!r}; there are {', '.join(KINDS)}")
-    task = loaded.config.token_layout.addition
-    if task != PUBLISHED:
-        raise UsageError(
-            f"this model adds {task.operands_text}; exports are of ten-digit adders: keep it with "
-            'al.load(...).save("model.safetensors")'
-        )
     output, suffix = Path(output), _SUFFIXES.get(to)
     if suffix is not None and output.suffix != suffix:
         named = output.with_suffix(suffix)
@@ -225,8 +223,9 @@ def compare_file(source: str, checkpoint: Checkpoint, pairs: int = COMPARED_FILE
         for name, tensor in checkpoint.params.items():
             if name not in found or not torch.equal(found[name].to(tensor.dtype), tensor):
                 raise _differs(f"its parameter {name} is another")
-        for a_J, b_J in zip(*uniform_pairs(0, pairs), strict=True):
-            a, b = int(from_digits(a_J)), int(from_digits(b_J))
+        task = checkpoint.config.token_layout.addition
+        for a_J, b_J in zip(*uniform_pairs(0, pairs, task), strict=True):
+            a, b = int(from_digits(a_J, task.base)), int(from_digits(b_J, task.base))
             answer, expected = module.add(model, a, b), original.own_sum(a, b)
             if answer != expected and expected != -1:
                 raise _differs(f"add({a}, {b}) is {answer}, not {expected}")
@@ -236,21 +235,23 @@ def compare_file(source: str, checkpoint: Checkpoint, pairs: int = COMPARED_FILE
 def compare(module: ModuleType, checkpoint: Checkpoint, pairs: int = COMPARED_PAIRS) -> None:
     """Raises ``Failure`` unless count, greedy answers and ``add`` are those of the checkpoint."""
     original, layout = checkpoint.module(), checkpoint.config.token_layout
+    digits, base = layout.sum_digits, layout.base
     model, metadata = module.build_model()
     if metadata["params"] != checkpoint.num_parameters:
         raise _differs(f"it counts {metadata['params']} parameters, not {checkpoint.num_parameters}")
-    a_BJ, b_BJ = uniform_pairs(0, pairs)
-    expected_BI = oracle_decoder(original)(a_BJ, b_BJ)[:, :SUM_DIGITS]
+    a_BJ, b_BJ = uniform_pairs(0, pairs, layout.addition)
+    expected_BI = oracle_decoder(original)(a_BJ, b_BJ)[:, :digits]
     prompts = layout.encode_prompt(a_BJ, b_BJ).long()
-    answers_BI = module.generate(model, prompts, SUM_DIGITS)
+    answers_BI = module.generate(model, prompts, digits)
     different = int((answers_BI != expected_BI).any(1).sum())
     if different:
         raise _differs(f"its answers to {different} of {pairs} pairs are others")
     for row in range(min(3, pairs)):
-        a, b = int(from_digits(a_BJ[row])), int(from_digits(b_BJ[row]))
-        text = layout.answer_text(expected_BI[row])
-        if module.add(model, a, b) != (int(text) if text.isdigit() else -1):
-            raise _differs(f"add({a}, {b}) is {module.add(model, a, b)}, not {text}")
+        a, b = int(from_digits(a_BJ[row], base)), int(from_digits(b_BJ[row], base))
+        answer_I = expected_BI[row]
+        expected = int(from_digits(answer_I, base)) if int(answer_I.max()) < base else -1
+        if module.add(model, a, b) != expected:
+            raise _differs(f"add({a}, {b}) is {module.add(model, a, b)}, not {expected}")
 
 
 def _differs(how: str) -> Failure:
@@ -258,19 +259,36 @@ def _differs(how: str) -> Failure:
 
 
 def _adderboard(publication: Publication, output: Path) -> list[Path]:
-    source = compared_source(publication.checkpoint, publication.credits)
-    text = issue_form(publication.checkpoint, publication.credits, publication.evidence, output.name)
+    checkpoint, credits = publication.checkpoint, publication.credits
+    source = compared_source(checkpoint, credits)
+    task = checkpoint.config.token_layout.addition
+    if task != PUBLISHED:
+        write_text(output, source)
+        module = output.stem if output.stem.isidentifier() else "submission"
+        usage = f"{_use_submission(module, task)}\n\n{_NOT_FOR_THE_BOARD}"
+        return [output, _card_beside(publication, output, "the model, needs torch only", usage)]
+    text = issue_form(checkpoint, credits, publication.evidence, output.name)
     beside = output.with_suffix(".md")
     write_text(output, source)
     write_text(beside, text)
     return [output, beside]
 
 
+def _use_submission(module: str, task: Addition) -> str:
+    a, b = _example(task)
+    return _USE_SUBMISSION.format(module=module, a=a, b=b)
+
+
+def _example(task: Addition) -> tuple[int, int]:
+    """A pair for people: 1234567890 and 9876543210, as far as the columns go."""
+    return 1234567890 % task.limit, 9876543210 % task.limit
+
+
 def _safetensors(publication: Publication, output: Path) -> list[Path]:
     save_safetensors(output, publication.checkpoint)
     return [
         output,
-        _card_beside(publication, output, "weights and configuration", _commands(output.name)),
+        _card_beside(publication, output, "weights and configuration", _commands(publication, output)),
     ]
 
 
@@ -282,7 +300,8 @@ def _onnx(publication: Publication, output: Path) -> list[Path]:
     metadata = {"adderlab": json.dumps(config_json(checkpoint), sort_keys=True)}
     data = onnx_bytes(model, checkpoint.config.token_layout, metadata)
     write_bytes(output, data)
-    return [output, _card_beside(publication, output, "ONNX graph", _USE_ONNX)]
+    usage = _USE_ONNX.format(times=number_word(checkpoint.config.token_layout.sum_digits))
+    return [output, _card_beside(publication, output, "ONNX graph", usage)]
 
 
 def _card_beside(publication: Publication, output: Path, what: str, usage: str) -> Path:
@@ -304,7 +323,7 @@ def _hub_folder(publication: Publication, output: Path) -> list[Path]:
     save_safetensors(output / "model.safetensors", checkpoint)
     write_json(output / "config.json", config_json(checkpoint))
     write_text(output / "submission.py", source)
-    commands = _commands("model.safetensors")
+    commands = _commands(publication, Path("model.safetensors"))
     if evidence.certificate is not None:
         name = "certificate.json" + (".gz" if evidence.certificate[:2] == b"\x1f\x8b" else "")
         write_bytes(output / name, evidence.certificate)
@@ -314,13 +333,15 @@ def _hub_folder(publication: Publication, output: Path) -> list[Path]:
         reports = [report.to_dict() for report in evidence.reports]
         write_json(output / "evaluation.json", {"schema_version": 1, "suites": reports})
         files["evaluation.json"] = "the measured accuracy, with intervals and first failures"
-    card = model_card(checkpoint, credits, evidence, files, f"{_USE_SUBMISSION}\n\n{commands}")
+    usage = _use_submission("submission", checkpoint.config.token_layout.addition)
+    card = model_card(checkpoint, credits, evidence, files, f"{usage}\n\n{commands}")
     write_text(output / "README.md", card)
     return [output, output / "README.md", *(output / name for name in files)]
 
 
-def _commands(name: str) -> str:
-    commands = f"```sh\nadderlab evaluate {name}\nadderlab predict {name} 1234567890 9876543210\n```"
+def _commands(publication: Publication, output: Path) -> str:
+    name, (a, b) = output.name, _example(publication.checkpoint.config.token_layout.addition)
+    commands = f"```sh\nadderlab evaluate {name}\nadderlab predict {name} {a} {b}\n```"
     return _USE_WEIGHTS.format(name=name, commands=commands)
 
 

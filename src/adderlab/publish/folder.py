@@ -33,6 +33,8 @@ _KEPT = "verification"
 _LARGEST = 64 << 20
 _MENTIONED = 1 << 30
 """Bytes of data beside a file, above which its size and name stand for it."""
+SCORED = ("adderboard", "uniform", "all")
+"""What the score of a file is about; see ``verify.suite_for``."""
 _SKIPPED = {"__pycache__", "node_modules", "site-packages"}
 
 
@@ -48,7 +50,7 @@ class FileResult:
     """Unique parameters."""
     verdict: str
     score: str
-    """Right sums of the board's pairs."""
+    """Right sums of the board's pairs, or of what stands for them."""
     strata: str
     """Right sums of the strata."""
     watched: str
@@ -75,7 +77,7 @@ class FileResult:
             claimed="-" if claimed is None else str(claimed)[:20],
             counted=counts.get("unique parameters"),
             verdict=plain["verdict"],
-            score=_right(suites.get("adderboard")),
+            score=_right(next((suites[name] for name in SCORED if name in suites), None)),
             strata=_right(suites.get("strata")),
             watched=plain["watched"]["verdict"],
             decided=decided["verdict"],

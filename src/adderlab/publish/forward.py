@@ -22,7 +22,6 @@ from adderlab.models.embeddings import (
 from adderlab.models.layers import MLP, SHARED_FACTORS, Attention
 from adderlab.models.transformer import Block, Transformer
 from adderlab.publish.parts import Code, applied, expressions, operand
-from adderlab.task.layouts import OPERAND_DIGITS
 
 ROTARY = '''
 def rotary(x):
@@ -170,20 +169,20 @@ def _token_arc(part: TokenArc, code: Code) -> list[str]:
 
 
 def _column_table(part: ColumnPositions, code: Code) -> list[str]:
-    """Rows of all positions: runs of the ten columns, and single special rows between."""
-    lines = _columns(part, code)
+    """Rows of all positions: runs of the columns, and single special rows between."""
+    lines, count = _columns(part, code), part.num_columns
     pieces, rows = [], list(part.row_of_position)
-    ascending = list(range(OPERAND_DIGITS))
+    ascending = list(range(count))
     if part.learned_specials:
         shared = len(part.learned_specials) == 1
         left = part.learned_specials[0] if shared else ", ".join(part.learned_specials)
         lines.append(f"{left} = {code.weight(part.special)}" + ("" if shared else ".split(1)"))
     while rows:
-        if rows[:OPERAND_DIGITS] in (ascending, ascending[::-1]):
+        if rows[:count] in (ascending, ascending[::-1]):
             pieces.append("columns" if rows[0] == 0 else "columns.flip(0)")
-            rows = rows[OPERAND_DIGITS:]
+            rows = rows[count:]
             continue
-        special = SPECIALS[rows.pop(0) - OPERAND_DIGITS]
+        special = SPECIALS[rows.pop(0) - count]
         if isinstance(part.columns, CircleColumns):
             pieces.append("top" if special == "top" else "separator")
         else:
@@ -213,11 +212,11 @@ def _columns(part: ColumnPositions, code: Code) -> list[str]:
         kind, end = ", dtype=torch.float64", ".float()"
     amplitude, phase, slope, offset = values
     code.needs_math = True
-    angle = f"column * (2 * math.pi / {OPERAND_DIGITS})" + (f" + {phase}" if phase else "")
+    angle = f"column * (2 * math.pi / {columns.columns})" + (f" + {phase}" if phase else "")
     height = f"{slope or '0'} * column" + (f" + {offset}" if offset else "")
     scale = f"{amplitude or '0'} * "
     return [
-        f"column = torch.arange({OPERAND_DIGITS}{kind})",
+        f"column = torch.arange({columns.columns}{kind})",
         f"angle = {angle}",
         f"circle = {scale}angle.cos(), {scale}angle.sin()",
         f"columns = torch.stack([*circle, {height}], 1){end}",
@@ -225,7 +224,7 @@ def _columns(part: ColumnPositions, code: Code) -> list[str]:
 
 
 def _circle(columns: CircleColumns, code: Code) -> list[str]:
-    """Ten columns, the top one and the separators' place."""
+    """The columns, the top one and the separators' place."""
     code.needs_math = True
     phase = f" + {columns.phase!r}" if columns.phase else ""
     scale = "" if columns.amplitude == 1.0 else f"{columns.amplitude!r} * "

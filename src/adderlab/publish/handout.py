@@ -23,10 +23,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from adderlab.errors import UsageError
 from adderlab.models.head_program import HeadProgram, Name, Operand, Operation
 from adderlab.models.tables import ATTENTION, TableForm, Tables, tables_of
 from adderlab.reading.agreement import PRECISIONS
-from adderlab.task.layouts import OPERAND_DIGITS, PAIR_TOKEN, Layout
+from adderlab.task.addition import MAX_BASE, MAX_COLUMNS, Addition
+from adderlab.task.layouts import Layout
 
 MOST_TOKENS, MOST_POSITIONS, MOST_HEADS, MOST_WIDTH = 256, 63, 16, 1024
 """Of the vocabulary, of a sequence (the reading holds its positions as bits of an int64), of attention,
@@ -139,7 +141,10 @@ def _layout(value: Any) -> Layout:
         "name", "source", "vocabulary", "a_positions", "b_positions", "num_prompt", "separators",
         "end_token", "end_decided", "top_zeros", "pairs",
     }  # fmt: skip
-    _keys(value, names, "the layout")
+    # A size that is ten is written nowhere.
+    sized = isinstance(value, dict) and "base" in value
+    _keys(value, names | {"base"} if sized else names, "the layout")
+    base = _int(value["base"], "the base", 2, MAX_BASE) if sized else 10
     vocabulary = tuple(
         _text(x, "the vocabulary") for x in _list(value["vocabulary"], "the vocabulary", 1, MOST_TOKENS)
     )
@@ -147,12 +152,18 @@ def _layout(value: Any) -> Layout:
     num_prompt = _int(value["num_prompt"], "the length of the prompt", 1, MOST_POSITIONS)
 
     def places(key: str) -> tuple[int, ...]:
-        found = _list(value[key], key, OPERAND_DIGITS, OPERAND_DIGITS)
+        found = _list(value[key], key, 1, MAX_COLUMNS)
         return tuple(_int(x, key, 0, num_prompt - 1) for x in found)
 
     a_positions, b_positions = places("a_positions"), places("b_positions")
     pairs, end_decided = _bool(value["pairs"], "pairs"), _bool(value["end_decided"], "end_decided")
-    least = PAIR_TOKEN + 100 if pairs else 10
+    least = base + base**2 if pairs else base
+    if len(a_positions) != len(b_positions):
+        _refuse("the layout: its operands have different numbers of digits")
+    try:
+        Addition(columns=len(a_positions), base=base)
+    except UsageError:
+        _refuse("the layout: its operands are wider than 64-bit integers")
     if least > V:
         _refuse("the vocabulary: it has too few tokens for the digits")
     separators = tuple(
@@ -187,6 +198,7 @@ def _layout(value: Any) -> Layout:
         end_decided=end_decided,
         top_zeros=tuple(_int(x, "top_zeros", 0, num_prompt - 1) for x in zeros),
         pairs=pairs,
+        base=base,
     )
     if layout.num_positions > MOST_POSITIONS:
         _refuse("the layout: its sequences are too long")

@@ -22,7 +22,7 @@ from adderlab.models.architecture import Architecture
 from adderlab.models.config import ModelConfig
 from adderlab.models.describe import count_parameters, parameter_table, ties
 from adderlab.models.tables import why_no_tables
-from adderlab.models.zoo import PRESETS
+from adderlab.models.zoo import PRESETS, Preset, at_size
 from adderlab.proof.certificate import FORMAT, digest
 from adderlab.proof.search import Limits
 from adderlab.reading.describe import computed_line
@@ -30,6 +30,7 @@ from adderlab.reading.file_model import FileModel
 from adderlab.runs.checkpoints import Checkpoint
 from adderlab.runs.informed import start_of
 from adderlab.runs.metadata import read_summary
+from adderlab.task.addition import PUBLISHED, Addition, number_word
 
 SUITES = ("adderboard", "published", "strata")
 PROOF_SECONDS = 60.0
@@ -48,7 +49,7 @@ class Credits:
 
 @dataclass(frozen=True, kw_only=True)
 class ProofStatement:
-    """What is known about all 10^20 pairs, and from where."""
+    """What is known about all pairs (10^20 of ten columns), and from where."""
 
     verdict: str
     failing_pairs: Count
@@ -57,24 +58,28 @@ class ProofStatement:
     pair: tuple[int, int]
     source: str
     """For example "certificate cert.json.gz" or "the prover, in float64; no certificate"."""
+    addition: Addition = PUBLISHED
 
     def sentence(self) -> str:
         """One sentence for people."""
-        a, b = self.pair
+        a, b = map(self.addition.numeral, self.pair)
+        pairs, base = self.addition.pairs_text, self.addition.base
+        where = "" if base == 10 else f" in base {base}"
         if self.verdict == "proved":
             least = (
                 "" if self.margin_bound is None else f"by at least {self.margin_bound:.3g} logits, and "
             )
             return (
-                "Proved: all 10^20 pairs are added correctly in real arithmetic; the correct digit "
-                f"leads {least}by {self.margin_witness:.3g} at {a} + {b} ({self.source})."
+                f"Proved: all {pairs} pairs are added correctly in real arithmetic; the correct digit "
+                f"leads {least}by {self.margin_witness:.3g} at {a} + {b}{where} ({self.source})."
             )
         if self.verdict == "refuted":
             if isinstance(self.failing_pairs, int):
                 count = f"{self.failing_pairs:,}"
             else:
                 count = " to ".join(f"{n:,}" for n in self.failing_pairs)
-            return f"Refuted: {count} of 10^20 pairs fail, for example {a} + {b} ({self.source})."
+            example = f"{a} + {b}{where}"
+            return f"Refuted: {count} of {pairs} pairs fail, for example {example} ({self.source})."
         return f"Undecided: the prover stopped at its limit ({self.source})."
 
 
@@ -101,7 +106,8 @@ def measure(
     """Exact match on the suites; ``engine`` as for ``decoder_for``. Raises ``UsageError``."""
     layout = checkpoint.config.token_layout
     decoder = decoder_for(checkpoint.config, checkpoint.stacked(), engine)
-    return tuple(evaluate(decoder, layout, parse_suite(name)) for name in suites)
+    task = layout.addition
+    return tuple(evaluate(decoder, layout, parse_suite(name, addition=task)) for name in suites)
 
 
 def ask_prover(checkpoint: Checkpoint, seconds: float = PROOF_SECONDS) -> ProofStatement:
@@ -118,6 +124,7 @@ def ask_prover(checkpoint: Checkpoint, seconds: float = PROOF_SECONDS) -> ProofS
         margin_witness=proof.margin.witness,
         pair=proof.counterexample or proof.margin.pair,
         source="adderlab's prover, float64; no certificate",
+        addition=proof.addition,
     )
 
 
@@ -147,6 +154,7 @@ def read_certificate(path: Path, checkpoint: Checkpoint) -> tuple[ProofStatement
             margin_witness=float(margin["witness"]),
             pair=(int(first), int(second)),
             source=f"certificate {path.name}",
+            addition=checkpoint.config.token_layout.addition,
         )
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise Failure(f"{path} is not a whole certificate ({error}); make it again") from error
@@ -214,16 +222,27 @@ _ORIGIN = {
 }
 
 
-def preset_of(config: Architecture) -> str | None:
-    """The zoo's name of this very configuration."""
-    return next((name for name, preset in PRESETS.items() if preset.config == config), None)
+def preset_of(config: Architecture) -> Preset | None:
+    """The zoo's preset of this very configuration, at its size."""
+    if not isinstance(config, ModelConfig):
+        return None
+    sized = (at_size(each, columns=config.columns, base=config.base) for each in PRESETS.values())
+    return next((preset for preset in sized if preset.config == config), None)
 
 
 def title(config: Architecture) -> str:
     """``456p``: the zoo's name, or the number of parameters; of a user's file its name."""
     if isinstance(config, FileModel):
         return config.file.removesuffix(".py")
-    return preset_of(config) or f"{count_parameters(config)}p"
+    preset = preset_of(config)
+    return f"{count_parameters(config)}p" if preset is None else preset.name
+
+
+def numbers(config: Architecture) -> str:
+    """What it adds: "two 10-digit numbers"."""
+    task = config.token_layout.addition
+    where = "" if task.base == 10 else f" in base {task.base}"
+    return f"two {task.columns}-digit numbers{where}"
 
 
 def architecture(config: Architecture) -> str:
@@ -340,10 +359,10 @@ def model_card(
     front += [f"model_name: {json.dumps(credits.name)}", "---"]
     zoo = preset_of(config)
     about = [
-        f"{credits.name} adds two 10-digit numbers with {checkpoint.num_parameters:,} parameters. "
+        f"{credits.name} adds {numbers(config)} with {checkpoint.num_parameters:,} parameters. "
         f"Author: {credits.author}.",
         f"Architecture: {architecture(config)}."
-        + (f" The zoo's {zoo}, from {PRESETS[zoo].source}." if zoo else ""),
+        + (f" The zoo's {zoo.name}, from {zoo.source}." if zoo else ""),
     ]
     counted = [
         f"| {row.name} | {' x '.join(map(str, row.shape)) or '1'} | {_counted(row)} |"
@@ -383,7 +402,7 @@ def config_json(checkpoint: Checkpoint) -> dict[str, Any]:
             "separators": [list(pair) for pair in layout.separators],
             "num_prompt": layout.num_prompt,
             "pairs": layout.pairs,
-            "answer": "eleven digits, units first",
+            "answer": f"{number_word(layout.sum_digits)} digits, units first",
         },
     }
 

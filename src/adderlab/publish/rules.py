@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from adderlab.task.layouts import OPERAND_DIGITS, SUM_DIGITS
+from adderlab.task.addition import PUBLISHED, SUM_DIGITS, Addition
 
 Pair = tuple[int, int]
 Tokens = list[int | None]
@@ -30,16 +30,18 @@ class Reading:
     """Units first."""
     token_of: dict[int, int]
     lengths: tuple[int, ...] = (SUM_DIGITS,)
-    """How many digits there were: always eleven, with zeros in front, or as many as the sum has."""
+    """How many digits there were: always the same (eleven of ten columns), with zeros in front, or as
+    many as the sum has."""
     before: tuple[int | None, ...] = ()
     """What the calls before the digits answer; None where that varies."""
     after: tuple[int | None, ...] = ()
     """And those after them, for example an end token."""
+    addition: Addition = PUBLISHED
 
     @property
     def padded(self) -> bool:
         """Whether there are zeros in front."""
-        return self.lengths == (SUM_DIGITS,)
+        return self.lengths == (self.addition.sum_digits,)
 
     @property
     def num_calls(self) -> int:
@@ -48,7 +50,8 @@ class Reading:
 
     def tokens(self, answer: int) -> Tokens:
         """What the calls must answer for ``add`` to return ``answer``."""
-        digits = _digits(answer, SUM_DIGITS if self.padded else len(str(answer)))
+        task = self.addition
+        digits = _digits(answer, task.sum_digits if self.padded else _length(answer, task), task.base)
         order = digits if self.up else digits[::-1]
         return [*self.before, *(self.token_of[digit] for digit in order), *self.after]
 
@@ -57,7 +60,7 @@ class Reading:
 
         A token of None is one that was not asked for.
         """
-        start, length = len(self.before), SUM_DIGITS
+        start, length = len(self.before), self.addition.sum_digits
         if not self.padded:
             stop = self.after[0]
             if stop not in tokens[start:]:
@@ -73,7 +76,7 @@ class Reading:
         order = digits if self.up else digits[::-1]
         if not self.padded and length > 1 and order[-1] == 0:
             return None
-        return sum(digit * 10**i for i, digit in enumerate(order))
+        return sum(digit * self.addition.base**i for i, digit in enumerate(order))
 
 
 def _same(wanted: tuple[int | None, ...], tokens: Sequence[int | None]) -> bool:
@@ -97,15 +100,21 @@ class Prompt:
     """Whether all its answers can be had from one call, as those of a causal model can."""
     skipped: int = 0
     """Calls before the first whose tokens the others go on from."""
+    addition: Addition = PUBLISHED
 
     def tokens(self, a: int, b: int) -> list[int]:
         """The prompt of one pair."""
-        x, y = _digits(a, OPERAND_DIGITS), _digits(b, OPERAND_DIGITS)
+        x, y = (_digits(n, self.addition.columns, self.addition.base) for n in (a, b))
         return [constant + wa * x[j] + wb * y[j] for constant, wa, wb, j in self.rules]
 
 
-def _digits(value: int, count: int) -> list[int]:
-    return [value // 10**j % 10 for j in range(count)]
+def _digits(value: int, count: int, base: int) -> list[int]:
+    return [value // base**j % base for j in range(count)]
+
+
+def _length(value: int, addition: Addition) -> int:
+    """Digits of a number without zeros in front."""
+    return len(addition.numeral(value))
 
 
 def usual(pairs: list[Pair], traces: list[dict[str, Any]]) -> tuple[list[Pair], list[dict[str, Any]]]:
@@ -120,25 +129,26 @@ def usual(pairs: list[Pair], traces: list[dict[str, Any]]) -> tuple[list[Pair], 
     return [pairs[i] for i in kept], [traces[i] for i in kept]
 
 
-def find_reading(traces: list[dict[str, Any]]) -> Reading | None:
+def find_reading(traces: list[dict[str, Any]], addition: Addition = PUBLISHED) -> Reading | None:
     """The reading under which every trace's answer is what its calls answered; None without one."""
     answers = [trace["answer"] for trace in traces]
-    if not traces or not all(isinstance(a, int) and 0 <= a < 10**SUM_DIGITS for a in answers):
+    beyond = addition.base**addition.sum_digits
+    if not traces or not all(isinstance(a, int) and 0 <= a < beyond for a in answers):
         return None
     calls = [trace["calls"] for trace in traces]
     if any("next" not in call for each in calls for call in each):
         return None
     answered = [[call["next"] for call in each] for each in calls]
-    lengths = [SUM_DIGITS] * len(answers)
+    lengths = [addition.sum_digits] * len(answers)
     if len(set(map(len, answered))) > 1:
-        lengths = [len(str(answer)) for answer in answers]
+        lengths = [_length(answer, addition) for answer in answers]
     around = {len(tokens) - length for tokens, length in zip(answered, lengths, strict=True)}
     if len(around) != 1 or min(around) < 0:
         return None
     (around,) = around
     for first in range(around + 1):
         for up in (True, False):
-            token_of = _token_of(answers, answered, lengths, first, up)
+            token_of = _token_of(answers, answered, lengths, first, up, addition.base)
             if token_of is None:
                 continue
             found = Reading(
@@ -147,6 +157,7 @@ def find_reading(traces: list[dict[str, Any]]) -> Reading | None:
                 lengths=tuple(sorted(set(lengths))),
                 before=_constant([tokens[:first] for tokens in answered]),
                 after=_constant([t[first + n :] for t, n in zip(answered, lengths, strict=True)]),
+                addition=addition,
             )
             # Without one and the same token at the end nothing says where the digits end.
             if found.padded or (found.after and found.after[0] not in (None, *token_of.values())):
@@ -155,16 +166,16 @@ def find_reading(traces: list[dict[str, Any]]) -> Reading | None:
 
 
 def _token_of(
-    answers: list[int], answered: list[list[int]], lengths: list[int], first: int, up: bool
+    answers: list[int], answered: list[list[int]], lengths: list[int], first: int, up: bool, base: int
 ) -> dict[int, int] | None:
     """Digit -> token, if that is one and the same for all traces and distinct for all digits."""
     found: dict[int, int] = {}
     for answer, tokens, length in zip(answers, answered, lengths, strict=True):
-        digits = _digits(answer, length)
+        digits = _digits(answer, length, base)
         for digit, token in zip(digits if up else digits[::-1], tokens[first:], strict=False):
             if found.setdefault(digit, token) != token:
                 return None
-    return found if len(set(found.values())) == len(found) == 10 else None
+    return found if len(set(found.values())) == len(found) == base else None
 
 
 def _constant(rows: list[list[int]]) -> tuple[int | None, ...]:
@@ -183,7 +194,8 @@ def find_prompt(pairs: list[Pair], traces: list[dict[str, Any]], reading: Readin
         return None
     first = traces[0]["calls"][skipped]
     rules = [
-        _rule([prompt[position] for prompt in prompts], pairs) for position in range(len(prompts[0]))
+        _rule([prompt[position] for prompt in prompts], pairs, reading.addition)
+        for position in range(len(prompts[0]))
     ]
     known = tuple(rule for rule in rules if rule is not None)
     if len(known) != len(rules) or first.get("library") not in ("torch", "numpy", "mlx"):
@@ -194,6 +206,7 @@ def find_prompt(pairs: list[Pair], traces: list[dict[str, Any]], reading: Readin
         dtype=str(first["dtype"]),
         rules=known,
         skipped=skipped,
+        addition=reading.addition,
     )
 
 
@@ -211,15 +224,15 @@ def _greedy_prompt(calls: list[dict[str, Any]]) -> list[int] | None:
     return None if tokens is None else tokens[: len(tokens) - len(calls)]
 
 
-def _rule(tokens: list[int], pairs: list[Pair]) -> tuple[int, int, int, int] | None:
+def _rule(tokens: list[int], pairs: list[Pair], addition: Addition) -> tuple[int, int, int, int] | None:
     """The simplest rule that gives this position's token for every pair."""
+    base = addition.base
     if len(set(tokens)) == 1:
         return tokens[0], 0, 0, 0
-    for weights in ((1, 0), (0, 1), (10, 1), (1, 10)):
-        for j in range(OPERAND_DIGITS):
-            wa, wb = weights
+    for wa, wb in ((1, 0), (0, 1), (base, 1), (1, base)):
+        for j in range(addition.columns):
             rests = {
-                token - wa * (a // 10**j % 10) - wb * (b // 10**j % 10)
+                token - wa * (a // base**j % base) - wb * (b // base**j % base)
                 for token, (a, b) in zip(tokens, pairs, strict=True)
             }
             if len(rests) == 1:

@@ -20,7 +20,7 @@ from adderlab.evaluation.suites import Suite
 from adderlab.publish.rules import Pair, Prompt, Reading
 from adderlab.publish.sandbox import Ended, Sandbox
 from adderlab.publish.verification import Disagreement
-from adderlab.task.layouts import SUM_DIGITS, from_digits
+from adderlab.task.addition import PUBLISHED, Addition, from_digits
 
 Progress = Callable[[str, int, int], None]
 """(stage, done, of all)."""
@@ -44,6 +44,7 @@ class Answerer:
     sandbox: Sandbox
     seconds_per_pair: float
     """Of ``add``; measured as it goes."""
+    addition: Addition = PUBLISHED
     batched: tuple[Prompt, Reading] | None = None
     another: Callable[[], Sandbox | None] = lambda: None
     """Starts the submission once more, in a process of its own; None if that fails."""
@@ -227,7 +228,8 @@ def evaluate(
     If the submission ends, on the pairs that it answered until then; None if it answered none.
     """
     started = time.monotonic()
-    groups = [(group.name, _pairs(group, per_group)) for group in suite.groups]
+    task = answerer.addition
+    groups = [(group.name, _pairs(group, per_group, task.base)) for group in suite.groups]
     total = sum(len(pairs) for _, pairs in groups)
     everything = [pair for _, pairs in groups for pair in pairs]
     answers = answerer.answer(everything, lambda done: progress(suite.name, min(done, total), total))
@@ -242,7 +244,7 @@ def evaluate(
         ]
         before += len(pairs)
         if answered:
-            scores.append(_score(name, answered))
+            scores.append(_score(name, answered, task))
         misses += [
             Miss(group=name, a=a, b=b, answer=str(answer)[:80], right_sum=a + b)
             for (a, b), answer in answered
@@ -258,22 +260,22 @@ def evaluate(
     )
 
 
-def _pairs(group: Any, most: int | None) -> list[Pair]:
-    a_B, b_B = from_digits(group.a_BJ[:most]), from_digits(group.b_BJ[:most])
+def _pairs(group: Any, most: int | None, base: int) -> list[Pair]:
+    a_B, b_B = from_digits(group.a_BJ[:most], base), from_digits(group.b_BJ[:most], base)
     return list(zip(a_B.tolist(), b_B.tolist(), strict=True))
 
 
-def _score(name: str, answered: list[tuple[Pair, Any]]) -> Score:
-    correct = [0] * SUM_DIGITS
+def _score(name: str, answered: list[tuple[Pair, Any]], task: Addition) -> Score:
+    correct = [0] * task.sum_digits
     errors = 0
     for (a, b), answer in answered:
         errors += answer != a + b
-        for i, same in enumerate(_same_digits(a + b, answer)):
+        for i, same in enumerate(_same_digits(a + b, answer, task)):
             correct[i] += same
     return Score(name=name, n=len(answered), errors=errors, right_digits=tuple(correct))
 
 
-def _same_digits(wanted: int, answer: Any) -> Iterator[bool]:
-    number = answer if isinstance(answer, int) and answer >= 0 else None
-    for i in range(SUM_DIGITS):
-        yield number is not None and wanted // 10**i % 10 == number // 10**i % 10
+def _same_digits(wanted: int, answer: Any, task: Addition) -> Iterator[bool]:
+    number, base = answer if isinstance(answer, int) and answer >= 0 else None, task.base
+    for i in range(task.sum_digits):
+        yield number is not None and wanted // base**i % base == number // base**i % base

@@ -24,11 +24,12 @@ from adderlab.files import schema
 from adderlab.models.config import ModelConfig
 from adderlab.models.transformer import skeleton
 from adderlab.publish.forward import adder_class
-from adderlab.publish.model_card import Credits, architecture, tricks
+from adderlab.publish.model_card import Credits, architecture, numbers, tricks
 from adderlab.publish.parts import Code, Place, places
 from adderlab.reading.file_model import FileModel
 from adderlab.runs.checkpoints import Checkpoint, parameter_shapes
-from adderlab.task.layouts import DIGIT_TOKENS, OPERAND_DIGITS, SUM_DIGITS, Layout
+from adderlab.task.addition import PUBLISHED
+from adderlab.task.layouts import Layout
 
 MARK = "# adderlab model "
 _WIDTH = 100
@@ -150,7 +151,8 @@ def inlined_source(
     if live.source is None:
         raise UsageError("a module in memory has no source: export to adderboard takes a Python file")
     count = sum(tensor.numel() for tensor in params.values())
-    facts = {"name": credits.name, "author": credits.author, "params": count}
+    layout = config.token_layout
+    facts = {"name": credits.name, "author": credits.author, "params": count, **_size(layout)}
     facts |= {} if start is None else {"start": start}
     # Names that the user's file is unlikely to have.
     sections = [
@@ -160,7 +162,6 @@ def inlined_source(
         _literal("_INLINED_WEIGHTS", dict(params)),
     ]
     if live.foreign.stated:
-        layout = config.token_layout
         asking = "\n\n\n".join(part.strip("\n") for part in (_encode(layout), _GREEDY, _add(layout)))
         for name in ("encode", "generate"):
             asking = asking.replace(f"{name}(", f"_inlined_{name}(")
@@ -171,13 +172,20 @@ def inlined_source(
 def _description(config: ModelConfig) -> str:
     """The settings that differ from the defaults, as JSON."""
     plain, default = schema.to_dict(config), schema.to_dict(ModelConfig())
-    changed = {name: value for name, value in plain.items() if value != default[name]}
+    changed = {name: value for name, value in plain.items() if value != default.get(name)}
     return json.dumps({"adderlab": __version__, "config": changed}, sort_keys=True)
+
+
+def _size(layout: Layout) -> dict[str, int]:
+    """What a file's metadata says of the size of its task; nothing of the published one, as every
+    submission has it."""
+    task = layout.addition
+    return {} if task == PUBLISHED else {"columns": task.columns, "base": task.base}
 
 
 def _header(config: ModelConfig, credits: Credits, code: Code) -> str:
     count = sum(skeleton(config).get_parameter(name).numel() for name in places(config))
-    about = f"{credits.name}: a transformer of {count:,} parameters that adds two 10-digit numbers."
+    about = f"{credits.name}: a transformer of {count:,} parameters that adds {numbers(config)}."
     shape = textwrap.fill(architecture(config)[0].upper() + architecture(config)[1:] + ".", _WIDTH)
     lines = [f'"""{_safe(about)}', "", *shape.splitlines(), ""]
     lines += ["Needs torch and nothing else. Weights and code were written by adderlab.", '"""', ""]
@@ -256,6 +264,7 @@ def _build_model(config: ModelConfig, credits: Credits, start: str | None) -> st
         '        "tricks": [',
         *(f"            {_quoted(fact)}," for fact in facts),
         "        ],",
+        *(f'        "{name}": {value},' for name, value in _size(config.token_layout).items()),
         "    }",
         "    return model, metadata",
     ]
@@ -269,14 +278,15 @@ def _wrapped_string(start: str, text: str) -> list[str]:
 
 def _encode(layout: Layout) -> str:
     """Source of ``encode``: the prompt's tokens, read off the layout's positions."""
+    B, J = layout.base, layout.columns
     if layout.pairs:
-        digits = "[10 + 10 * (a // 10**j % 10) + b // 10**j % 10 for j in range(10)]"
+        digits = f"[{B} + {B} * (a // {B}**j % {B}) + b // {B}**j % {B} for j in range({J})]"
         body, runs = [f"pairs = {digits}"], {layout.a_positions: "pairs"}
         kind = "One token for both digits of a column"
     else:
-        body = [f"{n}_digits = [{n} // 10**j % 10 for j in range(10)]" for n in "ab"]
+        body = [f"{n}_digits = [{n} // {B}**j % {B} for j in range({J})]" for n in "ab"]
         runs = {layout.a_positions: "a_digits", layout.b_positions: "b_digits"}
-        kind = f"{OPERAND_DIGITS} digits of each number"
+        kind = f"{J} digits of each number"
     tokens, up = _tokens(layout, runs)
     order = "units first" if up else "units last"
     names = {token: layout.vocabulary[token] for _, token in layout.separators}
@@ -288,35 +298,38 @@ def _encode(layout: Layout) -> str:
 
 def _tokens(layout: Layout, runs: dict[tuple[int, ...], str]) -> tuple[list[str], bool]:
     separators, tokens, ascending, position = dict(layout.separators), [], False, 0
-    starts = {min(places): (places, name) for places, name in runs.items()}
+    starts, J = {min(places): (places, name) for places, name in runs.items()}, layout.columns
     while position < layout.num_prompt:
         if position in separators:
             tokens.append(str(separators[position]))
             position += 1
             continue
         columns, name = starts.get(position, ((), ""))
-        ascending = columns == tuple(range(position, position + OPERAND_DIGITS))
-        if not ascending and columns[::-1] != tuple(range(position, position + OPERAND_DIGITS)):
+        ascending = columns == tuple(range(position, position + J))
+        if not ascending and columns[::-1] != tuple(range(position, position + J)):
             raise UsageError(f"export to adderboard cannot write the prompt of layout {layout.name}")
         tokens.append(f"*{name}" if ascending else f"*reversed({name})")
-        position += OPERAND_DIGITS
+        position += J
     return tokens, ascending
 
 
 def _add(layout: Layout) -> str:
+    digits, base = layout.sum_digits, layout.base
     lines = [
         "def add(model, a, b):",
-        f'    """The model\'s answer: {SUM_DIGITS} digits, units first."""',
-        f"    answer = generate(model, torch.tensor([encode(a, b)]), {SUM_DIGITS})[0].tolist()",
+        f'    """The model\'s answer: {digits} digits, units first."""',
+        f"    answer = generate(model, torch.tensor([encode(a, b)]), {digits})[0].tolist()",
     ]
-    if layout.vocabulary == DIGIT_TOKENS:
-        return "\n".join([*lines, '    return int("".join(str(token) for token in reversed(answer)))'])
-    lines += [
-        "    if max(answer) > 9:",
-        "        return -1  # a token that is no digit",
-        '    return int("".join(str(token) for token in reversed(answer)))',
-    ]
-    return "\n".join(lines)
+    if layout.vocab_size > base:
+        lines += [
+            f"    if max(answer) > {base - 1}:",
+            "        return -1  # a token that is no digit",
+        ]
+    if base == 10:
+        number = 'int("".join(str(token) for token in reversed(answer)))'
+    else:
+        number = f"sum(token * {base}**i for i, token in enumerate(answer))"
+    return "\n".join([*lines, f"    return {number}"])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

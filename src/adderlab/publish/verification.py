@@ -3,7 +3,7 @@
 *score*    how many of its sums are right; certain, for the sums are known only to the checking process
 *count*    how many numbers it holds, by every convention; evidence, for its own process shows them
 *watched*  whether its sums come from its model; evidence, for its own process is what is watched
-*decided*  whether all 10^20 pairs are right; as certain as the prover is about the tables it got
+*decided*  whether all pairs are right; as certain as the prover is about the tables it got
 
 The verdict follows from the first three and from how the submission ended.
 """
@@ -17,9 +17,11 @@ from adderlab.evaluation.exact import SuiteReport
 from adderlab.publish.counting import Counts
 from adderlab.publish.model_card import Count, accuracy_line
 from adderlab.results import Result, html_table
+from adderlab.task.addition import PUBLISHED, Addition
 
 BAR = 0.99
-"""The board's: exact match on its 10,010 pairs."""
+"""The board's: exact match on its 10,010 pairs. A file for numbers of another size is held to it on
+pairs of its own."""
 _SHOWN_MISSES = 3
 
 VerdictName = Literal["qualified", "not qualified", "rejected", "failed"]
@@ -47,6 +49,10 @@ class Score:
     complete: bool = False
     """Whether every pair of the board was answered."""
     board_pairs: int = 10_010
+    addition: Addition = PUBLISHED
+    suite: str = "adderboard"
+    """What stands for the board's pairs; of numbers of another size "uniform", or "all" where all of
+    them are few."""
     how: str = ""
     """How the pairs were asked."""
     disagreements: tuple[Disagreement, ...] = ()
@@ -55,8 +61,8 @@ class Score:
 
     @property
     def board(self) -> SuiteReport | None:
-        """Exact match on the board's pairs; None if not one of them was answered."""
-        return next((report for report in self.reports if report.suite == "adderboard"), None)
+        """Exact match on the board's pairs, or what stands for them; None if not one was answered."""
+        return next((report for report in self.reports if report.suite == self.suite), None)
 
     @property
     def passes(self) -> bool:
@@ -71,7 +77,10 @@ class Score:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
+        task = self.addition
+        size = {} if task == PUBLISHED else {"columns": task.columns, "base": task.base}
         return {
+            **size,
             "complete": self.complete,
             "passes": self.passes,
             "suites": [report.to_dict() for report in self.reports],
@@ -88,7 +97,14 @@ class Score:
             lines += [f"  wrong: {miss}" for miss in report.failures[:_SHOWN_MISSES]]
         if lines and not self.complete:
             answered = self.board.total.n if self.board else 0
-            lines.insert(0, f"in part: {answered:,} of the board's {self.board_pairs:,} pairs")
+            whose = "the board's" if self.addition == PUBLISHED else "its"
+            lines.insert(0, f"in part: {answered:,} of {whose} {self.board_pairs:,} pairs")
+        if self.addition != PUBLISHED:
+            lines.insert(
+                0,
+                "AdderBoard's score does not apply: it is about ten-digit numbers, and this file adds "
+                f"{self.addition.operands_text}",
+            )
         lines += [f"  batches and add disagree: {each}" for each in self.disagreements[:_SHOWN_MISSES]]
         return [*lines, *([f"asked {self.how}"] if self.how else [])] or ["not scored"]
 
@@ -147,14 +163,16 @@ class Watched:
 
 @dataclass(frozen=True, kw_only=True)
 class Decided:
-    """Whether all 10^20 pairs are right."""
+    """Whether all pairs are right."""
 
     verdict: Literal["proved", "refuted", "undecided", "not decided"] = "not decided"
     """Undecided: the prover stopped at its limit. Not decided: it was not asked; ``reason`` says why."""
     counterexample: tuple[int, int] | None = None
     """A pair with a wrong sum, if refuted: by the prover, or the first that the score met."""
     failing_pairs: Count | None = None
-    """How many of the 10^20 pairs fail, or between which two numbers that lies."""
+    """How many of all pairs fail, or between which two numbers that lies."""
+    pairs: str = PUBLISHED.pairs_text
+    """How many pairs there are; not in JSON where they are the board's."""
     reason: str | None = None
     """Why it is neither proved nor refuted."""
     margin: float | None = None
@@ -173,7 +191,10 @@ class Decided:
         def listed(value: Any) -> Any:
             return list(value) if isinstance(value, tuple) else value
 
-        return {name: listed(value) for name, value in vars(self).items()}
+        plain = {name: listed(value) for name, value in vars(self).items()}
+        if self.pairs == PUBLISHED.pairs_text:
+            del plain["pairs"]
+        return plain
 
     def describe(self) -> list[str]:
         """Statements for people."""
@@ -186,13 +207,13 @@ class Decided:
     def _sentence(self) -> list[str]:
         source = f"({self.source})" if self.source else ""
         if self.verdict == "proved":
-            words = ["proved: all 10^20 pairs are added correctly in real arithmetic"]
+            words = [f"proved: all {self.pairs} pairs are added correctly in real arithmetic"]
             if self.margin is not None:
                 words.append(f"by at least {self.margin:.3g} logits")
         elif self.verdict == "refuted":
             words = ["refuted:"]
             if self.failing_pairs is not None:
-                words.append(f"{_range(self.failing_pairs)} of 10^20 pairs fail, for example")
+                words.append(f"{_range(self.failing_pairs)} of {self.pairs} pairs fail, for example")
             assert self.counterexample is not None
             words.append("{} + {}".format(*self.counterexample))
         else:

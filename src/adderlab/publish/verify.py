@@ -16,7 +16,7 @@ from typing import Any
 
 from adderlab.engine.base import usable_cores
 from adderlab.errors import Failure, UsageError
-from adderlab.evaluation.suites import Suite, adderboard, strata
+from adderlab.evaluation.suites import Suite, adderboard, every_pair, strata
 from adderlab.files.atomic import disk_failure
 from adderlab.publish.counting import Literals, TooMany, count, judge_claim, outside_the_count
 from adderlab.publish.decide import Subject, check_certificate_name, decide
@@ -34,6 +34,8 @@ from adderlab.publish.verification import (
     Watched,
 )
 from adderlab.publish.watching import Watcher, random_pairs, traced_pairs
+from adderlab.reading.driving import stated_size
+from adderlab.task.addition import PUBLISHED, Addition
 
 STRATUM = 5000
 """Pairs there are in each stratum."""
@@ -42,6 +44,8 @@ NAMES: Names = ("build_model", "add")
 _LARGEST_FILE, _LARGEST_OWN = 64 << 20, 4 << 20
 """Bytes; a file that adderlab wrote has a few hundred thousand."""
 _COMPARED = 100
+MOST_TRIED, MOST_TRIED_BY_ADD = 100_000, 20_000
+"""Pairs of a small task that are all asked: of a model in batches, and of ``add``."""
 _METADATA = ("name", "author", "params", "architecture", "tricks")
 
 
@@ -57,14 +61,15 @@ def verify(
     certificate: Path | None = None,
     progress: Progress = lambda *_: None,
 ) -> Verification:
-    """Run anybody's AdderBoard submission in a sandbox and judge it.
+    """Run anybody's AdderBoard submission in a sandbox and judge it; or a file like one whose metadata
+    name another size (``columns``, ``base``), of which the board's score says nothing.
 
     ``path`` is a Python file with ``build_model`` and ``add``, or with functions of other ``names``; it
     sees a copy of its own folder. ``sandbox`` is "bubblewrap", or "limits"
     where a container of your own is the wall; docs/publishing.md says what each protects from.
     ``limits`` bounds seconds, memory and output. ``pairwise`` asks every pair through ``add``, also
     where the model can be driven in batches. ``strata_pairs`` is the number of pairs in each stratum
-    (1 to 5,000; by default 1,000 in batches and 10 through ``add``). ``prove`` decides all 10^20 pairs
+    (1 to 5,000; by default 1,000 in batches and 10 through ``add``). ``prove`` decides all pairs
     (``decide``); ``certificate`` is where a proof is written. ``progress`` is called with (stage, done,
     of all).
 
@@ -122,6 +127,7 @@ def _subject(
         pairs_per_second=1 / max(answerer.seconds_per_pair, 1e-5),
         wrong=tuple((miss.a, miss.b) for report in score.reports for miss in report.failures),
         exact=0.0 if score.board is None else score.board.total.exact_match,
+        addition=score.addition,
     )
 
 
@@ -129,7 +135,22 @@ def _refuted_by(score: Score, decided: Decided) -> Decided:
     """A wrong sum of the score decides, however far the rest came."""
     if decided.verdict == "refuted" or score.wrong_pair is None:
         return decided
-    return Decided(verdict="refuted", counterexample=score.wrong_pair, source="the score")
+    return Decided(
+        verdict="refuted",
+        counterexample=score.wrong_pair,
+        source="the score",
+        pairs=score.addition.pairs_text,
+    )
+
+
+def suite_for(task: Addition, *, batched: bool) -> Suite:
+    """The pairs that the score is about: the board's; of another size every pair where those are few,
+    or else as many, drawn as the board's are."""
+    if task == PUBLISHED:
+        return adderboard()
+    if task.num_pairs <= (MOST_TRIED if batched else MOST_TRIED_BY_ADD):
+        return every_pair(task)
+    return replace(adderboard(task), name="uniform")
 
 
 def _text(path: Path) -> str:
@@ -242,12 +263,21 @@ class _Referee:
         if "error" in loaded:
             raise Ended(f"it does not load: {loaded['error']}{self._hint(loaded)}")
         self._note_metadata(loaded)
+        try:
+            self.score = replace(self.score, addition=stated_size(self.metadata))
+        except UsageError as error:
+            raise Ended(str(error)) from error
         self.counted = self._count(loaded, Literals.of(literals))
         self.on_progress("watching", 0, 1)
-        watcher = Watcher(sandbox=box)
+        task = self.score.addition
+        watcher = Watcher(sandbox=box, addition=task)
         answerer, reading = self._watch(box, watcher, pairwise)
-        self._evaluate(answerer, adderboard())
-        self._evaluate(answerer, strata(), strata_pairs or (1000 if answerer.batched else 10))
+        suite = suite_for(task, batched=answerer.batched is not None)
+        self.score = replace(self.score, suite=suite.name, board_pairs=suite.num_pairs)
+        self._evaluate(answerer, suite)
+        if suite.name != "all":
+            few = strata_pairs or (1000 if answerer.batched else 10)
+            self._evaluate(answerer, strata(addition=task), few)
         if self.decide is not None:
             self.decided = self.decide(answerer)
         if self.score.passes:
@@ -287,7 +317,7 @@ class _Referee:
         self.score = replace(
             self.score,
             reports=reports,
-            complete=self.score.complete or (suite.name == "adderboard" and whole),
+            complete=self.score.complete or (suite.name == self.score.suite and whole),
             how=answerer.how,
             disagreements=(*self.score.disagreements, *answerer.disagreements),
             seconds=self.score.seconds + time.monotonic() - started,
@@ -332,13 +362,15 @@ class _Referee:
             raise Ended(f"add fails: {first['error']}")
         started = time.monotonic()
         box.ask("add", limit, pairs=[(0, 0)])
+        task = self.score.addition
         answerer = Answerer(
             sandbox=box,
+            addition=task,
             seconds_per_pair=time.monotonic() - started,
             another=self._start_another,
             cores=usable_cores(),
         )
-        pairs = traced_pairs()
+        pairs = traced_pairs(task)
         traces: list[dict[str, Any]] = []
         for pair in pairs:
             reply = box.ask("trace", limit, pairs=[pair])
@@ -350,7 +382,7 @@ class _Referee:
         try:
             watcher.note_calls(traces)
             pairs, traces = usual(pairs, traces)
-            reading = find_reading(traces)
+            reading = find_reading(traces, task)
             prompt = None if reading is None else find_prompt(pairs, traces, reading)
         except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
             raise Ended(f"it forges what is seen of it ({error})") from error
@@ -361,7 +393,8 @@ class _Referee:
     def _drive_in_batches(self, answerer: Answerer, prompt: Prompt, reading: Reading) -> None:
         """Batches may be used only if they say what ``add`` says; else the pairs are kept."""
         few = max(10, min(_COMPARED, int(30 / max(answerer.seconds_per_pair, 1e-5))))
-        pairs = [(0, 0), (9999999999, 9999999999), (1, 9999999999), *random_pairs(few - 3)]
+        limit = answerer.addition.limit
+        pairs = [(0, 0), (limit - 1, limit - 1), (1, limit - 1), *random_pairs(few - 3, limit)]
         by_add = answerer.add(pairs)
         for at_once in (True, False):
             answerer.batched = replace(prompt, at_once=at_once), reading

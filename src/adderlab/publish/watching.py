@@ -16,9 +16,11 @@ from adderlab.publish.counting import Counts
 from adderlab.publish.rules import Pair, Reading
 from adderlab.publish.sandbox import Ended, Sandbox
 from adderlab.publish.verification import Watched
-from adderlab.task.layouts import OPERAND_DIGITS, OPERAND_LIMIT, SUM_DIGITS
+from adderlab.task.addition import OPERAND_LIMIT, PUBLISHED, Addition
 
 _TRACES, _PROBES = 24, 16
+_TRACED_DIGITS = 200
+"""Digits of sums that are seen at least, of tasks of few columns: each must occur."""
 
 
 def random_pairs(count: int, limit: int = OPERAND_LIMIT) -> list[Pair]:
@@ -27,10 +29,12 @@ def random_pairs(count: int, limit: int = OPERAND_LIMIT) -> list[Pair]:
     return [(draw.randrange(limit), draw.randrange(limit)) for _ in range(count)]
 
 
-def traced_pairs() -> list[Pair]:
+def traced_pairs(addition: Addition = PUBLISHED) -> list[Pair]:
     """Pairs whose additions are watched: of all lengths, for a file may read short sums otherwise."""
-    short = [pair for digits in range(1, OPERAND_DIGITS) for pair in random_pairs(1, 10**digits)]
-    return [*random_pairs(_TRACES), *short]
+    lengths = range(1, addition.columns)
+    short = [pair for digits in lengths for pair in random_pairs(1, addition.base**digits)]
+    count = max(_TRACES, _TRACED_DIGITS // addition.sum_digits)
+    return [*random_pairs(count, addition.limit), *short]
 
 
 @dataclass(kw_only=True)
@@ -38,6 +42,7 @@ class Watcher:
     """The checks on one submission, and what they found."""
 
     sandbox: Sandbox
+    addition: Addition = PUBLISHED
     findings: list[str] = field(default_factory=list)
     rejections: list[str] = field(default_factory=list)
     """Evidence that the sums are not its model's."""
@@ -62,8 +67,8 @@ class Watcher:
         if not calls:
             self.findings.append("no call of its model was seen while it adds")
             return
-        fewest = min(traces, key=lambda trace: trace["count"] - len(str(trace["answer"])))
-        times, digits = fewest["count"], len(str(fewest["answer"]))
+        fewest = min(traces, key=lambda trace: trace["count"] - self._length(trace["answer"]))
+        times, digits = fewest["count"], self._length(fewest["answer"])
         if times >= digits:
             return
         numbers = sum(call["size"] for call in fewest["calls"])
@@ -73,16 +78,22 @@ class Watcher:
         else:
             self.findings.append(f"{called}, not once a digit as the board asks")
 
+    def _length(self, answer: Any) -> int:
+        """Digits of an answer; of what is no number, its characters."""
+        whole = isinstance(answer, int) and answer >= 0
+        return len(self.addition.numeral(answer) if whole else str(answer))
+
     def steer(self, reading: Reading | None) -> None:
         """Replace what the model answers: the sums must follow."""
         if not self._names:
             return
-        pairs, draw = random_pairs(_PROBES), random.SystemRandom()
-        targets = [draw.randrange(10 ** (SUM_DIGITS - 1), 10**SUM_DIGITS) for _ in pairs]
+        task, draw = self.addition, random.SystemRandom()
+        pairs = random_pairs(_PROBES, task.limit)
+        targets = [draw.randrange(task.limit, task.limit * task.base) for _ in pairs]
         if reading is not None:
             tokens: list[Any] = [reading.tokens(target) for target in targets]
         else:
-            tokens = [[draw.randrange(10) for _ in range(100)] for _ in pairs]
+            tokens = [[draw.randrange(task.base) for _ in range(100)] for _ in pairs]
         limit = _PROBES * self.sandbox.limits.answer_seconds
         names = sorted(self._names)
         try:
@@ -113,7 +124,7 @@ class Watcher:
     def scramble(self, counts: Counts | None) -> None:
         """Overwrite every number: the sums must go wrong. The submission is of no use afterwards."""
         limit = self.sandbox.limits.answer_seconds
-        pairs = random_pairs(_PROBES)
+        pairs = random_pairs(_PROBES, self.addition.limit)
         try:
             without = self.sandbox.ask("without", _PROBES * limit, pairs=pairs)
             reply = self.sandbox.ask("scramble", limit, seed=1)

@@ -251,7 +251,7 @@ def takes_rows_together(foreign: Foreign) -> bool:
         return False
     layout = foreign.layout
     generator = torch.Generator().manual_seed(1)
-    tokens_NP = torch.randint(0, 10, (2, layout.num_positions), generator=generator)
+    tokens_NP = torch.randint(0, layout.base, (2, layout.num_positions), generator=generator)
     for length in (layout.num_prompt, layout.num_positions):
         own_NL = foreign.tokens.of(tokens_NP[:, :length])
         alone_NLV, again_NLV = (torch.cat([foreign.call(row[None]) for row in own_NL]) for _ in range(2))

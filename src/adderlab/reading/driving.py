@@ -32,10 +32,12 @@ from adderlab.reading.precision import parameters_of, reachable
 from adderlab.reading.reading import Tokens
 from adderlab.reading.trace import one_thread
 from adderlab.reading.watching import MOST_CALLS, Call, Enough, Watch
-from adderlab.task.layouts import OPERAND_DIGITS, SUM_DIGITS, Layout, get_layout
+from adderlab.task.addition import NUMERALS, PUBLISHED, Addition
+from adderlab.task.layouts import Layout, named_layout
 
-ROUNDS = 3
-"""Of ten pairs, in which every digit occurs in every column; from them the rule is learned."""
+ROUNDS, FEWEST_PAIRS = 3, 60
+"""Rounds of as many pairs as there are digits, in which every digit occurs in every column; from them
+the rule is learned. Of few digits there are more rounds: one column's digits must not be another's."""
 STEERED = 4
 
 
@@ -91,6 +93,11 @@ def load_file(path: Path) -> types.ModuleType:
 def built(module: types.ModuleType, seed: int | None = None) -> Any:
     """What the file's ``build_model`` makes, its metadata left out; ``seed`` is that of the
     generators, for constructors that draw."""
+    return built_with_metadata(module, seed)[0]
+
+
+def built_with_metadata(module: types.ModuleType, seed: int | None = None) -> tuple[Any, Any]:
+    """As ``built``, and the metadata; None where there are none."""
     build = getattr(module, "build_model", None)
     if not callable(build):
         raise Failure(f"{module.__file__} has no function build_model")
@@ -99,10 +106,22 @@ def built(module: types.ModuleType, seed: int | None = None) -> Any:
             result = build()
     except Exception as error:
         raise Failure(f"build_model fails: {one_line(error)}") from error
-    model = result[0] if isinstance(result, tuple) and result else result
+    model, *rest = result if isinstance(result, tuple) and result else (result,)
     if isinstance(model, nn.Module) and model.training:
         model.eval()
-    return model
+    return model, rest[0] if rest else None
+
+
+def stated_size(metadata: Any) -> Addition:
+    """The size of the task that a file's metadata name, under ``columns`` and ``base`` (10 unless
+    named); without columns that of AdderBoard. Raises ``UsageError`` for what is no size."""
+    if not isinstance(metadata, Mapping) or "columns" not in metadata:
+        return PUBLISHED
+    found = {"columns": metadata["columns"], "base": metadata.get("base", 10)}
+    for name, value in found.items():
+        if type(value) is not int:
+            raise UsageError(f"its metadata name {value!r} as {name}: a whole number says the size")
+    return Addition(**found)
 
 
 @contextlib.contextmanager
@@ -127,16 +146,17 @@ def foreign_file(path: Path, model: Any = None) -> Foreign:
     ``Failure`` with one line.
     """
     module = load_file(path)
-    return foreign_module(module, built(module) if model is None else model, path)
+    made, metadata = built_with_metadata(module)
+    return foreign_module(module, made if model is None else model, stated_size(metadata), path)
 
 
-def foreign_module(module: types.ModuleType, model: Any, path: Path) -> Foreign:
-    """``foreign_file`` of a file that has been run."""
+def foreign_module(module: types.ModuleType, model: Any, task: Addition, path: Path) -> Foreign:
+    """``foreign_file`` of a file that has been run, whose metadata name the task."""
     layout = getattr(module, "layout", getattr(module, "LAYOUT", None))
     if callable(getattr(module, "add", None)):
-        return learned(module, model, path.name)
+        return learned(module, model, path.name, task)
     if isinstance(layout, str):
-        return stated(model, get_layout(layout), path.name)
+        return stated(model, named_layout(layout, task), path.name)
     raise Failure(
         f"{path} has neither a function add(model, a, b) nor a layout (the name of one, such as "
         'layout = "P"): how the model is to be asked is not known'
@@ -190,13 +210,10 @@ def _greedy(
     call: Callable[[Tensor], Tensor], layout: Layout, tokens: Tokens
 ) -> Callable[[int, int], int]:
     """Greedy decoding of a sum, by the model itself."""
-    base, columns = layout.addition.base, layout.addition.columns
+    base, columns = layout.base, layout.columns
 
     def add(a: int, b: int) -> int:
-        digits = [
-            torch.tensor([[x // base**j % base for j in range(columns)]], dtype=torch.uint8)
-            for x in (a, b)
-        ]
+        digits = [torch.tensor([_digits(x, columns, base)], dtype=torch.uint8) for x in (a, b)]
         sequence = layout.encode_prompt(*digits).long()
         answer = []
         with torch.no_grad():
@@ -209,7 +226,7 @@ def _greedy(
         answer = answer[: layout.sum_digits]
         if wrong_end or any(digit >= base for digit in answer):
             return -1
-        return sum(digit * base**i for i, digit in enumerate(answer))
+        return _from_digits(answer, base)
 
     return add
 
@@ -218,10 +235,10 @@ def _greedy(
 
 
 @one_thread()
-def learned(module: types.ModuleType, model: Any, name: str) -> Foreign:
+def learned(module: types.ModuleType, model: Any, name: str, task: Addition) -> Foreign:
     """How ``module.add`` asks ``model``. Raises ``Failure`` with what cannot be followed."""
-    pairs = _covering_pairs()
-    with Watch(module, model) as watch, torch.no_grad():
+    pairs = _covering_pairs(task)
+    with Watch(module, model, task.base) as watch, torch.no_grad():
         first = _answer(module, model, *pairs[0])
     params = parameters_of(model)
     if not params:
@@ -242,7 +259,7 @@ def learned(module: types.ModuleType, model: Any, name: str) -> Foreign:
     asked = watch.calls[0].function
     seen = [call for call in watch.calls if call.function is asked]
     prompts, calls = [], []
-    with Watch(module, model, only=asked, enough=1) as watch, torch.no_grad():
+    with Watch(module, model, task.base, asked, enough=1) as watch, torch.no_grad():
         for a, b in pairs:
             watch.calls = []
             with contextlib.suppress(Enough):
@@ -253,12 +270,12 @@ def learned(module: types.ModuleType, model: Any, name: str) -> Foreign:
     if len({len(prompt) for prompt in prompts}) != 1:
         raise Failure("the prompt's length depends on the pair")
     V = calls[0].shape[-1]
-    rules = _rules(pairs, prompts)
-    order = _answer_order(module, model, asked, pairs, V, rules)
-    steps, end = _end_rule(module, model, asked, pairs, order, V)
-    never = _never_chosen(module, model, asked, pairs[0], order, end[0], V)
+    rules = _rules(pairs, prompts, task)
+    order = _answer_order(module, model, asked, pairs, V, rules, task)
+    steps, end = _end_rule(module, model, asked, pairs, order, V, task)
+    never = _never_chosen(module, model, asked, pairs[0], order, end[0], V, task)
     call = _caller(calls[0], never)
-    layout, tokens = _layout(name, rules, order, V, end, steps)
+    layout, tokens = _layout(rules, order, V, end, steps, task)
     foreign = Foreign(
         name=name,
         model=model,
@@ -278,8 +295,9 @@ def asked_alike(foreign: Foreign, module: types.ModuleType | None, model: Any) -
     """Another model of the same file, which is asked as the one that was learned from."""
     if module is None or foreign.stated:
         return dataclasses.replace(stated(model, foreign.layout, foreign.name), asked=())
-    with Watch(module, model) as watch, torch.no_grad():
-        _answer(module, model, *_covering_pairs()[0])
+    task = foreign.layout.addition
+    with Watch(module, model, task.base) as watch, torch.no_grad():
+        _answer(module, model, *_covering_pairs(task)[0])
     if not watch.calls:
         raise Failure(f"{foreign.name}: add calls one model that build_model makes, and not another")
     return dataclasses.replace(
@@ -298,15 +316,23 @@ def _takes_rows_alone(call: Call) -> bool:
     return not isinstance(value, Tensor) or value.ndim == 1
 
 
-def _covering_pairs() -> list[tuple[int, int]]:
-    generator, pairs = random.Random(0), []
-    for _ in range(ROUNDS):
-        columns = [generator.sample(range(10), 10) for _ in range(2 * OPERAND_DIGITS)]
+def _covering_pairs(task: Addition) -> list[tuple[int, int]]:
+    generator, pairs, base, J = random.Random(0), [], task.base, task.columns
+    for _ in range(ROUNDS if base >= 10 else -(-FEWEST_PAIRS // base)):
+        columns = [generator.sample(range(base), base) for _ in range(2 * J)]
         for digits in zip(*columns, strict=True):
-            own = digits[:OPERAND_DIGITS], digits[OPERAND_DIGITS:]
-            a, b = (sum(d * 10**j for j, d in enumerate(half)) for half in own)
+            a, b = (_from_digits(half, base) for half in (digits[:J], digits[J:]))
             pairs.append((a, b))
     return pairs
+
+
+def _digits(number: int, count: int, base: int) -> list[int]:
+    """Units first."""
+    return [number // base**i % base for i in range(count)]
+
+
+def _from_digits(digits: Sequence[int], base: int) -> int:
+    return sum(digit * base**i for i, digit in enumerate(digits))
 
 
 def _answer(module: types.ModuleType, model: Any, a: int, b: int) -> Any:
@@ -421,37 +447,40 @@ class _Rule:
     token_of: tuple[int, ...] = ()
 
 
-def _rules(pairs: Sequence[tuple[int, int]], prompts: Sequence[Sequence[int]]) -> list[_Rule]:
+def _rules(
+    pairs: Sequence[tuple[int, int]], prompts: Sequence[Sequence[int]], task: Addition
+) -> list[_Rule]:
     rules = []
     for position in range(len(prompts[0])):
         seen = [prompt[position] for prompt in prompts]
         if len(set(seen)) == 1:
             rules.append(_Rule(constant=seen[0]))
             continue
-        rule = _digit_rule(pairs, seen)
+        rule = _digit_rule(pairs, seen, task)
         if rule is None:
             raise Failure(
                 f"the token at prompt position {position} is neither fixed nor one digit of a or b"
             )
         rules.append(rule)
     places = [(rule.operand, rule.column) for rule in rules if rule.constant is None]
-    for operand, column in itertools.product(range(2), range(OPERAND_DIGITS)):
+    for operand, column in itertools.product(range(2), range(task.columns)):
         count = places.count((operand, column))
         if count != 1:
             raise Failure(
-                f"the digit of 10^{column} of {'ab'[operand]} stands at {count} prompt positions, "
-                f"not at one"
+                f"the digit of {task.base}^{column} of {'ab'[operand]} stands at {count} prompt "
+                "positions, not at one"
             )
     return rules
 
 
-def _digit_rule(pairs: Sequence[tuple[int, int]], seen: Sequence[int]) -> _Rule | None:
-    for operand, column in itertools.product(range(2), range(OPERAND_DIGITS)):
+def _digit_rule(pairs: Sequence[tuple[int, int]], seen: Sequence[int], task: Addition) -> _Rule | None:
+    base = task.base
+    for operand, column in itertools.product(range(2), range(task.columns)):
         token_of: dict[int, int] = {}
-        digits = [pair[operand] // 10**column % 10 for pair in pairs]
+        digits = [pair[operand] // base**column % base for pair in pairs]
         decided = all(token_of.setdefault(d, t) == t for d, t in zip(digits, seen, strict=True))
-        if decided and len(token_of) == len(set(token_of.values())) == 10:
-            tokens = tuple(token_of[d] for d in range(10))
+        if decided and len(token_of) == len(set(token_of.values())) == base:
+            tokens = tuple(token_of[d] for d in range(base))
             return _Rule(operand=operand, column=column, token_of=tokens)
     return None
 
@@ -462,11 +491,12 @@ def _steered(
     asked: Any,
     pair: tuple[int, int],
     tokens: Sequence[int | None],
+    digits: int,
     above: int | None = None,
 ) -> tuple[Any, list[Call]]:
-    """(what ``add`` returns, what it asked), with the model's answers replaced. ``above``: a token whose
-    logit is larger still."""
-    with Watch(module, model, only=asked) as watch, torch.no_grad():
+    """(what ``add`` returns, what it asked), with the model's answers replaced. ``digits``: how many
+    there are; ``above``: a token whose logit is larger still."""
+    with Watch(module, model, digits, asked) as watch, torch.no_grad():
         watch.forced, watch.above = iter(tokens), above
         return _answer(module, model, *pair), watch.calls
 
@@ -478,11 +508,12 @@ def _answer_order(
     pairs: Sequence[tuple[int, int]],
     V: int,
     rules: Sequence[_Rule],
+    task: Addition,
 ) -> tuple[int, ...]:
     """The token of every digit in the answer, tried by replacing what the model answers."""
-    generator = random.Random(1)
-    guess = next(rule.token_of for rule in rules if rule.constant is None)
-    candidates = [guess] + ([tuple(range(10))] if guess != tuple(range(10)) else [])
+    generator, base = random.Random(1), task.base
+    guess, plain = next(rule.token_of for rule in rules if rule.constant is None), tuple(range(base))
+    candidates = [guess] + ([plain] if guess != plain else [])
     # Where decoding stops at an end token, the digits alone do not end it.
     ends = [(), *((token,) for token in range(V))]
     most = 0
@@ -491,12 +522,12 @@ def _answer_order(
             continue
         good, up = 0, 0
         for pair in pairs[:STEERED]:
-            digits = [generator.randrange(10) for _ in range(SUM_DIGITS)]
-            digits[-1] = generator.randrange(1, 10)
-            answer, calls = _steered(module, model, asked, pair, [*(token_of[d] for d in digits), *end])
+            digits = _asymmetric(generator, task)
+            forced = [*(token_of[d] for d in digits), *end]
+            answer, calls = _steered(module, model, asked, pair, forced, base)
             most = max(most, len(calls))
-            good += answer == sum(d * 10**i for i, d in enumerate(digits))
-            up += answer == int("".join(map(str, digits)))
+            good += answer == _from_digits(digits, base)
+            up += answer == _from_digits(digits[::-1], base)
         if good == STEERED:
             return token_of
         if up == STEERED:
@@ -505,17 +536,26 @@ def _answer_order(
                 "yet written, "
                 "and the proof needs units first"
             )
-    if most < SUM_DIGITS:
+    if most < task.sum_digits:
         times = "once" if most == 1 else f"{most} times"
         raise Failure(
-            f"add asks its model {times} with the whole sequence, not for each of {SUM_DIGITS} digits: "
-            "a cache of keys, or digits that are answered at once, cannot be read"
+            f"add asks its model {times} with the whole sequence, not for each of {task.sum_digits} "
+            "digits: a cache of keys, or digits that are answered at once, cannot be read"
         )
     raise Failure(
         "add does not return what its model answers: with the answers replaced, another number comes "
         "back (it draws them, changes logits before it chooses, or writes digits in a way that is not "
         "known)"
     )
+
+
+def _asymmetric(generator: random.Random, task: Addition) -> list[int]:
+    """Digits of a sum that, read the other way round, are those of another; the last is not 0."""
+    while True:
+        digits = [generator.randrange(task.base) for _ in range(task.sum_digits)]
+        digits[-1] = generator.randrange(1, task.base)
+        if digits != digits[::-1]:
+            return digits
 
 
 def _end_rule(
@@ -525,34 +565,35 @@ def _end_rule(
     pairs: Sequence[tuple[int, int]],
     order: Sequence[int],
     V: int,
+    task: Addition,
 ) -> tuple[int, tuple[int | None, bool]]:
     """How often the model is asked, (the end token, whether the answer depends on it).
 
-    With the right digits put in place, every token is tried as the twelfth.
+    With the right digits put in place, every token is tried as the one after them.
     """
-    counts = set()
+    counts, I = set(), task.sum_digits
     for a, b in pairs[:STEERED]:
-        digits = [order[(a + b) // 10**i % 10] for i in range(SUM_DIGITS)]
-        answer, calls = _steered(module, model, asked, (a, b), digits)
+        digits = [order[digit] for digit in _digits(a + b, I, task.base)]
+        answer, calls = _steered(module, model, asked, (a, b), digits, task.base)
         _check_greedy([calls])
         counts.add(len(calls))
-    if counts == {SUM_DIGITS}:
-        return SUM_DIGITS, (None, False)
-    if min(counts) < SUM_DIGITS:
-        raise Failure(f"add asks its model {min(counts)} times, not for each of {SUM_DIGITS} digits")
+    if counts == {I}:
+        return I, (None, False)
+    if min(counts) < I:
+        raise Failure(f"add asks its model {min(counts)} times, not for each of {I} digits")
     ends, ignored = [], True
     for token in range(V):
         answer, calls = _steered(
-            module, model, asked, (a, b), [*digits, token, *[order[0]] * MOST_CALLS]
+            module, model, asked, (a, b), [*digits, token, *[order[0]] * MOST_CALLS], task.base
         )
-        stops = answer == a + b and len(calls) == SUM_DIGITS + 1
+        stops = answer == a + b and len(calls) == I + 1
         ignored &= stops
         ends += [token] if stops else []
     if ignored:
-        return SUM_DIGITS, (None, False)  # a twelfth answer that plays no part
+        return I, (None, False)  # one more answer, which plays no part
     if len(ends) != 1:
         raise Failure(f"after the digits add ends at {len(ends)} of {V} tokens, not at one end token")
-    return SUM_DIGITS + 1, (ends[0], True)
+    return I + 1, (ends[0], True)
 
 
 def _never_chosen(
@@ -563,33 +604,35 @@ def _never_chosen(
     order: Sequence[int],
     end: int | None,
     V: int,
+    task: Addition,
 ) -> tuple[int, ...]:
     """Tokens besides digits and end that do not become part of the answer though their logits are the
     largest: ``add`` chooses among the others."""
     a, b = pair
-    right = [order[(a + b) // 10**i % 10] for i in range(SUM_DIGITS)]
+    right = [order[digit] for digit in _digits(a + b, task.sum_digits, task.base)]
     asked_for = right if end is None else [*right, end]
     rest = [token for token in range(V) if token not in order and token != end]
     return tuple(
         token
         for token in rest
-        if _steered(module, model, asked, pair, asked_for, above=token)[0] == a + b
+        if _steered(module, model, asked, pair, asked_for, task.base, above=token)[0] == a + b
     )
 
 
 def _layout(
-    name: str,
     rules: Sequence[_Rule],
     order: tuple[int, ...],
     V: int,
     end: tuple[int | None, bool],
     steps: int,
+    task: Addition,
 ) -> tuple[Layout, Tokens]:
-    """In the layout's own tokens digits are 0 to 9; what they are to the model says ``Tokens``."""
+    """In the layout's own tokens digits come first; what they are to the model says ``Tokens``."""
+    base, J = task.base, task.columns
     rest = [token for token in range(V) if token not in order]
     every = (*order, *rest)
     own = {token: i for i, token in enumerate(every)}
-    spare = 10 if V > 10 else 0
+    spare = base if base < V else 0
     positions: dict[tuple[int, int], int] = {}
     separators = []
     P = len(rules) + steps - 1
@@ -601,18 +644,19 @@ def _layout(
             separators.append((p, token))
             continue
         positions[rule.operand, rule.column] = p
-        ids_PV[p, :10] = torch.tensor(rule.token_of)
+        ids_PV[p, :base] = torch.tensor(rule.token_of)
     end_token, decided = end
     layout = Layout(
         # Not the file's name: a copy of it asks alike.
         name="learned",
         source="the calls of a file",
-        vocabulary=(*"0123456789", *(f"<{token}>" for token in rest)),
-        a_positions=tuple(positions[0, j] for j in range(OPERAND_DIGITS)),
-        b_positions=tuple(positions[1, j] for j in range(OPERAND_DIGITS)),
+        vocabulary=(*NUMERALS[:base], *(f"<{token}>" for token in rest)),
+        a_positions=tuple(positions[0, j] for j in range(J)),
+        b_positions=tuple(positions[1, j] for j in range(J)),
         num_prompt=len(rules),
         separators=tuple(separators),
         end_token=None if end_token is None else own[end_token],
         end_decided=decided,
+        base=base,
     )
     return layout, Tokens(ids_PV=ids_PV, order=every)

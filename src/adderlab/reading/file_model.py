@@ -42,13 +42,16 @@ from adderlab.reading.driving import (
     answer_logits,
     asked_alike,
     built,
+    built_with_metadata,
     foreign_module,
     load_file,
     stated,
+    stated_size,
 )
 from adderlab.reading.precision import parameters_of, reachable
 from adderlab.reading.reading import Reading, Tokens
-from adderlab.task.layouts import Layout, get_layout
+from adderlab.task.addition import PUBLISHED, Addition
+from adderlab.task.layouts import Layout, named_layout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -328,11 +331,12 @@ def read_file(path: Path, layout: str | Layout | None = None) -> tuple[FileModel
         raise UsageError(f"there is no file {path}")
     source = path.read_text()
     module = load_file(path)
-    model = built(module, 0)
+    model, metadata = built_with_metadata(module, 0)
+    task = stated_size(metadata)
     if layout is None:
-        foreign = foreign_module(module, model, path)
+        foreign = foreign_module(module, model, task, path)
     else:
-        foreign = stated(model, get_layout(layout) if isinstance(layout, str) else layout, path.name)
+        foreign = stated(model, _named(layout, task), path.name)
 
     def make(seed: int) -> Any:
         return built(module, seed)
@@ -343,12 +347,16 @@ def read_file(path: Path, layout: str | Layout | None = None) -> tuple[FileModel
 
 def read_module(model: Any, layout: str | Layout) -> tuple[FileModel, dict[str, Tensor]]:
     """Read a module in memory that maps the tokens of ``layout`` to logits. Raises as ``read_file``."""
-    layout = get_layout(layout) if isinstance(layout, str) else layout
+    layout = _named(layout, PUBLISHED)
     kept = copy.deepcopy(model)
     if isinstance(kept, nn.Module):
         kept.eval()
     foreign = stated(kept, layout, type(model).__name__)
     return _attached(foreign, None, foreign.name, lambda _: copy.deepcopy(kept), None, None, None)
+
+
+def _named(layout: str | Layout, task: Addition) -> Layout:
+    return named_layout(layout, task) if isinstance(layout, str) else layout
 
 
 def _attached(

@@ -41,7 +41,8 @@ class Call:
 
 
 class Watch:
-    """Notes every call that takes tokens and gives logits; of nested ones the outermost.
+    """Notes every call that takes tokens and gives logits, of ``digits`` tokens or more; of nested ones
+    the outermost.
 
     With ``only``, the function that was found to do so, its answers can be replaced, by those that
     ``forced`` gives out, None leaving one alone; with ``enough`` so many calls end the sum. The logit
@@ -49,8 +50,15 @@ class Watch:
     token whose logit is larger still.
     """
 
-    def __init__(self, module: types.ModuleType, model: Any, only: Any = None, enough: int = 0) -> None:
-        self._module, self._model = module, model
+    def __init__(
+        self,
+        module: types.ModuleType,
+        model: Any,
+        digits: int = 10,
+        only: Any = None,
+        enough: int = 0,
+    ) -> None:
+        self._module, self._model, self._digits = module, model, digits
         self._only, self._enough = only, enough
         self._undo: list[Callable[[], None]] = []
         self.calls: list[Call] = []
@@ -103,7 +111,9 @@ class Watch:
             place, tokens = _tokens_among(args, kwargs)
             output = function(*args, **kwargs)
             logits = first_logits(output) if tokens else None
-            if place is None or logits is None or logits.ndim == 0 or logits.shape[-1] < 10:
+            if place is None or logits is None or logits.ndim == 0:
+                return output
+            if logits.shape[-1] < self._digits:
                 return output
             del self.calls[before:]  # what was called inside is part of this call
             token = None if self.forced is None else next(self.forced, None)

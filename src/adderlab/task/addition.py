@@ -28,7 +28,15 @@ MAX_LIMIT = 1 << 62
 """Sums of two operands below it fit 64-bit integers."""
 NUMERALS = "0123456789ABCDEF"
 EXACT_IN_FLOAT64 = 1 << 53
-_NUMBER_WORDS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+_NUMBER_WORDS = (
+    *("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
+    *("eleven", "twelve"),
+)
+
+
+def number_word(number: int) -> str:
+    """``eleven``; digits from thirteen on."""
+    return _NUMBER_WORDS[number] if number < len(_NUMBER_WORDS) else str(number)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +86,7 @@ class Addition:
     def operands_text(self) -> str:
         """What is added: "ten-digit numbers", "three-digit numbers in base 2"."""
         where = "" if self.base == 10 else f" in base {self.base}"
-        few = self.columns < len(_NUMBER_WORDS)
-        return f"{_NUMBER_WORDS[self.columns] if few else self.columns}-digit numbers{where}"
+        return f"{number_word(self.columns)}-digit numbers{where}"
 
     def numeral(self, number: int, digits: int = 1) -> str:
         """A number in this base, with leading zeros up to ``digits`` places."""

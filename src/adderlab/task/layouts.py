@@ -306,6 +306,18 @@ def get_layout(name: str, addition: Addition = PUBLISHED) -> Layout:
     return _BUILDERS[name](name, addition)
 
 
+def named_layout(text: str, addition: Addition = PUBLISHED) -> Layout:
+    """A layout as people name it: ``P``, or with a size ``P@3``, ``P@7b2`` (seven columns of base 2);
+    without one, of ``addition``. Raises ``UsageError``."""
+    name, at, size = text.partition("@")
+    if not at:
+        return get_layout(name, addition)
+    columns, b, base = size.partition("b")
+    if not (columns.isdecimal() and (base.isdecimal() or not b)):
+        raise UsageError(f"layout {text!r}: write a size as P@3, or P@7b2 for seven columns of base 2")
+    return get_layout(name, Addition(columns=int(columns), base=int(base or 10)))
+
+
 LAYOUTS: dict[str, Layout] = {name: get_layout(name) for name in _BUILDERS}
 """Those of the published task, by name."""
 

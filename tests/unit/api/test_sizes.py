@@ -118,8 +118,3 @@ def test_a_population_of_another_size_trains_and_is_reported(tmp_path: Path) -> 
     assert al.open_run(tmp_path / "run").history(1)[-1].step_acc == run.history(1)[-1].step_acc
     page = al.write_report(tmp_path / "run", output=tmp_path / "page.html")
     assert "of 3" in Path(str(page)).read_text()
-
-
-def test_what_is_of_ten_digits_says_so(right: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="exports are of ten-digit adders"):
-        al.export(right, to="adderboard", output=tmp_path / "a.py")

@@ -25,7 +25,8 @@ def checkpoint(**changes: Any) -> Checkpoint:
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_is_found_by_its_configuration(name: str) -> None:
     config = PRESETS[name].config
-    assert PRESETS[preset_of(config) or ""].config == config
+    preset = preset_of(config)
+    assert preset is not None and preset.config == config
     assert f"d_model {config.d_model}," in architecture(config)
 
 

@@ -146,7 +146,8 @@ class Reader:
         from adderlab.evaluation.suites import strata
         from adderlab.proof.attack import attack, model_margins
 
-        suite = strata(_ATTACKED, request["seed"])
+        task = self._config.token_layout.addition
+        suite = strata(_ATTACKED, request["seed"], task)
         began = time.monotonic()
         margin_BI = model_margins(self._module, suite.groups[0].a_BJ, suite.groups[0].b_BJ)
         rows = request["budget"] / (time.monotonic() - began) * len(margin_BI)
@@ -158,7 +159,7 @@ class Reader:
         for group in suite.groups[: max(1, int(rows / _ATTACKED))]:
             least_B = model_margins(self._module, group.a_BJ, group.b_BJ).min(1).values
             row = int(least_B.argmin())
-            pair = [_number(digits[row]) for digits in (group.a_BJ, group.b_BJ)]
+            pair = [_number(digits[row], task.base) for digits in (group.a_BJ, group.b_BJ)]
             found.append((float(least_B[row]), pair))
         margin, pair = min(found)
         return {"pair": pair, "margin": margin}
@@ -182,8 +183,8 @@ def _adder(module: Any, model: Any, add: str) -> Callable[[Any, int, int], Any]:
     return found
 
 
-def _number(digits: Any) -> int:
-    return sum(int(digit) * 10**j for j, digit in enumerate(digits))
+def _number(digits: Any, base: int) -> int:
+    return sum(int(digit) * base**j for j, digit in enumerate(digits))
 
 
 def _packed(tensor: Any) -> str:

@@ -1,0 +1,184 @@
+"""Adders of any size that were trained, in a second where the kernels are compiled: right, half trained,
+and nudged until a few pairs fail.
+
+A one-layer transformer with learned positions and nothing tied. Whoever needs a model that is right by
+construction takes ``helpers.adders``.
+
+Shapes: S seeds, N parameters of one, flat; B pairs, I decided answer steps.
+"""
+
+import copy
+import dataclasses
+import functools
+
+import torch
+from torch import Tensor
+
+from adderlab.engine.select import select_engine
+from adderlab.evaluation.suites import pairs_between
+from adderlab.models.config import ModelConfig
+from adderlab.models.transformer import Transformer
+from adderlab.proof.attack import model_margins
+from adderlab.proof.prove import prove_checkpoint
+from adderlab.recipes import get_recipe
+from adderlab.runs.checkpoints import Checkpoint
+from adderlab.task.addition import Addition
+from adderlab.training.initialise import AttentionPrefit, Restarts
+from adderlab.training.objective import objective_for
+from adderlab.training.population import Population
+
+CPU = torch.device("cpu")
+RECIPE = dataclasses.replace(
+    get_recipe("short"),
+    steps=4000,
+    # Its own prefit names parts of the rotary line.
+    prefit=AttentionPrefit(parameters=("pos_emb", "blocks.0.attn.q_proj", "blocks.0.attn.k_proj")),
+    restarts=Restarts(halve_at=(200, 300)),
+)
+SEEDS = 2
+HALF = (0.3, 0.98)
+"""Exact match of a half-trained model."""
+AT_ONCE = 1 << 15
+WEAKEST = 4000
+"""Pairs among which those that a nudge makes fail are."""
+CLEARLY = 1e-4
+"""Logits by which a failing pair loses, so that fp32 fails too."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trained:
+    """One training: where it passed, and where it ended."""
+
+    half: Checkpoint
+    right: Checkpoint
+
+
+def config_for(layout: str, task: Addition, heads: int) -> ModelConfig:
+    """The architecture, in a layout and for a task."""
+    return ModelConfig(
+        layout=layout,
+        columns=task.columns,
+        base=task.base,
+        d_model=10,
+        token_dim=4,
+        n_head=heads,
+        head_dim=4,
+        d_ff=12,
+        tie_qkv="separate",
+        qk_input="positions",
+        value_input="tokens",
+        norm="rms",
+    )
+
+
+@functools.cache
+def trained(layout: str, task: Addition, heads: int) -> Trained:
+    """A model that is right on all pairs by the prover, and one on its way there."""
+    config = config_for(layout, task, heads)
+    objective = objective_for(config, select_engine("auto", config, CPU, threads=1, log=print), CPU)
+    population = Population(config, RECIPE, tuple(range(SEEDS)), objective, CPU)
+    half: Checkpoint | None = None
+    exact_S: list[float] = []
+    while not population.done:
+        loss_S = population.advance(RECIPE.eval_interval)
+        step = population.next_step - 1
+        if not RECIPE.looks_at(step):
+            continue
+        exact_S = population.evaluate(loss_S).val_exact_S.tolist()
+        near = [row for row, exact in enumerate(exact_S) if HALF[0] <= exact <= HALF[1]]
+        # Rows are seeds once every seed has one start left.
+        if half is None and near and population.num_rows == SEEDS:
+            half = _checkpoint(config, population, near[0])
+    assert half is not None, "no seed was ever half right"
+    for row in range(SEEDS):
+        right = _checkpoint(config, population, row)
+        if prove_checkpoint(right).verdict == "proved":
+            return Trained(half=half, right=right)
+    raise AssertionError(f"no seed is right: exact match {exact_S}")
+
+
+def _checkpoint(config: ModelConfig, population: Population, row: int) -> Checkpoint:
+    params = {name: each[row].clone() for name, each in population.params().items()}
+    return Checkpoint(
+        config=config,
+        params=params,
+        recipe={},
+        step=population.next_step,
+        val_exact=1.0,
+        origin="a test",
+    )
+
+
+def nudged(found: Checkpoint, least: int = 1, most: int = 10) -> Checkpoint:
+    """A right model moved down the gradient of its smallest margin, against those of the pairs next to
+    it, until from ``least`` to ``most`` pairs fail."""
+    exact = copy.deepcopy(found.module()).double()
+    assert isinstance(exact, Transformer)
+    a_BJ, b_BJ = _weakest(exact)
+    for worst in range(20):
+        direction = _direction(exact, a_BJ, b_BJ, worst)
+        moved = _line_search(found, direction, a_BJ, b_BJ, least, most)
+        if moved is not None:
+            return moved
+    raise AssertionError(f"no nudge makes {least} to {most} pairs fail")
+
+
+def _weakest(exact: Transformer) -> tuple[Tensor, Tensor]:
+    """The pairs with the smallest margins, the smallest first."""
+    task = exact.layout.addition
+    starts = range(0, task.num_pairs, AT_ONCE)
+    groups = [pairs_between(k, min(k + AT_ONCE, task.num_pairs), task) for k in starts]
+    least_B = torch.cat([model_margins(exact, a_BJ, b_BJ).min(1).values for a_BJ, b_BJ in groups])
+    chosen_B = least_B.topk(min(WEAKEST, len(least_B)), largest=False).indices
+    a_BJ, b_BJ = (torch.cat(each)[chosen_B] for each in zip(*groups, strict=True))
+    return a_BJ, b_BJ
+
+
+def _direction(exact: Transformer, a_BJ: Tensor, b_BJ: Tensor, worst: int) -> dict[str, Tensor]:
+    """The gradient of one pair's margin less the mean of its neighbours', of unit length."""
+    layout = exact.layout
+    tokens_BP, targets_BA = layout.encode(a_BJ[:200], b_BJ[:200])
+    logits_BAV = exact.answer_logits(tokens_BP.long())[:, : layout.num_decided]
+    right_BA = targets_BA[:, : layout.num_decided].long()[..., None]
+    others_BAV = logits_BAV.scatter(2, right_BA, -torch.inf)
+    margin_B = (logits_BAV.gather(2, right_BA)[..., 0] - others_BAV.max(2).values).min(1).values
+    parameters = dict(exact.named_parameters())
+    grads = torch.autograd.grad(margin_B[worst] - margin_B.mean(), list(parameters.values()))
+    length = torch.cat([each.flatten() for each in grads]).norm()
+    return {name: each / length for name, each in zip(parameters, grads, strict=True)}
+
+
+def _line_search(
+    found: Checkpoint,
+    direction: dict[str, Tensor],
+    a_BJ: Tensor,
+    b_BJ: Tensor,
+    least: int,
+    most: int,
+) -> Checkpoint | None:
+    """The checkpoint as far along the direction as makes the wanted number of pairs fail, if any is."""
+
+    def at(size: float) -> tuple[Checkpoint, int, float]:
+        params = {
+            name: (each.double() - size * direction[name]).float() for name, each in found.params.items()
+        }
+        moved = dataclasses.replace(found, params=params)
+        exact = copy.deepcopy(moved.module()).double()
+        least_B = model_margins(exact, a_BJ, b_BJ).min(1).values
+        return moved, int((least_B <= 0).sum()), float(least_B.min())
+
+    low, high = 0.0, 1e-3
+    while at(high)[2] > -CLEARLY:
+        low, high = high, 2 * high
+        if high > 100:
+            return None
+    for _ in range(30):
+        middle = 0.5 * (low + high)
+        moved, count, lowest = at(middle)
+        if lowest > -CLEARLY or count < least:
+            low = middle
+        elif count <= most:
+            return moved
+        else:
+            high = middle
+    return None
