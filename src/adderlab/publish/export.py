@@ -40,8 +40,8 @@ from adderlab.publish.model_card import (
     title,
 )
 from adderlab.publish.submission import inlined_source, submission_source
-from adderlab.reading.driving import built, load_file
 from adderlab.reading.file_model import FileModel
+from adderlab.reading.files import built, load_file
 from adderlab.reading.precision import parameters_of
 from adderlab.results import Result
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint, save_safetensors

@@ -34,7 +34,7 @@ from adderlab.publish.verification import (
     Watched,
 )
 from adderlab.publish.watching import Watcher, random_pairs, traced_pairs
-from adderlab.reading.driving import stated_size
+from adderlab.reading.files import stated_size
 from adderlab.task.addition import PUBLISHED, Addition
 
 STRATUM = 5000

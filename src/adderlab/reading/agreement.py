@@ -20,7 +20,8 @@ from torch import Tensor
 
 from adderlab.errors import Failure
 from adderlab.models.tables import Tables
-from adderlab.reading.driving import Foreign, one_line
+from adderlab.reading.driving import Foreign
+from adderlab.reading.files import one_line
 from adderlab.reading.precision import in_double
 from adderlab.reading.read import read_model
 from adderlab.reading.reading import Reading, table_logits

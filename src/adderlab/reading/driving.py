@@ -12,27 +12,26 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.util
 import itertools
 import random
-import sys
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from adderlab.errors import Failure, UsageError
+from adderlab.errors import Failure
+from adderlab.reading.files import built_with_metadata, load_file, one_line, stated_size
 from adderlab.reading.outputs import first_logits
 from adderlab.reading.precision import parameters_of, reachable
 from adderlab.reading.reading import Tokens
 from adderlab.reading.trace import one_thread
 from adderlab.reading.watching import MOST_CALLS, Call, Enough, Watch
-from adderlab.task.addition import NUMERALS, PUBLISHED, Addition
+from adderlab.task.addition import NUMERALS, Addition
 from adderlab.task.layouts import Layout, named_layout
 
 ROUNDS, FEWEST_PAIRS = 3, 60
@@ -66,77 +65,6 @@ class Foreign:
 
 _Asked = tuple[tuple[int, ...], Tensor]
 """(the model's tokens, the logits (V,) of the last one)."""
-
-
-def load_file(path: Path) -> types.ModuleType:
-    """Run a Python file that the user named. Raises ``UsageError`` where there is none, ``Failure``
-    where it fails."""
-    if not path.is_file():
-        raise UsageError(f"there is no file {path}")
-    name = f"adderlab_file_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise UsageError(f"{path} is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    # Files beside it can be imported, as when it is run on its own.
-    sys.path.insert(0, str(path.resolve().parent))
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise Failure(f"{path} fails when it is run: {one_line(error)}") from error
-    finally:
-        sys.path.remove(str(path.resolve().parent))
-    return module
-
-
-def built(module: types.ModuleType, seed: int | None = None) -> Any:
-    """What the file's ``build_model`` makes, its metadata left out; ``seed`` is that of the
-    generators, for constructors that draw."""
-    return built_with_metadata(module, seed)[0]
-
-
-def built_with_metadata(module: types.ModuleType, seed: int | None = None) -> tuple[Any, Any]:
-    """As ``built``, and the metadata; None where there are none."""
-    build = getattr(module, "build_model", None)
-    if not callable(build):
-        raise Failure(f"{module.__file__} has no function build_model")
-    try:
-        with _seeded(seed) if seed is not None else contextlib.nullcontext():
-            result = build()
-    except Exception as error:
-        raise Failure(f"build_model fails: {one_line(error)}") from error
-    model, *rest = result if isinstance(result, tuple) and result else (result,)
-    if isinstance(model, nn.Module) and model.training:
-        model.eval()
-    return model, rest[0] if rest else None
-
-
-def stated_size(metadata: Any) -> Addition:
-    """The size of the task that a file's metadata name, under ``columns`` and ``base`` (10 unless
-    named); without columns that of AdderBoard. Raises ``UsageError`` for what is no size."""
-    if not isinstance(metadata, Mapping) or "columns" not in metadata:
-        return PUBLISHED
-    found = {"columns": metadata["columns"], "base": metadata.get("base", 10)}
-    for name, value in found.items():
-        if type(value) is not int:
-            raise UsageError(f"its metadata name {value!r} as {name}: a whole number says the size")
-    return Addition(**found)
-
-
-@contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """PyTorch's, Python's and numpy's generators at ``seed``; as before afterwards."""
-    python, arrays = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            random.seed(seed)
-            np.random.seed(seed % 2**32)
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(arrays)
 
 
 def foreign_file(path: Path, model: Any = None) -> Foreign:
@@ -342,12 +270,6 @@ def _answer(module: types.ModuleType, model: Any, a: int, b: int) -> Any:
         raise
     except Exception as error:
         return one_line(error)
-
-
-def one_line(error: Exception) -> str:
-    """Its kind and the first line of what it says."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def _number(answer: Any) -> int:

@@ -41,13 +41,10 @@ from adderlab.reading.driving import (
     Foreign,
     answer_logits,
     asked_alike,
-    built,
-    built_with_metadata,
     foreign_module,
-    load_file,
     stated,
-    stated_size,
 )
+from adderlab.reading.files import built, built_with_metadata, load_file, stated_size
 from adderlab.reading.precision import parameters_of, reachable
 from adderlab.reading.reading import Reading, Tokens
 from adderlab.task.addition import PUBLISHED, Addition
