@@ -34,6 +34,7 @@ def margin_of(checkpoint: Checkpoint, step: int, a: int, b: int) -> float:
     [
         ("lowrank_456p_s43.pt", (9021820000, 2778180000), 0.5099, 0.99),
         ("microadder_67p_s71046.pt", (9900000100, 9999999900), 0.1377, 0.999),
+        ("microadder_75p.pt", (9600100000, 9999900000), 0.5891, 0.99),
         ("qwen3_122p_lbfgs.npz", None, 2.4275, 0.98),
     ],
 )
