@@ -3,7 +3,9 @@
 import pytest
 
 from adderlab.files.schema import to_dict, with_settings
+from adderlab.models.zoo import get_preset
 from adderlab.recipes import RECIPES
+from adderlab.recipes.auto import auto
 from adderlab.runs.checkpoints import load_checkpoint
 from adderlab.runs.informed import informed_by, kind_of_start, start_of
 from adderlab.study.rate import read_rates
@@ -16,6 +18,7 @@ from helpers.paths import ROOT
     [
         ("circle", "{}", "circle"),
         ("prefit", '{"parameters": ["q"]}', "attention prefit"),
+        ("warm_start", '{"sha256": "0", "start": "not recorded"}', "warm start"),
         ("wide_init", '{"arc": [2.0, -0.45, 0.1]}', "short arc"),
         (
             "data",
@@ -37,8 +40,9 @@ def test_a_carry_mix_of_a_later_stage_counts() -> None:
 
 
 def test_what_any_model_could_be_trained_by_is_generic() -> None:
-    for name in ("r456-54k", "restarts-122", "m10s-62", "m10s-58", "generic-7", "auto"):
+    for name in ("r456-54k", "restarts-122", "m10s-62", "m10s-58", "generic-7"):
         assert RECIPES[name].recipe.informed_by == (), name
+    assert auto(get_preset("67p").config).informed_by == ()
     wide = with_settings(Recipe(), [("wide_init", "{}"), ("restarts", '{"halve_at": [100]}')])
     assert kind_of_start(to_dict(wide)) == "generic"
     assert kind_of_start({}) == "not recorded"
