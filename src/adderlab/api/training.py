@@ -391,7 +391,12 @@ def _steps_within(
     backend = open_backend(wanted.config, compute, listener.on_message)
     config, recipe = wanted.config, wanted.recipe
     most = MOST_TIMES * recipe.steps
-    return steps_within(60 * minutes, config, recipe, seeds, backend, least=LEAST_STEPS, most=most)
+    steps = steps_within(60 * minutes, config, recipe, seeds, backend, least=LEAST_STEPS, most=most)
+    if steps == LEAST_STEPS:
+        listener.on_message(
+            f"auto: {minutes:g} minutes are too few on this machine: it takes its least, {steps} steps"
+        )
+    return steps
 
 
 def _explain(wanted: Experiment, listener: Listener) -> None:
