@@ -24,7 +24,7 @@ from adderlab.task.sampling import (
 from adderlab.training.objective import objective_for
 from adderlab.training.optimiser import Average, Freeze, Grokfast
 from adderlab.training.population import Population
-from adderlab.training.recipe import Recipe
+from adderlab.training.recipe import UNIFORM_LENGTHS, Recipe
 
 GROWING = DataConfig(
     curriculum=Curriculum(
@@ -39,6 +39,9 @@ MIXED = DataConfig(
     curriculum=MICROADDER_CURRICULUM,
     carry_mix=CarryMix(share=0.8, fade_start=3, fade_end=9, patterns=PATTERNS),
 )
+
+
+POOL = replace(UNIFORM_LENGTHS, pool=40)
 
 
 PLAIN = Recipe(steps=14, batch_size=16, warmup_steps=4, val_size=20, test_size=20, data=GROWING)

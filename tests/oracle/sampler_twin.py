@@ -58,6 +58,17 @@ def pair(data: DataConfig, seed: int, step: int, row: int) -> tuple[int, int]:
     return number(a) % 10**n, number(b) % 10**n
 
 
+def pool_pair(data: DataConfig, seed: int, step: int, row: int) -> tuple[int, int]:
+    """Of a run on a pool, without a carry mix: stream 3 has its pairs."""
+    assert data.pool is not None
+    which = (word(seed, 0, step, row, 0) >> 27) * data.pool >> 32
+    draws = [word(seed, 3, 0, which, draw) for draw in range(3)]
+    n = data.curriculum.max_digits(0)
+    if data.curriculum.lengths == "uniform":
+        n = 1 + Word(draws[2]).take(n)
+    return tuple(number(ten_digits(each)) % 10**n for each in draws[:2])
+
+
 def carry_pair(
     patterns: tuple[str, ...], a: list[int], b: list[int], left: Word, max_digits: int
 ) -> tuple[int, int]:

@@ -37,6 +37,7 @@ from adderlab.report.replay import (
 )
 from adderlab.results import Result
 from adderlab.runs.checkpoints import Checkpoint
+from adderlab.runs.snapshots import Snapshots, read_snapshots
 
 
 class HasFolder(Protocol):
@@ -97,7 +98,8 @@ def explore(
 
     It opens offline in any browser and computes the model itself, in a script. ``certificate``: what is
     known of the model over all pairs; default: the file NAME.cert.json.gz beside its checkpoint NAME.pt,
-    or the verdict of its run. Returns the file's path.
+    or the verdict of its run. Of a run, or of the folder of one of its seeds, that kept its weights
+    (``checkpoint_every``) a slider walks through the seed's training. Returns the file's path.
 
     Raises ``UsageError`` for a model outside the table form, a certificate of another model, or an
     ``output`` that holds something else; ``Failure`` if it cannot be read or written.
@@ -116,9 +118,18 @@ def explore(
     trained = f"{seed}step {found.step:,}; trained by {found.origin}" if found.step else found.origin
     about = f"{found.num_parameters} parameters, layout {found.config.layout}; {trained}"
     title = f"{named}: watch it add"
-    page = explorer_page(Explored(title=title, about=about, model=found, proof=proof))
+    kept = _snapshots_of(model, found)
+    page = explorer_page(Explored(title=title, about=about, model=found, proof=proof, snapshots=kept))
     write_text(output, page)
     return output
+
+
+def _snapshots_of(model: ModelLike, found: Checkpoint) -> Snapshots | None:
+    """Those of the seed of a run whose best model is explored; None where none were kept."""
+    folder = getattr(model, "folder", model)
+    if found.seed is None or not isinstance(folder, str | os.PathLike) or not is_run(Path(folder)):
+        return None
+    return read_snapshots(Path(folder), found.seed)
 
 
 def _proof_of(model: ModelLike, found: Checkpoint, certificate: Path | None) -> CertificateRecord | None:
@@ -306,6 +317,7 @@ def figures(source: ModelLike) -> dict[str, Figure]:
     """The report's drawings of a run or of a model, by name.
 
     Of a run (what ``train`` returns, or its folder): "grokking" (exact match over steps), "loss",
+    "fitting" (of a finite training set: exact match on it and on validation pairs), "weight norm",
     "success" (share of seeds at 99%), "learned" (answer steps learned), "digits" (when each answer
     digit was learned, of the best seed), "digits of all" and "ends" (where every seed ended); and of
     its best model, or of the model given: "attention" (where each answer step looks; "attention 1", ...
@@ -324,6 +336,11 @@ def figures(source: ModelLike) -> dict[str, Figure]:
             raise UsageError(f"the run in {folder} has no evaluation yet: nothing to draw")
         found["grokking"] = _figure("Exact match over training steps", charts.grokking(histories, best))
         found["loss"] = _figure("Loss over training steps", charts.losses(histories, best))
+        if best is not None and best.last.train_exact is not None:
+            found["fitting"] = _figure("Training and validation pairs", charts.fitting(histories, best))
+        if all(history.last.weight_norm is not None for history in histories):
+            title = "Norm of all parameters over training steps"
+            found["weight norm"] = _figure(title, charts.weight_norms(histories, best))
         known = [history for history in histories if history.last.step_acc]
         if len(histories) > 1:
             found["success"] = _figure("Share of the seeds at 99%", charts.success(histories))

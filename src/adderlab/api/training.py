@@ -39,6 +39,7 @@ from adderlab.runs.folder import update_records
 from adderlab.runs.informed import start_of
 from adderlab.runs.metadata import MODEL_FILE, Keep, Kind, kind_of, read_config
 from adderlab.runs.records import Metrics, SeedRecord, best_of
+from adderlab.runs.snapshots import Snapshots, read_snapshots
 from adderlab.runs.stored import StoredRun
 from adderlab.runs.stored import open_run as open_stored
 from adderlab.study.cluster import Stopped, connected, describe_machines, is_sharded, train_sharded
@@ -143,6 +144,19 @@ class Run(Result):
                 return self.stored.history(record)
         raise UsageError(f"the {self.kind} in {self.folder} has no seed {seed}")
 
+    def snapshots(self, seed: int | None = None) -> Snapshots:
+        """The weights of a seed (default: of the best) at every step that was kept
+        (``checkpoint_every``): ``steps`` and ``weights_FN`` (frames, parameters). Raises ``UsageError``
+        if none were."""
+        seed = best_of(self.stored.seeds).seed if seed is None else seed
+        found = read_snapshots(self.folder, seed)
+        if found is None:
+            raise UsageError(
+                f"the {self.kind} in {self.folder} has no snapshots of seed {seed}: train it with "
+                "--checkpoint-every N"
+            )
+        return found
+
     def evaluate(
         self, suite: str | Suite = "published", *, device: str = "auto", engine: str = "auto"
     ) -> Iterator[SuiteReport]:
@@ -197,6 +211,7 @@ def train(
     engine: str = "auto",
     threads: int | None = None,
     keep: Keep = "grokked",
+    checkpoint_every: int | None = None,
     overwrite: bool = False,
     prove: bool = False,
     start: ModelLike | None = None,
@@ -212,10 +227,12 @@ def train(
     ``Recipe``. ``steps``: optimiser steps of each seed before any restart, unless the recipe's. ``set``:
     changed settings. ``folder``: default results/runs/PRESET_TIME. ``threads``: seeds trained at once on
     a CPU; default every core; no effect on any result. ``keep``: seeds that get a folder of their own:
-    "all", or those that end at 99% and the best. ``prove``: afterwards decide all pairs for these.
-    ``start``: a trained model, of the same configuration or of one that it encloses
-    (``training.warm_start``), from whose weights every seed starts; what the recipe has for the start is
-    left out. ``cluster``: train on a Ray cluster, in ``shards`` whose state lies in ``store``.
+    "all", or those that end at 99% and the best. ``checkpoint_every``: keep all weights every so many
+    steps, in one array file (``snapshots``), of which report and explorer make a film. ``prove``:
+    afterwards decide all pairs for the seeds that end at 99%, or for the best. ``start``: a trained
+    model, of the same configuration or of one that it encloses (``training.warm_start``), from whose
+    weights every seed starts; what the recipe has for the start is left out. ``cluster``: train on a
+    Ray cluster, in ``shards`` whose state lies in ``store``.
     ``minutes``: of the recipe "auto", which then has as many steps as this machine takes about so long
     for.
 
@@ -250,6 +267,7 @@ def train(
         overwrite=overwrite,
         keep=keep,
         source=source,
+        checkpoint_every=checkpoint_every,
     )
     if cluster is None and (store or shards):
         raise UsageError("store=URL and shards=N go with cluster=ADDRESS")
@@ -259,6 +277,8 @@ def train(
             raise UsageError("a warm start is trained on this machine: leave out the cluster")
         if wanted.preset is None:
             raise UsageError("the model of a file is trained on this machine: leave out the cluster")
+        if checkpoint_every is not None:
+            raise UsageError("checkpoint_every keeps weights on this machine: leave out the cluster")
         return _train_on_cluster(job, compute, cluster, listener, prove, shards=shards, store=store)
     return _train(job, compute, listener, prove)
 

@@ -38,7 +38,8 @@ class Explore(WeightsOptions):
     """
 
     checkpoint: Annotated[Path, tyro.conf.Positional, arg(metavar="CKPT|FILE.py")]
-    """A checkpoint file, the folder of a run (its best model), or a Python file, which is run."""
+    """A checkpoint file, the folder of a run (its best model, and its training where that was kept), or
+    a Python file, which is run."""
     output: Annotated[Path, arg(metavar="F", aliases=["-o"])] = Path("explore.html")
     """The file to write, never over one that adderlab did not write."""
     certificate: Annotated[Path | None, arg(metavar="CERT")] = None

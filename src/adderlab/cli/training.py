@@ -51,6 +51,8 @@ class Train(ComputeOptions, ChangeOptions):
     ranks or more ties."""
     keep: Annotated[Literal["grokked", "all"] | None, arg(metavar="{grokked,all}")] = None
     """Seeds that get a folder: all, or (default) those that end at 99% and the best."""
+    checkpoint_every: Annotated[int | None, arg(metavar="N")] = None
+    """Keep all weights every N steps, in checkpoints/snapshots.npy; report and explore make a film."""
     evaluate: str = "published"
     """Suite for the best seed afterwards: published, adderboard, strata, fresh:N, all, or none."""
     prove: bool = True
@@ -145,6 +147,7 @@ class Train(ComputeOptions, ChangeOptions):
             recipe=self.recipe or "best",
             seeds=self.seeds or "0-7",
             keep=self.keep or "grokked",
+            checkpoint_every=self.checkpoint_every,
             prove=self.prove,
             start=self.start,
             cluster=self.cluster,
@@ -172,6 +175,11 @@ def _check(args: Train) -> None:
     if args.until and (args.sink or args.keep or not args.prove or args.cluster or args.start):
         raise UsageError(
             "--sink, --keep, --no-prove, --cluster and --from do not go with --until proved"
+        )
+    if args.checkpoint_every is not None and (args.until or args.cluster or args.resume):
+        raise UsageError(
+            "--checkpoint-every is for a new run on this machine, not for --until proved, --cluster or "
+            "--resume (which goes on as the run began)"
         )
     if not args.until and (args.proved, args.assisted) != (None, True):
         raise UsageError("--proved and --no-assisted go with --until proved")

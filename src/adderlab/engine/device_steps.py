@@ -37,6 +37,7 @@ from adderlab.task.sampling import (
     num_draws,
     operand_digits,
     pick,
+    row_words,
 )
 
 MOST_STEPS = 1024
@@ -75,7 +76,7 @@ def sample(
     key_S = counter.keys_at(seeds_S, site)
     J = layout.columns
     draws = num_draws(J, mixed=mix is not None, uniform_lengths=uniform_lengths)
-    word_NSB = counter.words(key_S, batch_size, draws)
+    word_NSB = row_words(data, seeds_S, key_S, batch_size, draws)
     digit_JoSB = operand_digits(word_NSB, layout.addition)
     length_SB = max_digits.expand(word_NSB.shape[1:])
     if uniform_lengths:

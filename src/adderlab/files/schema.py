@@ -130,13 +130,13 @@ def with_settings(config: T, settings: Iterable[tuple[str, str]], where: str = "
         except json.JSONDecodeError:
             value = text
         node = data
-        *parents, leaf = _new_names(type(config), path.split("."))
+        (*parents, leaf), holder = _new_names(type(config), path.split("."))
         for key in parents:
             if not isinstance(node.get(key), dict):
                 raise UsageError(_no_setting(where, key, node))
             node = node[key]
         # A table that was itself given need not name what has a default.
-        implied = node is data and leaf in _implied(config)
+        implied = leaf in _implied(holder)
         if leaf not in node and not implied and not any(node is table for table in given):
             raise UsageError(_no_setting(where, path, node))
         node[leaf] = value
@@ -145,17 +145,19 @@ def with_settings(config: T, settings: Iterable[tuple[str, str]], where: str = "
     return from_dict(type(config), data, where)
 
 
-def _implied(config: Any) -> set[str]:
-    """Fields that JSON may leave out."""
-    return {field.name for field in dataclasses.fields(config) if field.metadata.get("implied")}
+def _implied(kind: Any) -> set[str]:
+    """Fields of a dataclass that JSON may leave out."""
+    fields = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
+    return {field.name for field in fields if field.metadata.get("implied")}
 
 
-def _new_names(kind: Any, path: list[str]) -> list[str]:
-    """``["aim", "below"]`` of a recipe -> ``["prefit", "below"]``."""
-    names = []
+def _new_names(kind: Any, path: list[str]) -> tuple[list[str], Any]:
+    """``["aim", "below"]`` of a recipe -> ``["prefit", "below"]``, and the class that has the last."""
+    names, holder = [], kind
     for name in path:
         name = aliases.setting(getattr(kind, "__name__", ""), name)
         names.append(name)
+        holder = kind
         hint = typing.get_type_hints(kind).get(name) if dataclasses.is_dataclass(kind) else None
         kind = next((arg for arg in (hint, *get_args(hint)) if dataclasses.is_dataclass(arg)), None)
-    return names
+    return names, holder

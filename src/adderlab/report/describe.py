@@ -50,8 +50,11 @@ def describe_seeds(records: Sequence[SeedRecord], best: SeedRecord | None = None
     if not known:
         return [NO_FINDING]
     if len(records) == 1:
-        return [_one_seed(known[0]), _its_steps(known[0])]
-    return [_population(known), *_steps_of(known), _best_checkpoint(best or best_of(known))]
+        return [_one_seed(known[0]), *_fitted(known), _its_steps(known[0])]
+    return [
+        *(_population(known), *_fitted(known), *_steps_of(known)),
+        _best_checkpoint(best or best_of(known)),
+    ]
 
 
 def _one_seed(record: SeedRecord) -> str:
@@ -88,6 +91,31 @@ def _its_steps(record: SeedRecord) -> str:
     missing = [f"s_{i} at {percent(accuracy[i])}" for i in range(digits) if accuracy[i] < LEARNED]
     learned = f"Answer steps learned: {record.steps_learned} of {digits} ({have})"
     return f"{learned}; not learned: {', '.join(missing)}."
+
+
+def _fitted(records: Sequence[SeedRecord]) -> list[str]:
+    """Of seeds that train on a finite set of pairs: when they knew it, and how much later the rest."""
+    own = [record for record in records if record.train_exact is not None]
+    if not own:
+        return []
+    fitted = [record for record in own if record.first_fitted_step is not None]
+    later = [
+        record.first_success_step - record.first_fitted_step
+        for record in fitted
+        if record.first_success_step is not None and record.first_fitted_step is not None
+    ]
+    if len(own) == 1:
+        text = f"On its own training pairs: {percent(own[0].train_exact or 0.0)} at the end"
+        text += f", 99% first at step {fitted[0].first_fitted_step:,}" if fitted else ", never 99%"
+        return [f"{text}{f'; validation {later[0]:,} steps later' if later else ''}."]
+    text = f"On their own training pairs {len(fitted)} of {len(own)} seeds reached 99%"
+    if fitted:
+        steps = [record.first_fitted_step or 0 for record in fitted]
+        text += f", by the median at step {statistics.median(steps):,.0f}"
+        text += f"; {len(later)} of those reached 99% of their validation pairs too"
+    if later:
+        text += f", by the median {statistics.median(later):,.0f} steps later"
+    return [f"{text}."]
 
 
 def _population(records: Sequence[SeedRecord]) -> str:
@@ -128,6 +156,8 @@ def describe_run(run: RunEvidence) -> str:
     """What became of a run's seeds, or of a sweep's cells, in one paragraph; of what is unfinished, that
     it is."""
     text = " ".join(describe_seeds(run.seeds, run.best_record))
+    if run.status == "not evaluated yet":
+        return _not_evaluated(run)
     if run.kind == "sweep" and run.cells:
         text = f"{len(run.cells)} cells; the best: {describe_cell(run.cells[0])}."
     if run.status == "diverged":
@@ -138,6 +168,15 @@ def describe_run(run: RunEvidence) -> str:
         return f"The search ended: {run.status}. {text}"
     last = max(record.steps for record in run.evaluated) - 1
     return f"Not finished ({run.status}, last evaluation at step {last:,}). {text}"
+
+
+def _not_evaluated(run: RunEvidence) -> str:
+    """What there is of something that has not got to its first evaluation."""
+    if run.kind == "sweep":
+        count = len(run.cells)
+        begun = f"{count} cell{' has' if count == 1 else 's have'}" if count else "no cell has"
+        return f"Not evaluated yet: {begun} begun to train, and none has reached its first evaluation."
+    return f"Not evaluated yet: the {run.kind} has begun, and has not reached its first evaluation."
 
 
 def describe_cell(cell: RunEvidence) -> str:

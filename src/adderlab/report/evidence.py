@@ -363,8 +363,10 @@ class RunEvidence:
 
     @property
     def status(self) -> str:
-        """running, done, diverged, stopped or failed; of a search how it ended; unknown without a
-        summary."""
+        """running, done, diverged, stopped or failed; of a search how it ended; not evaluated yet, or
+        unknown without a summary that there should be."""
+        if self.summary is None and not self.evaluated and not self.problems:
+            return "not evaluated yet"
         if self.summary is None:
             ended = self.kind != "run" and all(record.status != "training" for record in self.seeds)
             return "done" if ended else "unknown"
@@ -388,13 +390,15 @@ def read_run(path: Path | str) -> RunEvidence:
     config = _attempt(lambda: read_config(path), problems) if not problems else None
     # Version 0.1 wrote no summary for a rate and a sweep.
     expected = kind == "run" or (path / "config.json").is_file() or (path / "summary.json").is_file()
-    summary = _attempt(lambda: read_summary(path), problems) if expected else None
     histories = (
         () if kind == "sweep" else _attempt(lambda: _histories(path, kind, config), problems) or ()
     )
     seeds = _attempt(lambda: seed_records(path), problems) if config else None
     if seeds is None:
         seeds = tuple(history.record for history in histories)
+    # Nor is there one before the first evaluation, which then is no fault of the file.
+    expected = expected and (any(record.steps for record in seeds) or _has_ended(path))
+    summary = _attempt(lambda: read_summary(path), problems) if expected else None
     order = {record.seed: place for place, record in enumerate(seeds)}
     histories = tuple(sorted(histories, key=lambda each: order.get(each.seed, len(order))))
     evaluations, certificates = read_results(result_files(path), problems)
@@ -417,6 +421,11 @@ def read_run(path: Path | str) -> RunEvidence:
         notes=read_notes(path / NOTES),
         problems=tuple(dict.fromkeys(problems)),
     )
+
+
+def _has_ended(path: Path) -> bool:
+    """Whether something is there that a run only leaves once it has been evaluated."""
+    return any((path / name).exists() for name in ("summary.json", "seeds.json", "checkpoints/best.pt"))
 
 
 def populations(runs: Sequence[RunEvidence]) -> list[RunEvidence]:
@@ -498,10 +507,7 @@ def _histories(path: Path, kind: Kind, config: RunConfig | None) -> tuple[SeedHi
     table = path / ("seed_metrics.csv" if population else "metrics.csv")
     if not table.is_file():
         raise Failure(f"{table} is missing: without it there are no curves")
-    histories = _tables(path, config.seeds if config else (0,))
-    if not histories:
-        raise Failure(f"{table} holds no evaluation: the run has not got that far")
-    return histories
+    return _tables(path, config.seeds if config else (0,))
 
 
 def _tables(folder: Path, seeds: tuple[int, ...]) -> tuple[SeedHistory, ...]:

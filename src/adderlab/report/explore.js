@@ -13,7 +13,7 @@ const short = (x) => !Number.isFinite(x) ? String(x) : x === 0 ? "0"
     : Math.abs(x) >= 1e5 || Math.abs(x) < 1e-3 ? x.toExponential(2) : String(+x.toPrecision(4));
 const subscript = (i) => i <= J ? `s<sub>${i}</sub>` : "end";
 
-const original = MODEL.parameters.map((each) => each.values);
+const original = MODEL.parameters.map((each) => each.values);  // of the checkpoint or of a snapshot
 const current = original.map((values) => values.slice());  // single numbers moved
 const scale = original.map(() => 1);  // of whole tensors
 let pair = MODEL.pairs.first.map((text) => engine.digits(text));
@@ -468,9 +468,59 @@ function wireControls() {
     };
 }
 
+// Snapshots of its training: the parameters that everything starts from.
+
+const FRAME_MS = 400;
+
+function snapshotWeights() {  // of every snapshot, tensor by tensor
+    const bytes = Uint8Array.from(atob(MODEL.film.weights), (c) => c.charCodeAt(0));
+    const view = new DataView(bytes.buffer);
+    let next = 0;
+    return MODEL.film.steps.map(() => MODEL.parameters.map(({ values }) =>
+        values.map(() => view.getFloat32(4 * next++, true))));
+}
+
+function startFrom(values, note) {
+    values.forEach((own, t) => { original[t] = own; current[t] = own.slice(); scale[t] = 1; });
+    sliders.length = 0;
+    find("sliders").replaceChildren();
+    buildSliders();
+    applyParameters();
+    readout = fitReadout();
+    computePair();
+    startCount();
+    find("time-note").textContent = note;
+}
+
+function wireTraining() {
+    const home = MODEL.parameters.map(({ values }) => values), frames = snapshotWeights();
+    const time = find("time"), play = find("play"), steps = MODEL.film.steps;
+    let turning = null;
+    const checkpoint = "The checkpoint that the page is about.";
+    const show = () => startFrom(frames[+time.value], `After step ${thousands(steps[+time.value])}.`);
+    const stop = () => { clearInterval(turning); turning = null; play.textContent = "play"; };
+    time.max = steps.length - 1;
+    time.value = time.max;
+    time.oninput = () => { stop(); show(); };
+    play.onclick = () => {
+        if (turning) { stop(); return; }
+        if (+time.value === +time.max) time.value = 0;
+        play.textContent = "stop";
+        show();
+        turning = setInterval(() => {
+            time.value = +time.value + 1;
+            show();
+            if (+time.value === +time.max) stop();
+        }, FRAME_MS);
+    };
+    find("checkpoint").onclick = () => { stop(); startFrom(home, checkpoint); };
+    find("time-note").textContent = checkpoint;
+}
+
 applyParameters();
 readout = fitReadout();
 buildSliders();
 wireControls();
+if (MODEL.film) wireTraining();
 showPair(...pair, true);
 startCount();

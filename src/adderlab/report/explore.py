@@ -7,19 +7,27 @@ One file that fetches nothing. Its script is the model itself (``engine.javascri
 
 from __future__ import annotations
 
+import base64
 import json
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from adderlab.engine.javascript.model import Script, script
 from adderlab.evaluation.suites import Suite, strata
+from adderlab.models.tables import tables
 from adderlab.report.evidence import CertificateRecord
 from adderlab.report.html import page, tag, tile
 from adderlab.runs.checkpoints import Checkpoint
+from adderlab.runs.snapshots import Snapshots
 from adderlab.task.addition import NUMERALS
 
+MOST_FRAMES = 60
+"""Snapshots in a page."""
 PER_STRATUM = 80
 """Sampled pairs of each stratum, over which the page counts."""
 VERDICTS = {"proved": ("Yes, proved", "yes"), "refuted": ("No, refuted", "no")}
@@ -37,6 +45,8 @@ class Explored:
     model: Checkpoint
     proof: CertificateRecord | None = None
     """What is known of it over all pairs."""
+    snapshots: Snapshots | None = None
+    """How it came to be, to be walked through; None: not kept."""
 
 
 def explorer_page(explored: Explored) -> str:
@@ -82,8 +92,23 @@ def _data(explored: Explored, made: Script, sample: Suite) -> dict[str, Any]:
             "worst": worst,
             "failing": [] if failing is None else [written(failing)],
         },
+        "film": _film(explored.snapshots, made),
         "sample": {"groups": groups, "digits": "".join(NUMERALS[digit] for digit in digits)},
     }
+
+
+@torch.no_grad()
+def _film(snapshots: Snapshots | None, made: Script) -> dict[str, Any] | None:
+    """The parameters of every snapshot, as the page's own: float32 of all, frame by frame, in base64."""
+    if snapshots is None or not snapshots.steps:
+        return None
+    shown = snapshots.thinned(MOST_FRAMES)
+    values: dict[str, Tensor] = shown.stacked()
+    if made.are_tables:
+        values = dict(tables(snapshots.config.model, values).items())
+    flat_FN = torch.cat([values[name].reshape(len(shown.steps), -1) for name in made.parameters], 1)
+    packed = flat_FN.float().numpy().astype("<f4").tobytes()
+    return {"steps": list(shown.steps), "weights": base64.b64encode(packed).decode()}
 
 
 def _body(explored: Explored, made: Script) -> str:
@@ -132,7 +157,7 @@ keys move).</p>
 <h2>All steps of this answer</h2>
 <div class="scroll" id="every"></div>
 </section>
-<section>
+{_film_section(explored)}<section>
 <h2>Move its {escape(moved)}</h2>
 <div class="live"><strong id="live-count">0</strong> <span id="live-note"></span>
 <span id="live-pair" class="muted"></span> <button id="reset">all back</button></div>
@@ -145,6 +170,21 @@ carries, nines, short operands and others, {PER_STRATUM} pairs each.</p>
 <footer><p class="muted">Computed in this page, in double precision, from the model's own weights: its
 parameters give tables, attention mixes them, and the head program makes logits of the mixture. Written
 by <code>adderlab explore</code>.</p></footer>"""
+
+
+def _film_section(explored: Explored) -> str:
+    """The slider over the snapshots; nothing where there are none."""
+    if explored.snapshots is None or not explored.snapshots.steps:
+        return ""
+    return """<section>
+<h2>Its training</h2>
+<p class="muted">Everything on this page is that of the step chosen here.</p>
+<div class="film"><button id="play">play</button>
+<input id="time" type="range" min="0" value="0" aria-label="training step">
+<button id="checkpoint">the checkpoint</button></div>
+<p id="time-note" aria-live="polite"></p>
+</section>
+"""
 
 
 def _verdict_tile(explored: Explored) -> str:

@@ -95,7 +95,7 @@ def dissect(checkpoint: Checkpoint) -> Anatomy:
             positions = model.pos_emb(torch.arange(layout.num_positions))
     names, kinds = position_names(layout)
     return Anatomy(
-        attention_HIP=() if form is None else _attention(form, layout),
+        attention_HIP=() if form is None else attention_weights(form, layout),
         position_names=names,
         digits=None if digits is None else cloud(digits, layout.vocabulary[: layout.base]),
         positions=None if positions is None else cloud(positions, names),
@@ -147,9 +147,9 @@ def cloud(rows_ND: Tensor, names: tuple[str, ...]) -> Cloud:
 Grid = tuple[tuple[float, ...], ...]
 
 
-def _attention(form: Tables, layout: Layout) -> tuple[Grid, ...]:
-    """Mean over uniform pairs, teacher-forced."""
-    group = fresh(ATTENTION_PAIRS, addition=layout.addition).groups[0]
+def attention_weights(form: Tables, layout: Layout, pairs: int = ATTENTION_PAIRS) -> tuple[Grid, ...]:
+    """Of the first seed, by head: the mean over uniform pairs, teacher-forced."""
+    group = fresh(pairs, addition=layout.addition).groups[0]
     tokens_BP, _ = layout.encode(group.a_BJ, group.b_BJ)
     tokens_BP = tokens_BP.long()
     position_P = torch.arange(layout.num_positions)
@@ -257,6 +257,37 @@ def grokking(histories: Sequence[SeedHistory], best: SeedHistory | None) -> str:
 def losses(histories: Sequence[SeedHistory], best: SeedHistory | None) -> str:
     """Training loss over time."""
     return _curves(histories, best, lambda m: m.train_loss, "training loss")
+
+
+def weight_norms(histories: Sequence[SeedHistory], best: SeedHistory | None) -> str:
+    """Norm of all parameters over time."""
+    largest = max(_or_nan(each.weight_norm) for own in histories for each in own.evaluations)
+    y = (0.0, 1.05 * largest) if math.isfinite(largest) and largest > 0 else (0.0, 1.0)
+    return _curves(histories, best, lambda m: _or_nan(m.weight_norm), "weight norm", y=y)
+
+
+def fitting(histories: Sequence[SeedHistory], best: SeedHistory) -> str:
+    """Exact match on the pairs that are trained on and on those that are not: the best seed, and the
+    median of all."""
+    steps = steps_of(histories)
+    plot = Plot(x=_span(steps), y=(0.0, 1.0))
+    plot.axes(x_label="training step", y_label="exact match", y_text=percent_tick)
+    values: dict[str, Value] = {"train": lambda m: _or_nan(m.train_exact), "val": lambda m: m.val_exact}
+    for name, value in values.items():
+        if len(histories) > 1:
+            rows_SN = np.array([held(history, steps, value) for history in histories])
+            middle = [_quantiles(column)[1] for column in rows_SN.T]
+            plot.line(zip(steps, middle, strict=True), f"median {name}", f"median, {_PAIRS[name]}")
+        row = held(best, steps, value)
+        plot.line(zip(steps, row, strict=True), f"best {name}", f"seed {best.seed}, {_PAIRS[name]}")
+    return plot.svg("exact match on training and on validation pairs over steps", percent=True)
+
+
+_PAIRS = {"train": "training pairs", "val": "validation pairs"}
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def _curves(
@@ -480,7 +511,10 @@ def where_it_looks(checkpoint: Checkpoint) -> tuple[tuple[Grid, ...], tuple[str,
     model with tables."""
     layout = checkpoint.config.token_layout
     form = tables(checkpoint.config, checkpoint.stacked())
-    return _attention(form, layout), position_names(layout)[0]
+    return attention_weights(form, layout), position_names(layout)[0]
+
+
+ATTENTION_CELL = (20.0, 24.0)
 
 
 def attention_cells(grid: Grid, names: Sequence[str], whose: str) -> str:
@@ -491,7 +525,7 @@ def attention_cells(grid: Grid, names: Sequence[str], whose: str) -> str:
         column_names=names,
         titles=lambda r, c: f"s_{r} reads {names[c] or c}: {percent(grid[r][c])} of its attention",
         x_label="position read, in the order of the sequence",
-        cell=(20.0, 24.0),
+        cell=ATTENTION_CELL,
         left=116,
         description=f"mean attention by answer step and position: {whose}",
     )

@@ -161,7 +161,7 @@ p { margin: 6px 0; max-width: 75em; overflow-wrap: anywhere; }
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 560px), 1fr)); }
 figure { margin: 0; background: var(--panel); border: 1px solid var(--line); border-radius: 8px;
   padding: 14px 16px; overflow-x: auto; min-width: 0; }
-figure.wide { grid-column: 1 / -1; }
+figure.wide { grid-column: 1 / -1; } [data-inside] > figure { margin-top: 12px; }
 figcaption { margin-top: 4px; }
 svg { display: block; width: 100%; height: auto; margin: 0 auto; }
 .tip { display: none; position: fixed; z-index: 3; background: var(--ink); color: var(--page);
@@ -169,6 +169,10 @@ svg { display: block; width: 100%; height: auto; margin: 0 auto; }
 .mark { fill: none; stroke: var(--ink); stroke-width: 2; }
 select { font: inherit; color: inherit; background: var(--page); border: 1px solid var(--muted);
   border-radius: 6px; padding: 6px 8px; max-width: 100%; }
+.film { display: flex; gap: 10px; align-items: center; max-width: 640px; }
+.film input { flex: 1; min-width: 0; accent-color: var(--accent); }
+.film button { font: inherit; color: inherit; background: var(--page); border: 1px solid var(--muted);
+  border-radius: 6px; padding: 6px 12px; cursor: pointer; }
 svg text { fill: var(--ink);
   font: 12px system-ui, -apple-system, "Segoe UI", "Liberation Sans", sans-serif; }
 svg text.num { fill: var(--muted); }
@@ -180,6 +184,7 @@ svg text.strong { font-weight: 650; }
 .seed.chosen { stroke: var(--warm); stroke-width: 2.5; }
 .median { stroke: var(--ink); stroke-width: 2; stroke-dasharray: 6 4; }
 .best { stroke: var(--accent); stroke-width: 2.5; }
+.train { stroke: var(--warm); } .median.val { stroke: var(--accent); }
 .band { fill: var(--band); stroke: none; }
 .best-dot { fill: var(--accent); } .worst-dot { fill: var(--bad); } .dot { fill: var(--muted); }
 .dot.a { fill: var(--accent); } .dot.b { fill: var(--warm); } .dot.s { fill: var(--second); }
@@ -198,6 +203,7 @@ svg text.strong { font-weight: 650; }
 .key.k-seed { border-color: var(--seed); border-top-width: 1.5px; }
 .key.k-band { height: 10px; border: 0; background: var(--band); margin-bottom: 0; }
 .key.k-bound { border-color: var(--good); border-top-width: 3px; }
+.key.k-train { border-color: var(--warm); }
 .key.k-a { border-color: var(--accent); } .key.k-b { border-color: var(--warm); }
 .key.k-s { border-color: var(--second); }
 .ramp { display: inline-block; width: 120px; height: 10px; border: 1px solid var(--line);
@@ -231,6 +237,7 @@ pre { background: var(--panel); border: 1px solid var(--line); border-radius: 6p
   .records td::before { content: attr(data-label); color: var(--muted); text-align: left; }
   figure { padding: 10px 8px; } td, th { padding-right: 8px; }
   svg text { font-size: 21px; } svg text.point { font-size: 17px; }
+  svg.small text { font-size: 14px; }
   svg text.side { display: none; } svg text.dense { display: none; }
 }
 details { margin: 8px 0; } summary { cursor: pointer; color: var(--muted); }
@@ -376,6 +383,10 @@ class Plot:
         return drawing(self.width, self.height, self.parts, description, plot=json.dumps(plot))
 
 
+SMALL = 480
+"""Pixels: a drawing less wide is not made smaller on a phone, nor need its letters be larger there."""
+
+
 def drawing(
     width: int, height: int, parts: Iterable[str], description: str, plot: str | None = None
 ) -> str:
@@ -384,6 +395,7 @@ def drawing(
     return tag(
         "svg",
         *parts,
+        class_="small" if width < SMALL else None,
         viewBox=f"0 0 {width} {height}",
         role="img",
         aria_label=description,
@@ -437,10 +449,12 @@ def cells(
                 )
     # On a phone's screen, where letters are large beside the drawing, some names have no room.
     sparse = math.ceil(14 * max((len(name) for name in column_names), default=0) / wide)
+    last = -sparse
     for c, name in enumerate(column_names):
         if name:
             x = left + (c + 0.5) * wide
-            dense = "" if c % sparse == 0 else " dense"
+            dense = "" if c - last >= sparse else " dense"
+            last = last if dense else c
             below = top + rows * high + 17
             anchor = "end" if x + 6.5 * len(name) > width else "middle"
             parts.append(text(x, below, name, class_=f"num{dense}", text_anchor=anchor))

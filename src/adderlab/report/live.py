@@ -278,6 +278,7 @@ class LiveView(Listener):
                     "state": record.status,
                     "train_loss": record.train_loss,
                     "val_exact": record.last_exact,
+                    **({} if record.train_exact is None else {"train_exact": record.train_exact}),
                     "steps_learned": record.steps_learned,
                     "step_acc": list(record.step_accuracy),
                     "grokked_at": record.grokked_at,
@@ -329,6 +330,8 @@ def describe_population(records: Iterable[SeedRecord]) -> str:
         f"median {learned[S // 2]}, most {learned[-1]} of {best.sum_digits}"
     )
     text += f"; loss {losses[len(losses) // 2]:.4f}" if losses else ""
+    known = sorted(record.train_exact for record in order if record.train_exact is not None)
+    text += f"; training pairs: median {known[len(known) // 2]:.2%} exact" if known else ""
     proved = sum(record.route is not None for record in order)
     return f"{text}; {proved} proved" if any(record.verdict for record in order) else text
 
@@ -378,7 +381,7 @@ def _cell(accuracy: float) -> str:
     return CELLS[max(0, min(7, int(8 * (accuracy - CHANCE) / (1 - CHANCE))))]
 
 
-DROPPED_FIRST = ("loss", "step", "grokked at", "proof", "state")
+DROPPED_FIRST = ("loss", "step", "grokked at", "proof", "training pairs", "state")
 """Columns that a narrow terminal goes without, in this order."""
 
 
@@ -399,6 +402,8 @@ def seed_table(
         for record in order[:rows]
     ]
     names = list(cells[0]) if cells else ["seed"]
+    if not any(own["training pairs"] for own in cells):
+        names = [name for name in names if name != "training pairs"]
     heads = {"learned": f"steps 0-{digits - 1} learned", "of": ""}
     left_out: list[str] = []
 
@@ -436,6 +441,7 @@ def _seed_cells(record: SeedRecord, step: int, digits: int, doing: str | None) -
         "learned": f"[{step_cells(record.step_accuracy) or ' ' * digits}]",
         "of": f"{record.steps_learned:>2}/{record.sum_digits}",
         "exact": f"{record.last_exact:.2%}",
+        "training pairs": "" if record.train_exact is None else f"{record.train_exact:.2%}",
         "grokked at": "" if record.grokked_at is None else f"{record.grokked_at:,}",
         "proof": f"{record.proof_of.verdict or ''}{repaired}",
         "loss": "" if record.train_loss is None else f"{record.train_loss:.4f}",
@@ -519,6 +525,8 @@ def figures(records: Iterable[SeedRecord], evaluation: Evaluation) -> dict[str, 
     }
     if len(order) <= SINGLE_SEEDS:
         values |= {f"seed_{record.seed:04d}/val_exact": record.last_exact for record in order}
+    if evaluation.train_exact_S is not None:
+        values["train_exact/median"] = float(evaluation.train_exact_S.median())
     return values
 
 

@@ -419,7 +419,7 @@ def _step_findings(replay: Replay, step: SeriesStep, brief: bool) -> list[str]:
     ]
 
 
-_NO_FINDINGS = ("No finding", "Missing or damaged", "Not run", "Failed", "Interrupted")
+_NO_FINDINGS = ("No finding", "Not evaluated", "Missing or damaged", "Not run", "Failed", "Interrupted")
 
 
 def _finding(sentence: str) -> str:

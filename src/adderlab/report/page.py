@@ -33,13 +33,19 @@ from adderlab.report.describe import (
     describe_run,
     describe_spent,
 )
-from adderlab.report.evidence import CertificateRecord, RunEvidence, flat_settings, populations
+from adderlab.report.evidence import (
+    CertificateRecord,
+    RunEvidence,
+    SeedHistory,
+    flat_settings,
+    populations,
+)
 from adderlab.report.figures import Anatomy, dissect
 from adderlab.report.html import figure, key, page, paragraph, table, tag, tile
-from adderlab.report.seeds import seed_choice
+from adderlab.report.seeds import seed_choice, seed_film
 from adderlab.runs.informed import kind_of_start
 from adderlab.runs.metadata import MODEL_FILE, now
-from adderlab.runs.records import Metrics, SeedRecord
+from adderlab.runs.records import SeedRecord
 
 
 def report_page(runs: Sequence[RunEvidence]) -> str:
@@ -81,6 +87,8 @@ def _run(run: RunEvidence, name: str, number: int, *, alone: bool) -> str:
 def _population(run: RunEvidence) -> list[str]:
     """The sections on seeds of one model and recipe: of a run, a search or a rate."""
     parts = [_curves(run), seed_choice(run), _digits(run)] if run.histories else []
+    if len(run.seeds) == 1:
+        parts += seed_film(run, run.seeds[0])
     if len(run.seeds) > 1 or run.kind != "run":
         parts.append(_seeds(run))
     if run.checkpoint is not None:
@@ -268,15 +276,18 @@ _RAMP = 'none <span class="ramp"></span> all. '
 def _curves(run: RunEvidence) -> str:
     """Exact match, success rate, answer steps learned and loss over training steps."""
     histories, best, legend = run.histories, run.best, _legend(run)
-    several = len(histories) > 1
-    hidden = escape(charts.hidden_lines(histories, best))
+    several, fitted = len(histories) > 1, best is not None and best.last.train_exact is not None
+    # On a line of its own: a legend ends without a full stop.
+    hidden = "".join(f"<br>{escape(line)}" for line in [charts.hidden_lines(histories, best)] if line)
     figures = [
         figure(
             "Grokking",
             charts.grokking(histories, best),
-            f"Exact match on each seed's own validation pairs. {legend} {hidden}",
+            f"Exact match on each seed's own validation pairs. {legend}{hidden}",
         )
     ]
+    if fitted and best is not None:
+        figures.append(_fitting(run, best))
     if several:
         caption = f"A seed counts while it is at 99% or more. {key('band', '95% Wilson interval')}"
         figures.append(figure("Success rate", charts.success(histories), caption))
@@ -289,14 +300,24 @@ def _curves(run: RunEvidence) -> str:
     logarithm = charts.median_hidden(
         histories, best, lambda m: math.log10(max(m.train_loss, 1e-9)), 0.02
     )
-    caption = f"Of one training batch. {legend} {escape(logarithm)}"
+    caption = f"Of one training batch. {legend}"
+    caption += f"<br>{escape(logarithm)}" if logarithm else ""
     figures.append(figure("Loss", charts.losses(histories, best), caption))
+    if all(history.last.weight_norm is not None for history in histories):
+        caption = f"Euclidean norm of all parameters of a seed. {legend}"
+        figures.append(figure("Weight norm", charts.weight_norms(histories, best), caption))
     return tag("div", *figures, class_="figures")
 
 
-def _decades(metrics: Metrics) -> float:
-    """The loss as it is drawn."""
-    return math.log10(max(metrics.train_loss, 1e-9))
+def _fitting(run: RunEvidence, best: SeedHistory) -> str:
+    """Of a run on a finite set of pairs: what it knows of them, and what of others."""
+    recipe = run.config.recipe if run.config else {}
+    pool = (recipe.get("data") or {}).get("pool")
+    legend = key("train", "its training pairs") + key("best", "its validation pairs")
+    more = "; dashed: medians of the seeds" if len(run.histories) > 1 else ""
+    caption = f"Exact match of seed {best.seed} on {legend}{more}."
+    caption += "" if pool is None else f" Each seed trains on {pool:,} pairs, drawn once."
+    return figure("Training and validation pairs", charts.fitting(run.histories, best), caption)
 
 
 def _legend(run: RunEvidence) -> str:
@@ -456,6 +477,7 @@ SEED_COLUMNS = (
     "steps",
     "exact at the end",
     "best exact",
+    "training pairs",
     "at step",
     "answer steps",
     "99% first at",
@@ -471,16 +493,18 @@ def _seeds(run: RunEvidence) -> str:
     """What became of each seed, in the order in which they were begun."""
     proofs = {proof.seed: proof for proof in run.proofs}
     rows = [_seed_row(record, proofs.get(record.seed)) for record in run.seeds]
-    # A column of which nothing is known is left out.
-    known = [k for k in range(len(SEED_COLUMNS)) if any(row[k] for row in rows)]
-    listed = table(
-        [SEED_COLUMNS[k] for k in known],
-        [[row[k] for k in known] for row in rows],
-        numeric=[place for place, k in enumerate(known) if SEED_COLUMNS[k] not in ("status", "verdict")],
-    )
+    head, rows = _known(SEED_COLUMNS, rows)
+    numeric = [k for k, name in enumerate(head) if name not in ("status", "verdict")]
+    listed = table(head, rows, numeric=numeric)
     if len(rows) > MOST_ROWS:
         listed = tag("details", tag("summary", f"All {len(rows)} seeds"), listed)
     return tag("h2", "What became of each seed") + listed
+
+
+def _known(head: Sequence[str], rows: Sequence[list[str]]) -> tuple[list[str], list[list[str]]]:
+    """A table without the columns of which nothing is known."""
+    known = [k for k in range(len(head)) if any(row[k] for row in rows)]
+    return [head[k] for k in known], [[row[k] for k in known] for row in rows]
 
 
 def _seed_row(record: SeedRecord, proof: CertificateRecord | None) -> list[str]:
@@ -491,6 +515,7 @@ def _seed_row(record: SeedRecord, proof: CertificateRecord | None) -> list[str]:
         f"{record.steps:,}",
         percent(record.last_exact),
         percent(record.best_exact),
+        _shown(record.train_exact, "{:.1%}"),
         f"{record.best_step:,}",
         str(record.steps_learned) if record.step_accuracy else "",
         _shown(record.first_success_step, "{:,}"),
@@ -528,7 +553,7 @@ def _cells(sweep: RunEvidence) -> str:
         for cell in sweep.cells[:MOST_CELLS]
         if cell.histories
     ]
-    parts = [tag("h2", "Cells, the best first"), table(head, rows)]
+    parts = [tag("h2", "Cells, the best first"), table(*_known(head, rows))]
     if len(sweep.cells) > MOST_CELLS:
         parts.append(paragraph(f"Curves are drawn of the best {MOST_CELLS} cells.", class_="muted"))
     return "\n".join([*parts, tag("div", *figures, class_="figures")])

@@ -85,3 +85,60 @@ for (const choice of document.querySelectorAll("select[data-seeds]")) {
     choice.addEventListener("change", choose);
     choose();
 }
+
+// The film of a seed: a slider over its snapshots. A letter is a weight (LEVELS in film.py).
+
+const LEVELS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+-";
+const FRAME_MS = 160;
+
+// All cells of a drawing of one head, in the place of those of its one frame; shown(letters) fills them.
+function grid(svg, names, [wide, high]) {
+    const frame = svg.querySelector(".frame"), left = +frame.getAttribute("x"), top = +frame.getAttribute("y");
+    svg.querySelectorAll(".cell").forEach((each) => each.remove());
+    const own = [];
+    return (letters) => {
+        for (let k = 0; k < letters.length; k++) {
+            const column = k % names.length, row = Math.floor(k / names.length);
+            const weight = LEVELS.indexOf(letters[k]) / 63;
+            if (!own[k]) {
+                own[k] = document.createElementNS(svg.namespaceURI, "rect");
+                const place = { class: "cell", x: left + column * wide, y: top + row * high, width: wide, height: high };
+                for (const [name, value] of Object.entries(place)) own[k].setAttribute(name, value);
+                own[k].append(document.createElementNS(svg.namespaceURI, "title"));
+                svg.append(own[k]);
+            }
+            own[k].setAttribute("fill-opacity", weight.toFixed(3));
+            own[k].firstChild.textContent =
+                `s_${row} reads ${names[column] || column}: ${Math.round(100 * weight)}% of its attention`;
+        }
+    };
+}
+
+for (const part of document.querySelectorAll("[data-film]")) {
+    const film = JSON.parse(part.dataset.film), slider = part.querySelector("input");
+    const play = part.querySelector("button"), table = part.querySelector("table");
+    const heads = [...part.querySelectorAll("svg")].map((svg) => grid(svg, film.names, film.cell));
+    let turning = null;
+    const show = () => {
+        const at = +slider.value;
+        heads.forEach((fill, head) => fill(film.looks[at][head]));
+        part.querySelector(".at").textContent = film.texts[at];
+        [film.right, film.smallest].forEach((values, row) => values[at].forEach((text, i) => {
+            table.rows[row + 1].cells[i + 1].textContent = text;
+        }));
+    };
+    const stop = () => { clearInterval(turning); turning = null; play.textContent = "play"; };
+    play.addEventListener("click", () => {
+        if (turning) { stop(); return; }
+        if (+slider.value === +slider.max) slider.value = 0;
+        play.textContent = "stop";
+        show();
+        turning = setInterval(() => {
+            slider.value = +slider.value + 1;
+            show();
+            if (+slider.value === +slider.max) stop();
+        }, FRAME_MS);
+    });
+    slider.addEventListener("input", () => { stop(); show(); });
+    show();
+}

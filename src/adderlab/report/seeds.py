@@ -8,24 +8,30 @@ from html import escape
 
 from adderlab.errors import Failure
 from adderlab.format import percent
+from adderlab.models.architecture import Architecture
 from adderlab.models.tables import why_not_trained_by_tables
 from adderlab.reading.file_model import FileModel
 from adderlab.report import figures as charts
 from adderlab.report.evidence import RunEvidence
+from adderlab.report.film import film
 from adderlab.report.html import figure, paragraph, table, tag
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint
 from adderlab.runs.folder import seed_folder
 from adderlab.runs.records import LEARNED, SeedRecord
+from adderlab.runs.snapshots import read_snapshots
 
 MOST_SEEDS = 64
 """Of more, as many of the best are offered as of the worst."""
+MOST_FILMS = 12
+"""Seeds whose snapshots are shown, likewise."""
 
 
 def seed_choice(run: RunEvidence) -> str:
     """The section in which one chooses a seed; empty for a run of one."""
-    records = _offered(run.evaluated)
+    records = _offered(run.evaluated, MOST_SEEDS)
     if len(records) < 2:
         return ""
+    filmed = {each.seed for each in _offered(run.evaluated, MOST_FILMS)}
     best = run.best_record
     options = [
         tag(
@@ -43,15 +49,35 @@ def seed_choice(run: RunEvidence) -> str:
     ]
     for record in records:
         shown = {} if best is not None and record.seed == best.seed else {"hidden": "hidden"}
-        parts.append(tag("div", *_inside(run, record), data_inside=str(record.seed), **shown))
+        inside = _inside(run, record)
+        inside += seed_film(run, record) if record.seed in filmed else []
+        parts.append(tag("div", *inside, data_inside=str(record.seed), **shown))
     return "\n".join(parts)
 
 
-def _offered(records: tuple[SeedRecord, ...]) -> list[SeedRecord]:
+def seed_film(run: RunEvidence, record: SeedRecord) -> list[str]:
+    """The seed's snapshots as a figure with a slider; nothing where there are none to be shown."""
+    try:
+        kept = read_snapshots(run.path, record.seed) if run.kind == "run" else None
+    except Failure as failure:
+        return [paragraph(f"{failure}.", class_="no")]
+    if kept is None or not kept.steps or not _opens(kept.config.model):
+        return []
+    histories = {history.seed: history for history in run.histories}
+    return [film(kept, histories.get(record.seed))]
+
+
+def _opens(config: Architecture) -> bool:
+    """Whether a model's tables can be had without running a file that was not named."""
+    at_hand = not isinstance(config, FileModel) or config.at_hand
+    return at_hand and why_not_trained_by_tables(config) is None
+
+
+def _offered(records: tuple[SeedRecord, ...], most: int) -> list[SeedRecord]:
     ranked = sorted(records, key=lambda each: (-each.last_exact, each.seed))
-    if len(ranked) <= MOST_SEEDS:
+    if len(ranked) <= most:
         return sorted(ranked, key=lambda each: each.seed)
-    half = MOST_SEEDS // 2
+    half = most // 2
     return sorted([*ranked[:half], *ranked[-half:]], key=lambda each: each.seed)
 
 

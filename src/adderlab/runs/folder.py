@@ -21,6 +21,7 @@ A run itself has besides
                         warm start began from
     seed_0043/          population: a kept seed, as if it had been run alone
     state.pt            what a stopped run goes on from
+    checkpoints/snapshots.npy   the weights every N steps, if the run keeps them (``runs.snapshots``)
 
 ``runs.stored`` reads all of it, and what version 0.1 wrote instead. This module writes a run, and is
 the one place that deletes one.
@@ -50,12 +51,14 @@ from adderlab.files.atomic import (
 )
 from adderlab.files.weights import read_torch, read_weight_file
 from adderlab.reading.file_model import FileModel
+from adderlab.runs import snapshots
 from adderlab.runs.checkpoints import Checkpoint, save_checkpoint
 from adderlab.runs.metadata import (
     MODEL_FILE,
     RunConfig,
     Status,
     ended_as,
+    has_pool,
     read_config,
     read_summary,
     summarise,
@@ -86,6 +89,7 @@ RUN_FILES = (
     "checkpoints/best.pt",
     "checkpoints/last.pt",
     "checkpoints/start.pt",
+    "checkpoints/snapshots.npy",
     "state.pt",
     "fleet.json",
     "environment.json",
@@ -199,11 +203,15 @@ class RunFolder:
         """Append one step's evaluations, by seed. Raises ``Failure``."""
         rows = list(evaluations.values())
         if self.is_population:
-            lines = [[str(seed), *row.cells()] for seed, row in evaluations.items()]
-            append_text(self.path / "seed_metrics.csv", csv_lines(lines))
+            path = self.path / "seed_metrics.csv"
+            columns = _header(path)[1:]
+            lines = [[str(seed), *row.cells(columns)] for seed, row in evaluations.items()]
+            append_text(path, csv_lines(lines))
             # Of the numbers as they stand in the table, so that its reader finds the very same medians.
             rows = [median_metrics([as_written(row) for row in rows])]
-        append_text(self.path / "metrics.csv", csv_lines(row.cells() for row in rows))
+        path = self.path / "metrics.csv"
+        columns = _header(path)
+        append_text(path, csv_lines(row.cells(columns) for row in rows))
 
     def write_seeds(self, records: Sequence[SeedRecord]) -> None:
         """Replace ``seeds.json`` and ``seeds.csv``. Raises ``Failure``."""
@@ -272,10 +280,12 @@ class RunFolder:
             alone = RunFolder(self.seed_path(seed), config, lock=None)
             alone._start(environment)
             evaluations = history.get(seed, [])
-            lines = [self._metric_columns, *(metrics.cells() for metrics in evaluations)]
+            columns = self._metric_columns
+            lines = [columns, *(metrics.cells(columns) for metrics in evaluations)]
             write_text(alone.path / "metrics.csv", csv_lines(lines))
             alone.save_best(best)
             alone.save_last(last)
+            snapshots.keep_seed(self.path, alone.path, self.config, seed)
             record = dataclasses.replace(of_seed[seed], checkpoint="checkpoints/best.pt")
             alone.write_seeds([record])
             alone.write_summary(
@@ -315,12 +325,24 @@ class RunFolder:
 
     @property
     def _metric_columns(self) -> tuple[str, ...]:
-        return metric_columns(self.config.model.token_layout.sum_digits)
+        return metric_columns(
+            self.config.model.token_layout.sum_digits, pool=has_pool(self.config.recipe)
+        )
 
     def _save(self, name: str, checkpoint: Checkpoint) -> Path:
         path = self.path / "checkpoints" / name
         save_checkpoint(path, checkpoint)
         return path
+
+
+def _header(table: Path) -> list[str]:
+    """The columns of a table that grows: those it was begun with, which an earlier version may have
+    done. Raises ``Failure``."""
+    try:
+        with table.open(encoding="utf-8") as file:
+            return file.readline().rstrip("\n").split(",")
+    except OSError as error:
+        raise disk_failure(error, table, "read") from error
 
 
 def seed_folder(run: Path, seed: int) -> Path:

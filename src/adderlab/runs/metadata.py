@@ -60,6 +60,8 @@ class RunConfig:
     run_name: str = ""
     """Empty: the folder's name."""
     keep: Keep = "grokked"
+    checkpoint_every: int | None = None
+    """Steps from one snapshot of all weights to the next (``runs.snapshots``); None: there are none."""
     details: dict[str, Any] = field(default_factory=dict)
     """What a search, a rate or a sweep has besides, as plain JSON values; ``study`` gives them their
     meaning."""
@@ -67,6 +69,12 @@ class RunConfig:
     @property
     def train_steps(self) -> int:
         return int(foreign.train_config(self.recipe).get("train_steps", 0))
+
+
+def has_pool(recipe: Mapping[str, Any]) -> bool:
+    """Whether a stored recipe trains on a finite set of pairs, in any of its stages."""
+    stages = [recipe, *(recipe.get("stages") or ())]
+    return any((each.get("data") or {}).get("pool") for each in stages)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +86,7 @@ class _Rest:
     command: tuple[str, ...]
     run_name: str
     keep: Keep
+    checkpoint_every: int | None
 
 
 def write_config(folder: Path, config: RunConfig) -> None:
@@ -97,6 +106,8 @@ def write_config(folder: Path, config: RunConfig) -> None:
         "run_name": config.run_name,
         "keep": config.keep,
     }
+    if config.checkpoint_every is not None:
+        table["checkpoint_every"] = config.checkpoint_every
     write_json(folder / CONFIG_FILE, table | ({config.kind: config.details} if config.details else {}))
 
 
@@ -146,6 +157,7 @@ def read_config(folder: Path | str) -> RunConfig:
                 "command": data.get("command", []),
                 "run_name": data.get("run_name", recipe.get("run_name", "")),
                 "keep": data.get("keep", "grokked"),
+                "checkpoint_every": data.get("checkpoint_every"),
             },
             "config",
         )
@@ -358,6 +370,7 @@ def summarise(
         "seeds": seeds,
         "best_seed": best.seed,
         "final_val_exact": best.last_exact,
+        **({} if best.train_exact is None else {"final_train_exact": best.train_exact}),
         "final_token_acc": best.last_token_accuracy,
         "steps_learned": best.steps_learned,
         "first_step_100": best.first_perfect_step,

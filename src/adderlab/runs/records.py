@@ -25,6 +25,7 @@ from adderlab.task.addition import SUM_DIGITS
 
 R456_COLUMNS = ("step", "train_loss", "val_exact", "val_token_acc", "lr", "elapsed_sec")
 STEP_PREFIX = "step_acc_"
+WEIGHT_NORM, TRAIN_EXACT = "weight_norm", "train_exact"
 
 
 def step_columns(sum_digits: int = SUM_DIGITS) -> tuple[str, ...]:
@@ -32,9 +33,10 @@ def step_columns(sum_digits: int = SUM_DIGITS) -> tuple[str, ...]:
     return tuple(f"{STEP_PREFIX}{i}" for i in range(sum_digits))
 
 
-def metric_columns(sum_digits: int = SUM_DIGITS) -> tuple[str, ...]:
-    """Of ``metrics.csv``; those of ``seed_metrics.csv`` begin with the seed."""
-    return (*R456_COLUMNS, *step_columns(sum_digits))
+def metric_columns(sum_digits: int = SUM_DIGITS, *, pool: bool = False) -> tuple[str, ...]:
+    """Of ``metrics.csv``; those of ``seed_metrics.csv`` begin with the seed. ``pool``: of a run on a
+    finite set of training pairs, whose accuracy on them is a column too."""
+    return (*R456_COLUMNS, *step_columns(sum_digits), WEIGHT_NORM, *([TRAIN_EXACT] if pool else []))
 
 
 STEP_COLUMNS = step_columns()
@@ -57,21 +59,32 @@ class Metrics:
     elapsed_sec: float
     step_acc: tuple[float, ...] = ()
     """Accuracy of answer steps 0..10 given the right earlier digits; empty in R456's own files."""
+    weight_norm: float | None = None
+    """Euclidean norm of all parameters together; None where it was not recorded."""
+    train_exact: float | None = None
+    """Exact match on the seed's own training pairs; None where every step draws fresh ones."""
 
-    def cells(self) -> list[str]:
-        """The row under ``metric_columns``."""
-        values = (self.train_loss, self.val_exact, self.val_token_acc, self.lr)
-        return [
-            str(self.step),
-            *map(csv_number, values),
-            f"{self.elapsed_sec:.3f}",
-            *csv_steps(self.step_acc),
-        ]
+    def cells(self, columns: Sequence[str] | None = None) -> list[str]:
+        """The row under these columns; default: ``metric_columns`` of what is known."""
+        columns = columns or metric_columns(
+            len(self.step_acc) or SUM_DIGITS, pool=self.train_exact is not None
+        )
+        return [self._cell(name) for name in columns]
+
+    def _cell(self, name: str) -> str:
+        if name == "elapsed_sec":
+            return f"{self.elapsed_sec:.3f}"
+        if name.startswith(STEP_PREFIX):
+            place = int(name.removeprefix(STEP_PREFIX))
+            return csv_number(self.step_acc[place]) if place < len(self.step_acc) else ""
+        value = getattr(self, name)
+        return "" if value is None else str(value) if name == "step" else csv_number(value)
 
 
 def as_written(metrics: Metrics) -> Metrics:
     """What a table gives back of an evaluation."""
-    cells = dict(zip(metric_columns(len(metrics.step_acc) or SUM_DIGITS), metrics.cells(), strict=True))
+    columns = metric_columns(len(metrics.step_acc) or SUM_DIGITS, pool=metrics.train_exact is not None)
+    cells = dict(zip(columns, metrics.cells(columns), strict=True))
     return _metrics(cells, "an evaluation")
 
 
@@ -86,7 +99,12 @@ def median_metrics(rows: Sequence[Metrics]) -> Metrics:
         name: _median([getattr(row, name) for row in rows]) for name in R456_COLUMNS if name != "step"
     }
     steps = tuple(_median([row.step_acc[i] for row in rows]) for i in range(width))
-    return Metrics(step=rows[0].step, step_acc=steps, **middle)
+    more = {
+        name: _median(known)
+        for name in (WEIGHT_NORM, TRAIN_EXACT)
+        if len(known := [value for row in rows if (value := getattr(row, name)) is not None])
+    }
+    return Metrics(step=rows[0].step, step_acc=steps, **middle, **more)
 
 
 def csv_lines(rows: Iterable[Sequence[str]]) -> str:
@@ -142,6 +160,8 @@ def _rows(path: Path, columns: Sequence[str]) -> list[tuple[str, dict[str, str]]
 
 def _metrics(row: dict[str, str], place: str) -> Metrics:
     values: dict[str, Any] = {name: _float(row, name, place) for name in R456_COLUMNS if name != "step"}
+    optional = (name for name in (WEIGHT_NORM, TRAIN_EXACT) if row.get(name))
+    values |= {name: _float(row, name, place) for name in optional}
     return Metrics(step=_int(row, "step", place), step_acc=_step_acc(row, place), **values)
 
 
@@ -248,6 +268,10 @@ class SeedRecord:
     """Answer steps (of eleven for ten columns) at 99% or more, at the last evaluation."""
     train_loss: float | None = None
     """Before the last step evaluated; None: no finite number, or not recorded."""
+    train_exact: float | None = None
+    """Exact match on its own training pairs, at the last evaluation; None: they were drawn afresh."""
+    first_fitted_step: int | None = None
+    """The first step evaluated at 99% or more of its training pairs; None: never, or no such set."""
     best_exact: float = 0.0
     """Exact match of its best checkpoint."""
     best_step: int = 0
@@ -341,6 +365,7 @@ class SeedRecord:
             }
         diverged = not math.isfinite(metrics.train_loss)
         success, perfect = metrics.val_exact >= SUCCESS, metrics.val_exact == 1.0
+        fitted = metrics.train_exact is not None and metrics.train_exact >= SUCCESS
         return dataclasses.replace(
             self,
             status="diverged" if diverged else "training",
@@ -350,6 +375,8 @@ class SeedRecord:
             step_accuracy=steps,
             steps_learned=sum(accuracy >= LEARNED for accuracy in steps),
             train_loss=None if diverged else metrics.train_loss,
+            train_exact=metrics.train_exact,
+            first_fitted_step=_first(self.first_fitted_step, metrics.step, fitted),
             first_perfect_step=_first(self.first_perfect_step, metrics.step, perfect),
             first_success_step=_first(self.first_success_step, metrics.step, success),
             grokked_at=_first(self.grokked_at, metrics.step, True) if success else None,

@@ -28,6 +28,8 @@ may be above 15 (a digit in base 16, one of 18 columns), the word is first cut t
 
 Numbers of more than ten digits take the columns from the eleventh on from a second word.
 
+A row number below 2^30 is the first 32 bits of a word, times the number of rows, divided by 2^32.
+
 Shapes: S seeds, R rows, N draws; J digits, units first.
 """
 
@@ -47,6 +49,9 @@ MAX_BELOW = 15
 CUT = 2
 """Bits cut off where m may be larger: up to 63."""
 DIGITS_PER_WORD = 10
+ROW_BITS = 32
+MOST_ROWS = 1 << 30
+"""Rows of which one can be chosen by a word."""
 
 _UINT64 = (1 << 64) - 1
 
@@ -57,6 +62,7 @@ class Stream(IntEnum):
     TRAIN = 0
     FRESH = 1
     STRATA = 2
+    POOL = 3
 
 
 def _signed(value: int) -> int:
@@ -99,13 +105,23 @@ def keys(seeds_S: Tensor, stream: Stream, step: int) -> Tensor:
 
 def words(key_S: Tensor, num_rows: int, num_draws: int, first_row: int = 0) -> Tensor:
     """59-bit words word_NSR of rows first_row .. first_row + num_rows - 1, int64."""
+    row_1R = torch.arange(first_row, first_row + num_rows, device=key_S.device)[None]
+    return words_of(key_S, row_1R, num_draws)
+
+
+def words_of(key_S: Tensor, row_SR: Tensor, num_draws: int) -> Tensor:
+    """59-bit words word_NSR of the given rows of every seed (or, (1, R), of all seeds), int64."""
     assert 1 <= num_draws <= DRAWS_PER_ROW
-    device = key_S.device
-    row_R = torch.arange(first_row, first_row + num_rows, device=device) * DRAWS_PER_ROW
-    draw_N = torch.arange(1, num_draws + 1, device=device)
-    offset_NR = (row_R + draw_N[:, None]) * _signed(GOLDEN)
-    word_NSR = _mix_(key_S[:, None] + offset_NR[:, None, :])
+    draw_N = torch.arange(1, num_draws + 1, device=key_S.device)
+    offset_NSR = (row_SR * DRAWS_PER_ROW + draw_N[:, None, None]) * _signed(GOLDEN)
+    word_NSR = _mix_(key_S[:, None] + offset_NSR)
     return word_NSR.__irshift__(5).__iand__(WORD_MASK)
+
+
+def row_below(word: Tensor, rows: int) -> Tensor:
+    """A row number in 0 .. rows - 1 from every word; one in 2^32 / rows is a little likelier."""
+    assert 1 <= rows <= MOST_ROWS
+    return ((word >> (WORD_BITS - ROW_BITS)) * rows) >> ROW_BITS
 
 
 def take(word: Tensor, below: int | Tensor, most: int | None = None) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ Shapes: B pairs, J columns (10), units first.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -56,6 +56,24 @@ class Holdout:
     def spared(self) -> bool:
         """Whether enough pairs are left beside the split for training to do without it."""
         return 4 * (len(self.val_a_BJ) + len(self.test_a_BJ)) <= self.addition.num_pairs
+
+    def without(self, a_NJ: Tensor, b_NJ: Tensor) -> Holdout:
+        """The split with other validation pairs in place of those among the given ones, which training
+        sees: the first of its test pairs that are not. Raises ``UsageError`` where there are too few."""
+        base, values = self.addition.base, self.values()
+        seen = _hash(from_digits(a_NJ, base).numpy(), from_digits(b_NJ, base).numpy(), self.addition)
+        a, b = (torch.cat([values[f"val_{name}"], values[f"test_{name}"]]).numpy() for name in "ab")
+        (unseen,) = np.nonzero(~np.isin(_hash(a, b, self.addition), seen))
+        count = len(self.val_a_BJ)
+        if len(unseen) < count:
+            raise UsageError(
+                f"data.pool leaves {len(unseen):,} held-out pairs that training does not see, and "
+                f"validation asks for {count:,}: take a smaller pool or recipe.val_size"
+            )
+        rows = torch.from_numpy(unseen[:count])
+        a_BJ = torch.cat([self.val_a_BJ, self.test_a_BJ])
+        b_BJ = torch.cat([self.val_b_BJ, self.test_b_BJ])
+        return replace(self, val_a_BJ=a_BJ[rows], val_b_BJ=b_BJ[rows])
 
     def values(self) -> dict[str, Tensor]:
         """The pairs as int64 values under the names of R456's split files."""

@@ -12,6 +12,10 @@ named; here for ten columns of base 10 (in base B, B - 1 stands for 9):
            n - column, ``third`` below 9
     5, 6   of operands with more than ten columns: the digits of a and of b from the eleventh column on
 
+With a pool of N pairs the first word says instead which of them the row's pair is, and pair k of the
+pool is made of the words of row k of a stream of its own (``Stream.POOL``, step 0). So a pool is drawn
+once, is the same in every engine and after a resume, and stands in no memory.
+
 Curricula and carry mixes are those of yinglunz/A-456-Parameter-Transformer-Solves-10-Digit-Addition
 (R456) and evindor/MicroAdder.
 
@@ -20,17 +24,20 @@ dimensions.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from adderlab.errors import UsageError
+from adderlab.files.schema import IMPLIED
 from adderlab.task import counter
 from adderlab.task.addition import OPERAND_DIGITS, PUBLISHED, Addition
 from adderlab.task.counter import Stream
 
+MOST_POOL = 10_000_000
+"""Pairs in a pool: more would be as good as fresh ones, and take memory to be told from validation."""
 Lengths = Literal["uniform", "full"]
 Pattern = Literal["single", "chain", "place", "boundary", "propagate"]
 PATTERNS: tuple[Pattern, ...] = get_args(Pattern)
@@ -153,6 +160,26 @@ class DataConfig:
     """How long operands are at which step."""
     carry_mix: CarryMix | None = None
     """A share of pairs with long carries; None: none."""
+    pool: int | None = field(default=None, metadata=IMPLIED)
+    """Train on so many pairs, drawn once for each seed, and on no others (a pair may be drawn twice);
+    every row of a batch is one of them at random. None: fresh pairs at every step."""
+
+    def __post_init__(self) -> None:
+        if self.pool is None:
+            return
+        if not 1 <= self.pool <= MOST_POOL:
+            raise UsageError(f"data.pool must be 1 to {MOST_POOL:,}, not {self.pool:,}")
+        if len(self.curriculum.phases) > 1:
+            raise UsageError(
+                f"data.pool={self.pool} is one set of pairs for all steps, and the curriculum has "
+                f"{len(self.curriculum.phases)} phases: set also "
+                'recipe.data.curriculum.phases=\'[{"until":null,"max_digits":10}]\''
+            )
+        if self.carry_mix is not None:
+            raise UsageError(
+                f"data.pool={self.pool} is one set of pairs for all steps, and the share of the carry "
+                "mix changes: set also recipe.data.carry_mix=null"
+            )
 
 
 _GROWING = (
@@ -329,15 +356,10 @@ def sample_pairs(
     uniform_lengths = data.curriculum.lengths == "uniform"
     key_S = counter.keys(seeds_S, Stream.TRAIN, step)
     draws = num_draws(addition.columns, mixed=share > 0, uniform_lengths=uniform_lengths)
-    word_NSB = counter.words(key_S, batch_size, draws)
+    word_NSB = row_words(data, seeds_S, key_S, batch_size, draws)
 
     digit_JoSB = operand_digits(word_NSB, addition)
-    if uniform_lengths:
-        length_SB = counter.take(word_NSB[2], max_digits, addition.columns)[0] + 1
-        plain_JoSB = digit_JoSB * (columns(length_SB, addition.columns) < length_SB)[:, None]
-    else:
-        plain_JoSB = digit_JoSB.clone()
-        plain_JoSB[max_digits:] = 0
+    plain_JoSB = _shortened(data, digit_JoSB, word_NSB, max_digits)
     if mix is None or share == 0.0:
         return _pairs(plain_JoSB.transpose(0, 1))
 
@@ -345,6 +367,46 @@ def sample_pairs(
     patterned_oJSB = carry_pairs(mix.patterns, digit_JoSB, word_NSB[4], max_digits, addition.base)
     mixed_SB = (word_NSB[3] < threshold).to(torch.uint8)
     return _pairs(pick(mixed_SB, patterned_oJSB, plain_JoSB.transpose(0, 1)))
+
+
+def row_words(data: DataConfig, seeds_S: Tensor, key_S: Tensor, batch_size: int, draws: int) -> Tensor:
+    """word_NSB of the rows of a step, whose key is given: its own words, or those of the pool's pairs
+    that it trains on."""
+    if data.pool is None:
+        return counter.words(key_S, batch_size, draws)
+    row_SB = counter.row_below(counter.words(key_S, batch_size, 1)[0], data.pool)
+    return counter.words_of(pool_keys(seeds_S), row_SB, draws)
+
+
+def pool_keys(seeds_S: Tensor) -> Tensor:
+    """key_S of the pairs in each seed's pool."""
+    return counter.keys(seeds_S, Stream.POOL, 0)
+
+
+def pool_pairs(
+    data: DataConfig, seeds_S: Tensor, addition: Addition = PUBLISHED, most: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """The pool of every seed, or its first ``most`` pairs: a_SNJ, b_SNJ, uint8 digits on the seeds'
+    device."""
+    assert data.pool is not None
+    count = data.pool if most is None else min(most, data.pool)
+    uniform_lengths = data.curriculum.lengths == "uniform"
+    draws = num_draws(addition.columns, mixed=False, uniform_lengths=uniform_lengths)
+    word_NSR = counter.words(pool_keys(seeds_S), count, draws)
+    digit_JoSR = operand_digits(word_NSR, addition)
+    max_digits = data.curriculum.max_digits(0, addition.columns)
+    return _pairs(_shortened(data, digit_JoSR, word_NSR, max_digits).transpose(0, 1))
+
+
+def _shortened(data: DataConfig, digit_JoSB: Tensor, word_NSB: Tensor, max_digits: int) -> Tensor:
+    """Operands of the curriculum's lengths: the columns above are zero."""
+    J = len(digit_JoSB)
+    if data.curriculum.lengths == "uniform":
+        length_SB = counter.take(word_NSB[2], max_digits, J)[0] + 1
+        return digit_JoSB * (columns(length_SB, J) < length_SB)[:, None]
+    plain_JoSB = digit_JoSB.clone()
+    plain_JoSB[max_digits:] = 0
+    return plain_JoSB
 
 
 def uniform_pairs(seed: int, count: int, addition: Addition = PUBLISHED) -> tuple[Tensor, Tensor]:

@@ -28,12 +28,15 @@ from adderlab.runs.checkpoints import Checkpoint, parameter_shapes
 from adderlab.runs.records import Metrics, Score, SeedRecord, SeedStatus, best_of
 from adderlab.task.layouts import Layout, answers_correct
 from adderlab.task.r456 import Holdout
+from adderlab.task.sampling import DataConfig, pool_pairs
 from adderlab.training.objective import Objective, Params
 from adderlab.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from adderlab.runs.records import SeedRecord
 
+MOST_TRAIN_PAIRS = 10_000
+"""Of a pool, over which train accuracy is measured."""
 PUBLISHED_VAL_SIZE = 5000
 """A published test set begins behind so many validation pairs of the same seed."""
 
@@ -76,6 +79,8 @@ class Evaluation(Measured):
     """Whether these are the running average."""
     lr_factor_S: Tensor | None = None
     """What ``lr`` is multiplied by for each seed; None: by 1."""
+    train_exact_S: Tensor | None = None
+    """Exact match on the seed's own training pairs; None where every step draws fresh ones."""
 
     def metrics(self, row: int, elapsed_sec: float) -> Metrics:
         """A seed's row in the tables of its run."""
@@ -87,6 +92,8 @@ class Evaluation(Measured):
             lr=self.lr if self.lr_factor_S is None else self.lr * float(self.lr_factor_S[row]),
             elapsed_sec=elapsed_sec,
             step_acc=tuple(self.step_acc_SI[row].tolist()),
+            weight_norm=float(self.weights_SN[row].double().norm()),
+            train_exact=None if self.train_exact_S is None else float(self.train_exact_S[row]),
         )
 
     def of(self, seeds: tuple[int, ...], rows: list[int]) -> Evaluation:
@@ -131,6 +138,25 @@ class Validation:
             step_acc_SI=_share(margin_SBI > 0),
             margin_S=margin_SBI.amin((1, 2)).cpu(),
         )
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with the seeds in ``rows`` only."""
+        self.tokens_SBP, self.targets_SBA = self.tokens_SBP[rows], self.targets_SBA[rows]
+
+
+class TrainingSet:
+    """The pairs that each row of a population trains on, where they are a pool; of a larger pool than
+    ``MOST_TRAIN_PAIRS``, its first pairs."""
+
+    def __init__(self, layout: Layout, data: DataConfig, seeds_S: Tensor) -> None:
+        a_SBJ, b_SBJ = pool_pairs(data, seeds_S, layout.addition, MOST_TRAIN_PAIRS)
+        self.layout = layout
+        self.tokens_SBP, self.targets_SBA = layout.encode(a_SBJ, b_SBJ)
+
+    def exact(self, objective: Objective, params: Params) -> Tensor:
+        """Exact match of greedy decoding, train_exact_S, on the CPU."""
+        answers = objective.decode(params, self.tokens_SBP[..., : self.layout.num_prompt])
+        return _share(answers_correct(answers, self.targets_SBA, self.layout).all(2))
 
     def keep(self, rows: Tensor) -> None:
         """Go on with the seeds in ``rows`` only."""

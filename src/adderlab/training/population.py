@@ -34,8 +34,8 @@ from adderlab.models.config import ModelConfig
 from adderlab.models.tables import stack_parameters
 from adderlab.models.transformer import build_model, skeleton
 from adderlab.runs.checkpoints import Checkpoint
-from adderlab.task.r456 import R456Sampler, holdout
-from adderlab.task.sampling import sample_pairs
+from adderlab.task.r456 import Holdout, R456Sampler, holdout
+from adderlab.task.sampling import pool_pairs, sample_pairs
 from adderlab.training.finetune import FailingPairs, find_failures, minimise
 from adderlab.training.initialise import (
     check_circle,
@@ -53,6 +53,7 @@ from adderlab.training.initialise import (
 from adderlab.training.measure import (
     Best,
     Evaluation,
+    TrainingSet,
     Validation,
     better,
     check_validation,
@@ -159,6 +160,17 @@ def check_fits(
     check_validation(recipe.val_size, seeds)
 
 
+def unseen(recipe: Recipe, seed: int, held: Holdout) -> Holdout:
+    """The seed's split, its validation pairs in no pool that it trains on. Raises ``UsageError`` where
+    the pools leave too few."""
+    pools = {stage.data for _, stage in recipe.parts if stage.data and stage.data.pool}
+    if not pools:
+        return held
+    drawn = [pool_pairs(data, torch.tensor([seed]), held.addition) for data in pools]
+    a_NJ, b_NJ = (torch.cat([each[o][0] for each in drawn]) for o in range(2))
+    return held.without(a_NJ, b_NJ)
+
+
 class Population:
     """S models and their optimiser, advanced one step at a time."""
 
@@ -206,7 +218,8 @@ class Population:
     def _prepare_data(self) -> None:
         recipe = self.recipe
         holdouts = [
-            holdout(seed, recipe.val_size, recipe.test_size, self.layout.addition) for seed in self.seeds
+            unseen(recipe, seed, holdout(seed, recipe.val_size, recipe.test_size, self.layout.addition))
+            for seed in self.seeds
         ]
         self._validation = Validation(self.layout, holdouts, self.device)
         if self.num_rows > len(self.seeds):
@@ -247,6 +260,9 @@ class Population:
         self._grokfast = SlowGradients(stage.grokfast, self.flat_SN) if stage.grokfast else None
         self._average = WeightAverage(stage.average, self.flat_SN) if stage.average else None
         assert stage.data is not None
+        self._training_set: TrainingSet | None = None
+        if stage.data.pool is not None:
+            self._training_set = TrainingSet(self.layout, stage.data, self._seeds_S)
         self.sample = self.objective.sampler(stage.data, self.layout)
         self.stepper = self.objective.stepper(stage.data, self.layout)
         for replay in self._replays:
@@ -437,7 +453,10 @@ class Population:
             weights_SN = torch.where(averaged_S.to(self.device)[:, None], mean_SN, weights_SN)
         if self._decay:
             self._decay.update(measured.val_exact_S.tolist(), measured.val_token_acc_S.tolist())
-        step = self.next_step - 1
+        step, training_set = self.next_step - 1, self._training_set
+        train_exact_S = None
+        if training_set is not None:
+            train_exact_S = training_set.exact(self.objective, self.params(weights_SN))
         evaluation = Evaluation(
             step=step,
             lr=learning_rate(self.recipe, step),
@@ -446,6 +465,7 @@ class Population:
             weights_SN=weights_SN,
             averaged_S=averaged_S,
             lr_factor_S=torch.tensor(self._lr_factors(), dtype=torch.float64),
+            train_exact_S=train_exact_S,
             **{field.name: getattr(measured, field.name) for field in dataclasses.fields(measured)},
         )
         if self.num_rows > len(self.seeds):
@@ -480,6 +500,8 @@ class Population:
         self.flat_SN = self.flat_SN[index].clone()
         self.optimizer.keep(index)
         self._validation.keep(index)
+        if self._training_set:
+            self._training_set.keep(index)
         if self._grokfast:
             self._grokfast.keep(index)
         if self._average:

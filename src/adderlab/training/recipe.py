@@ -194,6 +194,8 @@ class Recipe:
                     raise UsageError(f"recipe.{name} must lie in [0, 1), not {beta}")
         if self.sampler == "r456" and any(stage.data for stage in self.stages):
             raise UsageError("sampler r456 draws the recipe's own data: leave data out of the stages")
+        for _, stage in self.parts:
+            self._check_pool(stage)
         if self.restarts and self.sampler != "counter":
             raise UsageError(f"recipe.restarts goes with sampler counter, not {self.sampler}")
         if self.restarts and self.restarts.widths and self.wide_init:
@@ -250,6 +252,18 @@ class Recipe:
         """Whether seeds are evaluated after this step: regularly, and at the end of every part."""
         ends = (first + stage.steps - 1 for first, stage in self.parts)
         return step % self.eval_interval == 0 or step in ends
+
+    def _check_pool(self, stage: Stage) -> None:
+        """Raises ``UsageError`` where something draws training pairs past the pool."""
+        assert stage.data is not None
+        if stage.data.pool is None:
+            return
+        if self.sampler != "counter":
+            raise UsageError(f"data.pool goes with sampler counter, not {self.sampler}")
+        if stage.targeting:
+            raise UsageError(
+                "targeting trains on pairs of its own, and data.pool on no others: leave one of them out"
+            )
 
     def _own_part(self) -> Stage:
         return Stage(

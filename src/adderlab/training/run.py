@@ -24,7 +24,7 @@ from adderlab.errors import Failure, UsageError
 from adderlab.files import schema
 from adderlab.models.config import ModelConfig
 from adderlab.reading.file_model import FileModel
-from adderlab.runs.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from adderlab.runs.checkpoints import Checkpoint, load_checkpoint, parameter_shapes, save_checkpoint
 from adderlab.runs.folder import (
     START_FILE,
     STATE_FILE,
@@ -43,6 +43,7 @@ from adderlab.runs.metadata import (
     read_config,
 )
 from adderlab.runs.records import SUCCESS, SeedRecord
+from adderlab.runs.snapshots import SnapshotFile, file_size
 from adderlab.runs.stored import tracker_state
 from adderlab.training.measure import Evaluation, Listener, SeedTracker, Start
 from adderlab.training.objective import Objective
@@ -65,6 +66,8 @@ class Job:
     keep: Keep = "grokked"
     source: Checkpoint | None = None
     """The trained model that the recipe's ``warm_start`` names."""
+    checkpoint_every: int | None = None
+    """Steps from one snapshot of all weights to the next; None: none are taken. No effect on a seed."""
 
     def run_config(self, command: Sequence[str]) -> RunConfig:
         """What ``config.json`` says of it."""
@@ -75,6 +78,7 @@ class Job:
             command=tuple(command),
             run_name=self.run_name,
             keep=self.keep,
+            checkpoint_every=self.checkpoint_every,
         )
 
 
@@ -92,6 +96,7 @@ def read_job(folder: Path) -> Job:
         run_name=stored.run_name,
         keep=stored.keep,
         source=load_checkpoint(folder / START_FILE) if recipe.warm_start else None,
+        checkpoint_every=stored.checkpoint_every,
     )
 
 
@@ -212,7 +217,7 @@ def run_together(
     there are some).
     """
     for order in orders:
-        check_fits(order.job.config, order.job.recipe, order.job.seeds, order.job.source)
+        _check(order.job)
     with ExitStack() as opened:
         folders = [opened.enter_context(_open_folder(order, device)) for order in orders]
         stopping = opened.enter_context(stop_requests()) if stop is None else stop
@@ -230,6 +235,14 @@ def run_together(
         except Failure as error:
             raise RunFailed(str(error)) from error
     return [results[order.job.folder] for order in orders]
+
+
+def _check(job: Job) -> None:
+    """Raises ``UsageError`` for what cannot be, before anything is written."""
+    check_fits(job.config, job.recipe, job.seeds, job.source)
+    if job.checkpoint_every is not None:
+        size = sum(torch.Size(shape).numel() for shape in parameter_shapes(job.config).values())
+        file_size(job.recipe.total_steps, job.checkpoint_every, len(job.seeds), size)
 
 
 class _Run:
@@ -250,6 +263,10 @@ class _Run:
         first_SN = self.population.first_SN.cpu()
         self._tracker = SeedTracker(job.config, job.recipe, job.seeds, first_SN)
         self._writer = Writer(job, folder, self.population, self._tracker)
+        self._snapshots = None
+        if job.checkpoint_every is not None:
+            size = self.population.num_parameters
+            self._snapshots = SnapshotFile(job.folder, job.checkpoint_every, job.seeds, size)
         resumed = order.resume and (job.folder / STATE_FILE).exists()
         if resumed:
             _restore(job, self.population, self._tracker)
@@ -258,6 +275,8 @@ class _Run:
             if order.resume:
                 folder.restart(collect_environment(str(device)))
             self._writer.save_state()
+        if self._snapshots is not None:
+            self._snapshots.go_on(self.population.next_step)
         order.listener.on_start(
             Start(
                 folder=job.folder,
@@ -274,12 +293,22 @@ class _Run:
     def is_there(self) -> bool:
         return self.population.done or self.population.next_step >= self.last
 
+    @property
+    def stops_at(self) -> int:
+        """How many steps are done when there is something to do: the run's own evaluations aside, that
+        is at a snapshot or at the end."""
+        if self._snapshots is None:
+            return self.last
+        return min(self.last, self._snapshots.next_step(self.population.next_step) + 1)
+
     def after_steps(self, loss_S: Tensor) -> None:
         """What follows a batch of steps: an evaluation where the recipe asks for one. The tables come
         first, then the checkpoints, and the state that knows of them last."""
         population, order, tracker = self.population, self.order, self._tracker
         step = population.next_step - 1
         order.listener.on_step(population.seeds, step + 1, population.num_rows)
+        if self._snapshots is not None and self._snapshots.next_step(step) == step:
+            self._snapshots.append(step, population.seeds, population.first_SN)
         if not order.job.recipe.looks_at(step):
             return
         evaluation = population.evaluate(loss_S)
@@ -313,7 +342,7 @@ def _advance(training: Sequence[_Run], pace: Pace) -> None:
     populations, ahead = furthest_behind([each.population for each in training])
     chosen = {id(population) for population in populations}
     runs = [each for each in training if id(each.population) in chosen]
-    last = min(each.last for each in runs)
+    last = min(each.stops_at for each in runs)
     losses = pace.advance(populations, last if ahead is None else min(last, ahead))
     for each, loss_S in zip(runs, losses, strict=True):
         each.after_steps(loss_S)

@@ -5,6 +5,8 @@ Without a CUDA device the same function runs on the CPU, and on PyTorch's "meta"
 shapes and no numbers: asking it for a number fails, and what comes from the host can be seen coming.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -22,6 +24,7 @@ from helpers.device_steps import (
     GROWING,
     MIXED,
     PLAIN,
+    POOL,
     RICH,
     HostTraffic,
     host_traffic_of_a_step,
@@ -58,7 +61,9 @@ def test_whole_steps_end_in_the_bits_of_single_steps(name: str, recipe: Recipe) 
     assert torch.equal(single.optimizer.square_SN, whole.optimizer.square_SN)
 
 
-@pytest.mark.parametrize("data", [GROWING, MIXED], ids=["uniform lengths", "carry mix"])
+@pytest.mark.parametrize(
+    "data", [GROWING, MIXED, POOL], ids=["uniform lengths", "carry mix", "a finite set"]
+)
 def test_pairs_drawn_from_numbers_in_memory_are_the_sampler_s(data: DataConfig) -> None:
     seeds_S, layout = torch.tensor([0, 43, 2**40]), get_layout("S")
     steps = (0, 3, 4, 5, 8, 9, 1999, 2000, 54_000)
@@ -67,9 +72,10 @@ def test_pairs_drawn_from_numbers_in_memory_are_the_sampler_s(data: DataConfig) 
         assert all(map(torch.equal, sample(data, layout, seeds_S, number_3, 33), want)), step
 
 
-def test_a_step_exchanges_nothing_with_the_host() -> None:
+@pytest.mark.parametrize("recipe", [RICH, replace(PLAIN, data=POOL)], ids=["fresh", "a finite set"])
+def test_a_step_exchanges_nothing_with_the_host(recipe: Recipe) -> None:
     """67p computes its positions from numbers of its own, which a plain call of the map copies."""
-    assert host_traffic_of_a_step("67p", RICH, TorchEngine(whole_steps=True)) == []
+    assert host_traffic_of_a_step("67p", recipe, TorchEngine(whole_steps=True)) == []
 
 
 def test_host_traffic_is_seen() -> None:

@@ -134,3 +134,20 @@ def test_a_search_of_version_0_1_is_read(lab: Path) -> None:
     assert run.proved is not None and run.proved.count == 1
     assert run.seeds[1].first_success_step == 2000 and run.seeds[1].steps_learned == 11
     assert "How many seeds?" in Page(write_report("search").read_text()).text
+
+
+@pytest.mark.parametrize("name", ["sweep", "search", "run"])
+def test_what_was_stopped_before_its_first_evaluation_is_told_in_words(lab: Path, name: str) -> None:
+    write_run(Path("run"), {0: GROKS, 1: NEVER})
+    for file in Path(name).rglob("*"):
+        if file.suffix == ".csv" and "metrics" in file.name:
+            file.write_text(file.read_text().splitlines(keepends=True)[0])
+        elif file.is_file() and file.name not in ("config.json", "environment.json"):
+            file.unlink()
+    run = read_run(name)
+    assert run.problems == () and run.status == "not evaluated yet"
+    what = "2 cells have begun to train, and none has" if name == "sweep" else f"the {name} has begun"
+    page = Page(write_report(name).read_text()).text
+    assert f"Not evaluated yet: {what}" in page and "Missing or damaged" not in page
+    assert main(["log", name, "--output", "log.md"]) == 0
+    assert f"- Not evaluated yet: {what}" in Path("log.md").read_text()

@@ -14,6 +14,7 @@ from adderlab.runs.records import (
     Metrics,
     csv_lines,
     median_metrics,
+    metric_columns,
     read_metrics,
     read_seed_metrics,
 )
@@ -40,7 +41,8 @@ def test_columns_start_with_the_published_ones() -> None:
         "lr",
         "elapsed_sec",
     )
-    assert METRIC_COLUMNS[6:] == tuple(f"step_acc_{i}" for i in range(11))
+    assert METRIC_COLUMNS[6:] == (*(f"step_acc_{i}" for i in range(11)), "weight_norm")
+    assert metric_columns(pool=True) == (*METRIC_COLUMNS, "train_exact")
 
 
 def test_rows_come_back(tmp_path: Path) -> None:
@@ -82,7 +84,7 @@ def test_damage_is_named(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     good = metrics().cells()
     for rows, columns, word in (
-        ([good, good[:-1]], METRIC_COLUMNS, "line 3 has 16 cells instead of 17"),
+        ([good, good[:-1]], METRIC_COLUMNS, "line 3 has 17 cells instead of 18"),
         ([["x", *good[1:]]], METRIC_COLUMNS, "line 2: step is 'x'"),
         ([[good[0], "?", *good[2:]]], METRIC_COLUMNS, "line 2: train_loss is '?'"),
         ([], ("step", "loss"), "no column train_loss"),

@@ -248,7 +248,7 @@ def lines(folder: Path, seeds: dict[int, list[float]]) -> None:
     folder.mkdir()
     (folder / "metrics.csv").write_text(",".join(METRIC_COLUMNS) + "\n")
     rows = [
-        f"{seed},{10 * i},1,{exact},{exact},0.1,1," + ",".join([str(exact)] * 11)
+        f"{seed},{10 * i},1,{exact},{exact},0.1,1," + ",".join([*[str(exact)] * 11, "1"])
         for seed, history in seeds.items()
         for i, exact in enumerate(history)
     ]

@@ -18,7 +18,7 @@ from adderlab.training.initialise import Circle
 from adderlab.training.objective import objective_for
 from adderlab.training.optimiser import Average, Freeze, Grokfast
 from adderlab.training.population import Population
-from adderlab.training.recipe import Recipe, Stage
+from adderlab.training.recipe import UNIFORM_LENGTHS, Recipe, Stage
 from helpers.states import assert_same_state
 
 CPU = torch.device("cpu")
@@ -86,6 +86,7 @@ INGREDIENTS = {
     "slow gradients": dataclasses.replace(RECIPE, grokfast=Grokfast()),
     "average": dataclasses.replace(RECIPE, average=Average(decay=0.9)),
     "carries": dataclasses.replace(RECIPE, data=CARRIES),
+    "pool": dataclasses.replace(RECIPE, data=dataclasses.replace(UNIFORM_LENGTHS, pool=200)),
     "stages": dataclasses.replace(RECIPE, steps=20, stages=(Stage(steps=20, average=Average()),)),
 }
 

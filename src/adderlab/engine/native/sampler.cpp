@@ -22,7 +22,7 @@ inline uint64_t mix(uint64_t x) {
     return x ^ (x >> 31);
 }
 
-inline uint64_t word_of(uint64_t key, int row, int draw) {
+inline uint64_t word_of(uint64_t key, int64_t row, int draw) {
     return mix(key + uint64_t(16 * row + draw + 1) * GOLDEN) >> 5;
 }
 
@@ -35,6 +35,11 @@ inline int take(uint64_t& word, int below, int most) {
 }
 
 inline int take(uint64_t& word, int below) { return take(word, below, below); }
+
+// A row number below ``rows``, which is at most 2^30, from the first 32 bits of a word.
+inline int64_t row_below(uint64_t word, int64_t rows) {
+    return int64_t(((word >> (WORD_BITS - 32)) * uint64_t(rows)) >> 32);
+}
 
 constexpr int PER_WORD = 10;  // digits that one word has
 
@@ -52,7 +57,7 @@ struct AnySize {
 
 // The digits of one operand, from draw number ``draw`` and, beyond ten columns, from ``more``.
 template <class Size>
-inline void operand(const Size& size, uint64_t key, int row, int draw, int more, uint8_t* digit) {
+inline void operand(const Size& size, uint64_t key, int64_t row, int draw, int more, uint8_t* digit) {
     uint64_t word = word_of(key, row, draw);
     for (int j = 0; j < std::min(size.J, PER_WORD); j++) digit[j] = uint8_t(take(word, size.BASE));
     if (size.J <= PER_WORD) return;
@@ -116,15 +121,20 @@ void sample_sized(const Sampling* s, int64_t seed) {
     const int J = size.J, BASE = size.BASE;
     for (int row = 0; row < s->batch; row++) {
         uint64_t key = s->key[seed];
+        int64_t drawn = row;  // whose words the pair is made of
+        if (s->pool) {
+            drawn = row_below(word_of(key, row, 0), s->pool);
+            key = s->pool_key[seed];
+        }
         uint8_t a[MOST], b[MOST];
-        operand(size, key, row, 0, 5, a);
-        operand(size, key, row, 1, 6, b);
-        if (s->threshold && word_of(key, row, 3) < s->threshold) {
-            carry_pattern(size, s->patterns, s->pattern_count, word_of(key, row, 4), s->max_digits, a, b);
+        operand(size, key, drawn, 0, 5, a);
+        operand(size, key, drawn, 1, 6, b);
+        if (s->threshold && word_of(key, drawn, 3) < s->threshold) {
+            carry_pattern(size, s->patterns, s->pattern_count, word_of(key, drawn, 4), s->max_digits, a, b);
         } else {
             int length = s->max_digits;
             if (s->uniform_lengths) {
-                uint64_t word = word_of(key, row, 2);
+                uint64_t word = word_of(key, drawn, 2);
                 length = take(word, s->max_digits, J) + 1;
             }
             for (int j = length; j < J; j++) a[j] = b[j] = 0;

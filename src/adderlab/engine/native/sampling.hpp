@@ -12,7 +12,9 @@ struct Sampling {
     uint64_t threshold;                             // rows with a smaller word are carry patterns
     int32_t pattern_count, patterns[5];
     int32_t a_position[MOST], b_position[MOST];
-    const uint64_t* key;        // (S)
+    int64_t pool;               // pairs of which the rows are drawn; 0: every row is drawn afresh
+    const uint64_t* key;        // (S) of the step
+    const uint64_t* pool_key;   // (S) of the pool's pairs
     const uint8_t* blank;       // (T) the prompt without digits
     uint8_t *tokens, *targets;  // (S, B, P), (S, B, A)
 };

@@ -95,6 +95,7 @@ class Worker {
         for (int i = 0; i < s_.params; i++) inputs_[i] = adamw.params + s_.param_offset[i];
         for (int i = 0; i < s_.count; i++) {
             key_ = s_.train_key(s_.seed[seed], s_.first + i);
+            sampling_.pool_key = s_.sampling.pool_key + seed;
             sampling_.max_digits = s_.max_digits[i];
             sampling_.threshold = s_.threshold[i];
             s_.sample(&sampling_, 0);

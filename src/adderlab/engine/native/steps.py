@@ -28,7 +28,7 @@ from adderlab.task import counter
 from adderlab.task.addition import MAX_COLUMNS
 from adderlab.task.counter import Stream
 from adderlab.task.layouts import Layout
-from adderlab.task.sampling import PATTERNS, DataConfig
+from adderlab.task.sampling import PATTERNS, DataConfig, pool_keys
 
 
 def table_names(form: TableForm) -> tuple[str, ...]:
@@ -136,7 +136,8 @@ class SamplingRequest(ctypes.Structure):
         ("patterns", ctypes.c_int32 * 5),
         ("a_position", ctypes.c_int32 * MAX_COLUMNS),
         ("b_position", ctypes.c_int32 * MAX_COLUMNS),
-        *[(name, ctypes.c_void_p) for name in ("key", "blank", "tokens", "targets")],
+        ("pool", ctypes.c_int64),
+        *[(name, ctypes.c_void_p) for name in ("key", "pool_key", "blank", "tokens", "targets")],
     ]
 
 
@@ -165,6 +166,7 @@ class NativeSampler:
             end_token=-1 if layout.end_token is None else layout.end_token,
             a_position=(ctypes.c_int32 * MAX_COLUMNS)(*layout.a_positions),
             b_position=(ctypes.c_int32 * MAX_COLUMNS)(*layout.b_positions),
+            pool=data.pool or 0,
             blank=self._blank.data_ptr(),
         )
         if data.carry_mix is not None:
@@ -188,11 +190,11 @@ class NativeSampler:
         S, layout = len(seeds_S), self.layout
         tokens_SBP = torch.empty((S, batch_size, layout.num_positions), dtype=torch.uint8)
         targets_SBA = torch.empty((S, batch_size, layout.num_answers), dtype=torch.uint8)
-        key_S = counter.keys(seeds_S, Stream.TRAIN, step)
+        key_S, pool_key_S = counter.keys(seeds_S, Stream.TRAIN, step), pool_keys(seeds_S)
         request = self.request(S, batch_size)
         request.max_digits = self.data.curriculum.max_digits(step, layout.columns)
         request.threshold = self.threshold(step)
-        request.key = key_S.data_ptr()
+        request.key, request.pool_key = key_S.data_ptr(), pool_key_S.data_ptr()
         request.tokens, request.targets = tokens_SBP.data_ptr(), targets_SBA.data_ptr()
         sampler_library().adderlab_sample(ctypes.byref(request))
         return tokens_SBP, targets_SBA
@@ -298,7 +300,9 @@ class NativeSteps:
         assert step_batch.setting_S.shape == (S,) and step_batch.setting_S.dtype == torch.int32
         request.seeds, request.count, request.first = S, C, step_batch.first
         request.settings = len(step_batch.settings)
+        pool_key_S = pool_keys(step_batch.seeds_S)
         request.sampling = sampler.request(1, B)
+        request.sampling.pool_key = pool_key_S.data_ptr()
         request.request.seeds, request.request.batch, request.request.threads = 1, B, self._threads
         request.request.token_row, request.request.target_row = layout.num_positions, layout.num_answers
         request.adamw = AdamWRequest(seeds=1, size=N)
