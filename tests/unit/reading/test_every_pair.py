@@ -16,6 +16,9 @@ from helpers.decoders import READ
 
 FEW = (decoders.LastQuery,)
 AT_ONCE = 1 << 15
+OPEN = (decoders.SandwichNorm, decoders.PerHeadNorm)
+"""A norm right behind the attention leaves many pairs of random weights open: three million cells do not
+decide them all, and the count is a range."""
 
 
 def counts(kind: type, columns: int) -> tuple[int, ...]:
@@ -38,7 +41,11 @@ def counts(kind: type, columns: int) -> tuple[int, ...]:
     margin_BI = torch.cat(parts)
     assert float(margin_BI.abs().min()) > 1e-9, "no pair is left to rounding"
     wrong_BI = margin_BI < 0
-    assert verdict.failing_by_step == tuple(wrong_BI.sum(0).tolist())
+    for count, true in zip(verdict.failing_by_step, wrong_BI.sum(0).tolist(), strict=True):
+        if isinstance(count, tuple):
+            assert kind in OPEN and count[0] <= true <= count[1]
+        else:
+            assert count == true
     # Where nearly all pairs fail at some step, the union of the steps may be a range.
     found, exact = verdict.failing_pairs, columns < 3
     low, high = (found, found) if isinstance(found, int) else found
