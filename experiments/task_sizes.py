@@ -55,6 +55,8 @@ def cell(shape: str, columns: int, base: int, seeds: int, steps: int) -> dict[st
             threads=1,
             folder=Path(folder) / "run",
         )
+        if run.status == "stopped":
+            raise SystemExit(f"{shape}:{columns}x{base} was stopped; the next call begins it again")
         records = run.seeds
     reached = sorted(each.first_success_step for each in records if each.first_success_step is not None)
     rate = wilson(sum(each.succeeded for each in records), len(records))
