@@ -26,7 +26,8 @@ def test_every_field_is_listed_with_its_default(section: str, config: ModelConfi
 
 def test_a_part_and_one_setting() -> None:
     assert set(rows("recipe.lr")) == {"recipe.lr"}
-    assert set(rows("recipe.restarts")) == {"recipe.restarts", "recipe.restarts.halve_at"}
+    fields = ("", ".halve_at", ".lr_factors", ".widths")
+    assert set(rows("recipe.restarts")) == {f"recipe.restarts{name}" for name in fields}
     assert rows("recipe.restarts")["recipe.restarts.halve_at"]["default"] is None
     assert "recipe.data.curriculum.phases[].until" in rows("recipe.data")
     assert not set(rows("model")) & set(rows("recipe"))
