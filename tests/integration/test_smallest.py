@@ -93,7 +93,7 @@ def test_places_of_the_circle() -> None:
 
 @OWN
 def test_the_best_recipe_is_the_measured_one(name: str) -> None:
-    recipe = "restarts-7-8k" if name == "7p" else "restarts-7"
+    recipe = "generic-7" if name == "7p" else "restarts-7"
     assert best_name(get_preset(name)) == quick_name(get_preset(name)) == recipe
 
 

@@ -40,7 +40,7 @@ _BEST = {
     "36p": "wide-36-anneal",
     "11p": "restarts-7",
     "8p": "restarts-7",
-    "7p": "restarts-7-8k",
+    "7p": "generic-7",
 }
 """Measured (docs/rates.md): the highest share of proved seeds, but for the 456p."""
 
