@@ -13,12 +13,14 @@ transcendental functions (``functions``), and the certificate is read as a stran
   own model (``adderlab.reading``, by its ``tables`` method), run on intervals (``enclosure``).
   A certificate's bounds are about tables, so they are needed, but not trusted: ``own_pass`` bounds their
   distance from the module.
+- The recording of a file's model, whose operations are run again with their rounding errors
+  (``recorded``).
 - The layouts of ``adderlab.task``: which token stands where.
 - The reading of checkpoints, done by the caller, who passes weights and their hash (``verify``).
 
-Only ``enclosure``, ``tracing``, ``after_attention``, ``fp32``, ``own_pass`` and ``verify`` import
-PyTorch and ``adderlab.models``, to run the model's own code, and ``primitives`` imports PyTorch, to
-measure it; a test holds the checker to this list.
+Only ``enclosure``, ``tracing``, ``after_attention``, ``fp32``, ``own_pass``, ``recorded`` and ``verify``
+import PyTorch and ``adderlab.models`` or ``adderlab.reading``, to run the model's own code, and
+``primitives`` imports PyTorch, to measure it; a test holds the checker to this list.
 """
 
 from adderlab.checker.fp32 import FloatReport

@@ -507,7 +507,10 @@ def _histories(path: Path, kind: Kind, config: RunConfig | None) -> tuple[SeedHi
     table = path / ("seed_metrics.csv" if population else "metrics.csv")
     if not table.is_file():
         raise Failure(f"{table} is missing: without it there are no curves")
-    return _tables(path, config.seeds if config else (0,))
+    histories = _tables(path, config.seeds if config else (0,))
+    if not histories and _has_ended(path):
+        raise Failure(f"{table} holds no evaluation, though the run has been evaluated")
+    return histories
 
 
 def _tables(folder: Path, seeds: tuple[int, ...]) -> tuple[SeedHistory, ...]:

@@ -92,7 +92,7 @@ class Evaluation(Measured):
             lr=self.lr if self.lr_factor_S is None else self.lr * float(self.lr_factor_S[row]),
             elapsed_sec=elapsed_sec,
             step_acc=tuple(self.step_acc_SI[row].tolist()),
-            weight_norm=float(self.weights_SN[row].double().norm()),
+            weight_norm=float(self.weights_SN[row].cpu().double().norm()),
             train_exact=None if self.train_exact_S is None else float(self.train_exact_S[row]),
         )
 

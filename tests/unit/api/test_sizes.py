@@ -114,7 +114,7 @@ def test_a_population_of_another_size_trains_and_is_reported(tmp_path: Path) -> 
     )
     assert [len(record.step_accuracy) for record in run.seeds] == [3, 3]
     header = (tmp_path / "run" / "seed_metrics.csv").read_text().splitlines()[0]
-    assert header.endswith("step_acc_0,step_acc_1,step_acc_2")
+    assert header.endswith("step_acc_0,step_acc_1,step_acc_2,weight_norm")
     assert al.open_run(tmp_path / "run").history(1)[-1].step_acc == run.history(1)[-1].step_acc
     page = al.write_report(tmp_path / "run", output=tmp_path / "page.html")
     assert "of 3" in Path(str(page)).read_text()
