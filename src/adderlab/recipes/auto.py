@@ -69,7 +69,8 @@ def auto(config: Architecture, steps: int | None = None) -> Recipe:
     steps = steps or size.steps
     if steps < LEAST_STEPS:
         raise UsageError(
-            f"the recipe auto halves its starts within {LEAST_STEPS} steps or more, not {steps}"
+            f"the recipe auto halves its starts within {LEAST_STEPS} steps or more, not {steps}: for "
+            "fewer, name another recipe, such as --recipe plain-228"
         )
     first = max(1, round(steps * FIRST_HALVING))
     scale, _ = _logit_scale(config)

@@ -1,5 +1,7 @@
 """Training and evaluation ask nothing of Apple's GPU that it has not: no float64 above all."""
 
+import functools
+
 import pytest
 import torch
 
@@ -43,18 +45,19 @@ QUICK = "recipe.prefit.steps=2"
 
 
 @pytest.mark.parametrize(
-    ("model", "settings"),
+    ("model", "recipe", "settings"),
     [
-        pytest.param("456p", (*SHORT, QUICK), marks=pytest.mark.slow),
-        pytest.param("57p", (*RESTARTS, QUICK), marks=pytest.mark.slow),
-        ("36p", (*RESTARTS, QUICK)),
-        (str(ROOT / "examples" / "my_adder.py"), RESTARTS),
+        pytest.param("456p", "best", (*SHORT, QUICK), marks=pytest.mark.slow),
+        pytest.param("57p", "best", (*RESTARTS, QUICK), marks=pytest.mark.slow),
+        ("36p", "best", (*RESTARTS, QUICK)),
+        (str(ROOT / "examples" / "my_adder.py"), "plain-228", RESTARTS),
     ],
     ids=["456p", "57p", "36p", "file"],
 )
-def test_training_and_evaluation_run_on_mps(model: str, settings, tmp_path) -> None:
+def test_training_and_evaluation_run_on_mps(model: str, recipe: str, settings, tmp_path) -> None:
+    run_on_mps = functools.partial(al.train, seeds="0-1", steps=4, device="mps", recipe=recipe)
     with apple_gpu() as apple:
-        run = al.train(model, seeds="0-1", steps=4, set=settings, device="mps", folder=tmp_path / "run")
+        run = run_on_mps(model, set=settings, folder=tmp_path / "run")
         pairs = [(9_999_999_999, 1), (0, 0), (1_234_567_890, 9_876_543_210)]
         report = al.evaluate(run.best, pairs, device="mps")
     assert report.total.n == 3
