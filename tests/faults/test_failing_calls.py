@@ -127,7 +127,7 @@ READING = [
         reports_in="series.md",
     ),
 ]
-FAST = {"train": 3, "resume": 3, "sweep": 2, "evaluate": 1, "log": 1, "rate": 1, "replay": 1}
+FAST = {"train": 2, "resume": 2, "sweep": 1, "evaluate": 1, "log": 1, "rate": 1, "replay": 1}
 """Scenarios of every run of the suite, with the number of calls that fail; the others are slow."""
 SERIES = """
 schema_version = 1

@@ -26,7 +26,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "lr.toml").write_text(SWEEP)
     al.sweep(folder / "lr.toml", folder=folder / "sweep", device="cpu", threads=1)
     few = al.preset("122p", columns=3)
-    found = al.search(few, minutes=5, folder=folder / "search", device="cpu", threads=1)
+    found = al.search(few, seeds=[0], minutes=5, folder=folder / "search", device="cpu", threads=1)
     assert [record.status for record in found.seeds] == ["proved"]
     return folder
 

@@ -231,7 +231,10 @@ def recipe(name: str = "best", preset: str | Preset | None = None) -> Recipe:
 
 def _start(preset: Preset) -> str:
     """Of the recipe that "best" names: generic, or informed and by what."""
-    return kind_of_start(to_dict(recipe_for(preset, "best")))
+    name = best_name(preset)
+    if name == "auto":
+        return "generic"  # whatever it chooses for the model, which takes a moment
+    return kind_of_start(to_dict(get_recipe(name)))
 
 
 def _shape(config: ModelConfig) -> str:
