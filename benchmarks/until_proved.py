@@ -1,6 +1,7 @@
 """From nothing to a proved model, several times from different seeds: how long it takes.
 
     python benchmarks/until_proved.py --preset 456p --runs 10 --first 6000 --apart 100 -o records/until
+    python benchmarks/until_proved.py --preset examples/my_adder.py --runs 10 --first 34000 --apart 100
 
 Every run is ``adderlab train PRESET --until proved --seeds N-`` as a process of its own, so start-up
 counts. One JSON file with every run, the median and what it ran on is written when all have ended.
@@ -57,16 +58,24 @@ def search(preset: str, seed: int, minutes: float, folder: Path) -> dict[str, An
         "seed_steps": summary["spent"]["seed_steps"],
         "seeds_tried": summary["seeds"],
         "dropped": summary["counts"]["dropped"],
-        "proved": [
-            {key: fate[key] for key in ("seed", "route", "step", "margin_bound")}
-            for fate in summary["proved"]
-        ],
+        "proved": [_proof(row) for row in summary["proved"]],
+    }
+
+
+def _proof(row: dict[str, Any]) -> dict[str, Any]:
+    """Of a proved seed: how it came to be, and when."""
+    assisted = row["route"] == "assisted"
+    return {
+        "seed": row["seed"],
+        "route": row["route"],
+        "step": row["repair_step"] if assisted else row["steps"] - 1,
+        "margin_bound": row["repair_margin_bound" if assisted else "margin_bound"],
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--preset", default="456p")
+    parser.add_argument("--preset", default="456p", help="its name, or a FILE.py")
     parser.add_argument("--runs", type=int, default=10)
     parser.add_argument("--first", type=int, default=6000, help="first seed of the first run")
     parser.add_argument(
@@ -75,16 +84,19 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=10.0, help="minutes of one run")
     parser.add_argument("-o", "--output", type=Path, default=Path("records/until"))
     args = parser.parse_args()
+    preset = name = args.preset
+    if name.endswith(".py"):  # the searches run in folders of their own
+        preset, name = str(Path(name).resolve()), Path(name).stem
     searches = []
     for i in range(args.runs):
         with tempfile.TemporaryDirectory() as folder:
-            found = search(args.preset, args.first + i * args.apart, args.budget, Path(folder))
+            found = search(preset, args.first + i * args.apart, args.budget, Path(folder))
         searches.append(found)
         print(json.dumps(found), flush=True)
     seconds = [found["seconds"] for found in searches]
     proved = sum(bool(found["proved"]) for found in searches)
     print(
-        f"{args.preset}: {proved} of {args.runs} ended with a proved model; seconds from nothing to it: "
+        f"{name}: {proved} of {args.runs} ended with a proved model; seconds from nothing to it: "
         f"median {statistics.median(seconds):.1f}, {min(seconds):.1f} to {max(seconds):.1f}"
     )
     document = {
@@ -97,7 +109,7 @@ def main() -> None:
         "searches": searches,
     }
     args.output.mkdir(parents=True, exist_ok=True)
-    write_text(args.output / f"{args.preset}.json", json.dumps(document, indent=1) + "\n")
+    write_text(args.output / f"{name}.json", json.dumps(document, indent=1) + "\n")
 
 
 if __name__ == "__main__":

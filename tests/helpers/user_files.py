@@ -33,7 +33,7 @@ VARIANTS = {
         ),
     ],
     "drawn": [
-        ("        self.up,", "        self.register_buffer('fixed', torch.randn(8))\n        self.up,"),
+        ("        self.up,", "        self.register_buffer('fixed', torch.randn(6))\n        self.up,"),
         (_BODY, f"        x = x + self.fixed\n{_BODY}"),
     ],
     "outside": [(_BODY, f"        x = x * self.position[0].tolist()[0]\n{_BODY}")],

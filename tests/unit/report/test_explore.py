@@ -74,10 +74,11 @@ def test_the_script_answers_as_python_does(path: Path) -> None:
 
 
 def test_a_soft_cap_on_scores_is_computed_too(tmp_path: Path) -> None:
-    old = "self.query(u) @ self.key(u).transpose(1, 2) / WIDTH**0.5"
+    old = "self.query(position) @ self.key(position).T / WIDTH**0.5"
     text = MY_ADDER.read_text()
     assert old in text
-    path = written(text.replace(old, f"3 * torch.tanh({old})"), tmp_path / "capped.py")
+    seen = "self.query(self.token(tokens)) @ self.key(self.token(tokens)).transpose(1, 2)"
+    path = written(text.replace(old, f"3 * torch.tanh({seen})"), tmp_path / "capped.py")
     model = al.load(path)
     assert "score_scale" in script(model.config, model.params).form["tables"]
     found = node(
