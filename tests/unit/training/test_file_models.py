@@ -239,7 +239,7 @@ def test_seeds_at_once_are_those_of_a_seed_alone(name: str, tmp_path: Path) -> N
 
 
 def test_seeds_at_once_of_any_size_differ_by_rounding_alone(tmp_path: Path) -> None:
-    """A matrix product may take a seed's numbers in another order where they begin at another address."""
+    """Where a seed's numbers begin at another address, a product may sum them in another order."""
     config = read_file(variant("two layers", tmp_path))[0]
     recipe = dataclasses.replace(RECIPE, batch_size=8)
     many, alone = (seeds_of(config, recipe, seeds) for seeds in (tuple(range(10)), (9,)))
