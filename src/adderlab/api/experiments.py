@@ -23,8 +23,8 @@ from adderlab.reading.file_model import FileModel, read_file
 from adderlab.recipes import RECIPES, best_name, named_for, published_name, quick_name
 from adderlab.recipes.auto import explained
 from adderlab.runs.metadata import MODEL_FILE, kind_of, read_config
-from adderlab.training.population import check_start
 from adderlab.training.recipe import Recipe
+from adderlab.training.start import check_start
 
 Trainable: TypeAlias = "str | Preset | ModelConfig | FileModel | ModelLike"
 """What can be trained: a preset by its name, a configuration, a Python file by its path (which is run),

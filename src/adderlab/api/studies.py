@@ -58,9 +58,9 @@ from adderlab.study.sweep import (
 from adderlab.study.verdicts import Assistance
 from adderlab.training.measure import Listener
 from adderlab.training.objective import Compute, open_backend
-from adderlab.training.population import check_fits
 from adderlab.training.recipe import Recipe
 from adderlab.training.run import stop_requests
+from adderlab.training.start import check_fits
 
 PROVER_LIMITS = Limits(cells=3_000_000, seconds=60.0, union_seconds=1.0)
 """Of a rate's proofs."""

@@ -50,9 +50,9 @@ from adderlab.task.addition import from_digits
 from adderlab.task.sampling import uniform_pairs
 from adderlab.training.measure import Listener
 from adderlab.training.objective import Compute, open_backend
-from adderlab.training.population import check_fits
 from adderlab.training.recipe import Recipe, WarmStart
 from adderlab.training.run import Job, extended, read_job, run
+from adderlab.training.start import check_fits
 from adderlab.training.warm_start import OWN_START, check_encloses
 
 # Runs and searches.

@@ -18,8 +18,8 @@ from adderlab.models.zoo import Preset
 from adderlab.recipes.auto import SOURCE, auto
 from adderlab.recipes.own import OWN
 from adderlab.recipes.published import PUBLISHED, NamedRecipe, resolve
-from adderlab.training.population import check_start
 from adderlab.training.recipe import Recipe
+from adderlab.training.start import check_start
 
 RECIPES: dict[str, NamedRecipe] = resolve({**PUBLISHED, **OWN})
 

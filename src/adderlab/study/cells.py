@@ -52,8 +52,8 @@ from adderlab.models.zoo import Preset, get_preset
 from adderlab.reading.file_model import FileModel, read_file
 from adderlab.recipes import named_for, recipe_for
 from adderlab.runs.records import LEARNED, SUCCESS, Metrics, read_metrics, read_seed_metrics
-from adderlab.training.population import check_fits
 from adderlab.training.recipe import Recipe
+from adderlab.training.start import check_fits
 
 _ENTRIES = ("preset", "recipe", "seeds", "steps", "output", "set", "grid", "random", "halving")
 _SECTIONS = ("recipe", "model")

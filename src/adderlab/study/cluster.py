@@ -48,8 +48,8 @@ from adderlab.study.shards import (
 )
 from adderlab.training.measure import SeedTracker
 from adderlab.training.objective import Compute
-from adderlab.training.population import check_fits
 from adderlab.training.run import Job, RunResult, Writer, stop_requests
+from adderlab.training.start import check_fits
 
 RETRIES = 20
 """How often a shard may lose its machine."""

@@ -60,10 +60,10 @@ from adderlab.runs.stored import of_old_outcome, seed_records
 from adderlab.study.verdicts import Assistance, repair_seed, verify_seed, worth_repair
 from adderlab.training.measure import Evaluation, Listener, Listeners
 from adderlab.training.objective import Objective
-from adderlab.training.population import check_fits
 from adderlab.training.recipe import Recipe
 from adderlab.training.repair import RepairSettings
 from adderlab.training.run import Job, run
+from adderlab.training.start import check_fits
 
 SCHEMA_VERSION = 2
 FOLDER = Path("records") / "rates"

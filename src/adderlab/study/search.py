@@ -48,9 +48,9 @@ from adderlab.runs.stored import read_history, seed_records
 from adderlab.study.verdicts import Interrupted, SeedVerifier
 from adderlab.training.measure import Evaluation, Listener, SeedTracker, Start
 from adderlab.training.objective import Objective
-from adderlab.training.population import check_fits
 from adderlab.training.recipe import Recipe
 from adderlab.training.run import Job, run, stop_requests
+from adderlab.training.start import check_fits
 
 _TICK = 0.1
 """Seconds between looks at the clock and the signals."""

@@ -47,8 +47,9 @@ from adderlab.runs.snapshots import SnapshotFile, file_size
 from adderlab.runs.stored import tracker_state
 from adderlab.training.measure import Evaluation, Listener, SeedTracker, Start
 from adderlab.training.objective import Objective
-from adderlab.training.population import Population, advance, check_fits, furthest_behind
+from adderlab.training.population import Population, advance, furthest_behind
 from adderlab.training.recipe import Recipe, Stage, learning_rate
+from adderlab.training.start import check_fits
 
 
 @dataclass(frozen=True, kw_only=True)

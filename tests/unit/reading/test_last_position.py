@@ -13,8 +13,8 @@ from adderlab.models.transformer import build_model
 from adderlab.reading.file_model import FileModel, read_file
 from adderlab.reading.reading import table_logits
 from adderlab.training.objective import OracleObjective, TableObjective
-from adderlab.training.population import start
 from adderlab.training.recipe import R456_DATA, Recipe
+from adderlab.training.start import start
 from helpers.paths import ROOT
 from helpers.user_files import EXAMPLE, submission, written
 

@@ -19,9 +19,10 @@ from adderlab.study.cells import read_sweep
 from adderlab.study.forecast import Speed, forecast, steps_within
 from adderlab.training.initialise import Restarts, WideInit
 from adderlab.training.objective import Backend, objective_for
-from adderlab.training.population import Population, check_fits, start
+from adderlab.training.population import Population
 from adderlab.training.recipe import Recipe, Stage
 from adderlab.training.run import Job, run
+from adderlab.training.start import check_fits, start
 
 CPU = torch.device("cpu")
 CONFIG = get_preset("67p").config

@@ -23,8 +23,9 @@ from adderlab.recipes.auto import auto
 from adderlab.training.finetune import LBFGS
 from adderlab.training.initialise import Circle, Restarts, WideInit
 from adderlab.training.objective import Compute, OracleObjective, TableObjective, open_backend
-from adderlab.training.population import Population, check_start, start
+from adderlab.training.population import Population
 from adderlab.training.recipe import R456_DATA, Recipe, Stage
+from adderlab.training.start import check_start, start
 from helpers import decoders
 from helpers.user_files import EXAMPLE, perturbed, variant
 

@@ -24,9 +24,10 @@ from adderlab.training.initialise import (
 )
 from adderlab.training.measure import Listener
 from adderlab.training.objective import objective_for
-from adderlab.training.population import Population, check_fits, start
+from adderlab.training.population import Population
 from adderlab.training.recipe import UNIFORM_PAIRS, Recipe
 from adderlab.training.run import Job, run
+from adderlab.training.start import check_fits, start
 
 CPU = torch.device("cpu")
 CONFIG = get_preset("456p").config

@@ -19,8 +19,8 @@ from adderlab.recipes import (
 from adderlab.task.layouts import from_digits
 from adderlab.task.r456 import holdout
 from adderlab.training.optimiser import MICROADDER_DECAY
-from adderlab.training.population import check_fits
 from adderlab.training.recipe import Recipe
+from adderlab.training.start import check_fits
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -18,8 +18,8 @@ from adderlab.models.zoo import get_preset
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint
 from adderlab.runs.informed import start_of
 from adderlab.runs.metadata import read_summary
-from adderlab.training.population import start
 from adderlab.training.recipe import Recipe
+from adderlab.training.start import start
 from adderlab.training.warm_start import check_encloses, warm
 from helpers.reference import proved_path
 

@@ -14,8 +14,9 @@ from adderlab.models.zoo import get_preset
 from adderlab.task.sampling import sample_pairs
 from adderlab.training.initialise import Restarts, WideInit
 from adderlab.training.objective import objective_for
-from adderlab.training.population import Population, check_fits, start
+from adderlab.training.population import Population
 from adderlab.training.recipe import UNIFORM_PAIRS, Recipe, Stage
+from adderlab.training.start import check_fits, start
 
 CPU = torch.device("cpu")
 CONFIG = get_preset("44p").config
