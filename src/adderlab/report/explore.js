@@ -494,25 +494,12 @@ function startFrom(values, note) {
 
 function wireTraining() {
     const home = MODEL.parameters.map(({ values }) => values), frames = snapshotWeights();
-    const time = find("time"), play = find("play"), steps = MODEL.film.steps;
-    let turning = null;
+    const time = find("time"), steps = MODEL.film.steps;
     const checkpoint = "The checkpoint that the page is about.";
     const show = () => startFrom(frames[+time.value], `After step ${thousands(steps[+time.value])}.`);
-    const stop = () => { clearInterval(turning); turning = null; play.textContent = "play"; };
     time.max = steps.length - 1;
     time.value = time.max;
-    time.oninput = () => { stop(); show(); };
-    play.onclick = () => {
-        if (turning) { stop(); return; }
-        if (+time.value === +time.max) time.value = 0;
-        play.textContent = "stop";
-        show();
-        turning = setInterval(() => {
-            time.value = +time.value + 1;
-            show();
-            if (+time.value === +time.max) stop();
-        }, FRAME_MS);
-    };
+    const stop = player(time, find("play"), show, FRAME_MS);
     find("checkpoint").onclick = () => { stop(); startFrom(home, checkpoint); };
     find("time-note").textContent = checkpoint;
 }

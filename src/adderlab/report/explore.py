@@ -1,8 +1,8 @@
 """The explorer: a page on which one types two numbers and watches a model add them, step by step, and
 moves its parameters.
 
-One file that fetches nothing. Its script is the model itself (``engine.javascript``) and
-``explore.js``, which draws; nothing here computes what the page shows.
+One file that fetches nothing. Its script is the model itself (``engine.javascript``), ``explore.js``,
+which draws, and ``player.js``, which plays its film; nothing here computes what the page shows.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import base64
 import json
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from adderlab.engine.javascript.model import Script, script
 from adderlab.evaluation.suites import Suite, strata
 from adderlab.models.tables import tables
 from adderlab.report.evidence import CertificateRecord
-from adderlab.report.html import page, tag, tile
+from adderlab.report.html import code, page, tag, tile
 from adderlab.runs.checkpoints import Checkpoint
 from adderlab.runs.snapshots import Snapshots
 from adderlab.task.addition import NUMERALS
@@ -57,13 +56,12 @@ def explorer_page(explored: Explored) -> str:
     data = _data(explored, made, strata(PER_STRATUM, addition=addition))
     # Nothing between script tags may look like the end of one.
     constant = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
-    folder = Path(__file__).parent
-    drawing = (folder / "explore.js").read_text(encoding="utf-8")
-    code = f'"use strict";\nconst MODEL = {constant};\n{made.source}\n{drawing}'
-    assert "</script" not in code
-    style = (folder / "explore.css").read_text(encoding="utf-8")
-    body = f"{_body(explored, made)}\n<script>\n{code}</script>"
-    return page(f"{explored.title} - adderlab explore", body, kind="explore", style=style)
+    drawing = code("explore.js", "player.js")
+    whole = f'"use strict";\nconst MODEL = {constant};\n{made.source}\n{drawing}'
+    assert "</script" not in whole
+    body = f"{_body(explored, made)}\n<script>\n{whole}</script>"
+    title = f"{explored.title} - adderlab explore"
+    return page(title, body, kind="explore", style=code("explore.css"))
 
 
 def _data(explored: Explored, made: Script, sample: Suite) -> dict[str, Any]:

@@ -104,6 +104,11 @@ def page(title: str, body: str, *, kind: str = "report", style: str = "") -> str
     return f'<!DOCTYPE html>\n<html lang="en">{body}</html>\n'
 
 
+def code(*names: str) -> str:
+    """Scripts or styles that lie beside this module, one after the other."""
+    return "".join(Path(__file__).with_name(name).read_text(encoding="utf-8") for name in names)
+
+
 GENERATOR = "adderlab"
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 """What the browser lets a page do: draw and run what is in it, and fetch nothing."""

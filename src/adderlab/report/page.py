@@ -1,5 +1,6 @@
 """A report as one HTML file: nothing fetched, readable in light and dark. Its script (``report.js``)
-shows values under the pointer and the seed that the reader chooses; without it the rest is there.
+shows values under the pointer and the seed that the reader chooses, and plays its film (``player.js``);
+without it the rest is there.
 
 The top answers what a reader asks first: did it grok, how many seeds, since when, proved?
 """
@@ -41,7 +42,7 @@ from adderlab.report.evidence import (
     populations,
 )
 from adderlab.report.figures import Anatomy, dissect
-from adderlab.report.html import figure, key, page, paragraph, table, tag, tile
+from adderlab.report.html import code, figure, key, page, paragraph, table, tag, tile
 from adderlab.report.seeds import seed_choice, seed_film
 from adderlab.runs.informed import kind_of_start
 from adderlab.runs.metadata import MODEL_FILE, now
@@ -60,8 +61,7 @@ def report_page(runs: Sequence[RunEvidence]) -> str:
     ]
     parts.append(paragraph(f"Written by adderlab report, {now()}.", class_="muted"))
     title = names[0] if alone else f"{len(names)} runs"
-    code = Path(__file__).with_name("report.js").read_text(encoding="utf-8")
-    parts.append(f"<script>\n{code}</script>")
+    parts.append(f"<script>\n{code('report.js', 'player.js')}</script>")
     return page(f"{title} - adderlab report", "\n".join(parts))
 
 

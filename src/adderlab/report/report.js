@@ -116,9 +116,8 @@ function grid(svg, names, [wide, high]) {
 
 for (const part of document.querySelectorAll("[data-film]")) {
     const film = JSON.parse(part.dataset.film), slider = part.querySelector("input");
-    const play = part.querySelector("button"), table = part.querySelector("table");
+    const table = part.querySelector("table");
     const heads = [...part.querySelectorAll("svg")].map((svg) => grid(svg, film.names, film.cell));
-    let turning = null;
     const show = () => {
         const at = +slider.value;
         heads.forEach((fill, head) => fill(film.looks[at][head]));
@@ -127,18 +126,6 @@ for (const part of document.querySelectorAll("[data-film]")) {
             table.rows[row + 1].cells[i + 1].textContent = text;
         }));
     };
-    const stop = () => { clearInterval(turning); turning = null; play.textContent = "play"; };
-    play.addEventListener("click", () => {
-        if (turning) { stop(); return; }
-        if (+slider.value === +slider.max) slider.value = 0;
-        play.textContent = "stop";
-        show();
-        turning = setInterval(() => {
-            slider.value = +slider.value + 1;
-            show();
-            if (+slider.value === +slider.max) stop();
-        }, FRAME_MS);
-    });
-    slider.addEventListener("input", () => { stop(); show(); });
+    player(slider, part.querySelector("button"), show, FRAME_MS);
     show();
 }

@@ -118,7 +118,7 @@ def test_the_page_fetches_nothing_and_is_small(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["7p", "36p", "456p"])
 def test_the_pages_of_the_documents_are_those_that_would_be_written_now(name: str) -> None:
     text = (ROOT / "docs" / "explore" / f"{name}.html").read_text()
-    sources = [REPORT / "explore.js", REPORT / "explore.css", ENGINE]
+    sources = [REPORT / "explore.js", REPORT / "player.js", REPORT / "explore.css", ENGINE]
     old = [path.name for path in sources if path.read_text() not in text]
     assert not old, (
         f"write docs/explore/{name}.html again: adderlab explore records/best/{name}/model.pt"
