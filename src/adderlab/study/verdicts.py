@@ -382,7 +382,7 @@ class SeedVerifier:
             if hopeless(history, self.recipe):
                 self._decide(tracker, seed, "dropped", status="dropped")
             elif worth_a_proof(history):
-                weights_N, exact = evaluation.weights_SN[row], history[-1].val_exact
+                weights_N, exact = evaluation.weights_on_cpu_SN[row], history[-1].val_exact
                 checkpoint = tracker.checkpoint(seed, weights_N, evaluation.step, exact)
                 try:
                     self._prove(tracker, checkpoint, "last")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +83,17 @@ class Evaluation(Measured):
     train_exact_S: Tensor | None = None
     """Exact match on the seed's own training pairs; None where every step draws fresh ones."""
 
+    @cached_property
+    def weights_on_cpu_SN(self) -> Tensor:
+        """One copy off the device for all who look at the weights."""
+        return self.weights_SN.cpu()
+
+    @cached_property
+    def _weight_norms(self) -> list[float]:
+        """Of every row, in float64, which not every device has; one by one, so that no neighbour changes
+        the order of a sum."""
+        return [float(weights_N.double().norm()) for weights_N in self.weights_on_cpu_SN]
+
     def metrics(self, row: int, elapsed_sec: float) -> Metrics:
         """A seed's row in the tables of its run."""
         return Metrics(
@@ -92,7 +104,7 @@ class Evaluation(Measured):
             lr=self.lr if self.lr_factor_S is None else self.lr * float(self.lr_factor_S[row]),
             elapsed_sec=elapsed_sec,
             step_acc=tuple(self.step_acc_SI[row].tolist()),
-            weight_norm=float(self.weights_SN[row].cpu().double().norm()),
+            weight_norm=self._weight_norms[row],
             train_exact=None if self.train_exact_S is None else float(self.train_exact_S[row]),
         )
 
@@ -311,7 +323,7 @@ class SeedTracker:
 
     def take(self, evaluation: Evaluation, elapsed_sec: float) -> dict[int, Metrics]:
         """Note an evaluation of the seeds that are training; its table rows."""
-        metrics, flat_SN = {}, evaluation.weights_SN.cpu()
+        metrics, flat_SN = {}, evaluation.weights_on_cpu_SN
         for row, seed in enumerate(evaluation.seeds):
             metrics[seed] = evaluation.metrics(row, elapsed_sec)
             self.records[seed] = self.records[seed].after(metrics[seed], evaluation.score(row))

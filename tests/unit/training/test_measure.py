@@ -1,5 +1,7 @@
 """The better of two measurements, seed by seed, and the best weights so far."""
 
+from dataclasses import replace
+
 import torch
 
 from adderlab.training.measure import (
@@ -59,3 +61,12 @@ def test_the_best_weights_are_those_of_the_best_evaluation() -> None:
     best.keep([4, 0])
     assert best.weights_SN[:, 1].tolist() == [1.0, 2.0]
     assert best.scores[1][0] == 0.6
+
+
+def test_the_weight_norm_of_a_row_is_its_own_among_others_and_alone() -> None:
+    weights_SN = torch.randn(5, 1000, generator=torch.Generator().manual_seed(0))
+    several = replace(evaluation(ONE, 0.0), weights_SN=weights_SN)
+    norms = [several.metrics(row, 0.0).weight_norm for row in range(5)]
+    assert norms == [float(weights_N.double().norm()) for weights_N in weights_SN]
+    chosen = several.of((3, 1), [3, 1])
+    assert [chosen.metrics(row, 0.0).weight_norm for row in range(2)] == [norms[3], norms[1]]
