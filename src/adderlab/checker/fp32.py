@@ -31,7 +31,6 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from adderlab.checker import primitives, rounding
 from adderlab.checker.after_attention import (
@@ -58,7 +57,7 @@ from adderlab.checker.model import Model, Step
 from adderlab.checker.primitives import Primitive
 from adderlab.checker.ranges import own_keys
 from adderlab.checker.rounding import EXP_ULPS, FP32, Rounded, moved_by_rounding
-from adderlab.checker.tracing import Noisy, Tracing
+from adderlab.checker.tracing import Noisy, Tracing, value_of
 from adderlab.errors import Failure
 from adderlab.models.maps import rotary, rotate
 from adderlab.models.transformer import Transformer
@@ -131,10 +130,6 @@ class _Projected:
     """(B, H, 1, K), (B, H, 1, K), (B, H, 1, E) and (B, 1, D), with the way they came."""
 
 
-def _value(x: Tensor) -> Rounded:
-    return x.value if isinstance(x, Noisy) else rounding.exact(x.double().numpy())
-
-
 def projected(module: Transformer, rows: Sequence[tuple[int, int]]) -> _Projected:
     """``rows`` are (position, token)."""
     config, attention, layout = module.config, module.block(0).attn, module.layout
@@ -145,7 +140,7 @@ def projected(module: Transformer, rows: Sequence[tuple[int, int]]) -> _Projecte
     shared = torch.arange(H) // (H // G)
     with torch.no_grad(), Tracing():
         embedded = module._embed(tokens_VP)
-    every, index = _value(embedded), (tokens, positions, np.newaxis)
+    every, index = value_of(embedded), (tokens, positions, np.newaxis)
     stream = Rounded(every.known[index], every.err[index], every.format, True, every.err[index])
     with torch.no_grad(), Tracing():
         x_B1D = Noisy(stream)
@@ -159,7 +154,7 @@ def projected(module: Transformer, rows: Sequence[tuple[int, int]]) -> _Projecte
             cos, sin = (t.to(x_B1D.dtype)[:, None, None] for t in angles)
             q, k = (rotate(y, cos, sin, config.rope_pairs) for y in (q, k))
         k, v = k[:, shared], v[:, shared]
-    return _Projected(_value(q), _value(k), _value(v), stream)
+    return _Projected(value_of(q), value_of(k), value_of(v), stream)
 
 
 def _score_errors(query: Rounded, key: Rounded) -> Array:
@@ -308,7 +303,7 @@ class ReadableArithmetic:
         mixed = _rows(error.mixed, z_N)
         start = _rows(Rounded(stream.known[:, 0], stream.err[:, 0]), asking)
         with torch.no_grad(), Tracing():
-            after = _value(Noisy(start) + self.module.block(0).attn.written(Noisy(mixed)))
+            after = value_of(Noisy(start) + self.module.block(0).attn.written(Noisy(mixed)))
         return Rounded(real, after.err, after.format, True, after.local, after.parents)
 
     def read_out(self, step: Step, z_N: NDArray[np.intp], x_ND: Rounded) -> Logits:

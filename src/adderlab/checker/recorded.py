@@ -36,7 +36,7 @@ from adderlab.checker.intervals import Array, Interval, up
 from adderlab.checker.mean_value import Real
 from adderlab.checker.model import Model, Step
 from adderlab.checker.rounding import FP32, Rounded
-from adderlab.checker.tracing import Noisy, interpret
+from adderlab.checker.tracing import Noisy, interpret, value_of
 from adderlab.errors import Failure
 from adderlab.reading.attention import Attention
 from adderlab.reading.dependence import BURIED, CASTS, CREATORS, MOVES, PRODUCTS, Dependence
@@ -196,7 +196,7 @@ class RecordedArithmetic:
                 self._put(values, node, get)
             else:
                 values[_made(node)] = masked
-        found = _value(values[source])
+        found = value_of(values[source])
         P = self._trace.length
         return found.moved(lambda x: x.reshape(-1, P, P))
 
@@ -257,7 +257,7 @@ class RecordedArithmetic:
         low, high, err = np.zeros((3, len(rows), len(self._heads), self._value_width))
         for h, head in enumerate(self._heads):
             _, number = self._products[head.softmax]
-            each = [_value(own[number]) for own in self._own]
+            each = [value_of(own[number]) for own in self._own]
 
             def chosen(end_VHPE: Sequence[Array], head: Attention = head) -> Array:
                 P = self._trace.length
@@ -304,29 +304,31 @@ class RecordedArithmetic:
 
     def _stream_error(self, step: Step, mixed: Rounded) -> Array:
         """(Z, D), whatever the mixture within its range."""
-        at, H = self._model.geometry.query_positions[step.index], len(self._heads)
-        E = mixed.shape[1] // H
+        at = self._model.geometry.query_positions[step.index]
         rows = []
         for z, token in enumerate(step.tokens):
-            values = {}
-            for mixture in {mixture for mixture, _ in self._products.values()}:
-                shape = self._trace.shapes[mixture]
-                low, high, err = np.zeros((3, *shape))
-                for h, head in enumerate(self._heads):
-                    if self._products[head.softmax][0] != mixture:
-                        continue
-                    own = slice(h * E, (h + 1) * E)
-                    for end, whole in (
-                        (low, mixed.known.low),
-                        (high, mixed.known.high),
-                        (err, mixed.err),
-                    ):
-                        end.reshape(-1, shape[-2], E)[head.head, at] = whole[z, own]
-                values[mixture] = Noisy(Rounded(Interval(low, high), err, FP32))
+            values = self._mixtures(mixed, z, at)
             for node in self._between(set(values), self._stream):
                 self._put(values, node, self._getter(values, self._own[token]))
-            rows.append(_value(values[self._stream]).err.reshape(self._trace.length, -1)[at])
+            rows.append(value_of(values[self._stream]).err.reshape(self._trace.length, -1)[at])
         return np.stack(rows)
+
+    def _mixtures(self, mixed: Rounded, z: int, at: int) -> dict[int, Any]:
+        """The tensors that products with weights make, of one query token; zeros at other positions."""
+        E = mixed.shape[1] // len(self._heads)
+        ends = (mixed.known.low, mixed.known.high, mixed.err)
+        arrays: dict[int, Array] = {}
+        for h, head in enumerate(self._heads):
+            mixture = self._products[head.softmax][0]
+            shape = self._trace.shapes[mixture]
+            if mixture not in arrays:
+                arrays[mixture] = np.zeros((3, *shape))
+            for end, whole in zip(arrays[mixture], ends, strict=True):
+                end.reshape(-1, shape[-2], E)[head.head, at] = whole[z, h * E : (h + 1) * E]
+        return {
+            mixture: Noisy(Rounded(Interval(low, high), err, FP32))
+            for mixture, (low, high, err) in arrays.items()
+        }
 
     def _getter(self, values: dict[int, Any], own: dict[int, Any]) -> Callable[[int], Any]:
         def get(number: int) -> Any:
@@ -357,12 +359,12 @@ class RecordedArithmetic:
 
             if node.function in VIEWS or node.function is aten.expand.default:
                 taken, made = node.inputs()[0].number, _made(node)
-                values[made] = self._reshaped(_value(values[taken]), made, N)
+                values[made] = self._reshaped(value_of(values[taken]), made, N)
                 continue
             self._put(values, node, get)
             if tuple(values[_made(node)].shape) != self._with_rows(_made(node), N):
                 raise Failure("fp32 is not followed where positions are rearranged after the attention")
-        found = _value(values[output]).moved(lambda x: x.reshape(N, -1))
+        found = value_of(values[output]).moved(lambda x: x.reshape(N, -1))
         order = list(self._reading.tokens.order)
         return found.moved(lambda x: x[:, order])
 
@@ -403,7 +405,7 @@ class RecordedArithmetic:
     def _own_at_row(self, number: int, at: int, token_N: NDArray[np.intp]) -> Noisy:
         """Of every box, the numbers of its token at the query's position."""
         axis = self._rows_axis(self._trace.shapes[number])
-        rows = [_value(own[number]).moved(lambda x: np.take(x, [at], axis)) for own in self._own]
+        rows = [value_of(own[number]).moved(lambda x: np.take(x, [at], axis)) for own in self._own]
 
         def chosen(parts: list[Array]) -> Array:
             return np.take(np.concatenate(parts, axis), token_N, axis)
@@ -414,6 +416,23 @@ class RecordedArithmetic:
 
     def _taken_apart(self) -> int:
         """The stream. The pieces have to be the recording's own numbers, in float64, on random pairs."""
+        streams = self._streams()
+        points = self._points({*streams, *(mixture for mixture, _ in self._products.values())})
+        for rows, found in points:
+            self._require_mixture(rows, found)
+        why = Failure("fp32 is followed where the attention's output joins one stream")
+        for self._stream in streams:
+            try:
+                for rows, found in points:
+                    self._require_stream(rows, found)
+                    self._require_logits(rows, found)
+                return self._stream
+            except Failure as failure:
+                why = failure
+        raise why
+
+    def _points(self, wanted: set[int]) -> list[tuple[list[Row], Mapping[int, Tensor]]]:
+        """Random pairs, each as its rows, with the wanted tensors and the output as recorded."""
         layout, task = self._reading.layout, self._reading.layout.addition
         generator = torch.Generator().manual_seed(0)
         digits = torch.randint(
@@ -421,26 +440,13 @@ class RecordedArithmetic:
         )
         tokens_BP, _ = layout.encode(digits[0], digits[1])
         wide = {name: tensor.double() for name, tensor in self._parameters.items()}
-        streams, output = self._streams(), self._trace.outputs[0].number
-        wanted = {output, *streams, *(mixture for mixture, _ in self._products.values())}
-        runs = []
+        points: list[tuple[list[Row], Mapping[int, Tensor]]] = []
         for tokens_P in tokens_BP.long():
             ids = self._reading.tokens.of(tokens_P[None]).reshape(self._trace.tokens.shape)
             with torch.no_grad():
-                found = run(self._trace, wide, ids, wanted)
-            runs.append(([(p, int(t)) for p, t in enumerate(tokens_P)], found))
-        for rows, found in runs:
-            self._require_mixture(rows, found)
-        why = Failure("fp32 is followed where the attention's output joins one stream")
-        for self._stream in streams:
-            try:
-                for rows, found in runs:
-                    self._require_stream(rows, found)
-                    self._require_logits(rows, found)
-                return self._stream
-            except Failure as failure:
-                why = failure
-        raise why
+                found = run(self._trace, wide, ids, {self._trace.outputs[0].number, *wanted})
+            points.append(([(p, int(t)) for p, t in enumerate(tokens_P)], found))
+        return points
 
     def _asked(self, rows: Sequence[Row]) -> Iterator[tuple[Step, Row, list[Row]]]:
         """Every step with its query and keys."""
@@ -512,7 +518,7 @@ def _perform(node: Node, args: Any, kwargs: dict[str, Any]) -> Any:
             if not floats or name in CREATORS | MASKING or node.function in MOVES or _is_whole(result):
                 return result
     if node.function in VIEWS and noisy:
-        return Noisy(_value(args[0]).moved(lambda x: x.reshape(tuple(args[1]))))
+        return Noisy(value_of(args[0]).moved(lambda x: x.reshape(tuple(args[1]))))
     return interpret(node.function, args, kwargs)
 
 
@@ -564,12 +570,6 @@ def _is_affine(node: Node, derived: Sequence[int]) -> bool:
         return len(derived) == 1 and isinstance(node.args[0], Ref) and node.args[0].number == derived[0]
     factors = [ref.number for ref in _factors(node)]
     return sum(number in derived for number in factors) == 1
-
-
-def _value(x: Any) -> Rounded:
-    if isinstance(x, Noisy):
-        return x.value
-    return rounding.exact(x.double().numpy())
 
 
 def _softmax(score_HM: Array) -> Array:

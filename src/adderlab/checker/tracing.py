@@ -66,6 +66,11 @@ class Tracing(TorchDispatchMode):
         return interpret(func, args, kwargs or {})
 
 
+def value_of(x: Tensor) -> Rounded:
+    """What a result stands for; a plain tensor for its own numbers."""
+    return x.value if isinstance(x, Noisy) else rounding.exact(x.double().numpy())
+
+
 def _rounded(x: Any, format: Format = FP32) -> Rounded:
     if isinstance(x, Noisy):
         return x.value
