@@ -15,6 +15,7 @@ from adderlab.api.models import ModelLike, load
 from adderlab.errors import UsageError
 from adderlab.files import schema
 from adderlab.format import did_you_mean
+from adderlab.models.architecture import Architecture
 from adderlab.models.config import ModelConfig
 from adderlab.models.config import changed as with_changes
 from adderlab.models.describe import count_parameters
@@ -23,6 +24,7 @@ from adderlab.reading.file_model import FileModel, read_file
 from adderlab.recipes import RECIPES, best_name, named_for, published_name, quick_name
 from adderlab.recipes.auto import explained
 from adderlab.runs.metadata import MODEL_FILE, kind_of, read_config
+from adderlab.training.measure import Listener
 from adderlab.training.recipe import Recipe
 from adderlab.training.start import check_start
 
@@ -51,11 +53,6 @@ class Experiment:
     """Of the recipe before any change; empty where it has none."""
     changes: tuple[str, ...]
     """What was changed, for example ``("lr=0.01",)``."""
-
-    @property
-    def reasons(self) -> tuple[str, ...]:
-        """Of the recipe "auto": what it is for this model and why, a line each."""
-        return explained(self.config, self.recipe) if self.recipe_name == "auto" else ()
 
     @property
     def is_published(self) -> bool:
@@ -122,6 +119,14 @@ def _define_file(
         recipe_name=name,
         changes=tuple(f"{key}={value}" for _, key, value in changed),
     )
+
+
+def explain(name: str, config: Architecture, recipe: Recipe, listener: Listener) -> None:
+    """Of the recipe "auto": what it is for this model and why. ``name``: the recipe's, perhaps with its
+    changes (``auto+lr=0.01``)."""
+    if name.partition("+")[0] == "auto":
+        for reason in explained(config, recipe):
+            listener.on_message(f"auto: {reason}")
 
 
 def short_name(model: str, settings: Settings = ()) -> str:

@@ -17,6 +17,7 @@ from adderlab.api.experiments import (
     Settings,
     Trainable,
     define,
+    explain,
     name_file,
     parse_seeds,
 )
@@ -26,7 +27,6 @@ from adderlab.files import schema
 from adderlab.files.atomic import RunLock, disk_failure, make_folder
 from adderlab.format import as_typed, seed_list
 from adderlab.proof.search import Limits
-from adderlab.recipes.auto import explained
 from adderlab.report.describe import COLUMNS, rates_page, table_row
 from adderlab.results import Result, html_table, text_table
 from adderlab.runs.metadata import collect_environment, kind_of
@@ -166,9 +166,7 @@ def measure_rate(
                 )
             delete_measurement(work)
         write_plan(work, plan)
-        if plan.recipe_name.partition("+")[0] == "auto":
-            for line in explained(plan.config, plan.recipe):
-                listener.on_message(f"auto: {line}")
+        explain(plan.recipe_name, plan.config, plan.recipe, listener)
         backend = open_backend(plan.config, compute, listener.on_message)
         # The published pairs are decoded one model at a time: on the CPU, whatever trained them.
         cpu = torch.device("cpu")

@@ -18,6 +18,7 @@ from adderlab.api.experiments import (
     Settings,
     Trainable,
     define,
+    explain,
     name_file,
     parse_open_seeds,
     parse_seeds,
@@ -271,7 +272,7 @@ def train(
     )
     if cluster is None and (store or shards):
         raise UsageError("store=URL and shards=N go with cluster=ADDRESS")
-    _explain(wanted, listener)
+    explain(wanted.recipe_name, wanted.config, wanted.recipe, listener)
     if cluster is not None:
         if job.source is not None:
             raise UsageError("a warm start is trained on this machine: leave out the cluster")
@@ -378,7 +379,7 @@ def search(
     )
     compute = Compute(device=device, engine=engine, threads=threads)
     listener = listener or Listener()
-    _explain(wanted, listener)
+    explain(wanted.recipe_name, wanted.config, wanted.recipe, listener)
     return _search(plan, compute, listener, proved=proved, minutes=minutes, overwrite=overwrite)
 
 
@@ -417,12 +418,6 @@ def _steps_within(
             f"auto: {minutes:g} minutes are too few on this machine: it takes its least, {steps} steps"
         )
     return steps
-
-
-def _explain(wanted: Experiment, listener: Listener) -> None:
-    """What the recipe "auto" chose for the model, and why."""
-    for reason in wanted.reasons:
-        listener.on_message(f"auto: {reason}")
 
 
 def _announce(config: ModelConfig | FileModel, listener: Listener) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import adderlab as al
-from adderlab.api.experiments import define
+from adderlab.api.experiments import define, explain
 from adderlab.engine.torch_tables import TorchEngine
 from adderlab.errors import UsageError
 from adderlab.files.schema import to_dict
@@ -18,6 +18,7 @@ from adderlab.report.describe import describe_recipe
 from adderlab.study.cells import read_sweep
 from adderlab.study.forecast import Speed, forecast, steps_within
 from adderlab.training.initialise import Restarts, WideInit
+from adderlab.training.measure import Listener
 from adderlab.training.objective import Backend, objective_for
 from adderlab.training.population import Population
 from adderlab.training.recipe import Recipe, Stage
@@ -128,12 +129,22 @@ def test_it_is_generic_and_fits_every_kind_of_model(name: str) -> None:
 def test_it_is_the_default_where_nothing_was_measured() -> None:
     assert best_name(PRESETS["140p"]) == quick_name(PRESETS["140p"]) == "auto"
     wanted = define("140p", "best", steps=4000)
-    assert wanted.recipe_name == "auto" and wanted.recipe.steps == 4000 and wanted.reasons
+    assert wanted.recipe_name == "auto" and wanted.recipe.steps == 4000
     assert wanted.recipe.restarts is not None
     assert wanted.recipe.restarts.halve_at == tuple(50 << i for i in range(6))
     wider = define("140p", "auto", settings=("model.d_ff=9",))
-    assert wider.recipe == auto(wider.config) and not define("456p", "best").reasons
+    assert wider.recipe == auto(wider.config)
     assert named_for(PRESETS["140p"], "best").name == "auto"
+
+
+@pytest.mark.parametrize("name, lines", [("auto", 4), ("auto+lr=0.01", 4), ("automatic", 0), ("", 0)])
+def test_what_it_chose_is_told_and_of_other_recipes_nothing(name: str, lines: int) -> None:
+    said: list[str] = []
+    listener = Listener()
+    listener.on_message = said.append  # type: ignore[method-assign]
+    config = get_preset("140p").config
+    explain(name, config, auto(config), listener)
+    assert len(said) == lines and all(line.startswith("auto: ") for line in said)
 
 
 def test_a_sweep_takes_it_for_each_of_its_models() -> None:
