@@ -61,16 +61,21 @@ def resume(folder: Path, **how: Any) -> Ended:
 
 
 def kill_at_random(tmp_path: Path, whole: Whole, kills: int, seed: int) -> None:
-    """Start runs and resume them, killing at random moments, until so many processes were killed."""
+    """Start runs and resume them, killing at random moments, until so many processes were killed; some
+    write their files at every evaluation, others leave evaluations out."""
     generator, killed, chain = random.Random(seed), 0, 0
+
+    def pause() -> float:
+        return generator.choice((0.0, 0.02, 1.0))
+
     while killed < kills:
         folder = tmp_path / str(chain)
         folder.mkdir()
-        ended = resume(folder, signal_after=generator.uniform(0, whole.seconds))
+        ended = resume(folder, signal_after=generator.uniform(0, whole.seconds), pause=pause())
         while ended.killed:
             killed += 1
             moment = generator.uniform(0, whole.seconds) if killed < kills else None
-            ended = resume(folder, signal_after=moment)
+            ended = resume(folder, signal_after=moment, pause=pause())
         assert ended.code == 0, ended.err
         assert results(folder / RUN) == whole.results, f"chain {chain} of seed {seed}"
         shutil.rmtree(folder)

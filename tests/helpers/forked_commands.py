@@ -95,9 +95,10 @@ class CommandRunner:
         signal_after: float | None = None,
         signal_when: Path | None = None,
         number: int = signal.SIGKILL,
+        pause: float = 0.0,
     ) -> Ended:
         """``adderlab ARGV`` in ``folder``; after so many seconds, or so many after a file is there, it
-        gets the signal ``number``."""
+        gets the signal ``number``. ``pause``: seconds between two writings of a run's files."""
         request = {
             "folder": str(folder),
             "argv": [str(each) for each in argv],
@@ -105,6 +106,7 @@ class CommandRunner:
             "signal_after": signal_after,
             "signal_when": None if signal_when is None else str(folder / signal_when),
             "number": int(number),
+            "pause": pause,
         }
         assert self._process.stdin and self._process.stdout
         self._process.stdin.write(json.dumps(request) + "\n")
@@ -228,6 +230,7 @@ def _be_child(main: Any, request: dict[str, Any], shared: mmap.mmap, out: int, e
         )
         shim.fault_seen.restype = ctypes.c_long
         sys.argv = ["adderlab", *request["argv"]]
+        importlib.import_module("adderlab.training.run").Writer.PAUSE = request["pause"]
         try:
             code = main(request["argv"])
         except SystemExit as stop:

@@ -199,19 +199,26 @@ class RunFolder:
     def is_population(self) -> bool:
         return len(self.config.seeds) > 1
 
-    def record(self, evaluations: Mapping[int, Metrics]) -> None:
-        """Append one step's evaluations, by seed. Raises ``Failure``."""
-        rows = list(evaluations.values())
+    def record(self, *evaluations: Mapping[int, Metrics]) -> None:
+        """Append the rows of some steps, each by seed. Raises ``Failure``."""
         if self.is_population:
             path = self.path / "seed_metrics.csv"
             columns = _header(path)[1:]
-            lines = [[str(seed), *row.cells(columns)] for seed, row in evaluations.items()]
+            lines = [
+                [str(seed), *row.cells(columns)] for each in evaluations for seed, row in each.items()
+            ]
             append_text(path, csv_lines(lines))
-            # Of the numbers as they stand in the table, so that its reader finds the very same medians.
-            rows = [median_metrics([as_written(row) for row in rows])]
         path = self.path / "metrics.csv"
         columns = _header(path)
-        append_text(path, csv_lines(row.cells(columns) for row in rows))
+        append_text(path, csv_lines(self._row(each).cells(columns) for each in evaluations))
+
+    def _row(self, evaluation: Mapping[int, Metrics]) -> Metrics:
+        """Of ``metrics.csv``."""
+        rows = list(evaluation.values())
+        if not self.is_population:
+            return rows[0]
+        # Of the numbers as they stand in the table, so that its reader finds the very same medians.
+        return median_metrics([as_written(row) for row in rows])
 
     def write_seeds(self, records: Sequence[SeedRecord]) -> None:
         """Replace ``seeds.json`` and ``seeds.csv``. Raises ``Failure``."""
@@ -433,9 +440,9 @@ def _remove_if_empty(folder: Path) -> None:
 
 # What a run needs to go on after it was stopped or killed: ``state.pt``.
 #
-# The state is written before the first step and as the last thing of every evaluation, in one atomic
-# step. A kill between the tables and the state leaves rows of a step that the state does not know;
-# going on drops them first.
+# The state is written before the first step, and later as the last of all files, in one atomic step. A
+# kill between the tables and the state leaves rows of steps that the state does not know; going on drops
+# them first.
 
 
 STATE_FILE = "state.pt"

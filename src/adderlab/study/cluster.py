@@ -252,8 +252,7 @@ def merge(job: Job, folder: RunFolder, shards: Sequence[Path]) -> RunResult:
     known = [tracker_state(state, path) for state, path in zip(states, shards, strict=True)]
     tracker.load_state(joined(known, [len(own) for own in seeds]))
     drop_rows_after(job.folder, -1)
-    for evaluations in _by_step(job.seeds, shards):
-        folder.record(evaluations)
+    folder.record(*_by_step(job.seeds, shards))
     done = not population.seeds or population.next_step >= job.recipe.total_steps
     return Writer(job, folder, population, tracker).finish("done" if done else "stopped")
 

@@ -142,7 +142,7 @@ def measure_speed(
             writer = Writer(job, folder, population, tracker)
             for _ in range(2):  # the second time nothing is made for the first time
                 started = time.perf_counter()
-                writer.write_tables(evaluation)
+                writer.take(evaluation)
                 writer.write("running")
                 writing = time.perf_counter() - started
     return Speed(
@@ -183,6 +183,8 @@ def forecast(speed: Speed, recipe: Recipe, seeds: int, nodes: int) -> Forecast:
         training += (last - first) * _seconds_per_step(speed, rows)
     evaluations = num_evaluations(recipe)
     measured = sum(recipe.restarts_after(step - 1) for step in _looks(recipe))
+    evaluating = measured * per_node * speed.evaluation_seconds
+    writings = min(evaluations, 1 + (training + evaluating) / Writer.PAUSE)
     not_counted = ["its L-BFGS stage"] if any(each.lbfgs for _, each in recipe.parts) else []
     if recipe.stop_perfect_steps:
         not_counted.append("seeds that stop early once they are perfect")
@@ -193,8 +195,7 @@ def forecast(speed: Speed, recipe: Recipe, seeds: int, nodes: int) -> Forecast:
         steps=recipe.total_steps,
         evaluations=evaluations,
         training_seconds=training,
-        evaluating_seconds=measured * per_node * speed.evaluation_seconds
-        + evaluations * speed.writing_seconds,
+        evaluating_seconds=evaluating + writings * speed.writing_seconds,
         not_counted=tuple(not_counted),
     )
 

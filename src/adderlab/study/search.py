@@ -1,10 +1,11 @@
 """Train fresh seeds until one is proved on all pairs: ``adderlab train PRESET --until proved``.
 
-Worker threads train one batch of seeds after another side by side; a batch is an ordinary run of the
-next seeds in order: on a CPU one seed for every core, because a seed is sequential and two seeds on
-one core take twice as long as one; on an accelerator one worker with many seeds. A seed ends early
-when it is proved or hopeless (``study.verdicts``), and the worker starts the next. Everything
-spent is counted, on failures too: what a user pays is the time from nothing to a proved model.
+Workers train one batch of seeds after another side by side (processes where they can be,
+``study.workers``, threads elsewhere); a batch is an ordinary run of the next seeds in order: on a CPU
+one seed for every core, because a seed is sequential and two seeds on one core take twice as long as
+one; on an accelerator one worker with many seeds. A seed ends early when it is proved or hopeless
+(``study.verdicts``), and the worker starts the next. Everything spent is counted, on failures too: what
+a user pays is the time from nothing to a proved model.
 
 The folder of a search, besides what every run folder has (``runs.folder``):
     seed_0043/          a batch: an ordinary run folder (seeds_0000-0031/ where seeds train together)
@@ -19,9 +20,10 @@ import itertools
 import shutil
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -46,6 +48,7 @@ from adderlab.runs.metadata import (
 from adderlab.runs.records import SeedRecord, SeedStatus, write_records
 from adderlab.runs.stored import read_history, seed_records
 from adderlab.study.verdicts import Interrupted, SeedVerifier
+from adderlab.study.workers import Flag, Report, Worker, can_fork
 from adderlab.training.measure import Evaluation, Listener, SeedTracker, Start
 from adderlab.training.objective import Objective
 from adderlab.training.recipe import Recipe
@@ -239,7 +242,7 @@ class _Search:
     ) -> None:
         self.result, self.wanted, self.device = result, wanted, device
         self.plan, self.listener = result.plan, listener
-        self.stop = threading.Event()
+        self.stop = Flag()
         self.lock = threading.RLock()
         self._failure: BaseException | None = None
         self._open = _unfinished_batches(result)
@@ -247,6 +250,7 @@ class _Search:
         self._before = result.spent
         self._started = time.monotonic(), time.process_time()
         self._steps = 0
+        self._workers: list[Worker] = []
 
     def run(
         self, objective: Objective, workers: int, asked: threading.Event, seconds: float
@@ -255,9 +259,26 @@ class _Search:
         if self._enough():
             # Resumed after its end: what other workers had begun by then is wanted no more.
             self.stop.set()
-        threads = [threading.Thread(target=self._work, args=(objective,)) for _ in range(workers)]
-        for thread in threads:
-            thread.start()
+        trainer = _Trainer(self.plan, objective, self.device, self.stop)
+        if workers > 1 and objective.engine_name == "native" and can_fork():
+            trainer.prepare()
+            self._workers = [Worker(trainer.train) for _ in range(workers)]
+        does = [worker.do for worker in self._workers] or [trainer.train] * workers
+        threads = [threading.Thread(target=self._work, args=(do,)) for do in does]
+        try:
+            for thread in threads:
+                thread.start()
+            status = self._wait(threads, asked, seconds)
+        finally:
+            for worker in self._workers:
+                worker.close()
+        if self._failure is not None:
+            raise self._failure
+        self._write("proved" if self._enough() else status)
+        return self.result
+
+    def _wait(self, threads: Sequence[threading.Thread], asked: threading.Event, seconds: float) -> str:
+        """For all threads to end; why they do if not for a proof."""
         deadline = time.monotonic() + seconds
         status = "seeds used up"
         while any(thread.is_alive() for thread in threads):
@@ -266,16 +287,15 @@ class _Search:
                 self.stop.set()
             for thread in threads:
                 thread.join(_TICK / len(threads))
-        if self._failure is not None:
-            raise self._failure
-        self._write("proved" if self._enough() else status)
-        return self.result
+        return status
 
-    def _work(self, objective: Objective) -> None:
-        """One worker thread."""
+    def _work(self, train: Callable[[_Batch, Report], None]) -> None:
+        """One thread: it trains, or has its worker train."""
         try:
             while (batch := self._next()) is not None:
-                self._train(batch, objective)
+                train(batch, _Follower(self, batch).hear)
+                with self.lock:
+                    self._write("running")
         except BaseException as error:
             # The thread that waits raises it.
             self._failure = self._failure or error
@@ -306,68 +326,19 @@ class _Search:
                 folder = plan.folder / f"seeds_{group[0]:04d}-{group[-1]:04d}"
             yield _Batch(folder=folder, seeds=group)
 
-    def _train(self, batch: _Batch, objective: Objective) -> None:
-        plan = self.plan
-        resumed = (batch.folder / STATE_FILE).is_file()
-        first = load_state(batch.folder)["population"]["next_step"] if resumed else 0
-        follower = _Follower(self, batch, first)
-        histories = {seed: read_history(batch.folder, seed) for seed in batch.seeds} if resumed else {}
-        verifier = SeedVerifier(
-            plan.recipe,
-            plan.folder / "proved",
-            follower.on_verdict,
-            self.stop,
-            histories,
-            follower.on_activity,
-        )
-        job = Job(
-            config=plan.config,
-            recipe=plan.recipe,
-            seeds=batch.seeds,
-            folder=batch.folder,
-            overwrite=not resumed,
-        )
-
-        def verify(evaluation: Evaluation, tracker: SeedTracker) -> None:
-            self.take(batch, verifier, tracker.records.values())
-            verifier.verify(evaluation, tracker)
-            self.take(batch, verifier, tracker.records.values())
-
-        follower.verifier = verifier
-        result = run(
-            job, objective, self.device, follower, resume=resumed, stop=self.stop, verify=verify
-        )
-        if result.status in ENDED:
-            with contextlib.suppress(Interrupted):
-                verifier.conclude(result.tracker, assisted=plan.assisted)
-            write_records(batch.folder, result.records)
-        self.take(batch, verifier, result.records)
-        with self.lock:
-            self._write("running")
-
-    def take(self, batch: _Batch, verifier: SeedVerifier, records: Iterable[SeedRecord]) -> None:
+    def take(self, records: Iterable[SeedRecord]) -> None:
         """Put a batch's records among the search's; stop all workers once enough seeds are proved."""
-        folder, name = self.plan.folder, batch.folder.name
         with self.lock:
-            for record in records:
-                placed = record.below(name)
-                if record.seed in verifier.files:
-                    checkpoint, certificate = (
-                        path.relative_to(folder).as_posix() for path in verifier.files[record.seed]
-                    )
-                    placed = dataclasses.replace(placed, checkpoint=checkpoint, certificate=certificate)
-                self.result.records[record.seed] = placed
+            self.result.records |= {record.seed: record for record in records}
             if self._enough():
                 self.stop.set()
 
-    def on_verdict(
-        self, batch: _Batch, verifier: SeedVerifier, record: SeedRecord, verdict: str
-    ) -> None:
+    def on_verdict(self, record: SeedRecord, verdict: str) -> None:
         """Note what was found of a seed, and pass it on."""
         with self.lock:
-            self.take(batch, verifier, [record])
+            self.take([record])
             self._write("running")
-            self.listener.on_verdict(self.result.records[record.seed], verdict)
+            self.listener.on_verdict(record, verdict)
 
     def count(self, steps: int) -> None:
         """Seed-steps taken."""
@@ -379,6 +350,7 @@ class _Search:
 
     def _write(self, status: str) -> None:
         wall, cpu = time.monotonic() - self._started[0], time.process_time() - self._started[1]
+        cpu += sum(worker.core_seconds for worker in self._workers)
         self.result.status = status
         self.result.wanted = self.wanted
         self.result.spent = self._before.plus(
@@ -387,35 +359,129 @@ class _Search:
         _write_result(self.result)
 
 
-class _Follower(Listener):
-    """One batch's listener: counts steps, passes everything on under the search's lock."""
+class _Follower:
+    """Hears the reports about one batch: counts steps, passes everything on under the search's lock."""
 
-    verifier: SeedVerifier
+    def __init__(self, search: _Search, batch: _Batch) -> None:
+        self.search, self.batch, self._last = search, batch, 0
 
-    def __init__(self, search: _Search, batch: _Batch, first: int) -> None:
+    def hear(self, name: str, *arguments: Any) -> None:
+        """A report of the trainer's."""
+        with self.search.lock:
+            getattr(self, name)(*arguments)
+
+    def begin(self, first: int) -> None:
         """``first``: steps that the batch has behind it."""
-        self.search, self.batch, self._last = search, batch, first
+        self._last = first
+
+    def take(self, records: tuple[SeedRecord, ...]) -> None:
+        """The records of the batch, as they stand in the search."""
+        self.search.take(records)
 
     def on_start(self, start: Start) -> None:
-        with self.search.lock:
-            self.search.listener.on_start(start)
+        self.search.listener.on_start(start)
 
     def on_step(self, seeds: tuple[int, ...], step: int, models: int) -> None:
         self.search.count((step - self._last) * models)
         self._last = step
-        with self.search.lock:
-            self.search.listener.on_step(seeds, step, models)
+        self.search.listener.on_step(seeds, step, models)
 
     def on_evaluation(self, evaluation: Evaluation, records: tuple[SeedRecord, ...]) -> None:
-        with self.search.lock:
-            self.search.listener.on_evaluation(evaluation, records)
+        self.search.listener.on_evaluation(evaluation, records)
 
     def on_activity(self, seed: int, doing: str) -> None:
-        with self.search.lock:
-            self.search.listener.on_activity(seed, doing)
+        self.search.listener.on_activity(seed, doing)
 
     def on_verdict(self, record: SeedRecord, verdict: str) -> None:
-        self.search.on_verdict(self.batch, self.verifier, record, verdict)
+        self.search.on_verdict(record, verdict)
+
+
+class _Trainer:
+    """Trains batches, in a thread or in a process of its own, and reports."""
+
+    def __init__(
+        self, plan: SearchPlan, objective: Objective, device: torch.device, stop: threading.Event
+    ) -> None:
+        self.plan, self.objective, self.device, self.stop = plan, objective, device, stop
+        self._environment = read_json(plan.folder / "environment.json")
+
+    def prepare(self) -> None:
+        """Load, or compile, what the steps of any seed need."""
+        layout = self.plan.config.token_layout
+        for _, stage in self.plan.recipe.parts:
+            assert stage.logit_scale is not None and stage.data is not None
+            objective = self.objective.sharpened(stage.logit_scale)
+            objective.sampler(stage.data, layout)
+            objective.stepper(stage.data, layout)
+
+    def train(self, batch: _Batch, report: Report) -> None:
+        """Train a batch, from where it is, to its end or until the stop."""
+        plan = self.plan
+        resumed = (batch.folder / STATE_FILE).is_file()
+        report("begin", load_state(batch.folder)["population"]["next_step"] if resumed else 0)
+        histories = {seed: read_history(batch.folder, seed) for seed in batch.seeds} if resumed else {}
+
+        def placed(record: SeedRecord) -> SeedRecord:
+            """As the search knows it: paths are below its own folder."""
+            found = record.below(batch.folder.name)
+            if record.seed in verifier.files:
+                checkpoint, certificate = (
+                    path.relative_to(plan.folder).as_posix() for path in verifier.files[record.seed]
+                )
+                found = dataclasses.replace(found, checkpoint=checkpoint, certificate=certificate)
+            return found
+
+        verifier = SeedVerifier(
+            plan.recipe,
+            plan.folder / "proved",
+            lambda record, verdict: report("on_verdict", placed(record), verdict),
+            self.stop,
+            histories,
+            lambda seed, doing: report("on_activity", seed, doing),
+        )
+        job = Job(
+            config=plan.config,
+            recipe=plan.recipe,
+            seeds=batch.seeds,
+            folder=batch.folder,
+            overwrite=not resumed,
+        )
+
+        def verify(evaluation: Evaluation, tracker: SeedTracker) -> None:
+            report("take", tuple(map(placed, tracker.records.values())))
+            verifier.verify(evaluation, tracker)
+
+        result = run(
+            job,
+            self.objective,
+            self.device,
+            _Reporter(report),
+            resume=resumed,
+            stop=self.stop,
+            verify=verify,
+            environment=self._environment,
+        )
+        if result.status in ENDED:
+            with contextlib.suppress(Interrupted):
+                verifier.conclude(result.tracker, assisted=plan.assisted)
+            write_records(batch.folder, result.records)
+        report("take", tuple(map(placed, result.records)))
+
+
+class _Reporter(Listener):
+    """What a run tells, as reports."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+
+    def on_start(self, start: Start) -> None:
+        self._report("on_start", start)
+
+    def on_step(self, seeds: tuple[int, ...], step: int, models: int) -> None:
+        self._report("on_step", seeds, step, models)
+
+    def on_evaluation(self, evaluation: Evaluation, records: tuple[SeedRecord, ...]) -> None:
+        self._report("on_evaluation", evaluation, records)
 
 
 def _unfinished_batches(result: SearchResult) -> list[_Batch]:

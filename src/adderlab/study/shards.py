@@ -247,7 +247,7 @@ class _Work(Listener):
         return machine
 
     def on_step(self, seeds: tuple[int, ...], step: int, models: int) -> None:
-        """The run folder is in order here: an evaluation before this step is written by now."""
+        """The run folder is in order here: what was due of it before this step is written by now."""
         if self._dirty and time.monotonic() - self._pushed >= PUSH_SECONDS:
             try:
                 self._push(self.task.running, step)

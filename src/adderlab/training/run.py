@@ -40,9 +40,10 @@ from adderlab.runs.metadata import (
     Status,
     collect_environment,
     ended_as,
+    now,
     read_config,
 )
-from adderlab.runs.records import SUCCESS, SeedRecord
+from adderlab.runs.records import SUCCESS, Metrics, SeedRecord
 from adderlab.runs.snapshots import SnapshotFile, file_size
 from adderlab.runs.stored import tracker_state
 from adderlab.training.measure import Evaluation, Listener, SeedTracker, Start
@@ -171,6 +172,8 @@ class Order:
     listener: Listener
     resume: bool = False
     verify: Verify | None = None
+    environment: Mapping[str, Any] | None = None
+    """What ``environment.json`` says, but for the time, where who starts many runs has asked already."""
     ended: Callable[[RunResult], None] = lambda result: None
     """Called once the run is done, or where it was to go, or stopped."""
 
@@ -189,12 +192,20 @@ def run(
     until: int | None = None,
     stop: threading.Event | None = None,
     verify: Verify | None = None,
+    environment: Mapping[str, Any] | None = None,
 ) -> RunResult:
-    """Train until done, stopped by a signal, or failed; the folder is valid after every evaluation.
+    """Train until done, stopped by a signal, or failed; the folder is valid at any moment, and at most
+    an evaluation or a second behind, whichever is more.
 
-    ``until``, ``stop`` and what it raises: see ``run_together``.
+    ``until``, ``stop`` and what it raises: see ``run_together``; ``environment``: see ``Order``.
     """
-    order = Order(job=job, listener=listener or Listener(), resume=resume, verify=verify)
+    order = Order(
+        job=job,
+        listener=listener or Listener(),
+        resume=resume,
+        verify=verify,
+        environment=environment,
+    )
     return run_together([order], objective, device, until=until, stop=stop)[0]
 
 
@@ -303,8 +314,8 @@ class _Run:
         return min(self.last, self._snapshots.next_step(self.population.next_step) + 1)
 
     def after_steps(self, loss_S: Tensor) -> None:
-        """What follows a batch of steps: an evaluation where the recipe asks for one. The tables come
-        first, then the checkpoints, and the state that knows of them last."""
+        """What follows a batch of steps: an evaluation where the recipe asks for one, and what is due of
+        the folder's files."""
         population, order, tracker = self.population, self.order, self._tracker
         step = population.next_step - 1
         order.listener.on_step(population.seeds, step + 1, population.num_rows)
@@ -313,7 +324,7 @@ class _Run:
         if not order.job.recipe.looks_at(step):
             return
         evaluation = population.evaluate(loss_S)
-        self._writer.write_tables(evaluation)
+        self._writer.take(evaluation)
         tracker.end(tracker.perfect_long_enough(evaluation), "perfect")
         needed = order.job.recipe.needed_after(step)
         tracker.end(
@@ -327,9 +338,12 @@ class _Run:
         left = [
             row for row, seed in enumerate(evaluation.seeds) if tracker.records[seed].status in going
         ]
-        if len(left) < len(evaluation.seeds):
+        ended = len(left) < len(evaluation.seeds)
+        if ended:
             population.keep(left)
-        self._writer.write("running")
+        # At the end the closing files follow at once.
+        if not self.is_there and (ended or self._writer.is_due):
+            self._writer.write("running")
 
     def end(self) -> RunResult:
         """Close the folder's files, and what came of the run."""
@@ -382,25 +396,41 @@ class Trained(Protocol):
 
 
 class Writer:
-    """Puts evaluations and the final state of a population into its run folder."""
+    """Puts evaluations and the final state of a population into its run folder.
+
+    Small models are evaluated many times a second, and every file that is safely on the disk takes
+    milliseconds: so there is a pause between two writings. What a kill takes is trained again.
+    """
+
+    PAUSE = 1.0
+    """Seconds."""
 
     def __init__(self, job: Job, folder: RunFolder, population: Trained, tracker: SeedTracker) -> None:
         self.job, self.folder, self.population, self.tracker = job, folder, population, tracker
+        self._rows: list[dict[int, Metrics]] = []
+        """Of the tables, not written yet."""
+        self._written = time.monotonic()
 
-    def write_tables(self, evaluation: Evaluation) -> None:
-        """Note an evaluation, and append its rows."""
-        self.folder.check()
-        self.folder.record(self.tracker.take(evaluation, self.population.seconds))
+    @property
+    def is_due(self) -> bool:
+        return time.monotonic() >= self._written + self.PAUSE
+
+    def take(self, evaluation: Evaluation) -> None:
+        """Note an evaluation."""
+        self._rows.append(self.tracker.take(evaluation, self.population.seconds))
 
     def write(self, status: Status) -> None:
-        """Everything but the tables, the state last: what it knows of is on the disk."""
-        # Once more: since the tables were written, listeners and proofs may have taken minutes.
+        """The tables first, then the checkpoints, and the state that knows of them last."""
         self.folder.check()
+        if self._rows:
+            self.folder.record(*self._rows)
+            self._rows = []
         best = self.tracker.best_seed
         self.folder.save_best(self.tracker.best(best))
         self.folder.save_last(self.tracker.last(best))
         self._write_records(status, {best: "checkpoints/best.pt"})
         self.save_state()
+        self._written = time.monotonic()
 
     def save_state(self) -> None:
         """What a resume goes on from; there is one before there is any result."""
@@ -490,7 +520,10 @@ def _open_folder(order: Order, device: torch.device) -> RunFolder:
     job = order.job
     if order.resume:
         return RunFolder.open(job.folder)
-    environment = collect_environment(str(device))
+    if order.environment is None:
+        environment = collect_environment(str(device))
+    else:
+        environment = {**order.environment, "started": now()}
     config = job.run_config(environment["command"])
     folder = RunFolder.create(job.folder, config, environment, overwrite=job.overwrite)
     if job.source is not None:

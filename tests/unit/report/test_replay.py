@@ -93,7 +93,7 @@ def test_a_series_runs_is_checked_logged_and_not_run_twice(lab: Path, monkeypatc
 
 def test_a_stopped_series_goes_on_where_it_stopped(lab: Path, monkeypatch, capsys) -> None:
     evaluations = 0
-    take = writer.Writer.write_tables
+    take = writer.Writer.take
 
     def stopping(self, *given) -> None:  # type: ignore[no-untyped-def]
         nonlocal evaluations
@@ -102,7 +102,7 @@ def test_a_stopped_series_goes_on_where_it_stopped(lab: Path, monkeypatch, capsy
         if evaluations == 2:
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(writer.Writer, "write_tables", stopping)
+    monkeypatch.setattr(writer.Writer, "take", stopping)
     assert main(["replay", "s.toml"]) == 130
     assert "To go on: adderlab replay s.toml" in capsys.readouterr().out
     text = Path("EXPERIMENTS.md").read_text()

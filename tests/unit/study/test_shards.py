@@ -35,7 +35,7 @@ from adderlab.study.shards import (
     train_shard,
 )
 from adderlab.training.recipe import Recipe
-from adderlab.training.run import Job
+from adderlab.training.run import Job, Writer
 from helpers.fleets import COMPUTE, CONFIG, RECIPE, STAGED, InProcessFleet, table, train_here
 
 pytestmark = pytest.mark.usefixtures("unflushed")
@@ -127,6 +127,7 @@ def test_a_shard_goes_on_from_the_state_its_dead_worker_left(
 ) -> None:
     """Killed after any push, with or without a later step; the successor starts where it was."""
     monkeypatch.setattr(fleet_shards, "PUSH_SECONDS", 0.0)
+    monkeypatch.setattr(Writer, "PAUSE", 0.0)
     begun: list[int] = []
     real = fleet_shards._Work._push
 

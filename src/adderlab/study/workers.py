@@ -1,0 +1,204 @@
+"""Worker processes: copies of this one that do one task after another and report to it.
+
+Python runs one thread at a time. What trains a small model spends most of its time in it (evaluations,
+proofs, files), so that threads side by side are as slow as one after the other. A copy made by ``fork``
+starts within milliseconds, with everything that is loaded and compiled.
+
+A report is a call of the parent's that the worker waits for, so that the parent may do everything that
+a thread would have done, and in the same order. A worker ends with its parent, however that ends, and
+takes no signals: who asks for a stop asks the parent, and ``Flag`` passes it on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import mmap
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adderlab.errors import Failure
+
+Report = Callable[..., None]
+"""report(name, *arguments): what the parent is to hear."""
+Work = Callable[[Any, Report], None]
+"""Does one task."""
+
+
+def can_fork() -> bool:
+    """Whether a copy of this process can go on computing on the CPU. Elsewhere than on Linux system
+    libraries do not bear it, nor does PyTorch once it has started threads for an accelerator."""
+    return sys.platform == "linux" and not torch.cuda.is_available()
+
+
+class Flag(threading.Event):
+    """An event, once set for ever, that copies of this process made later see too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._shared = mmap.mmap(-1, 1)
+
+    def set(self) -> None:
+        self._shared[0] = 1
+        super().set()
+
+    def is_set(self) -> bool:
+        return self._shared[0] != 0
+
+
+class Worker:
+    """A copy of this process, made here, that does ``work``.
+
+    Make all workers before any thread that may hold a lock, and use each from one thread.
+    """
+
+    def __init__(self, work: Work) -> None:
+        self.core_seconds = 0.0
+        """Processor time of the copy, up to its last word."""
+        self._pipe, theirs = Pipe()
+        # Only the parent holds the writing end: the copy sees it close when the parent ends.
+        alive, self._alive = os.pipe()
+        with warnings.catch_warnings():
+            # Of threads here, as those of a live view: they hold no lock that the copy will take.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self._pid = os.fork()
+        if self._pid:
+            theirs.close()
+            os.close(alive)
+            _parents_ends.extend((self._alive, self._pipe.fileno()))
+            return
+        code = 1
+        try:
+            for end in (*_parents_ends, self._alive, self._pipe.fileno()):
+                os.close(end)
+            _serve(work, theirs, alive)
+            code = 0
+        except _Orphaned:
+            pass
+        finally:
+            os._exit(code)
+
+    def do(self, task: Any, hear: Report) -> None:
+        """Have a task done. ``hear`` gets every report, and what it raises ends the worker; what the
+        task raises is raised here."""
+        self._send(task)
+        while True:
+            kind, self.core_seconds, *said = self._receive()
+            if kind == "report":
+                hear(*said)
+                self._send(None)
+            elif kind == "raised":
+                raise said[0]
+            else:
+                return
+
+    def close(self) -> None:
+        """Let the worker go, and wait until it has gone."""
+        for end in (self._alive, self._pipe.fileno()):
+            _parents_ends.remove(end)
+        self._pipe.close()
+        os.close(self._alive)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self._pid, 0)
+
+    def _send(self, what: Any) -> None:
+        try:
+            self._pipe.send_bytes(_packed(what))
+        except OSError as error:
+            raise _lost() from error
+
+    def _receive(self) -> Any:
+        try:
+            return pickle.loads(self._pipe.recv_bytes())
+        except (EOFError, OSError) as error:
+            raise _lost() from error
+
+
+_parents_ends: list[int] = []
+"""Of the pipes of all workers: a copy closes them, or would keep its siblings from seeing the end."""
+
+
+def _lost() -> Failure:
+    return Failure(
+        "a worker process has ended, perhaps for want of memory: go on with fewer (threads=1)"
+    )
+
+
+class _Orphaned(BaseException):
+    """The parent has closed the pipe, or is gone."""
+
+
+def _serve(work: Work, pipe: Connection, alive: int) -> None:
+    """What the copy does, until the parent closes the pipe."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_parent, args=(alive,), daemon=True).start()
+
+    def say(kind: str, *what: Any) -> None:
+        try:
+            pipe.send_bytes(_packed((kind, time.process_time(), *what)))
+        except OSError as error:
+            raise _Orphaned from error
+
+    def heard() -> Any:
+        try:
+            return pickle.loads(pipe.recv_bytes())
+        except (EOFError, OSError) as error:
+            raise _Orphaned from error
+
+    def report(name: str, *arguments: Any) -> None:
+        say("report", name, *arguments)
+        heard()
+
+    while True:
+        task = heard()
+        try:
+            work(task, report)
+        except _Orphaned:
+            raise
+        except BaseException as error:
+            say("raised", _portable(error))
+        else:
+            say("done")
+
+
+def _end_with_the_parent(alive: int) -> None:
+    os.read(alive, 1)
+    os._exit(1)
+
+
+def _portable(error: BaseException) -> BaseException:
+    """The error, or one that says as much and can be sent."""
+    error.add_note("".join(traceback.format_exception(error)))
+    with contextlib.suppress(Exception):
+        if type(pickle.loads(_packed(error))) is type(error):
+            return error
+    return RuntimeError("".join(traceback.format_exception(error)))
+
+
+class _Pickler(pickle.Pickler):
+    """Tensors by their numbers, a hundred times faster than as the files that PyTorch makes of them."""
+
+    def reducer_override(self, value: Any) -> Any:
+        if type(value) is Tensor and not value.requires_grad and value.device.type == "cpu":
+            return torch.from_numpy, (value.numpy(),)
+        return NotImplemented
+
+
+def _packed(what: Any) -> bytes:
+    buffer = io.BytesIO()
+    _Pickler(buffer, protocol=pickle.HIGHEST_PROTOCOL).dump(what)
+    return buffer.getvalue()

@@ -1,0 +1,193 @@
+"""Worker processes: what they report, how they fail, and that they end with their parent."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from adderlab.engine.native.build import NativeUnavailable
+from adderlab.errors import Failure, UsageError
+from adderlab.models.zoo import get_preset
+from adderlab.runs.checkpoints import load_checkpoint
+from adderlab.study.search import SearchPlan, SearchResult, search_until_proved
+from adderlab.study.workers import Flag, Report, Work, Worker, can_fork
+from adderlab.training.measure import Listener, Start
+from adderlab.training.objective import Compute, open_backend
+from adderlab.training.recipe import Recipe
+
+pytestmark = pytest.mark.skipif(not can_fork(), reason="workers are threads here")
+
+
+@pytest.fixture
+def made() -> Iterator[Callable[[Work], Worker]]:
+    workers: list[Worker] = []
+
+    def make(work: Work) -> Worker:
+        workers.append(Worker(work))
+        return workers[-1]
+
+    yield make
+    for worker in workers:
+        worker.close()
+
+
+def test_reports_come_in_order_and_the_worker_waits_for_each(made) -> None:
+    stop = Flag()
+
+    def work(task: int, report: Report) -> None:
+        while not stop.is_set():
+            report("has", task, torch.full((2,), float(task)), os.getpid())
+            task += 1
+
+    worker, heard = made(work), []
+
+    def hear(name: str, number: int, tensor: torch.Tensor, process: int) -> None:
+        assert name == "has" and process != os.getpid()
+        heard.append((number, tensor.tolist()))
+        if len(heard) == 3:
+            stop.set()  # the worker sees it before it begins the fourth
+
+    worker.do(7, hear)
+    assert heard == [(7, [7.0, 7.0]), (8, [8.0, 8.0]), (9, [9.0, 9.0])]
+    assert stop.wait(0)
+
+
+def test_processor_time_of_the_worker_is_known(made) -> None:
+    def work(task: float, report: Report) -> None:
+        while time.process_time() < task:
+            pass
+
+    worker = made(work)
+    worker.do(0.05, print)
+    first = worker.core_seconds
+    worker.do(0.1, print)
+    assert 0.05 <= first < worker.core_seconds and worker.core_seconds >= 0.1
+
+
+class Unsendable(Exception):
+    def __init__(self, one: int, other: int) -> None:
+        super().__init__(f"{one} is not {other}")
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "words"),
+    [
+        (Failure("the disk is full"), Failure, "the disk is full"),
+        (UsageError("steps=0"), UsageError, "steps=0"),
+        (Unsendable(1, 2), RuntimeError, "1 is not 2"),
+    ],
+)
+def test_what_a_task_raises_is_raised_here(made, error: Exception, kind: type, words: str) -> None:
+    def work(task: Any, report: Report) -> None:
+        raise error
+
+    worker = made(work)
+    for _ in range(2):  # and the worker goes on
+        with pytest.raises(kind, match=words):
+            worker.do(None, print)
+
+
+def test_what_a_report_meets_ends_the_task(made) -> None:
+    def work(task: Any, report: Report) -> None:
+        report("stop")
+
+    def hear(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        made(work).do(None, hear)
+
+
+def test_a_worker_that_is_killed_is_a_failure(made) -> None:
+    def work(task: Any, report: Report) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(Failure, match="a worker process has ended"):
+        made(work).do(None, print)
+
+
+def test_workers_take_no_signals_and_end_with_their_parent(tmp_path: Path) -> None:
+    """A parent with two workers, one of which has nothing to do, is killed."""
+    parent = os.fork()
+    if parent == 0:
+
+        def work(task: Path, report: Report) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGTERM)
+            (task / "pid").write_text(str(os.getpid()))
+            while True:
+                pass
+
+        worker, _ = Worker(work), Worker(work)
+        worker.do(tmp_path, print)
+        os._exit(0)
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+        time.sleep(0.01)
+    process = int((tmp_path / "pid").read_text())
+    assert _is_alive(process)
+    os.kill(parent, signal.SIGKILL)
+    os.waitpid(parent, 0)
+    deadline = time.monotonic() + 30
+    while _is_alive(process) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not _is_alive(process)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+CONFIG = get_preset("456p").config
+RECIPE = Recipe(steps=11, batch_size=16, warmup_steps=4, val_size=20, test_size=20, eval_interval=5)
+
+
+def search(folder: Path, workers: int, listener: Listener) -> SearchResult:
+    try:
+        compute = Compute(device="cpu", engine="native", threads=workers)
+        backend = open_backend(CONFIG, compute, engine_threads=1)
+    except NativeUnavailable as error:
+        pytest.skip(str(error))
+    plan = SearchPlan(config=CONFIG, recipe=RECIPE, seeds=(3, 4, 5, 6), folder=folder)
+    return search_until_proved(
+        plan, backend.objective, backend.device, listener, seconds=120.0, workers=workers
+    )
+
+
+def test_a_search_by_processes_is_that_of_one_thread(tmp_path: Path) -> None:
+    class Heard(Listener):
+        def __init__(self) -> None:
+            self.begun: list[int] = []
+            self.verdicts: list[tuple[int, str]] = []
+            self.steps = 0
+
+        def on_start(self, start: Start) -> None:
+            self.begun.extend(start.seeds)
+
+        def on_step(self, seeds: tuple[int, ...], step: int, models: int) -> None:
+            self.steps = max(self.steps, step)
+
+        def on_verdict(self, record: Any, verdict: str) -> None:
+            self.verdicts.append((record.seed, verdict))
+
+    one, two = Heard(), Heard()
+    alone, together = search(tmp_path / "one", 1, one), search(tmp_path / "two", 2, two)
+    assert together.records == alone.records
+    assert together.spent.seed_steps == alone.spent.seed_steps == 4 * 11
+    assert together.spent.core_seconds > 0
+    assert sorted(two.begun) == one.begun == [3, 4, 5, 6] and two.steps == one.steps == 11
+    assert sorted(two.verdicts) == one.verdicts
+    for seed in together.plan.seeds:
+        hashes = {
+            load_checkpoint(tmp_path / name / f"seed_000{seed}/checkpoints/last.pt").weights_sha256
+            for name in ("one", "two")
+        }
+        assert len(hashes) == 1
