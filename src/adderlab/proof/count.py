@@ -3,8 +3,8 @@
 The failures of a step are a list of disjoint *patterns*: a set of allowed digits for every operand
 slot and a set of allowed carries for every column. Patterns intersect slot by slot (sets of digits are
 bit masks), and a carry DP counts them exactly, so the union over steps follows by inclusion and
-exclusion. The carries are part of a pattern because a leaf knows the carry into its columns, not the
-digits that made it.
+exclusion. Where the pairs are few, as of three columns, they are marked one by one. The carries are part
+of a pattern because a leaf knows the carry into its columns, not the digits that made it.
 
 Shapes: N patterns, n columns, S = 3n + 1 fields (a, b, carries 0 .. n).
 """
@@ -26,6 +26,8 @@ ANY_CARRY = 3
 MOST_TABULATED = 10
 """Largest base for which the ways of a column are a table: 2^base squared entries."""
 LARGEST_INT64 = 2**63 - 1
+MOST_MARKED = 10_000_000
+"""Pairs of a task up to which those of every pattern are listed."""
 PAIR_BUDGET = 100_000_000
 COMMON_LIMIT = 3_000_000
 WIDE = 250
@@ -144,6 +146,21 @@ def _over(base: int) -> NDArray[np.int64]:
     return over.astype(np.int64)
 
 
+def members(cells: Patterns, base: int = 10) -> NDArray[np.int64]:
+    """Every pair in disjoint patterns, as the number a + base^n b."""
+    n = (cells.shape[1] - 1) // 3
+    digit, over = np.arange(base), _over(base)[:, 1].astype(np.int64)
+    row = np.flatnonzero(cells[:, 2 * n] & 1)
+    pair, carry = np.zeros_like(row), np.zeros_like(row)
+    for j in range(n):
+        a_RT, b_RT = (cells[row, slot][:, None] >> digit & 1 for slot in (j, n + j))
+        leaves_RTT = cells[row, 2 * n + j + 1][:, None, None] >> over[carry] & 1
+        chosen, a, b = np.nonzero(a_RT[:, :, None] & b_RT[:, None] & leaves_RTT)
+        pair = pair[chosen] + a * base**j + b * base ** (n + j)
+        row, carry = row[chosen], over[carry[chosen], a, b]
+    return pair
+
+
 def intersection(
     first: Patterns, second: Patterns, limit: int | None = None, base: int = 10
 ) -> Patterns | None:
@@ -193,20 +210,26 @@ class _Work:
 def union_size(families: list[Patterns], seconds: float, base: int = 10) -> tuple[int, int]:
     """Size of the union of families of disjoint patterns, (low, high): equal where it is exact.
 
-    Families too large to intersect, or not intersected after ``seconds`` of processor time, leave a
-    bracket.
+    Of more than MOST_MARKED pairs, families too large to intersect, or not intersected after ``seconds``
+    of processor time, leave a bracket.
     """
     work = _Work(pairs=PAIR_BUDGET, deadline=time.process_time() + seconds, base=base)
     families = [family for family in (merged(f) for f in families) if len(family)]
-    sizes = [count(family, base) for family in families]
     if not families:
         return 0, 0
+    everything = base ** (2 * ((families[0].shape[1] - 1) // 3))
+    if everything <= MOST_MARKED:
+        marked = np.zeros(everything, dtype=bool)
+        for family in families:
+            for start in range(0, len(family), BLOCK):
+                marked[members(family[start : start + BLOCK], base)] = True
+        return int(marked.sum()), int(marked.sum())
+    sizes = [count(family, base) for family in families]
     low = high = 0
     for k, family in enumerate(families):
         overlap_low, overlap_high = _overlap(family, sizes[k], families[k + 1 :], sizes[k + 1 :], work)
         low += sizes[k] - overlap_high
         high += sizes[k] - overlap_low
-    everything = base ** (2 * ((families[0].shape[1] - 1) // 3))
     return max(low, *sizes), min(high, everything)
 
 

@@ -42,12 +42,18 @@ def random_cells(seed: int, count: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_counts_merges_intersections_and_unions(seed: int) -> None:
+@pytest.mark.parametrize("marked", [0, union.MOST_MARKED], ids=["overlaps", "marked"])
+def test_counts_merges_intersections_and_unions(
+    marked: int, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(union, "MOST_MARKED", marked)
     families = [random_cells(3 * seed + k, 60) for k in range(3)]
     sets = [members(family) for family in families]
     for family, inside in zip(families, sets, strict=True):
         assert inside.max() <= 1
         assert union.count(family) == inside.sum()
+        listed = sorted(union.members(family).tolist())
+        assert listed == sorted((A[inside > 0] @ [1, 10] + B[inside > 0] @ [100, 1000]).tolist())
         fewer = union.merged(family)
         assert len(fewer) <= len(family) and (members(fewer) == inside).all()
     both = union.intersection(families[0], families[1])
@@ -62,6 +68,7 @@ def test_a_union_too_large_to_work_out_is_bracketed(seed: int, monkeypatch: pyte
     families = [random_cells(10 * seed + k, 80) for k in range(3)]
     sets = [members(family) for family in families]
     size = int(np.any(sets, 0).sum())
+    monkeypatch.setattr(union, "MOST_MARKED", 0)
     monkeypatch.setattr(union, "PAIR_BUDGET", 10)
     monkeypatch.setattr(union, "WIDE", 6)
     low, high = union.union_size(families, 10.0)

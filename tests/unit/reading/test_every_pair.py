@@ -46,10 +46,9 @@ def counts(kind: type, columns: int) -> tuple[int, ...]:
             assert kind in OPEN and count[0] <= true <= count[1]
         else:
             assert count == true
-    # Where nearly all pairs fail at some step, the union of the steps may be a range.
-    found, exact = verdict.failing_pairs, columns < 3
+    found = verdict.failing_pairs
     low, high = (found, found) if isinstance(found, int) else found
-    assert low <= int(wrong_BI.any(1).sum()) <= high and (low == high or not exact)
+    assert low <= int(wrong_BI.any(1).sum()) <= high and (low == high or kind in OPEN)
     assert verdict.margin.bound is not None
     assert verdict.margin.bound <= float(margin_BI.min()) + 1e-9
     return tuple(wrong_BI.sum(0).tolist())
