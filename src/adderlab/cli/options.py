@@ -226,6 +226,7 @@ PHASES = {
     "search": "splitting open leaves",
     "union": "counting each failing pair once",
     "check": "proving every bound again",
+    "training": "training on the worst pairs",
 }
 
 

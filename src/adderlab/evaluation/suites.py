@@ -82,12 +82,16 @@ def wilson(successes: int, n: int) -> Rate:
 
 def clopper_pearson(errors: int, n: int) -> Rate:
     """Clopper-Pearson ("exact") interval: for error rates, where it must never be too narrow."""
-    from scipy.special import betaincinv
-
     _check(errors, n)
     tail = (1 - CONFIDENCE) / 2
-    low = 0.0 if errors == 0 else float(betaincinv(errors, n - errors + 1, tail))
-    high = 1.0 if errors == n else float(betaincinv(errors + 1, n - errors, 1 - tail))
+    if errors == 0:
+        # (1 - high)^n = tail: nothing to load scipy for, which takes a fifth of a second.
+        low, high = 0.0, -math.expm1(math.log(tail) / n)
+    else:
+        from scipy.special import betaincinv
+
+        low = float(betaincinv(errors, n - errors + 1, tail))
+        high = 1.0 if errors == n else float(betaincinv(errors + 1, n - errors, 1 - tail))
     return Rate(count=errors, n=n, low=low, high=high, kind="clopper-pearson")
 
 

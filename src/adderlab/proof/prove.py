@@ -61,7 +61,8 @@ def claim(checked: bool | None) -> str:
 class Progress:
     """Where a proof stands: the phase, how far, and how many inputs are open in the search."""
 
-    phase: Literal["samples", "leaves", "search", "union", "check"]
+    phase: Literal["samples", "leaves", "search", "union", "check", "training"]
+    """``training`` is that of a repair, between two proofs."""
     done: int
     total: int
     open_inputs: int = 0
@@ -231,9 +232,11 @@ def prove_problem(
     progress: Callable[[Progress], None] | None = None,
     confirm: Callable[[int, int], int] | None = None,
     failing: Sequence[tuple[int, int]] = (),
+    counting: bool = True,
 ) -> Proof:
     """Decide all pairs of one model. ``confirm`` is the real model's greedy answer to a + b, ``failing``
-    are pairs that it was seen to fail on in its own arithmetic.
+    are pairs that it was seen to fail on in its own arithmetic. Where they refute the model, its failing
+    pairs are counted, unless ``counting`` says otherwise.
 
     The answer of greedy decoding is right if and only if every teacher-forced step is, because up to
     the first wrong step both read the same tokens; so the steps are decided one by one, and the
@@ -244,6 +247,8 @@ def prove_problem(
     start = time.monotonic()
     seen = sorted(real_margins(problem, failing), key=lambda w: w.margin)
     refuted_by = (seen[0].a, seen[0].b) if seen and seen[0].margin < 0 else None
+    if not counting and certain_failures(seen):
+        return _not_counted(problem, seen, start, weights_sha256, config, confirm)
     seconds = limits.seconds
     if refuted_by and problem.heads > 1:
         seconds = min(seconds, COUNTING_SECONDS)
@@ -290,8 +295,7 @@ def prove_problem(
     pairs, reason = _failing_pairs(problem, results, groups, by_step, limits.union_seconds)
     if isinstance(pairs, tuple):
         # Pairs that certainly fail, found one by one.
-        known = len({(w.a, w.b) for w in found if w.margin < -CERTAIN * (1 + abs(found[0].margin))})
-        pairs = (max(pairs[0], min(known, pairs[1])), pairs[1])
+        pairs = (max(pairs[0], min(certain_failures(found), pairs[1])), pairs[1])
     verdict: Literal["proved", "refuted", "undecided"]
     if pairs == 0:
         # Bounds and witnesses are computed in different ways: they have to agree.
@@ -335,6 +339,45 @@ def prove_problem(
         results=tuple(results),
         groups=tuple(groups),
         witnesses=tuple(found),
+    )
+
+
+def certain_failures(found: Sequence[Witness]) -> int:
+    """How many of these pairs, the lowest margin first, fail beyond any rounding."""
+    return len({(w.a, w.b) for w in found if w.margin < -CERTAIN * (1 + abs(found[0].margin))})
+
+
+def _not_counted(
+    problem: Problem,
+    seen: Sequence[Witness],
+    start: float,
+    weights_sha256: str | None,
+    config: Mapping[str, Any] | None,
+    confirm: Callable[[int, int], int] | None,
+) -> Proof:
+    """The refutation by pairs that fail, the lowest margin first, and by nothing else."""
+    counterexample, answer, doubt = _counterexample(seen, confirm)
+    worst, everything = seen[0], problem.num_pairs
+    reason = "Failing pairs were not counted: one refutes the model."
+    return Proof(
+        verdict="refuted",
+        failing_pairs=(certain_failures(seen), everything),
+        failing_by_step=((0, everything),) * len(problem.steps),
+        counterexample=counterexample,
+        answer=answer,
+        margin=Margin(bound=None, witness=worst.margin, pair=(worst.a, worst.b), step=worst.step),
+        reason=" ".join(part for part in (reason, doubt) if part),
+        seconds=time.monotonic() - start,
+        leaves=0,
+        cells=0,
+        split_leaves=0,
+        addition=problem.geometry.addition,
+        weights_sha256=weights_sha256,
+        config=config,
+        problem=problem,
+        results=(),
+        groups=(),
+        witnesses=tuple(seen),
     )
 
 
@@ -405,7 +448,7 @@ def _margin_bound(results: list[StepResult], groups: list[Group]) -> float:
 
 
 def _counterexample(
-    found: list[Witness], confirm: Callable[[int, int], int] | None, attempts: int = 200
+    found: Sequence[Witness], confirm: Callable[[int, int], int] | None, attempts: int = 200
 ) -> tuple[tuple[int, int] | None, int | None, str]:
     """The failing pair with the lowest margin that the real model truly gets wrong."""
     failing = [w for w in found if w.margin < 0]
@@ -480,15 +523,23 @@ def prove_checkpoint(
     *,
     limits: Limits | None = None,
     progress: Callable[[Progress], None] | None = None,
+    known: Sequence[tuple[int, int]] = (),
+    counting: bool = True,
 ) -> Proof:
     """Decide all pairs for a checkpoint, the samples of ``samples`` first; a counterexample is run
     through the real model in fp32.
 
+    ``counting``: whether the failing pairs of a model that is refuted by one are counted. If not, pairs
+    that are ``known`` to be difficult, for an earlier state of the weights failed on them, come first: a
+    model that still fails on one is refuted within milliseconds.
     Raises ``UsageError`` for models outside the table form.
     """
     problem, model = problem_from_tables(exact_tables(checkpoint)), checkpoint.module()
     if progress is not None:
         progress(Progress(phase="samples", done=0, total=1))
+    failing = () if counting else known
+    if not certain_failures(sorted(real_margins(problem, failing), key=lambda w: w.margin)):
+        failing = failing_samples(model)
     return prove_problem(
         problem,
         weights_sha256=checkpoint.weights_sha256,
@@ -496,5 +547,6 @@ def prove_checkpoint(
         limits=limits,
         progress=progress,
         confirm=greedy_answer(model),
-        failing=failing_samples(model),
+        failing=failing,
+        counting=counting,
     )

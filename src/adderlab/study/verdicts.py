@@ -280,7 +280,7 @@ STUCK_BELOW = 0.9
 PATIENCE = 0.2
 """Fraction of the run over which a stuck step's pace is measured."""
 LIMITS = Limits(cells=100_000, seconds=20.0, union_seconds=0.0)
-"""For verdicts; failing pairs need not be counted."""
+"""For verdicts; failing pairs are not counted."""
 REPAIR_ROUNDS = 2
 """A round costs about what a fresh seed does, and what two do not repair, five rarely did."""
 
@@ -418,7 +418,11 @@ class SeedVerifier:
     def _prove(self, tracker: SeedTracker, checkpoint: Checkpoint, weights: Weights) -> bool:
         seed = _seed(checkpoint)
         self._on_activity(seed, "proving")
-        proof = prove_checkpoint(checkpoint, limits=LIMITS, progress=self._check_stop)
+        record = tracker.records[seed]
+        known = [record.worst_pair] if record.verdict == "refuted" and record.worst_pair else []
+        proof = prove_checkpoint(
+            checkpoint, limits=LIMITS, progress=self._check_stop, known=known, counting=False
+        )
         proof = checked(proof, checkpoint, self._check_stop)
         proved = proof.verdict == "proved"
         if proved:

@@ -138,6 +138,10 @@ def without_repeats(a: np.ndarray, b: np.ndarray, count: int, addition: Addition
     hashes = _hash(a[:count], b[:count], addition)
     if len(np.unique(hashes)) == len(hashes):
         return a[:count], b[:count]
+    if addition.limit <= 1 << 32:
+        # No two pairs have the same number.
+        index = np.sort(np.unique(_hash(a, b, addition), return_index=True)[1])[:count]
+        return a[index], b[index]
     first = list(dict.fromkeys(zip(a.tolist(), b.tolist(), strict=True)))[:count]
     values = np.array(first, dtype=np.int64).reshape(-1, 2)
     return values[:, 0], values[:, 1]

@@ -29,6 +29,9 @@ from adderlab.runs.checkpoints import Checkpoint
 from adderlab.task.layouts import pairs_from_ints
 from adderlab.task.sampling import uniform_pairs
 
+STEPS_AT_ONCE = 10
+"""Between two words about how far a training is."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RepairSettings:
@@ -115,8 +118,8 @@ def repair(
     on_round: Callable[[Round], None] | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Repair:
-    """Until proved, or ``settings.rounds`` trainings. Raises ``UsageError`` for models outside the
-    table form."""
+    """Until proved, or ``settings.rounds`` trainings. ``progress`` hears of proofs and trainings, and
+    ends both by what it raises. Raises ``UsageError`` for models outside the table form."""
     settings = settings or RepairSettings()
     reason = why_no_tables(checkpoint.config)
     if reason and not isinstance(checkpoint.config, ModelConfig):
@@ -135,7 +138,7 @@ def repair(
         if stop:
             return Repair(checkpoint=checkpoint, proof=proof, rounds=tuple(rounds))
         pairs = list(dict.fromkeys((w.a, w.b) for w in worst))
-        checkpoint = _train(checkpoint, pairs, settings, len(rounds))
+        checkpoint = _train(checkpoint, pairs, settings, len(rounds), progress)
 
 
 def _logit_scale(checkpoint: Checkpoint) -> float:
@@ -153,7 +156,11 @@ def _logit_scale(checkpoint: Checkpoint) -> float:
 
 
 def _train(
-    checkpoint: Checkpoint, pairs: list[tuple[int, int]], settings: RepairSettings, round_number: int
+    checkpoint: Checkpoint,
+    pairs: list[tuple[int, int]],
+    settings: RepairSettings,
+    round_number: int,
+    progress: Callable[[Progress], None] | None,
 ) -> Checkpoint:
     """The checkpoint after one round on the given pairs."""
     model, scale = checkpoint.module(), _logit_scale(checkpoint)
@@ -170,6 +177,8 @@ def _train(
         settings.seed * 1000 + round_number, (settings.batch_size - half) * settings.steps, task
     )
     for step in range(settings.steps):
+        if progress is not None and step % STEPS_AT_ONCE == 0:
+            progress(Progress(phase="training", done=step, total=settings.steps, addition=task))
         chosen = torch.randint(len(pairs), (half,), generator=generator)
         fresh = slice(step * (settings.batch_size - half), (step + 1) * (settings.batch_size - half))
         a_BJ = torch.cat([witness_a[chosen], fresh_a[fresh]])

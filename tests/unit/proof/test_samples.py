@@ -35,6 +35,38 @@ def test_a_model_that_a_sample_refutes_needs_no_search() -> None:
     assert proof.answer is not None and proof.answer != sum(proof.counterexample or ())
 
 
+def test_where_failing_pairs_are_not_counted_one_is_the_whole_refutation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    checkpoint = disturbed(proved_model())
+    counted = prove_checkpoint(checkpoint, limits=Limits(cells=0))
+    phases: list[str] = []
+    found = prove_checkpoint(
+        checkpoint,
+        limits=Limits(cells=0),
+        counting=False,
+        progress=lambda progress: phases.append(progress.phase),
+    )
+    assert phases == ["samples"] and found.leaves == 0 < counted.leaves
+    assert found.verdict == counted.verdict == "refuted"
+    assert isinstance(found.failing_pairs, tuple) and isinstance(counted.failing_pairs, tuple)
+    assert 0 < found.failing_pairs[0] <= counted.failing_pairs[1] <= found.failing_pairs[1]
+    assert found.counterexample == found.margin.pair
+    assert found.answer is not None and found.answer != sum(found.counterexample)
+    assert found.margin.bound is None and counted.margin.witness <= found.margin.witness < 0
+    assert "not counted" in found.reason
+
+    # A pair that failed before comes first, whatever else would fail too.
+    monkeypatch.setattr("adderlab.proof.prove.failing_samples", lambda model: pytest.fail("sampled"))
+    again = prove_checkpoint(checkpoint, counting=False, known=[found.margin.pair, (1, 1)])
+    assert again.margin == found.margin and again.verdict == "refuted"
+
+
+def test_a_pair_that_failed_before_refutes_nothing_once_it_is_right() -> None:
+    found = prove_checkpoint(proved_model(), counting=False, known=[(1, 1)])
+    assert found.verdict == "proved" and found.leaves > 0
+
+
 def test_models_that_no_sample_refutes_are_looked_at_for_nothing_else() -> None:
     assert failing_samples(proved_model().module()) == []
 

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adderlab.errors import UsageError
+from adderlab.task.addition import PUBLISHED, Addition
 from adderlab.task.layouts import from_digits, pairs_from_ints
 from adderlab.task.r456 import (
     Holdout,
@@ -47,8 +48,9 @@ def test_repeats_are_skipped_in_order(
     seen: set[tuple[int, int]] = set()
     expected = sampler_twin.new_pairs(first, seen) + sampler_twin.new_pairs(second, seen)
     a, b = np.array(first + second, dtype=np.int64).reshape(-1, 2).T
-    got_a, got_b = without_repeats(a, b, count)
-    assert list(zip(got_a.tolist(), got_b.tolist(), strict=True)) == expected[:count]
+    for task in (PUBLISHED, Addition(columns=3)):
+        got_a, got_b = without_repeats(a, b, count, task)
+        assert list(zip(got_a.tolist(), got_b.tolist(), strict=True)) == expected[:count]
 
 
 def test_pairs_of_a_split_are_found_and_others_are_not() -> None:

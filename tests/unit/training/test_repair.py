@@ -16,7 +16,7 @@ from adderlab.evaluation.exact import decoder_for, evaluate
 from adderlab.evaluation.suites import fresh
 from adderlab.models.config import ModelConfig
 from adderlab.models.transformer import build_model
-from adderlab.proof.prove import prove_checkpoint
+from adderlab.proof.prove import Progress, prove_checkpoint
 from adderlab.proof.search import Limits
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint
 from adderlab.task.layouts import get_layout
@@ -29,6 +29,25 @@ def test_a_proved_model_is_left_as_it_is() -> None:
     checkpoint = proved_model("67p")
     result = repair(checkpoint)
     assert result.proved and result.trainings == 0 and result.checkpoint is checkpoint
+
+
+def test_what_its_progress_raises_ends_a_training() -> None:
+    """A search that has what it wants waits for no repair."""
+
+    class Enough(Exception):
+        pass
+
+    seen: list[int] = []
+
+    def progress(at: Progress) -> None:
+        if at.phase == "training":
+            seen.append(at.done)
+            if at.done >= 20:
+                raise Enough
+
+    with pytest.raises(Enough):
+        repair(disturbed(proved_model()), limits=Limits(cells=0, union_seconds=0.1), progress=progress)
+    assert seen == [0, 10, 20]
 
 
 @pytest.mark.slow
