@@ -2,13 +2,12 @@
 
     python experiments/task_sizes.py experiments/task_sizes.json [--seeds 24] [--steps 6000]
 
-Every cell is a preset's architecture at some columns and base. All are trained by the recipe ``short``
-without its restarts and its attention prefit, and with wide starts that know no norms: what is left fits
-every shape, and a seed has one start. It takes ``--steps`` steps and the recipe's anneal stage of 2,000.
-A seed succeeds if it ends at 99% of its validation pairs. The file is written after every cell, and a
-cell that is in it already, with the same settings, is not measured again: one may stop it. Cells go from
-short numbers to long ones; those that no kernel serves (a layout with special tokens in base 16) come
-last.
+Every cell is a preset's architecture at some columns and base, and all are trained by the generic
+recipe ``auto`` in ``--steps`` steps, and anneal stages of a tenth of them for seeds that come far
+enough. A seed succeeds if it ends at 99% of its validation pairs. The file is written after every cell,
+and a cell that is in it already, with the same settings, is not measured again: one may stop it. Cells
+go from short numbers to long ones; those that no kernel serves (a layout with special tokens in base 16)
+come last. At the end the table of docs/sizes.md is printed.
 """
 
 from __future__ import annotations
@@ -33,24 +32,17 @@ CELLS = sorted(
     ((shape, columns, base) for columns in (3, 5, 10, 15) for base in (10, 2, 16) for shape in SHAPES),
     key=lambda cell: cell[0] == "456p" and cell[2] == 16,
 )
-CHANGES = {
-    "recipe.restarts": None,
-    "recipe.prefit": None,
-    "recipe.wide_init": {"signs": False, "arc": None},
-}
 
 
 def cell(shape: str, columns: int, base: int, seeds: int, steps: int) -> dict[str, Any]:
     """Train the seeds of one cell and say how they end."""
-    changes = {**CHANGES, "model.columns": columns, "model.base": base}
-    changes["recipe.eval_interval"] = max(1, steps // 40)
     wall, core = time.monotonic(), time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         run = al.train(
             shape,
-            recipe="short",
+            recipe="auto",
             steps=steps,
-            set=changes,
+            set={"model.columns": columns, "model.base": base},
             seeds=range(2000, 2000 + seeds),
             threads=1,
             folder=Path(folder) / "run",
@@ -77,6 +69,26 @@ def cell(shape: str, columns: int, base: int, seeds: int, steps: int) -> dict[st
         "core_seconds": round(time.process_time() - core, 1),
         "wall_seconds": round(time.monotonic() - wall, 1),
     }
+
+
+def table(cells: list[dict[str, Any]]) -> str:
+    """Markdown: a row for each size, a column for each shape."""
+    found = {(each["columns"], each["base"], each["shape"]): each for each in cells}
+    lines = ["| columns | base | " + " | ".join(SHAPES) + " |", "|---|---|" + "---|" * len(SHAPES)]
+    for columns, base in dict.fromkeys(key[:2] for key in found):
+        texts = []
+        for shape in SHAPES:
+            each = found.get((columns, base, shape))
+            if each is None:
+                texts.append("not run")
+                continue
+            low, high = each["interval"]
+            text = f"{each['succeeded']}/{each['n']} [{low:.0%}, {high:.0%}]"
+            if each["first_at_99"]:
+                text += f", step {each['median_step_of_those']:,.0f}"
+            texts.append(text)
+        lines.append(f"| {columns} | {base} | " + " | ".join(texts) + " |")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -106,13 +118,14 @@ def main() -> None:
         cells.append(found)
         print(json.dumps(found), flush=True)
         about = {
-            "recipe": "short, without restarts and prefit, wide starts without signs",
+            "recipe": "auto",
             "machine": f"{os.cpu_count()} cores, {platform.machine()}, shared with other work",
             "torch": torch.__version__,
             "adderlab": al.__version__,
         }
         args.output.parent.mkdir(parents=True, exist_ok=True)
         args.output.write_text(json.dumps({"about": about, "cells": cells}, indent=1) + "\n")
+    print(table(cells))
 
 
 if __name__ == "__main__":

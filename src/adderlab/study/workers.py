@@ -146,6 +146,8 @@ def _serve(work: Work, pipe: Connection, alive: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_the_parent, args=(alive,), daemon=True).start()
+    # The threads that PyTorch computed with stayed behind, and it would wait for them for ever.
+    torch.set_num_threads(1)
 
     def say(kind: str, *what: Any) -> None:
         try:

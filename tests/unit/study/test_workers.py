@@ -57,6 +57,18 @@ def test_reports_come_in_order_and_the_worker_waits_for_each(made) -> None:
     assert stop.wait(0)
 
 
+def test_a_worker_computes_after_its_parent_did_so_in_threads(made) -> None:
+    numbers, before, sums = torch.ones(2_000_000), torch.get_num_threads(), []
+    torch.set_num_threads(2)
+    try:
+        numbers.exp()
+        worker = made(lambda task, report: report("sum", float((task * numbers).sum())))
+    finally:
+        torch.set_num_threads(before)
+    worker.do(2.0, lambda name, found: sums.append(found))
+    assert sums == [4_000_000.0]
+
+
 def test_processor_time_of_the_worker_is_known(made) -> None:
     def work(task: float, report: Report) -> None:
         while time.process_time() < task:
