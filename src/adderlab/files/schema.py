@@ -5,6 +5,7 @@ that names the place: a silently ignored setting is how published commands stopp
 """
 
 import dataclasses
+import functools
 import json
 import types
 import typing
@@ -61,7 +62,7 @@ def from_dict(kind: type[T], data: Any, where: str = "") -> T:
     unknown = [key for key in data if key not in fields]
     if unknown:
         raise UsageError(_no_setting(where, unknown[0], fields))
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)
     values = {key: _convert(hints[key], value, f"{where}.{key}") for key, value in data.items()}
     required = [
         name
@@ -72,6 +73,10 @@ def from_dict(kind: type[T], data: Any, where: str = "") -> T:
     if missing:
         raise UsageError(f"{where} lacks the setting {missing[0]!r}")
     return kind(**values)
+
+
+_hints = functools.cache(typing.get_type_hints)
+"""Evaluating what is written beside the fields takes longer than reading a file of rates."""
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:

@@ -51,7 +51,7 @@ def test_where_failing_pairs_are_not_counted_one_is_the_whole_refutation(
     assert found.verdict == counted.verdict == "refuted"
     assert isinstance(found.failing_pairs, tuple) and isinstance(counted.failing_pairs, tuple)
     assert 0 < found.failing_pairs[0] <= counted.failing_pairs[1] <= found.failing_pairs[1]
-    assert found.counterexample == found.margin.pair
+    assert found.counterexample is not None and found.counterexample == found.margin.pair
     assert found.answer is not None and found.answer != sum(found.counterexample)
     assert found.margin.bound is None and counted.margin.witness <= found.margin.witness < 0
     assert "not counted" in found.reason
