@@ -33,6 +33,7 @@ from adderlab.runs.records import SUCCESS, Metrics, Repair, SeedRecord, Weights,
 from adderlab.training.measure import Evaluation, SeedTracker
 from adderlab.training.recipe import Recipe
 from adderlab.training.repair import RepairSettings, repair
+from adderlab.training.run import BrokenOff
 
 RUN_LIMITS = Limits(seconds=30.0)
 """For the seeds of a run that has just been trained."""
@@ -349,7 +350,7 @@ def _best(history: Sequence[Metrics], i: int) -> float:
     return max((metrics.step_acc[i] for metrics in history), default=0.0)
 
 
-class Interrupted(Exception):
+class Interrupted(BrokenOff):
     """The search was stopped during a proof."""
 
 
@@ -374,7 +375,8 @@ class SeedVerifier:
         self._on_verdict, self._on_activity, self._stop = on_verdict, on_activity, stop
 
     def verify(self, evaluation: Evaluation, tracker: SeedTracker) -> None:
-        """After an evaluation: prove what looks right, drop what is hopeless."""
+        """After an evaluation: prove what looks right, drop what is hopeless. Raises ``Interrupted`` for
+        a seed that trains alone; of several, the others' verdicts stand."""
         if evaluation.step == self.recipe.total_steps - 1:
             return  # ``conclude`` has the last word
         for row, seed in enumerate(evaluation.seeds):
@@ -387,6 +389,8 @@ class SeedVerifier:
                 try:
                     self._prove(tracker, checkpoint, "last")
                 except Interrupted:
+                    if len(tracker.records) == 1:
+                        raise
                     return  # what a resume finds: this seed, in training
 
     def conclude(self, tracker: SeedTracker, *, assisted: bool) -> None:

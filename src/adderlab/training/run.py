@@ -161,7 +161,13 @@ class RunResult:
 
 Verify = Callable[[Evaluation, SeedTracker], None]
 """Called after every evaluation. It may put what it finds of seeds into the tracker's records; those
-that it gives a status to end in train no further."""
+that it gives a status to end in train no further. Raises ``BrokenOff`` where a stop comes before it
+is done."""
+
+
+class BrokenOff(Exception):
+    """The run goes back to its last state, so that the evaluation is made, and verified, when it goes
+    on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,10 +277,8 @@ class _Run:
         job = order.job
         self.order = order
         self.last = job.recipe.total_steps if until is None else until
-        self.population = Population(job.config, job.recipe, job.seeds, objective, device, job.source)
-        first_SN = self.population.first_SN.cpu()
-        self._tracker = SeedTracker(job.config, job.recipe, job.seeds, first_SN)
-        self._writer = Writer(job, folder, self.population, self._tracker)
+        self._folder, self._objective, self._device = folder, objective, device
+        self._begin()
         self._snapshots = None
         if job.checkpoint_every is not None:
             size = self.population.num_parameters
@@ -300,6 +304,22 @@ class _Run:
                 halvings=job.recipe.restarts.halve_at if job.recipe.restarts else (),
             )
         )
+
+    def _begin(self) -> None:
+        job = self.order.job
+        self.population = Population(
+            job.config, job.recipe, job.seeds, self._objective, self._device, job.source
+        )
+        first_SN = self.population.first_SN.cpu()
+        self._tracker = SeedTracker(job.config, job.recipe, job.seeds, first_SN)
+        self._writer = Writer(job, self._folder, self.population, self._tracker)
+
+    def _go_back(self) -> None:
+        """To the last state: what was trained since is lost."""
+        self._begin()
+        _restore(self.order.job, self.population, self._tracker)
+        if self._snapshots is not None:
+            self._snapshots.go_on(self.population.next_step)
 
     @property
     def is_there(self) -> bool:
@@ -333,7 +353,11 @@ class _Run:
         records = tuple(tracker.records[seed] for seed in evaluation.seeds)
         order.listener.on_evaluation(evaluation, records)
         if order.verify:
-            order.verify(evaluation, tracker)
+            try:
+                order.verify(evaluation, tracker)
+            except BrokenOff:
+                self._go_back()
+                return
         going = ("training", "diverged")
         left = [
             row for row, seed in enumerate(evaluation.seeds) if tracker.records[seed].status in going

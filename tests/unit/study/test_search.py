@@ -21,6 +21,7 @@ from adderlab.cli.main import main
 from adderlab.engine.torch_tables import TorchEngine
 from adderlab.errors import Failure, UsageError
 from adderlab.models.zoo import get_preset
+from adderlab.proof.prove import Proof, prove_checkpoint
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint
 from adderlab.runs.metadata import kind_of, read_summary
 from adderlab.runs.records import SeedRecord
@@ -234,6 +235,32 @@ def test_stopped_and_resumed_equals_uninterrupted(
             for name in ("whole", "parts")
         )
         assert one.weights_sha256 == two.weights_sha256
+
+
+def test_a_proof_that_a_stop_broke_off_is_made_of_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adderlab.study.verdicts.worth_a_proof", lambda history: history[-1].step == 5)
+    whole = search(plan(tmp_path / "whole/search", seeds=(3,)))
+    assert whole.records[3].proofs == 1 and whole.records[3].verdict == "refuted"
+    begun: list[_Search] = []
+    begin = _Search.__init__
+    monkeypatch.setattr(_Search, "__init__", lambda self, *a: begin(self, *a) or begun.append(self))
+    tried: list[tuple[int, str]] = []
+
+    def stopped_at_first(checkpoint: Checkpoint, **how: Any) -> Proof:
+        tried.append((checkpoint.step, checkpoint.weights_sha256))
+        if len(tried) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert begun[-1].stop.wait(60)
+        return prove_checkpoint(checkpoint, **how)
+
+    monkeypatch.setattr("adderlab.study.verdicts.prove_checkpoint", stopped_at_first)
+    stopped = search(plan(tmp_path / "parts/search", seeds=(3,)))
+    assert stopped.status == "stopped" and stopped.records[3].proofs == 0
+    resumed = search(tmp_path / "parts/search")
+    assert len(tried) == 2 and tried[0] == tried[1] and tried[0][0] == 5
+    assert resumed.records == whole.records
 
 
 class Budget(Watcher):
