@@ -20,7 +20,7 @@ import itertools
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,14 @@ import torch
 
 from adderlab.errors import Failure, UsageError
 from adderlab.files import schema
-from adderlab.files.atomic import RunLock, disk_failure, make_folder, read_json, write_json
+from adderlab.files.atomic import (
+    RunLock,
+    disk_failure,
+    make_folder,
+    read_json,
+    remove_leftovers,
+    write_json,
+)
 from adderlab.models.config import ModelConfig
 from adderlab.models.describe import count_parameters
 from adderlab.models.tables import why_no_tables
@@ -57,6 +64,9 @@ from adderlab.training.start import check_fits
 
 _TICK = 0.1
 """Seconds between looks at the clock and the signals."""
+GRACE = 0.2
+"""Seconds that workers with nothing proved have to stop by themselves once enough is. Then their
+processes end as by a kill: what their seeds go on from is on the disk."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,6 +203,8 @@ def search_until_proved(
         result = SearchResult(plan=plan)
     wanted = wanted or result.wanted
     with RunLock(result.plan.folder), stop_requests() as asked:
+        for written in (result.plan.folder, result.plan.folder / "proved"):
+            remove_leftovers(written)
         return _Search(result, wanted, device, listener).run(objective, workers, asked, seconds)
 
 
@@ -251,6 +263,11 @@ class _Search:
         self._started = time.monotonic(), time.process_time()
         self._steps = 0
         self._workers: list[Worker] = []
+        self._busy: dict[Worker, _Batch] = {}
+        self._ended: set[Worker] = set()
+        """Workers that were not waited for."""
+        self._found: float | None = None
+        """When enough were proved."""
 
     def run(
         self, objective: Objective, workers: int, asked: threading.Event, seconds: float
@@ -263,13 +280,16 @@ class _Search:
         if workers > 1 and objective.engine_name == "native" and can_fork():
             trainer.prepare()
             self._workers = [Worker(trainer.train) for _ in range(workers)]
-        does = [worker.do for worker in self._workers] or [trainer.train] * workers
-        threads = [threading.Thread(target=self._work, args=(do,)) for do in does]
+        threads = [
+            threading.Thread(target=self._work, args=(trainer, worker))
+            for worker in self._workers or [None] * workers
+        ]
         try:
             for thread in threads:
                 thread.start()
             status = self._wait(threads, asked, seconds)
         finally:
+            self._end(self._workers)
             for worker in self._workers:
                 worker.close()
         if self._failure is not None:
@@ -287,19 +307,42 @@ class _Search:
                 self.stop.set()
             for thread in threads:
                 thread.join(_TICK / len(threads))
+            if self._found is not None and time.monotonic() >= self._found + GRACE:
+                with self.lock:
+                    late = [each for each, batch in self._busy.items() if self._is_open(batch)]
+                self._end(late)
         return status
 
-    def _work(self, train: Callable[[_Batch, Report], None]) -> None:
+    def _is_open(self, batch: _Batch) -> bool:
+        """Whether some seed of the batch is undecided; what is decided is worth its closing files."""
+        return any(_unfinished(self.result.records[seed]) for seed in batch.seeds)
+
+    def _end(self, workers: Iterable[Worker]) -> None:
+        for worker in workers:
+            self._ended.add(worker)
+            worker.end()
+
+    def _work(self, trainer: _Trainer, worker: Worker | None) -> None:
         """One thread: it trains, or has its worker train."""
+        do = trainer.train if worker is None else worker.do
         try:
             while (batch := self._next()) is not None:
-                train(batch, _Follower(self, batch).hear)
+                if worker is not None:
+                    with self.lock:
+                        self._busy[worker] = batch
+                do(batch, _Follower(self, batch).hear)
                 with self.lock:
                     self._write("running")
         except BaseException as error:
+            if worker in self._ended:
+                return
             # The thread that waits raises it.
             self._failure = self._failure or error
             self.stop.set()
+        finally:
+            if worker is not None:
+                with self.lock:
+                    self._busy.pop(worker, None)
 
     def _next(self) -> _Batch | None:
         """Stopped batches first, then fresh ones; None where none is wanted any more."""
@@ -331,6 +374,7 @@ class _Search:
         with self.lock:
             self.result.records |= {record.seed: record for record in records}
             if self._enough():
+                self._found = time.monotonic() if self._found is None else self._found
                 self.stop.set()
 
     def on_verdict(self, record: SeedRecord, verdict: str) -> None:

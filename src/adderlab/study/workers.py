@@ -105,14 +105,21 @@ class Worker:
             else:
                 return
 
+    def end(self) -> None:
+        """Let the worker go, whatever it is doing, and wait until it has gone: the thread that uses it
+        then gets a ``Failure``. A second call does nothing."""
+        if self._alive >= 0:
+            _parents_ends.remove(self._alive)
+            os.close(self._alive)
+            self._alive = -1
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(self._pid, 0)
+
     def close(self) -> None:
-        """Let the worker go, and wait until it has gone."""
-        for end in (self._alive, self._pipe.fileno()):
-            _parents_ends.remove(end)
+        """``end``, and give the pipe back, which no thread may use any more."""
+        self.end()
+        _parents_ends.remove(self._pipe.fileno())
         self._pipe.close()
-        os.close(self._alive)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(self._pid, 0)
 
     def _send(self, what: Any) -> None:
         try:

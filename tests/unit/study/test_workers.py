@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,9 +15,11 @@ from adderlab.engine.native.build import NativeUnavailable
 from adderlab.errors import Failure, UsageError
 from adderlab.models.zoo import get_preset
 from adderlab.runs.checkpoints import load_checkpoint
+from adderlab.runs.metadata import read_summary
 from adderlab.study.search import SearchPlan, SearchResult, search_until_proved
+from adderlab.study.verdicts import SeedVerifier
 from adderlab.study.workers import Flag, Report, Work, Worker, can_fork
-from adderlab.training.measure import Listener, Start
+from adderlab.training.measure import Evaluation, Listener, SeedTracker, Start
 from adderlab.training.objective import Compute, open_backend
 from adderlab.training.recipe import Recipe
 
@@ -158,11 +161,26 @@ def _is_alive(process: int) -> bool:
     return state != "Z"
 
 
+def test_a_worker_is_ended_whatever_it_does(made) -> None:
+    def work(task: Any, report: Report) -> None:
+        report("asleep")
+        time.sleep(600)
+
+    worker = made(work)
+
+    def hear(name: str) -> None:
+        threading.Timer(0.05, worker.end).start()
+
+    with pytest.raises(Failure, match="a worker process has ended"):
+        worker.do(None, hear)
+    worker.end()
+
+
 CONFIG = get_preset("456p").config
 RECIPE = Recipe(steps=11, batch_size=16, warmup_steps=4, val_size=20, test_size=20, eval_interval=5)
 
 
-def search(folder: Path, workers: int, listener: Listener) -> SearchResult:
+def search(folder: Path, workers: int, listener: Listener, *, resume: bool = False) -> SearchResult:
     try:
         compute = Compute(device="cpu", engine="native", threads=workers)
         backend = open_backend(CONFIG, compute, engine_threads=1)
@@ -170,7 +188,13 @@ def search(folder: Path, workers: int, listener: Listener) -> SearchResult:
         pytest.skip(str(error))
     plan = SearchPlan(config=CONFIG, recipe=RECIPE, seeds=(3, 4, 5, 6), folder=folder)
     return search_until_proved(
-        plan, backend.objective, backend.device, listener, seconds=120.0, workers=workers
+        folder if resume else plan,
+        backend.objective,
+        backend.device,
+        listener,
+        wanted=4 if resume else 1,
+        seconds=120.0,
+        workers=workers,
     )
 
 
@@ -203,3 +227,30 @@ def test_a_search_by_processes_is_that_of_one_thread(tmp_path: Path) -> None:
             for name in ("one", "two")
         }
         assert len(hashes) == 1
+
+
+def test_who_proves_nothing_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seed 4 sleeps until long after seed 3 is proved; the search goes on with it later."""
+    asleep, slept = 600.0, Flag()
+
+    def verify(self: SeedVerifier, evaluation: Evaluation, tracker: SeedTracker) -> None:
+        if evaluation.step != 5:
+            return
+        if evaluation.seeds == (4,) and not slept.is_set():
+            slept.set()
+            time.sleep(asleep)
+        if evaluation.seeds == (3,):
+            while not slept.is_set():
+                time.sleep(0.01)
+            self._decide(tracker, 3, "proved", status="proved", verdict="proved", margin_witness=1.0)
+
+    monkeypatch.setattr(SeedVerifier, "verify", verify)
+    started = time.monotonic()
+    found = search(tmp_path / "it", 2, Listener())
+    assert time.monotonic() - started < asleep / 2
+    assert found.status == "proved" and [record.seed for record in found.proved] == [3]
+    assert found.num_unfinished == 1 and set(found.records) == {3, 4}
+    assert read_summary(tmp_path / "it/seed_0003")["status"] == "done"
+    more = search(tmp_path / "it", 2, Listener(), resume=True)
+    assert more.status == "seeds used up" and more.num_unfinished == 0
+    assert more.records[4].steps == RECIPE.steps and more.records[3] == found.records[3]
