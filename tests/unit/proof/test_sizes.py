@@ -56,7 +56,6 @@ def hold_to_the_truth(found: Checkpoint, kind: str) -> None:
     proof = with_smallest_margin(prove_checkpoint(found, limits=UNHURRIED))
     trial = try_all(found.module())
     assert disagreements(trial, proof) == []
-    assert trial.ties == 0
     assert proof.failing_pairs == trial.failing_float64
     assert proof.failing_by_step == trial.failing_by_step
     assert abs(proof.margin.witness - trial.margin) <= 1e-6
