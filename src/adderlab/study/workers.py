@@ -67,7 +67,7 @@ class Worker:
 
     def __init__(self, work: Work) -> None:
         self.core_seconds = 0.0
-        """Processor time of the copy, up to its last word."""
+        """Processor time of the copy, up to its last word; once it has ended, all of it."""
         self._pipe, theirs = Pipe()
         # Only the parent holds the writing end: the copy sees it close when the parent ends.
         alive, self._alive = os.pipe()
@@ -113,7 +113,8 @@ class Worker:
             os.close(self._alive)
             self._alive = -1
             with contextlib.suppress(ChildProcessError):
-                os.waitpid(self._pid, 0)
+                used = os.wait4(self._pid, 0)[2]
+                self.core_seconds = used.ru_utime + used.ru_stime
 
     def close(self) -> None:
         """``end``, and give the pipe back, which no thread may use any more."""

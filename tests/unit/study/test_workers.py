@@ -161,19 +161,31 @@ def _is_alive(process: int) -> bool:
     return state != "Z"
 
 
-def test_a_worker_is_ended_whatever_it_does(made) -> None:
+def test_a_worker_is_ended_whatever_it_does(made, tmp_path: Path) -> None:
     def work(task: Any, report: Report) -> None:
         report("asleep")
+        while time.process_time() < 0.1:
+            pass
+        (tmp_path / "busy").touch()
         time.sleep(600)
 
     worker = made(work)
 
+    def end() -> None:
+        while not (tmp_path / "busy").exists():
+            time.sleep(0.01)
+        worker.end()
+
+    ending = threading.Thread(target=end)
+
     def hear(name: str) -> None:
-        threading.Timer(0.05, worker.end).start()
+        ending.start()
 
     with pytest.raises(Failure, match="a worker process has ended"):
         worker.do(None, hear)
+    ending.join()
     worker.end()
+    assert worker.core_seconds >= 0.09  # what nobody was told of counts
 
 
 CONFIG = get_preset("456p").config
