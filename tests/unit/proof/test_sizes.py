@@ -56,8 +56,11 @@ def hold_to_the_truth(found: Checkpoint, kind: str) -> None:
     proof = with_smallest_margin(prove_checkpoint(found, limits=UNHURRIED))
     trial = try_all(found.module())
     assert disagreements(trial, proof) == []
-    assert proof.failing_pairs == trial.failing_float64
-    assert proof.failing_by_step == trial.failing_by_step
+    counts = (proof.failing_pairs, *proof.failing_by_step)
+    for count, true in zip(counts, (trial.failing_float64, *trial.failing_by_step), strict=True):
+        # Exact, but for margins so near zero that rounding decides: those are left open.
+        low, high = count if isinstance(count, tuple) else (count, count)
+        assert low <= true <= high <= low + trial.ties
     assert abs(proof.margin.witness - trial.margin) <= 1e-6
     assert (proof.verdict == "proved") == (trial.failing_float64 == 0) == (kind == "right")
     if kind == "nudged":
