@@ -214,7 +214,7 @@ def union_size(families: list[Patterns], seconds: float, base: int = 10) -> tupl
     of processor time, leave a bracket.
     """
     work = _Work(pairs=PAIR_BUDGET, deadline=time.process_time() + seconds, base=base)
-    families = [family for family in (merged(f) for f in families) if len(family)]
+    families = [family for family in families if len(family)]
     if not families:
         return 0, 0
     everything = base ** (2 * ((families[0].shape[1] - 1) // 3))
@@ -224,6 +224,7 @@ def union_size(families: list[Patterns], seconds: float, base: int = 10) -> tupl
             for start in range(0, len(family), BLOCK):
                 marked[members(family[start : start + BLOCK], base)] = True
         return int(marked.sum()), int(marked.sum())
+    families = [merged(family) for family in families]
     sizes = [count(family, base) for family in families]
     low = high = 0
     for k, family in enumerate(families):

@@ -24,6 +24,7 @@ from adderlab.models.architecture import Adder, Architecture
 from adderlab.models.config import ModelConfig
 from adderlab.models.tables import Tables, tables, why_no_tables
 from adderlab.proof import count as union
+from adderlab.proof import trial
 from adderlab.proof.head import OPEN, RIGHT, WRONG, raise_margins
 from adderlab.proof.problem import Problem, problem_from_tables
 from adderlab.proof.samples import failing_samples, real_margins
@@ -290,9 +291,13 @@ def prove_problem(
     )
     found = sorted([*found, *cell_witnesses(problem, groups)], key=lambda w: w.margin)
 
-    by_step = tuple(_failing(result, groups) for result in results)
     report(Progress(phase="union", done=0, total=1))
-    pairs, reason = _failing_pairs(problem, results, groups, by_step, limits.union_seconds)
+    tried: list[trial.Tried] = []
+    if certain_failures(found) and problem.num_pairs <= trial.MOST_TRIED:
+        rounding = CERTAIN * (1 + abs(found[0].margin))
+        tried = [trial.try_open_inputs(problem, result, groups, rounding) for result in results]
+    by_step = tuple(_failing(result, groups, tried) for result in results)
+    pairs, reason = _failing_pairs(problem, results, groups, tried, by_step, limits.union_seconds)
     if isinstance(pairs, tuple):
         # Pairs that certainly fail, found one by one.
         pairs = (max(pairs[0], min(certain_failures(found), pairs[1])), pairs[1])
@@ -381,11 +386,14 @@ def _not_counted(
     )
 
 
-def _failing(result: StepResult, groups: list[Group]) -> Count:
+def _failing(result: StepResult, groups: list[Group], tried: list[trial.Tried]) -> Count:
     mine = [group for group in groups if group.step.index == result.step.index]
     low = result.inputs(WRONG) + sum(group.inputs[WRONG] for group in mine)
     # Leaves that no group took up, for want of time, are open too.
     left = result.inputs(OPEN) - sum(group.inputs[RIGHT] + group.inputs[WRONG] for group in mine)
+    for each in tried[result.step.index : result.step.index + 1]:
+        low += len(each.wrong)
+        left -= len(each.wrong) + each.right
     return (low, low + left) if left else low
 
 
@@ -393,6 +401,7 @@ def _failing_pairs(
     problem: Problem,
     results: list[StepResult],
     groups: list[Group],
+    tried: list[trial.Tried],
     by_step: tuple[Count, ...],
     seconds: float,
 ) -> tuple[Count, str]:
@@ -411,6 +420,7 @@ def _failing_pairs(
             for part in group.decided
             if part.status == WRONG
         ]
+        wrong += [each.wrong for each in tried[result.step.index : result.step.index + 1]]
         families.append(np.concatenate(wrong))
     low, high = union.union_size(families, seconds, base)
     reasons = []

@@ -31,6 +31,12 @@ KINDS = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def bounds_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that bounds leave open is tried."""
+    monkeypatch.setattr("adderlab.proof.trial.MOST_TRIED", 0)
+
+
 def truth(problem):
     """Failures per step, failing pairs, and every margin."""
     margins = all_margins(problem, *all_pairs(problem.columns))
@@ -132,6 +138,15 @@ def test_pairs_that_fail_at_several_steps_count_once(seed: int) -> None:
     verdict = prove_problem(problem)
     assert verdict.failing_by_step == by_step
     assert verdict.failing_pairs == pairs
+
+
+def test_what_a_search_leaves_open_of_few_pairs_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("adderlab.proof.trial.MOST_TRIED", 10**4)
+    problem = random_problem(11, heads=2, bottleneck=3, norm="none")
+    by_step, pairs, _ = truth(problem)
+    verdict = prove_problem(problem, limits=Limits(cells=0))
+    assert any(result.inputs(OPEN) for result in verdict.results)
+    assert (verdict.failing_by_step, verdict.failing_pairs) == (by_step, pairs)
 
 
 def test_a_search_that_is_not_allowed_brackets_the_truth() -> None:
