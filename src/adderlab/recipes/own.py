@@ -195,7 +195,8 @@ OWN = {
     ),
     "generic-7": entry(
         "restarts-7-8k",
-        notes="restarts-7-8k without the attention prefit: all seven numbers begin at random",
+        notes="restarts-7-8k without the attention prefit: stride, scale and angle begin at the "
+        "model's own constants, the other four at random",
         prefit=None,
     ),
     "wide-89": entry(
