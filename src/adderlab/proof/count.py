@@ -161,6 +161,13 @@ def members(cells: Patterns, base: int = 10) -> NDArray[np.int64]:
     return pair
 
 
+def pairs_in(cells: Patterns, base: int = 10) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Digits a_BJ and b_BJ, units first, of every pair in disjoint patterns, pattern by pattern."""
+    columns = (cells.shape[1] - 1) // 3
+    digits_BS = members(cells, base)[:, None] // base ** np.arange(2 * columns) % base
+    return digits_BS[:, :columns], digits_BS[:, columns:]
+
+
 def intersection(
     first: Patterns, second: Patterns, limit: int | None = None, base: int = 10
 ) -> Patterns | None:
@@ -213,7 +220,6 @@ def union_size(families: list[Patterns], seconds: float, base: int = 10) -> tupl
     Of more than MOST_MARKED pairs, families too large to intersect, or not intersected after ``seconds``
     of processor time, leave a bracket.
     """
-    work = _Work(pairs=PAIR_BUDGET, deadline=time.process_time() + seconds, base=base)
     families = [family for family in families if len(family)]
     if not families:
         return 0, 0
@@ -224,6 +230,7 @@ def union_size(families: list[Patterns], seconds: float, base: int = 10) -> tupl
             for start in range(0, len(family), BLOCK):
                 marked[members(family[start : start + BLOCK], base)] = True
         return int(marked.sum()), int(marked.sum())
+    work = _Work(pairs=PAIR_BUDGET, deadline=time.process_time() + seconds, base=base)
     families = [merged(family) for family in families]
     sizes = [count(family, base) for family in families]
     low = high = 0

@@ -293,7 +293,7 @@ def prove_problem(
 
     report(Progress(phase="union", done=0, total=1))
     tried: list[trial.Tried] = []
-    if certain_failures(found) and problem.num_pairs <= trial.MOST_TRIED:
+    if counting and certain_failures(found) and problem.num_pairs <= trial.MOST_TRIED:
         rounding = CERTAIN * (1 + abs(found[0].margin))
         tried = [trial.try_open_inputs(problem, result, groups, rounding) for result in results]
     by_step = tuple(_failing(result, groups, tried) for result in results)

@@ -16,8 +16,8 @@ import numpy as np
 
 from adderlab.proof import count as union
 from adderlab.proof.head import OPEN
-from adderlab.proof.problem import FREE, Array, Problem
-from adderlab.proof.search import Group, Ints, StepResult
+from adderlab.proof.problem import FREE, Problem
+from adderlab.proof.search import Group, StepResult
 from adderlab.proof.witnesses import pair_margins
 
 MOST_TRIED = union.MOST_MARKED
@@ -44,12 +44,10 @@ def try_open_inputs(
     right, wrong = 0, [np.zeros((0, 3 * step.columns + 1), dtype=np.uint16)]
     cells = _open_cells(result, [group for group in groups if group.step.index == step.index])
     for start in range(0, len(cells), AT_ONCE):
-        digits_BS = _digits(
-            union.members(cells[start : start + AT_ONCE], step.base), step.columns, step.base
-        )
-        margin_B: Array = pair_margins(problem, step, *np.split(digits_BS, 2, 1))
+        a_BJ, b_BJ = union.pairs_in(cells[start : start + AT_ONCE], step.base)
+        margin_B = pair_margins(problem, step, a_BJ, b_BJ)
         right += int((margin_B > rounding).sum())
-        fails_BS = digits_BS[margin_B < -rounding].astype(np.int8)
+        fails_BS = np.concatenate([a_BJ, b_BJ], 1)[margin_B < -rounding].astype(np.int8)
         unsaid = np.full((len(fails_BS), step.columns), FREE, dtype=np.int8)
         wrong.append(union.patterns(fails_BS, unsaid, step.base))
     return Tried(right=right, wrong=np.concatenate(wrong))
@@ -67,8 +65,3 @@ def _open_cells(result: StepResult, groups: Sequence[Group]) -> union.Patterns:
         if part.status == OPEN
     ]
     return np.concatenate([union.leaf_patterns(step, result.leaves, open_N), *cells])
-
-
-def _digits(pair_B: Ints, columns: int, base: int) -> Ints:
-    """Of pairs as ``union.members`` numbers them: (B, S)."""
-    return pair_B[:, None] // base ** np.arange(2 * columns) % base

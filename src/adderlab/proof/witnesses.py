@@ -12,7 +12,6 @@ O choices of a tied column.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -20,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adderlab.proof.carries import NO, Leaves, Rest, fixed_digits, run_maximum, tied_children
-from adderlab.proof.count import some_pairs
+from adderlab.proof.count import pairs_in, patterns, some_pairs
 from adderlab.proof.head import WRONG, margins_at
-from adderlab.proof.problem import FREE, Array, Problem, Step
+from adderlab.proof.problem import Array, Problem, Step
 from adderlab.proof.ranges import IMPOSSIBLE
 from adderlab.proof.search import Group, StepResult
 from adderlab.task.addition import OPERAND_DIGITS
@@ -102,21 +101,13 @@ def smallest_witness(problem: Problem, results: Sequence[StepResult], known: Wit
 
 def _pairs_of(result: StepResult, rows: Ints) -> Iterator[tuple[Ints, Ints, Ints]]:
     """(leaves, the digits of all their pairs a_BJ, b_BJ), some leaves at a time."""
-    step = result.step
-    digits_NS, carry_NC = fixed_digits(step, result.leaves.take(rows))
-    # The leaves of a step fix the same slots.
-    free = np.flatnonzero(digits_NS[0] == FREE)
-    ways_GF = np.array(list(itertools.product(range(step.base), repeat=len(free))), dtype=np.int64)
-    together = max(1, AT_ONCE // len(ways_GF))
+    step, leaves = result.step, result.leaves.take(rows)
+    cells = patterns(*fixed_digits(step, leaves), step.base)
+    together = max(1, AT_ONCE // int(leaves.inputs_N.max()))
     for start in range(0, len(rows), together):
-        part = slice(start, start + together)
-        digits_BS = np.repeat(digits_NS[part].astype(np.int64), len(ways_GF), 0)
-        digits_BS[:, free] = np.tile(ways_GF, (len(digits_NS[part]), 1))
-        a_BJ, b_BJ = np.split(digits_BS, 2, 1)
-        wanted_BC = np.repeat(carry_NC[part], len(ways_GF), 0)
-        fits_B = ((wanted_BC == FREE) | (carries_of(a_BJ, b_BJ, step.base) == wanted_BC)).all(1)
-        if fits_B.any():
-            yield rows[part], a_BJ[fits_B], b_BJ[fits_B]
+        a_BJ, b_BJ = pairs_in(cells[start : start + together], step.base)
+        if len(a_BJ):
+            yield rows[start : start + together], a_BJ, b_BJ
 
 
 def cell_witnesses(problem: Problem, groups: list[Group], count: int = 16) -> list[Witness]:
