@@ -8,7 +8,7 @@ from torch import Tensor
 
 from adderlab.models.head_program import Activation, NormForm, NormKind, standard_head, standard_program
 from adderlab.models.tables import TableForm, Tables, tables_of
-from adderlab.task.layouts import OPERAND_LIMIT, Layout, get_layout, to_digits
+from adderlab.task.layouts import Layout, get_layout, to_digits
 
 BIASES = ("norm2_bias", "fc1_bias", "fc2_bias", "norm_f_bias")
 
@@ -101,7 +101,10 @@ def with_value_dim(tables: Tables, value: Tensor, attn_out_SHED: Tensor) -> Tabl
 
 
 def random_tokens(form: TableForm, S: int, B: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """(tokens_SBP, targets_SBA) of uniform ten-digit pairs."""
+    """(tokens_SBP, targets_SBA) of uniform pairs of the layout's task."""
     generator = torch.Generator().manual_seed(seed)
-    a_SB, b_SB = torch.randint(OPERAND_LIMIT, (2, S, B), generator=generator)
-    return form.layout.encode(to_digits(a_SB), to_digits(b_SB))
+    task = form.layout.addition
+    a_SB, b_SB = torch.randint(task.limit, (2, S, B), generator=generator)
+    return form.layout.encode(
+        to_digits(a_SB, task.columns, task.base), to_digits(b_SB, task.columns, task.base)
+    )

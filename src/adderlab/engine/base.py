@@ -92,8 +92,8 @@ class Engine(Protocol):
         ...
 
 
-TABLE_ROW = 16
-"""A row of a lookup table is one vector register of 16 lanes."""
+TABLE_ROW = 32
+"""A row of a lookup table is one or two vector registers of 16 lanes."""
 
 
 def too_large(form: TableForm, sizes: Mapping[str, tuple[int, int]], engine: str) -> str | None:

@@ -15,6 +15,8 @@ import torch
 from adderlab.engine.native.engine import FLAGS
 from adderlab.engine.native.head import head_source
 from adderlab.engine.native.steps import table_names
+from adderlab.task.addition import Addition
+from adderlab.task.layouts import get_layout
 from helpers.paths import ROOT
 from oracle import table_forward
 from oracle.random_tables import BIASES, random_tables, random_tokens, table_form
@@ -27,6 +29,7 @@ FORMS = {
         table_form("S", heads=2, key=4, value=4, width=8, hidden=3, activation="swiglu"),
         BIASES,
     ),
+    "base 16, twenty tokens": (table_form(get_layout("P", Addition(columns=3, base=16))), ()),
 }
 
 

@@ -14,6 +14,8 @@ from adderlab.models.config import ModelConfig
 from adderlab.models.tables import TableForm, Tables, stack_parameters
 from adderlab.models.tables import tables as build_tables
 from adderlab.models.transformer import Transformer
+from adderlab.task.addition import Addition
+from adderlab.task.layouts import get_layout
 from helpers.machine import ISAS, OTHER_ISA
 from helpers.reference import reference_checkpoint
 from oracle import table_forward
@@ -111,6 +113,16 @@ pairs of kinds."""
 )
 def test_forms_match_the_twin(form: TableForm, biases: Collection[str], B: int, isa: str | None) -> None:
     check_form(form, biases, B, isa)
+
+
+@pytest.mark.parametrize(
+    "isa", ["native", *(pytest.param(isa, marks=pytest.mark.slow) for isa in ISAS[1:])]
+)
+def test_twenty_tokens(isa: str) -> None:
+    """Base 16 and special tokens: rows of 32 entries."""
+    layout = get_layout("P", Addition(columns=2, base=16))
+    assert layout.vocab_size == 20
+    check_form(table_form(layout, heads=2, key=2, hidden=3), BIASES, 19, isa)
 
 
 PRODUCT = list(
@@ -277,6 +289,7 @@ def test_numbers_that_are_none_show_in_the_loss(isa: str, sharpness: float) -> N
 
 def test_sizes_beyond_the_limits_are_named() -> None:
     assert why_not(FORM_456) is None
+    assert why_not(table_form(get_layout("P", Addition(base=16)))) is None
     assert why_not(table_form("M14", heads=4, key=16, value=16, width=128, hidden=128)) is None
     for size, words in {
         "heads": "number of heads is 199",

@@ -34,7 +34,7 @@ from adderlab.engine.triton.engine import TritonEngine
 from adderlab.errors import UsageError
 from adderlab.models.tables import TableForm, Tables
 from adderlab.models.zoo import get_preset
-from adderlab.task.layouts import LAYOUTS, Layout
+from adderlab.task.layouts import LAYOUTS, Layout, named_layout
 from adderlab.training.objective import objective_for
 from adderlab.training.population import Population
 from adderlab.training.recipe import Recipe
@@ -194,9 +194,9 @@ def test_all_kinds_match_the_twin(norm2: Any, norm_f: Any, activation: Any, head
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layout", ["P", "S", "M", "M13", "M14", "P13", "B"])
-def test_layouts_of_additions(layout: str) -> None:
-    form = table_form(layout)
+@pytest.mark.parametrize("name", ["P", "S", "M", "M13", "M14", "P13", "B", "P@2b16"])
+def test_layouts_of_additions(name: str) -> None:
+    form = table_form(named_layout(name))
     tables, (tokens, targets) = random_tables(form, 1), random_tokens(form, 1, 3)
     check_gradients(tables, tokens, targets)
     answers = TritonEngine().decode(*on_device(tables, tokens[..., : form.layout.num_prompt]))

@@ -135,12 +135,12 @@ INLINE void value_and_slope(vf y, vf& value, vf& slope) {
     vf shifted = u + ROUND;
     vf t = u - (shifted - ROUND);
     vi interval = (vi)shifted;
-    vf p = function_lookup(coefficients.row[DEGREE], interval), d = p;
+    vf p = lookup(coefficients.row[DEGREE], interval), d = p;
     for (int k = DEGREE - 1; k >= 1; k--) {
-        p = p * t + function_lookup(coefficients.row[k], interval);
+        p = p * t + lookup(coefficients.row[k], interval);
         d = d * t + p;
     }
-    p = p * t + function_lookup(coefficients.row[0], interval);
+    p = p * t + lookup(coefficients.row[0], interval);
     value = larger(vf{}, y) - p;
     slope = select(y > 0.0f, 1.0f - d, d);
 }

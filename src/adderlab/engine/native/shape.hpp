@@ -9,6 +9,8 @@
 
 #include "scatter.hpp"
 
+constexpr int TABLE = V <= 16 ? 16 : 32;      // entries of a lookup row, one for each token
+static_assert(V <= TABLE);
 constexpr int HK = H * K, HE = H * E;
 constexpr int KV = HK + HE;                    // features looked up per key
 constexpr int QR = HK + R + (SINK ? H : 0);    // features looked up per query: query, row and sinks

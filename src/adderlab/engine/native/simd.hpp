@@ -34,8 +34,6 @@ typedef int32_t vi __attribute__((vector_size(4 * W)));
 typedef uint8_t vbytes __attribute__((vector_size(W)));
 typedef float v4f __attribute__((vector_size(16)));
 
-constexpr int TABLE = 16;  // entries of a lookup row: the largest vocabulary
-
 // Calls f(0), ..., f(N - 1) with compile-time constants, so that arrays indexed by them live in
 // registers.
 template <class F, int... I>
@@ -102,8 +100,8 @@ INLINE vf smaller(vf a, vf b) {
 
 INLINE vf absolute(vf x) { return (vf)((vi)x & 0x7fffffff); }
 
-// table[index & 15] in every lane; ``table`` is aligned to 64 bytes.
-INLINE vf lookup(const float* table, vi index) {
+// table[index] in every lane, of 16 entries; ``table`` is aligned to 64 bytes.
+INLINE vf lookup(const float (&table)[16], vi index) {
 #if defined(__AVX512F__)
     return _mm512_permutexvar_ps((__m512i)index, _mm512_load_ps(table));
 #elif defined(__AVX2__)
@@ -121,12 +119,21 @@ INLINE vf lookup(const float* table, vi index) {
 #endif
 }
 
+// The same of 32 entries.
+INLINE vf lookup(const float (&table)[32], vi index) {
 #if defined(__AVX512F__)
-// One instruction looks up 32 entries.
-INLINE vf function_lookup(const float* table, vi index) {
     return (vf)_mm512_permutex2var_ps(_mm512_load_ps(table), (__m512i)index, _mm512_load_ps(table + 16));
-}
+#else
+    const auto& low = (const float (&)[16])table;
+    const auto& high = *(const float (*)[16])(table + 16);
+#if defined(__AVX2__)
+    // Bit 4 of the index, moved to the sign, chooses.
+    return _mm256_blendv_ps((__m256)lookup(low, index), (__m256)lookup(high, index), (__m256)(index << 27));
+#else
+    return select(index > 15, lookup(high, index), lookup(low, index));
 #endif
+#endif
+}
 
 INLINE vf inverse_sqrt(vf x) {
 #if defined(__AVX512F__)

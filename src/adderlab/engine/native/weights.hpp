@@ -1,4 +1,4 @@
-// One seed's tables in the form the inner loops read: lookup rows of 16, matrices with norms, units
+// One seed's tables in the form the inner loops read: lookup rows of 16 or 32, matrices with norms, units
 // of log2 and GELU steps folded in. And the way back, from sums of gradients to table gradients.
 #pragma once
 
