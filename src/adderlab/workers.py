@@ -2,7 +2,8 @@
 
 Python runs one thread at a time. What trains a small model spends most of its time in it (evaluations,
 proofs, files), so that threads side by side are as slow as one after the other. A copy made by ``fork``
-starts within milliseconds, with everything that is loaded and compiled.
+starts within milliseconds, with everything that is loaded and compiled. ``share_out`` divides work among
+copies, ``Worker`` is one of them.
 
 A report is a call of the parent's that the worker waits for, so that the parent may do everything that
 a thread would have done, and in the same order. A worker ends with its parent, however that ends, and
@@ -30,12 +31,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adderlab.errors import Failure
+from adderlab.errors import Failure, UsageError
 
-Report = Callable[..., None]
-"""report(name, *arguments): what the parent is to hear."""
+Report = Callable[..., Any]
+"""report(name, *arguments): what the parent is to hear; what it answers is returned."""
 Work = Callable[[Any, Report], None]
 """Does one task."""
+
+
+def usable_cores() -> int:
+    """Processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def can_fork() -> bool:
@@ -84,6 +90,7 @@ class Worker:
         try:
             for end in (*_parents_ends, self._alive, self._pipe.fileno()):
                 os.close(end)
+            _parents_ends.clear()
             _serve(work, theirs, alive)
             code = 0
         except _Orphaned:
@@ -92,14 +99,13 @@ class Worker:
             os._exit(code)
 
     def do(self, task: Any, hear: Report) -> None:
-        """Have a task done. ``hear`` gets every report, and what it raises ends the worker; what the
-        task raises is raised here."""
+        """Have a task done. ``hear`` gets and answers every report, and what it raises ends the worker;
+        what the task raises is raised here."""
         self._send(task)
         while True:
             kind, self.core_seconds, *said = self._receive()
             if kind == "report":
-                hear(*said)
-                self._send(None)
+                self._send(hear(*said))
             elif kind == "raised":
                 raise said[0]
             else:
@@ -135,6 +141,54 @@ class Worker:
             raise _lost() from error
 
 
+def share_out(work: Work, count: int, hear: Report, *, number: int | None = None) -> None:
+    """Have tasks 0, 1, ..., count - 1 done by ``number`` copies of this process (None: one for each
+    core), each the next task when it has done one. Where that would be one copy, or there can be none,
+    they are done here.
+
+    One report is heard at a time. Raises ``UsageError`` for a number below 1, what the first of the
+    tasks that failed raised, and what ``hear`` raises.
+    """
+    if number is not None and number < 1:
+        raise UsageError(f"threads={number}: it must be at least 1")
+    number = min(number or usable_cores(), count)
+    if number == 1 or not can_fork():
+        for task in range(count):
+            work(task, hear)
+        return
+    lock, tasks, failed = threading.Lock(), iter(range(count)), {}
+
+    def listen(*said: Any) -> Any:
+        with lock:
+            return hear(*said)
+
+    def use(worker: Worker) -> None:
+        while True:
+            with lock:
+                task = None if failed else next(tasks, None)
+            if task is None:
+                return
+            try:
+                worker.do(task, listen)
+            except BaseException as error:
+                with lock:
+                    failed[task] = error
+                return
+
+    workers = [Worker(work) for _ in range(number)]
+    threads = [threading.Thread(target=use, args=(worker,)) for worker in workers]
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        for worker in workers:
+            worker.close()
+    if failed:
+        raise failed[min(failed)]
+
+
 _parents_ends: list[int] = []
 """Of the pipes of all workers: a copy closes them, or would keep its siblings from seeing the end."""
 
@@ -159,7 +213,9 @@ def _serve(work: Work, pipe: Connection, alive: int) -> None:
 
     def say(kind: str, *what: Any) -> None:
         try:
-            pipe.send_bytes(_packed((kind, time.process_time(), *what)))
+            # Its own time and that of the copies that it has waited for.
+            spent = time.process_time() + sum(os.times()[2:4])
+            pipe.send_bytes(_packed((kind, spent, *what)))
         except OSError as error:
             raise _Orphaned from error
 
@@ -169,9 +225,9 @@ def _serve(work: Work, pipe: Connection, alive: int) -> None:
         except (EOFError, OSError) as error:
             raise _Orphaned from error
 
-    def report(name: str, *arguments: Any) -> None:
+    def report(name: str, *arguments: Any) -> Any:
         say("report", name, *arguments)
-        heard()
+        return heard()
 
     while True:
         task = heard()

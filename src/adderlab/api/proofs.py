@@ -6,6 +6,7 @@ Margins are in logits: the right digit's minus the best other one's.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -41,6 +42,7 @@ from adderlab.proof.window import (
 )
 from adderlab.publish.submission import read_submission
 from adderlab.study.verdicts import checked
+from adderlab.workers import share_out
 
 if TYPE_CHECKING:
     from adderlab.checker import Report
@@ -54,6 +56,7 @@ def prove(
     cells: int = 3_000_000,
     seconds: float = 120.0,
     check: bool = True,
+    threads: int | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Proof:
     """Decide all pairs for the stored weights, in real arithmetic: 10^20 of ten columns.
@@ -62,14 +65,15 @@ def prove(
     certificate that ``check`` checks. ``cells``: how many the branch and bound may bound, ``seconds``:
     the time after which it stops. With ``check`` the independent checker proves every bound of a
     "proved" again, where python-flint is installed: then ``checked`` is True. What it rejects is
-    "undecided". ``progress`` is called with where the proof stands.
+    "undecided". ``threads``: processes that check, None for one on each core. ``progress`` is called
+    with where the proof stands.
 
     Raises ``UsageError`` for a model outside the table form (``attack`` can test it), ``Failure`` for a
     Python file of one. Source: docs/proof.md.
     """
     found, limits = load(model), Limits(cells=cells, seconds=seconds)
     proof = prove_checkpoint(found, limits=limits, progress=progress)
-    return checked(proof, found, progress) if check else proof
+    return checked(proof, found, progress, threads=threads) if check else proof
 
 
 @single_threaded()
@@ -79,6 +83,7 @@ def prove_exhaustively(
     cells: int = 3_000_000,
     seconds: float = 120.0,
     check: bool = True,
+    threads: int | None = None,
     progress: Callable[[Progress], None] | None = None,
     trial_progress: Callable[[int, int], None] | None = None,
 ) -> Exhaustive:
@@ -95,7 +100,7 @@ def prove_exhaustively(
     began, found = time.monotonic(), load(model)
     check_few(found.config.token_layout.addition)
     proof = with_smallest_margin(
-        prove(found, cells=cells, seconds=seconds, check=check, progress=progress)
+        prove(found, cells=cells, seconds=seconds, check=check, threads=threads, progress=progress)
     )
     trial = try_all(found.module(), trial_progress)
     return Exhaustive(
@@ -178,13 +183,15 @@ def check(
     model: ModelLike,
     *,
     fp32: bool = True,
+    threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Check a certificate against a model, independently of the prover, in rigorous arithmetic.
 
     A submission that adderlab wrote is not run where the certificate is about the weights in its text.
     ``fp32``: ask too whether greedy decoding in IEEE fp32 adds every pair right, which takes most of
-    the time. ``progress`` gets (leaves and cells checked, all of them).
+    the time. ``threads``: processes side by side, None for one on each core; the report is the same.
+    ``progress`` gets (leaves and cells checked, all of them).
 
     Raises ``UsageError`` for a missing file, ``Failure`` for one that is no certificate or where
     python-flint is not installed. Source: docs/proof.md, sections 4 and 5.
@@ -198,7 +205,8 @@ def check(
 
     found = _written_in(model, certificate) or load(model)
     found.need_code()
-    return check_file(os.fspath(certificate), found, progress, fp32=fp32)
+    share = functools.partial(share_out, number=threads)
+    return check_file(os.fspath(certificate), found, progress, fp32=fp32, share=share)
 
 
 def _written_in(model: ModelLike, certificate: str | os.PathLike[str]) -> Model | None:

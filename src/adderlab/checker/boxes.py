@@ -55,6 +55,20 @@ class Batch:
         return self.leaves.right
 
 
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """What came of the boxes of some steps."""
+
+    halves: int
+    """Boxes tried beside those there were."""
+    margin: float
+    """The smallest that was shown."""
+    reason: str | None
+    """Why no more is shown."""
+    left: frozenset[tuple[int, bool, int]] = frozenset()
+    """(step, whether cells, number) of what is open."""
+
+
 Boxes = tuple[NDArray[np.intp], Array, Array]
 """Rows of a batch, and the ends (N, K) of a box for each."""
 

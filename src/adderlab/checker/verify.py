@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adderlab.checker.boxes import Batch
+from adderlab.checker.boxes import Batch, Part
 from adderlab.checker.document import (
     SUMMED_VERSION,
     TRACED,
     Rejected,
+    StepClaims,
     canonical,
     check_config,
     check_outline,
@@ -51,6 +52,18 @@ WITNESS_TOLERANCE = 1e-6
 
 Progress = Callable[[int, int], None]
 """Called with the number of leaves and cells checked so far, and of all."""
+
+Hear = Callable[..., Any]
+"""hear(name, *what): a word from some work, and the answer."""
+Share = Callable[[Callable[[int, Hear], None], int, Hear], None]
+"""share(work, count, hear) has work(i, hear) done for every i below ``count``: here, or in copies of
+this process, whose words are heard in this one."""
+
+
+def one_by_one(work: Callable[[int, Hear], None], count: int, hear: Hear) -> None:
+    """The ``Share`` that does everything here."""
+    for i in range(count):
+        work(i, hear)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -141,12 +154,13 @@ def check(
     progress: Progress | None = None,
     floating: FloatCheck | None = None,
     own: OwnPass | None = None,
+    share: Share = one_by_one,
 ) -> Report:
     """Check a certificate against one model.
 
     ``form`` is the model's form, ``config`` its configuration, both as plain JSON; with ``floating``,
-    fp32 is examined too, with ``own`` what follows the attention by the module's own code. Raises
-    ``Failure`` if this machine's arithmetic cannot be trusted.
+    fp32 is examined too, with ``own`` what follows the attention by the module's own code. ``share``
+    divides the steps. Raises ``Failure`` if this machine's arithmetic cannot be trusted.
     """
     if not (arithmetic_is_ieee() and reference_is_right()):
         raise Failure(
@@ -159,7 +173,18 @@ def check(
     verdict = str(document.get("verdict"))[:20]
     try:
         with np.errstate(all="ignore"):
-            _check(dict(document), model, form, weights_sha256, config, found, progress, floating, own)
+            _check(
+                dict(document),
+                model,
+                form,
+                weights_sha256,
+                config,
+                found,
+                progress,
+                floating,
+                own,
+                share,
+            )
     except Rejected as rejected:
         reason = str(rejected)
     except ArithmeticError as error:
@@ -200,6 +225,7 @@ def _check(
     progress: Progress | None,
     floating: FloatCheck | None,
     own: OwnPass | None,
+    share: Share,
 ) -> None:
     check_outline(document)
     if document["weights_sha256"] != weights_sha256:
@@ -249,28 +275,75 @@ def _check(
             f"the certificate says {document['leaves']} leaves and {document['cells']} cells; "
             f"it has {found.leaves} and {found.cells}"
         )
-    total, done = found.leaves + found.cells, 0
-
-    def advance(amount: int) -> None:
-        nonlocal done
-        done += amount
-        if progress is not None:
-            progress(done, total)
-
-    def boxes(batch: Batch) -> None:
-        known = floating.take(batch) if floating is not None else None
-        if own is not None:
-            own.take(batch, known)
-
-    watch = Watch(advance=advance, boxes=boxes)
-    for step, claim in zip(model.steps, claims, strict=True):
-        found.margin = min(found.margin, check_step(model, step, claim, watch))
+    total = found.leaves + found.cells
+    tally = _Tally(found=found, total=total, progress=progress, floating=floating, own=own)
+    _check_steps(model, claims, tally, share)
     if not is_real(margin["bound"]) or not margin["bound"] <= found.margin:
         raise Rejected(
             f"the certificate claims a smallest margin of at least {margin['bound']}; "
             f"proved is {found.margin}"
         )
     _check_witness(margin, model, found)
+
+
+@dataclass(kw_only=True)
+class _Tally:
+    """What the steps come to, of which each is checked by itself and perhaps in another process."""
+
+    found: _Found
+    total: int
+    progress: Progress | None
+    floating: FloatCheck | None
+    own: OwnPass | None
+    done: int = 0
+    ended: list[int] = field(default_factory=list)
+    """Steps whose claims hold."""
+
+    def hear(self, name: str, *what: Any) -> Any:
+        """A word from the work on a step."""
+        return getattr(self, name)(*what)
+
+    def begin(self) -> tuple[bool, bool]:
+        """Whether fp32 and the module's own code are still examined: what had to be given up on one step
+        is given up on the next."""
+        floating, own = self.floating, self.own
+        return floating is not None and floating.reason is None, own is not None and own.reason is None
+
+    def advance(self, amount: int) -> None:
+        """So many more leaves and cells are checked."""
+        self.done += amount
+        if self.progress is not None:
+            self.progress(self.done, self.total)
+
+    def end(self, i: int, margin: float, floating: Part | None, own: Part | None) -> None:
+        """The claims of step i hold, with this smallest margin."""
+        self.ended.append(i)
+        self.found.margin = min(self.found.margin, margin)
+        if self.floating is not None and floating is not None:
+            self.floating.join(floating)
+        if self.own is not None and own is not None:
+            self.own.join(own)
+
+
+def _check_steps(model: Model, claims: Sequence[StepClaims], tally: _Tally, share: Share) -> None:
+    def work(i: int, hear: Hear) -> None:
+        in_fp32, by_own_code = hear("begin")
+        floating = tally.floating.alone() if tally.floating is not None and in_fp32 else None
+        own = tally.own.alone() if tally.own is not None and by_own_code else None
+
+        def boxes(batch: Batch) -> None:
+            known = floating.take(batch) if floating is not None else None
+            if own is not None:
+                own.take(batch, known)
+
+        watch = Watch(advance=lambda amount: hear("advance", amount), boxes=boxes)
+        margin = check_step(model, model.steps[i], claims[i], watch)
+        parts = [None if each is None else each.part for each in (floating, own)]
+        hear("end", i, margin, *parts)
+
+    share(work, len(model.steps), tally.hear)
+    if sorted(tally.ended) != list(range(len(model.steps))):
+        raise Failure(f"not every step was checked once, only {sorted(tally.ended)}")
 
 
 def _check_summary(document: dict[str, Any], model: Model) -> None:
@@ -367,10 +440,15 @@ def fp32_module(weights: Weights) -> Transformer:
 
 
 def check_file(
-    path: Path | str, weights: Weights, progress: Progress | None = None, *, fp32: bool = True
+    path: Path | str,
+    weights: Weights,
+    progress: Progress | None = None,
+    *,
+    fp32: bool = True,
+    share: Share = one_by_one,
 ) -> Report:
     """Check the certificate at ``path`` against a checkpoint; with ``fp32``, ask too whether greedy
-    decoding in fp32 adds every pair right.
+    decoding in fp32 adds every pair right. ``share`` divides the steps among processes.
 
     Raises ``UsageError`` for a missing file or a model without tables, ``Failure`` for a file that is
     no certificate, or where the map from parameters to tables contradicts the readable module.
@@ -380,7 +458,7 @@ def check_file(
     tokens = sum(len(step.tokens) for step in model.steps)
     bottleneck = model.heads * model.bottleneck
     document = read_document(path, most_bytes(leaves, tokens, model.heads, bottleneck))
-    return _check_document(document, model, form, weights, progress, fp32)
+    return _check_document(document, model, form, weights, progress, fp32, share)
 
 
 def check_document(
@@ -390,12 +468,13 @@ def check_document(
     given: tuple[int, ...] = (),
     progress: Progress | None = None,
     fp32: bool = True,
+    share: Share = one_by_one,
 ) -> Report:
     """Check a certificate as the prover makes it in memory, perhaps about a window of pairs
     (``Model.given``). Raises as ``check_file``."""
     model, form = read_model(weights)
     model = dataclasses.replace(model, given=given)
-    return _check_document(json.loads(canonical(document)), model, form, weights, progress, fp32)
+    return _check_document(json.loads(canonical(document)), model, form, weights, progress, fp32, share)
 
 
 def _check_document(
@@ -405,6 +484,7 @@ def _check_document(
     weights: Weights,
     progress: Progress | None,
     fp32: bool,
+    share: Share,
 ) -> Report:
     model, own, floating = _as_claimed(document, model), None, None
     readable = isinstance(weights.config, ModelConfig)
@@ -429,6 +509,7 @@ def _check_document(
         progress=progress,
         floating=floating,
         own=own,
+        share=share,
     )
     return (
         report

@@ -30,6 +30,8 @@ class Prove(WeightsOptions):
     """Time after which the branch and bound stops."""
     check: bool = True
     """Let the independent checker prove every bound again (needs python-flint; about 5 s)."""
+    threads: Annotated[int | None, arg(metavar="N")] = None
+    """Processes that check side by side; default: one on each core. No effect on what they find."""
     coq: Annotated[Path | None, arg(metavar="DIR")] = None
     """Write a new folder in which the proof assistant Coq checks the theorem that the model adds (7p
     and 8p)."""
@@ -67,7 +69,12 @@ class Prove(WeightsOptions):
             else:
                 print(*report.describe(), sep="\n")
             return 1 if report.disagreements else 0
-        limits: dict[str, Any] = {"cells": self.cells, "seconds": self.seconds, "check": self.check}
+        limits: dict[str, Any] = {
+            "cells": self.cells,
+            "seconds": self.seconds,
+            "check": self.check,
+            "threads": self.threads,
+        }
         wrong: tuple[str, ...] = ()
         with Bar("tables") as bar:
             model = adderlab.load(self.model(self.checkpoint))
@@ -108,6 +115,8 @@ class Check(WeightsOptions):
     """A checkpoint file, the folder of a run (its best model), or a Python file, which is run."""
     real_only: Switch = False
     """Leave out the floating-point question, which takes most of the time."""
+    threads: Annotated[int | None, arg(metavar="N")] = None
+    """Processes side by side; default: one on each core. No effect on what they find."""
     json: Switch = False
     """Print one object instead of text."""
 
@@ -121,6 +130,7 @@ class Check(WeightsOptions):
                 self.certificate,
                 self.model(self.checkpoint),
                 fp32=not self.real_only,
+                threads=self.threads,
                 progress=bar.advance,
             )
         if self.json:

@@ -4,7 +4,6 @@ Shapes: S seeds, B pairs, P input positions, T prompt positions, A answer steps.
 have S = 1 in front: then every seed sees the same pairs.
 """
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -29,11 +28,6 @@ Descent = Callable[[Descending, Tensor, Tensor, Tensor, Tensor | None], None]
 
 Stepper = Callable[[StepBatch], Tensor]
 """Takes the steps; loss_S before the last one."""
-
-
-def usable_cores() -> int:
-    """Processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Engine(Protocol):

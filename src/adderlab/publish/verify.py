@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from adderlab.engine.base import usable_cores
 from adderlab.errors import Failure, UsageError
 from adderlab.evaluation.suites import Suite, adderboard, every_pair, strata
 from adderlab.files.atomic import disk_failure
@@ -36,6 +35,7 @@ from adderlab.publish.verification import (
 from adderlab.publish.watching import Watcher, random_pairs, traced_pairs
 from adderlab.reading.files import stated_size
 from adderlab.task.addition import PUBLISHED, Addition
+from adderlab.workers import usable_cores
 
 STRATUM = 5000
 """Pairs there are in each stratum."""

@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 
-from adderlab.engine.base import usable_cores
 from adderlab.errors import UsageError
 from adderlab.evaluation.suites import Rate, wilson
 from adderlab.format import duration
@@ -34,6 +33,7 @@ from adderlab.training.objective import Backend, Objective
 from adderlab.training.population import Population
 from adderlab.training.recipe import Recipe
 from adderlab.training.run import Job, Writer
+from adderlab.workers import usable_cores
 
 CONFIDENCE = 0.95
 """Wanted chance of at least one success."""

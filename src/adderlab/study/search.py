@@ -1,7 +1,7 @@
 """Train fresh seeds until one is proved on all pairs: ``adderlab train PRESET --until proved``.
 
 Workers train one batch of seeds after another side by side (processes where they can be,
-``study.workers``, threads elsewhere); a batch is an ordinary run of the next seeds in order: on a CPU
+``adderlab.workers``, threads elsewhere); a batch is an ordinary run of the next seeds in order: on a CPU
 one seed for every core, because a seed is sequential and two seeds on one core take twice as long as
 one; on an accelerator one worker with many seeds. A seed ends early when it is proved or hopeless
 (``study.verdicts``), and the worker starts the next. Everything spent is counted, on failures too: what
@@ -55,12 +55,12 @@ from adderlab.runs.metadata import (
 from adderlab.runs.records import SeedRecord, SeedStatus, write_records
 from adderlab.runs.stored import read_history, seed_records
 from adderlab.study.verdicts import Interrupted, SeedVerifier
-from adderlab.study.workers import Flag, Report, Worker, can_fork
 from adderlab.training.measure import Evaluation, Listener, SeedTracker, Start
 from adderlab.training.objective import Objective
 from adderlab.training.recipe import Recipe
 from adderlab.training.run import Job, run, stop_requests
 from adderlab.training.start import check_fits
+from adderlab.workers import Flag, Report, Worker, can_fork
 
 _TICK = 0.1
 """Seconds between looks at the clock and the signals."""
@@ -276,7 +276,7 @@ class _Search:
         if self._enough():
             # Resumed after its end: what other workers had begun by then is wanted no more.
             self.stop.set()
-        trainer = _Trainer(self.plan, objective, self.device, self.stop)
+        trainer = _Trainer(self.plan, objective, self.device, self.stop, workers)
         if workers > 1 and objective.engine_name == "native" and can_fork():
             trainer.prepare()
             self._workers = [Worker(trainer.train) for _ in range(workers)]
@@ -444,9 +444,16 @@ class _Trainer:
     """Trains batches, in a thread or in a process of its own, and reports."""
 
     def __init__(
-        self, plan: SearchPlan, objective: Objective, device: torch.device, stop: threading.Event
+        self,
+        plan: SearchPlan,
+        objective: Objective,
+        device: torch.device,
+        stop: threading.Event,
+        threads: int,
     ) -> None:
+        """``threads``: processes that check a proof, for it ends the search."""
         self.plan, self.objective, self.device, self.stop = plan, objective, device, stop
+        self.threads = threads
         self._environment = read_json(plan.folder / "environment.json")
 
     def prepare(self) -> None:
@@ -482,6 +489,7 @@ class _Trainer:
             self.stop,
             histories,
             lambda seed, doing: report("on_activity", seed, doing),
+            self.threads,
         )
         job = Job(
             config=plan.config,

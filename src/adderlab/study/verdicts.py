@@ -9,6 +9,7 @@ sets are looked at once, afterwards, and choose nothing. A search follows its se
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import threading
 import time
@@ -34,6 +35,7 @@ from adderlab.training.measure import Evaluation, SeedTracker
 from adderlab.training.recipe import Recipe
 from adderlab.training.repair import RepairSettings, repair
 from adderlab.training.run import BrokenOff
+from adderlab.workers import share_out
 
 RUN_LIMITS = Limits(seconds=30.0)
 """For the seeds of a run that has just been trained."""
@@ -79,10 +81,15 @@ def verdict_fields(found: Verdict) -> dict[str, Any]:
 
 
 def checked(
-    proof: Proof, checkpoint: Checkpoint, progress: Callable[[Progress], None] | None = None
+    proof: Proof,
+    checkpoint: Checkpoint,
+    progress: Callable[[Progress], None] | None = None,
+    *,
+    threads: int | None = 1,
 ) -> Proof:
     """The same proof with the word of the independent checker, if it claims to be one and python-flint
-    is installed. Real arithmetic only: ``check`` on the certificate answers for fp32 too."""
+    is installed; ``threads``: how many processes check its steps, None for one on each core. Real
+    arithmetic only: ``check`` on the certificate answers for fp32 too."""
     if proof.verdict != "proved":
         return proof
     try:
@@ -98,7 +105,10 @@ def checked(
             progress(Progress(phase="check", done=done, total=total))
 
     try:
-        report = check_document(certificate(proof), checkpoint, progress=advance, fp32=False)
+        share = functools.partial(share_out, number=threads)
+        report = check_document(
+            certificate(proof), checkpoint, progress=advance, fp32=False, share=share
+        )
     except Failure as failure:
         if isinstance(checkpoint.config, ModelConfig) or isinstance(failure, WrongMap):
             raise
@@ -365,10 +375,12 @@ class SeedVerifier:
         stop: threading.Event,
         histories: Mapping[int, Sequence[Metrics]] | None = None,
         on_activity: Callable[[int, str], None] = lambda seed, doing: None,
+        threads: int = 1,
     ) -> None:
         """``folder``: where proved checkpoints and certificates go. ``histories``: the evaluations of
-        seeds that are gone on with. ``on_activity``: told before a seed is proved or repaired."""
-        self.recipe, self.folder = recipe, folder
+        seeds that are gone on with. ``on_activity``: told before a seed is proved or repaired.
+        ``threads``: processes that check a proof."""
+        self.recipe, self.folder, self.threads = recipe, folder, threads
         self.files: dict[int, tuple[Path, Path]] = {}
         """Checkpoint and certificate of every proved seed."""
         self._histories = {seed: list(known) for seed, known in (histories or {}).items()}
@@ -427,7 +439,7 @@ class SeedVerifier:
         proof = prove_checkpoint(
             checkpoint, limits=LIMITS, progress=self._check_stop, known=known, counting=False
         )
-        proof = checked(proof, checkpoint, self._check_stop)
+        proof = checked(proof, checkpoint, self._check_stop, threads=self.threads)
         proved = proof.verdict == "proved"
         if proved:
             self._keep(checkpoint, proof)
@@ -451,7 +463,7 @@ class SeedVerifier:
             limits=LIMITS,
             progress=self._check_stop,
         )
-        found = checked(result.proof, result.checkpoint, self._check_stop)
+        found = checked(result.proof, result.checkpoint, self._check_stop, threads=self.threads)
         proved = found.verdict == "proved"
         if proved:
             self._keep(result.checkpoint, found)

@@ -21,7 +21,6 @@ from adderlab.engine.base import (
     Engine,
     Sampler,
     Stepper,
-    usable_cores,
 )
 from adderlab.engine.select import choose_device, select_engine
 from adderlab.errors import UsageError
@@ -40,6 +39,7 @@ from adderlab.reading.file_model import FileModule
 from adderlab.task.layouts import Layout
 from adderlab.task.sampling import DataConfig, sample_pairs
 from adderlab.training.together import GROUP, LossAndGrad, together
+from adderlab.workers import usable_cores
 
 Params = Mapping[str, Tensor]
 

@@ -34,6 +34,13 @@ def test_a_proof_its_certificate_and_its_check(seven: al.Model, tmp_path: Path) 
         assert repr(result) == "\n".join(result.describe())
 
 
+def test_a_check_in_several_processes_says_the_same() -> None:
+    certificate = SEVEN.with_name("model.cert.json.gz")
+    alone, shared = ({**al.check(certificate, SEVEN, threads=n).to_dict()} for n in (1, 3))
+    alone.pop("seconds"), shared.pop("seconds")
+    assert alone == shared and alone["accepted"] and alone["fp32"]["covered"]
+
+
 def test_without_python_flint_the_remedy_is_named(
     seven: al.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

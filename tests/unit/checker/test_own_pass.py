@@ -13,6 +13,7 @@ from adderlab.checker.document import digest_of, read_document
 from adderlab.checker.own_pass import Difference, WrongMap, difference, widened
 from adderlab.checker.rounding import Rounded
 from adderlab.checker.verify import check, fp32_module, plain_config, read_model
+from adderlab.errors import Failure
 from adderlab.models.tables import tables
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint
 from helpers.paths import ROOT
@@ -46,6 +47,19 @@ def test_records_are_right_by_the_modules_own_code(name: str) -> None:
     # Enclosed by other code, it is another bound of the same margin.
     assert 0 < report.module_margin < 2.5 * report.margin
     assert any("the readable module's own code" in line for line in report.describe())
+
+
+def test_a_step_that_nobody_checked_is_missed() -> None:
+    cert, checkpoint = record("8p")
+    for left_out in (0, 10):
+
+        def share(work, count, hear, left_out=left_out) -> None:
+            for i in range(count):
+                if i != left_out:
+                    work(i, hear)
+
+        with pytest.raises(Failure, match="not every step was checked"):
+            check_file(cert, checkpoint, fp32=False, share=share)
 
 
 def test_the_widened_model_holds_the_module() -> None:

@@ -18,10 +18,10 @@ from adderlab.runs.checkpoints import load_checkpoint
 from adderlab.runs.metadata import read_summary
 from adderlab.study.search import SearchPlan, SearchResult, search_until_proved
 from adderlab.study.verdicts import SeedVerifier
-from adderlab.study.workers import Flag, Report, Work, Worker, can_fork
 from adderlab.training.measure import Evaluation, Listener, SeedTracker, Start
 from adderlab.training.objective import Compute, open_backend
 from adderlab.training.recipe import Recipe
+from adderlab.workers import Flag, Report, Work, Worker, can_fork, share_out
 
 pytestmark = pytest.mark.skipif(not can_fork(), reason="workers are threads here")
 
@@ -186,6 +186,53 @@ def test_a_worker_is_ended_whatever_it_does(made, tmp_path: Path) -> None:
     ending.join()
     worker.end()
     assert worker.core_seconds >= 0.09  # what nobody was told of counts
+
+
+@pytest.mark.parametrize("number", [1, 2, 5])
+def test_tasks_are_shared_out_and_reports_are_answered(number: int) -> None:
+    heard: dict[int, int] = {}
+    processes: set[int] = set()
+
+    def work(task: int, report: Report) -> None:
+        report("end", task, report("factor"), os.getpid())
+
+    def hear(name: str, *what: int) -> int | None:
+        if name == "factor":
+            return 3
+        task, factor, process = what
+        heard[task] = task * factor
+        processes.add(process)
+        return None
+
+    share_out(work, 4, hear, number=number)
+    assert heard == {0: 0, 1: 3, 2: 6, 3: 9}
+    assert (processes == {os.getpid()}) == (number == 1)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_the_first_task_that_fails_is_what_is_raised(number: int) -> None:
+    def work(task: int, report: Report) -> None:
+        if task == 1:
+            time.sleep(0.2)
+        if task:
+            raise Failure(f"task {task}")
+
+    with pytest.raises(Failure, match="task 1"):
+        share_out(work, 9, print, number=number)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_what_hears_of_shared_work_may_end_it(number: int) -> None:
+    def hear(name: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        share_out(lambda task, report: report("stop"), 9, hear, number=number)
+
+
+def test_no_process_is_too_few() -> None:
+    with pytest.raises(UsageError, match="threads=0: it must be at least 1"):
+        share_out(lambda task, report: None, 3, print, number=0)
 
 
 CONFIG = get_preset("456p").config

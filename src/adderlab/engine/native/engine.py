@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adderlab.engine.base import Compiled, Descent, Function, Sampler, Stepper, too_large, usable_cores
+from adderlab.engine.base import Compiled, Descent, Function, Sampler, Stepper, too_large
 from adderlab.engine.native.build import (
     FOLDER,
     Log,
@@ -40,6 +40,7 @@ from adderlab.files.atomic import write_text
 from adderlab.models.tables import ATTENTION, TableForm, Tables
 from adderlab.task.layouts import Layout
 from adderlab.task.sampling import DataConfig
+from adderlab.workers import usable_cores
 
 FLAGS = (
     "-fvisibility=hidden",
