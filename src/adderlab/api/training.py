@@ -362,7 +362,8 @@ def search(
     """Train fresh seeds until ``proved`` of them are proved on all pairs, or ``minutes`` are over.
 
     ``seeds`` in order; ``"100-"``: from 100 on without end. ``assisted``: repair seeds that end nearly
-    right, counted apart from training alone. The other arguments: see ``train``.
+    right, where a fresh seed takes longer; counted apart from training alone. The other arguments: see
+    ``train``.
 
     The result's ``proved`` are the seeds with their files, its ``status`` says how it ended; ``resume``
     goes on with it. Raises ``UsageError`` for a model that cannot be proved.

@@ -31,7 +31,8 @@ class Train(ComputeOptions, ChangeOptions):
     """With --until proved: give up after so many minutes (exit code 1), default 10. Without, of the
     recipe auto: as many steps as take about so long here."""
     assisted: bool = True
-    """With --until proved: repair seeds that end nearly right; counted apart from training alone."""
+    """With --until proved: repair seeds that end nearly right, where a fresh seed takes longer; counted
+    apart from training alone."""
     recipe: Annotated[str | None, arg(metavar="NAME")] = None
     """best (default; the one that adderlab zoo names), quick (default with --until proved: soonest to a
     proof), published, or a name; auto, for any model, is what a file's is trained by."""
