@@ -13,6 +13,7 @@ takes no signals: who asks for a stop asks the parent, and ``Flag`` passes it on
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import mmap
 import os
@@ -141,16 +142,21 @@ class Worker:
             raise _lost() from error
 
 
+def sharing(threads: int | None) -> Callable[[Work, int, Report], None]:
+    """``share_out`` by so many; ``UsageError`` for a number below 1."""
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads={threads}: it must be at least 1")
+    return functools.partial(share_out, number=threads)
+
+
 def share_out(work: Work, count: int, hear: Report, *, number: int | None = None) -> None:
     """Have tasks 0, 1, ..., count - 1 done by ``number`` copies of this process (None: one for each
     core), each the next task when it has done one. Where that would be one copy, or there can be none,
     they are done here.
 
-    One report is heard at a time. Raises ``UsageError`` for a number below 1, what the first of the
-    tasks that failed raised, and what ``hear`` raises.
+    One report is heard at a time. Raises what the first of the tasks that failed raised, and what
+    ``hear`` raises.
     """
-    if number is not None and number < 1:
-        raise UsageError(f"threads={number}: it must be at least 1")
     number = min(number or usable_cores(), count)
     if number == 1 or not can_fork():
         for task in range(count):

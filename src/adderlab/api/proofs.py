@@ -6,7 +6,6 @@ Margins are in logits: the right digit's minus the best other one's.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -42,7 +41,7 @@ from adderlab.proof.window import (
 )
 from adderlab.publish.submission import read_submission
 from adderlab.study.verdicts import checked
-from adderlab.workers import share_out
+from adderlab.workers import sharing
 
 if TYPE_CHECKING:
     from adderlab.checker import Report
@@ -71,6 +70,7 @@ def prove(
     Raises ``UsageError`` for a model outside the table form (``attack`` can test it), ``Failure`` for a
     Python file of one. Source: docs/proof.md.
     """
+    sharing(threads)  # refuses a wrong number before the proof is made
     found, limits = load(model), Limits(cells=cells, seconds=seconds)
     proof = prove_checkpoint(found, limits=limits, progress=progress)
     return checked(proof, found, progress, threads=threads) if check else proof
@@ -203,9 +203,9 @@ def check(
             raise
         raise Failure("the check needs python-flint: pip install python-flint") from error
 
+    share = sharing(threads)
     found = _written_in(model, certificate) or load(model)
     found.need_code()
-    share = functools.partial(share_out, number=threads)
     return check_file(os.fspath(certificate), found, progress, fp32=fp32, share=share)
 
 

@@ -9,7 +9,6 @@ sets are looked at once, afterwards, and choose nothing. A search follows its se
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import threading
 import time
@@ -35,7 +34,7 @@ from adderlab.training.measure import Evaluation, SeedTracker
 from adderlab.training.recipe import Recipe
 from adderlab.training.repair import RepairSettings, repair
 from adderlab.training.run import BrokenOff
-from adderlab.workers import share_out
+from adderlab.workers import sharing
 
 RUN_LIMITS = Limits(seconds=30.0)
 """For the seeds of a run that has just been trained."""
@@ -105,9 +104,8 @@ def checked(
             progress(Progress(phase="check", done=done, total=total))
 
     try:
-        share = functools.partial(share_out, number=threads)
         report = check_document(
-            certificate(proof), checkpoint, progress=advance, fp32=False, share=share
+            certificate(proof), checkpoint, progress=advance, fp32=False, share=sharing(threads)
         )
     except Failure as failure:
         if isinstance(checkpoint.config, ModelConfig) or isinstance(failure, WrongMap):

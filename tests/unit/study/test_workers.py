@@ -21,7 +21,7 @@ from adderlab.study.verdicts import SeedVerifier
 from adderlab.training.measure import Evaluation, Listener, SeedTracker, Start
 from adderlab.training.objective import Compute, open_backend
 from adderlab.training.recipe import Recipe
-from adderlab.workers import Flag, Report, Work, Worker, can_fork, share_out
+from adderlab.workers import Flag, Report, Work, Worker, can_fork, share_out, sharing
 
 pytestmark = pytest.mark.skipif(not can_fork(), reason="workers are threads here")
 
@@ -232,7 +232,7 @@ def test_what_hears_of_shared_work_may_end_it(number: int) -> None:
 
 def test_no_process_is_too_few() -> None:
     with pytest.raises(UsageError, match="threads=0: it must be at least 1"):
-        share_out(lambda task, report: None, 3, print, number=0)
+        sharing(0)
 
 
 CONFIG = get_preset("456p").config
