@@ -254,7 +254,10 @@ class Bar:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bars.stop()
+        if (
+            self._bars.live.is_started
+        ):  # before 14.3 rich ends a bar that never was one with an empty line
+            self._bars.stop()
 
     def name(self, description: str) -> None:
         """Say what is done now; how long it takes is unknown."""
