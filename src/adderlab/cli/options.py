@@ -254,9 +254,7 @@ class Bar:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if (
-            self._bars.live.is_started
-        ):  # before 14.3 rich ends a bar that never was one with an empty line
+        if self._bars.live.is_started:  # rich before 14.3 ends even a disabled bar with an empty line
             self._bars.stop()
 
     def name(self, description: str) -> None:
