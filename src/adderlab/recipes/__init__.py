@@ -83,7 +83,7 @@ def quick_name(preset: Preset) -> str:
     """Name of the recipe with which fresh seeds come soonest to a proved model, failures included."""
     if _short(preset):
         return "short"
-    quick = {**_BEST, "456p": "prefit-9k"}
+    quick = {**_BEST, "456p": "prefit-9k-anneal"}
     return quick.get(_architecture(preset)) or _circle_or_auto(preset, "circle-13k")
 
 

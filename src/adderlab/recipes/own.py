@@ -88,15 +88,17 @@ OWN = {
         min_lr_ratio=0.1,
         prefit=_prefit("qkv_Bq"),
     ),
-    "prefit-9k": entry(
+    "prefit-9k-anneal": entry(
         "prefit-13k",
-        notes="prefit in a quarter of the steps and half the batch: logits five times as large in the "
-        "loss, and a higher rate, make up for what is left out",
+        notes="prefit in a quarter of the steps and half the batch, with logits five times as large in "
+        "the loss, a higher rate, and an anneal stage for seeds that come to 90%: fewer seeds succeed, "
+        "but each takes two core-seconds",
         steps=9000,
         batch_size=256,
         lr=0.03,
         logit_scale=5.0,
         eval_interval=250,
+        then=_anneal(1500, 50.0, lr=0.003, weight_decay=0.0, from_exact=0.9),
     ),
     "prefit-restarts2": entry(
         "prefit",

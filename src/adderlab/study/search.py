@@ -256,6 +256,9 @@ class _Search:
         self.plan, self.listener = result.plan, listener
         self.stop = Flag()
         self.lock = threading.RLock()
+        self._checking: set[_Batch] = set()
+        """Of which a proof is being checked: it probably ends the search, and others give way."""
+        self._checked = threading.Condition(self.lock)
         self._failure: BaseException | None = None
         self._open = _unfinished_batches(result)
         self._fresh = self._fresh_batches()
@@ -330,7 +333,10 @@ class _Search:
                 if worker is not None:
                     with self.lock:
                         self._busy[worker] = batch
-                do(batch, _Follower(self, batch).hear)
+                try:
+                    do(batch, _Follower(self, batch).hear)
+                finally:
+                    self.end_check(batch)
                 with self.lock:
                     self._write("running")
         except BaseException as error:
@@ -384,6 +390,23 @@ class _Search:
             self._write("running")
             self.listener.on_verdict(record, verdict)
 
+    def begin_check(self, batch: _Batch) -> None:
+        """A seed of the batch is proved, and only the checker has still to say so."""
+        with self.lock:
+            self._checking.add(batch)
+
+    def end_check(self, batch: _Batch) -> None:
+        """Whatever the checker said."""
+        with self.lock:
+            self._checking.discard(batch)
+            self._checked.notify_all()
+
+    def give_way(self, batch: _Batch) -> None:
+        """Wait while proofs of other batches are checked, on all cores."""
+        with self.lock:
+            while self._checking and batch not in self._checking and not self.stop.is_set():
+                self._checked.wait(_TICK)
+
     def count(self, steps: int) -> None:
         """Seed-steps taken."""
         with self.lock:
@@ -410,8 +433,9 @@ class _Follower:
         self.search, self.batch, self._last = search, batch, 0
 
     def hear(self, name: str, *arguments: Any) -> None:
-        """A report of the trainer's."""
+        """A report of the trainer's, who waits until it has been heard."""
         with self.search.lock:
+            self.search.give_way(self.batch)
             getattr(self, name)(*arguments)
 
     def begin(self, first: int) -> None:
@@ -434,9 +458,12 @@ class _Follower:
         self.search.listener.on_evaluation(evaluation, records)
 
     def on_activity(self, seed: int, doing: str) -> None:
+        if doing == "checking":
+            self.search.begin_check(self.batch)
         self.search.listener.on_activity(seed, doing)
 
     def on_verdict(self, record: SeedRecord, verdict: str) -> None:
+        self.search.end_check(self.batch)
         self.search.on_verdict(record, verdict)
 
 

@@ -386,7 +386,8 @@ class SeedVerifier:
         threads: int = 1,
     ) -> None:
         """``folder``: where proved checkpoints and certificates go. ``histories``: the evaluations of
-        seeds that are gone on with. ``on_activity``: told before a seed is proved or repaired.
+        seeds that are gone on with. ``on_activity``: told before a seed is proved, its proof checked, or
+        the seed repaired.
         ``threads``: processes that check a proof."""
         self.recipe, self.folder, self.threads = recipe, folder, threads
         self.files: dict[int, tuple[Path, Path]] = {}
@@ -448,6 +449,8 @@ class SeedVerifier:
         proof = prove_checkpoint(
             checkpoint, limits=LIMITS, progress=self._check_stop, known=known, counting=False
         )
+        if proof.verdict == "proved":
+            self._on_activity(seed, "checking")
         proof = checked(proof, checkpoint, self._check_stop, threads=self.threads)
         proved = proof.verdict == "proved"
         if proved:
