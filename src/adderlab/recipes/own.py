@@ -106,6 +106,13 @@ OWN = {
         "steps in all",
         restarts=Restarts(halve_at=(18_000,)),
     ),
+    "prefit-restarts2-anneal": entry(
+        "prefit-restarts2",
+        notes="prefit-restarts2 with logits five times as large in the loss, and an anneal stage of "
+        "2,000 steps for seeds that come to 90%",
+        logit_scale=5.0,
+        then=_anneal(2000, 50.0, lr=0.002, weight_decay=0.0, from_exact=0.9),
+    ),
     "prefit-scale20": entry(
         "prefit",
         notes="prefit for narrower models (311p, 262p): logit scale 20, the best of four starts, more "

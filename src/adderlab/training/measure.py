@@ -254,8 +254,8 @@ class Listener:
         """Seeds were evaluated; ``records`` are theirs, in the evaluation's order."""
 
     def on_activity(self, seed: int, doing: str) -> None:
-        """A search begins something else with a seed than training: "proving", "checking" or "repairing".
-        Steps or a verdict of the seed end it."""
+        """A search begins something else with a seed than training: "proving", "checking" or
+        "repairing". Steps or a verdict of the seed end it."""
 
     def on_verdict(self, record: SeedRecord, verdict: str) -> None:
         """A proof is over (``verdict``: proved, refuted or undecided), or a search has decided without
