@@ -279,8 +279,11 @@ class _Search:
         if self._enough():
             # Resumed after its end: what other workers had begun by then is wanted no more.
             self.stop.set()
-        trainer = _Trainer(self.plan, objective, self.device, self.stop, workers)
-        if workers > 1 and objective.engine_name == "native" and can_fork():
+        forked = workers > 1 and objective.engine_name == "native" and can_fork()
+        # Among threads that compute no process can be copied.
+        checkers = workers if forked else 1
+        trainer = _Trainer(self.plan, objective, self.device, self.stop, checkers)
+        if forked:
             trainer.prepare()
             self._workers = [Worker(trainer.train) for _ in range(workers)]
         threads = [
@@ -476,11 +479,11 @@ class _Trainer:
         objective: Objective,
         device: torch.device,
         stop: threading.Event,
-        threads: int,
+        checkers: int,
     ) -> None:
-        """``threads``: processes that check a proof, for it ends the search."""
+        """``checkers``: processes that check a proof, which probably ends the search."""
         self.plan, self.objective, self.device, self.stop = plan, objective, device, stop
-        self.threads = threads
+        self.checkers = checkers
         self._environment = read_json(plan.folder / "environment.json")
 
     def prepare(self) -> None:
@@ -516,7 +519,7 @@ class _Trainer:
             self.stop,
             histories,
             lambda seed, doing: report("on_activity", seed, doing),
-            self.threads,
+            self.checkers,
         )
         job = Job(
             config=plan.config,

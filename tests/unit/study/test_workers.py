@@ -16,6 +16,7 @@ from adderlab.errors import Failure, UsageError
 from adderlab.models.zoo import get_preset
 from adderlab.runs.checkpoints import load_checkpoint
 from adderlab.runs.metadata import read_summary
+from adderlab.runs.records import SeedRecord
 from adderlab.study.search import SearchPlan, SearchResult, search_until_proved
 from adderlab.study.verdicts import SeedVerifier
 from adderlab.training.measure import Evaluation, Listener, SeedTracker, Start
@@ -313,3 +314,31 @@ def test_who_proves_nothing_is_not_waited_for(tmp_path: Path, monkeypatch: pytes
     more = search(tmp_path / "it", 2, Listener(), resume=True)
     assert more.status == "seeds used up" and more.num_unfinished == 0
     assert more.records[4].steps == RECIPE.steps and more.records[3] == found.records[3]
+
+
+def test_who_trains_gives_way_while_a_proof_is_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checking, heard = Flag(), []
+
+    def verify(self: SeedVerifier, evaluation: Evaluation, tracker: SeedTracker) -> None:
+        if evaluation.step != 5:
+            return
+        if evaluation.seeds == (3,):
+            self._on_activity(3, "checking")
+            checking.set()
+            time.sleep(1.0)
+            self._decide(tracker, 3, "undecided")
+        while not checking.is_set():
+            time.sleep(0.01)
+
+    class Heard(Listener):
+        def on_evaluation(self, evaluation: Evaluation, records: tuple[SeedRecord, ...]) -> None:
+            heard.append((evaluation.seeds, evaluation.step))
+
+        def on_verdict(self, record: SeedRecord, verdict: str) -> None:
+            heard.append((record.seed, verdict))
+
+    monkeypatch.setattr(SeedVerifier, "verify", verify)
+    search(tmp_path / "it", 2, Heard())
+    assert heard.index((3, "undecided")) < heard.index(((4,), 10))
