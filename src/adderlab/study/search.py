@@ -484,7 +484,8 @@ class _Trainer:
         """``checkers``: processes that check a proof, which probably ends the search."""
         self.plan, self.objective, self.device, self.stop = plan, objective, device, stop
         self.checkers = checkers
-        self._environment = read_json(plan.folder / "environment.json")
+        about = plan.folder / "environment.json"  # a search of version 0.1 has none
+        self._environment = read_json(about) if about.is_file() else None
 
     def prepare(self) -> None:
         """Load, or compile, what the steps of any seed need."""

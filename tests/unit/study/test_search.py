@@ -225,6 +225,7 @@ def test_stopped_and_resumed_equals_uninterrupted(
     stopped = search(plan(tmp_path / "parts/search", seeds=(3, 4, 5)), watcher)
     assert stopped.status == "stopped"
     assert [record.status for record in stopped.records.values()] == ["unproved", "training"]
+    (tmp_path / "parts/search/environment.json").unlink()  # version 0.1 wrote none
     watcher = Watcher()
     resumed = search(tmp_path / "parts/search", watcher)
     assert watcher.begun == [(4,), (5,)] and watcher.resumed == [True, False]
