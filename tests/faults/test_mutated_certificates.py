@@ -370,7 +370,8 @@ def memory(record_property):
     yield
     after = peak_bytes()
     record_property("peak bytes", after)
-    assert after < max(BYTES, before + 1), f"{after:,} bytes"
+    # Where other tests took that much before, the peak may still rise by a page or two.
+    assert after < max(BYTES, before + BYTES // 16), f"{after:,} bytes"
 
 
 def written(path: Path, document: Document) -> Path:
