@@ -142,10 +142,15 @@ class Worker:
             raise _lost() from error
 
 
-def sharing(threads: int | None) -> Callable[[Work, int, Report], None]:
-    """``share_out`` by so many; ``UsageError`` for a number below 1."""
+def check_threads(threads: int | None) -> None:
+    """``UsageError`` for a number below 1; None: every core."""
     if threads is not None and threads < 1:
         raise UsageError(f"threads={threads}: it must be at least 1")
+
+
+def sharing(threads: int | None) -> Callable[[Work, int, Report], None]:
+    """``share_out`` by so many; raises as ``check_threads``."""
+    check_threads(threads)
     return functools.partial(share_out, number=threads)
 
 

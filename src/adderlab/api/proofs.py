@@ -41,7 +41,7 @@ from adderlab.proof.window import (
 )
 from adderlab.publish.submission import read_submission
 from adderlab.study.verdicts import checked
-from adderlab.workers import sharing
+from adderlab.workers import check_threads, sharing
 
 if TYPE_CHECKING:
     from adderlab.checker import Report
@@ -70,7 +70,7 @@ def prove(
     Raises ``UsageError`` for a model outside the table form (``attack`` can test it), ``Failure`` for a
     Python file of one. Source: docs/proof.md.
     """
-    sharing(threads)  # refuses a wrong number before the proof is made
+    check_threads(threads)
     found, limits = load(model), Limits(cells=cells, seconds=seconds)
     proof = prove_checkpoint(found, limits=limits, progress=progress)
     return checked(proof, found, progress, threads=threads) if check else proof

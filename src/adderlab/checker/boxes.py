@@ -9,8 +9,11 @@ Shapes: N boxes, K coordinates of a box.
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,18 +58,57 @@ class Batch:
         return self.leaves.right
 
 
+Open = tuple[int, bool, int]
+"""(step, whether cells, number) of a leaf or cell on which nothing is shown."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Part:
     """What came of the boxes of some steps."""
 
     halves: int
-    """Boxes tried beside those there were."""
     margin: float
-    """The smallest that was shown."""
     reason: str | None
+    left: frozenset[Open]
+
+
+@dataclass(kw_only=True)
+class Examination:
+    """Something shown of the boxes of all steps, perhaps of each step in a process of its own."""
+
+    effort: int
+    """Halves that may be tried."""
+    halves: int = 0
+    """Boxes tried beside those there were."""
+    margin: float = math.inf
+    """The smallest that was shown."""
+    reason: str | None = None
     """Why no more is shown."""
-    left: frozenset[tuple[int, bool, int]] = frozenset()
-    """(step, whether cells, number) of what is open."""
+    left: set[Open] = field(default_factory=set)
+    """What is open."""
+
+    def alone(self) -> Self:
+        """The same with nothing taken yet: for one step."""
+        return dataclasses.replace(self, halves=0, margin=math.inf, left=set())
+
+    @property
+    def part(self) -> Part:
+        """What came of what was taken."""
+        return Part(
+            halves=self.halves, margin=self.margin, reason=self.reason, left=frozenset(self.left)
+        )
+
+    def join(self, part: Part) -> None:
+        """Take what has been taken elsewhere."""
+        self.halves, self.margin = self.halves + part.halves, min(self.margin, part.margin)
+        self.left |= part.left
+        self.reason = self.reason or part.reason
+        if self.reason is None and self.halves > self.effort:
+            self.reason = self.too_much("in all")
+
+    def too_much(self, where: str) -> str:
+        """The reason when the effort is used up."""
+        raise NotImplementedError
 
 
 Boxes = tuple[NDArray[np.intp], Array, Array]

@@ -23,10 +23,9 @@ constant keys.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -42,7 +41,7 @@ from adderlab.checker.after_attention import (
     read_out_after_attention,
     real_margins,
 )
-from adderlab.checker.boxes import LEAST, Batch, Boxes, Part, settle
+from adderlab.checker.boxes import LEAST, Batch, Boxes, Examination, settle
 from adderlab.checker.head import residual_stream
 from adderlab.checker.intervals import (
     Array,
@@ -445,16 +444,12 @@ class FloatReport:
 
 
 @dataclass(kw_only=True)
-class FloatCheck:
+class FloatCheck(Examination):
     """Collects batches of proved boxes and finds out whether fp32 decides them alike."""
 
     arithmetic: Arithmetic | None
     errors: list[StepError]
     effort: int = EFFORT
-    halves: int = 0
-    left: set[tuple[int, bool, int]] = field(default_factory=set)
-    margin: float = math.inf
-    reason: str | None = None
 
     @classmethod
     def of(cls, module: Transformer, model: Model) -> FloatCheck:
@@ -474,25 +469,6 @@ class FloatCheck:
                 return cls(arithmetic=arithmetic, errors=errors)
         except (Failure, ArithmeticError) as error:
             return cls(arithmetic=None, errors=[], reason=str(error))
-
-    def alone(self) -> FloatCheck:
-        """The same with nothing taken yet: for one step, perhaps in another process."""
-        return dataclasses.replace(self, halves=0, margin=math.inf, left=set())
-
-    @property
-    def part(self) -> Part:
-        """What came of what was taken."""
-        return Part(
-            halves=self.halves, margin=self.margin, reason=self.reason, left=frozenset(self.left)
-        )
-
-    def join(self, part: Part) -> None:
-        """Take what has been taken elsewhere."""
-        self.halves, self.margin = self.halves + part.halves, min(self.margin, part.margin)
-        self.left |= part.left
-        self.reason = self.reason or part.reason
-        if self.reason is None and self.halves > self.effort:
-            self.reason = self._too_much("in all")
 
     def take(self, batch: Batch) -> float | None:
         """Decide the boxes of one batch. Where all are decided: no margin on them is smaller in fp32,
@@ -531,9 +507,9 @@ class FloatCheck:
     def _spend(self, boxes: int, batch: Batch) -> None:
         self.halves += boxes
         if self.halves > self.effort:
-            raise Failure(self._too_much(f"at step {batch.step.index} of {batch.step.columns}"))
+            raise Failure(self.too_much(f"at step {batch.step.index} of {batch.step.columns}"))
 
-    def _too_much(self, where: str) -> str:
+    def too_much(self, where: str) -> str:
         return (
             f"rounding may matter on so many boxes that the effort of {self.effort:,} halves was used "
             f"up {where}"

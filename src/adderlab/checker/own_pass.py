@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from adderlab.checker import intervals
 from adderlab.checker.after_attention import read_out_after_attention, real_margins
-from adderlab.checker.boxes import LEAST, Batch, Boxes, Part, settle
+from adderlab.checker.boxes import LEAST, Batch, Boxes, Examination, settle
 from adderlab.checker.fp32 import projected, rows_read
 from adderlab.checker.head import residual_stream
 from adderlab.checker.intervals import Array, Interval, matmul, symmetric, up
@@ -167,31 +167,15 @@ def widened(model: Model, by: Difference) -> Model:
 
 
 @dataclass(kw_only=True)
-class OwnPass:
-    """Encloses the margins on proved boxes again, by the module's own code."""
+class OwnPass(Examination):
+    """Encloses the margins on proved boxes again, by the module's own code. It leaves none open: on the
+    first that it cannot follow it gives up."""
 
     module: Transformer
     effort: int = EFFORT
-    halves: int = 0
-    margin: float = math.inf
-    reason: str | None = None
-    """Why the module could not be followed on some box."""
 
-    def alone(self) -> OwnPass:
-        """The same with nothing taken yet: for one step, perhaps in another process."""
-        return dataclasses.replace(self, halves=0, margin=math.inf)
-
-    @property
-    def part(self) -> Part:
-        """What came of what was taken."""
-        return Part(halves=self.halves, margin=self.margin, reason=self.reason)
-
-    def join(self, part: Part) -> None:
-        """Take what has been taken elsewhere."""
-        self.halves, self.margin = self.halves + part.halves, min(self.margin, part.margin)
-        self.reason = self.reason or part.reason
-        if self.reason is None and self.halves > self.effort:
-            self.reason = f"its own code took more than the effort of {self.effort:,} halves"
+    def too_much(self, where: str) -> str:
+        return f"the module's own code takes more than the effort of {self.effort:,} halves {where}"
 
     def take(self, batch: Batch, known: float | None = None) -> None:
         """Prove that the right digit wins on all boxes of a batch; ``known``: by how much, if that has

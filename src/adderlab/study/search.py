@@ -14,8 +14,6 @@ The folder of a search, besides what every run folder has (``runs.folder``):
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import itertools
 import shutil
 import threading
@@ -37,14 +35,11 @@ from adderlab.files.atomic import (
     remove_leftovers,
     write_json,
 )
-from adderlab.models.config import ModelConfig
 from adderlab.models.describe import count_parameters
 from adderlab.models.tables import why_no_tables
 from adderlab.proof.prove import NOT_CHECKED, claim
-from adderlab.reading.file_model import FileModel
-from adderlab.runs.folder import RUN_FILES, STATE_FILE, load_state, seed_folder
+from adderlab.runs.folder import RUN_FILES, seed_folder
 from adderlab.runs.metadata import (
-    ENDED,
     RunConfig,
     collect_environment,
     kind_of,
@@ -53,40 +48,20 @@ from adderlab.runs.metadata import (
     write_config,
 )
 from adderlab.runs.records import SeedRecord, SeedStatus, write_records
-from adderlab.runs.stored import read_history, seed_records
-from adderlab.study.verdicts import Interrupted, SeedVerifier
-from adderlab.training.measure import Evaluation, Listener, SeedTracker, Start
+from adderlab.runs.stored import seed_records
+from adderlab.study.batches import Batch, SearchPlan, Trainer
+from adderlab.training.measure import Evaluation, Listener, Start
 from adderlab.training.objective import Objective
 from adderlab.training.recipe import Recipe
-from adderlab.training.run import Job, run, stop_requests
+from adderlab.training.run import stop_requests
 from adderlab.training.start import check_fits
-from adderlab.workers import Flag, Report, Worker, can_fork
+from adderlab.workers import Flag, Worker, can_fork
 
 _TICK = 0.1
 """Seconds between looks at the clock and the signals."""
 GRACE = 0.2
 """Seconds that workers with nothing proved have to stop by themselves once enough is. Then their
 processes end as by a kill: what their seeds go on from is on the disk."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SearchPlan:
-    """What a search trains. Where it stops is a matter of each call."""
-
-    config: ModelConfig | FileModel
-    recipe: Recipe
-    seeds: tuple[int, ...]
-    """In this order."""
-    onward: bool = False
-    """After the listed seeds, go on with the numbers above them."""
-    folder: Path
-    assisted: bool = True
-    """Repair seeds that end nearly right."""
-    together: int = 1
-    """Seeds of a batch."""
-
-    def __post_init__(self) -> None:
-        assert self.seeds and self.together >= 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,14 +213,6 @@ def read_search(folder: Path) -> SearchResult:
     return result
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Batch:
-    """Seeds trained together."""
-
-    folder: Path
-    seeds: tuple[int, ...]
-
-
 class _Search:
     """What the workers share; everything in ``result`` is touched under the lock only."""
 
@@ -256,7 +223,7 @@ class _Search:
         self.plan, self.listener = result.plan, listener
         self.stop = Flag()
         self.lock = threading.RLock()
-        self._checking: set[_Batch] = set()
+        self._checking: set[Batch] = set()
         """Of which a proof is being checked: it probably ends the search, and others give way."""
         self._checked = threading.Condition(self.lock)
         self._failure: BaseException | None = None
@@ -266,7 +233,7 @@ class _Search:
         self._started = time.monotonic(), time.process_time()
         self._steps = 0
         self._workers: list[Worker] = []
-        self._busy: dict[Worker, _Batch] = {}
+        self._busy: dict[Worker, Batch] = {}
         self._ended: set[Worker] = set()
         """Workers that were not waited for."""
         self._found: float | None = None
@@ -282,7 +249,7 @@ class _Search:
         forked = workers > 1 and objective.engine_name == "native" and can_fork()
         # Among threads that compute no process can be copied.
         checkers = workers if forked else 1
-        trainer = _Trainer(self.plan, objective, self.device, self.stop, checkers)
+        trainer = Trainer(self.plan, objective, self.device, self.stop, checkers)
         if forked:
             trainer.prepare()
             self._workers = [Worker(trainer.train) for _ in range(workers)]
@@ -319,7 +286,7 @@ class _Search:
                 self._end(late)
         return status
 
-    def _is_open(self, batch: _Batch) -> bool:
+    def _is_open(self, batch: Batch) -> bool:
         """Whether some seed of the batch is undecided; what is decided is worth its closing files."""
         return any(_unfinished(self.result.records[seed]) for seed in batch.seeds)
 
@@ -328,7 +295,7 @@ class _Search:
             self._ended.add(worker)
             worker.end()
 
-    def _work(self, trainer: _Trainer, worker: Worker | None) -> None:
+    def _work(self, trainer: Trainer, worker: Worker | None) -> None:
         """One thread: it trains, or has its worker train."""
         do = trainer.train if worker is None else worker.do
         try:
@@ -353,7 +320,7 @@ class _Search:
                 with self.lock:
                     self._busy.pop(worker, None)
 
-    def _next(self) -> _Batch | None:
+    def _next(self) -> Batch | None:
         """Stopped batches first, then fresh ones; None where none is wanted any more."""
         with self.lock:
             if self.stop.is_set():
@@ -367,7 +334,7 @@ class _Search:
                 self._write("running")
             return batch
 
-    def _fresh_batches(self) -> Iterator[_Batch]:
+    def _fresh_batches(self) -> Iterator[Batch]:
         """As many seeds as train together, in order, none twice."""
         plan, used = self.plan, set(self.result.records)
         onward = itertools.count(max(plan.seeds) + 1) if plan.onward else ()
@@ -376,7 +343,7 @@ class _Search:
             folder = seed_folder(plan.folder, group[0])
             if len(group) > 1:
                 folder = plan.folder / f"seeds_{group[0]:04d}-{group[-1]:04d}"
-            yield _Batch(folder=folder, seeds=group)
+            yield Batch(folder=folder, seeds=group)
 
     def take(self, records: Iterable[SeedRecord]) -> None:
         """Put a batch's records among the search's; stop all workers once enough seeds are proved."""
@@ -393,18 +360,18 @@ class _Search:
             self._write("running")
             self.listener.on_verdict(record, verdict)
 
-    def begin_check(self, batch: _Batch) -> None:
+    def begin_check(self, batch: Batch) -> None:
         """A seed of the batch is proved, and only the checker has still to say so."""
         with self.lock:
             self._checking.add(batch)
 
-    def end_check(self, batch: _Batch) -> None:
+    def end_check(self, batch: Batch) -> None:
         """Whatever the checker said."""
         with self.lock:
             self._checking.discard(batch)
             self._checked.notify_all()
 
-    def give_way(self, batch: _Batch) -> None:
+    def give_way(self, batch: Batch) -> None:
         """Wait while proofs of other batches are checked, on all cores."""
         with self.lock:
             while self._checking and batch not in self._checking and not self.stop.is_set():
@@ -432,7 +399,7 @@ class _Search:
 class _Follower:
     """Hears the reports about one batch: counts steps, passes everything on under the search's lock."""
 
-    def __init__(self, search: _Search, batch: _Batch) -> None:
+    def __init__(self, search: _Search, batch: Batch) -> None:
         self.search, self.batch, self._last = search, batch, 0
 
     def hear(self, name: str, *arguments: Any) -> None:
@@ -470,109 +437,12 @@ class _Follower:
         self.search.on_verdict(record, verdict)
 
 
-class _Trainer:
-    """Trains batches, in a thread or in a process of its own, and reports."""
-
-    def __init__(
-        self,
-        plan: SearchPlan,
-        objective: Objective,
-        device: torch.device,
-        stop: threading.Event,
-        checkers: int,
-    ) -> None:
-        """``checkers``: processes that check a proof, which probably ends the search."""
-        self.plan, self.objective, self.device, self.stop = plan, objective, device, stop
-        self.checkers = checkers
-        about = plan.folder / "environment.json"  # a search of version 0.1 has none
-        self._environment = read_json(about) if about.is_file() else None
-
-    def prepare(self) -> None:
-        """Load, or compile, what the steps of any seed need."""
-        layout = self.plan.config.token_layout
-        for _, stage in self.plan.recipe.parts:
-            assert stage.logit_scale is not None and stage.data is not None
-            objective = self.objective.sharpened(stage.logit_scale)
-            objective.sampler(stage.data, layout)
-            objective.stepper(stage.data, layout)
-
-    def train(self, batch: _Batch, report: Report) -> None:
-        """Train a batch, from where it is, to its end or until the stop."""
-        plan = self.plan
-        resumed = (batch.folder / STATE_FILE).is_file()
-        report("begin", load_state(batch.folder)["population"]["next_step"] if resumed else 0)
-        histories = {seed: read_history(batch.folder, seed) for seed in batch.seeds} if resumed else {}
-
-        def placed(record: SeedRecord) -> SeedRecord:
-            """As the search knows it: paths are below its own folder."""
-            found = record.below(batch.folder.name)
-            if record.seed in verifier.files:
-                checkpoint, certificate = (
-                    path.relative_to(plan.folder).as_posix() for path in verifier.files[record.seed]
-                )
-                found = dataclasses.replace(found, checkpoint=checkpoint, certificate=certificate)
-            return found
-
-        verifier = SeedVerifier(
-            plan.recipe,
-            plan.folder / "proved",
-            lambda record, verdict: report("on_verdict", placed(record), verdict),
-            self.stop,
-            histories,
-            lambda seed, doing: report("on_activity", seed, doing),
-            self.checkers,
-        )
-        job = Job(
-            config=plan.config,
-            recipe=plan.recipe,
-            seeds=batch.seeds,
-            folder=batch.folder,
-            overwrite=not resumed,
-        )
-
-        def verify(evaluation: Evaluation, tracker: SeedTracker) -> None:
-            report("take", tuple(map(placed, tracker.records.values())))
-            verifier.verify(evaluation, tracker)
-
-        result = run(
-            job,
-            self.objective,
-            self.device,
-            _Reporter(report),
-            resume=resumed,
-            stop=self.stop,
-            verify=verify,
-            environment=self._environment,
-        )
-        if result.status in ENDED:
-            with contextlib.suppress(Interrupted):
-                verifier.conclude(result.tracker, assisted=plan.assisted)
-            write_records(batch.folder, result.records)
-        report("take", tuple(map(placed, result.records)))
-
-
-class _Reporter(Listener):
-    """What a run tells, as reports."""
-
-    def __init__(self, report: Report) -> None:
-        self._report = report
-
-    def on_start(self, start: Start) -> None:
-        self._report("on_start", start)
-
-    def on_step(self, seeds: tuple[int, ...], step: int, models: int) -> None:
-        self._report("on_step", seeds, step, models)
-
-    def on_evaluation(self, evaluation: Evaluation, records: tuple[SeedRecord, ...]) -> None:
-        self._report("on_evaluation", evaluation, records)
-
-
-def _unfinished_batches(result: SearchResult) -> list[_Batch]:
+def _unfinished_batches(result: SearchResult) -> list[Batch]:
     batches: dict[str, list[SeedRecord]] = {}
     for record in result.records.values():
         batches.setdefault(record.run, []).append(record)
     return [
-        _Batch(folder=result.plan.folder / name, seeds=tuple(record.seed for record in records))
+        Batch(folder=result.plan.folder / name, seeds=tuple(record.seed for record in records))
         for name, records in batches.items()
         if any(map(_unfinished, records))
     ]

@@ -387,8 +387,7 @@ class SeedVerifier:
     ) -> None:
         """``folder``: where proved checkpoints and certificates go. ``histories``: the evaluations of
         seeds that are gone on with. ``on_activity``: told before a seed is proved, its proof checked, or
-        the seed repaired.
-        ``threads``: processes that check a proof."""
+        the seed repaired. ``threads``: processes that check a proof."""
         self.recipe, self.folder, self.threads = recipe, folder, threads
         self.files: dict[int, tuple[Path, Path]] = {}
         """Checkpoint and certificate of every proved seed."""

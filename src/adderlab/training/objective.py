@@ -23,7 +23,6 @@ from adderlab.engine.base import (
     Stepper,
 )
 from adderlab.engine.select import choose_device, select_engine
-from adderlab.errors import UsageError
 from adderlab.models.architecture import Adder, Architecture
 from adderlab.models.config import ModelConfig
 from adderlab.models.head_program import Operation
@@ -39,7 +38,7 @@ from adderlab.reading.file_model import FileModule
 from adderlab.task.layouts import Layout
 from adderlab.task.sampling import DataConfig, sample_pairs
 from adderlab.training.together import GROUP, LossAndGrad, together
-from adderlab.workers import usable_cores
+from adderlab.workers import check_threads, usable_cores
 
 Params = Mapping[str, Tensor]
 
@@ -334,8 +333,7 @@ class Compute:
     """Seeds trained at once on a CPU; None: every core. No effect on any seed's results."""
 
     def __post_init__(self) -> None:
-        if self.threads is not None and self.threads < 1:
-            raise UsageError(f"threads={self.threads}: it must be at least 1")
+        check_threads(self.threads)
 
     def options(self) -> list[str]:
         """What a run folder does not say and its last bits depend on, as options of a command."""
