@@ -112,7 +112,7 @@ def allowed(
         widen = drift(batch, errors[batch.step.index])
         low, high = batch.low_NK - widen, batch.high_NK + widen
         x0, R = batch.residual[0][batch.residual[1]], batch.directions[0]
-        found = margins(model.head, right, x0, R, low, high)
+        found = margins(model.head, batch.right_N, x0, R, low, high)
         stream = residual_stream(x0, R, low, high)
         z_N, error = batch.residual[1], errors[batch.step.index]
         x = arithmetic.stream(batch.step, error, z_N, stream)

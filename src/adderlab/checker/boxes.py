@@ -132,31 +132,41 @@ def settle(
 
     ``spend`` is called with the number of boxes that halving makes, and may raise.
     """
-    least = np.inf
-
-    def left_open(boxes: Boxes, wanted: float) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:
-        nonlocal least
-        open_N, axis_N = np.ones(len(boxes[0]), dtype=bool), np.zeros(len(boxes[0]), dtype=np.intp)
-        for start in range(0, len(open_N), BOXES_AT_ONCE):
-            part = slice(start, start + BOXES_AT_ONCE)
-            bound, axis_N[part] = attempt(_take(boxes, part), wanted)
-            open_N[part] = ~(bound >= wanted)
-            least = min(least, float(bound[~open_N[part]].min(initial=np.inf)))
-        return open_N, axis_N
-
-    boxes, hulls = neighbours(batch, boxes)
-    while hulls:
-        around, member_N = hull_boxes(boxes, hulls[0])
-        open_N = left_open(around, enough(0))[0][member_N]
-        boxes, hulls = _take(boxes, open_N), [each[open_N] for each in hulls[1:]]
+    least, boxes = settle_hulls(batch, boxes, attempt, enough(0))
     for halving in range(most_halvings + 1):
-        open_N, axis_N = left_open(boxes, enough(halving))
-        boxes = _take(boxes, open_N)
+        smallest, open_N, axis_N = _tried(boxes, attempt, enough(halving))
+        least, boxes = min(least, smallest), _take(boxes, open_N)
         if not len(boxes[0]) or halving == most_halvings:
             break
         boxes = halved(boxes, axis_N[open_N])
         spend(len(boxes[0]))
     return least, boxes[0]
+
+
+def settle_hulls(batch: Batch, boxes: Boxes, attempt: Attempt, wanted: float) -> tuple[float, Boxes]:
+    """Bound hulls: the smallest bound that is as ``wanted``, and the boxes of which no hull has one."""
+    least = np.inf
+    boxes, hulls = neighbours(batch, boxes)
+    while hulls:
+        around, member_N = hull_boxes(boxes, hulls[0])
+        smallest, open_N, _ = _tried(around, attempt, wanted)
+        least, open_N = min(least, smallest), open_N[member_N]
+        boxes, hulls = _take(boxes, open_N), [each[open_N] for each in hulls[1:]]
+    return least, boxes
+
+
+def _tried(
+    boxes: Boxes, attempt: Attempt, wanted: float
+) -> tuple[float, NDArray[np.bool_], NDArray[np.intp]]:
+    """The smallest bound that is as ``wanted``, the boxes that have none, and where each loses most."""
+    least, N = np.inf, len(boxes[0])
+    open_N, axis_N = np.ones(N, dtype=bool), np.zeros(N, dtype=np.intp)
+    for start in range(0, N, BOXES_AT_ONCE):
+        n = slice(start, start + BOXES_AT_ONCE)
+        bound_n, axis_N[n] = attempt(_take(boxes, n), wanted)
+        open_N[n] = ~(bound_n >= wanted)
+        least = min(least, float(bound_n[~open_N[n]].min(initial=np.inf)))
+    return least, open_N, axis_N
 
 
 def _take(boxes: Boxes, index: slice | NDArray) -> Boxes:

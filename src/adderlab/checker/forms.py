@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from adderlab.checker.intervals import Array, Interval, concatenate, matmul, reach, symmetric
 
@@ -35,6 +36,11 @@ class Atom:
     def width(self) -> int:
         return self.centre.shape[-1]
 
+    def on(self, boxes_n: NDArray[np.intp]) -> Atom:
+        """The same on some of the boxes."""
+        slopes = None if self.slopes is None else self.slopes[boxes_n]
+        return Atom(self.centre[boxes_n], self.box[boxes_n], slopes, self.affine)
+
 
 @dataclass(frozen=True, eq=False)
 class Scale:
@@ -44,6 +50,10 @@ class Scale:
     box: Interval
     slopes: Interval
     """(N,), (N,) and (N, K)."""
+
+    def on(self, boxes_n: NDArray[np.intp]) -> Scale:
+        """The same on some of the boxes."""
+        return Scale(self.centre[boxes_n], self.box[boxes_n], self.slopes[boxes_n])
 
 
 Move = Callable[[Interval], Interval]
@@ -122,6 +132,17 @@ class Value:
     def alone(self) -> Linear | None:
         """The linear form it is, if no scale divides any of it."""
         return self.parts[None] if set(self.parts) == {None} else None
+
+    def on(self, boxes_n: NDArray[np.intp]) -> Value:
+        """The same on some of the boxes."""
+        parts = {}
+        for scale, linear in self.parts.items():
+            terms = tuple((atom.on(boxes_n), matrix) for atom, matrix in linear.terms)
+            bias = linear.bias
+            if bias is not None and bias.shape[0] != 1:
+                bias = bias[boxes_n]
+            parts[scale and scale.on(boxes_n)] = Linear(terms, bias, linear.width)
+        return Value(parts, self.width)
 
 
 def concatenated(values: list[Value]) -> Value:

@@ -550,7 +550,8 @@ class FloatCheck(Examination):
         margin_NQ = real.low_NQ
 
         def unsure_NQ() -> NDArray[np.bool_]:
-            return ~(down(margin_NQ - error_NQ) > wanted)
+            # Where nothing is known of the margin, no closer error says more.
+            return ~(down(margin_NQ - error_NQ) > wanted) & ~real.unknown_N[:, np.newaxis]
 
         for n, q_n, direction in one_by_one(unsure_NQ(), right_N, tokens):
             moved_n = moved_by_rounding(found.logits, direction)[n]

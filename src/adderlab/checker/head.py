@@ -197,37 +197,10 @@ class _Run:
     def _settled(self, x: Operand) -> Atom:
         """The channels of a value or constant, worked out once."""
         if isinstance(x, str):
-            return self._worth(self._operand(x))
+            return _worth(self._operand(x), self.radius_NK)
         if x not in self.known:
-            self.known[x] = self._worth(self.values[x])
+            self.known[x] = _worth(self.values[x], self.radius_NK)
         return self.known[x]
-
-    def _worth(self, value: Value) -> Atom:
-        parts = [self._undone(scale, linear) for scale, linear in value.parts.items()]
-        if len(parts) == 1:
-            return parts[0]
-        centre, box, slopes = parts[0].centre, parts[0].box, parts[0].slopes
-        for part in parts[1:]:
-            centre, box = centre + part.centre, box + part.box
-            if slopes is None or part.slopes is None:
-                slopes = part.slopes if slopes is None else slopes
-            else:
-                slopes = slopes + part.slopes
-        return Atom(centre, swell(centre, self.radius_NK, slopes).meet(box), slopes)
-
-    def _undone(self, scale: Scale | None, linear: Linear) -> Atom:
-        """linear / scale: d (X / sigma) = (X_k - X sigma_k / sigma) / sigma."""
-        atom = worth(linear, self.radius_NK)
-        if scale is None:
-            return atom
-        turn_NK = scale.slopes / along_last(scale.box)
-        slopes = -(_second(atom.box) * along_last(turn_NK))
-        if atom.slopes is not None:
-            slopes = atom.slopes + slopes
-        slopes = slopes / along_last(_second(scale.box))
-        centre = atom.centre / along_last(scale.centre)
-        box = swell(centre, self.radius_NK, slopes).meet(atom.box / along_last(scale.box))
-        return Atom(centre, box, slopes)
 
     def _kept(self, atom: Atom, good: Callable[[Interval], NDArray[np.bool_]]) -> Atom:
         """With 1 in place of the numbers that are not ``good``; their boxes count as lost."""
@@ -347,24 +320,45 @@ class _Run:
 
     # The end.
 
-    def margins(self, right: int) -> Margins:
-        """Of token ``right`` against every other token."""
-        others = [token for token in range(self.head.vocab_size) if token != right]
-        Q, (N, K) = len(others), self.radius_NK.shape
-        gaps = self.values[-1].mapped(lambda x: x[..., [right] * Q] - x[..., others], Q)
+    def margins(self, right_N: NDArray[np.intp]) -> Margins:
+        """Of each box's right token against every other token."""
+        (N, K), Q = self.radius_NK.shape, self.head.vocab_size - 1
+        scaled_NQ, sigma_N, spread_NK = _empty(N, Q), _empty(N), np.empty((N, K))
+        centre_NQ, centre_sigma_N = _empty(N, Q), _empty(N)
+        for right in map(int, np.unique(right_N)):
+            n = np.flatnonzero(right_N == right)
+            found = self._margins_of(right, n)
+            for whole, part in (
+                (scaled_NQ, found.scaled_NQ),
+                (sigma_N, found.sigma_N),
+                (centre_NQ, found.centre_NQ),
+                (centre_sigma_N, found.centre_sigma_N),
+            ):
+                whole.low[n], whole.high[n] = part.low, part.high
+            spread_NK[n] = found.spread_NK
+        return Margins(scaled_NQ, sigma_N, centre_NQ, centre_sigma_N, spread_NK)
+
+    def _margins_of(self, right: int, boxes_n: NDArray[np.intp]) -> Margins:
+        """Of token ``right`` against every other token, on some of the boxes."""
+        others, radius_NK = (
+            [t for t in range(self.head.vocab_size) if t != right],
+            self.radius_NK[boxes_n],
+        )
+        Q, (N, K) = len(others), radius_NK.shape
+        gaps = self.values[-1].on(boxes_n).mapped(lambda x: x[..., [right] * Q] - x[..., others], Q)
         scales = [scale for scale in gaps.parts if scale is not None]
         sigma = Interval(np.ones(N)), Interval(np.ones(N))
         if not scales:
-            g = self._worth(gaps)
+            g = _worth(gaps, radius_NK)
             g_centre, g_box, slopes = g.centre, g.box, g.slopes
         else:
             scale = scales[-1]
             sigma = scale.centre, scale.box
-            g = worth(gaps.parts[scale], self.radius_NK)
+            g = worth(gaps.parts[scale], radius_NK)
             g_centre, g_box, slopes = g.centre, g.box, g.slopes
             rest = Value({s: linear for s, linear in gaps.parts.items() if s is not scale}, Q)
             if rest.parts:
-                more = self._worth(rest)
+                more = _worth(rest, radius_NK)
                 if more.box.magnitude().any():
                     by_scale = along_last(scale.slopes) * _second(more.box)
                     slopes = by_scale if slopes is None else slopes + by_scale
@@ -374,17 +368,54 @@ class _Run:
                     g_box = g_box + along_last(scale.box) * more.box
         if slopes is None:
             slopes = Interval(np.zeros((N, K, Q)))
-        g_box = g_box.meet(swell(g_centre, self.radius_NK, slopes))
+        g_box = g_box.meet(swell(g_centre, radius_NK, slopes))
         worst_N = g_box.low.argmin(1)
-        spread_NK = self.radius_NK * slopes.magnitude()[np.arange(N), :, worst_N]
-        lost, lost_centre = self.lost_N, self.lost_centre_N
+        spread_NK = radius_NK * slopes.magnitude()[np.arange(N), :, worst_N]
+        lost, lost_centre = self.lost_N[boxes_n], self.lost_centre_N[boxes_n]
         return Margins(
             _nothing(lost, g_box),
             _without(lost, sigma[1]),
             _nothing(lost_centre, g_centre),
             _without(lost_centre, sigma[0]),
-            np.where(lost[:, None], self.radius_NK, spread_NK) if lost.any() else spread_NK,
+            np.where(lost[:, None], radius_NK, spread_NK) if lost.any() else spread_NK,
         )
+
+
+def _empty(*shape: int) -> Interval:
+    """To be filled in."""
+    return Interval(np.empty(shape), np.empty(shape))
+
+
+# Values worked out.
+
+
+def _worth(value: Value, radius_NK: Array) -> Atom:
+    parts = [_undone(scale, linear, radius_NK) for scale, linear in value.parts.items()]
+    if len(parts) == 1:
+        return parts[0]
+    centre, box, slopes = parts[0].centre, parts[0].box, parts[0].slopes
+    for part in parts[1:]:
+        centre, box = centre + part.centre, box + part.box
+        if slopes is None or part.slopes is None:
+            slopes = part.slopes if slopes is None else slopes
+        else:
+            slopes = slopes + part.slopes
+    return Atom(centre, swell(centre, radius_NK, slopes).meet(box), slopes)
+
+
+def _undone(scale: Scale | None, linear: Linear, radius_NK: Array) -> Atom:
+    """linear / scale: d (X / sigma) = (X_k - X sigma_k / sigma) / sigma."""
+    atom = worth(linear, radius_NK)
+    if scale is None:
+        return atom
+    turn_NK = scale.slopes / along_last(scale.box)
+    slopes = -(_second(atom.box) * along_last(turn_NK))
+    if atom.slopes is not None:
+        slopes = atom.slopes + slopes
+    slopes = slopes / along_last(_second(scale.box))
+    centre = atom.centre / along_last(scale.centre)
+    box = swell(centre, radius_NK, slopes).meet(atom.box / along_last(scale.box))
+    return Atom(centre, box, slopes)
 
 
 def _second(x: Interval) -> Interval:
@@ -474,9 +505,14 @@ def _other_scale(z: Atom, eps: Interval, radius_NK: Array) -> Scale:
 
 
 def margins(
-    head: Head, right: int, x0_ND: Interval, R_NKD: Interval, low_NK: Array, high_NK: Array
+    head: Head,
+    right_N: NDArray[np.intp],
+    x0_ND: Interval,
+    R_NKD: Interval,
+    low_NK: Array,
+    high_NK: Array,
 ) -> Margins:
-    """``Margins`` of token ``right`` against every other token on N boxes."""
+    """``Margins`` of each box's right token against every other token on N boxes."""
     own = slice(head.program.mixed_width)
     middle_NK, radius_NK = Interval(low_NK, high_NK).mid_rad()
     moved = (Interval(middle_NK[..., None]) * R_NKD[..., own]).sum(1)
@@ -484,7 +520,7 @@ def margins(
     start = Atom(centre, swell(centre, radius_NK, slopes), slopes, True)
     row_NR = x0_ND[:, head.program.mixed_width :]
     with np.errstate(all="ignore"):
-        return _Run(head, start, row_NR, radius_NK).margins(right)
+        return _Run(head, start, row_NR, radius_NK).margins(right_N)
 
 
 def residual_stream(x0_ND: Interval, R_NKD: Interval, low_NK: Array, high_NK: Array) -> MeanValueForm:
@@ -503,22 +539,34 @@ Rows = tuple[Interval, NDArray[np.intp]]
 
 
 def proved_margins(
-    head: Head, right: int, x0: Rows, directions: Rows, low_NK: Array, high_NK: Array, wanted: float
+    head: Head,
+    right_N: NDArray[np.intp],
+    x0: Rows,
+    directions: Rows,
+    low_NK: Array,
+    high_NK: Array,
+    wanted: float,
 ) -> Array:
     """A lower bound of the true margin on each box, (N,); boxes are halved until it reaches ``wanted``
     or halving is given up: then it is not a number, which means that nothing is proved."""
     out_N = np.full(len(low_NK), np.nan)
     for start in range(0, len(low_NK), BOXES_AT_ONCE):
-        part = slice(start, start + BOXES_AT_ONCE)
-        own_ND, own_NKD = (table[row[part]] for table, row in (x0, directions))
-        out_N[part] = _halving(head, right, own_ND, own_NKD, low_NK[part], high_NK[part], wanted)
-        if np.isnan(out_N[part]).any():
+        n = slice(start, start + BOXES_AT_ONCE)
+        own_ND, own_NKD = (table[row[n]] for table, row in (x0, directions))
+        out_N[n] = _halving(head, right_N[n], own_ND, own_NKD, low_NK[n], high_NK[n], wanted)
+        if np.isnan(out_N[n]).any():
             break
     return out_N
 
 
 def _halving(
-    head: Head, right: int, x0: Interval, R: Interval, low: Array, high: Array, wanted: float
+    head: Head,
+    right: NDArray[np.intp],
+    x0: Interval,
+    R: Interval,
+    low: Array,
+    high: Array,
+    wanted: float,
 ) -> Array:
     proved = np.full(len(low), np.inf)
     owner, tried = np.arange(len(low)), 0
@@ -528,7 +576,8 @@ def _halving(
         good = best >= wanted
         np.minimum.at(proved, owner[good], best[good])
         bad = ~good
-        owner, x0, R, low, high = owner[bad], x0[bad], R[bad], low[bad], high[bad]
+        owner, right, x0, R = owner[bad], right[bad], x0[bad], R[bad]
+        low, high = low[bad], high[bad]
         tried += 2 * len(owner)
         if not len(owner):
             return proved
@@ -540,7 +589,7 @@ def _halving(
         left_high, right_low = high.copy(), low.copy()
         left_high[rows, axis] = right_low[rows, axis] = cut
         low, high = np.concatenate([low, right_low]), np.concatenate([left_high, high])
-        owner = np.concatenate([owner, owner])
+        owner, right = np.concatenate([owner, owner]), np.concatenate([right, right])
         x0, R = concatenate([x0, x0]), concatenate([R, R])
     proved[owner] = np.nan
     return proved

@@ -5,6 +5,8 @@ Shapes: H heads, E bottleneck, D width, P keys that hold a digit, C constant key
 
 from __future__ import annotations
 
+import numpy as np
+
 from adderlab.checker.head import margins
 from adderlab.checker.intervals import Interval, stack
 from adderlab.checker.model import Model, Step, digits_of
@@ -48,7 +50,7 @@ def margin_by_step(model: Model, a: int, b: int) -> list[tuple[float, float]]:
         row, right, y_HE = mix_at(model, step, a, b)
         found = margins(
             model.head,
-            right,
+            np.array([right]),
             step.residual_ZD[[row]],
             model.out_HED.reshape(1, H * E, D),
             y_HE.low.reshape(1, H * E),

@@ -18,9 +18,9 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from adderlab.checker.boxes import LEAST, Batch
+from adderlab.checker.boxes import LEAST, Batch, Boxes, settle_hulls
 from adderlab.checker.document import Frame, Rejected, StepClaims
-from adderlab.checker.head import proved_margins
+from adderlab.checker.head import margins, proved_margins
 from adderlab.checker.intervals import Array, Interval, stack
 from adderlab.checker.model import FREE, Leaves, Model, Step, leaves_of
 from adderlab.checker.ranges import (
@@ -245,50 +245,66 @@ def _check_head(model: Model, step: Step, claimed: _Claimed, margin_bound: float
     if number_of_boxes(claimed.parts_NH) > MOST_BOXES:
         raise Rejected(f"step {step.index}: more than {MOST_BOXES} boxes")
     wanted, smallest = max(margin_bound, LEAST), np.inf
-    # Of heads that share their coordinates, what matters is where their sum lies.
-    boxes_NHE2 = claimed.bounds_NHE2 if claimed.joint_NE2 is None else claimed.joint_NE2[:, np.newaxis]
-    waiting: list[_Cut] = []
-    for right in map(int, np.unique(claimed.leaves.right)):
-        mine = np.flatnonzero(claimed.leaves.right == right)
-        if not len(mine):
-            continue
-        row_N = claimed.row_N[mine]
-        owner, low_NK, high_NK = _cut(
-            boxes_NHE2[mine], claimed.parts_NH[mine], claimed.frame.pivot_RH[row_N]
-        )
-        proved_N = proved_margins(
-            model.head,
-            right,
-            (step.residual_ZD, claimed.leaves.row[mine[owner]]),
-            (claimed.directions_RKD, row_N[owner]),
-            low_NK,
-            high_NK,
-            wanted,
-        )
-        bad = ~(proved_N >= wanted)
-        if bad.any():
-            raise Rejected(
-                f"step {step.index}: on {bad.sum()} boxes the margin of {margin_bound} that the "
-                "certificate claims is not proved"
-            )
-        smallest = min(smallest, float(proved_N.min()))
+    for mine in _together(claimed.parts_NH):
+        batch = _batch(model, step, claimed, mine, margin_bound)
+        smallest = min(smallest, _prove_batch(batch, wanted))
         if watch.boxes is not None:
-            waiting.append((mine[owner], low_NK, high_NK))
-            if sum(len(each) for each, _, _ in waiting) >= BOXES_TOGETHER:
-                watch.boxes(_batch(model, step, claimed, waiting, margin_bound))
-                waiting = []
+            watch.boxes(batch)
         watch.advance(len(mine))
-    if watch.boxes is not None and waiting:
-        watch.boxes(_batch(model, step, claimed, waiting, margin_bound))
     return smallest
 
 
-_Cut = tuple[NDArray[np.intp], Array, Array]
-"""The leaf or cell of each box, and its ends."""
+def _together(parts_NH: np.ndarray) -> list[NDArray[np.intp]]:
+    """Leaves or cells, so many together that their boxes are about ``BOXES_TOGETHER``."""
+    if not len(parts_NH):
+        return []
+    before_N = np.cumsum(parts_NH.astype(np.intp).prod(1))
+    group_N = before_N // BOXES_TOGETHER
+    return np.split(np.arange(len(parts_NH)), np.flatnonzero(np.diff(group_N)) + 1)
 
 
-def _batch(model: Model, step: Step, claimed: _Claimed, cuts: list[_Cut], margin_bound: float) -> Batch:
-    owner_N, low_NK, high_NK = (np.concatenate(each) for each in zip(*cuts, strict=True))
+def _prove_batch(batch: Batch, wanted: float) -> float:
+    """The smallest margin proved on boxes, none below ``wanted``. Raises ``Rejected``."""
+
+    def bound(boxes: Boxes, _: float) -> tuple[Array, NDArray[np.intp]]:
+        rows, low_NK, high_NK = boxes
+        (residual, z), (directions, r) = batch.residual, batch.directions
+        own_ND, own_NKD = residual[z[rows]], directions[r[rows]]
+        found = margins(batch.head, batch.right_N[rows], own_ND, own_NKD, low_NK, high_NK)
+        return found.true_low_N(), np.zeros(len(rows), dtype=np.intp)
+
+    every = np.arange(len(batch.low_NK))
+    least, (rows, low_NK, high_NK) = settle_hulls(
+        batch, (every, batch.low_NK, batch.high_NK), bound, wanted
+    )
+    (residual, z), (directions, r) = batch.residual, batch.directions
+    proved_N = proved_margins(
+        batch.head,
+        batch.right_N[rows],
+        (residual, z[rows]),
+        (directions, r[rows]),
+        low_NK,
+        high_NK,
+        wanted,
+    )
+    bad = ~(proved_N >= wanted)
+    if bad.any():
+        raise Rejected(
+            f"step {batch.step.index}: on {bad.sum()} boxes the margin of {batch.claimed} that the "
+            "certificate claims is not proved"
+        )
+    return min(least, float(proved_N.min(initial=np.inf)))
+
+
+def _batch(
+    model: Model, step: Step, claimed: _Claimed, mine: NDArray[np.intp], margin_bound: float
+) -> Batch:
+    """The boxes of some leaves or cells."""
+    # Of heads that share their coordinates, what matters is where their sum lies.
+    boxes_NHE2 = claimed.bounds_NHE2 if claimed.joint_NE2 is None else claimed.joint_NE2[:, np.newaxis]
+    pivot_NH = claimed.frame.pivot_RH[claimed.row_N[mine]]
+    owner_N, low_NK, high_NK = _cut(boxes_NHE2[mine], claimed.parts_NH[mine], pivot_NH)
+    owner_N = mine[owner_N]
     leaves = take(claimed.leaves, owner_N)
     return Batch(
         step=step,

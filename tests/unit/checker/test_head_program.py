@@ -124,7 +124,8 @@ def test_points_of_random_programs_lie_in_the_bounds(name: str) -> None:
         names = rng.permutation([name, name, *rng.choice(EVERY, 2)]).tolist()
         program, weights = random_program(seed, names)
         head = head_of_program(program, weights)
-        N, K, right = 4, 3, seed
+        N, K = 4, 3
+        right_N = (seed + np.arange(N)) % 5
         # The first three channels move with u, obliquely; the row does not.
         R = np.zeros((K, 7))
         R[:, :3] = np.eye(3) + 0.3 * rng.normal(size=(3, 3))
@@ -132,10 +133,10 @@ def test_points_of_random_programs_lie_in_the_bounds(name: str) -> None:
         low = rng.normal(size=(N, K))
         high = low + np.array([[0.0], [1e-6], [0.01], [0.3]]) * rng.random((N, K))
         directions = Interval(np.broadcast_to(R, (N, K, 7)))
-        found = margins(head, right, Interval(x0), directions, low, high)
+        found = margins(head, right_N, Interval(x0), directions, low, high)
         proved_low, proved_high = found.true_low_N(), found.true_high_N()
         assert np.isfinite(proved_low[:3]).all() and np.isfinite(proved_high[:3]).all()
-        for box in range(N):
+        for box, right in enumerate(right_N):
             smallest = arb("inf")
             for trial in range(8):
                 share = rng.integers(0, 2, K) if trial % 2 else rng.random(K)
@@ -160,9 +161,9 @@ def divided(low: float, high: float, wanted: float) -> float:
     one, zero = Interval(np.ones((1, 1, 1))), np.zeros(1, dtype=np.intp)
     x0 = Interval(np.zeros((1, 1)))
     return float(
-        proved_margins(head, 0, (x0, zero), (one, zero), np.array([[low]]), np.array([[high]]), wanted)[
-            0
-        ]
+        proved_margins(
+            head, zero, (x0, zero), (one, zero), np.array([[low]]), np.array([[high]]), wanted
+        )[0]
     )
 
 
@@ -185,10 +186,10 @@ def test_a_box_that_is_lost_is_halved() -> None:
     head = head_of_program(build.build(), {"shift": np.array([0.3]), "zero": np.zeros(1)})
     one, zero = Interval(np.ones((1, 1, 1))), np.zeros(1, dtype=np.intp)
     x0, low, high = Interval(np.zeros((1, 1))), np.array([[0.0]]), np.array([[2.0]])
-    assert margins(head, 0, x0, one[[0]], low, high).true_low_N()[0] == -np.inf
-    proved = proved_margins(head, 0, (x0, zero), (one, zero), low, high, 0.6)
+    assert margins(head, zero, x0, one[[0]], low, high).true_low_N()[0] == -np.inf
+    proved = proved_margins(head, zero, (x0, zero), (one, zero), low, high, 0.6)
     assert 0.6 <= proved[0] <= 1 / np.sqrt(2.3)
-    assert np.isnan(proved_margins(head, 0, (x0, zero), (one, zero), low, high, 0.67)[0])
+    assert np.isnan(proved_margins(head, zero, (x0, zero), (one, zero), low, high, 0.67)[0])
 
 
 def test_numbers_of_no_operation_count_as_nothing() -> None:
@@ -197,10 +198,10 @@ def test_numbers_of_no_operation_count_as_nothing() -> None:
     huge = build.function("exp", build.function("exp", MIXED))
     build.concat([build.elementwise("divide", huge, huge), build.constant("zero", 1)])
     head = head_of_program(build.build(), {"zero": np.zeros(1)})
-    one = Interval(np.ones((1, 1, 1)))
+    one, zero = Interval(np.ones((1, 1, 1))), np.zeros(1, dtype=np.intp)
     for low, high in ((9.0, 9.1), (700.0, 800.0)):
         found = margins(
-            head, 0, Interval(np.zeros((1, 1))), one, np.array([[low]]), np.array([[high]])
+            head, zero, Interval(np.zeros((1, 1))), one, np.array([[low]]), np.array([[high]])
         ).true_low_N()
         assert not found[0] > 1.01, found
 

@@ -389,14 +389,13 @@ def test_head_bounds_hold_over_boxes(activation: str, norm2: str, norm_f: str) -
         x0, out = rng.normal(size=(N, D)) * 2, model.out_HED.low.reshape(K, D)
         low = rng.normal(size=(N, K))
         high = low + rng.choice([0.0, 1e-6, 0.01, 0.3], (N, 1)) * rng.random((N, K))
-        right = seed * 4
-        others = [t for t in range(14) if t != right]
+        right_N = seed * 4 + np.arange(N)
         found = margins(
-            model.head, right, Interval(x0), Interval(np.broadcast_to(out, (N, K, D))), low, high
+            model.head, right_N, Interval(x0), Interval(np.broadcast_to(out, (N, K, D))), low, high
         )
         proved_low, proved_high = found.true_low_N(), found.true_high_N()
-        for box in range(N):
-            smallest = np.inf
+        for box, right in enumerate(right_N):
+            others, smallest = [t for t in range(14) if t != right], np.inf
             for trial in range(40):
                 share = rng.integers(0, 2, K) if trial % 2 else rng.random(K)
                 x = x0[box] + (low[box] + share * (high[box] - low[box])) @ out
@@ -412,21 +411,21 @@ def test_head_bounds_hold_over_boxes(activation: str, norm2: str, norm_f: str) -
 def test_halving_proves_what_one_box_cannot() -> None:
     model = hand_made(2)
     R = Interval(model.out_HED.low.reshape(1, 1, 2))
-    zero = np.zeros(1, dtype=np.intp)
+    zero, nine = np.zeros(1, dtype=np.intp), np.array([9])
     x0 = Interval(np.array([[0.0, 1.0]]))
     # x_0 = l from 8.7 to 9.49: up to 9.45 it is a 9 by 0.1 or more; then the first hidden unit sets
     # in, and its bend spoils the bound of a box that reaches over it.
     low, high = np.array([[8.7 / 2.2]]), np.array([[9.46 / 2.2]])
-    assert margins(model.head, 9, x0, R, low, high).true_low_N()[0] < 0
+    assert margins(model.head, nine, x0, R, low, high).true_low_N()[0] < 0
     smallest = min(
         (lambda x: x[9] - np.delete(x, 9).max())(plain_logits(model.head, np.array([l, 1.0])))
         for l in np.linspace(8.7, 9.46, 1000)
     )
     wanted = 0.9 * smallest
     assert wanted > 0
-    proved = proved_margins(model.head, 9, (x0, zero), (R, zero), low, high, wanted)
+    proved = proved_margins(model.head, nine, (x0, zero), (R, zero), low, high, wanted)
     assert wanted <= proved[0] <= smallest
-    impossible = proved_margins(model.head, 9, (x0, zero), (R, zero), low, high, 1.1 * smallest)
+    impossible = proved_margins(model.head, nine, (x0, zero), (R, zero), low, high, 1.1 * smallest)
     assert np.isnan(impossible[0])
 
 
