@@ -56,7 +56,7 @@ from adderlab.checker.mean_value import Real
 from adderlab.checker.model import Model, Step
 from adderlab.checker.primitives import Primitive
 from adderlab.checker.ranges import own_keys
-from adderlab.checker.rounding import EXP_ULPS, FP32, Rounded, moved_by_rounding
+from adderlab.checker.rounding import EXP_ULPS, FP32, Rounded, moved_along_each, moved_by_rounding
 from adderlab.checker.tracing import Noisy, Tracing, value_of
 from adderlab.errors import Failure
 from adderlab.models.maps import rotary, rotate
@@ -162,20 +162,21 @@ def _score_errors(query: Rounded, key: Rounded) -> Array:
 
     (q + dq) . (k + dk) - q . k = dq . (k + dk) + q . dk, each drawn back through the operations.
     """
-    (A, H, _, K), B = query.shape, key.shape[0]
-    moved = np.zeros((2, H, A, B))
+    H = query.shape[1]
+    moved = []
     for h in range(H):
-        for a in range(A):
-            moved[0, h, a] = moved_by_rounding(key, _seed(query.known[a, h, 0], (B, H, 1, K), h))
-        for b in range(B):
-            moved[1, h, :, b] = moved_by_rounding(query, _seed(key.range[b, h, 0], (A, H, 1, K), h))
-    return up(moved[0] + moved[1])
+        by_key_AB = moved_along_each(key, _axes(key, h), query.known[:, h, 0])
+        by_query_BA = moved_along_each(query, _axes(query, h), key.range[:, h, 0])
+        moved.append(up(by_key_AB + by_query_BA.T))
+    return np.stack(moved)
 
 
-def _seed(direction_K: Interval, shape: tuple[int, ...], h: int) -> Interval:
-    low, high = np.zeros(shape), np.zeros(shape)
-    low[:, h, 0], high[:, h, 0] = direction_K.low, direction_K.high
-    return Interval(low, high)
+def _axes(x: Rounded, h: int) -> list[Interval]:
+    """One for each channel of head h, of every row: (rows, H, 1, K)."""
+    axes = np.zeros((x.shape[3], *x.shape))
+    for k, axis in enumerate(axes):
+        axis[:, h, 0, k] = 1.0
+    return [Interval(axis) for axis in axes]
 
 
 def weight_error(score_HM: Rounded) -> Array:

@@ -246,13 +246,17 @@ class Model:
     def steps(self) -> tuple[Step, ...]:
         return tuple(self._step(i) for i in range(self.geometry.steps))
 
+    def query_tokens(self, i: int) -> tuple[int, ...]:
+        """Of step i: the tokens that its query can have."""
+        if i == 0:
+            return (dict(self.geometry.separators)[self.geometry.query_position(i)],)
+        return tuple(range(self.geometry.base)) if i <= self.columns else (0, 1)  # s_n is a carry
+
     def _step(self, i: int) -> Step:
         geometry, n, H, E = self.geometry, self.columns, self.heads, self.bottleneck
         at = geometry.query_position(i)
         constant = [(p, token) for p, token in geometry.separators if p < at]
-        tokens = tuple(range(geometry.base)) if i <= n else (0, 1)  # s_n is a carry
-        if i == 0:
-            tokens = (dict(geometry.separators)[at],)
+        tokens = self.query_tokens(i)
         answers = geometry.sum_positions[: max(i - 1, 0)]
         operands = (*geometry.a_positions, *(() if geometry.pairs else geometry.b_positions))
         seen = (*operands, *answers)

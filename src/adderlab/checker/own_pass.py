@@ -74,16 +74,16 @@ def difference(module: Transformer, model: Model) -> Difference:
         _require_known(each)
     score = _Apart()
     root = intervals.widened(math.sqrt(module.config.key_width))
-    for step in model.steps:
-        at = model.geometry.query_positions[step.index]
-        for z in step.tokens:
-            a = asked.index((at, z))
-            seen = [row for row in known if row[0] < at] + [(at, z)]
-            chosen = np.array([known.index(row) for row in seen])
+    known_at = {row: number for number, row in enumerate(known)}
+    for i, at in enumerate(model.geometry.query_positions):
+        before = [row for row in known if row[0] < at]
+        for z in model.query_tokens(i):
+            a, seen = asked.index((at, z)), [*before, (at, z)]
+            chosen = np.array([known_at[row] for row in seen])
             key_HKM = keys.key.known[chosen, :, 0].transpose(1, 2, 0)
             own_HM = matmul(queries.query.known[a, :, 0][:, None], key_HKM)[:, 0] / root
             positions, tokens = (list(part) for part in zip(*seen, strict=True))
-            table_HM = model.scores(step.index, z, at)[:, positions, tokens]
+            table_HM = model.scores(i, z, at)[:, positions, tokens]
             score.compare(own_HM, table_HM)
     score.require_none("attention scores")
 

@@ -33,6 +33,7 @@ from adderlab.checker.intervals import (
     Interval,
     above,
     down,
+    matmul,
     up,
 )
 from adderlab.checker.mean_value import MeanValueForm, Real
@@ -323,8 +324,8 @@ def product(a: Rounded, b: Rounded) -> Rounded:
         real,
         own,
         [
-            (a, from_a, lambda g: _unbroadcast(intervals.matmul(g, turned(b_range)), a.shape)),
-            (b, from_b, lambda g: _unbroadcast(intervals.matmul(turned(a_range), g), b.shape)),
+            (a, from_a, lambda g: _unbroadcast(matmul(g, turned(b_range)), a.shape)),
+            (b, from_b, lambda g: _unbroadcast(matmul(turned(a_range), g), b.shape)),
         ],
         format,
     )
@@ -572,6 +573,28 @@ def moved_by_rounding(end: Rounded, direction: Interval) -> Array:
         rows = up(g.magnitude() * node.local).reshape(len(bound_N), -1)
         bound_N = up(bound_N + above(rows.sum(1), rows.shape[1]))
     return bound_N
+
+
+NUMBERS_AT_ONCE = 2_000_000
+"""Of a table of directions times numbers of a node, for the sake of memory."""
+
+
+def moved_along_each(end: Rounded, axes: Sequence[Interval], direction_AK: Interval) -> Array:
+    """``moved_by_rounding`` of the A directions sum_k direction[a, k] axes[k], going backwards K times
+    instead of A times: a derivative is linear in the direction that it is drawn back from. (A, N)."""
+    A, N = direction_AK.shape[0], end.shape[0]
+    bound_AN = np.zeros((A, N))
+    for each in zip(*(_cotangents(end, axis) for axis in axes), strict=True):
+        node = each[0][0]
+        local_J = np.broadcast_to(node.local, node.shape).reshape(-1)
+        along_KJ = intervals.stack([g.reshape(-1) for _, g in each])
+        M, some = len(local_J) // N, max(1, NUMBERS_AT_ONCE // len(local_J))
+        for start in range(0, A, some):
+            a = slice(start, start + some)
+            size_aJ = matmul(direction_AK[a], along_KJ).magnitude()
+            moved_aN = above(up(size_aJ * local_J).reshape(-1, N, M).sum(2), M)
+            bound_AN[a] = up(bound_AN[a] + moved_aN)
+    return bound_AN
 
 
 def derivative(end: Rounded, start: Rounded, direction: Interval) -> Interval:

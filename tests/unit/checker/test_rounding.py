@@ -23,7 +23,7 @@ from adderlab.checker.head import residual_stream
 from adderlab.checker.intervals import Array, Interval
 from adderlab.checker.mean_value import MeanValueForm
 from adderlab.checker.model import digits_of
-from adderlab.checker.rounding import FP32, Rounded, moved_by_rounding
+from adderlab.checker.rounding import FP32, Rounded, moved_along_each, moved_by_rounding
 from adderlab.checker.tracing import Noisy, Tracing
 from adderlab.checker.verify import fp32_module, read_model
 from adderlab.errors import Failure
@@ -180,6 +180,21 @@ def test_drawing_back_bounds_every_perturbed_run_and_beats_adding_up() -> None:
     plain = small_head(x32, weights).double()
     worst = np.maximum(worst, np.abs((plain[:, 0] - plain[:, 1]).numpy() - exact_N))
     assert (worst <= bound_N).all() and (worst > bound_N / 100).all()
+
+
+def test_many_directions_drawn_back_along_axes_are_each_drawn_back() -> None:
+    rng = np.random.default_rng(4)
+    N, D, F, V, A = 6, 5, 9, 4, 7
+    weights = [torch.from_numpy(rng.normal(size=s)).float() for s in ((D, F), (F, D), (D, V))]
+    numbers = torch.from_numpy(rng.normal(size=(N, D))).float().double().numpy()
+    x = Rounded(Interval(numbers), np.zeros((N, D)), varies=True, local=np.zeros((N, D)))
+    logits = traced(lambda t: small_head(t, weights), x)
+    direction_AV = rng.normal(size=(A, V))
+    axes = [Interval(np.tile(row, (N, 1))) for row in np.eye(V)]
+    with np.errstate(all="ignore"):
+        together_AN = moved_along_each(logits, axes, Interval(direction_AV))
+        alone_AN = [moved_by_rounding(logits, Interval(np.tile(d, (N, 1)))) for d in direction_AV]
+    np.testing.assert_allclose(together_AN, np.stack(alone_AN), rtol=1e-3)
 
 
 def test_unknown_operations_are_refused() -> None:
