@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from adderlab.engine.select import select_engine
+from adderlab.engine.base import select_engine
 from adderlab.models.architecture import Architecture
 from adderlab.models.transformer import build_model
 from adderlab.models.zoo import get_preset

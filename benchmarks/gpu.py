@@ -17,7 +17,7 @@ import time
 
 import torch
 
-from adderlab.engine.select import select_engine
+from adderlab.engine.base import select_engine
 from adderlab.errors import UsageError
 from adderlab.models.zoo import get_preset
 from adderlab.training.objective import objective_for

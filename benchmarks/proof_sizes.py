@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from adderlab.checker.verify import check_document
-from adderlab.engine.select import single_threaded
+from adderlab.engine.base import single_threaded
 from adderlab.proof.certificate import certificate
 from adderlab.proof.prove import prove_checkpoint
 from adderlab.task.addition import Addition

@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 import torch
 
-from adderlab.engine.select import select_engine
+from adderlab.engine.base import select_engine
 from adderlab.models.tables import tables
 from adderlab.models.transformer import build_model
 from adderlab.models.zoo import get_preset

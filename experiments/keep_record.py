@@ -28,7 +28,7 @@ from typing import Any
 
 import torch
 
-from adderlab.engine.select import select_engine
+from adderlab.engine.base import select_engine
 from adderlab.errors import Failure, UsageError
 from adderlab.evaluation.suites import published
 from adderlab.files import aliases

@@ -25,7 +25,7 @@ import why_runs_fail_figures as figures
 import why_runs_fail_measures as measures
 import why_runs_fail_text as text
 
-from adderlab.engine.select import select_engine
+from adderlab.engine.base import select_engine
 from adderlab.errors import Failure, UsageError
 from adderlab.files.atomic import make_folder, write_json, write_text
 from adderlab.models.tables import Tables, tables, why_no_tables

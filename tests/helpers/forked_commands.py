@@ -179,7 +179,7 @@ def _serve() -> None:
 
 def _import_everything(main: Any) -> None:
     """What a run imports on its way, so that no child has to."""
-    importlib.import_module("adderlab.engine.native.steps")
+    importlib.import_module("adderlab.engine.native.engine")
     command = (
         "train 456p --recipe published --seeds 0-1 --steps 2 --engine torch --evaluate none --quiet"
     )

@@ -14,7 +14,7 @@ import functools
 import torch
 from torch import Tensor
 
-from adderlab.engine.select import select_engine
+from adderlab.engine.base import select_engine
 from adderlab.evaluation.suites import pairs_between
 from adderlab.models.config import ModelConfig
 from adderlab.models.transformer import Transformer

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
-from adderlab.engine.select import choose_device, select_engine, single_threaded
+from adderlab.engine.base import choose_device, select_engine, single_threaded
 from adderlab.errors import UsageError
 from adderlab.evaluation import exact
 from adderlab.evaluation.exact import Prediction, SuiteReport

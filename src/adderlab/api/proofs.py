@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adderlab.api.models import Model, ModelLike, load
-from adderlab.engine.select import single_threaded
+from adderlab.engine.base import single_threaded
 from adderlab.errors import Failure, UsageError
 from adderlab.evaluation.suites import check_few, strata
 from adderlab.models.tables import why_no_tables

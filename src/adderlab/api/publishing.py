@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from adderlab.api.models import ModelLike, load
-from adderlab.engine.select import single_threaded
+from adderlab.engine.base import single_threaded
 from adderlab.errors import UsageError
 from adderlab.files.atomic import write_text
 from adderlab.publish import export as exports

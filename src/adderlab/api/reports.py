@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from adderlab.api.models import ModelLike, load
-from adderlab.engine.select import single_threaded
+from adderlab.engine.base import single_threaded
 from adderlab.errors import Failure, UsageError
 from adderlab.files.atomic import write_text
 from adderlab.reading.file_model import read_file

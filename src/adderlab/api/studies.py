@@ -21,7 +21,7 @@ from adderlab.api.experiments import (
     name_file,
     parse_seeds,
 )
-from adderlab.engine.select import select_engine, single_threaded
+from adderlab.engine.base import select_engine, single_threaded
 from adderlab.errors import UsageError
 from adderlab.files import schema
 from adderlab.files.atomic import RunLock, disk_failure, make_folder

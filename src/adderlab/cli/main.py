@@ -286,7 +286,7 @@ class CommandLine:
 
     def device(self, command: str) -> str:
         """Where the command will compute."""
-        from adderlab.engine.select import choose_device
+        from adderlab.engine.base import choose_device
 
         args, _ = _parsed(command)
         return str(choose_device(getattr(args, "device", "cpu"))[0])

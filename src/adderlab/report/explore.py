@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adderlab.engine.javascript.model import Script, script
+from adderlab.engine.javascript import Script, script
 from adderlab.evaluation.suites import Suite, strata
 from adderlab.models.tables import tables
 from adderlab.report.evidence import CertificateRecord

@@ -21,8 +21,9 @@ from adderlab.engine.base import (
     Engine,
     Sampler,
     Stepper,
+    choose_device,
+    select_engine,
 )
-from adderlab.engine.select import choose_device, select_engine
 from adderlab.models.architecture import Adder, Architecture
 from adderlab.models.config import ModelConfig
 from adderlab.models.head_program import Operation

@@ -26,8 +26,7 @@ import torch
 from torch import Tensor
 
 from adderlab.engine.base import Descent
-from adderlab.engine.step_batch import Settings, StepBatch, descend, joined, scatter
-from adderlab.engine.updates import update_for
+from adderlab.engine.step_batch import Settings, StepBatch, descend, joined, scatter, update_for
 from adderlab.models.architecture import Architecture
 from adderlab.runs.checkpoints import Checkpoint
 from adderlab.task.r456 import Holdout, R456Sampler, holdout

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
-from adderlab.engine.updates import OptimiserName
+from adderlab.engine.step_batch import OptimiserName
 from adderlab.errors import UsageError
 from adderlab.files import schema
 from adderlab.files.schema import IMPLIED

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import adderlab as al
-from adderlab.engine.select import single_threaded
+from adderlab.engine.base import single_threaded
 from adderlab.models.config import ModelConfig
 from adderlab.models.transformer import build_model
 from adderlab.reading.reading import table_logits

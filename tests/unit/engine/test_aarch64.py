@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from adderlab.engine.native.engine import FLAGS
+from adderlab.engine.native.engine import KERNEL_FLAGS, table_names
 from adderlab.engine.native.head import head_source
-from adderlab.engine.native.steps import table_names
 from adderlab.task.addition import Addition
 from adderlab.task.layouts import get_layout
 from helpers.paths import ROOT
@@ -45,7 +44,7 @@ def test_loss_and_gradient_of_the_arm_build(name: str, tmp_path: Path) -> None:
     tokens, targets = random_tokens(form, 2, 19, 0)
     kernel, program = tmp_path / "kernel.cpp", tmp_path / "driver"
     kernel.write_text(head_source(form, score=None, sink=False))
-    flags = ["-std=c++17", "-O2", "-pthread", "-static", *FLAGS, f'-DKERNEL="{kernel}"']
+    flags = ["-std=c++17", "-O2", "-pthread", "-static", *KERNEL_FLAGS, f'-DKERNEL="{kernel}"']
     subprocess.run([COMPILER, *flags, "-o", program, DRIVER], check=True, timeout=600)
 
     names = table_names(form)

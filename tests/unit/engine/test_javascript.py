@@ -8,9 +8,7 @@ from typing import get_args
 import pytest
 import torch
 
-from adderlab.engine.javascript.head import head_source
-from adderlab.engine.javascript.model import ENGINE
-from adderlab.engine.javascript.table_map import map_source
+from adderlab.engine.javascript import ENGINE, head_source, map_source
 from adderlab.models.head_program import (
     MIXED,
     ROW,

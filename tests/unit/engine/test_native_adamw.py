@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from adderlab.engine.native.steps import native_descent
+from adderlab.engine.native.engine import native_descent
 from adderlab.engine.step_batch import descend
 from helpers.optimiser_steps import numbers, settings, state_of
 

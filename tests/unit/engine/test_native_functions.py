@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from adderlab.engine.native.build import FOLDER, load_library
-from adderlab.engine.native.engine import FLAGS
+from adderlab.engine.native.engine import KERNEL_FLAGS
 from adderlab.models.head_program import FUNCTIONS
 from helpers.machine import ISAS
 
@@ -40,7 +40,7 @@ def apply(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """(name, x) -> (value, slope), float32."""
     path: Path = tmp_path_factory.mktemp("functions") / "functions.cpp"
     path.write_text(SOURCE + "\n".join(f"APPLY({name})" for name in SLOPED))
-    flags = [flag for flag in FLAGS if flag != "-fvisibility=hidden"]
+    flags = [flag for flag in KERNEL_FLAGS if flag != "-fvisibility=hidden"]
     library = load_library(path, optimise="-O1", extra=[*flags, f"-I{FOLDER}"], isa=request.param)
 
     def run(name: str, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from adderlab.engine.native.program import NoCode, Program
+from adderlab.engine.native.build import NoCode, Program
 from adderlab.models.tables import vjp
 
 INDEX = torch.tensor([[3, 0, 3], [1, 1, 2]])
@@ -91,7 +91,7 @@ def test_what_no_result_needs_is_left_out() -> None:
         torch.exp(x)
         return (x * 2.0,)
 
-    from adderlab.engine.native.program import _trace
+    from adderlab.engine.native.build import _trace
 
     examples = [torch.zeros(1, 3)]
     assert "exp" in _trace(function, examples)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from adderlab.engine.native.program import NoCode, Program
+from adderlab.engine.native.build import NoCode, Program
 from adderlab.models import ordered
 from adderlab.models.tables import stack_parameters, tables, vjp
 from adderlab.models.transformer import build_model

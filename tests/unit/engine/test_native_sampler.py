@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from adderlab.engine.native.steps import NativeSampler
+from adderlab.engine.native.engine import NativeSampler
 from adderlab.task.layouts import get_layout
 from adderlab.task.sampling import (
     MICROADDER_CURRICULUM,

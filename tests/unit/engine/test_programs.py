@@ -8,9 +8,9 @@ import torch
 from _pytest.mark.structures import ParameterSet
 from torch import Tensor
 
-from adderlab.engine.coordinates import with_coordinates, without_coordinates
 from adderlab.engine.native import NativeEngine, why_not
 from adderlab.engine.torch_tables import TorchEngine
+from adderlab.engine.triton import with_coordinates, without_coordinates
 from adderlab.models.head_program import standard_head
 from adderlab.models.tables import Tables
 from helpers.machine import ISAS

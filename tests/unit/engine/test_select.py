@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 import torch
 
-from adderlab.engine.select import select_engine
+from adderlab.engine.base import select_engine
 from adderlab.engine.torch_tables import TorchEngine
 from adderlab.errors import UsageError
 from adderlab.models.zoo import get_preset

@@ -21,15 +21,10 @@ pytest.importorskip(
 import triton.language as tl
 from triton.runtime import interpreter
 
-from adderlab.engine import select
-from adderlab.engine.select import select_engine
+from adderlab.engine import base
+from adderlab.engine.base import select_engine
 from adderlab.engine.torch_tables import TorchEngine
-from adderlab.engine.triton import (
-    attention,
-    engine,
-    head,
-    why_not,
-)
+from adderlab.engine.triton import engine, kernels, why_not
 from adderlab.engine.triton.engine import TritonEngine
 from adderlab.errors import UsageError
 from adderlab.models.tables import TableForm, Tables
@@ -72,9 +67,8 @@ def short_layout(monkeypatch: pytest.MonkeyPatch) -> None:
 def quick_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
     """The interpreter replaces ``triton.language`` anew at every call of a function inside a kernel,
     which takes most of its time; what it has replaced at the kernel's start is enough."""
-    if isinstance(attention.attend, interpreter.InterpretedFunction):
-        for module in (attention, head):
-            monkeypatch.setattr(module, "core", tl.core, raising=False)
+    if isinstance(kernels.attend, interpreter.InterpretedFunction):
+        monkeypatch.setattr(kernels, "core", tl.core, raising=False)
         monkeypatch.setattr(
             interpreter.InterpretedFunction,
             "__call__",
@@ -329,7 +323,7 @@ CONFIG = get_preset("242p").config
 
 @pytest.fixture
 def few_pairs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(select, "CHECKED_PAIRS", 2)
+    monkeypatch.setattr(base, "CHECKED_PAIRS", 2)
     yield
 
 

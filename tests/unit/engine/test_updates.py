@@ -6,9 +6,8 @@ from torch import Tensor
 
 from adderlab.engine.native import engine as native
 from adderlab.engine.native.build import NativeUnavailable
-from adderlab.engine.step_batch import descend
+from adderlab.engine.step_batch import Muon, descend, is_matrix, orthogonalised, sgd, update_for
 from adderlab.engine.torch_tables import TorchEngine
-from adderlab.engine.updates import Muon, is_matrix, orthogonalised, sgd, update_for
 from adderlab.models.zoo import get_preset
 from adderlab.training.objective import objective_for
 from adderlab.training.population import Population

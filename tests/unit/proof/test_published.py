@@ -124,7 +124,7 @@ def test_the_122p_file_fails_at_nine_steps() -> None:
 )
 def test_two_million_random_pairs_agree_with_the_counts(name, low, high) -> None:
     """Greedy decoding in fp32 by an engine, which the prover never uses."""
-    from adderlab.engine.select import choose_device, select_engine
+    from adderlab.engine.base import choose_device, select_engine
 
     checkpoint = load_checkpoint(reference_checkpoint(name))
     engine = select_engine("auto", checkpoint.config, choose_device("cpu")[0], threads=1, log=print)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import adderlab as al
-from adderlab.engine.select import single_threaded
+from adderlab.engine.base import single_threaded
 from adderlab.models.config import ModelConfig
 from adderlab.models.tables import tables, why_no_tables
 from adderlab.models.zoo import PRESETS

@@ -10,7 +10,7 @@ import torch
 
 import adderlab as al
 from adderlab.cli.main import main
-from adderlab.engine.javascript.model import ENGINE, script
+from adderlab.engine.javascript import ENGINE, script
 from adderlab.engine.torch_tables import TorchEngine
 from adderlab.errors import UsageError
 from adderlab.evaluation.suites import strata

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from adderlab.cli.main import INTERRUPTED, USAGE, main
-from adderlab.engine.select import select_engine
+from adderlab.engine.base import select_engine
 from adderlab.errors import UsageError
 from adderlab.evaluation.suites import fresh
 from adderlab.models.zoo import get_preset

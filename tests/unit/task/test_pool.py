@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from adderlab.engine.device_steps import sample, step_numbers
-from adderlab.engine.native.steps import NativeSampler
+from adderlab.engine.native.engine import NativeSampler
 from adderlab.errors import UsageError
 from adderlab.files.schema import from_dict, to_dict
 from adderlab.task.addition import Addition, from_digits

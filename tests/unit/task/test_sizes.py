@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from adderlab.engine.native.steps import NativeSampler
+from adderlab.engine.native.engine import NativeSampler
 from adderlab.errors import UsageError
 from adderlab.evaluation.suites import (
     adderboard,

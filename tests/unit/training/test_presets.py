@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 import torch
 
+from adderlab.engine.base import select_engine
 from adderlab.engine.native import NativeEngine
-from adderlab.engine.select import select_engine
 from adderlab.models.zoo import PRESETS
 from adderlab.recipes import recipe_for
 from adderlab.training.objective import objective_for

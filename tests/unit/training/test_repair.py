@@ -10,7 +10,7 @@ import torch
 from adderlab.checker import check_file
 from adderlab.cli.main import run_command
 from adderlab.cli.proofs import Check, Repair
-from adderlab.engine.select import choose_device, select_engine
+from adderlab.engine.base import choose_device, select_engine
 from adderlab.errors import UsageError
 from adderlab.evaluation.exact import decoder_for, evaluate
 from adderlab.evaluation.suites import fresh

@@ -4,8 +4,9 @@
 
 How it works, file by file:
 
-nodes.py       what follows the attention (a head program), merged into what a kernel computes at once
-head.py        writes from it the C++ of the head: stages, their derivative, weights and gradients
+plan.py        what follows the attention (a head program), merged into what a kernel computes at once
+stages.py      writes its stages, and their derivative, as C++
+head.py        the whole C++ of the head: the stages, weights and gradients
 shape.hpp      sizes that follow from those of one table form; the buffers of an answer step
 simd.hpp       vectors of 16, 8 or 4 samples; table lookups; transposition
 functions.hpp  exp2, log, and every function of a head program
@@ -19,11 +20,12 @@ tables.hpp     from PyTorch's tables to weights and back
 block.hpp      tokens of a block of samples; scores that depend on them
 pool.hpp       threads
 kernel.hpp     the three entry points
-build.py       compiles it, once for each form, into a cache folder
+build.py       compiles it, once for each form, into a cache folder; and traces what leads to the tables
+emit.py        writes the loops of that trace, with formulas.py for the operations
 engine.py      the ``Engine`` interface
 sampler.*      training pairs as tokens
-program.py     the map from parameters to tables, traced and compiled; emit.py writes its loops
 adamw.*        the optimiser's step
+steps.cpp      the loop around all these
 
 A seed is computed by one sequential program whose sums have a fixed order, so its results depend
 neither on the number of threads nor on the seeds beside it.

@@ -1,15 +1,15 @@
-// What a descent step is asked for; adamw.py and steps.cpp fill it in.
+// What a descent step is asked for; engine.py and steps.cpp fill it in.
 #pragma once
 
 #include <cstdint>
 
-// Of a seed over all steps of a call; CONSTANTS in engine/stretch.py.
+// Of a seed over all steps of a call; CONSTANTS in engine/step_batch.py.
 struct Constants {
     float beta1_rest, beta2, beta2_rest, eps, clip;        // rest: 1 - it
     float slow_keep, slow_rest, strength, average_rest;
 };
 
-// Of a seed at one step; RATES in engine/stretch.py.
+// Of a seed at one step; RATES in engine/step_batch.py.
 struct Rates {
     float lr, correction, scale;  // divisors of the rate and of the root of the square
 };

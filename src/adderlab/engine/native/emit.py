@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
+from adderlab.engine.native.build import NoCode
 from adderlab.engine.native.formulas import HELPED, HELPERS, VECTORS, formula, product
-from adderlab.engine.native.program import NoCode
 
 BINARY = {"mul": "*", "add": "+", "sub": "-", "div": "/"}
 COPIES = (

@@ -13,10 +13,8 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from adderlab.engine.native.backward import Backward
-from adderlab.engine.native.forward import Forward
-from adderlab.engine.native.listing import LOGITS, WEIGHTS, Listing, cpp_bool
-from adderlab.engine.native.nodes import ONE, Node, plan
+from adderlab.engine.native.plan import LOGITS, ONE, WEIGHTS, Listing, Node, cpp_bool, plan
+from adderlab.engine.native.stages import Backward, Forward
 from adderlab.models.head_program import HeadProgram
 from adderlab.models.tables import ATTENTION, TableForm
 

@@ -1,4 +1,4 @@
-// What the sampler is asked for; steps.py fills it in. Operands have up to MOST columns.
+// What the sampler is asked for; engine.py fills it in. Operands have up to MOST columns.
 #pragma once
 
 #include <cstdint>

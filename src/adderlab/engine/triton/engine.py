@@ -20,10 +20,9 @@ from adderlab.engine.base import (
     Sampler,
     Stepper,
 )
-from adderlab.engine.coordinates import with_coordinates, without_coordinates
 from adderlab.engine.device_steps import DeviceStepper, Eager
-from adderlab.engine.triton.attention import attend, key_gradient, query_gradient
-from adderlab.engine.triton.head import head
+from adderlab.engine.triton import with_coordinates, without_coordinates
+from adderlab.engine.triton.kernels import attend, head, key_gradient, query_gradient
 from adderlab.models.head_program import standard_head
 from adderlab.models.tables import Tables, in_roles
 from adderlab.task.layouts import Layout
