@@ -23,14 +23,13 @@ from pathlib import Path
 import torch
 
 from adderlab.engine.base import select_engine
-from adderlab.models.architecture import Architecture
-from adderlab.models.transformer import build_model
+from adderlab.models.transformer import Architecture, build_model
 from adderlab.models.zoo import get_preset
 from adderlab.publish.model_card import Credits
 from adderlab.publish.submission import submission_source
 from adderlab.reading.file_model import read_file, read_module
 from adderlab.runs.metadata import cpu_model
-from adderlab.task.layouts import to_digits
+from adderlab.task.addition import to_digits
 from adderlab.training.objective import objective_for
 from adderlab.training.population import Population
 from adderlab.training.recipe import Recipe

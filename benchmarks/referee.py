@@ -30,7 +30,7 @@ from adderlab.publish.submission import submission_source
 from adderlab.publish.watching import traced_pairs
 from adderlab.runs.checkpoints import load_checkpoint
 from adderlab.runs.metadata import cpu_model
-from adderlab.task.layouts import from_digits
+from adderlab.task.addition import from_digits
 
 RECORDS = Path(__file__).parents[1] / "records" / "best"
 

@@ -24,7 +24,7 @@ from adderlab.models.tables import tables
 from adderlab.models.transformer import build_model
 from adderlab.models.zoo import get_preset
 from adderlab.runs.metadata import cpu_model
-from adderlab.task.layouts import get_layout, to_digits
+from adderlab.task.addition import get_layout, to_digits
 from adderlab.task.sampling import uniform_pairs
 from adderlab.training.objective import objective_for
 from adderlab.training.population import Population

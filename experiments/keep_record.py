@@ -31,7 +31,7 @@ import torch
 from adderlab.engine.base import select_engine
 from adderlab.errors import Failure, UsageError
 from adderlab.evaluation.suites import published
-from adderlab.files import aliases
+from adderlab.files import schema
 from adderlab.files.atomic import (
     make_folder,
     read_json,
@@ -188,10 +188,10 @@ def index(records: Path) -> str:
         a, b = about["weakest_pair"]
         start = start_of(load_checkpoint(model))
         lines.append(
-            f"| {about['preset']} | {aliases.recipe_name(about['recipe'])} | {start} "
+            f"| {about['preset']} | {schema.recipe_name(about['recipe'])} | {start} "
             f"| {about['seed']} | {about['trainings_of_repair'] or 'none'} "
             f"| {about['margin_bound']:.4g} to {about['margin_witness']:.4g} | {a} + {b} | "
-            f"`{' '.join(aliases.command(about['command'].split(' ')))}` |"
+            f"`{' '.join(schema.command(about['command'].split(' ')))}` |"
         )
     return "\n".join(lines) + "\n"
 

@@ -17,11 +17,10 @@ import torch
 from torch import Tensor
 
 from adderlab.errors import UsageError
-from adderlab.models.embeddings import TokenArc
 from adderlab.models.tables import stack_parameters
-from adderlab.models.transformer import Transformer
+from adderlab.models.transformer import TokenArc, Transformer
 from adderlab.runs.checkpoints import load_checkpoint
-from adderlab.task.layouts import OPERAND_DIGITS
+from adderlab.task.addition import OPERAND_DIGITS
 from adderlab.training.initialise import log_attention
 
 PAIRS = 20_000

@@ -32,7 +32,7 @@ from adderlab.models.tables import Tables, tables, why_no_tables
 from adderlab.report.evidence import RunEvidence, SeedHistory, read_run
 from adderlab.runs.checkpoints import load_checkpoint
 from adderlab.runs.folder import seed_folder
-from adderlab.task.layouts import OPERAND_DIGITS
+from adderlab.task.addition import OPERAND_DIGITS
 from adderlab.training.objective import objective_for
 from adderlab.training.population import Population
 from adderlab.training.recipe import Recipe

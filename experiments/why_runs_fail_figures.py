@@ -14,7 +14,7 @@ from adderlab.format import tick
 from adderlab.report import figures as charts
 from adderlab.report.evidence import SeedHistory
 from adderlab.report.html import STYLE, Plot, cells, tag
-from adderlab.task.layouts import OPERAND_DIGITS, SUM_DIGITS
+from adderlab.task.addition import OPERAND_DIGITS, SUM_DIGITS
 
 STEP_NAMES = [f"s_{i}" for i in range(SUM_DIGITS)]
 COLUMN_NAMES = [*(str(j) for j in range(OPERAND_DIGITS)), "rest"]

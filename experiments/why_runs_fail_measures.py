@@ -22,7 +22,7 @@ from adderlab.models.tables import Tables
 from adderlab.report.evidence import SeedHistory
 from adderlab.runs.records import LEARNED, Metrics
 from adderlab.study.verdicts import STUCK_BELOW, hopeless
-from adderlab.task.layouts import OPERAND_DIGITS, SUM_DIGITS
+from adderlab.task.addition import OPERAND_DIGITS, SUM_DIGITS
 from adderlab.training.recipe import Recipe
 
 CHANCE_BELOW = 0.2

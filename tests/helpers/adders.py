@@ -23,8 +23,7 @@ from adderlab.models.transformer import Transformer, build_model
 from adderlab.proof.attack import model_margins
 from adderlab.proof.prove import prove_checkpoint
 from adderlab.runs.checkpoints import Checkpoint
-from adderlab.task.addition import Addition
-from adderlab.task.layouts import get_layout
+from adderlab.task.addition import Addition, get_layout
 
 LENGTH = 3000.0
 """Of every position's vector."""

@@ -12,7 +12,7 @@ from adderlab.engine.device_steps import DeviceStepper, _Buffers
 from adderlab.engine.step_batch import Settings, StepBatch
 from adderlab.engine.torch_tables import TorchEngine
 from adderlab.models.zoo import get_preset
-from adderlab.task.layouts import get_layout
+from adderlab.task.addition import get_layout
 from adderlab.task.sampling import (
     MICROADDER_CURRICULUM,
     PATTERNS,

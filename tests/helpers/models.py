@@ -8,14 +8,13 @@ import torch
 from torch import Tensor
 
 from adderlab.errors import UsageError
-from adderlab.models.architecture import Adder
 from adderlab.models.config import SPECIALS, ModelConfig
 from adderlab.models.tables import stack_parameters, tables, why_not_trained_by_tables
-from adderlab.models.transformer import Transformer, build_model
+from adderlab.models.transformer import Adder, Transformer, build_model
 from adderlab.models.zoo import PRESETS
 from adderlab.reading.reading import table_logits
 from adderlab.runs.checkpoints import Checkpoint
-from adderlab.task.layouts import to_digits
+from adderlab.task.addition import to_digits
 
 
 def config_of(checkpoint: Checkpoint) -> ModelConfig:

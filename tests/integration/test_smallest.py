@@ -13,7 +13,7 @@ from adderlab.models.zoo import get_preset
 from adderlab.proof.prove import prove_checkpoint
 from adderlab.recipes import best_name, quick_name
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint
-from adderlab.task.layouts import pairs_from_ints
+from adderlab.task.addition import pairs_from_ints
 from adderlab.training.initialise import log_attention, wanted_attention
 from helpers.models import config_of
 from helpers.paths import ROOT

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from adderlab.models.architecture import Adder
+from adderlab.models.transformer import Adder
 
 PROMPTS: dict[str, Callable[[str, str], str]] = {
     # a and b as ten characters, most significant first

@@ -7,7 +7,7 @@ import torch
 
 from adderlab.models.head_program import MIXED, ROW, Function, HeadProgram, ProgramBuilder
 from adderlab.models.tables import TableForm, Tables, tables_of
-from adderlab.task.layouts import get_layout
+from adderlab.task.addition import get_layout
 
 V, D, F = 14, 6, 9
 """Vocabulary of layout P, width of the row, hidden units."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from adderlab.models.head_program import Activation, NormForm, NormKind, standard_head, standard_program
 from adderlab.models.tables import TableForm, Tables, tables_of
-from adderlab.task.layouts import Layout, get_layout, to_digits
+from adderlab.task.addition import Layout, get_layout, to_digits
 
 BIASES = ("norm2_bias", "fc1_bias", "fc2_bias", "norm_f_bias")
 

@@ -15,10 +15,10 @@ from adderlab.api.models import ModelLike, load
 from adderlab.errors import UsageError
 from adderlab.files import schema
 from adderlab.format import did_you_mean
-from adderlab.models.architecture import Architecture
 from adderlab.models.config import ModelConfig
 from adderlab.models.config import changed as with_changes
 from adderlab.models.describe import count_parameters
+from adderlab.models.transformer import Architecture
 from adderlab.models.zoo import PRESETS, Preset, at_size, get_preset
 from adderlab.reading.file_model import FileModel, read_file
 from adderlab.recipes import RECIPES, best_name, named_for, published_name, quick_name

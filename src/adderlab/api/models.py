@@ -16,10 +16,10 @@ from adderlab.evaluation import exact
 from adderlab.evaluation.exact import Prediction, SuiteReport
 from adderlab.evaluation.suites import Suite, of_pairs, parse_suite
 from adderlab.files import schema
-from adderlab.models.architecture import Architecture
 from adderlab.models.config import ModelConfig
 from adderlab.models.describe import ParameterRow, parameter_rows, parameter_table
 from adderlab.models.tables import Tables, why_no_tables
+from adderlab.models.transformer import Architecture
 from adderlab.models.zoo import get_preset
 from adderlab.proof.exhaustive import try_all
 from adderlab.proof.prove import exact_tables

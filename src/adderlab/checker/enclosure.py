@@ -27,11 +27,10 @@ from adderlab.checker import functions, intervals
 from adderlab.checker.functions import from_arb, to_arb
 from adderlab.checker.intervals import Array, Interval
 from adderlab.errors import Failure
-from adderlab.models.architecture import Architecture
 from adderlab.models.config import ModelConfig
 from adderlab.models.tables import TableForm, Tables
 from adderlab.models.tables import tables as build_tables
-from adderlab.models.transformer import skeleton
+from adderlab.models.transformer import Architecture, skeleton
 
 aten = torch.ops.aten
 

@@ -40,10 +40,9 @@ from adderlab.checker.primitives import reference_is_right
 from adderlab.checker.recorded import RecordedArithmetic
 from adderlab.checker.steps import Watch, check_step
 from adderlab.errors import Failure
-from adderlab.models.architecture import Architecture
 from adderlab.models.config import ModelConfig
 from adderlab.models.tables import plain_form
-from adderlab.models.transformer import Transformer, build_model
+from adderlab.models.transformer import Architecture, Transformer, build_model
 from adderlab.reading.file_model import FileModel
 from adderlab.results import Result
 

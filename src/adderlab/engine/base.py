@@ -20,10 +20,9 @@ from torch import Tensor
 
 from adderlab.engine.step_batch import Descending, StepBatch
 from adderlab.errors import Failure, UsageError
-from adderlab.models.architecture import Architecture
 from adderlab.models.tables import TableForm, Tables, stack_parameters, tables, why_not_trained_by_tables
-from adderlab.models.transformer import build_model
-from adderlab.task.layouts import Layout
+from adderlab.models.transformer import Architecture, build_model
+from adderlab.task.addition import Layout
 from adderlab.task.sampling import DataConfig, uniform_pairs
 
 Function = Callable[..., tuple[Tensor, ...]]

@@ -27,9 +27,8 @@ from adderlab.engine.base import Compiled, Engine, Function
 from adderlab.engine.step_batch import CONSTANTS, RATES, StepBatch, descend
 from adderlab.models.tables import Tables
 from adderlab.task import counter
-from adderlab.task.addition import OPERAND_DIGITS
+from adderlab.task.addition import OPERAND_DIGITS, Layout
 from adderlab.task.counter import Stream
-from adderlab.task.layouts import Layout
 from adderlab.task.sampling import (
     DataConfig,
     carry_pairs,

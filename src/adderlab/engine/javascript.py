@@ -25,7 +25,6 @@ from torch import Tensor
 from adderlab.engine import base
 from adderlab.engine.native.build import NoCode, traced
 from adderlab.engine.native.emit import OPERATIONS_PER_FUNCTION, Emitter, Place
-from adderlab.models.architecture import Architecture
 from adderlab.models.head_program import (
     ELEMENTWISE,
     FUNCTIONS,
@@ -37,7 +36,8 @@ from adderlab.models.head_program import (
     Operation,
 )
 from adderlab.models.tables import Tables, tables
-from adderlab.task.layouts import Layout
+from adderlab.models.transformer import Architecture
+from adderlab.task.addition import Layout
 
 ENGINE = Path(__file__).with_name("javascript.js")
 

@@ -25,7 +25,7 @@ from adderlab.engine.base import Compiled, Descent, Function, Sampler, Stepper
 from adderlab.engine.device_steps import DeviceStepper, Eager
 from adderlab.models.head_program import FUNCTIONS, evaluate
 from adderlab.models.tables import Tables
-from adderlab.task.layouts import Layout
+from adderlab.task.addition import Layout
 from adderlab.task.sampling import DataConfig
 
 T = TypeVar("T")

@@ -21,12 +21,18 @@ from torch import Tensor
 from adderlab.engine.base import Engine
 from adderlab.evaluation.suites import Rate, Suite, clopper_pearson, operand
 from adderlab.format import percent
-from adderlab.models.architecture import Adder, Architecture
 from adderlab.models.tables import tables, why_not_trained_by_tables
-from adderlab.models.transformer import build_model
+from adderlab.models.transformer import Adder, Architecture, build_model
 from adderlab.results import Result, html_lines, html_table, text_table
-from adderlab.task.addition import NUMERALS, PUBLISHED, Addition, add, from_digits, pairs_from_ints
-from adderlab.task.layouts import Layout
+from adderlab.task.addition import (
+    NUMERALS,
+    PUBLISHED,
+    Addition,
+    Layout,
+    add,
+    from_digits,
+    pairs_from_ints,
+)
 
 SCHEMA_VERSION = 1
 CHUNK = 1 << 16

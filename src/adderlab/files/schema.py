@@ -1,7 +1,11 @@
-"""Frozen configuration dataclasses to and from JSON, strictly.
+"""Frozen configuration dataclasses to and from JSON, strictly; and the one table of aliases, names that
+files of earlier versions have, and what stands for them now.
 
 A file with an unknown key, a missing version or a value of the wrong type is refused with one line
 that names the place: a silently ignored setting is how published commands stopped working.
+
+Files are upgraded on reading; what is written has the new names only. ``--set recipe.aim...`` and
+``--recipe aimed`` are read through the same table, so that commands in notes and papers go on working.
 """
 
 import dataclasses
@@ -9,11 +13,10 @@ import functools
 import json
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from adderlab.errors import UsageError
-from adderlab.files import aliases
 from adderlab.format import did_you_mean
 
 T = TypeVar("T")
@@ -33,7 +36,7 @@ def to_dict(config: Any, *, old_names: bool = False) -> dict[str, Any]:
         for field in dataclasses.fields(config)
         if not (field.metadata.get("implied") and getattr(config, field.name) == field.default)
     }
-    return aliases.downgraded(type(config).__name__, plain) if old_names else plain
+    return downgraded(type(config).__name__, plain) if old_names else plain
 
 
 def _plain(value: Any, old_names: bool) -> Any:
@@ -57,7 +60,7 @@ def from_dict(kind: type[T], data: Any, where: str = "") -> T:
     where = where or kind.__name__
     if not isinstance(data, Mapping):
         raise UsageError(f"{where} must be a table of settings, not {data!r}")
-    data = aliases.upgraded(kind.__name__, data)
+    data = upgraded(kind.__name__, data)
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     unknown = [key for key in data if key not in fields]
     if unknown:
@@ -114,7 +117,7 @@ def _kind_of(kinds: list[Any], value: Any) -> Any:
     if len(kinds) > 1 and isinstance(value, Mapping):
         for kind in kinds:
             names = {field.name for field in dataclasses.fields(kind)}
-            if set(aliases.upgraded(kind.__name__, value)) <= names:
+            if set(upgraded(kind.__name__, value)) <= names:
                 return kind
     return kinds[0]
 
@@ -160,9 +163,134 @@ def _new_names(kind: Any, path: list[str]) -> tuple[list[str], Any]:
     """``["aim", "below"]`` of a recipe -> ``["prefit", "below"]``, and the class that has the last."""
     names, holder = [], kind
     for name in path:
-        name = aliases.setting(getattr(kind, "__name__", ""), name)
+        name = setting(getattr(kind, "__name__", ""), name)
         names.append(name)
         holder = kind
         hint = typing.get_type_hints(kind).get(name) if dataclasses.is_dataclass(kind) else None
         kind = next((arg for arg in (hint, *get_args(hint)) if dataclasses.is_dataclass(arg)), None)
     return names, holder
+
+
+SETTINGS: Mapping[str, Mapping[str, str]] = {
+    "Recipe": {"aim": "prefit", "spread": "wide_init", "draws": "restarts"},
+    "Restarts": {"halvings": "halve_at"},
+    "Stage": {"polish": "lbfgs"},
+}
+"""Dataclass -> old setting -> setting."""
+
+VALUES: Mapping[str, Mapping[str, Mapping[str, str]]] = {
+    "ModelConfig": {"query_map": {"turn": "scaled_rotation"}},
+}
+"""Dataclass -> setting -> old value -> value."""
+
+REMOVED: Mapping[str, Mapping[str, Any]] = {
+    "Circle": {"digit_radius": 0.0},
+    "Recipe": {"stop_after_perfect": 0},
+    "WideInit": {"maps": "xavier"},
+}
+"""Dataclass -> setting that is no more -> the only value that any recipe gave it."""
+
+RECIPES: Mapping[str, str] = {
+    "aimed": "prefit",
+    "aimed-13k": "prefit-13k",
+    "aimed-two": "prefit-restarts2",
+    "aimed-sharp": "prefit-scale20",
+    "aimed-sharper": "prefit-scale100",
+    "aimed-sharp-finish": "prefit-scale20-anneal",
+    "drawn-122": "restarts-122",
+    "drawn-rotary": "restarts-rotary",
+    "drawn-67": "restarts-67",
+    "drawn-67-finish": "restarts-67-anneal",
+    "drawn-7": "restarts-7",
+    "quick-7": "restarts-7-8k",
+    "spread-89": "wide-89",
+    "spread-62": "wide-62",
+    "spread-62-long": "wide-62-long",
+    "spread-44": "wide-44",
+    "spread-44-finish": "wide-44-anneal",
+    "spread-36": "wide-36",
+    "spread-36-finish": "wide-36-anneal",
+    # Controls in records/rates, named by hand when they were measured.
+    "aimed-13k-free": "prefit-13k-no-freeze",
+    "aimed-13k-no-circle": "prefit-13k-no-circle",
+    "aimed-13k-not-aimed": "prefit-13k-no-prefit",
+    "drawn-67-longer": "restarts-67-longer",
+    "drawn-7-even": "restarts-7-even",
+    "spread-62-40k": "wide-62-40k",
+    "spread-62-one": "wide-62-one",
+    "spread-62-one-unaimed": "wide-62-one-no-prefit",
+    "spread-62-one-unscaled": "wide-62-one-no-scale",
+    "spread-62-one-unsigned": "wide-62-one-no-signs",
+}
+"""Old name of a recipe -> name."""
+
+
+def recipe_name(name: str) -> str:
+    """The name of today of a recipe, by its old name or by its new one; what follows a ``+`` (settings
+    changed by hand) stays as it is."""
+    head, plus, changes = name.partition("+")
+    return RECIPES.get(head, head) + plus + changes
+
+
+def command(words: Sequence[str]) -> list[str]:
+    """A command of an earlier version under the names of today: its recipes and ``--set`` paths."""
+    renamed: list[str] = []
+    for word in words:
+        flag = renamed[-1] if renamed else ""
+        if flag in ("--recipe", "--name"):
+            word = recipe_name(word)
+        elif word.startswith("recipe.") and "=" in word:
+            path, _, value = word.partition("=")
+            _, first, *rest = path.split(".")
+            rest = [setting("Restarts", each) for each in rest] if first == "draws" else rest
+            word = ".".join(["recipe", setting("Recipe", first), *rest]) + f"={value}"
+        renamed.append(word)
+    return renamed
+
+
+def setting(kind: str, name: str) -> str:
+    """The setting of dataclass ``kind`` that ``name``, new or old, stands for."""
+    return SETTINGS.get(kind, {}).get(name, name)
+
+
+def upgraded(kind: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of dataclass ``kind`` as a file has them, under the names and values of today.
+
+    A setting that is no more is left out where it had its only value; otherwise it stays, for the
+    schema to refuse it by its name.
+    """
+    removed, values = REMOVED.get(kind, {}), VALUES.get(kind, {})
+    result = {}
+    for old, value in settings.items():
+        name = setting(kind, old)
+        if name in removed and value == removed[name]:
+            continue
+        if isinstance(value, str):
+            value = values.get(name, {}).get(value, value)
+        result[name] = value
+    return result
+
+
+def downgraded(kind: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of ``upgraded``: as version 0.1 wrote them, to recognise what it hashed."""
+    names = {new: old for old, new in SETTINGS.get(kind, {}).items()}
+    result = {}
+    for name, value in settings.items():
+        if isinstance(value, str):
+            values = {new: old for old, new in VALUES.get(kind, {}).get(name, {}).items()}
+            value = values.get(value, value)
+        result[names.get(name, name)] = value
+    return {**result, **REMOVED.get(kind, {})}
+
+
+def upgraded_recipe(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe's settings as a file has them, and those of its parts, under the names of today."""
+    recipe = upgraded("Recipe", settings)
+    for name, kind in (("restarts", "Restarts"), ("circle", "Circle"), ("wide_init", "WideInit")):
+        if isinstance(recipe.get(name), dict):
+            recipe[name] = upgraded(kind, recipe[name])
+    if isinstance(recipe.get("stages"), list):
+        recipe["stages"] = [
+            upgraded("Stage", each) if isinstance(each, dict) else each for each in recipe["stages"]
+        ]
+    return recipe

@@ -15,8 +15,7 @@ from typing import Literal, get_args
 from adderlab.errors import UsageError
 from adderlab.files import schema
 from adderlab.files.schema import IMPLIED
-from adderlab.task.addition import Addition
-from adderlab.task.layouts import Layout, get_layout
+from adderlab.task.addition import Addition, Layout, get_layout
 
 TieQKV = Literal[
     "none",
@@ -50,7 +49,7 @@ class ModelConfig:
     """A pre-norm decoder. A rank of 0 means a full matrix; ties say which matrices are shared."""
 
     layout: str = "P"
-    """Token layout, by its name in ``task.layouts``: P (456p), P13, S (rotary line), M (MicroAdder),
+    """Token layout, by its name in ``task.addition``: P (456p), P13, S (rotary line), M (MicroAdder),
     M13, M14, C (our smallest), B or pairs."""
     columns: int = field(default=10, metadata=IMPLIED)
     """Digits of an operand, 1 to 18: the sum has one more. The published task has 10."""

@@ -8,10 +8,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from adderlab.models.architecture import Architecture
 from adderlab.models.config import SPECIALS, ModelConfig
 from adderlab.models.layers import SHARED_FACTORS, SHARED_MAPS
-from adderlab.models.transformer import skeleton
+from adderlab.models.transformer import Architecture, skeleton
 
 _ROLES = ("Q", "K", "V")
 _COLUMNS = {

@@ -46,7 +46,6 @@ from torch import Tensor
 from adderlab.errors import UsageError
 from adderlab.files.schema import to_dict
 from adderlab.models import ordered
-from adderlab.models.architecture import Adder, Architecture
 from adderlab.models.config import ModelConfig
 from adderlab.models.head_program import (
     ROLES,
@@ -58,9 +57,8 @@ from adderlab.models.head_program import (
 )
 from adderlab.models.layers import AttentionWeights
 from adderlab.models.maps import Stacked, padded, scope
-from adderlab.models.transformer import skeleton
-from adderlab.task.addition import PUBLISHED
-from adderlab.task.layouts import Layout
+from adderlab.models.transformer import Adder, Architecture, skeleton
+from adderlab.task.addition import PUBLISHED, Layout
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from adderlab.evaluation.suites import Suite
-from adderlab.models.architecture import Adder
 from adderlab.models.tables import why_no_tables
+from adderlab.models.transformer import Adder
 from adderlab.proof.problem import Problem
 from adderlab.proof.search import Limits, decide_leaves
 from adderlab.proof.witnesses import Witness, leaf_witnesses, step_name, to_ints

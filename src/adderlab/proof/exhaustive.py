@@ -18,7 +18,7 @@ import torch
 
 from adderlab.evaluation.exact import model_of, oracle_decoder
 from adderlab.evaluation.suites import check_few, pairs_between
-from adderlab.models.architecture import Adder
+from adderlab.models.transformer import Adder
 from adderlab.proof.attack import model_margins
 from adderlab.proof.prove import Count, Proof, Verdict
 from adderlab.proof.witnesses import smallest_witness, step_name

@@ -31,8 +31,7 @@ from adderlab.models.head_program import MIXED, HeadProgram
 from adderlab.models.tables import Tables
 from adderlab.proof.forms import Head
 from adderlab.proof.functions import Array
-from adderlab.task.addition import Addition
-from adderlab.task.layouts import Layout
+from adderlab.task.addition import Addition, Layout
 
 FREE = -1
 """Stands for a digit or carry that nothing fixes."""

@@ -20,9 +20,9 @@ import torch
 from adderlab.errors import Failure, UsageError
 from adderlab.evaluation.exact import predict
 from adderlab.files.schema import to_dict
-from adderlab.models.architecture import Adder, Architecture
 from adderlab.models.config import ModelConfig
 from adderlab.models.tables import Tables, tables, why_no_tables
+from adderlab.models.transformer import Adder, Architecture
 from adderlab.proof import count as union
 from adderlab.proof import trial
 from adderlab.proof.head import OPEN, RIGHT, WRONG, raise_margins

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from adderlab.evaluation.suites import adderboard, strata
-from adderlab.models.architecture import Adder
+from adderlab.models.transformer import Adder
 from adderlab.proof.attack import model_margins
 from adderlab.proof.problem import Problem
 from adderlab.proof.witnesses import Witness, pair_margins, to_digits, to_ints

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from adderlab.errors import UsageError
 from adderlab.evaluation.suites import strata
-from adderlab.models.architecture import Adder
+from adderlab.models.transformer import Adder
 from adderlab.proof.attack import model_margins
 from adderlab.proof.problem import FREE, Problem
 from adderlab.proof.prove import Count, Verdict

@@ -37,8 +37,7 @@ from adderlab.publish.sandbox import Ended, Limits, Mode, Names, Sandbox
 from adderlab.publish.verification import Decided, printable
 from adderlab.publish.watching import random_pairs
 from adderlab.reading.agreement import SLACK, SLACK_FLOAT32, compared
-from adderlab.task.addition import PUBLISHED, Addition, from_digits, pairs_from_ints
-from adderlab.task.layouts import Layout
+from adderlab.task.addition import PUBLISHED, Addition, Layout, from_digits, pairs_from_ints
 
 Pair = tuple[int, int]
 Answers = Callable[[list[Pair]], list[Any]]

@@ -11,16 +11,17 @@ import math
 from torch import nn
 
 from adderlab.models.config import SPECIALS
-from adderlab.models.embeddings import (
+from adderlab.models.layers import MLP, SHARED_FACTORS, Attention
+from adderlab.models.transformer import (
+    Block,
     CircleColumns,
     ColumnPositions,
     LearnedColumns,
     LowRankPositionTable,
     PositionTable,
     TokenArc,
+    Transformer,
 )
-from adderlab.models.layers import MLP, SHARED_FACTORS, Attention
-from adderlab.models.transformer import Block, Transformer
 from adderlab.publish.parts import Code, applied, expressions, operand
 
 ROTARY = '''

@@ -27,8 +27,7 @@ from adderlab.errors import UsageError
 from adderlab.models.head_program import HeadProgram, Name, Operand, Operation
 from adderlab.models.tables import ATTENTION, TableForm, Tables, tables_of
 from adderlab.reading.agreement import PRECISIONS
-from adderlab.task.addition import MAX_BASE, MAX_COLUMNS, Addition
-from adderlab.task.layouts import Layout
+from adderlab.task.addition import MAX_BASE, MAX_COLUMNS, Addition, Layout
 
 MOST_TOKENS, MOST_POSITIONS, MOST_HEADS, MOST_WIDTH = 256, 63, 16, 1024
 """Of the vocabulary, of a sequence (the reading holds its positions as bits of an int64), of attention,

@@ -18,10 +18,10 @@ from adderlab.evaluation.suites import parse_suite, wilson
 from adderlab.files import schema
 from adderlab.files.atomic import disk_failure
 from adderlab.format import percent
-from adderlab.models.architecture import Architecture
 from adderlab.models.config import ModelConfig
 from adderlab.models.describe import count_parameters, parameter_table, ties
 from adderlab.models.tables import why_no_tables
+from adderlab.models.transformer import Architecture
 from adderlab.models.zoo import PRESETS, Preset, at_size
 from adderlab.proof.certificate import FORMAT, digest
 from adderlab.proof.search import Limits

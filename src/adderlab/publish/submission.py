@@ -28,8 +28,7 @@ from adderlab.publish.model_card import Credits, architecture, numbers, tricks
 from adderlab.publish.parts import Code, Place, places
 from adderlab.reading.file_model import FileModel
 from adderlab.runs.checkpoints import Checkpoint, parameter_shapes
-from adderlab.task.addition import PUBLISHED
-from adderlab.task.layouts import Layout
+from adderlab.task.addition import PUBLISHED, Layout
 
 MARK = "# adderlab model "
 _WIDTH = 100

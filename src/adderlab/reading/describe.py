@@ -6,7 +6,7 @@ import itertools
 
 from adderlab.models.head_program import HeadProgram
 from adderlab.reading.file_model import FileModel, Live
-from adderlab.task.layouts import Layout
+from adderlab.task.addition import Layout
 
 
 def reading_lines(config: FileModel) -> tuple[str, ...]:

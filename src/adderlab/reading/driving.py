@@ -31,8 +31,7 @@ from adderlab.reading.precision import parameters_of, reachable
 from adderlab.reading.reading import Tokens
 from adderlab.reading.trace import one_thread
 from adderlab.reading.watching import MOST_CALLS, Call, Enough, Watch
-from adderlab.task.addition import NUMERALS, Addition
-from adderlab.task.layouts import Layout, named_layout
+from adderlab.task.addition import NUMERALS, Addition, Layout, named_layout
 
 ROUNDS, FEWEST_PAIRS = 3, 60
 """Rounds of as many pairs as there are digits, in which every digit occurs in every column; from them

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 from adderlab.errors import Failure, UsageError
 from adderlab.files.schema import to_dict
-from adderlab.models.architecture import Adder
 from adderlab.models.tables import Tables
+from adderlab.models.transformer import Adder
 from adderlab.reading.agreement import (
     Agreement,
     NoTables,
@@ -47,8 +47,7 @@ from adderlab.reading.driving import (
 from adderlab.reading.files import built, built_with_metadata, load_file, stated_size
 from adderlab.reading.precision import parameters_of, reachable
 from adderlab.reading.reading import Reading, Tokens
-from adderlab.task.addition import PUBLISHED, Addition
-from adderlab.task.layouts import Layout, named_layout
+from adderlab.task.addition import PUBLISHED, Addition, Layout, named_layout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +62,7 @@ class ParameterShape:
 class FileModel:
     """A model of a Python file: which file, which parameters, how it is asked. Hashable plain data.
 
-    An architecture as ``ModelConfig`` is one (``models.architecture``).
+    An architecture as ``ModelConfig`` is one (``models.transformer``).
     """
 
     sha256: str

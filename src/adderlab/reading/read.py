@@ -25,7 +25,7 @@ from adderlab.reading.reading import Reading, Tokens, heads_of, rows_at_steps
 from adderlab.reading.shorter import Draws, Shorter, judge_alike
 from adderlab.reading.trace import Trace, one_thread, record
 from adderlab.reading.writing import Entry
-from adderlab.task.layouts import Layout
+from adderlab.task.addition import Layout
 
 Model = Callable[[Tensor], Any]
 """Tokens (1, L) -> logits (1, L, V) or (1, V)."""

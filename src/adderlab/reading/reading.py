@@ -27,7 +27,7 @@ from adderlab.reading.lowering import Answer, Lowered
 from adderlab.reading.narrowing import NarrowScores, narrow_scores
 from adderlab.reading.trace import Trace, run
 from adderlab.reading.writing import Entry, Part, Product, Spec
-from adderlab.task.layouts import Layout
+from adderlab.task.addition import Layout
 
 HIDDEN = -1e4
 """A hidden key's score where queries times keys say it all: its weight is nothing in any format, and its

@@ -12,8 +12,8 @@ from __future__ import annotations
 import difflib
 
 from adderlab.errors import UsageError
-from adderlab.files import aliases
-from adderlab.models.architecture import Architecture
+from adderlab.files import schema
+from adderlab.models.transformer import Architecture
 from adderlab.models.zoo import Preset
 from adderlab.recipes.auto import SOURCE, auto
 from adderlab.recipes.own import OWN
@@ -48,7 +48,7 @@ _BEST = {
 def get_named(name: str) -> NamedRecipe:
     """The recipe of that name, today's or an old one, with its source; ``UsageError`` lists close
     names."""
-    name = aliases.recipe_name(name)
+    name = schema.recipe_name(name)
     if name == "auto":
         raise UsageError(
             "the recipe auto is chosen for a model: name that too, for example recipe('auto', '67p')"

@@ -19,9 +19,9 @@ from adderlab.errors import UsageError
 from adderlab.evaluation.suites import Rate, clopper_pearson, wilson
 from adderlab.files import schema
 from adderlab.format import code_block, count, duration, percent, seconds
-from adderlab.models.architecture import Architecture
 from adderlab.models.config import ModelConfig, resized
 from adderlab.models.describe import count_parameters
+from adderlab.models.transformer import Architecture
 from adderlab.models.zoo import PRESETS
 from adderlab.reading.file_model import FileModel
 from adderlab.recipes import RECIPES
@@ -35,7 +35,7 @@ from adderlab.report.evidence import (
 )
 from adderlab.runs.records import LEARNED, SeedRecord, best_of
 from adderlab.study.rate import RateRecord
-from adderlab.task.layouts import SUM_DIGITS
+from adderlab.task.addition import SUM_DIGITS
 from adderlab.training.initialise import Restarts
 
 MOST_CHANGES = 5

@@ -29,7 +29,7 @@ from adderlab.report.evidence import SeedHistory
 from adderlab.report.html import Plot, cells, tag, text, ticks
 from adderlab.runs.checkpoints import Checkpoint
 from adderlab.runs.records import LEARNED, SUCCESS, Metrics
-from adderlab.task.layouts import SUM_DIGITS, Layout, from_digits
+from adderlab.task.addition import SUM_DIGITS, Layout, from_digits
 
 ATTENTION_PAIRS = 2000
 MARGIN_PAIRS = 20_000

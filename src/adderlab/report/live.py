@@ -30,7 +30,7 @@ from adderlab.proof.prove import claim
 from adderlab.results import text_table
 from adderlab.runs.metadata import read_config
 from adderlab.runs.records import LEARNED, SeedRecord
-from adderlab.task.layouts import SUM_DIGITS
+from adderlab.task.addition import SUM_DIGITS
 from adderlab.training.measure import Listener, Start
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from html import escape
 
 from adderlab.errors import Failure
 from adderlab.format import percent
-from adderlab.models.architecture import Architecture
 from adderlab.models.tables import why_not_trained_by_tables
+from adderlab.models.transformer import Architecture
 from adderlab.reading.file_model import FileModel
 from adderlab.report import figures as charts
 from adderlab.report.evidence import RunEvidence

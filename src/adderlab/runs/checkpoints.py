@@ -25,8 +25,8 @@ from torch.overrides import TorchFunctionMode
 from adderlab import __version__
 from adderlab.errors import Failure, UsageError
 from adderlab.files import schema
-from adderlab.files.aliases import upgraded_recipe
 from adderlab.files.atomic import write_bytes, write_torch
+from adderlab.files.schema import upgraded_recipe
 from adderlab.files.weights import (
     check_npz,
     container_of,
@@ -34,9 +34,8 @@ from adderlab.files.weights import (
     read_torch,
     read_weight_file,
 )
-from adderlab.models.architecture import Adder
 from adderlab.models.config import ModelConfig
-from adderlab.models.transformer import Transformer, build_model
+from adderlab.models.transformer import Adder, Transformer, build_model
 from adderlab.reading.file_model import FileModel
 from adderlab.runs import bare, fixed_terms, foreign, microadder
 

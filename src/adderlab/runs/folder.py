@@ -77,7 +77,7 @@ from adderlab.runs.records import (
     write_records,
     write_table,
 )
-from adderlab.task.layouts import from_digits
+from adderlab.task.addition import from_digits
 from adderlab.task.r456 import holdout
 
 RUN_FILES = (

@@ -22,10 +22,10 @@ from torch import Tensor
 from adderlab.errors import Failure, UsageError
 from adderlab.files import schema
 from adderlab.files.weights import check_npz, read_weight_file
-from adderlab.models.architecture import Architecture
 from adderlab.models.config import ModelConfig
+from adderlab.models.transformer import Architecture
 from adderlab.reading.file_model import FileModel
-from adderlab.task.layouts import get_layout
+from adderlab.task.addition import get_layout
 
 Tie = Literal[
     "none",

@@ -22,8 +22,8 @@ import torch
 from adderlab import __version__
 from adderlab.errors import Failure, UsageError
 from adderlab.files import schema
-from adderlab.files.aliases import upgraded_recipe
 from adderlab.files.atomic import read_json, write_json, write_text
+from adderlab.files.schema import upgraded_recipe
 from adderlab.models.config import ModelConfig
 from adderlab.reading.file_model import FileModel
 from adderlab.runs import foreign

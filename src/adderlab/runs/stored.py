@@ -30,7 +30,7 @@ from adderlab.runs.records import (
     read_records,
     read_seed_metrics,
 )
-from adderlab.task.layouts import SUM_DIGITS
+from adderlab.task.addition import SUM_DIGITS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,7 @@ import torch
 from adderlab.engine.base import Engine
 from adderlab.errors import Failure, UsageError
 from adderlab.evaluation.suites import Rate, published, wilson
-from adderlab.files import aliases, schema
+from adderlab.files import schema
 from adderlab.files.atomic import (
     disk_failure,
     make_folder,
@@ -184,12 +184,12 @@ def _upgraded(data: dict[str, Any], path: Path | str) -> dict[str, Any]:
     schema refuses it."""
     upgraded = dict(data)
     if isinstance(data.get("recipe_settings"), dict):
-        upgraded["recipe_settings"] = aliases.upgraded_recipe(data["recipe_settings"])
+        upgraded["recipe_settings"] = schema.upgraded_recipe(data["recipe_settings"])
     if isinstance(data.get("recipe"), str):
-        upgraded["recipe"] = aliases.recipe_name(data["recipe"])
+        upgraded["recipe"] = schema.recipe_name(data["recipe"])
     words = data.get("command")
     if isinstance(words, list) and all(isinstance(word, str) for word in words):
-        upgraded["command"] = aliases.command(words)
+        upgraded["command"] = schema.command(words)
     if data.get("schema_version") == 1:
         # Rates did not say what their intervals are, and a seed had an entry of its own kind.
         for name in _RATES:

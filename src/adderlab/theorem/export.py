@@ -16,8 +16,8 @@ from torch import Tensor
 
 from adderlab.errors import UsageError
 from adderlab.files.atomic import make_folder, write_text
-from adderlab.models.architecture import Architecture
 from adderlab.models.config import ModelConfig
+from adderlab.models.transformer import Architecture
 from adderlab.models.zoo import get_preset
 
 DEVELOPMENT = Path(__file__).with_name("coq")

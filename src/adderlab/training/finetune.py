@@ -30,10 +30,9 @@ from torch import Tensor
 from adderlab.engine.torch_tables import TorchEngine
 from adderlab.errors import UsageError
 from adderlab.evaluation.suites import adderboard, strata_groups
-from adderlab.models.architecture import Architecture
 from adderlab.models.tables import why_not_trained_by_tables
-from adderlab.task.addition import PUBLISHED, Addition, from_digits
-from adderlab.task.layouts import Layout, answers_correct
+from adderlab.models.transformer import Architecture
+from adderlab.task.addition import PUBLISHED, Addition, Layout, answers_correct, from_digits
 from adderlab.task.sampling import uniform_pairs
 from adderlab.training.objective import Objective, OracleObjective, TableObjective
 

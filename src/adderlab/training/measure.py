@@ -27,7 +27,7 @@ from adderlab.models.config import ModelConfig
 from adderlab.reading.file_model import FileModel
 from adderlab.runs.checkpoints import Checkpoint, parameter_shapes
 from adderlab.runs.records import Metrics, Score, SeedRecord, SeedStatus, best_of
-from adderlab.task.layouts import Layout, answers_correct
+from adderlab.task.addition import Layout, answers_correct
 from adderlab.task.r456 import Holdout
 from adderlab.task.sampling import DataConfig, pool_pairs
 from adderlab.training.objective import Objective, Params

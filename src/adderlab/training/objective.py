@@ -24,7 +24,6 @@ from adderlab.engine.base import (
     choose_device,
     select_engine,
 )
-from adderlab.models.architecture import Adder, Architecture
 from adderlab.models.config import ModelConfig
 from adderlab.models.head_program import Operation
 from adderlab.models.tables import (
@@ -34,9 +33,9 @@ from adderlab.models.tables import (
     vjp,
     why_not_trained_by_tables,
 )
-from adderlab.models.transformer import build_model
+from adderlab.models.transformer import Adder, Architecture, build_model
 from adderlab.reading.file_model import FileModule
-from adderlab.task.layouts import Layout
+from adderlab.task.addition import Layout
 from adderlab.task.sampling import DataConfig, sample_pairs
 from adderlab.training.together import GROUP, LossAndGrad, together
 from adderlab.workers import check_threads, usable_cores

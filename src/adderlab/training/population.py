@@ -27,7 +27,7 @@ from torch import Tensor
 
 from adderlab.engine.base import Descent
 from adderlab.engine.step_batch import Settings, StepBatch, descend, joined, scatter, update_for
-from adderlab.models.architecture import Architecture
+from adderlab.models.transformer import Architecture
 from adderlab.runs.checkpoints import Checkpoint
 from adderlab.task.r456 import Holdout, R456Sampler, holdout
 from adderlab.task.sampling import pool_pairs, sample_pairs

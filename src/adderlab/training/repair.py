@@ -19,14 +19,14 @@ import torch
 from torch import Tensor
 
 from adderlab.errors import Failure, UsageError
-from adderlab.models.architecture import Adder
 from adderlab.models.config import ModelConfig
 from adderlab.models.tables import why_no_tables
+from adderlab.models.transformer import Adder
 from adderlab.proof.prove import Progress, Proof, Verdict, prove_checkpoint
 from adderlab.proof.search import Limits
 from adderlab.results import Result
 from adderlab.runs.checkpoints import Checkpoint
-from adderlab.task.layouts import pairs_from_ints
+from adderlab.task.addition import pairs_from_ints
 from adderlab.task.sampling import uniform_pairs
 
 STEPS_AT_ONCE = 10

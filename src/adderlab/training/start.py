@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from adderlab.errors import UsageError
-from adderlab.models.architecture import Architecture
 from adderlab.models.config import ModelConfig
 from adderlab.models.tables import stack_parameters
-from adderlab.models.transformer import build_model, skeleton
+from adderlab.models.transformer import Architecture, build_model, skeleton
 from adderlab.runs.checkpoints import Checkpoint
 from adderlab.training.initialise import (
     check_circle,

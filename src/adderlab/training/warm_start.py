@@ -25,9 +25,8 @@ import torch
 from torch import Tensor
 
 from adderlab.errors import UsageError
-from adderlab.models.architecture import Architecture
 from adderlab.models.config import ModelConfig
-from adderlab.models.transformer import build_model
+from adderlab.models.transformer import Architecture, build_model
 from adderlab.runs.checkpoints import Checkpoint
 
 OWN_START = ("wide_init", "circle", "prefit", "restarts")

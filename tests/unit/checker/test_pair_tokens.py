@@ -28,7 +28,7 @@ from adderlab.proof.certificate import certificate
 from adderlab.proof.problem import problem_from_tables
 from adderlab.proof.prove import Proof, prove_problem
 from adderlab.proof.search import Limits
-from adderlab.task.layouts import get_layout
+from adderlab.task.addition import get_layout
 from helpers.checker_cases import axes_frame, hand_made, packed, sealed, unpacked
 
 WEIGHTS = "a" * 64

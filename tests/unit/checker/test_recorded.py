@@ -16,7 +16,7 @@ from adderlab.checker.primitives import OTHERS, of
 from adderlab.checker.recorded import RecordedArithmetic
 from adderlab.checker.verify import read_model
 from adderlab.errors import Failure
-from adderlab.task.layouts import get_layout
+from adderlab.task.addition import get_layout
 from helpers import decoders
 from helpers.fp32_runs import Perturbed, allowed, point_batch
 from helpers.paths import ROOT

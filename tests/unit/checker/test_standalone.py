@@ -23,11 +23,10 @@ RUNS_THE_MODEL = {
 OUTSIDE = {"numpy", "flint"}
 SHARED = {"adderlab.errors", "adderlab.results"}
 MODEL = {
-    "adderlab.models.architecture",
+    "adderlab.models.transformer",
     "adderlab.models.config",
     "adderlab.models.tables",
     "adderlab.models.maps",
-    "adderlab.models.transformer",
 }
 
 

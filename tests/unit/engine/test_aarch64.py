@@ -14,8 +14,7 @@ import torch
 
 from adderlab.engine.native.engine import KERNEL_FLAGS, table_names
 from adderlab.engine.native.head import head_source
-from adderlab.task.addition import Addition
-from adderlab.task.layouts import get_layout
+from adderlab.task.addition import Addition, get_layout
 from helpers.paths import ROOT
 from oracle import table_forward
 from oracle.random_tables import BIASES, random_tables, random_tokens, table_form

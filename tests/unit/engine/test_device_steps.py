@@ -13,7 +13,7 @@ from torch import Tensor
 
 from adderlab.engine.device_steps import Eager, sample, step_numbers, trace
 from adderlab.engine.torch_tables import TorchEngine
-from adderlab.task.layouts import get_layout
+from adderlab.task.addition import get_layout
 from adderlab.task.sampling import (
     DataConfig,
     sample_pairs,

@@ -14,8 +14,7 @@ from adderlab.models.config import ModelConfig
 from adderlab.models.tables import TableForm, Tables, stack_parameters
 from adderlab.models.tables import tables as build_tables
 from adderlab.models.transformer import Transformer
-from adderlab.task.addition import Addition
-from adderlab.task.layouts import get_layout
+from adderlab.task.addition import Addition, get_layout
 from helpers.machine import ISAS, OTHER_ISA
 from helpers.reference import reference_checkpoint
 from oracle import table_forward

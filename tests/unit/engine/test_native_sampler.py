@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from adderlab.engine.native.engine import NativeSampler
-from adderlab.task.layouts import get_layout
+from adderlab.task.addition import get_layout
 from adderlab.task.sampling import (
     MICROADDER_CURRICULUM,
     PATTERNS,

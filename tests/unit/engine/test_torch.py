@@ -9,7 +9,7 @@ from adderlab.engine.torch_tables import TorchEngine
 from adderlab.models.config import TIE_MODES, ModelConfig
 from adderlab.models.tables import stack_parameters, tables
 from adderlab.models.transformer import Transformer, build_model
-from adderlab.task.layouts import get_layout, to_digits
+from adderlab.task.addition import get_layout, to_digits
 from adderlab.training.objective import OracleObjective, TableObjective
 
 CPU = torch.device("cpu")

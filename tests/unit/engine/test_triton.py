@@ -29,7 +29,7 @@ from adderlab.engine.triton.engine import TritonEngine
 from adderlab.errors import UsageError
 from adderlab.models.tables import TableForm, Tables
 from adderlab.models.zoo import get_preset
-from adderlab.task.layouts import LAYOUTS, Layout, named_layout
+from adderlab.task.addition import LAYOUTS, Layout, named_layout
 from adderlab.training.objective import objective_for
 from adderlab.training.population import Population
 from adderlab.training.recipe import Recipe

@@ -14,7 +14,7 @@ from adderlab.evaluation.exact import (
 from adderlab.models.config import ModelConfig
 from adderlab.models.tables import Tables, stack_parameters
 from adderlab.models.transformer import Transformer, build_model
-from adderlab.task.layouts import from_digits
+from adderlab.task.addition import from_digits
 from adderlab.task.sampling import uniform_pairs
 from oracle import greedy_twin
 

@@ -17,7 +17,7 @@ from adderlab.evaluation.suites import (
     strata,
 )
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint
-from adderlab.task.layouts import add, get_layout, pairs_from_ints
+from adderlab.task.addition import add, get_layout, pairs_from_ints
 from helpers.reference import disturbed, proved_model, reference_checkpoint
 from oracle import greedy_twin
 

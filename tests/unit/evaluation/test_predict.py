@@ -7,7 +7,7 @@ from adderlab.errors import UsageError
 from adderlab.evaluation.exact import predict
 from adderlab.models.config import ModelConfig
 from adderlab.models.transformer import build_model
-from adderlab.task.layouts import pairs_from_ints
+from adderlab.task.addition import pairs_from_ints
 from helpers.reference import proved_model
 from oracle import greedy_twin
 

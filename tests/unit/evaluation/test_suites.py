@@ -16,7 +16,7 @@ from adderlab.evaluation.suites import (
     published,
     strata,
 )
-from adderlab.task.layouts import carries, from_digits
+from adderlab.task.addition import carries, from_digits
 from adderlab.task.sampling import uniform_pairs
 from oracle import sampler_twin
 

@@ -8,8 +8,7 @@ import torch
 
 from adderlab.models.config import ModelConfig
 from adderlab.models.describe import ties
-from adderlab.models.embeddings import ColumnPositions, position_embedding, token_embedding
-from adderlab.models.transformer import build_model
+from adderlab.models.transformer import ColumnPositions, build_model, position_embedding, token_embedding
 from adderlab.models.zoo import PRESETS, get_preset
 
 

@@ -12,7 +12,7 @@ from adderlab.models.describe import count_parameters
 from adderlab.models.tables import why_no_tables
 from adderlab.models.transformer import build_model
 from adderlab.models.zoo import PRESETS, get_preset
-from adderlab.task.layouts import pairs_from_ints
+from adderlab.task.addition import pairs_from_ints
 from helpers.models import (
     WITH_TABLES,
     WITHOUT_TABLES,

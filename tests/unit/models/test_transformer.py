@@ -7,7 +7,7 @@ import torch
 
 from adderlab.models.transformer import Transformer, build_model
 from adderlab.models.zoo import get_preset
-from adderlab.task.layouts import pairs_from_ints, to_digits
+from adderlab.task.addition import pairs_from_ints, to_digits
 from helpers.reference import reference_checkpoint
 
 

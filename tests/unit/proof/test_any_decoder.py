@@ -14,7 +14,7 @@ from adderlab.proof.problem import Problem, coordinates, problem_from_tables
 from adderlab.proof.prove import prove_problem
 from adderlab.proof.search import Limits, decide_leaves
 from adderlab.proof.witnesses import pair_margins, to_digits
-from adderlab.task.layouts import get_layout
+from adderlab.task.addition import get_layout
 from oracle.proof_twin import (
     all_margins,
     all_pairs,

@@ -12,7 +12,7 @@ from adderlab.proof.attack import _neighbours, attack, model_margins
 from adderlab.proof.problem import problem_from_tables
 from adderlab.proof.prove import exact_tables, greedy_answer
 from adderlab.runs.checkpoints import load_checkpoint
-from adderlab.task.layouts import pairs_from_ints
+from adderlab.task.addition import pairs_from_ints
 from helpers.reference import reference_checkpoint
 
 

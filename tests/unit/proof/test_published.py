@@ -12,7 +12,7 @@ from adderlab.proof.prove import Verdict, exact_tables, greedy_answer, prove_che
 from adderlab.proof.search import Limits
 from adderlab.proof.witnesses import pair_margins, to_digits
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint
-from adderlab.task.layouts import get_layout
+from adderlab.task.addition import get_layout
 from helpers.reference import reference_checkpoint
 
 LEAVES = 170_300

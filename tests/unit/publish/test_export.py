@@ -20,7 +20,7 @@ from adderlab.publish.export import Publication, compare, export, load_source, w
 from adderlab.publish.model_card import Credits, Evidence, ProofStatement
 from adderlab.publish.submission import read_submission, submission_source
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
-from adderlab.task.layouts import SUM_DIGITS
+from adderlab.task.addition import SUM_DIGITS
 from adderlab.task.sampling import uniform_pairs
 from helpers.golden import Golden
 from helpers.models import config_of

@@ -15,7 +15,7 @@ from adderlab.publish.export import Publication, load_source, onnx_bytes, run_on
 from adderlab.publish.model_card import Credits, Evidence
 from adderlab.publish.submission import submission_source
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint
-from adderlab.task.layouts import SUM_DIGITS
+from adderlab.task.addition import SUM_DIGITS
 from adderlab.task.sampling import uniform_pairs
 from helpers.models import config_of
 from helpers.reference import reference_checkpoint

@@ -18,8 +18,7 @@ from adderlab.publish.export import load_source
 from adderlab.publish.model_card import Credits
 from adderlab.publish.submission import MARK, read_submission, submission_source
 from adderlab.runs.checkpoints import load_checkpoint
-from adderlab.task.addition import NUMERALS, PUBLISHED
-from adderlab.task.layouts import LAYOUTS, Layout, pairs_from_ints
+from adderlab.task.addition import LAYOUTS, NUMERALS, PUBLISHED, Layout, pairs_from_ints
 from helpers.golden import FOLDER
 from helpers.models import random_config, random_model
 from helpers.paths import ROOT

@@ -11,7 +11,7 @@ from adderlab.errors import Failure
 from adderlab.reading.agreement import comparable, random_sequences, read_foreign, running
 from adderlab.reading.driving import Foreign, answer_logits, stated
 from adderlab.reading.reading import Reading, table_logits
-from adderlab.task.layouts import get_layout
+from adderlab.task.addition import get_layout
 from helpers import decoders
 from helpers.decoders import READ, REFUSED
 

@@ -20,7 +20,7 @@ from adderlab.reading.dependence import PARAMETER, UNWRITTEN, Dependence
 from adderlab.reading.driving import Foreign, stated
 from adderlab.reading.precision import in_double
 from adderlab.reading.trace import Trace, one_thread, record, run
-from adderlab.task.layouts import Layout
+from adderlab.task.addition import Layout
 
 TINY = Layout(
     name="tiny",

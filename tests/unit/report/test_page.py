@@ -23,7 +23,7 @@ from adderlab.report import figures as charts
 from adderlab.report.evidence import read_run
 from adderlab.report.figures import cloud, dissect, held, name_places, position_names, scatter
 from adderlab.report.html import Plot, ticks
-from adderlab.task.layouts import LAYOUTS, get_layout
+from adderlab.task.addition import LAYOUTS, get_layout
 from helpers.evidence import CERTIFICATE, EVALUATION
 from helpers.golden import Golden
 from helpers.javascript import chromium

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adderlab.task.layouts import add, carries, from_digits, pairs_from_ints, to_digits
+from adderlab.task.addition import add, carries, from_digits, pairs_from_ints, to_digits
 
 operands = st.integers(0, 10**10 - 1)
 pairs = st.lists(st.tuples(operands, operands), min_size=1, max_size=20)

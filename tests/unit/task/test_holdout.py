@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adderlab.errors import UsageError
-from adderlab.task.addition import PUBLISHED, Addition
-from adderlab.task.layouts import from_digits, pairs_from_ints
+from adderlab.task.addition import PUBLISHED, Addition, from_digits, pairs_from_ints
 from adderlab.task.r456 import (
     Holdout,
     holdout,

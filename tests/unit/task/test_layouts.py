@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adderlab.errors import UsageError
-from adderlab.task.layouts import (
+from adderlab.task.addition import (
     LAYOUTS,
     Layout,
     answers_correct,

@@ -7,8 +7,7 @@ from adderlab.engine.device_steps import sample, step_numbers
 from adderlab.engine.native.engine import NativeSampler
 from adderlab.errors import UsageError
 from adderlab.files.schema import from_dict, to_dict
-from adderlab.task.addition import Addition, from_digits
-from adderlab.task.layouts import get_layout
+from adderlab.task.addition import Addition, from_digits, get_layout
 from adderlab.task.r456 import holdout
 from adderlab.task.sampling import (
     MICROADDER_MIX,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from adderlab.task.layouts import from_digits, pairs_from_ints
+from adderlab.task.addition import from_digits, pairs_from_ints
 from adderlab.task.r456 import Holdout, R456Sampler, holdout
 from adderlab.task.sampling import R456_CURRICULUM
 from oracle import sampler_twin

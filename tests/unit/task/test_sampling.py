@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from adderlab.task.layouts import carries, from_digits
+from adderlab.task.addition import carries, from_digits
 from adderlab.task.sampling import (
     MICROADDER_CURRICULUM,
     PATTERNS,

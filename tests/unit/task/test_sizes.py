@@ -21,8 +21,15 @@ from adderlab.evaluation.suites import (
 from adderlab.files import schema
 from adderlab.models.config import ModelConfig, changed, resized
 from adderlab.models.zoo import at_size, get_preset
-from adderlab.task.addition import Addition, add, from_digits, pairs_from_ints, to_digits
-from adderlab.task.layouts import LAYOUTS, get_layout
+from adderlab.task.addition import (
+    LAYOUTS,
+    Addition,
+    add,
+    from_digits,
+    get_layout,
+    pairs_from_ints,
+    to_digits,
+)
 from adderlab.task.r456 import R456Sampler, holdout
 from adderlab.task.sampling import (
     MICROADDER_CURRICULUM,

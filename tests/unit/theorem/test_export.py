@@ -11,8 +11,7 @@ import torch
 import adderlab as al
 from adderlab.errors import UsageError
 from adderlab.models.config import resized
-from adderlab.models.embeddings import ColumnPositions
-from adderlab.models.transformer import Transformer
+from adderlab.models.transformer import ColumnPositions, Transformer
 from adderlab.models.zoo import get_preset
 from adderlab.theorem.export import FILES, SCRIPT, THEOREM, require_shape
 from helpers.paths import ROOT

@@ -17,7 +17,7 @@ from adderlab.engine.step_batch import StepBatch
 from adderlab.engine.torch_tables import TorchEngine
 from adderlab.models.tables import Tables
 from adderlab.models.zoo import get_preset
-from adderlab.task.layouts import Layout
+from adderlab.task.addition import Layout
 from adderlab.task.sampling import CarryMix, DataConfig
 from adderlab.training.finetune import LBFGS, Targeting
 from adderlab.training.initialise import Circle

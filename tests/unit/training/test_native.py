@@ -12,7 +12,7 @@ from adderlab.engine.native import NativeEngine
 from adderlab.engine.torch_tables import TorchEngine
 from adderlab.models.tables import Tables
 from adderlab.models.zoo import get_preset
-from adderlab.task.layouts import Layout
+from adderlab.task.addition import Layout
 from adderlab.task.sampling import R456_CURRICULUM, CarryMix, DataConfig
 from adderlab.training.initialise import Circle
 from adderlab.training.objective import objective_for

@@ -16,7 +16,7 @@ from adderlab.recipes import (
     published_name,
     recipe_for,
 )
-from adderlab.task.layouts import from_digits
+from adderlab.task.addition import from_digits
 from adderlab.task.r456 import holdout
 from adderlab.training.optimiser import MICROADDER_DECAY
 from adderlab.training.recipe import Recipe

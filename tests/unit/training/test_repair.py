@@ -19,7 +19,7 @@ from adderlab.models.transformer import build_model
 from adderlab.proof.prove import Progress, prove_checkpoint
 from adderlab.proof.search import Limits
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint
-from adderlab.task.layouts import get_layout
+from adderlab.task.addition import get_layout
 from adderlab.training.repair import RepairSettings, Round, repair
 from helpers.models import config_of
 from helpers.reference import disturbed, proved_model, reference_checkpoint

@@ -7,7 +7,7 @@ from adderlab.evaluation.suites import adderboard, fresh, strata_groups
 from adderlab.models.tables import stack_parameters
 from adderlab.models.transformer import build_model
 from adderlab.models.zoo import get_preset
-from adderlab.task.layouts import add, from_digits
+from adderlab.task.addition import add, from_digits
 from adderlab.training.finetune import (
     FailingPairs,
     Targeting,

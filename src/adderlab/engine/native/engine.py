@@ -41,9 +41,8 @@ from adderlab.errors import UsageError
 from adderlab.files.atomic import write_text
 from adderlab.models.tables import ATTENTION, TableForm, Tables
 from adderlab.task import counter
-from adderlab.task.addition import MAX_COLUMNS
+from adderlab.task.addition import MAX_COLUMNS, Layout
 from adderlab.task.counter import Stream
-from adderlab.task.layouts import Layout
 from adderlab.task.sampling import PATTERNS, DataConfig, pool_keys
 from adderlab.workers import usable_cores
 

@@ -25,7 +25,7 @@ from adderlab.engine.triton import with_coordinates, without_coordinates
 from adderlab.engine.triton.kernels import attend, head, key_gradient, query_gradient
 from adderlab.models.head_program import standard_head
 from adderlab.models.tables import Tables, in_roles
-from adderlab.task.layouts import Layout
+from adderlab.task.addition import Layout
 from adderlab.task.sampling import DataConfig
 
 BLOCK = 128

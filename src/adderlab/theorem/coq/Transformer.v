@@ -127,7 +127,7 @@ Fixpoint number (ds : list Z) : Z :=
   | d :: rest => d + 10 * number rest
   end%Z.
 
-(** [0 a_0 .. a_9 0 0 b_0 .. b_9 0 0]: layout C of [adderlab.task.layouts]. *)
+(** [0 a_0 .. a_9 0 0 b_0 .. b_9 0 0]: layout C of [adderlab.task.addition]. *)
 Definition prompt (a b : Z) : list Z :=
   [0%Z] ++ digits 10 a ++ [0%Z; 0%Z] ++ digits 10 b ++ [0%Z; 0%Z].
 
