@@ -42,8 +42,7 @@ from adderlab.format import seed_list
 from adderlab.proof.certificate import write_beside
 from adderlab.proof.prove import Proof, prove_checkpoint
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
-from adderlab.runs.informed import start_of
-from adderlab.runs.metadata import now
+from adderlab.runs.metadata import now, start_of
 from adderlab.runs.records import Repair, SeedRecord
 from adderlab.study.rate import RateExperiment, RatePlan, read_plan
 from adderlab.study.verdicts import REPAIRED_FILE, count_errors

@@ -27,8 +27,7 @@ from adderlab.reading.describe import reading_lines
 from adderlab.reading.file_model import FileModel, read_file, read_module
 from adderlab.results import Result, html_table, text_table
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint, save_checkpoint, save_safetensors
-from adderlab.runs.informed import start_of
-from adderlab.runs.metadata import kind_of
+from adderlab.runs.metadata import kind_of, start_of
 
 
 class HasBest(Protocol):

@@ -29,7 +29,7 @@ from adderlab.models.zoo import PRESETS, Preset, at_size, get_preset
 from adderlab.recipes import best_name, get_recipe, recipe_for
 from adderlab.report.describe import share
 from adderlab.results import Result, html_table, text_table
-from adderlab.runs.informed import kind_of_start
+from adderlab.runs.metadata import kind_of_start
 from adderlab.study.rate import RateRecord, default_folder, read_rates
 from adderlab.training.recipe import Recipe
 

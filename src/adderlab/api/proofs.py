@@ -120,7 +120,7 @@ def export_theorem(model: ModelLike, output: str | os.PathLike[str]) -> str:
     Raises ``UsageError`` for shapes other than the 7p's and 8p's and for a folder that holds something,
     ``Failure`` where the disk does not take it. Source: docs/theorem.md.
     """
-    from adderlab.theorem.export import write_theorem  # reads all presets
+    from adderlab.theorem import write_theorem  # reads all presets
 
     found = load(model)
     return write_theorem(found.config, found.params, Path(output))

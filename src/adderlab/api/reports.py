@@ -37,7 +37,7 @@ from adderlab.report.replay import (
 )
 from adderlab.results import Result
 from adderlab.runs.checkpoints import Checkpoint
-from adderlab.runs.snapshots import Snapshots, read_snapshots
+from adderlab.runs.stored import Snapshots, read_snapshots
 
 
 class HasFolder(Protocol):

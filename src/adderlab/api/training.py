@@ -37,11 +37,9 @@ from adderlab.report.describe import describe_model, describe_seeds
 from adderlab.results import Result, html_table
 from adderlab.runs.checkpoints import Checkpoint
 from adderlab.runs.folder import update_records
-from adderlab.runs.informed import start_of
-from adderlab.runs.metadata import MODEL_FILE, Keep, Kind, kind_of, read_config
+from adderlab.runs.metadata import MODEL_FILE, Keep, Kind, kind_of, read_config, start_of
 from adderlab.runs.records import Metrics, SeedRecord, best_of
-from adderlab.runs.snapshots import Snapshots, read_snapshots
-from adderlab.runs.stored import StoredRun
+from adderlab.runs.stored import Snapshots, StoredRun, read_snapshots
 from adderlab.runs.stored import open_run as open_stored
 from adderlab.study.cluster import Stopped, connected, describe_machines, is_sharded, train_sharded
 from adderlab.study.forecast import steps_within
@@ -53,8 +51,7 @@ from adderlab.training.measure import Listener
 from adderlab.training.objective import Compute, open_backend
 from adderlab.training.recipe import Recipe, WarmStart
 from adderlab.training.run import Job, extended, read_job, run
-from adderlab.training.start import check_fits
-from adderlab.training.warm_start import OWN_START, check_encloses
+from adderlab.training.start import OWN_START, check_encloses, check_fits
 
 # Runs and searches.
 
@@ -231,7 +228,7 @@ def train(
     "all", or those that end at 99% and the best. ``checkpoint_every``: keep all weights every so many
     steps, in one array file (``snapshots``), of which report and explorer make a film. ``prove``:
     afterwards decide all pairs for the seeds that end at 99%, or for the best. ``start``: a trained
-    model, of the same configuration or of one that it encloses (``training.warm_start``), from whose
+    model, of the same configuration or of one that it encloses (``training.start``), from whose
     weights every seed starts; what the recipe has for the start is left out. ``cluster``: train on a
     Ray cluster, in ``shards`` whose state lies in ``store``.
     ``minutes``: of the recipe "auto", which then has as many steps as this machine takes about so long

@@ -45,7 +45,7 @@ from adderlab.reading.files import built, load_file
 from adderlab.reading.precision import parameters_of
 from adderlab.results import Result
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint, save_safetensors
-from adderlab.runs.informed import start_of
+from adderlab.runs.metadata import start_of
 from adderlab.task.addition import PUBLISHED, Addition, Layout, from_digits, number_word
 from adderlab.task.sampling import uniform_pairs
 

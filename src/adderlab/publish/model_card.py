@@ -28,8 +28,7 @@ from adderlab.proof.search import Limits
 from adderlab.reading.describe import computed_line
 from adderlab.reading.file_model import FileModel
 from adderlab.runs.checkpoints import Checkpoint
-from adderlab.runs.informed import start_of
-from adderlab.runs.metadata import read_summary
+from adderlab.runs.metadata import read_summary, start_of
 from adderlab.task.addition import PUBLISHED, Addition, number_word
 
 SUITES = ("adderboard", "published", "strata")

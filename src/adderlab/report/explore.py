@@ -22,7 +22,7 @@ from adderlab.models.tables import tables
 from adderlab.report.evidence import CertificateRecord
 from adderlab.report.html import code, page, tag, tile
 from adderlab.runs.checkpoints import Checkpoint
-from adderlab.runs.snapshots import Snapshots
+from adderlab.runs.stored import Snapshots
 from adderlab.task.addition import NUMERALS
 
 MOST_FRAMES = 60

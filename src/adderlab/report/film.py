@@ -1,4 +1,4 @@
-"""The film of a seed: its snapshots (``runs.snapshots``) looked into one by one. Where each answer step
+"""The film of a seed: its snapshots (``runs.stored``) looked into one by one. Where each answer step
 looks, how many pairs are right and how far the weakest are from failing, by training step. HTML for the
 report, whose script moves the film; without it the last frame is shown.
 
@@ -21,7 +21,7 @@ from adderlab.models.tables import tables
 from adderlab.report import figures as charts
 from adderlab.report.evidence import SeedHistory
 from adderlab.report.html import figure, table, tag
-from adderlab.runs.snapshots import Snapshots
+from adderlab.runs.stored import Snapshots
 
 MOST_FRAMES = 48
 PAIRS, PER_STRATUM, LOOKS = 1000, 40, 400

@@ -44,8 +44,7 @@ from adderlab.report.evidence import (
 from adderlab.report.figures import Anatomy, dissect
 from adderlab.report.html import code, figure, key, page, paragraph, table, tag, tile
 from adderlab.report.seeds import seed_choice, seed_film
-from adderlab.runs.informed import kind_of_start
-from adderlab.runs.metadata import MODEL_FILE, now
+from adderlab.runs.metadata import MODEL_FILE, kind_of_start, now
 from adderlab.runs.records import SeedRecord
 
 

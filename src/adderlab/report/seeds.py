@@ -18,7 +18,7 @@ from adderlab.report.html import figure, paragraph, table, tag
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint
 from adderlab.runs.folder import seed_folder
 from adderlab.runs.records import LEARNED, SeedRecord
-from adderlab.runs.snapshots import read_snapshots
+from adderlab.runs.stored import read_snapshots
 
 MOST_SEEDS = 64
 """Of more, as many of the best are offered as of the worst."""

@@ -21,7 +21,7 @@ A run itself has besides
                         warm start began from
     seed_0043/          population: a kept seed, as if it had been run alone
     state.pt            what a stopped run goes on from
-    checkpoints/snapshots.npy   the weights every N steps, if the run keeps them (``runs.snapshots``)
+    checkpoints/snapshots.npy   the weights every N steps, if the run keeps them (``runs.stored``)
 
 ``runs.stored`` reads all of it, and what version 0.1 wrote instead. This module writes a run, and is
 the one place that deletes one.
@@ -51,7 +51,7 @@ from adderlab.files.atomic import (
 )
 from adderlab.files.weights import read_torch, read_weight_file
 from adderlab.reading.file_model import FileModel
-from adderlab.runs import snapshots
+from adderlab.runs import stored
 from adderlab.runs.checkpoints import Checkpoint, save_checkpoint
 from adderlab.runs.metadata import (
     MODEL_FILE,
@@ -292,7 +292,7 @@ class RunFolder:
             write_text(alone.path / "metrics.csv", csv_lines(lines))
             alone.save_best(best)
             alone.save_last(last)
-            snapshots.keep_seed(self.path, alone.path, self.config, seed)
+            stored.keep_seed(self.path, alone.path, self.config, seed)
             record = dataclasses.replace(of_seed[seed], checkpoint="checkpoints/best.pt")
             alone.write_seeds([record])
             alone.write_summary(

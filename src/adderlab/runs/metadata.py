@@ -1,7 +1,22 @@
 """What a run folder says about the whole: ``config.json``, what a run, a search, a rate or a sweep was
-asked to do; ``environment.json``, what it ran on; ``summary.json``, how far it is.
+asked to do; ``environment.json``, what it ran on; ``summary.json``, how far it is. And whether a
+training began with knowledge of addition, told from its recipe.
 
 Settings and summaries are read from R456's folders, from those of version 0.1, and from ours.
+
+A **generic** recipe could train any classifier of sequences: random draws of any width, restarts chosen
+by validation accuracy, learning rates and other schedules, batches, stages, the size of the logits in
+the loss, failures found in fresh pairs. An **informed** one has an ingredient that was made for columns
+and digits:
+
+- ``circle``: positions start where the columns of a sum are in convex position;
+- ``attention prefit``: before the first step, queries are fitted to look at their own column;
+- ``short arc``: digits start on an arc that was chosen for them;
+- ``carry mix``: a share of the training pairs is built to have long carries;
+- ``warm start``: from the weights of a model whose own training was informed, or is not recorded.
+
+What a model's own constructor draws, and how long operands are at which step, belong to neither: the
+first is the architecture, the second needs only the numbers' lengths.
 """
 
 from __future__ import annotations
@@ -27,6 +42,7 @@ from adderlab.files.schema import upgraded_recipe
 from adderlab.models.config import ModelConfig
 from adderlab.reading.file_model import FileModel
 from adderlab.runs import foreign
+from adderlab.runs.checkpoints import Checkpoint
 from adderlab.runs.records import SeedRecord
 
 CONFIG_FILE = "config.json"
@@ -61,7 +77,7 @@ class RunConfig:
     """Empty: the folder's name."""
     keep: Keep = "grokked"
     checkpoint_every: int | None = None
-    """Steps from one snapshot of all weights to the next (``runs.snapshots``); None: there are none."""
+    """Steps from one snapshot of all weights to the next (``runs.stored``); None: there are none."""
     details: dict[str, Any] = field(default_factory=dict)
     """What a search, a rate or a sweep has besides, as plain JSON values; ``study`` gives them their
     meaning."""
@@ -377,3 +393,37 @@ def summarise(
         "step_acc": list(best.step_accuracy),
         "updated": now(),
     }
+
+
+def informed_by(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """The ingredients that know of columns or digits in a recipe's settings, as JSON has them under the
+    names of today; none where it is generic."""
+    stages = [each for each in settings.get("stages") or () if isinstance(each, Mapping)]
+    pairs = [_part(each, "data") for each in (settings, *stages)]
+    has = {
+        "circle": settings.get("circle") is not None,
+        "attention prefit": settings.get("prefit") is not None,
+        "short arc": _part(settings, "wide_init").get("arc") is not None,
+        "warm start": _part(settings, "warm_start").get("start", "generic") != "generic",
+        "carry mix": any(each.get("carry_mix") is not None for each in pairs),
+    }
+    return tuple(name for name, there in has.items() if there)
+
+
+def kind_of_start(settings: Mapping[str, Any]) -> str:
+    """``generic`` or ``informed (circle, attention prefit)``; ``not recorded`` where there are no
+    settings."""
+    if not settings:
+        return "not recorded"
+    names = informed_by(settings)
+    return f"informed ({', '.join(names)})" if names else "generic"
+
+
+def start_of(checkpoint: Checkpoint) -> str:
+    """The kind of start of a trained model's recipe; of other programs' files it is not recorded."""
+    return kind_of_start(checkpoint.recipe if checkpoint.origin == "adderlab" else {})
+
+
+def _part(settings: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    part = settings.get(name)
+    return part if isinstance(part, Mapping) else {}

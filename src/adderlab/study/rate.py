@@ -42,13 +42,13 @@ from adderlab.models.tables import why_no_tables
 from adderlab.proof.search import Limits
 from adderlab.reading.file_model import FileModel
 from adderlab.runs.folder import RUN_FILES, STATE_FILE, seed_folder
-from adderlab.runs.informed import kind_of_start
 from adderlab.runs.metadata import (
     ENDED,
     RunConfig,
     Status,
     collect_environment,
     kind_of,
+    kind_of_start,
     now,
     read_config,
     read_summary,
@@ -134,7 +134,7 @@ class RateRecord:
 
     @property
     def start(self) -> str:
-        """``generic``, or ``informed`` and by what (``runs.informed``)."""
+        """``generic``, or ``informed`` and by what (``runs.metadata``)."""
         return kind_of_start(self.recipe_settings)
 
     @property

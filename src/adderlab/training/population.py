@@ -37,8 +37,7 @@ from adderlab.training.measure import Best, Evaluation, TrainingSet, Validation,
 from adderlab.training.objective import Objective
 from adderlab.training.optimiser import AdamW, DecayFactors, LearningRates, SlowGradients, WeightAverage
 from adderlab.training.recipe import Recipe, Stage, learning_rate, learning_rates
-from adderlab.training.start import check_fits, start
-from adderlab.training.warm_start import warm
+from adderlab.training.start import check_fits, start, warm
 
 
 def unseen(recipe: Recipe, seed: int, held: Holdout) -> Holdout:

@@ -16,7 +16,7 @@ from adderlab.engine.step_batch import OptimiserName
 from adderlab.errors import UsageError
 from adderlab.files import schema
 from adderlab.files.schema import IMPLIED
-from adderlab.runs.informed import informed_by
+from adderlab.runs.metadata import informed_by
 from adderlab.task.sampling import R456_CURRICULUM, Curriculum, DataConfig, Phase
 from adderlab.training.finetune import LBFGS, MAX_ROUNDS, Targeting
 from adderlab.training.initialise import AttentionPrefit, Circle, Restarts, WideInit
@@ -87,13 +87,13 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class WarmStart:
-    """The trained model that every seed starts from (``training.warm_start``): written by ``--from``, so
+    """The trained model that every seed starts from (``training.start``): written by ``--from``, so
     that a run and its models say where they come from."""
 
     sha256: str
     """Of its weights."""
     start: str
-    """How it was started itself: generic, informed and by what, or not recorded (``runs.informed``)."""
+    """How it was started itself: generic, informed and by what, or not recorded (``runs.metadata``)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,7 +213,7 @@ class Recipe:
 
     @property
     def informed_by(self) -> tuple[str, ...]:
-        """Its ingredients that know of columns or digits (``runs.informed``); none: it is generic."""
+        """Its ingredients that know of columns or digits (``runs.metadata``); none: it is generic."""
         return informed_by(schema.to_dict(self))
 
     def restarts_after(self, step: int) -> int:

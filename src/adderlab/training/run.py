@@ -44,8 +44,7 @@ from adderlab.runs.metadata import (
     read_config,
 )
 from adderlab.runs.records import SUCCESS, Metrics, SeedRecord
-from adderlab.runs.snapshots import SnapshotFile, file_size
-from adderlab.runs.stored import tracker_state
+from adderlab.runs.stored import SnapshotFile, snapshots_size, tracker_state
 from adderlab.training.measure import Evaluation, Listener, SeedTracker, Start
 from adderlab.training.objective import Objective
 from adderlab.training.population import Population, advance, furthest_behind
@@ -260,7 +259,7 @@ def _check(job: Job) -> None:
     check_fits(job.config, job.recipe, job.seeds, job.source)
     if job.checkpoint_every is not None:
         size = sum(torch.Size(shape).numel() for shape in parameter_shapes(job.config).values())
-        file_size(job.recipe.total_steps, job.checkpoint_every, len(job.seeds), size)
+        snapshots_size(job.recipe.total_steps, job.checkpoint_every, len(job.seeds), size)
 
 
 class _Run:

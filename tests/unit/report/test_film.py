@@ -17,7 +17,7 @@ from adderlab.report.describe import describe_seeds
 from adderlab.report.evidence import read_run
 from adderlab.report.film import LEVELS, PAIRS, frames
 from adderlab.runs.records import SeedRecord
-from adderlab.runs.snapshots import read_snapshots
+from adderlab.runs.stored import read_snapshots
 from helpers.javascript import chromium
 from helpers.pages import Page
 from helpers.snapshots import CONFIG, train

@@ -7,7 +7,7 @@ from adderlab.models.zoo import get_preset
 from adderlab.recipes import RECIPES
 from adderlab.recipes.auto import auto
 from adderlab.runs.checkpoints import load_checkpoint
-from adderlab.runs.informed import informed_by, kind_of_start, start_of
+from adderlab.runs.metadata import informed_by, kind_of_start, start_of
 from adderlab.study.rate import read_rates
 from adderlab.training.recipe import Recipe
 from helpers.paths import ROOT

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import adderlab as al
-from adderlab.theorem.export import SCRIPT, THEOREM
+from adderlab.theorem import SCRIPT, THEOREM
 from helpers.paths import ROOT
 
 pytestmark = [

@@ -13,7 +13,7 @@ from adderlab.errors import UsageError
 from adderlab.models.config import resized
 from adderlab.models.transformer import ColumnPositions, Transformer
 from adderlab.models.zoo import get_preset
-from adderlab.theorem.export import FILES, SCRIPT, THEOREM, require_shape
+from adderlab.theorem import FILES, SCRIPT, THEOREM, require_shape
 from helpers.paths import ROOT
 
 

@@ -12,7 +12,7 @@ from adderlab.errors import Failure, UsageError
 from adderlab.evaluation.exact import predict
 from adderlab.runs.checkpoints import load_checkpoint
 from adderlab.runs.records import read_metrics, read_records, read_seed_metrics
-from adderlab.runs.snapshots import FILE, SnapshotFile, file_size, read_snapshots
+from adderlab.runs.stored import SNAPSHOTS_FILE, SnapshotFile, read_snapshots, snapshots_size
 from adderlab.task.addition import from_digits
 from adderlab.task.sampling import pool_pairs
 from adderlab.training.measure import Evaluation, Listener
@@ -48,7 +48,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Watcher]:
 
 def test_one_array_file_has_the_weights_of_every_fourth_step(whole: tuple[Path, Watcher]) -> None:
     folder, watcher = whole
-    weights_FSN = np.load(folder / FILE)
+    weights_FSN = np.load(folder / SNAPSHOTS_FILE)
     assert weights_FSN.shape == (7, 2, sum(p.numel() for p in watcher.weights[0][:1]))
     for step in (0, 20, 24):  # evaluated too: the end of a part, or a multiple of both
         assert np.array_equal(weights_FSN[step // 4], watcher.weights[step].numpy())
@@ -72,7 +72,7 @@ def test_a_kept_seed_has_its_own(whole: tuple[Path, Watcher]) -> None:
 def test_snapshots_change_no_bit_of_the_run(whole: tuple[Path, Watcher], tmp_path: Path) -> None:
     folder, _ = whole
     train(tmp_path / "run", every=None)
-    assert not (tmp_path / "run" / FILE).exists()
+    assert not (tmp_path / "run" / SNAPSHOTS_FILE).exists()
     for name in ("checkpoints/best.pt", "checkpoints/last.pt", "seeds.csv"):
         assert (tmp_path / "run" / name).read_bytes() == (folder / name).read_bytes()
 
@@ -89,7 +89,7 @@ def test_a_stopped_run_goes_on_to_the_same_pairs_and_snapshots(
         16, (3,), torch.ones(1, stopped.best.num_parameters)
     )
     assert train(tmp_path / "run", resume=True).status == "done"
-    assert (tmp_path / "run" / FILE).read_bytes() == (folder / FILE).read_bytes()
+    assert (tmp_path / "run" / SNAPSHOTS_FILE).read_bytes() == (folder / SNAPSHOTS_FILE).read_bytes()
     same = (read_seed_metrics(path) for path in (tmp_path / "run", folder))
     first, second = ({s: [_numbers(m) for m in own] for s, own in each.items()} for each in same)
     assert first == second
@@ -130,7 +130,7 @@ def test_tables_of_an_earlier_version_go_on_with_their_own_columns(tmp_path: Pat
 
 def test_a_lost_file_goes_on_without_its_frames(tmp_path: Path) -> None:
     train(tmp_path / "run", Watcher(10))
-    (tmp_path / "run" / FILE).unlink()
+    (tmp_path / "run" / SNAPSHOTS_FILE).unlink()
     train(tmp_path / "run", resume=True)
     kept = read_snapshots(tmp_path / "run", 3)
     assert kept is not None and kept.steps == (12, 16, 20, 24)
@@ -140,15 +140,15 @@ def test_what_cannot_be_is_refused_before_anything_is_written(tmp_path: Path) ->
     with pytest.raises(UsageError, match="at least 1 step"):
         train(tmp_path / "run", every=0)
     with pytest.raises(UsageError, match="373 GiB; take at least 94 steps"):
-        file_size(1_000_000, 1, 100, 1000)
+        snapshots_size(1_000_000, 1, 100, 1000)
     assert not (tmp_path / "run").exists()
 
 
 def test_a_damaged_file_is_named(whole: tuple[Path, Watcher], tmp_path: Path) -> None:
     folder, _ = whole
-    for name in ("config.json", str(FILE)):
+    for name in ("config.json", str(SNAPSHOTS_FILE)):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes((folder / name).read_bytes())
-    (tmp_path / FILE).write_bytes((folder / FILE).read_bytes()[:200])
+    (tmp_path / SNAPSHOTS_FILE).write_bytes((folder / SNAPSHOTS_FILE).read_bytes()[:200])
     with pytest.raises(Failure, match="does not fit the run"):
         read_snapshots(tmp_path, 3)

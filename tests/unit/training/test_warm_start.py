@@ -16,11 +16,9 @@ from adderlab.models.config import ModelConfig
 from adderlab.models.transformer import build_model
 from adderlab.models.zoo import get_preset
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint
-from adderlab.runs.informed import start_of
-from adderlab.runs.metadata import read_summary
+from adderlab.runs.metadata import read_summary, start_of
 from adderlab.training.recipe import Recipe
-from adderlab.training.start import start
-from adderlab.training.warm_start import check_encloses, warm
+from adderlab.training.start import check_encloses, start, warm
 from helpers.reference import proved_path
 
 QUICK = {
