@@ -23,9 +23,8 @@ import torch
 from adderlab.evaluation.suites import adderboard
 from adderlab.models.config import ModelConfig
 from adderlab.publish.model_card import Credits
-from adderlab.publish.rules import find_prompt, find_reading
 from adderlab.publish.sandbox import Limits, Sandbox
-from adderlab.publish.scoring import Answerer, Pair, evaluate
+from adderlab.publish.scoring import Answerer, Pair, evaluate, find_prompt, find_reading
 from adderlab.publish.submission import submission_source
 from adderlab.publish.watching import traced_pairs
 from adderlab.runs.checkpoints import load_checkpoint

@@ -62,6 +62,6 @@ def test_modules_are_short() -> None:
     long = [
         str(path.relative_to(SOURCE))
         for path in SOURCE.rglob("*.py")
-        if len(path.read_text().splitlines()) > 660
+        if len(path.read_text().splitlines()) > 700
     ]
     assert not long

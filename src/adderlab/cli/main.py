@@ -1,12 +1,18 @@
-"""``adderlab``: finds the subcommand, parses its arguments, reports errors in one line; and runs the
-commands of a series as if they had been typed.
+"""``adderlab``: finds the subcommand, parses its arguments, reports errors in one line; runs the
+commands of a series as if they had been typed; and completes what is typed (``adderlab completion
+SHELL``).
 
 Nothing heavy is imported before it is needed: ``adderlab --help`` loads neither PyTorch nor tyro.
+
+Output that a terminal's encoding lacks falls back to ASCII instead of ending the command: a finished
+training must not be lost to a Latin-1 terminal because its last line has a character outside it
+(``PYTHONIOENCODING=latin-1``, ``LC_ALL=C`` with UTF-8 mode off, a Windows code page).
 """
 
 from __future__ import annotations
 
 import atexit
+import codecs
 import contextlib
 import errno
 import gc
@@ -17,18 +23,19 @@ import re
 import signal
 import sys
 import threading
+import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from adderlab import __version__
-from adderlab.cli.terminal import make_printable
 from adderlab.errors import Failure, UsageError
 from adderlab.format import did_you_mean
 
 if TYPE_CHECKING:
     from adderlab.report.replay import SeriesStep, StepStatus
+
 
 COMMANDS = {
     "train": "train a population of seeds of one architecture",
@@ -103,8 +110,6 @@ def _collect_less() -> None:
 
 
 def _completion(shells: list[str]) -> int:
-    from adderlab.cli.completion import SHELLS, completion
-
     if len(shells) != 1:
         raise UsageError(f"adderlab completion takes a shell: {' or '.join(SHELLS)}")
     return _print(completion(shells[0], {name: command_of(name) for name in COMMANDS}), 0)
@@ -194,8 +199,6 @@ def _model_before_settings(argv: list[str]) -> list[str]:
 
 
 def _print_examples(prog: str) -> None:
-    from adderlab.cli.completion import EXAMPLES
-
     examples = EXAMPLES.get(prog.removeprefix("adderlab "), ())
     if examples:
         print("examples:", *(f"  {example}" for example in examples), sep="\n")
@@ -376,3 +379,142 @@ def _resume(args: Any, run: Path) -> int:
 
 if __name__ == "__main__":
     sys.exit(main())
+
+
+SHELLS = ("bash", "zsh")
+
+EXAMPLES = {
+    "train": ("adderlab train 456p --until proved", "adderlab train 7p --seeds 0-15 --run-name seven"),
+    "plan": ("adderlab plan 456p --seeds 0-511 --nodes 4", "adderlab plan 7p --price-per-hour 0.4"),
+    "sweep": ("adderlab sweep lr.toml", "adderlab sweep lr.toml --resume"),
+    "evaluate": (
+        "adderlab evaluate best.pt",
+        "adderlab evaluate best.pt --suite fresh:1000000 --json -o best.json",
+    ),
+    "predict": ("adderlab predict best.pt 9999999999 1", "adderlab predict my_adder.py 12 30 --json"),
+    "prove": (
+        "adderlab prove best.pt -o best.cert.json.gz",
+        "adderlab prove my_adder.py --weights best.pt",
+    ),
+    "check": (
+        "adderlab check best.cert.json.gz best.pt",
+        "adderlab check best.cert.json.gz best.pt --json",
+    ),
+    "attack": ("adderlab attack best.pt", "adderlab attack my_adder.py --json"),
+    "repair": (
+        "adderlab repair best.pt -o repaired.pt",
+        "adderlab repair best.pt -o better.pt --rounds 3",
+    ),
+    "inspect": ("adderlab inspect best.pt", "adderlab inspect 456p --set model.d_ff=16"),
+    "rate": ("adderlab rate 456p --seeds 1000-1095", "adderlab rate --table"),
+    "zoo": ("adderlab zoo", "adderlab zoo 456p"),
+    "settings": ("adderlab settings", "adderlab settings recipe.prefit"),
+    "log": ("adderlab log", "adderlab log results/runs -o runs.md"),
+    "replay": (
+        "adderlab replay experiments/seed-log.toml",
+        "adderlab replay experiments/seed-log.toml --only E4",
+    ),
+    "report": (
+        "adderlab report results/runs/main",
+        "adderlab report results/runs/a results/runs/b -o both.html",
+    ),
+    "explore": ("adderlab explore best.pt", "adderlab explore results/runs/main -o main.html"),
+    "compare": (
+        "adderlab compare results/runs/a results/runs/b",
+        "adderlab compare results/sweeps/lr --json",
+    ),
+    "export": (
+        "adderlab export best.pt --to adderboard -o adder.py",
+        "adderlab export best.pt --to safetensors -o best.safetensors",
+    ),
+    "verify": ("adderlab verify adder.py", "adderlab verify adder.py --json"),
+}
+
+
+def completion(shell: str, kinds: dict[str, Any]) -> str:
+    """A script for the shell to read: ``eval "$(adderlab completion bash)"``. ``kinds``: command ->
+    dataclass. Raises ``UsageError`` for a shell that there is none for."""
+    if shell not in SHELLS:
+        raise UsageError(f"no completion for {shell!r}; there is one for {' and '.join(SHELLS)}")
+    cases = [f'        {name}) words="{" ".join(_options(kind))}" ;;' for name, kind in kinds.items()]
+    first = ["autoload -U +X bashcompinit && bashcompinit"] if shell == "zsh" else []
+    return "\n".join(
+        [
+            *first,
+            "_adderlab() {",
+            '    local word="${COMP_WORDS[COMP_CWORD]}" words=""',
+            '    if [ "$COMP_CWORD" -eq 1 ]; then',
+            f'        COMPREPLY=($(compgen -W "{" ".join([*kinds, "help", "completion"])}" -- "$word"))',
+            "        return",
+            "    fi",
+            '    case "${COMP_WORDS[1]}" in',
+            *cases,
+            f'        help) words="{" ".join(kinds)}" ;;',
+            f'        completion) words="{" ".join(SHELLS)}" ;;',
+            "    esac",
+            '    case "$word" in',
+            '        -*) COMPREPLY=($(compgen -W "$words" -- "$word")) ;;',
+            '        *) COMPREPLY=($(compgen -f -- "$word")) ;;',
+            "    esac",
+            "}",
+            "complete -o filenames -F _adderlab adderlab",
+        ]
+    )
+
+
+def _options(kind: Any) -> Iterator[str]:
+    yield "--help"
+    for field in fields(kind):
+        if "Positional" not in str(field.type):
+            yield f"--{field.name.replace('_', '-')}"
+
+
+_NEAREST = {
+    **dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212\u2500\u2501\u254c\u2578\u257a", "-"),
+    **dict.fromkeys("\u2018\u2019", "'"),
+    **dict.fromkeys("\u201c\u201d", '"'),
+    **dict.fromkeys("\u2502\u2503", "|"),
+    **dict.fromkeys("\u2588\u2593\u2592", "#"),
+    "\u2026": "...",
+    "\u00d7": "x",
+    "\u00b7": ".",
+    "\u2022": "*",
+    "\u00b1": "+-",
+    "\u2192": "->",
+    "\u2264": "<=",
+    "\u2265": ">=",
+    "\u00df": "ss",
+    "\u00f8": "o",
+    "\u0142": "l",
+}
+"""What Unicode does not take apart into ASCII."""
+
+
+def to_ascii(text: str) -> str:
+    """The nearest ASCII: accents are dropped, dashes are hyphens, what is left a question mark."""
+    parts = []
+    for character in text:
+        plain = _NEAREST.get(character) or unicodedata.normalize("NFKD", character)
+        parts.append(plain.encode("ascii", "ignore").decode() or "?")
+    return "".join(parts)
+
+
+def _replace(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return to_ascii(error.object[error.start : error.end]), error.end
+
+
+codecs.register_error("adderlab.ascii", _replace)
+
+
+def make_printable(*streams: TextIO) -> None:
+    """From now on the streams print whatever they are given, in their own encodings. Those that fail
+    nowhere stay as they are."""
+    for stream in streams:
+        if isinstance(stream, io.TextIOWrapper) and not _is_unicode(stream.encoding):
+            stream.reconfigure(errors="adderlab.ascii")
+
+
+def _is_unicode(encoding: str) -> bool:
+    return codecs.lookup(encoding).name.startswith("utf")

@@ -23,9 +23,8 @@ from adderlab.errors import Failure, UsageError
 from adderlab.files import schema
 from adderlab.models.config import ModelConfig
 from adderlab.models.transformer import skeleton
-from adderlab.publish.forward import adder_class
+from adderlab.publish.forward import Code, Place, adder_class, places
 from adderlab.publish.model_card import Credits, architecture, numbers, tricks
-from adderlab.publish.parts import Code, Place, places
 from adderlab.reading.file_model import FileModel
 from adderlab.runs.checkpoints import Checkpoint, parameter_shapes
 from adderlab.task.addition import PUBLISHED, Layout

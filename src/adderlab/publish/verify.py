@@ -19,9 +19,17 @@ from adderlab.evaluation.suites import Suite, adderboard, every_pair, strata
 from adderlab.files.atomic import disk_failure
 from adderlab.publish.counting import Literals, TooMany, count, judge_claim, outside_the_count
 from adderlab.publish.decide import Subject, check_certificate_name, decide
-from adderlab.publish.rules import Prompt, Reading, find_prompt, find_reading, usual
 from adderlab.publish.sandbox import Ended, Limits, Mode, Names, Sandbox, describe, require
-from adderlab.publish.scoring import Answerer, Progress, evaluate
+from adderlab.publish.scoring import (
+    Answerer,
+    Progress,
+    Prompt,
+    Reading,
+    evaluate,
+    find_prompt,
+    find_reading,
+    usual,
+)
 from adderlab.publish.submission import read_submission
 from adderlab.publish.verification import (
     Counted,

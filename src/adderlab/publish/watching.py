@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from adderlab.publish.counting import Counts
-from adderlab.publish.rules import Pair, Reading
 from adderlab.publish.sandbox import Ended, Sandbox
+from adderlab.publish.scoring import Pair, Reading
 from adderlab.publish.verification import Watched
 from adderlab.task.addition import OPERAND_LIMIT, PUBLISHED, Addition
 

@@ -86,7 +86,7 @@ for (const choice of document.querySelectorAll("select[data-seeds]")) {
     choose();
 }
 
-// The film of a seed: a slider over its snapshots. A letter is a weight (LEVELS in film.py).
+// The film of a seed: a slider over its snapshots. A letter is a weight (LEVELS in seeds.py).
 
 const LEVELS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+-";
 const FRAME_MS = 160;

@@ -7,9 +7,7 @@ import sys
 
 import pytest
 
-from adderlab.cli.completion import EXAMPLES, completion
-from adderlab.cli.main import COMMANDS, command_of, main, parse
-from adderlab.cli.terminal import make_printable
+from adderlab.cli.main import COMMANDS, EXAMPLES, command_of, completion, main, make_printable, parse
 from adderlab.report.live import LiveView
 from adderlab.results import text_table
 from adderlab.training.measure import Start

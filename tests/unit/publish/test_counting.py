@@ -9,7 +9,7 @@ from torch import nn
 
 from adderlab.publish.counting import Counts, Literals, TooMany, count, judge_claim, outside_the_count
 from adderlab.publish.inside import holding
-from adderlab.publish.inside.literals import count_literals
+from adderlab.publish.inside.worker import count_literals
 from helpers.golden import Golden
 
 NONE = Literals(in_code=(), in_tables=0, packed=0)

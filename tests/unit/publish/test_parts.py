@@ -31,7 +31,7 @@ from adderlab.models.maps import (
 )
 from adderlab.models.transformer import Transformer, skeleton
 from adderlab.models.zoo import PRESETS
-from adderlab.publish.parts import Code, Place, applied, expressions, operand, places, width
+from adderlab.publish.forward import Code, Place, applied, expressions, operand, places, width
 
 
 def run(part: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, str]:

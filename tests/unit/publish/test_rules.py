@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from adderlab.publish.rules import Prompt, Reading, find_prompt, find_reading
+from adderlab.publish.scoring import Prompt, Reading, find_prompt, find_reading
 
 TRACED = [(r.randrange(10**10), r.randrange(10**10)) for r in map(random.Random, range(24))]
 Encoder = Callable[[int, int], list[int]]

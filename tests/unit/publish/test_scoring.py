@@ -7,9 +7,8 @@ import pytest
 
 from adderlab.evaluation.suites import Group, Suite
 from adderlab.publish import scoring
-from adderlab.publish.rules import Prompt, Reading
 from adderlab.publish.sandbox import Ended, Limits
-from adderlab.publish.scoring import Answerer, evaluate
+from adderlab.publish.scoring import Answerer, Prompt, Reading, evaluate
 from adderlab.task.addition import pairs_from_ints
 
 PAIRS = [(0, 0), (1, 9), (99, 1), (9999999999, 9999999999), (5, 6)]

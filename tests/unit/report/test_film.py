@@ -15,7 +15,7 @@ from adderlab.format import percent
 from adderlab.models.tables import tables
 from adderlab.report.describe import describe_seeds
 from adderlab.report.evidence import read_run
-from adderlab.report.film import LEVELS, PAIRS, frames
+from adderlab.report.seeds import LEVELS, PAIRS, frames
 from adderlab.runs.records import SeedRecord
 from adderlab.runs.stored import read_snapshots
 from helpers.javascript import chromium

@@ -5,8 +5,7 @@
 How it works, file by file:
 
 plan.py        what follows the attention (a head program), merged into what a kernel computes at once
-stages.py      writes its stages, and their derivative, as C++
-head.py        the whole C++ of the head: the stages, weights and gradients
+head.py        writes from it the C++ of the head: stages, their derivative, weights and gradients
 shape.hpp      sizes that follow from those of one table form; the buffers of an answer step
 simd.hpp       vectors of 16, 8 or 4 samples; table lookups; transposition
 functions.hpp  exp2, log, and every function of a head program

@@ -34,6 +34,11 @@ ONE, STEP, PER_STEP = "1.0", "gelu::STEP", "1.0 / gelu::STEP"
 """Units, as the C++ source writes them."""
 
 
+def times(a: str, b: str) -> str:
+    """The product of two units."""
+    return b if a == ONE else a if b == ONE else f"{a} * ({b})"
+
+
 @dataclass(kw_only=True)
 class Node:
     """One operation, after what could be merged has been."""
@@ -290,6 +295,11 @@ def channels(width: int) -> Loop:
 
 def cpp_bool(value: bool) -> str:
     return "true" if value else "false"
+
+
+def indices(node: Node) -> str:
+    chosen = ", ".join(map(str, node.operation.indices))
+    return f"{{ static constexpr int from[] = {{{chosen}}};"
 
 
 class Listing:
