@@ -26,11 +26,11 @@ from torch import Tensor
 from adderlab.engine.base import Compiled, Engine, Function
 from adderlab.engine.step_batch import CONSTANTS, RATES, StepBatch, descend
 from adderlab.models.tables import Tables
-from adderlab.task import counter
+from adderlab.task import sampling
 from adderlab.task.addition import OPERAND_DIGITS, Layout
-from adderlab.task.counter import Stream
 from adderlab.task.sampling import (
     DataConfig,
+    Stream,
     carry_pairs,
     columns,
     num_draws,
@@ -50,14 +50,14 @@ Run = Callable[..., Sequence[Tensor]]
 
 
 def step_numbers(data: DataConfig, steps: Iterable[int], columns: int = OPERAND_DIGITS) -> Tensor:
-    """number_C3 of the steps, int64 on the CPU: a step's site (``task.counter``), its longest operand,
+    """number_C3 of the steps, int64 on the CPU: a step's site (``task.sampling``), its longest operand,
     and the word below which a row is a carry pattern."""
     mix = data.carry_mix
     rows = [
         (
-            counter.site(Stream.TRAIN, step),
+            sampling.site(Stream.TRAIN, step),
             data.curriculum.max_digits(step, columns),
-            int((mix.share_at(step) if mix else 0.0) * (1 << counter.WORD_BITS)),
+            int((mix.share_at(step) if mix else 0.0) * (1 << sampling.WORD_BITS)),
         )
         for step in steps
     ]
@@ -72,14 +72,14 @@ def sample(
     recorded kernels draw every step."""
     mix, uniform_lengths = data.carry_mix, data.curriculum.lengths == "uniform"
     site, max_digits, threshold = number_3.unbind()
-    key_S = counter.keys_at(seeds_S, site)
+    key_S = sampling.keys_at(seeds_S, site)
     J = layout.columns
     draws = num_draws(J, mixed=mix is not None, uniform_lengths=uniform_lengths)
     word_NSB = row_words(data, seeds_S, key_S, batch_size, draws)
     digit_JoSB = operand_digits(word_NSB, layout.addition)
     length_SB = max_digits.expand(word_NSB.shape[1:])
     if uniform_lengths:
-        length_SB = counter.take(word_NSB[2], max_digits, J)[0] + 1
+        length_SB = sampling.take(word_NSB[2], max_digits, J)[0] + 1
     digit_oJSB = (digit_JoSB * (columns(length_SB, J) < length_SB)[:, None]).transpose(0, 1)
     if mix:
         patterned_oJSB = carry_pairs(mix.patterns, digit_JoSB, word_NSB[4], max_digits, layout.base)

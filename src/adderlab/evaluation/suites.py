@@ -28,7 +28,7 @@ from torch import Tensor
 
 from adderlab.errors import UsageError
 from adderlab.format import percent
-from adderlab.task import counter
+from adderlab.task import sampling
 from adderlab.task.addition import (
     NUMERALS,
     PUBLISHED,
@@ -37,9 +37,8 @@ from adderlab.task.addition import (
     pairs_from_ints,
     to_digits,
 )
-from adderlab.task.counter import Stream
 from adderlab.task.r456 import holdout
-from adderlab.task.sampling import columns, pick, uniform_pairs
+from adderlab.task.sampling import Stream, columns, pick, uniform_pairs
 
 CONFIDENCE = 0.95
 
@@ -317,7 +316,7 @@ class _Rows:
         """A uniform number below each limit for each row, uint8."""
         numbers, word_B = [], self.word_CB[0]
         for limit in limits:
-            number, word_B = counter.take(word_B, limit)
+            number, word_B = sampling.take(word_B, limit)
             numbers.append(number.to(torch.uint8))
         return tuple(numbers)
 
@@ -326,13 +325,13 @@ class _Rows:
         word = self.word_CB[c]
         if self.more_CB is not None:
             word = torch.stack([word, self.more_CB[c]])
-        return counter.digits(word, limit, self.addition.columns)
+        return sampling.digits(word, limit, self.addition.columns)
 
     def columns_of(self, table_N2: Tensor, c: int) -> Pair:
         """One of the digit pairs for each column, all equally likely, from words c and c + 1."""
         pair_N2 = table_N2.to(torch.uint8)
         # 45 of them are 15 times 3: both numbers are small enough for a word.
-        first = max(m for m in range(1, counter.MAX_BELOW + 1) if len(pair_N2) % m == 0)
+        first = max(m for m in range(1, sampling.MAX_BELOW + 1) if len(pair_N2) % m == 0)
         second = len(pair_N2) // first
         index_JB = self.columns_below(c, first).long() * second + self.columns_below(c + 1, second)
         return pair_N2[index_JB, 0], pair_N2[index_JB, 1]
@@ -343,13 +342,13 @@ def strata_groups(
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
     """(name, a_BJ, b_BJ) of every group, ``n`` pairs each."""
     seeds_S, J, base = torch.tensor([seed]), addition.columns, addition.base
-    wide = counter.DIGITS_PER_WORD < J
+    wide = sampling.DIGITS_PER_WORD < J
     for index, (name, build) in enumerate(_builders(addition).items()):
-        key_S = counter.keys(seeds_S, Stream.STRATA, index)
-        word_NB = counter.words(key_S, n, 2 * _WORDS if wide else _WORDS)[:, 0]
+        key_S = sampling.keys(seeds_S, Stream.STRATA, index)
+        word_NB = sampling.words(key_S, n, 2 * _WORDS if wide else _WORDS)[:, 0]
         first_NB, more_NB = word_NB[:_WORDS], word_NB[_WORDS:]
         word_oB = torch.stack([first_NB[:2], more_NB[:2]]) if wide else first_NB[:2]
-        digit_JoB = counter.digits(word_oB, base, J)
+        digit_JoB = sampling.digits(word_oB, base, J)
         rows = _Rows(
             addition=addition,
             a_JB=digit_JoB[:, 0],

@@ -1,8 +1,9 @@
-"""Pairs for training and for fresh evaluation: which ones a run asks for, and how they are drawn.
+"""Pairs for training and for fresh evaluation: which ones a run asks for, and how they are drawn, by
+random numbers without state.
 
 A row's pair depends on (seed, step, row), the data configuration and the task's size alone. It uses
-these draws of the counter-based generator (``task.counter``), numbers taken from a word in the order
-named; here for ten columns of base 10 (in base B, B - 1 stands for 9):
+these draws of the counter-based generator, numbers taken from a word in the order named; here for ten
+columns of base 10 (in base B, B - 1 stands for 9):
 
     0, 1   ten digits of a, ten digits of b
     2      n - 1, n uniform in 1 .. max_digits (used when lengths are "uniform")
@@ -19,12 +20,43 @@ once, is the same in every engine and after a resume, and stands in no memory.
 Curricula and carry mixes are those of yinglunz/A-456-Parameter-Transformer-Solves-10-Digit-Addition
 (R456) and evindor/MicroAdder.
 
-Shapes: S seeds, B rows, J columns (10), units first; o = 2 operands; columns in front, then any further
-dimensions.
-"""
+The generator: each number is a pure function of (seed, stream, step, row, draw). The same numbers come
+out on every device, for a seed alone or in a population, for any batch size and after a resume, because
+nothing is carried from one call to the next. The function, in unsigned 64-bit arithmetic that wraps
+around (so it is a few lines in any language):
+
+    mix(x):   x ^= x >> 30;  x *= 0xBF58476D1CE4E5B9
+              x ^= x >> 27;  x *= 0x94D049BB133111EB
+              x ^= x >> 31
+    G       = 0x9E3779B97F4A7C15
+    site    = mix(mix((stream + 1) * G) + step)
+    key     = mix(seed * G + site)
+    word    = mix(key + (16 * row + draw + 1) * G) >> 5          59 bits, draw < 16
+
+``mix`` is the finaliser of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014; constants of Stafford's
+variant 13), so for one key the words are the outputs 1, 2, 3, ... of that generator.
+
+A word is a fraction in units of 2^-59. A whole number below m (m <= 15) is taken from it by
+
+    k = (m * word) >> 59;   word = (m * word) & (2^59 - 1)
+
+and the rest of the word serves for the next one. Ten decimal digits taken this way are uniform but for
+a relative bias below 2e-8 (2^59 / 10^10 = 5.8e7 words a ten-digit number, give or take one). Where m
+may be above 15 (a digit in base 16, one of 18 columns), the word is first cut to 57 bits, w = word >>
+2:
+
+    k = (m * w) >> 57;   word = ((m * w) & (2^57 - 1)) << 2
+
+Numbers of more than ten digits take the columns from the eleventh on from a second word.
+
+A row number below 2^30 is the first 32 bits of a word, times the number of rows, divided by 2^32.
+
+Shapes: S seeds, B or R rows, N draws, J columns (10), units first; o = 2 operands; columns in front,
+then any further dimensions."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Literal, get_args
 
 import torch
@@ -32,9 +64,7 @@ from torch import Tensor
 
 from adderlab.errors import UsageError
 from adderlab.files.schema import IMPLIED
-from adderlab.task import counter
 from adderlab.task.addition import OPERAND_DIGITS, PUBLISHED, Addition
-from adderlab.task.counter import Stream
 
 MOST_POOL = 10_000_000
 """Pairs in a pool: more would be as good as fresh ones, and take memory to be told from validation."""
@@ -227,14 +257,14 @@ def carry_pairs(
     ``digit_Jo`` (J, 2, ...): uniform digits below ``base``; ``word`` (...): one 59-bit word a row.
     """
     J, top = len(digit_Jo), base - 1
-    length, word = counter.take(word, max_digits, J)
+    length, word = take(word, max_digits, J)
     length = length + 1
-    which, word = counter.take(word, len(patterns))
-    column, word = counter.take(word, length, J)
-    first, word = counter.take(word, top)
-    second, word = counter.take(word, first + 1)
-    run, word = counter.take(word, length - column, J)
-    third, word = counter.take(word, top)
+    which, word = take(word, len(patterns))
+    column, word = take(word, length, J)
+    first, word = take(word, top)
+    second, word = take(word, first + 1)
+    run, word = take(word, length - column, J)
+    third, word = take(word, top)
     column_J, length, column = columns(word, J), _digit(length), _digit(column)
     parts = _Parts(
         base=base,
@@ -330,7 +360,7 @@ _CHUNK = 1 << 18
 
 def num_draws(columns: int, *, mixed: bool, uniform_lengths: bool) -> int:
     """Words that a row's pair is made of."""
-    if columns > counter.DIGITS_PER_WORD:
+    if columns > DIGITS_PER_WORD:
         return 7
     return 5 if mixed else 3 if uniform_lengths else 2
 
@@ -338,9 +368,9 @@ def num_draws(columns: int, *, mixed: bool, uniform_lengths: bool) -> int:
 def operand_digits(word_N: Tensor, addition: Addition) -> Tensor:
     """The uniform digits of a and b (J, 2, ...), uint8, from the words of a row (N, ...)."""
     word_o = word_N[:2]
-    if addition.columns > counter.DIGITS_PER_WORD:
+    if addition.columns > DIGITS_PER_WORD:
         word_o = torch.stack([word_N[:2], word_N[5:7]])
-    return counter.digits(word_o, addition.base, addition.columns)
+    return digits(word_o, addition.base, addition.columns)
 
 
 def sample_pairs(
@@ -354,7 +384,7 @@ def sample_pairs(
     share = mix.share_at(step) if mix else 0.0
     max_digits = data.curriculum.max_digits(step, addition.columns)
     uniform_lengths = data.curriculum.lengths == "uniform"
-    key_S = counter.keys(seeds_S, Stream.TRAIN, step)
+    key_S = keys(seeds_S, Stream.TRAIN, step)
     draws = num_draws(addition.columns, mixed=share > 0, uniform_lengths=uniform_lengths)
     word_NSB = row_words(data, seeds_S, key_S, batch_size, draws)
 
@@ -363,7 +393,7 @@ def sample_pairs(
     if mix is None or share == 0.0:
         return _pairs(plain_JoSB.transpose(0, 1))
 
-    threshold = int(share * (1 << counter.WORD_BITS))
+    threshold = int(share * (1 << WORD_BITS))
     patterned_oJSB = carry_pairs(mix.patterns, digit_JoSB, word_NSB[4], max_digits, addition.base)
     mixed_SB = (word_NSB[3] < threshold).to(torch.uint8)
     return _pairs(pick(mixed_SB, patterned_oJSB, plain_JoSB.transpose(0, 1)))
@@ -373,14 +403,14 @@ def row_words(data: DataConfig, seeds_S: Tensor, key_S: Tensor, batch_size: int,
     """word_NSB of the rows of a step, whose key is given: its own words, or those of the pool's pairs
     that it trains on."""
     if data.pool is None:
-        return counter.words(key_S, batch_size, draws)
-    row_SB = counter.row_below(counter.words(key_S, batch_size, 1)[0], data.pool)
-    return counter.words_of(pool_keys(seeds_S), row_SB, draws)
+        return words(key_S, batch_size, draws)
+    row_SB = row_below(words(key_S, batch_size, 1)[0], data.pool)
+    return words_of(pool_keys(seeds_S), row_SB, draws)
 
 
 def pool_keys(seeds_S: Tensor) -> Tensor:
     """key_S of the pairs in each seed's pool."""
-    return counter.keys(seeds_S, Stream.POOL, 0)
+    return keys(seeds_S, Stream.POOL, 0)
 
 
 def pool_pairs(
@@ -392,7 +422,7 @@ def pool_pairs(
     count = data.pool if most is None else min(most, data.pool)
     uniform_lengths = data.curriculum.lengths == "uniform"
     draws = num_draws(addition.columns, mixed=False, uniform_lengths=uniform_lengths)
-    word_NSR = counter.words(pool_keys(seeds_S), count, draws)
+    word_NSR = words(pool_keys(seeds_S), count, draws)
     digit_JoSR = operand_digits(word_NSR, addition)
     max_digits = data.curriculum.max_digits(0, addition.columns)
     return _pairs(_shortened(data, digit_JoSR, word_NSR, max_digits).transpose(0, 1))
@@ -402,7 +432,7 @@ def _shortened(data: DataConfig, digit_JoSB: Tensor, word_NSB: Tensor, max_digit
     """Operands of the curriculum's lengths: the columns above are zero."""
     J = len(digit_JoSB)
     if data.curriculum.lengths == "uniform":
-        length_SB = counter.take(word_NSB[2], max_digits, J)[0] + 1
+        length_SB = take(word_NSB[2], max_digits, J)[0] + 1
         return digit_JoSB * (columns(length_SB, J) < length_SB)[:, None]
     plain_JoSB = digit_JoSB.clone()
     plain_JoSB[max_digits:] = 0
@@ -415,11 +445,11 @@ def uniform_pairs(seed: int, count: int, addition: Addition = PUBLISHED) -> tupl
     The first pairs do not depend on ``count``.
     """
     digit_oBJ = torch.empty((2, count, addition.columns), dtype=torch.uint8)
-    key_S = counter.keys(torch.tensor([seed]), Stream.FRESH, 0)
+    key_S = keys(torch.tensor([seed]), Stream.FRESH, 0)
     draws = num_draws(addition.columns, mixed=False, uniform_lengths=False)
     for start in range(0, count, _CHUNK):
         rows = min(_CHUNK, count - start)
-        word_NB = counter.words(key_S, rows, draws, first_row=start)[:, 0]
+        word_NB = words(key_S, rows, draws, first_row=start)[:, 0]
         digit_oBJ[:, start : start + rows] = operand_digits(word_NB, addition).movedim(0, -1)
     return digit_oBJ[0], digit_oBJ[1]
 
@@ -427,3 +457,124 @@ def uniform_pairs(seed: int, count: int, addition: Addition = PUBLISHED) -> tupl
 def _pairs(digit_oJSB: Tensor) -> tuple[Tensor, Tensor]:
     digit_oSBJ = digit_oJSB.movedim(1, -1).contiguous()
     return digit_oSBJ[0], digit_oSBJ[1]
+
+
+GOLDEN = 0x9E3779B97F4A7C15
+FACTOR_1 = 0xBF58476D1CE4E5B9
+FACTOR_2 = 0x94D049BB133111EB
+WORD_BITS = 59
+WORD_MASK = (1 << WORD_BITS) - 1
+DRAWS_PER_ROW = 16
+MAX_BELOW = 15
+"""Largest m that a whole word serves for: m * 2^59 must stay below 2^63."""
+CUT = 2
+"""Bits cut off where m may be larger: up to 63."""
+DIGITS_PER_WORD = 10
+ROW_BITS = 32
+MOST_ROWS = 1 << 30
+"""Rows of which one can be chosen by a word."""
+
+_UINT64 = (1 << 64) - 1
+
+
+class Stream(IntEnum):
+    """What the numbers are for. Streams of one seed share no numbers (but for chance)."""
+
+    TRAIN = 0
+    FRESH = 1
+    STRATA = 2
+    POOL = 3
+
+
+def _signed(value: int) -> int:
+    """The int64 with the same 64 bits as ``value``."""
+    value &= _UINT64
+    return value - (1 << 64) if value >> 63 else value
+
+
+def _mix_int(x: int) -> int:
+    x = ((x ^ (x >> 30)) * FACTOR_1) & _UINT64
+    x = ((x ^ (x >> 27)) * FACTOR_2) & _UINT64
+    return x ^ (x >> 31)
+
+
+def _mix_(x: Tensor) -> Tensor:
+    """``mix`` in place on int64; PyTorch shifts copy the sign, so the upper bits are masked off."""
+    for shift, factor in ((30, FACTOR_1), (27, FACTOR_2)):
+        x ^= (x >> shift) & ((1 << (64 - shift)) - 1)
+        x *= _signed(factor)
+    x ^= (x >> 31) & ((1 << 33) - 1)
+    return x
+
+
+def site(stream: Stream, step: int) -> int:
+    """``site`` as an int64. ``step`` may be any non-negative integer."""
+    assert step >= 0
+    return _signed(_mix_int((_mix_int(((stream + 1) * GOLDEN) & _UINT64) + step) & _UINT64))
+
+
+def keys_at(seeds_S: Tensor, site: int | Tensor) -> Tensor:
+    """int64 seeds -> key_S, on the same device; ``site`` may be a number in its memory."""
+    assert seeds_S.dtype == torch.int64
+    return _mix_(seeds_S * _signed(GOLDEN) + site)
+
+
+def keys(seeds_S: Tensor, stream: Stream, step: int) -> Tensor:
+    """int64 seeds -> key_S, on the same device."""
+    return keys_at(seeds_S, site(stream, step))
+
+
+def words(key_S: Tensor, num_rows: int, num_draws: int, first_row: int = 0) -> Tensor:
+    """59-bit words word_NSR of rows first_row .. first_row + num_rows - 1, int64."""
+    row_1R = torch.arange(first_row, first_row + num_rows, device=key_S.device)[None]
+    return words_of(key_S, row_1R, num_draws)
+
+
+def words_of(key_S: Tensor, row_SR: Tensor, num_draws: int) -> Tensor:
+    """59-bit words word_NSR of the given rows of every seed (or, (1, R), of all seeds), int64."""
+    assert 1 <= num_draws <= DRAWS_PER_ROW
+    draw_N = torch.arange(1, num_draws + 1, device=key_S.device)
+    offset_NSR = (row_SR * DRAWS_PER_ROW + draw_N[:, None, None]) * _signed(GOLDEN)
+    word_NSR = _mix_(key_S[:, None] + offset_NSR)
+    return word_NSR.__irshift__(5).__iand__(WORD_MASK)
+
+
+def row_below(word: Tensor, rows: int) -> Tensor:
+    """A row number in 0 .. rows - 1 from every word; one in 2^32 / rows is a little likelier."""
+    assert 1 <= rows <= MOST_ROWS
+    return ((word >> (WORD_BITS - ROW_BITS)) * rows) >> ROW_BITS
+
+
+def take(word: Tensor, below: int | Tensor, most: int | None = None) -> tuple[Tensor, Tensor]:
+    """A uniform integer in 0 .. below - 1, and the word that is left. ``most``: the largest that
+    ``below`` may be, itself unless given; it may not be given as a tensor alone beyond 15."""
+    if most is None:
+        most = below if isinstance(below, int) else MAX_BELOW
+    if most <= MAX_BELOW:
+        product = word * below
+        return product >> WORD_BITS, product & WORD_MASK
+    bits = WORD_BITS - CUT
+    product = (word >> CUT) * below
+    return product >> bits, (product & ((1 << bits) - 1)) << CUT
+
+
+def digits(word: Tensor, base: int = 10, count: int = DIGITS_PER_WORD) -> Tensor:
+    """Words (...) -> ``count`` uniform digits below ``base`` (count, ...), uint8; the first taken is
+    column 0. One word has up to ten; for more there are two, in front: (2, ...).
+
+    Columns come first so that every operation runs over long rows.
+    """
+    if count > DIGITS_PER_WORD:
+        lower, upper = word
+        return torch.cat([digits(lower, base), digits(upper, base, count - DIGITS_PER_WORD)])
+    digit_J = torch.empty((count, *word.shape), dtype=torch.uint8, device=word.device)
+    if base > MAX_BELOW:
+        for j in range(count):
+            digit_J[j], word = take(word, base)
+        return digit_J
+    word = word.clone()
+    for j in range(count):
+        word *= base
+        digit_J[j] = word >> WORD_BITS
+        word &= WORD_MASK
+    return digit_J

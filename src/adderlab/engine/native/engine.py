@@ -40,10 +40,9 @@ from adderlab.engine.step_batch import CONSTANTS, RATES, Descending, StepBatch
 from adderlab.errors import UsageError
 from adderlab.files.atomic import write_text
 from adderlab.models.tables import ATTENTION, TableForm, Tables
-from adderlab.task import counter
+from adderlab.task import sampling
 from adderlab.task.addition import MAX_COLUMNS, Layout
-from adderlab.task.counter import Stream
-from adderlab.task.sampling import PATTERNS, DataConfig, pool_keys
+from adderlab.task.sampling import PATTERNS, DataConfig, Stream, pool_keys
 from adderlab.workers import usable_cores
 
 KERNEL_FLAGS = (
@@ -402,7 +401,7 @@ class NativeSampler:
     def threshold(self, step: int) -> int:
         """Rows whose word is smaller are carry patterns."""
         mix = self.data.carry_mix
-        return int((mix.share_at(step) if mix else 0.0) * (1 << counter.WORD_BITS))
+        return int((mix.share_at(step) if mix else 0.0) * (1 << sampling.WORD_BITS))
 
     def request(self, seeds: int, batch_size: int) -> SamplingRequest:
         """What does not change from step to step."""
@@ -415,7 +414,7 @@ class NativeSampler:
         S, layout = len(seeds_S), self.layout
         tokens_SBP = torch.empty((S, batch_size, layout.num_positions), dtype=torch.uint8)
         targets_SBA = torch.empty((S, batch_size, layout.num_answers), dtype=torch.uint8)
-        key_S, pool_key_S = counter.keys(seeds_S, Stream.TRAIN, step), pool_keys(seeds_S)
+        key_S, pool_key_S = sampling.keys(seeds_S, Stream.TRAIN, step), pool_keys(seeds_S)
         request = self.request(S, batch_size)
         request.max_digits = self.data.curriculum.max_digits(step, layout.columns)
         request.threshold = self.threshold(step)

@@ -172,7 +172,7 @@ void adderlab_sample(const Sampling* s) {
     Pool::get().run(s->threads, s->seeds, [s](int64_t seed, int) { sample_seed(s, seed); });
 }
 
-// The key of a seed's training pairs at one step (adderlab.task.counter; stream 0).
+// The key of a seed's training pairs at one step (adderlab.task.sampling; stream 0).
 uint64_t adderlab_train_key(uint64_t seed, uint64_t step) {
     return mix(seed * GOLDEN + mix(mix(GOLDEN) + step));
 }
