@@ -64,15 +64,15 @@ def prove(
     certificate that ``check`` checks. ``cells``: how many the branch and bound may bound, ``seconds``:
     the time after which it stops. With ``check`` the independent checker proves every bound of a
     "proved" again, where python-flint is installed: then ``checked`` is True. What it rejects is
-    "undecided". ``threads``: processes that check, None for one on each core. ``progress`` is called
-    with where the proof stands.
+    "undecided". ``threads``: processes that bound the leaves and check, None for one on each core; the
+    result is the same. ``progress`` is called with where the proof stands.
 
     Raises ``UsageError`` for a model outside the table form (``attack`` can test it), ``Failure`` for a
     Python file of one. Source: docs/proof.md.
     """
     check_threads(threads)
     found, limits = load(model), Limits(cells=cells, seconds=seconds)
-    proof = prove_checkpoint(found, limits=limits, progress=progress)
+    proof = prove_checkpoint(found, limits=limits, progress=progress, threads=threads)
     return checked(proof, found, progress, threads=threads) if check else proof
 
 

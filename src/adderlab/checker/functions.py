@@ -35,6 +35,8 @@ TERMS = 8
 CELLS_PER_UNIT = 32
 EDGE = 64.0
 """Beyond +-64 the activations are their asymptotes up to 1e-25 (``TAIL``)."""
+NORMAL_EDGE = 12.0
+"""Of GELU, where x e^(-x^2 / 2) bounds what is left: below 1e-30 at 12, and it falls."""
 CUBIC_EDGE = 10.0
 """Of GELU by tanh: x^3 s^2 e^(-2 t) with s = 2 t' bounds what is left of it, its slope and its bend; at
 10 that is below 1e-28, and it falls."""
@@ -130,43 +132,58 @@ def _grid(series: Series) -> tuple[float, int]:
     """From where on a function is its asymptote up to TAIL, and how many cells it takes a unit."""
     if series in (_gelu_tanh, _gelu_tanh_derivative, _gelu_tanh_second):
         return CUBIC_EDGE, 4 * CELLS_PER_UNIT
+    if series in (_gelu, _gelu_derivative):
+        return NORMAL_EDGE, CELLS_PER_UNIT
     return EDGE, CELLS_PER_UNIT
 
 
-@dataclass(frozen=True)
 class _Table:
-    coefficients: Array
-    """(cells, TERMS) around the centres, lowest first."""
-    error: Array
-    """(cells,) bound of |polynomial in float64 - function| on each cell."""
+    """Taylor polynomials of a function, each worked out when a number of its cell is first asked for:
+    one model needs a few hundred of the thousands there are."""
+
+    def __init__(self, series: Series) -> None:
+        self._series = series
+        self._edge, self._per_unit = _grid(series)
+        cells = round(2 * self._edge * self._per_unit) + 1
+        self._known = np.zeros(cells, dtype=bool)
+        self.coefficients: Array = np.empty((cells, TERMS))
+        """(cells, TERMS) around the centres, lowest first; of the known cells."""
+        self.error: Array = np.empty(cells)
+        """(cells,) bound of |polynomial in float64 - function| on each of them."""
+
+    def know(self, cells: NDArray[np.intp]) -> None:
+        """Work out those of these cells that are not known."""
+        asked = np.zeros_like(self._known)
+        asked[cells] = True
+        missing = np.flatnonzero(asked & ~self._known).tolist()
+        before = ctx.prec, ctx.cap
+        ctx.prec, ctx.cap = PRECISION, TERMS + 1
+        try:
+            for cell in missing:
+                self._work_out(cell)
+        finally:
+            ctx.prec, ctx.cap = before
+        assert np.isfinite(self.error[missing]).all()
+        self._known[missing] = True
+
+    def _work_out(self, cell: int) -> None:
+        centre, half = arb(cell / self._per_unit - self._edge), 0.5 / self._per_unit
+        at_centre = self._series(arb_series([centre, 1], TERMS + 1)).coeffs()
+        over_cell = self._series(arb_series([arb(centre, half), 1], TERMS + 1)).coeffs()
+        at_centre += [arb(0)] * (TERMS + 1 - len(at_centre))
+        over_cell += [arb(0)] * (TERMS + 1 - len(over_cell))
+        total = over_cell[TERMS].abs_upper() * arb(half) ** TERMS
+        for j in range(TERMS):
+            number = float(at_centre[j].mid())
+            self.coefficients[cell, j] = number
+            wrong = (at_centre[j] - arb(number)).abs_upper()
+            total += (wrong + abs(arb(number)) * gamma(2 * TERMS)) * arb(half) ** j
+        self.error[cell] = from_arb(total)[1] + TINY
 
 
 @cache
 def _table(series: Series) -> _Table:
-    edge, per_unit = _grid(series)
-    cells = round(2 * edge * per_unit) + 1
-    coefficients, error = np.empty((cells, TERMS)), np.empty(cells)
-    half = 0.5 / per_unit
-    before = ctx.prec, ctx.cap
-    ctx.prec, ctx.cap = PRECISION, TERMS + 1
-    try:
-        for cell in range(cells):
-            centre = arb(cell / per_unit - edge)
-            at_centre = series(arb_series([centre, 1], TERMS + 1)).coeffs()
-            over_cell = series(arb_series([arb(centre, half), 1], TERMS + 1)).coeffs()
-            at_centre += [arb(0)] * (TERMS + 1 - len(at_centre))
-            over_cell += [arb(0)] * (TERMS + 1 - len(over_cell))
-            total = over_cell[TERMS].abs_upper() * arb(half) ** TERMS
-            for j in range(TERMS):
-                number = float(at_centre[j].mid())
-                coefficients[cell, j] = number
-                wrong = (at_centre[j] - arb(number)).abs_upper()
-                total += (wrong + abs(arb(number)) * gamma(2 * TERMS)) * arb(half) ** j
-            error[cell] = from_arb(total)[1] + TINY
-    finally:
-        ctx.prec, ctx.cap = before
-    assert np.isfinite(error).all()
-    return _Table(coefficients, error)
+    return _Table(series)
 
 
 def _at(series: Series, x: Array, asymptote: Callable[[Array], Interval]) -> Interval:
@@ -178,6 +195,7 @@ def _at(series: Series, x: Array, asymptote: Callable[[Array], Interval]) -> Int
     # Exact: a grid point and a number of its cell are within a factor of two (Sterbenz), or one is 0.
     offset = near - cell / per_unit
     row = (cell + edge * per_unit).astype(np.intp)
+    table.know(row)
     value = table.coefficients[row, TERMS - 1]
     for j in reversed(range(TERMS - 1)):
         value = value * offset + table.coefficients[row, j]
@@ -190,7 +208,8 @@ def _at(series: Series, x: Array, asymptote: Callable[[Array], Interval]) -> Int
 
 
 TAIL = 2.0**-80
-"""For |x| > 64: x e^-|x| and x phi(x), bounds of the distance to the asymptotes, are below 2^-86."""
+"""Beyond the edges the bounds of the distance to the asymptotes, x e^-|x| of SiLU among them, are below
+2^-86."""
 
 
 def _value_far(x: Array) -> Interval:

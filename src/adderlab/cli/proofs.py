@@ -31,7 +31,8 @@ class Prove(WeightsOptions):
     check: bool = True
     """Let the independent checker prove every bound again (needs python-flint; about 5 s)."""
     threads: Annotated[int | None, arg(metavar="N")] = None
-    """Processes that check side by side; default: one on each core. No effect on what they find."""
+    """Processes that prove and check side by side; default: one on each core. No effect on what they
+    find."""
     coq: Annotated[Path | None, arg(metavar="DIR")] = None
     """Write a new folder in which the proof assistant Coq checks the theorem that the model adds (7p
     and 8p)."""

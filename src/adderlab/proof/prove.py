@@ -33,6 +33,7 @@ from adderlab.proof.witnesses import Witness, cell_witnesses, leaf_witnesses, st
 from adderlab.results import Result
 from adderlab.runs.checkpoints import Checkpoint
 from adderlab.task.addition import PUBLISHED, Addition, pairs_from_ints
+from adderlab.workers import Report, share_out
 
 Count = int | tuple[int, int]
 """An exact number, or (low, high)."""
@@ -234,10 +235,12 @@ def prove_problem(
     confirm: Callable[[int, int], int] | None = None,
     failing: Sequence[tuple[int, int]] = (),
     counting: bool = True,
+    threads: int | None = 1,
 ) -> Proof:
     """Decide all pairs of one model. ``confirm`` is the real model's greedy answer to a + b, ``failing``
     are pairs that it was seen to fail on in its own arithmetic. Where they refute the model, its failing
-    pairs are counted, unless ``counting`` says otherwise.
+    pairs are counted, unless ``counting`` says otherwise. ``threads``: how many processes bound the
+    leaves, None for one on each core; the result is the same.
 
     The answer of greedy decoding is right if and only if every teacher-forced step is, because up to
     the first wrong step both read the same tokens; so the steps are decided one by one, and the
@@ -259,14 +262,9 @@ def prove_problem(
             task = problem.geometry.addition
             progress(dataclasses.replace(at, refuted_by=refuted_by, addition=task))
 
-    results: list[StepResult] = []
-    for step in problem.steps:
-        report(Progress(phase="leaves", done=len(results), total=len(problem.steps)))
-        results.append(decide_leaves(problem, step, limits))
-    report(Progress(phase="leaves", done=len(results), total=len(problem.steps)))
+    results, ends = _all_leaves(problem, limits, threads, report)
 
     # Real pairs first: they say how sharp a margin bound can be, and so what is worth cutting.
-    ends = (w for result in results for w in leaf_witnesses(problem, result, WEAKEST))
     found = sorted([*seen, *ends], key=lambda w: w.margin)
     goal = found[0].margin - (1 - MARGIN_SHARE) * abs(found[0].margin)
     results = [
@@ -345,6 +343,32 @@ def prove_problem(
         groups=tuple(groups),
         witnesses=tuple(found),
     )
+
+
+def _all_leaves(
+    problem: Problem, limits: Limits, threads: int | None, report: Callable[[Progress], None]
+) -> tuple[list[StepResult], list[Witness]]:
+    """The leaf pass of every step by so many processes, and its witnesses."""
+    results: dict[int, StepResult] = {}
+    witnesses: dict[int, list[Witness]] = {}
+
+    def tell() -> None:
+        report(Progress(phase="leaves", done=len(results), total=len(problem.steps)))
+
+    def work(i: int, hear: Report) -> None:
+        result = decide_leaves(problem, problem.steps[i], limits)
+        # The step itself is here already.
+        parts = {name: each for name, each in vars(result).items() if name != "step"}
+        hear(i, parts, list(leaf_witnesses(problem, result, WEAKEST)))
+
+    def hear(i: int, parts: Mapping[str, Any], found: list[Witness]) -> None:
+        results[i], witnesses[i] = StepResult(step=problem.steps[i], **parts), found
+        tell()
+
+    tell()
+    share_out(work, len(problem.steps), hear, number=threads)
+    in_order = sorted(results)
+    return [results[i] for i in in_order], [each for i in in_order for each in witnesses[i]]
 
 
 def certain_failures(found: Sequence[Witness]) -> int:
@@ -535,9 +559,10 @@ def prove_checkpoint(
     progress: Callable[[Progress], None] | None = None,
     known: Sequence[tuple[int, int]] = (),
     counting: bool = True,
+    threads: int | None = 1,
 ) -> Proof:
     """Decide all pairs for a checkpoint, the samples of ``samples`` first; a counterexample is run
-    through the real model in fp32.
+    through the real model in fp32. ``threads``: as of ``prove_problem``.
 
     ``counting``: whether the failing pairs of a model that is refuted by one are counted. If not, pairs
     that are ``known`` to be difficult, for an earlier state of the weights failed on them, come first: a
@@ -559,4 +584,5 @@ def prove_checkpoint(
         confirm=greedy_answer(model),
         failing=failing,
         counting=counting,
+        threads=threads,
     )

@@ -66,11 +66,11 @@ class Trainer:
         objective: Objective,
         device: torch.device,
         stop: threading.Event,
-        checkers: int,
+        provers: int,
     ) -> None:
-        """``checkers``: processes that check a proof, which probably ends the search."""
+        """``provers``: processes that work on a proof, which probably ends the search."""
         self.plan, self.objective, self.device, self.stop = plan, objective, device, stop
-        self.checkers = checkers
+        self.provers = provers
         about = plan.folder / "environment.json"  # a search of version 0.1 has none
         self._environment = read_json(about) if about.is_file() else None
 
@@ -107,7 +107,8 @@ class Trainer:
             self.stop,
             histories,
             lambda seed, doing: report("on_activity", seed, doing),
-            self.checkers,
+            self.provers,
+            lambda taken: report("on_cores", taken),
         )
         job = Job(
             config=plan.config,

@@ -223,9 +223,9 @@ class _Search:
         self.plan, self.listener = result.plan, listener
         self.stop = Flag()
         self.lock = threading.RLock()
-        self._checking: set[Batch] = set()
-        """Of which a proof is being checked: it probably ends the search, and others give way."""
-        self._checked = threading.Condition(self.lock)
+        self._at_proof: Batch | None = None
+        """A seed of it is being proved, on all cores: that probably ends the search, and others wait."""
+        self._done = threading.Condition(self.lock)
         self._failure: BaseException | None = None
         self._open = _unfinished_batches(result)
         self._fresh = self._fresh_batches()
@@ -248,8 +248,8 @@ class _Search:
             self.stop.set()
         forked = workers > 1 and objective.engine_name == "native" and can_fork()
         # Among threads that compute no process can be copied.
-        checkers = workers if forked else 1
-        trainer = Trainer(self.plan, objective, self.device, self.stop, checkers)
+        provers = workers if forked else 1
+        trainer = Trainer(self.plan, objective, self.device, self.stop, provers)
         if forked:
             trainer.prepare()
             self._workers = [Worker(trainer.train) for _ in range(workers)]
@@ -306,7 +306,7 @@ class _Search:
                 try:
                     do(batch, _Follower(self, batch).hear)
                 finally:
-                    self.end_check(batch)
+                    self.end_proof(batch)
                 with self.lock:
                     self._write("running")
         except BaseException as error:
@@ -360,22 +360,24 @@ class _Search:
             self._write("running")
             self.listener.on_verdict(record, verdict)
 
-    def begin_check(self, batch: Batch) -> None:
-        """A seed of the batch is proved, and only the checker has still to say so."""
+    def begin_proof(self, batch: Batch) -> None:
+        """A seed of the batch has stood the first tests, and is to be proved or checked on all cores."""
         with self.lock:
-            self._checking.add(batch)
+            self.give_way(batch)
+            self._at_proof = batch
 
-    def end_check(self, batch: Batch) -> None:
-        """Whatever the checker said."""
+    def end_proof(self, batch: Batch) -> None:
+        """Whatever came of it."""
         with self.lock:
-            self._checking.discard(batch)
-            self._checked.notify_all()
+            if self._at_proof == batch:
+                self._at_proof = None
+                self._done.notify_all()
 
     def give_way(self, batch: Batch) -> None:
-        """Wait while proofs of other batches are checked, on all cores."""
+        """Wait while a seed of another batch is being proved on all cores."""
         with self.lock:
-            while self._checking and batch not in self._checking and not self.stop.is_set():
-                self._checked.wait(_TICK)
+            while self._at_proof not in (None, batch) and not self.stop.is_set():
+                self._done.wait(_TICK)
 
     def count(self, steps: int) -> None:
         """Seed-steps taken."""
@@ -428,13 +430,13 @@ class _Follower:
         self.search.listener.on_evaluation(evaluation, records)
 
     def on_activity(self, seed: int, doing: str) -> None:
-        if doing == "checking":
-            self.search.begin_check(self.batch)
         self.search.listener.on_activity(seed, doing)
 
     def on_verdict(self, record: SeedRecord, verdict: str) -> None:
-        self.search.end_check(self.batch)
         self.search.on_verdict(record, verdict)
+
+    def on_cores(self, taken: bool) -> None:
+        (self.search.begin_proof if taken else self.search.end_proof)(self.batch)
 
 
 def _unfinished_batches(result: SearchResult) -> list[Batch]:

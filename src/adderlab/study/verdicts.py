@@ -384,11 +384,14 @@ class SeedVerifier:
         histories: Mapping[int, Sequence[Metrics]] | None = None,
         on_activity: Callable[[int, str], None] = lambda seed, doing: None,
         threads: int = 1,
+        on_cores: Callable[[bool], None] = lambda taken: None,
     ) -> None:
         """``folder``: where proved checkpoints and certificates go. ``histories``: the evaluations of
         seeds that are gone on with. ``on_activity``: told before a seed is proved, its proof checked, or
-        the seed repaired. ``threads``: processes that check a proof."""
+        the seed repaired. ``threads``: processes that prove and check. ``on_cores``: told before they
+        are at work, and after."""
         self.recipe, self.folder, self.threads = recipe, folder, threads
+        self._on_cores, self._has_cores = on_cores, False
         self.files: dict[int, tuple[Path, Path]] = {}
         """Checkpoint and certificate of every proved seed."""
         self._histories = {seed: list(known) for seed, known in (histories or {}).items()}
@@ -445,12 +448,20 @@ class SeedVerifier:
         self._on_activity(seed, "proving")
         record = tracker.records[seed]
         known = [record.worst_pair] if record.verdict == "refuted" and record.worst_pair else []
-        proof = prove_checkpoint(
-            checkpoint, limits=LIMITS, progress=self._check_stop, known=known, counting=False
-        )
-        if proof.verdict == "proved":
-            self._on_activity(seed, "checking")
-        proof = checked(proof, checkpoint, self._check_stop, threads=self.threads)
+        try:
+            proof = prove_checkpoint(
+                checkpoint,
+                limits=LIMITS,
+                progress=self._follow,
+                known=known,
+                counting=False,
+                threads=self.threads,
+            )
+            if proof.verdict == "proved":
+                self._on_activity(seed, "checking")
+            proof = self._checked(proof, checkpoint)
+        finally:
+            self._take_cores(False)
         proved = proof.verdict == "proved"
         if proved:
             self._keep(checkpoint, proof)
@@ -465,6 +476,13 @@ class SeedVerifier:
         )
         return proved
 
+    def _checked(self, proof: Proof, checkpoint: Checkpoint) -> Proof:
+        try:
+            self._take_cores(proof.verdict == "proved")
+            return checked(proof, checkpoint, self._check_stop, threads=self.threads)
+        finally:
+            self._take_cores(False)
+
     def _repair(self, tracker: SeedTracker, checkpoint: Checkpoint) -> bool:
         seed = _seed(checkpoint)
         self._on_activity(seed, "repairing")
@@ -474,7 +492,7 @@ class SeedVerifier:
             limits=LIMITS,
             progress=self._check_stop,
         )
-        found = checked(result.proof, result.checkpoint, self._check_stop, threads=self.threads)
+        found = self._checked(result.proof, result.checkpoint)
         proved = found.verdict == "proved"
         if proved:
             self._keep(result.checkpoint, found)
@@ -500,6 +518,16 @@ class SeedVerifier:
         """Change the seed's record, and tell of the decision."""
         tracker.put([dataclasses.replace(tracker.records[seed], **changes)])  # type: ignore[arg-type]
         self._on_verdict(tracker.records[seed], decision)
+
+    def _follow(self, proof: Progress) -> None:
+        """Of the prover's phases one is done by all cores."""
+        self._check_stop(proof)
+        self._take_cores(proof.phase == "leaves")
+
+    def _take_cores(self, taken: bool) -> None:
+        if self.threads > 1 and taken != self._has_cores:
+            self._has_cores = taken
+            self._on_cores(taken)
 
     def _check_stop(self, _: Progress) -> None:
         if self._stop.is_set():

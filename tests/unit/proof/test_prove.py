@@ -196,5 +196,6 @@ def test_progress_is_reported_and_results_repeat() -> None:
     assert [p.done for p in seen if p.phase == "leaves"] == [0, 1, 2, 3]
     left = [p.open_inputs for p in seen if p.phase == "search"]
     assert left == sorted(left, reverse=True) and left[-1] == 0
-    second = prove_problem(problem)
-    assert dataclasses.replace(first, seconds=0) == dataclasses.replace(second, seconds=0)
+    for threads in (1, 2):
+        second = prove_problem(problem, threads=threads)
+        assert dataclasses.replace(first, seconds=0) == dataclasses.replace(second, seconds=0)

@@ -316,20 +316,21 @@ def test_who_proves_nothing_is_not_waited_for(tmp_path: Path, monkeypatch: pytes
     assert more.records[4].steps == RECIPE.steps and more.records[3] == found.records[3]
 
 
-def test_who_trains_gives_way_while_a_proof_is_checked(
+def test_who_trains_gives_way_while_a_proof_has_the_cores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checking, heard = Flag(), []
+    proving, heard = Flag(), []
 
     def verify(self: SeedVerifier, evaluation: Evaluation, tracker: SeedTracker) -> None:
         if evaluation.step != 5:
             return
         if evaluation.seeds == (3,):
-            self._on_activity(3, "checking")
-            checking.set()
+            self._take_cores(True)
+            proving.set()
             time.sleep(1.0)
             self._decide(tracker, 3, "undecided")
-        while not checking.is_set():
+            self._take_cores(False)
+        while not proving.is_set():
             time.sleep(0.01)
 
     class Heard(Listener):
@@ -342,3 +343,28 @@ def test_who_trains_gives_way_while_a_proof_is_checked(
     monkeypatch.setattr(SeedVerifier, "verify", verify)
     search(tmp_path / "it", 2, Heard())
     assert heard.index((3, "undecided")) < heard.index(((4,), 10))
+
+
+def test_one_proof_at_a_time_has_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both seeds are proved at once: each waits until the other's proof is done."""
+    busy, both = tmp_path / "busy", []
+
+    def verify(self: SeedVerifier, evaluation: Evaluation, tracker: SeedTracker) -> None:
+        if evaluation.step != 5:
+            return
+        self._take_cores(True)
+        alone = not busy.exists()
+        busy.touch()
+        time.sleep(0.3)
+        busy.unlink()
+        self._take_cores(False)
+        self._decide(tracker, evaluation.seeds[0], "undecided" if alone else "refuted")
+
+    class Heard(Listener):
+        def on_verdict(self, record: SeedRecord, verdict: str) -> None:
+            if record.steps == 6:
+                both.append(verdict)
+
+    monkeypatch.setattr(SeedVerifier, "verify", verify)
+    search(tmp_path / "it", 2, Heard())
+    assert len(both) >= 2 and set(both) == {"undecided"}
