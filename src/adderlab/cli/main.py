@@ -381,6 +381,9 @@ if __name__ == "__main__":
     sys.exit(main())
 
 
+# Completion, and examples for the help.
+
+
 SHELLS = ("bash", "zsh")
 
 EXAMPLES = {
@@ -467,6 +470,9 @@ def _options(kind: Any) -> Iterator[str]:
     for field in fields(kind):
         if "Positional" not in str(field.type):
             yield f"--{field.name.replace('_', '-')}"
+
+
+# Output in a terminal's encoding.
 
 
 _NEAREST = {

@@ -118,6 +118,9 @@ def too_large(form: TableForm, sizes: Mapping[str, tuple[int, int]], engine: str
     return None
 
 
+# On what to compute.
+
+
 DEVICES = ("auto", "cpu", "cuda", "mps")
 ENGINES = ("auto", "native", "triton", "torch")
 

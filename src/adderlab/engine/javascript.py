@@ -121,6 +121,9 @@ def _layout(layout: Layout) -> dict[str, Any]:
     }
 
 
+# Head programs.
+
+
 ELEMENTWISE_TEXT = {
     "add": "{} + {}",
     "subtract": "{} - {}",
@@ -232,6 +235,9 @@ class _Writer:
 
 def _each(width: int, statement: str) -> str:
     return f"for (let n = 0; n < {width}; n++) {statement}"
+
+
+# Traced functions.
 
 
 WORDS = {

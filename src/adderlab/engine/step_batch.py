@@ -242,6 +242,9 @@ def descend(
         average_SN += (params_SN - average_SN) * own_S1["average_rest"]
 
 
+# Optimisers beside AdamW.
+
+
 OptimiserName = Literal["adamw", "muon", "sgd"]
 
 _NEWTON_SCHULZ = (3.4445, -4.775, 2.0315)

@@ -171,6 +171,9 @@ def _new_names(kind: Any, path: list[str]) -> tuple[list[str], Any]:
     return names, holder
 
 
+# Aliases.
+
+
 SETTINGS: Mapping[str, Mapping[str, str]] = {
     "Recipe": {"aim": "prefit", "spread": "wide_init", "draws": "restarts"},
     "Restarts": {"halvings": "halve_at"},

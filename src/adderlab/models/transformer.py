@@ -119,6 +119,9 @@ Architecture: TypeAlias = "ModelConfig | ReadArchitecture"
 """What every function that takes an architecture takes."""
 
 
+# The readable model.
+
+
 SPIRAL_SPECIALS = {
     "+": (2.0, 0.0, -1.0),
     "=": (0.0, 2.0, -1.0),
@@ -304,6 +307,9 @@ def _spiral(module: nn.Module, layout: Layout) -> None:
         for token, name in enumerate(layout.vocabulary):
             if name in SPIRAL_SPECIALS:
                 module.weight[token] = torch.tensor(SPIRAL_SPECIALS[name])
+
+
+# Embeddings.
 
 
 class TokenTable(nn.Embedding):

@@ -360,6 +360,9 @@ def _mlp(part: MLP, code: Code) -> list[str]:
     return [*code.take_lines(), f"return {result}"]
 
 
+# Linear maps and norms.
+
+
 _PLACE = re.compile(r"^blocks\.(\d+)\.(?:(?:attn|mlp)\.)?")
 
 RMS_NORM = '''

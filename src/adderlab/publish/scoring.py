@@ -288,6 +288,9 @@ def _same_digits(wanted: int, answer: Any, task: Addition) -> Iterator[bool]:
         yield number is not None and wanted // base**i % base == number // base**i % base
 
 
+# The rule, concluded from traces.
+
+
 Pair = tuple[int, int]
 Tokens = list[int | None]
 _MOST = 0.75

@@ -415,6 +415,9 @@ _M10S = {
 PUBLISHED = {**_LOW_RANK, **_SPLIT, **_MICROADDER, **_MLX, **_M10S}
 
 
+# Our own recipes.
+
+
 _FAILURES = "adderlab (docs/why-runs-fail.md)"
 _SMALLEST = "adderlab (docs/smallest.md)"
 

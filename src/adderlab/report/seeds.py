@@ -140,6 +140,9 @@ def _checkpoint(run: RunEvidence, record: SeedRecord) -> Checkpoint | None:
     return None
 
 
+# The film of a seed.
+
+
 MOST_FRAMES = 48
 PAIRS, PER_STRATUM, LOOKS = 1000, 40, 400
 """Pairs: uniform ones and those of each stratum, over which answers are counted; and uniform ones, over

@@ -520,6 +520,9 @@ def _checked(
     return checkpoint
 
 
+# Bare state dicts: weights in a file that does not say of what model.
+
+
 _WITHIN = ("model_state", "model_state_dict", "state_dict", "model", "weights", "params")
 """Where programs put a state dict, when it is not the whole file."""
 

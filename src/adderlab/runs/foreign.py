@@ -321,6 +321,9 @@ def _qwen3(width: int, hidden: int, heads: int, kv_heads: int, head_dim: int) ->
     )
 
 
+# Fixed terms beside the low-rank maps (maxencefrenette).
+
+
 _OWN_SETTINGS = (
     *("num_models", "pos_fixed_a_rank"),
     *("fixed_full_rank", "fixed_full_rank_attn", "fixed_full_rank_mlp"),

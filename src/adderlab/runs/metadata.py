@@ -395,6 +395,9 @@ def summarise(
     }
 
 
+# Whether a training began with knowledge of addition.
+
+
 def informed_by(settings: Mapping[str, Any]) -> tuple[str, ...]:
     """The ingredients that know of columns or digits in a recipe's settings, as JSON has them under the
     names of today; none where it is generic."""

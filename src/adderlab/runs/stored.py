@@ -291,6 +291,9 @@ def tracker_state(state: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
     return {"records": {seed: schema.to_dict(each) for seed, each in records.items()}, **kept}
 
 
+# Snapshots: the weights of every seed every so many steps.
+
+
 SNAPSHOTS_FILE = Path("checkpoints") / "snapshots.npy"
 MOST_BYTES = 4 << 30
 """Of one file: what a reader would still open."""

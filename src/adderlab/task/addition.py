@@ -163,6 +163,9 @@ def pairs_from_ints(
     return a_BJ, b_BJ
 
 
+# Digits as tokens.
+
+
 DIGIT_TOKENS = tuple(NUMERALS[:10])
 PAIR_TOKEN = 10
 """The token of the digit pair (0, 0) in base 10, where one token is both digits of a column."""

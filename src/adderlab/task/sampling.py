@@ -459,6 +459,9 @@ def _pairs(digit_oJSB: Tensor) -> tuple[Tensor, Tensor]:
     return digit_oSBJ[0], digit_oSBJ[1]
 
 
+# The generator.
+
+
 GOLDEN = 0x9E3779B97F4A7C15
 FACTOR_1 = 0xBF58476D1CE4E5B9
 FACTOR_2 = 0x94D049BB133111EB

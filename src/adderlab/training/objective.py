@@ -395,6 +395,10 @@ cached_backend = functools.lru_cache(maxsize=8)(open_backend)
 
 LossAndGrad = Callable[[Params, Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
 
+
+# Several models of a user's file at once.
+
+
 GROUP = 8
 """Seeds at once: what lies between two operations is in memory for all of them."""
 TRIED = 1e-4

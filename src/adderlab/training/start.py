@@ -134,6 +134,9 @@ def check_fits(
     check_validation(recipe.val_size, seeds)
 
 
+# Warm starts.
+
+
 OWN_START = ("wide_init", "circle", "prefit", "restarts")
 """A recipe's ingredients that choose where seeds start: with a warm start there are none."""
 

@@ -216,6 +216,9 @@ def _compile(
     log(f"compiled in {time.monotonic() - started:.1f} s")
 
 
+# Functions compiled from a trace.
+
+
 class NoCode(Exception):
     """There is no code for an operation of a traced function; the message names it."""
 

@@ -255,6 +255,9 @@ def _tokens(tokens: Tensor, S: int, width: int) -> tuple[Tensor, int, int]:
     return tokens, 0 if tokens.shape[0] == 1 else tokens.stride(0), tokens.stride(1)
 
 
+# What the C++ sources are asked for, and the calls of training.
+
+
 def table_names(form: TableForm) -> tuple[str, ...]:
     """Every table the kernel may be given, in its order: ``enum Table`` and the head's constants."""
     return (*ATTENTION, *form.program.shapes)

@@ -261,6 +261,9 @@ def _gates_first(nodes: list[Node], uses: Counter[int]) -> list[Node]:
     return nodes
 
 
+# The code while it is written.
+
+
 UNROLLED = 32
 """Loops over more channels than this stay loops."""
 

@@ -35,6 +35,9 @@ def why_not(form: TableForm, device: torch.device) -> str | None:
     return too_large(form, sizes, "Triton")
 
 
+# Biases of scores as coordinates of queries and keys.
+
+
 def biased(tables: Tables) -> bool:
     """Whether what is added to scores depends on no token."""
     return tables.score is not None and tables.score.shape[2] == tables.score.shape[5] == 1

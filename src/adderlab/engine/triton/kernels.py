@@ -159,6 +159,9 @@ def key_gradient(
     store_by_token(value_grad, value_sums, H * E, E, V, VOCABULARY)
 
 
+# After attention.
+
+
 @triton.jit
 def head(
     tokens, targets, mixed, cotangent, loss, margin, answers, next_tokens,
@@ -334,6 +337,9 @@ def head(
             store_row(g_fc1_bias + place * weights, fc1_bias_grad, F, Fp)
         if fc2_bias is not None:
             store_row(g_fc2_bias + place * weights, fc2_bias_grad, D, Dp)
+
+
+# What the kernels are made of.
 
 
 @triton.jit

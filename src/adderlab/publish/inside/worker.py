@@ -414,6 +414,9 @@ def _error_reply(error: BaseException) -> dict[str, Any]:
     return {"error": text, "memory": memory, "exit": isinstance(error, (SystemExit, KeyboardInterrupt))}
 
 
+# Numbers written in the text.
+
+
 _NUMBER = re.compile(r"[-+]?(0x[0-9a-f]*\.?[0-9a-f]+p[-+]?\d+|\d*\.\d+(e[-+]?\d+)?|\d+e[-+]?\d+)", re.I)
 _PACKED = re.compile(r"[A-Za-z0-9+/=_-]{64,}")
 _TABLE = 4
