@@ -21,7 +21,7 @@ from adderlab.models.tables import stack_parameters
 from adderlab.models.transformer import TokenArc, Transformer
 from adderlab.runs.checkpoints import load_checkpoint
 from adderlab.task.addition import OPERAND_DIGITS
-from adderlab.training.initialise import log_attention
+from adderlab.training.ingredients import log_attention
 
 PAIRS = 20_000
 

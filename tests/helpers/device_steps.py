@@ -21,8 +21,8 @@ from adderlab.task.sampling import (
     DataConfig,
     Phase,
 )
+from adderlab.training.ingredients import Average, Freeze, Grokfast
 from adderlab.training.objective import objective_for
-from adderlab.training.optimiser import Average, Freeze, Grokfast
 from adderlab.training.population import Population
 from adderlab.training.recipe import UNIFORM_LENGTHS, Recipe
 

@@ -14,8 +14,8 @@ from adderlab.models.zoo import get_preset
 from adderlab.study.cluster import Done
 from adderlab.study.shards import Task, train_shard
 from adderlab.training.finetune import Targeting
+from adderlab.training.ingredients import MICROADDER_DECAY, Average, Grokfast
 from adderlab.training.objective import Compute, objective_for
-from adderlab.training.optimiser import MICROADDER_DECAY, Average, Grokfast
 from adderlab.training.recipe import Recipe, Stage
 from adderlab.training.run import Job, RunResult, run
 

@@ -23,7 +23,7 @@ from adderlab.proof.prove import prove_checkpoint
 from adderlab.recipes import get_recipe
 from adderlab.runs.checkpoints import Checkpoint
 from adderlab.task.addition import Addition
-from adderlab.training.initialise import AttentionPrefit, Restarts
+from adderlab.training.ingredients import AttentionPrefit, Restarts
 from adderlab.training.objective import objective_for
 from adderlab.training.population import Population
 from adderlab.training.recipe import Recipe

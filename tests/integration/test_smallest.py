@@ -14,7 +14,7 @@ from adderlab.proof.prove import prove_checkpoint
 from adderlab.recipes import best_name, quick_name
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint
 from adderlab.task.addition import pairs_from_ints
-from adderlab.training.initialise import log_attention, wanted_attention
+from adderlab.training.ingredients import log_attention, wanted_attention
 from helpers.models import config_of
 from helpers.paths import ROOT
 

@@ -8,7 +8,7 @@ A step is Grokfast's part of the gradient, AdamW with clipping (or an ``Update``
 running average of the weights.
 Every operation is elementwise and correctly rounded, and the gradient norm is summed in a fixed order
 (``models.ordered`` says why). Source of AdamW: Loshchilov and Hutter, arXiv 1711.05101; constants and
-order of operations as in torch.optim.AdamW. Of the others: ``training.optimiser``.
+order of operations as in torch.optim.AdamW. Of the others: ``training.ingredients``.
 
 Beside AdamW there are SGD with momentum, and Muon for the matrices of a model. Both take
 ``recipe.beta1`` as their momentum and decoupled weight decay as AdamW has it, and share its clipping,
@@ -50,7 +50,7 @@ RATES = ("lr", "correction", "scale")
 class Settings:
     """What the seeds of one recipe are trained with over C steps.
 
-    What the numbers mean stands in ``training.optimiser``.
+    What the numbers mean stands in ``training.ingredients``.
     """
 
     lr: Sequence[float]

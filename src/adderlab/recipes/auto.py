@@ -20,7 +20,7 @@ from adderlab.errors import UsageError
 from adderlab.models.describe import count_parameters
 from adderlab.models.tables import tables, why_not_trained_by_tables
 from adderlab.models.transformer import Architecture, build_model
-from adderlab.training.initialise import Restarts, widened
+from adderlab.training.ingredients import Restarts, widened
 from adderlab.training.objective import stacked_float32
 from adderlab.training.recipe import UNIFORM_LENGTHS, Recipe, Stage
 

@@ -25,15 +25,18 @@ from adderlab.task.sampling import (
     Phase,
 )
 from adderlab.training.finetune import LBFGS, Targeting
-from adderlab.training.initialise import AttentionPrefit, Circle, Restarts, WideInit
-from adderlab.training.optimiser import (
+from adderlab.training.ingredients import (
     M10S_DECAY,
     MICROADDER_DECAY,
     AdaptiveDecay,
+    AttentionPrefit,
     Average,
+    Circle,
     DecayRule,
     Freeze,
     Grokfast,
+    Restarts,
+    WideInit,
 )
 from adderlab.training.recipe import UNIFORM_LENGTHS, UNIFORM_PAIRS, Recipe, Stage
 

@@ -36,7 +36,7 @@ from adderlab.report.evidence import (
 from adderlab.runs.records import LEARNED, SeedRecord, best_of
 from adderlab.study.rate import RateRecord
 from adderlab.task.addition import SUM_DIGITS
-from adderlab.training.initialise import Restarts
+from adderlab.training.ingredients import Restarts
 
 MOST_CHANGES = 5
 """A recipe with more settings changed is another recipe."""

@@ -32,10 +32,17 @@ from adderlab.runs.checkpoints import Checkpoint
 from adderlab.task.r456 import Holdout, R456Sampler, holdout
 from adderlab.task.sampling import pool_pairs, sample_pairs
 from adderlab.training.finetune import FailingPairs, find_failures, minimise
-from adderlab.training.initialise import leaders, rows_of
+from adderlab.training.ingredients import (
+    AdamW,
+    DecayFactors,
+    LearningRates,
+    SlowGradients,
+    WeightAverage,
+    leaders,
+    rows_of,
+)
 from adderlab.training.measure import Best, Evaluation, TrainingSet, Validation, better
 from adderlab.training.objective import Objective
-from adderlab.training.optimiser import AdamW, DecayFactors, LearningRates, SlowGradients, WeightAverage
 from adderlab.training.recipe import Recipe, Stage, learning_rate, learning_rates
 from adderlab.training.start import check_fits, start, warm
 

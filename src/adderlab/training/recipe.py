@@ -19,8 +19,16 @@ from adderlab.files.schema import IMPLIED
 from adderlab.runs.metadata import informed_by
 from adderlab.task.sampling import R456_CURRICULUM, Curriculum, DataConfig, Phase
 from adderlab.training.finetune import LBFGS, MAX_ROUNDS, Targeting
-from adderlab.training.initialise import AttentionPrefit, Circle, Restarts, WideInit
-from adderlab.training.optimiser import AdaptiveDecay, Average, Freeze, Grokfast
+from adderlab.training.ingredients import (
+    AdaptiveDecay,
+    AttentionPrefit,
+    Average,
+    Circle,
+    Freeze,
+    Grokfast,
+    Restarts,
+    WideInit,
+)
 
 R456_DATA = DataConfig(curriculum=R456_CURRICULUM)
 """Operands of up to 3, 6 and 10 digits, one length for each pair."""

@@ -1,7 +1,7 @@
 """Where a population starts, whether a recipe can train a model from there at all, and warm starts.
 
 Each seed's parameters are its own draw, moved by the recipe's ingredients for the start
-(``training.initialise``). What does not fit the model is said before anything is written.
+(``training.ingredients``). What does not fit the model is said before anything is written.
 
 With a warm start seeds begin from the weights of a trained model, of the same architecture or of a
 larger one that encloses it. One architecture *encloses* another if it can compute whatever the other
@@ -33,8 +33,9 @@ from adderlab.models.config import ModelConfig
 from adderlab.models.tables import stack_parameters
 from adderlab.models.transformer import Architecture, build_model, skeleton
 from adderlab.runs.checkpoints import Checkpoint
-from adderlab.training.initialise import (
+from adderlab.training.ingredients import (
     check_circle,
+    check_names,
     check_prefit,
     check_wide_init,
     drawn_as,
@@ -46,7 +47,6 @@ from adderlab.training.initialise import (
 )
 from adderlab.training.measure import check_validation
 from adderlab.training.objective import stacked_float32
-from adderlab.training.optimiser import check_names
 from adderlab.training.recipe import UNIFORM_PAIRS, Recipe
 
 

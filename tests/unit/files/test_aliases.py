@@ -7,7 +7,7 @@ from adderlab.files import schema
 from adderlab.models.config import ModelConfig
 from adderlab.models.zoo import PRESETS
 from adderlab.recipes import RECIPES, get_named
-from adderlab.training.initialise import Circle
+from adderlab.training.ingredients import Circle
 from adderlab.training.recipe import Recipe
 
 

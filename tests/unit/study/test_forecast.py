@@ -30,9 +30,8 @@ from adderlab.study.forecast import (
     seeds_needed,
 )
 from adderlab.training.finetune import LBFGS
-from adderlab.training.initialise import Restarts
+from adderlab.training.ingredients import Average, Restarts
 from adderlab.training.measure import Evaluation
-from adderlab.training.optimiser import Average
 from adderlab.training.population import Population
 from adderlab.training.recipe import Recipe, Stage
 from adderlab.training.run import Writer

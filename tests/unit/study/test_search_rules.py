@@ -8,7 +8,7 @@ import pytest
 from adderlab.recipes import get_recipe
 from adderlab.runs.records import Metrics
 from adderlab.study.verdicts import hopeless, open_from, worth_a_proof
-from adderlab.training.optimiser import Freeze
+from adderlab.training.ingredients import Freeze
 from adderlab.training.recipe import Recipe
 
 RECIPE = Recipe(steps=100_000)

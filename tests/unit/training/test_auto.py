@@ -17,7 +17,7 @@ from adderlab.recipes.auto import auto, explained
 from adderlab.report.describe import describe_recipe
 from adderlab.study.cells import read_sweep
 from adderlab.study.forecast import Speed, forecast, steps_within
-from adderlab.training.initialise import Restarts, WideInit
+from adderlab.training.ingredients import Restarts, WideInit
 from adderlab.training.measure import Listener
 from adderlab.training.objective import Backend, objective_for
 from adderlab.training.population import Population

@@ -20,9 +20,8 @@ from adderlab.models.zoo import get_preset
 from adderlab.task.addition import Layout
 from adderlab.task.sampling import CarryMix, DataConfig
 from adderlab.training.finetune import LBFGS, Targeting
-from adderlab.training.initialise import Circle
+from adderlab.training.ingredients import AdaptiveDecay, Average, Circle, DecayRule, Freeze, Grokfast
 from adderlab.training.objective import Objective, objective_for
-from adderlab.training.optimiser import AdaptiveDecay, Average, DecayRule, Freeze, Grokfast
 from adderlab.training.population import Population, advance, batch_shape, furthest_behind
 from adderlab.training.recipe import Recipe, Stage
 from helpers.states import assert_same_state

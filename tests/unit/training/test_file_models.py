@@ -21,7 +21,7 @@ from adderlab.reading import file_model
 from adderlab.reading.file_model import FileModel, read_file, read_module
 from adderlab.recipes.auto import auto
 from adderlab.training.finetune import LBFGS
-from adderlab.training.initialise import Circle, Restarts, WideInit
+from adderlab.training.ingredients import Circle, Restarts, WideInit
 from adderlab.training.objective import Compute, OracleObjective, TableObjective, open_backend
 from adderlab.training.population import Population
 from adderlab.training.recipe import R456_DATA, Recipe, Stage

@@ -9,16 +9,17 @@ from adderlab.errors import UsageError
 from adderlab.models.tables import stack_parameters
 from adderlab.models.transformer import build_model
 from adderlab.models.zoo import get_preset
-from adderlab.training.initialise import Circle, on_circle
-from adderlab.training.optimiser import (
+from adderlab.training.ingredients import (
     M10S_DECAY,
     MICROADDER_DECAY,
     Average,
+    Circle,
     DecayFactors,
     Freeze,
     Grokfast,
     LearningRates,
     check_names,
+    on_circle,
 )
 
 

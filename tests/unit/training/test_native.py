@@ -14,9 +14,8 @@ from adderlab.models.tables import Tables
 from adderlab.models.zoo import get_preset
 from adderlab.task.addition import Layout
 from adderlab.task.sampling import R456_CURRICULUM, CarryMix, DataConfig
-from adderlab.training.initialise import Circle
+from adderlab.training.ingredients import Average, Circle, Freeze, Grokfast
 from adderlab.training.objective import objective_for
-from adderlab.training.optimiser import Average, Freeze, Grokfast
 from adderlab.training.population import Population
 from adderlab.training.recipe import UNIFORM_LENGTHS, Recipe, Stage
 from helpers.states import assert_same_state

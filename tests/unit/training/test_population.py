@@ -13,10 +13,9 @@ from adderlab.models.zoo import get_preset
 from adderlab.task.r456 import holdout
 from adderlab.task.sampling import R456_CURRICULUM, CarryMix, DataConfig
 from adderlab.training.finetune import LBFGS, Targeting
-from adderlab.training.initialise import Circle
+from adderlab.training.ingredients import AdaptiveDecay, Average, Circle, DecayRule, Freeze, Grokfast
 from adderlab.training.measure import Evaluation
 from adderlab.training.objective import objective_for
-from adderlab.training.optimiser import AdaptiveDecay, Average, DecayRule, Freeze, Grokfast
 from adderlab.training.population import Population
 from adderlab.training.recipe import Recipe, Stage
 from helpers.states import assert_same_state

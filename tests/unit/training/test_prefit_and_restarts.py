@@ -14,7 +14,7 @@ from adderlab.models.transformer import build_model
 from adderlab.models.zoo import get_preset
 from adderlab.recipes import get_recipe
 from adderlab.task.sampling import sample_pairs
-from adderlab.training.initialise import (
+from adderlab.training.ingredients import (
     AttentionPrefit,
     Restarts,
     leaders,

@@ -10,7 +10,7 @@ from adderlab.files import schema
 from adderlab.recipes import RECIPES, get_recipe
 from adderlab.task.sampling import CarryMix
 from adderlab.training.finetune import LBFGS, Targeting
-from adderlab.training.optimiser import Average, Grokfast
+from adderlab.training.ingredients import Average, Grokfast
 from adderlab.training.recipe import UNIFORM_PAIRS, Recipe, Stage, learning_rate
 
 STAGED = Recipe(

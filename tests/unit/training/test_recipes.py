@@ -18,7 +18,7 @@ from adderlab.recipes import (
 )
 from adderlab.task.addition import from_digits
 from adderlab.task.r456 import holdout
-from adderlab.training.optimiser import MICROADDER_DECAY
+from adderlab.training.ingredients import MICROADDER_DECAY
 from adderlab.training.recipe import Recipe
 from adderlab.training.start import check_fits
 

@@ -15,9 +15,9 @@ from adderlab.runs.folder import load_state
 from adderlab.runs.metadata import read_summary
 from adderlab.runs.records import SeedRecord, best_of, read_metrics, read_records, read_seed_metrics
 from adderlab.training.finetune import Targeting
+from adderlab.training.ingredients import MICROADDER_DECAY, Average, Freeze, Grokfast
 from adderlab.training.measure import Evaluation, Listener, SeedTracker
 from adderlab.training.objective import objective_for
-from adderlab.training.optimiser import MICROADDER_DECAY, Average, Freeze, Grokfast
 from adderlab.training.population import Population
 from adderlab.training.recipe import Recipe, Stage
 from adderlab.training.run import Job, RunResult, read_job, run

@@ -12,7 +12,7 @@ from adderlab.models.tables import stack_parameters
 from adderlab.models.transformer import build_model
 from adderlab.models.zoo import get_preset
 from adderlab.task.sampling import sample_pairs
-from adderlab.training.initialise import Restarts, WideInit
+from adderlab.training.ingredients import Restarts, WideInit
 from adderlab.training.objective import objective_for
 from adderlab.training.population import Population
 from adderlab.training.recipe import UNIFORM_PAIRS, Recipe, Stage
