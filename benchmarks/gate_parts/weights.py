@@ -22,7 +22,7 @@ STAGES = (
 )
 TRAINED = {"456p": (), "67p": (RESTARTS,), "44p": (RESTARTS, STAGES), "7p": (RESTARTS,)}
 """Preset -> changes of its best recipe, which has restarts and stages beyond 600 steps."""
-RECIPES = {"7p": "quick-7"}
+RECIPES = {"456p": "aimed", "7p": "quick-7"}
 """By name where the best recipe is another today."""
 EXPECTED_SEEDS = 4
 
@@ -54,6 +54,7 @@ def check_resumed(pair: Pair) -> Check:
     """A run that the old tree began, interrupted, and both go on with."""
     name, run = "456p: a run that the old tree began goes on in both", "results/runs/interrupted"
     args = ["train", "456p", "--seeds", "0-3", "--steps", "6000", "--run-name", "interrupted", *SMALL]
+    args += ["--recipe", RECIPES["456p"]]
     begun = interrupted(pair.old, args, pair.old.folder / run / "state.pt")
     if begun:
         return compared(name, [begun])

@@ -53,6 +53,8 @@ class Experiment:
     """Of the recipe before any change; empty where it has none."""
     changes: tuple[str, ...]
     """What was changed, for example ``("lr=0.01",)``."""
+    note: str = ""
+    """What the user should know of it that was not asked for."""
 
     @property
     def is_published(self) -> bool:
@@ -78,8 +80,17 @@ def define(
         own = {"published": published_name, "best": best_name, "quick": quick_name}
         name = own[recipe](sized) if recipe in own else recipe
         recipe = named_for(sized, recipe, config=config, steps=steps).recipe
+    note = ""
     if steps is not None:
         changed.append(("recipe", "steps", str(steps)))
+        asked = any(section == "recipe" and key.startswith("restarts") for section, key, _ in changed)
+        # Such a run is there to look at something, not to learn.
+        if default and not asked and recipe.restarts and recipe.restarts.halve_at[-1] >= steps:
+            changed.append(("recipe", "restarts", "null"))
+            last = max(recipe.restarts.halve_at)
+            note = (
+                f"{name} chooses among starts up to step {last:,}: with {steps:,} steps a seed has one"
+            )
     recipe = schema.with_settings(recipe, _of(changed, "recipe"), "recipe")
     changes = [f"{k}={v}" if section == "recipe" else f"model.{k}={v}" for section, k, v in changed]
     if config != preset.config:
@@ -93,6 +104,7 @@ def define(
         recipe=recipe,
         recipe_name=name,
         changes=tuple(changes),
+        note=note,
     )
 
 
@@ -121,7 +133,14 @@ def _define_file(
     )
 
 
-def explain(name: str, config: Architecture, recipe: Recipe, listener: Listener) -> None:
+def explain(wanted: Experiment, listener: Listener) -> None:
+    """What its recipe does that was not asked for, and of "auto" what it is for this model and why."""
+    if wanted.note:
+        listener.on_message(wanted.note)
+    explain_auto(wanted.recipe_name, wanted.config, wanted.recipe, listener)
+
+
+def explain_auto(name: str, config: Architecture, recipe: Recipe, listener: Listener) -> None:
     """Of the recipe "auto": what it is for this model and why. ``name``: the recipe's, perhaps with its
     changes (``auto+lr=0.01``)."""
     if name.partition("+")[0] == "auto":

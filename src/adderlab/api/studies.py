@@ -17,7 +17,7 @@ from adderlab.api.experiments import (
     Settings,
     Trainable,
     define,
-    explain,
+    explain_auto,
     name_file,
     parse_seeds,
 )
@@ -166,7 +166,7 @@ def measure_rate(
                 )
             delete_measurement(work)
         write_plan(work, plan)
-        explain(plan.recipe_name, plan.config, plan.recipe, listener)
+        explain_auto(plan.recipe_name, plan.config, plan.recipe, listener)
         backend = open_backend(plan.config, compute, listener.on_message)
         # The published pairs are decoded one model at a time: on the CPU, whatever trained them.
         cpu = torch.device("cpu")

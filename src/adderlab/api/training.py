@@ -269,7 +269,7 @@ def train(
     )
     if cluster is None and (store or shards):
         raise UsageError("store=URL and shards=N go with cluster=ADDRESS")
-    explain(wanted.recipe_name, wanted.config, wanted.recipe, listener)
+    explain(wanted, listener)
     if cluster is not None:
         if job.source is not None:
             raise UsageError("a warm start is trained on this machine: leave out the cluster")
@@ -377,7 +377,7 @@ def search(
     )
     compute = Compute(device=device, engine=engine, threads=threads)
     listener = listener or Listener()
-    explain(wanted.recipe_name, wanted.config, wanted.recipe, listener)
+    explain(wanted, listener)
     return _search(plan, compute, listener, proved=proved, minutes=minutes, overwrite=overwrite)
 
 

@@ -23,9 +23,7 @@ from adderlab.training.start import check_start
 RECIPES: dict[str, NamedRecipe] = resolve({**PUBLISHED, **OWN})
 
 _BEST = {
-    # prefit-restarts2 proves 91 of 96 seeds of the 456p where prefit proves 84, for half as many steps
-    # again: a proved model takes it longer, and short runs (--steps) end before its choice.
-    "456p": "prefit",
+    "456p": "prefit-restarts2-anneal",
     "311p": "prefit-scale20-anneal",
     "262p": "prefit-scale20-anneal",
     "228p": "plain-228",
@@ -41,7 +39,7 @@ _BEST = {
     "8p": "restarts-7",
     "7p": "generic-7",
 }
-"""Measured (docs/rates.md): the highest share of proved seeds, but for the 456p."""
+"""Measured (docs/rates.md): the highest share of proved seeds."""
 
 
 def get_named(name: str) -> NamedRecipe:

@@ -45,7 +45,7 @@ def test_a_changed_model_is_called_by_its_count_and_what_was_changed(
 @pytest.mark.parametrize("setting", ["model.tie_qkv=separate", "model.layout=pairs", "model.n_layer=2"])
 def test_a_default_recipe_that_does_not_fit_says_what_does(setting: str) -> None:
     with pytest.raises(
-        UsageError, match=r"prefit is the default of 456p .* recipes that fit are "
+        UsageError, match=r"prefit-restarts2-anneal is the default of 456p .* recipes that fit are "
     ) as found:
         define("456p", "best", settings=(setting,))
     fit = str(found.value).rpartition("recipes that fit are ")[2].split(", ")

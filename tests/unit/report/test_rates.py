@@ -114,7 +114,7 @@ def test_repair_alone_is_named_as_such(tmp_path: Path, capsys, monkeypatch) -> N
     rows = with_repair()
     helped = record(
         "456p",
-        "prefit",
+        "prefit-restarts2-anneal",
         results=(second,),
         n=1,
         seeds="1001",

@@ -154,6 +154,8 @@ def test_the_command_as_text(brief: None, tmp_path: Path, capsys: pytest.Capture
     argv = [
         "plan",
         "456p",
+        "--recipe",
+        "prefit",
         "--seeds",
         "12",
         "--steps",
@@ -181,6 +183,8 @@ def test_the_command_as_json(brief: None, capsys: pytest.CaptureFixture[str]) ->
     argv = [
         "plan",
         "456p",
+        "--recipe",
+        "prefit",
         "--seeds",
         "2",
         "--steps",
@@ -238,7 +242,7 @@ def test_a_forecast_is_what_the_run_takes(
     """By a clock that knows only the parts that are measured."""
     clock = Clock(monkeypatch)
     settings = [*SMALL, "recipe.eval_interval=50"]
-    common = ["--steps", "200", "--device", "cpu", "--threads", "1"]
+    common = ["--recipe", "prefit", "--steps", "200", "--device", "cpu", "--threads", "1"]
     assert main(["plan", "456p", "--seeds", "2", *common, *settings, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["measured"]["seed_steps_per_second"] == pytest.approx(1 / clock.STEP_OF_A_SEED)
@@ -285,7 +289,7 @@ def test_the_rate_looked_up_is_the_recipes(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(studies, "default_folder", lambda: Path("somewhere"))
     monkeypatch.setattr(studies, "read_rates", lambda folder: rows)
     for name, count in (("best", 4), (own, 4), ("published", 1)):
-        for steps in (None, 9000):
+        for steps in (None, 20_000):
             found = studies.known_rate(define("456p", name, steps=steps))
             assert found is not None and found.rate.count == count, name
     assert studies.known_rate(define("456p", "best", settings=["recipe.lr=0.01"])) is None

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import adderlab as al
-from adderlab.api.experiments import define, explain
+from adderlab.api.experiments import define, explain_auto
 from adderlab.engine.torch_tables import TorchEngine
 from adderlab.errors import UsageError
 from adderlab.files.schema import to_dict
@@ -143,7 +143,7 @@ def test_what_it_chose_is_told_and_of_other_recipes_nothing(name: str, lines: in
     listener = Listener()
     listener.on_message = said.append  # type: ignore[method-assign]
     config = get_preset("140p").config
-    explain(name, config, auto(config), listener)
+    explain_auto(name, config, auto(config), listener)
     assert len(said) == lines and all(line.startswith("auto: ") for line in said)
 
 
