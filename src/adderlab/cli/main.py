@@ -377,10 +377,6 @@ def _resume(args: Any, run: Path) -> int:
     return Train(resume=run, **given).run()
 
 
-if __name__ == "__main__":
-    sys.exit(main())
-
-
 # Completion, and examples for the help.
 
 
@@ -524,3 +520,7 @@ def make_printable(*streams: TextIO) -> None:
 
 def _is_unicode(encoding: str) -> bool:
     return codecs.lookup(encoding).name.startswith("utf")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
