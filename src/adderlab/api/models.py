@@ -23,8 +23,7 @@ from adderlab.models.transformer import Architecture
 from adderlab.models.zoo import get_preset
 from adderlab.proof.exhaustive import try_all
 from adderlab.proof.prove import exact_tables
-from adderlab.reading.describe import reading_lines
-from adderlab.reading.file_model import FileModel, read_file, read_module
+from adderlab.reading.file_model import FileModel, read_file, read_module, reading_lines
 from adderlab.results import Result, html_table, text_table
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint, save_checkpoint, save_safetensors
 from adderlab.runs.metadata import kind_of, start_of

@@ -40,9 +40,8 @@ from adderlab.checker.tracing import Noisy, interpret, value_of
 from adderlab.errors import Failure
 from adderlab.reading.attention import Attention
 from adderlab.reading.dependence import BURIED, CASTS, CREATORS, MOVES, PRODUCTS, Dependence
-from adderlab.reading.nodes import Node, Ref
 from adderlab.reading.reading import Reading
-from adderlab.reading.trace import VIEWS, needed_nodes, rebuild, run
+from adderlab.reading.trace import VIEWS, Node, Ref, needed_nodes, rebuild, run
 
 aten = torch.ops.aten
 PAIRS_TRIED = 4

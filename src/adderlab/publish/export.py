@@ -41,8 +41,7 @@ from adderlab.publish.model_card import (
 )
 from adderlab.publish.submission import inlined_source, submission_source
 from adderlab.reading.file_model import FileModel
-from adderlab.reading.files import built, load_file
-from adderlab.reading.precision import parameters_of
+from adderlab.reading.running import built, load_file, parameters_of
 from adderlab.results import Result
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint, save_safetensors
 from adderlab.runs.metadata import start_of

@@ -25,8 +25,7 @@ from adderlab.models.transformer import Architecture
 from adderlab.models.zoo import PRESETS, Preset, at_size
 from adderlab.proof.certificate import FORMAT, digest
 from adderlab.proof.search import Limits
-from adderlab.reading.describe import computed_line
-from adderlab.reading.file_model import FileModel
+from adderlab.reading.file_model import FileModel, computed_line
 from adderlab.runs.checkpoints import Checkpoint
 from adderlab.runs.metadata import read_summary, start_of
 from adderlab.task.addition import PUBLISHED, Addition, number_word

@@ -41,7 +41,7 @@ from adderlab.publish.verification import (
     Watched,
 )
 from adderlab.publish.watching import Watcher, random_pairs, traced_pairs
-from adderlab.reading.files import stated_size
+from adderlab.reading.running import stated_size
 from adderlab.task.addition import PUBLISHED, Addition
 from adderlab.workers import usable_cores
 

@@ -21,11 +21,9 @@ from torch import Tensor
 from adderlab.errors import Failure
 from adderlab.models.tables import Tables
 from adderlab.reading.driving import Foreign
-from adderlab.reading.files import one_line
-from adderlab.reading.precision import in_double
 from adderlab.reading.read import read_model
 from adderlab.reading.reading import Reading, table_logits
-from adderlab.reading.trace import one_thread
+from adderlab.reading.running import in_double, one_line, one_thread
 
 SEQUENCES = 24
 """Each asked at all lengths of greedy decoding: about 270 calls."""

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from adderlab.errors import Failure
 from adderlab.reading.dependence import Dependence
-from adderlab.reading.nodes import Node
-from adderlab.reading.trace import Trace
+from adderlab.reading.trace import Node, Trace
 from adderlab.reading.writing import Entry, Part
 
 BEFORE, OTHER = -1, -2

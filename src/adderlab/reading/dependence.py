@@ -21,8 +21,7 @@ import torch
 from torch import Tensor
 
 from adderlab.errors import Failure
-from adderlab.reading.nodes import Node, Ref
-from adderlab.reading.trace import VIEWS, Trace, perform, rebuild
+from adderlab.reading.trace import VIEWS, Node, Ref, Trace, perform, rebuild
 
 aten = torch.ops.aten
 PARAMETER = 62

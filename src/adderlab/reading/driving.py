@@ -25,12 +25,21 @@ import torch
 from torch import Tensor
 
 from adderlab.errors import Failure
-from adderlab.reading.files import built_with_metadata, load_file, one_line, stated_size
-from adderlab.reading.outputs import first_logits
-from adderlab.reading.precision import parameters_of, reachable
 from adderlab.reading.reading import Tokens
-from adderlab.reading.trace import one_thread
-from adderlab.reading.watching import MOST_CALLS, Call, Enough, Watch
+from adderlab.reading.running import (
+    MOST_CALLS,
+    Call,
+    Enough,
+    Watch,
+    built_with_metadata,
+    first_logits,
+    load_file,
+    one_line,
+    one_thread,
+    parameters_of,
+    reachable,
+    stated_size,
+)
 from adderlab.task.addition import NUMERALS, Addition, Layout, named_layout
 
 ROUNDS, FEWEST_PAIRS = 3, 60

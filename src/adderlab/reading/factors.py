@@ -1,26 +1,42 @@
-"""Scores as queries times keys, where they are that: for training, and for proofs that are fast.
+"""What the tables are products of: scores as queries times keys, and all three no wider than need be.
 
 From the softmax the trace is followed back to the product of two matrices. What lies between may move
 scores, scale them and add to them, by numbers that no token decides; and where it is asked for, once be
-a function of single scores (a soft cap).
+a function of single scores (a soft cap). With such factors training and proofs are fast.
+
+A file may compute with wide vectors that come from narrow ones: ``x @ A @ B`` with an inner dimension
+below the width. Scores are then the same from the narrow vectors, if the other factor is multiplied by B
+in their place. In the narrow form every pair of positions takes fewer multiplications; the model and its
+parameters stay what they are.
+
+Values of low rank are multiplied by two matrices after they are mixed, of which the first has fewer
+columns than a head has channels; or they are themselves narrow vectors times a wide matrix. Mixing and
+multiplying commute: the first matrix multiplies the values before they are mixed, the wide one what was
+mixed of the narrow vectors. Tables are smaller then, a training step is faster, and a proof has fewer
+coordinates to bound. Which side it is follows the rule of the presets
+(``models.layers.Attention.dense``): the matrix after the mixture, unless what values are made of is
+narrower still. So a preset read back from a file has the tables, and the bounds, of its configuration.
+
+Shapes: H heads, P positions, E channels of a value, N of the narrow vectors, D of the matrix' result.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import cast
+from functools import reduce
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
 
-from adderlab.models.head_program import Function
+from adderlab.models.head_program import MIXED, Function, HeadProgram
 from adderlab.reading.attention import Attention, rows_and_keys
 from adderlab.reading.dependence import CASTS, MOVES, ZEROING, Dependence, move
-from adderlab.reading.lowering import Answer
-from adderlab.reading.nodes import Node, Ref
-from adderlab.reading.trace import Trace, keeps_numbers
-from adderlab.reading.writing import FUNCTIONS, Entry, Part
+from adderlab.reading.lowering import Answer, Lowered
+from adderlab.reading.trace import Node, Ref, Trace, keeps_numbers, rebuild
+from adderlab.reading.writing import FUNCTIONS, Entry, Part, Product, Spec, times
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,3 +282,263 @@ class _Cells:
                 if own is not None:
                     places[own.number] = result
         return places[source]
+
+
+# Queries and keys no wider than what they are made of.
+
+Rows = Sequence[Sequence[Sequence[Part]]]
+"""(head, step or key, coordinate)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NarrowScores:
+    """Queries or keys before their last product with a matrix of parameters."""
+
+    side: Literal["query", "key"]
+    width: int
+    rows: tuple[tuple[tuple[Entry, ...], ...], ...]
+    """(head, step or key, narrow coordinate)."""
+    matrices: tuple[tuple[Entry, ...], ...]
+    """Of every head, (narrow coordinate, coordinate) row by row."""
+
+
+def narrow_scores(trace: Trace, free: frozenset[int], queries: Rows, keys: Rows) -> NarrowScores | None:
+    """The narrower of what queries and keys are made of; None where neither is narrower than they.
+
+    ``free``: tensors that no token decides.
+    """
+    found = [
+        one
+        for side, rows in (("query", queries), ("key", keys))
+        if (one := _before_product(trace, free, side, rows)) is not None  # type: ignore[arg-type]
+    ]
+    return min(found, key=lambda each: each.width, default=None)
+
+
+def _before_product(
+    trace: Trace, free: frozenset[int], side: Literal["query", "key"], rows: Rows
+) -> NarrowScores | None:
+    origins = Origins(trace)
+    every, matrices = [], []
+    for head in rows:
+        own, matrix = [], None
+        for row in head:
+            if not row or not all(isinstance(part, tuple) for part in row):
+                return None
+            made = [origins.product(entry) for entry in row if isinstance(entry, tuple)]
+            pairs = [pair for pair in made if pair is not None]
+            lefts = {left for left, _ in pairs}
+            if len(pairs) != len(row) or len(lefts) != 1 or len(pairs[0][0]) >= len(row):
+                return None
+            here = tuple(right[j] for j in range(len(pairs[0][0])) for _, right in pairs)
+            if matrix not in (None, here) or any(number not in free for number, _ in here):
+                return None
+            matrix = here
+            own.append(pairs[0][0])
+        if matrix is None:
+            return None
+        every.append(tuple(own))
+        matrices.append(matrix)
+    widths = {len(row) for head in every for row in head}
+    if len(widths) != 1:
+        return None
+    return NarrowScores(side=side, width=widths.pop(), rows=tuple(every), matrices=tuple(matrices))
+
+
+# Values in fewer channels: those of a narrow matrix on one side of the mixture or the other.
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputFold:
+    """The matrix that alone reads the mixture, as two."""
+
+    constant: str
+    """Its name in the program."""
+    into_values: Spec
+    """(H * E, N)."""
+    rest: Spec
+    """(N, D): of each head the same."""
+    width: int
+    """N."""
+    program: HeadProgram
+    """With a mixture of H * N channels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputFold:
+    """What values are made of, and the matrices that make them of it."""
+
+    constant: str
+    """The name in the program of the matrix that alone reads the mixture."""
+    rows: tuple[tuple[Entry, ...], ...]
+    """(P, H * N)."""
+    matrices: tuple[tuple[Entry, ...], ...]
+    """Of every head, (N, E) row by row."""
+    width: int
+    """N."""
+    program: HeadProgram
+    """With a mixture of H * N channels."""
+
+
+Fold = OutputFold | InputFold
+
+
+def fold_of(
+    trace: Trace, free: frozenset[int], step: Lowered, heads: int, positions: int
+) -> Fold | None:
+    """None where nothing becomes narrower. ``step``: the one that reads all ``positions``; ``free``:
+    tensors that no token decides."""
+    program, width = step.program, len(step.mixed) // heads
+    readers = [each for each in program.operations if MIXED in each.operands]
+    if len(readers) != 1 or readers[0].name != "linear":
+        return None
+    name = str(readers[0].operands[1])
+    if sum(name in each.operands for each in program.operations) != 1:
+        return None
+
+    def narrower(channels: int) -> HeadProgram:
+        shapes = {**program.shapes, name: (heads * channels, readers[0].width)}
+        constants = tuple(shapes.items())
+        return dataclasses.replace(program, mixed_width=heads * channels, constants=constants)
+
+    before = _before_values(trace, free, step, heads, positions)
+    factors = _factors(step.constants[name])
+    inner = [factor[0][1] for factor in factors[:-1]]
+    narrow = min(inner, default=width)
+    if narrow < width and (before is None or narrow <= len(before[0][0]) // heads):
+        cut = inner.index(narrow) + 1
+        return OutputFold(
+            constant=name,
+            into_values=reduce(times, factors[:cut]),
+            rest=reduce(times, factors[cut:]),
+            width=narrow,
+            program=narrower(narrow),
+        )
+    if before is None:
+        return None
+    rows, matrices = before
+    channels = len(rows[0]) // heads
+    return InputFold(
+        constant=name, rows=rows, matrices=matrices, width=channels, program=narrower(channels)
+    )
+
+
+_Rows = tuple[tuple[Entry, ...], ...]
+
+
+def _before_values(
+    trace: Trace, free: frozenset[int], step: Lowered, heads: int, positions: int
+) -> tuple[_Rows, _Rows] | None:
+    """(rows, matrices) as of ``InputFold``, if values are narrower vectors times matrices that are the
+    same at every position."""
+    origins, width = Origins(trace), len(step.mixed) // heads
+    rows, matrices = [], []
+    for p in range(positions):
+        values = [None if c is None else c.values[p + step.offset] for c in step.mixed]
+        made = [None if entry is None else origins.product(entry) for entry in values]
+        row: list[Entry] = []
+        for h in range(heads):
+            own = [each for each in made[h * width : (h + 1) * width] if each is not None]
+            if len(own) < width or len({left for left, _ in own}) > 1:
+                return None
+            left = own[0][0]
+            matrix = tuple(right[n] for n in range(len(left)) for _, right in own)
+            matrices += [matrix] if p == 0 else []
+            if len(left) >= width or matrix != matrices[h] or any(n not in free for n, _ in matrix):
+                return None
+            row += left
+        rows.append(tuple(row))
+    if len({len(row) for row in rows}) > 1 or len({len(matrix) for matrix in matrices}) > 1:
+        return None
+    return tuple(rows), tuple(matrices)
+
+
+def _factors(spec: Spec) -> list[Spec]:
+    """A matrix as a product of matrices, first to last; scaled rows belong to the first, columns to the
+    last."""
+    _, what = spec
+    if not isinstance(what, Product) or what.kind == "sum":
+        return [spec]
+    factors = _factors(what.left)
+    if what.kind == "matrices":
+        return factors + _factors(what.right)
+    place = 0 if what.kind == "rows" else -1
+    size = factors[place][0]
+    factors[place] = size, dataclasses.replace(what, left=factors[place])
+    return factors
+
+
+# Where the numbers of a trace come from: moved from elsewhere, or the product of a row and a column.
+
+
+class Origins:
+    """Where the numbers of a trace come from."""
+
+    def __init__(self, trace: Trace) -> None:
+        self._trace = trace
+        self._made = {
+            ref.number: (i, place)
+            for i, node in enumerate(trace.nodes)
+            for place, ref in enumerate(node.outputs)
+            if ref is not None
+        }
+        self._moved: dict[int, bool] = {}
+        self._sources: dict[int, list[tuple[int, int]]] = {}
+
+    def product(self, entry: Entry) -> tuple[tuple[Entry, ...], tuple[Entry, ...]] | None:
+        """The row and the column whose product a number is, moved about since or not."""
+        entry = self.unmoved(entry)
+        if entry[0] not in self._made:
+            return None
+        node = self._trace.nodes[self._made[entry[0]][0]]
+        if node.operation not in ("mm", "bmm"):
+            return None
+        (a, b) = (ref.number for ref in node.args[:2])
+        x, y = (self._trace.shapes[number] for number in (a, b))
+        batch, rest = divmod(entry[1], x[-2] * y[-1])
+        i, j = divmod(rest, y[-1])
+        M = x[-1]
+        left = tuple(self.unmoved((a, (batch * x[-2] + i) * M + m)) for m in range(M))
+        return left, tuple(self.unmoved((b, (batch * M + m) * y[-1] + j)) for m in range(M))
+
+    def unmoved(self, entry: Entry) -> Entry:
+        """Where a number was before it was moved about."""
+        while self._is_moved(entry[0]):
+            entry = self._places(entry[0])[entry[1]]
+        return entry
+
+    def _is_moved(self, number: int) -> bool:
+        """Whether a tensor consists of numbers of others."""
+        if number not in self._moved:
+            moves = False
+            if number in self._made:
+                node = self._trace.nodes[self._made[number][0]]
+                moves = node.function in MOVES and node.operation not in ZEROING
+                moves |= node.function in CASTS and keeps_numbers(node)
+                moves &= len(node.inputs()) == 1 or node.operation in ("cat", "stack")
+            self._moved[number] = moves
+        return self._moved[number]
+
+    def _places(self, number: int) -> list[tuple[int, int]]:
+        """For every number of a tensor that a move made, where it was before."""
+        if number not in self._sources:
+            index, output = self._made[number]
+            node, where, known = self._trace.nodes[index], {}, []
+            for ref in node.inputs():
+                shape = self._trace.shapes[ref.number]
+                size = int(torch.Size(shape).numel())
+                where[ref.number] = torch.arange(len(known), len(known) + size).reshape(shape)
+                known += [(ref.number, place) for place in range(size)]
+
+            def place(ref: Ref) -> Tensor:
+                return where[ref.number]
+
+            args, kwargs = rebuild(node, place)
+            if node.function in CASTS:
+                result = args[0]
+            else:
+                kwargs = {k: v for k, v in kwargs.items() if k not in ("dtype", "device", "layout")}
+                found = node.function(*args, **kwargs)
+                result = found if node.single else found[output]
+            self._sources[number] = [known[i] for i in result.reshape(-1).tolist()]
+        return self._sources[number]

@@ -39,10 +39,19 @@ from adderlab.reading.dependence import (
     Dependence,
     move,
 )
-from adderlab.reading.nodes import Node, Ref
-from adderlab.reading.simplify import bias_in_row, renamed, simplified
-from adderlab.reading.trace import Trace, keeps_numbers, needed_nodes
-from adderlab.reading.writing import FUNCTIONS, REDUCTIONS, TWO, Entry, Part, Spec, Writer
+from adderlab.reading.trace import Node, Ref, Trace, keeps_numbers, needed_nodes
+from adderlab.reading.writing import (
+    FUNCTIONS,
+    REDUCTIONS,
+    TWO,
+    Entry,
+    Part,
+    Spec,
+    Writer,
+    bias_in_row,
+    renamed,
+    simplified,
+)
 
 CHANNELS = 1 << 20
 """Code value * CHANNELS + channel."""

@@ -21,10 +21,8 @@ from torch import Tensor
 from adderlab.models.head_program import FUNCTIONS, HeadProgram, evaluate
 from adderlab.models.tables import TableForm, Tables
 from adderlab.reading.attention import Attention, rows_and_keys
-from adderlab.reading.factors import Factors
-from adderlab.reading.folding import Fold, InputFold, OutputFold
+from adderlab.reading.factors import Factors, Fold, InputFold, NarrowScores, OutputFold, narrow_scores
 from adderlab.reading.lowering import Answer, Lowered
-from adderlab.reading.narrowing import NarrowScores, narrow_scores
 from adderlab.reading.trace import Trace, run
 from adderlab.reading.writing import Entry, Part, Product, Spec
 from adderlab.task.addition import Layout
@@ -86,7 +84,7 @@ class Reading:
 
         ``exact``: keys that a step does not see, though they stand before its query, have the score
         minus infinity in ``score``; otherwise ``HIDDEN`` in queries and keys, for engines that know no
-        more. ``narrow``: of the same model in a form that is faster to compute (``narrowing``). What is
+        more. ``narrow``: of the same model in a form that is faster to compute (``factors``). What is
         added to scores whatever the tokens are is a coordinate of queries and keys for each step, in the
         narrow form one number of ``score`` for each step and key.
         """

@@ -34,7 +34,6 @@ RECORDING = {
     "adderlab.reading.attention",
     "adderlab.reading.dependence",
     "adderlab.reading.file_model",
-    "adderlab.reading.nodes",
     "adderlab.reading.reading",
     "adderlab.reading.trace",
 }

@@ -18,8 +18,8 @@ from adderlab.publish.inside.reader import Reader
 from adderlab.publish.proving import NotComputed, Proved, prove_apart
 from adderlab.publish.sandbox import Ended, Limits, Sandbox
 from adderlab.publish.verification import Decided
-from adderlab.reading.files import built, load_file
 from adderlab.reading.reading import table_logits
+from adderlab.reading.running import built, load_file
 from helpers.strangers import STRANGERS
 from helpers.submissions import HEAD, ReaderInProcess, needs_bubblewrap
 from helpers.user_files import variant

@@ -10,7 +10,7 @@ from adderlab.cli.main import main
 from adderlab.errors import UsageError
 from adderlab.publish import decide, verify
 from adderlab.publish.submission import MARK
-from adderlab.reading.files import stated_size
+from adderlab.reading.running import stated_size
 from adderlab.runs.checkpoints import Checkpoint, save_checkpoint
 from adderlab.task.addition import PUBLISHED, Addition
 from helpers.adders import built, checkpoint, nudged

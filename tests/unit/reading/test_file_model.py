@@ -11,8 +11,7 @@ from adderlab.models.config import ModelConfig
 from adderlab.models.tables import tables, why_no_tables
 from adderlab.models.transformer import build_model
 from adderlab.reading.agreement import table_logits
-from adderlab.reading.describe import layout_lines, reading_lines
-from adderlab.reading.file_model import FileModel, read_file, read_module
+from adderlab.reading.file_model import FileModel, layout_lines, read_file, read_module, reading_lines
 from adderlab.reading.trace import record, run
 from adderlab.runs.checkpoints import (
     Checkpoint,

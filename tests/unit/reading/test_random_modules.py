@@ -18,8 +18,8 @@ from adderlab.errors import Failure
 from adderlab.reading.agreement import read_foreign
 from adderlab.reading.dependence import PARAMETER, UNWRITTEN, Dependence
 from adderlab.reading.driving import Foreign, stated
-from adderlab.reading.precision import in_double
-from adderlab.reading.trace import Trace, one_thread, record, run
+from adderlab.reading.running import in_double, one_thread
+from adderlab.reading.trace import Trace, record, run
 from adderlab.task.addition import Layout
 
 TINY = Layout(
