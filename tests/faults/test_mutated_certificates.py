@@ -32,7 +32,7 @@ from adderlab.checker.model import Model
 from adderlab.checker.pairs import smallest_margin
 from adderlab.checker.verify import Report, check
 from adderlab.errors import Failure, UsageError
-from adderlab.proof.samples import failing_samples
+from adderlab.proof.witnesses import failing_samples
 from adderlab.runs.checkpoints import load_checkpoint
 from helpers.checker_cases import (
     CONFIG,

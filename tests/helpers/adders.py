@@ -20,8 +20,8 @@ import torch
 from adderlab.evaluation.suites import every_pair
 from adderlab.models.config import ModelConfig
 from adderlab.models.transformer import Transformer, build_model
-from adderlab.proof.attack import model_margins
 from adderlab.proof.prove import prove_checkpoint
+from adderlab.proof.witnesses import model_margins
 from adderlab.runs.checkpoints import Checkpoint
 from adderlab.task.addition import Addition, get_layout
 

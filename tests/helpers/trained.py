@@ -18,8 +18,8 @@ from adderlab.engine.base import select_engine
 from adderlab.evaluation.suites import pairs_between
 from adderlab.models.config import ModelConfig
 from adderlab.models.transformer import Transformer
-from adderlab.proof.attack import model_margins
 from adderlab.proof.prove import prove_checkpoint
+from adderlab.proof.witnesses import model_margins
 from adderlab.recipes import get_recipe
 from adderlab.runs.checkpoints import Checkpoint
 from adderlab.task.addition import Addition

@@ -21,8 +21,8 @@ from adderlab.models.describe import ParameterRow, parameter_rows, parameter_tab
 from adderlab.models.tables import Tables, why_no_tables
 from adderlab.models.transformer import Architecture
 from adderlab.models.zoo import get_preset
-from adderlab.proof.exhaustive import try_all
 from adderlab.proof.prove import exact_tables
+from adderlab.proof.trials import try_all
 from adderlab.reading.file_model import FileModel, read_file, read_module, reading_lines
 from adderlab.results import Result, html_table, text_table
 from adderlab.runs.checkpoints import Checkpoint, load_checkpoint, save_checkpoint, save_safetensors

@@ -17,11 +17,8 @@ from adderlab.engine.base import single_threaded
 from adderlab.errors import Failure, UsageError
 from adderlab.evaluation.suites import check_few, strata
 from adderlab.models.tables import why_no_tables
-from adderlab.proof import attack as attacks
-from adderlab.proof.attack import Attack
+from adderlab.proof import trials
 from adderlab.proof.certificate import certificate
-from adderlab.proof.exhaustive import Exhaustive, try_all, with_smallest_margin
-from adderlab.proof.exhaustive import disagreements as differences
 from adderlab.proof.problem import problem_from_tables
 from adderlab.proof.prove import (
     Progress,
@@ -32,12 +29,17 @@ from adderlab.proof.prove import (
     prove_problem,
 )
 from adderlab.proof.search import Limits
-from adderlab.proof.window import (
+from adderlab.proof.trials import (
+    Attack,
+    Exhaustive,
     Window,
     WindowReport,
     disagreements,
     restricted,
+    try_all,
     try_every_pair,
+    window_disagreements,
+    with_smallest_margin,
 )
 from adderlab.publish.submission import read_submission
 from adderlab.study.verdicts import checked
@@ -106,7 +108,7 @@ def prove_exhaustively(
     return Exhaustive(
         proof=proof,
         trial=trial,
-        disagreements=tuple(differences(trial, proof)),
+        disagreements=tuple(disagreements(trial, proof)),
         seconds=time.monotonic() - began,
     )
 
@@ -173,7 +175,7 @@ def prove_window(
         float32=float32,
         verdict=proof.summary,
         check=report,
-        disagreements=tuple(disagreements(float64, float32, proof.summary, report)),
+        disagreements=tuple(window_disagreements(float64, float32, proof.summary, report)),
         seconds=time.monotonic() - began,
     )
 
@@ -232,7 +234,7 @@ def attack(
     *,
     pairs: int = 1000,
     seed: int = 0,
-    starts: int = attacks.STARTS,
+    starts: int = trials.STARTS,
     progress: Callable[[str], None] | None = None,
 ) -> Attack:
     """Look for a failing pair by the strongest cheap test, in the model's own arithmetic.
@@ -250,7 +252,7 @@ def attack(
     reason = why_no_tables(found.config)
     problem = None if reason else problem_from_tables(found.tables())
     suite = strata(pairs, seed, found.config.token_layout.addition)
-    return attacks.attack(found.module(), suite, problem, starts=starts, progress=progress)
+    return trials.attack(found.module(), suite, problem, starts=starts, progress=progress)
 
 
 @single_threaded()

@@ -21,8 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adderlab.models.head_program import MIXED, ROW, Operand, Operation
-from adderlab.proof.forms import Form, Head, Part, Scale, Scales, Term
-from adderlab.proof.functions import EXACT, FUNCTIONS, Array, Interval
+from adderlab.proof.forms import EXACT, FUNCTIONS, Array, Form, Head, Interval, Part, Scale, Scales, Term
 
 Ints = NDArray[np.int64]
 ROUNDING = 2.0**-44

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,8 +33,7 @@ from numpy.typing import NDArray
 from adderlab.errors import Failure
 from adderlab.models.head_program import Operation
 from adderlab.proof.enclosure import BoxValues, Enclosed, Root, Rows
-from adderlab.proof.forms import Form, Head, Scale
-from adderlab.proof.functions import DIFFERENCES, FUNCTIONS, Array, Interval
+from adderlab.proof.forms import FUNCTIONS, Array, Form, Head, Interval, Scale, sigmoid, softplus
 
 Ints = NDArray[np.int64]
 SLACK = 1e-11
@@ -113,6 +113,27 @@ def _keeps_order(head: Head, operation: Operation) -> tuple[int, str | float] | 
     if head.program.width(x) != operation.width or array.min() != array.max() or not array.min() > 0:
         return None
     return x, float(array.flat[0] if operation.name == "multiply" else 1.0 / array.flat[0])
+
+
+def _tanh_difference(x: Array, y: Array, gap: Array) -> Array:
+    # Numbers this large are ones to float64, and the sign of the gap is what counts then.
+    x, y, gap = np.clip(x, -350, 350), np.clip(y, -350, 350), np.clip(gap, -700, 700)
+    return np.sinh(gap) / (np.cosh(x) * np.cosh(y))
+
+
+def _softplus_difference(x: Array, y: Array, gap: Array) -> Array:
+    near = np.clip(gap, -30.0, 30.0)
+    close = np.log1p(np.expm1(near) * sigmoid(y))
+    return np.where(np.abs(gap) < 30.0, close, softplus(x) - softplus(y))
+
+
+DIFFERENCES: dict[str, Callable[[Array, Array, Array], Array]] = {
+    "tanh": _tanh_difference,
+    "sigmoid": lambda x, y, gap: 0.5 * _tanh_difference(0.5 * x, 0.5 * y, 0.5 * gap),
+    "exp": lambda x, y, gap: np.exp(y) * np.expm1(gap),
+    "softplus": _softplus_difference,
+}
+"""f(x) - f(y) of the functions that increase strictly, from x, y and x - y, without cancellation."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

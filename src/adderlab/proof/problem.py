@@ -29,8 +29,7 @@ from numpy.typing import NDArray
 from adderlab.errors import UsageError
 from adderlab.models.head_program import MIXED, HeadProgram
 from adderlab.models.tables import Tables
-from adderlab.proof.forms import Head
-from adderlab.proof.functions import Array
+from adderlab.proof.forms import Array, Head
 from adderlab.task.addition import Addition, Layout
 
 FREE = -1
@@ -203,7 +202,7 @@ class Problem:
     tables: Tables | None = None
     """What it was made from; None for one made by hand, which gets no certificate."""
     given: tuple[int, ...] = ()
-    """For a *window* (``proof.window``): the digits that all its pairs have at a_0 .. a_(n-1), b_0 ..
+    """For a *window* (``proof.trials``): the digits that all its pairs have at a_0 .. a_(n-1), b_0 ..
     b_(n-1), FREE at the open ones. Without any, the problem is about all pairs."""
     summed: bool = False
     """Whether the heads share their E coordinates (``coordinates``): the program's ``mixed`` is the sum

@@ -24,12 +24,20 @@ from adderlab.models.config import ModelConfig
 from adderlab.models.tables import Tables, tables, why_no_tables
 from adderlab.models.transformer import Adder, Architecture
 from adderlab.proof import count as union
-from adderlab.proof import trial
 from adderlab.proof.head import OPEN, RIGHT, WRONG, raise_margins
 from adderlab.proof.problem import Problem, problem_from_tables
-from adderlab.proof.samples import failing_samples, real_margins
 from adderlab.proof.search import Group, Limits, StepResult, decide_leaves, open_groups, search
-from adderlab.proof.witnesses import Witness, cell_witnesses, leaf_witnesses, step_name
+from adderlab.proof.witnesses import (
+    MOST_TRIED,
+    Tried,
+    Witness,
+    cell_witnesses,
+    failing_samples,
+    leaf_witnesses,
+    real_margins,
+    step_name,
+    try_open_inputs,
+)
 from adderlab.results import Result
 from adderlab.runs.checkpoints import Checkpoint
 from adderlab.task.addition import PUBLISHED, Addition, pairs_from_ints
@@ -290,10 +298,10 @@ def prove_problem(
     found = sorted([*found, *cell_witnesses(problem, groups)], key=lambda w: w.margin)
 
     report(Progress(phase="union", done=0, total=1))
-    tried: list[trial.Tried] = []
-    if counting and certain_failures(found) and problem.num_pairs <= trial.MOST_TRIED:
+    tried: list[Tried] = []
+    if counting and certain_failures(found) and problem.num_pairs <= MOST_TRIED:
         rounding = CERTAIN * (1 + abs(found[0].margin))
-        tried = [trial.try_open_inputs(problem, result, groups, rounding) for result in results]
+        tried = [try_open_inputs(problem, result, groups, rounding) for result in results]
     by_step = tuple(_failing(result, groups, tried) for result in results)
     pairs, reason = _failing_pairs(problem, results, groups, tried, by_step, limits.union_seconds)
     if isinstance(pairs, tuple):
@@ -410,7 +418,7 @@ def _not_counted(
     )
 
 
-def _failing(result: StepResult, groups: list[Group], tried: list[trial.Tried]) -> Count:
+def _failing(result: StepResult, groups: list[Group], tried: list[Tried]) -> Count:
     mine = [group for group in groups if group.step.index == result.step.index]
     low = result.inputs(WRONG) + sum(group.inputs[WRONG] for group in mine)
     # Leaves that no group took up, for want of time, are open too.
@@ -425,7 +433,7 @@ def _failing_pairs(
     problem: Problem,
     results: list[StepResult],
     groups: list[Group],
-    tried: list[trial.Tried],
+    tried: list[Tried],
     by_step: tuple[Count, ...],
     seconds: float,
 ) -> tuple[Count, str]:
@@ -561,7 +569,7 @@ def prove_checkpoint(
     counting: bool = True,
     threads: int | None = 1,
 ) -> Proof:
-    """Decide all pairs for a checkpoint, the samples of ``samples`` first; a counterexample is run
+    """Decide all pairs for a checkpoint, ``failing_samples`` first; a counterexample is run
     through the real model in fp32. ``threads``: as of ``prove_problem``.
 
     ``counting``: whether the failing pairs of a model that is refuted by one are counted. If not, pairs

@@ -8,9 +8,10 @@ import torch
 from adderlab.evaluation.suites import Suite, strata
 from adderlab.models.config import ModelConfig
 from adderlab.models.transformer import build_model
-from adderlab.proof.attack import _neighbours, attack, model_margins
 from adderlab.proof.problem import problem_from_tables
 from adderlab.proof.prove import exact_tables, greedy_answer
+from adderlab.proof.trials import _neighbours, attack
+from adderlab.proof.witnesses import model_margins
 from adderlab.runs.checkpoints import load_checkpoint
 from adderlab.task.addition import pairs_from_ints
 from helpers.reference import reference_checkpoint

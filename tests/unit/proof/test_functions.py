@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from adderlab.models.head_program import FUNCTIONS as TORCH_FUNCTIONS
-from adderlab.proof.functions import DIFFERENCES, FUNCTIONS, relu_derivative_range
+from adderlab.proof.forms import FUNCTIONS, relu_derivative_range
+from adderlab.proof.head import DIFFERENCES
 
 POSITIVE_ONLY = ("sqrt", "rsqrt")
 NAMES = list(FUNCTIONS)

@@ -34,7 +34,7 @@ KINDS = [
 @pytest.fixture(autouse=True)
 def bounds_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing that bounds leave open is tried."""
-    monkeypatch.setattr("adderlab.proof.trial.MOST_TRIED", 0)
+    monkeypatch.setattr("adderlab.proof.prove.MOST_TRIED", 0)
 
 
 def truth(problem):
@@ -141,7 +141,7 @@ def test_pairs_that_fail_at_several_steps_count_once(seed: int) -> None:
 
 
 def test_what_a_search_leaves_open_of_few_pairs_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("adderlab.proof.trial.MOST_TRIED", 10**4)
+    monkeypatch.setattr("adderlab.proof.prove.MOST_TRIED", 10**4)
     problem = random_problem(11, heads=2, bottleneck=3, norm="none")
     by_step, pairs, _ = truth(problem)
     verdict = prove_problem(problem, limits=Limits(cells=0))

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from adderlab.proof.prove import Progress, prove_checkpoint, prove_problem
-from adderlab.proof.samples import failing_samples, real_margins
 from adderlab.proof.search import Limits
+from adderlab.proof.witnesses import failing_samples, real_margins
 from adderlab.runs.checkpoints import load_checkpoint
 from helpers.reference import disturbed, proved_model, reference_checkpoint
 from oracle.proof_twin import all_margins, all_pairs, fitted_problem, random_problem

@@ -12,9 +12,9 @@ import pytest
 
 from adderlab.checker.verify import check_document
 from adderlab.proof.certificate import certificate
-from adderlab.proof.exhaustive import TOLERANCE, disagreements, try_all, with_smallest_margin
 from adderlab.proof.prove import greedy_answer, prove_checkpoint
 from adderlab.proof.search import Limits
+from adderlab.proof.trials import TOLERANCE, disagreements, try_all, with_smallest_margin
 from adderlab.runs.checkpoints import Checkpoint
 from adderlab.task.addition import Addition
 from helpers import adders
@@ -35,7 +35,7 @@ UNHURRIED = Limits(seconds=3600.0, union_seconds=600.0)
 @pytest.fixture(autouse=True)
 def bounds_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing that bounds leave open is tried: the prover's counts are its own."""
-    monkeypatch.setattr("adderlab.proof.trial.MOST_TRIED", 0)
+    monkeypatch.setattr("adderlab.proof.prove.MOST_TRIED", 0)
 
 
 @functools.cache

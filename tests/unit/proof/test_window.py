@@ -13,7 +13,7 @@ import torch
 import adderlab as al
 from adderlab.api.models import Model, load
 from adderlab.errors import UsageError
-from adderlab.proof.window import Tried, Window, WindowReport, disagreements
+from adderlab.proof.trials import Tried, Window, WindowReport, window_disagreements
 from helpers.paths import ROOT
 from helpers.reference import reference_checkpoint
 
@@ -75,18 +75,22 @@ def test_what_cannot_be_true_is_found() -> None:
         proved.verdict, margin=dataclasses.replace(proved.verdict.margin, bound=1.0, witness=1.0)
     )
     check = dataclasses.replace(proved.check, margin=1.0, witness=(1.0, 1.0))
-    assert disagreements(right, right, verdict, check) == []
-    said = disagreements(wrong, wrong, verdict, check)
+    assert window_disagreements(right, right, verdict, check) == []
+    said = window_disagreements(wrong, wrong, verdict, check)
     assert [line.split(":")[0] for line in said[:2]] == ["pairs", "digit s_1"]
     assert any("bound" in line for line in said) and any("accepts" in line for line in said)
     refused = dataclasses.replace(check, accepted=False, reason="no")
-    assert "does not accept" in disagreements(right, right, verdict, refused)[0]
+    assert "does not accept" in window_disagreements(right, right, verdict, refused)[0]
     above = dataclasses.replace(right, margin=2.0)
     assert (
-        sum("is below every margin" in line for line in disagreements(above, right, verdict, check)) == 2
+        sum(
+            "is below every margin" in line
+            for line in window_disagreements(above, right, verdict, check)
+        )
+        == 2
     )
     counted = dataclasses.replace(verdict, failing_pairs=(2, 5))
-    assert "by trial, 2 to 5 by proof" in disagreements(right, right, counted, None)[0]
+    assert "by trial, 2 to 5 by proof" in window_disagreements(right, right, counted, None)[0]
 
 
 def test_windows_are_drawn_and_hold_their_pairs() -> None:

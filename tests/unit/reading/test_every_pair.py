@@ -5,10 +5,10 @@ import pytest
 import torch
 
 import adderlab as al
-from adderlab.proof.attack import model_margins
 from adderlab.proof.problem import problem_from_tables
 from adderlab.proof.prove import exact_tables, prove_problem
 from adderlab.proof.search import Limits
+from adderlab.proof.witnesses import model_margins
 from adderlab.task.addition import Addition, get_layout
 from helpers import decoders
 from helpers.decoders import READ

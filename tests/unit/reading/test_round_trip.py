@@ -16,7 +16,7 @@ from adderlab.models.config import ModelConfig
 from adderlab.models.tables import tables, why_no_tables
 from adderlab.models.zoo import PRESETS
 from adderlab.proof.problem import problem_from_tables
-from adderlab.proof.samples import real_margins
+from adderlab.proof.witnesses import real_margins
 from adderlab.publish.model_card import Credits
 from adderlab.publish.submission import submission_source
 from adderlab.reading.agreement import table_logits

@@ -43,7 +43,7 @@ def main(arguments: str) -> None:
         sys.path.insert(0, settings["adderlab"])
         import torch
 
-        import adderlab.proof.attack
+        import adderlab.proof.trials
         import adderlab.reading.file_model
         import adderlab.runs.checkpoints  # noqa: F401
 
@@ -144,7 +144,8 @@ class Reader:
     def attack(self, request: dict[str, Any]) -> dict[str, Any]:
         """In about ``budget`` seconds: a slow model is asked about fewer strata, and not searched."""
         from adderlab.evaluation.suites import strata
-        from adderlab.proof.attack import attack, model_margins
+        from adderlab.proof.trials import attack
+        from adderlab.proof.witnesses import model_margins
 
         task = self._config.token_layout.addition
         suite = strata(_ATTACKED, request["seed"], task)
