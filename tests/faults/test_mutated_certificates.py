@@ -28,8 +28,7 @@ import pytest
 from adderlab.checker import check_file
 from adderlab.checker.document import read_document
 from adderlab.checker.intervals import Interval
-from adderlab.checker.model import Model
-from adderlab.checker.pairs import smallest_margin
+from adderlab.checker.model import Model, smallest_margin
 from adderlab.checker.verify import Report, check
 from adderlab.errors import Failure, UsageError
 from adderlab.proof.witnesses import failing_samples

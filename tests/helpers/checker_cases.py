@@ -21,12 +21,11 @@ from adderlab.checker.model import (
     Leaves,
     Model,
     leaves_of,
+    smallest_margin,
 )
-from adderlab.checker.pairs import smallest_margin
 from adderlab.checker.program import read_program
-from adderlab.checker.ranges import cell_excess, leaf_excess, project
+from adderlab.checker.ranges import cell_excess, leaf_excess, project, read_tree
 from adderlab.checker.steps import functionals
-from adderlab.checker.trees import read_tree
 from adderlab.checker.verify import plain_config
 from adderlab.models.config import ModelConfig
 from adderlab.models.head_program import Activation, NormForm, NormKind, standard_program

@@ -9,14 +9,13 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from adderlab.checker.boxes import Batch
 from adderlab.checker.fp32 import Arithmetic, StepError, drift
 from adderlab.checker.head import margins, residual_stream
 from adderlab.checker.intervals import Array, Interval
-from adderlab.checker.model import Leaves, Model, digits_of
-from adderlab.checker.pairs import mix_at
+from adderlab.checker.model import Leaves, Model, digits_of, mix_at
 from adderlab.checker.ranges import project
 from adderlab.checker.rounding import FP32, moved_by_rounding
+from adderlab.checker.steps import Batch
 
 aten = torch.ops.aten
 

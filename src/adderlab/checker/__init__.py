@@ -18,9 +18,9 @@ transcendental functions (``functions``), and the certificate is read as a stran
 - The layouts of ``adderlab.task``: which token stands where.
 - The reading of checkpoints, done by the caller, who passes weights and their hash (``verify``).
 
-Only ``enclosure``, ``tracing``, ``after_attention``, ``fp32``, ``own_pass``, ``recorded`` and ``verify``
-import PyTorch and ``adderlab.models`` or ``adderlab.reading``, to run the model's own code, and
-``primitives`` imports PyTorch, to measure it; a test holds the checker to this list.
+Only ``enclosure``, ``tracing``, ``fp32``, ``own_pass``, ``recorded`` and ``verify`` import PyTorch and
+``adderlab.models`` or ``adderlab.reading``, to run the model's own code, and ``primitives`` imports
+PyTorch, to measure it; a test holds the checker to this list.
 """
 
 from adderlab.checker.fp32 import FloatReport

@@ -33,15 +33,6 @@ import torch
 from numpy.typing import NDArray
 
 from adderlab.checker import primitives, rounding
-from adderlab.checker.after_attention import (
-    Logits,
-    logits_after_attention,
-    one_by_one,
-    others_than,
-    read_out_after_attention,
-    real_margins,
-)
-from adderlab.checker.boxes import LEAST, Batch, Boxes, Examination, settle
 from adderlab.checker.head import residual_stream
 from adderlab.checker.intervals import (
     Array,
@@ -57,7 +48,18 @@ from adderlab.checker.model import Model, Step
 from adderlab.checker.primitives import Primitive
 from adderlab.checker.ranges import own_keys
 from adderlab.checker.rounding import EXP_ULPS, FP32, Rounded, moved_along_each, moved_by_rounding
-from adderlab.checker.tracing import Noisy, Tracing, value_of
+from adderlab.checker.steps import LEAST, Batch, Boxes, Examination, settle
+from adderlab.checker.tracing import (
+    Logits,
+    Noisy,
+    Tracing,
+    logits_after_attention,
+    one_by_one,
+    others_than,
+    read_out_after_attention,
+    real_margins,
+    value_of,
+)
 from adderlab.errors import Failure
 from adderlab.models.maps import rotary, rotate
 from adderlab.models.transformer import Transformer

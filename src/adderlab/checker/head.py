@@ -2,9 +2,9 @@
 intervals.
 
 On a box low <= u <= high the program starts from what is affine in u, x = x_0 + sum_k u_k R_k (the
-stream after the attention, as a rule). Every value is followed in mean value form (``forms``): with s
-the right digit, t another token, sigma > 0 the last norm's scale (or 1) and any centre c of the box with
-radii r, the scaled margin g_t = sigma (logit_s - logit_t) satisfies
+stream after the attention, as a rule). Every value is followed in mean value form (``mean_value``):
+with s the right digit, t another token, sigma > 0 the last norm's scale (or 1) and any centre c of the
+box with radii r, the scaled margin g_t = sigma (logit_s - logit_t) satisfies
 
     g_t(u) >= g_t(c) - sum_k r_k max over the box |d g_t / d u_k|.
 
@@ -25,18 +25,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adderlab.checker import functions
-from adderlab.checker.forms import (
-    Atom,
-    Linear,
-    Scale,
-    Value,
-    along_last,
-    centred,
-    concatenated,
-    swell,
-    total,
-    worth,
-)
 from adderlab.checker.intervals import (
     Array,
     Interval,
@@ -47,7 +35,19 @@ from adderlab.checker.intervals import (
     symmetric,
     up,
 )
-from adderlab.checker.mean_value import MeanValueForm
+from adderlab.checker.mean_value import (
+    Atom,
+    Linear,
+    MeanValueForm,
+    Scale,
+    Value,
+    along_last,
+    centred,
+    concatenated,
+    swell,
+    total,
+    worth,
+)
 from adderlab.checker.program import Operand, Operation, Program
 
 BOXES_AT_ONCE = 2048

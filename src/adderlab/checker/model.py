@@ -1,8 +1,8 @@
-"""One model as the checker sees it: where the digits stand, and its tables as intervals.
+"""One model as the checker sees it: digits' places, tables as intervals, margins at a pair of numbers.
 
 Shapes: n columns, A steps, P positions, V vocabulary, H heads, K key dimension, E bottleneck, D channels
 of what the head starts from (the stream, as a rule), Z query tokens of a step, L = 3n slots (a_0..,
-b_0.., s_0..), T digits (10), C constant keys.
+b_0.., s_0..), T digits (10), C constant keys; at a pair, P keys that hold a digit.
 Where one token is both digits of a column, T is 100: choice 10 a_j + b_j of slot j is the pair, slot
 n + j is no key, and choice t of slot 2n + j is the digit t % 10. In another base, that stands for 10.
 """
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adderlab.checker import functions, intervals
-from adderlab.checker.head import Head
+from adderlab.checker.head import Head, margins
 from adderlab.checker.intervals import (
     Array,
     Interval,
@@ -505,3 +505,64 @@ def _names(program: Program) -> set[str]:
 def digits_of(number: int, count: int, base: int = 10) -> list[int]:
     """Units first."""
     return [number // base**j % base for j in range(count)]
+
+
+# The margins at one pair of numbers, enclosed: for witnesses and counterexamples.
+
+
+def mix_at(model: Model, step: Step, a: int, b: int) -> tuple[int, int, Interval]:
+    """At one pair: row of the query token, right digit, and y (H, E), enclosed."""
+    n, i, base = model.columns, step.index, step.base
+    answer = digits_of(a + b, n + 1, base)
+    row = answer[i - 1] if i else 0
+    digits_a, digits_b = digits_of(a, n, base), digits_of(b, n, base)
+    if step.pairs:
+        seen = [(j, base * digits_a[j] + digits_b[j]) for j in range(n)]
+    else:
+        seen = [(j, digit) for j, digit in enumerate(digits_a)]
+        seen += [(n + j, digit) for j, digit in enumerate(digits_b)]
+    seen += [(2 * n + j, answer[j]) for j in range(i - 1)]
+    slots, digits = (list(part) for part in zip(*seen, strict=True))
+    value_HPE = step.value_LTHE[slots, digits].transpose(1, 0, 2)
+    constant_HCE = step.constant_value_ZCHE[row].transpose(1, 0, 2)
+    mixed: list[Interval] = []
+    for h in range(model.heads):
+        # The lowest band that forbids none of the digits is the pair's own: there nothing underflows.
+        band = next(b for b in step.bands if b.allowed_RHLT[row, h, slots, digits].all())
+        weight_P, constant_C = band.weight_RHLT[row, h][slots, digits], band.constant_RHC[row, h]
+        total = weight_P.sum(0) + constant_C.sum(0)
+        sum_E = (_last(weight_P) * value_HPE[h]).sum(0) + (_last(constant_C) * constant_HCE[h]).sum(0)
+        mixed.append(sum_E / total)
+    right = answer[i] if step.end_token is None else step.end_token
+    return row, right, stack(mixed)
+
+
+def margin_by_step(model: Model, a: int, b: int) -> list[tuple[float, float]]:
+    """[low, high] of the margin, in logits, of the right token at each of the steps.
+
+    Teacher-forced: every step reads the right digits before it. Below zero at some step means that
+    greedy decoding fails on the pair, because the first such step reads only right digits.
+    """
+    out, (H, E, D) = [], model.out_HED.shape
+    for step in model.steps:
+        row, right, y_HE = mix_at(model, step, a, b)
+        found = margins(
+            model.head,
+            np.array([right]),
+            step.residual_ZD[[row]],
+            model.out_HED.reshape(1, H * E, D),
+            y_HE.low.reshape(1, H * E),
+            y_HE.high.reshape(1, H * E),
+        )
+        out.append((float(found.true_low_N()[0]), float(found.true_high_N()[0])))
+    return out
+
+
+def smallest_margin(model: Model, a: int, b: int) -> tuple[float, float]:
+    """[low, high] of the smallest margin over the steps."""
+    by_step = margin_by_step(model, a, b)
+    return min(low for low, _ in by_step), min(high for _, high in by_step)
+
+
+def _last(x: Interval) -> Interval:
+    return Interval(x.low[..., None], x.high[..., None])

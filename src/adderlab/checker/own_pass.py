@@ -25,15 +25,14 @@ import torch
 from numpy.typing import NDArray
 
 from adderlab.checker import intervals
-from adderlab.checker.after_attention import read_out_after_attention, real_margins
-from adderlab.checker.boxes import LEAST, Batch, Boxes, Examination, settle
 from adderlab.checker.fp32 import projected, rows_read
 from adderlab.checker.head import residual_stream
 from adderlab.checker.intervals import Array, Interval, matmul, symmetric, up
 from adderlab.checker.mean_value import MeanValueForm
 from adderlab.checker.model import Model
 from adderlab.checker.rounding import Rounded
-from adderlab.checker.tracing import Noisy, Tracing
+from adderlab.checker.steps import LEAST, Batch, Boxes, Examination, settle
+from adderlab.checker.tracing import Noisy, Tracing, read_out_after_attention, real_margins
 from adderlab.errors import Failure
 from adderlab.models.transformer import Transformer
 

@@ -30,13 +30,12 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from adderlab.checker import primitives, rounding
-from adderlab.checker.after_attention import Logits
 from adderlab.checker.fp32 import Row, StepError
 from adderlab.checker.intervals import Array, Interval, up
 from adderlab.checker.mean_value import Real
 from adderlab.checker.model import Model, Step
 from adderlab.checker.rounding import FP32, Rounded
-from adderlab.checker.tracing import Noisy, interpret, value_of
+from adderlab.checker.tracing import Logits, Noisy, interpret, value_of
 from adderlab.errors import Failure
 from adderlab.reading.attention import Attention
 from adderlab.reading.dependence import BURIED, CASTS, CREATORS, MOVES, PRODUCTS, Dependence

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adderlab.checker.boxes import Batch, Part
 from adderlab.checker.document import (
     SUMMED_VERSION,
     TRACED,
@@ -33,12 +32,11 @@ from adderlab.checker.document import (
 from adderlab.checker.enclosure import enclose_tables
 from adderlab.checker.fp32 import NOT_COVERED, FloatCheck, FloatReport
 from adderlab.checker.intervals import arithmetic_is_ieee
-from adderlab.checker.model import Model, model_from_tables
+from adderlab.checker.model import Model, model_from_tables, smallest_margin
 from adderlab.checker.own_pass import OwnPass, WrongMap, difference, widened
-from adderlab.checker.pairs import smallest_margin
 from adderlab.checker.primitives import reference_is_right
 from adderlab.checker.recorded import RecordedArithmetic
-from adderlab.checker.steps import Watch, check_step
+from adderlab.checker.steps import Batch, Part, Watch, check_step
 from adderlab.errors import Failure
 from adderlab.models.config import ModelConfig
 from adderlab.models.tables import plain_form

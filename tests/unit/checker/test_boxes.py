@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from adderlab.checker.boxes import HULLS, Boxes, halved, hull_boxes, neighbours, settle
+from adderlab.checker.steps import HULLS, Boxes, halved, hull_boxes, neighbours, settle
 
 
 def batch(count: int, seed: int = 0, axes: int = 2) -> tuple[Any, Boxes]:

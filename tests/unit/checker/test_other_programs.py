@@ -13,8 +13,7 @@ import adderlab as al
 from adderlab.checker import verify
 from adderlab.checker.document import digest_of
 from adderlab.checker.intervals import Interval
-from adderlab.checker.model import model_from_tables
-from adderlab.checker.pairs import margin_by_step
+from adderlab.checker.model import margin_by_step, model_from_tables
 from adderlab.checker.verify import Report, check, plain_config
 from adderlab.models.config import ModelConfig
 from adderlab.models.head_program import ProgramBuilder

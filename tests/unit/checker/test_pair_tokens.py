@@ -16,8 +16,8 @@ from adderlab.checker.model import (
     digits_of,
     leaves_of,
     model_from_tables,
+    smallest_margin,
 )
-from adderlab.checker.pairs import smallest_margin
 from adderlab.checker.ranges import FREE, cell_excess, count, joint_excess, project
 from adderlab.checker.steps import functionals
 from adderlab.checker.verify import Report, check, plain_config

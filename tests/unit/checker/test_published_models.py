@@ -10,7 +10,7 @@ import torch
 
 from adderlab.checker import FloatReport, check_file
 from adderlab.checker.document import read_document
-from adderlab.checker.pairs import margin_by_step
+from adderlab.checker.model import margin_by_step
 from adderlab.checker.verify import plain_config, read_model
 from adderlab.cli.proofs import Check
 from adderlab.errors import Failure, UsageError

@@ -12,7 +12,6 @@ FOLDER = Path(adderlab.checker.__file__).parent
 RUNS_THE_MODEL = {
     "enclosure",
     "tracing",
-    "after_attention",
     "fp32",
     "own_pass",
     "primitives",

@@ -17,11 +17,12 @@ from adderlab.checker.model import (
     Model,
     digits_of,
     leaves_of,
+    margin_by_step,
+    mix_at,
+    smallest_margin,
 )
-from adderlab.checker.pairs import margin_by_step, mix_at, smallest_margin
-from adderlab.checker.ranges import FREE, NEVER, count, joint_excess, maximum, project
+from adderlab.checker.ranges import FREE, NEVER, count, joint_excess, maximum, project, read_tree
 from adderlab.checker.steps import MOST_BOXES, functionals, number_of_boxes
-from adderlab.checker.trees import read_tree
 from adderlab.errors import Failure
 from adderlab.models.head_program import Activation, NormKind
 from helpers.checker_cases import axes_frame, geometry, hand_made, head_of, leaf_bounds

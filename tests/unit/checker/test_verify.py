@@ -15,8 +15,7 @@ import pytest
 
 from adderlab.checker.document import canonical, digest_of, most_bytes, read_document
 from adderlab.checker.intervals import Interval
-from adderlab.checker.model import Model
-from adderlab.checker.pairs import margin_by_step, smallest_margin
+from adderlab.checker.model import Model, margin_by_step, smallest_margin
 from adderlab.checker.verify import Report, check
 from adderlab.errors import Failure, UsageError
 from helpers.checker_cases import (
