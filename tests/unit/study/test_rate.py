@@ -40,7 +40,19 @@ TINY = (
     *("recipe.batch_size=16", "recipe.val_size=20", "recipe.eval_interval=5", "recipe.warmup_steps=2"),
     "recipe.prefit.steps=2",
 )
-SHORT = ["456p", "--recipe", "prefit", "--seeds", "3-5", "--steps", "12", "--device", "cpu", "--engine", "torch"]
+SHORT = [
+    "456p",
+    "--recipe",
+    "prefit",
+    "--seeds",
+    "3-5",
+    "--steps",
+    "12",
+    "--device",
+    "cpu",
+    "--engine",
+    "torch",
+]
 COMMAND = ["rate", *SHORT, "--batch-of-seeds", "2", "--quiet", "--name", "tiny", "--set", *TINY]
 LIMITS = Limits(cells=3_000_000, seconds=30.0, union_seconds=1.0)
 
