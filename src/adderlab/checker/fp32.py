@@ -535,8 +535,7 @@ class FloatCheck(Examination):
 
     def _decide(self, batch: Batch, boxes: Boxes) -> tuple[Array, NDArray[np.intp]]:
         rows, low_NK, high_NK = boxes
-        (residual, z), (directions, r) = batch.residual, batch.directions
-        z_N, x0_ND, R_NKD, right_N = z[rows], residual[z[rows]], directions[r[rows]], batch.right_N[rows]
+        (x0_ND, R_NKD), z_N, right_N = batch.stream(rows), batch.residual[1][rows], batch.right_N[rows]
         step, error, arithmetic = batch.step, self.errors[batch.step.index], self.arithmetic
         assert arithmetic is not None
 

@@ -223,9 +223,8 @@ class OwnPass(Examination):
         """For each box a lower bound of the margin (not a number where there is none), and the
         coordinate to halve it in."""
         rows, low_NK, high_NK = boxes
-        (residual, z), (directions, r) = batch.residual, batch.directions
         try:
-            real = residual_stream(residual[z[rows]], directions[r[rows]], low_NK, high_NK)
+            real = residual_stream(*batch.stream(rows), low_NK, high_NK)
             stream = Rounded(real, np.zeros(real.shape))
             logits = read_out_after_attention(self.module, stream)
             found = real_margins(logits, batch.right_N[rows], wanted)

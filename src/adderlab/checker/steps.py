@@ -275,9 +275,7 @@ def _prove_batch(batch: Batch, wanted: float) -> float:
 
     def bound(boxes: Boxes, _: float) -> tuple[Array, NDArray[np.intp]]:
         rows, low_NK, high_NK = boxes
-        (residual, z), (directions, r) = batch.residual, batch.directions
-        own_ND, own_NKD = residual[z[rows]], directions[r[rows]]
-        found = margins(batch.head, batch.right_N[rows], own_ND, own_NKD, low_NK, high_NK)
+        found = margins(batch.head, batch.right_N[rows], *batch.stream(rows), low_NK, high_NK)
         return found.true_low_N(), np.zeros(len(rows), dtype=np.intp)
 
     every = np.arange(len(batch.low_NK))
@@ -390,6 +388,11 @@ class Batch:
     def right_N(self) -> NDArray[np.intp]:
         """The digit that has to win on each box."""
         return self.leaves.right
+
+    def stream(self, rows: NDArray[np.intp]) -> tuple[Interval, Interval]:
+        """On these boxes the stream is x_0 + sum_k u_k R_k: (n, D) and (n, K, D)."""
+        (residual, z), (directions, r) = self.residual, self.directions
+        return residual[z[rows]], directions[r[rows]]
 
 
 Open = tuple[int, bool, int]
