@@ -29,6 +29,7 @@ _BEST = {
     "228p": "plain-228",
     "122p": "restarts-122",
     "89p": "wide-89",
+    "83p": "wide-89",
     "74p": "restarts-67-anneal",
     "67p": "restarts-67-anneal",
     "62p": "wide-62-long",
@@ -80,7 +81,7 @@ def quick_name(preset: Preset) -> str:
     """Name of the recipe with which fresh seeds come soonest to a proved model, failures included."""
     if _short(preset):
         return "short"
-    quick = {**_BEST, "456p": "prefit-9k-anneal"}
+    quick = {**_BEST, "456p": "prefit-9k-anneal-3k"}
     return quick.get(_architecture(preset)) or _circle_or_auto(preset, "circle-13k")
 
 

@@ -508,6 +508,11 @@ OWN = {
         eval_interval=250,
         then=_anneal(1500, 50.0, lr=0.003, weight_decay=0.0, from_exact=0.9),
     ),
+    "prefit-9k-anneal-3k": entry(
+        "prefit-9k-anneal",
+        notes="prefit-9k-anneal with an anneal stage twice as long, at twice the rate",
+        then=_anneal(3000, 50.0, lr=0.006, weight_decay=0.0, from_exact=0.9),
+    ),
     "prefit-restarts2": entry(
         "prefit",
         notes="prefit from two starts a seed, of which the better goes on at half of the run: 54,000 "
