@@ -10,8 +10,11 @@ bounded as in Higham, section 5.1, and added.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
+import os
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -34,12 +37,33 @@ PRECISION = 113
 TERMS = 8
 CELLS_PER_UNIT = 32
 EDGE = 64.0
-"""Beyond +-64 the activations are their asymptotes up to 1e-25 (``TAIL``)."""
+"""Beyond +-64 the functions are their asymptotes up to 1e-25 (``TAIL``), some of them earlier."""
 NORMAL_EDGE = 12.0
 """Of GELU, where x e^(-x^2 / 2) bounds what is left: below 1e-30 at 12, and it falls."""
 CUBIC_EDGE = 10.0
 """Of GELU by tanh: x^3 s^2 e^(-2 t) with s = 2 t' bounds what is left of it, its slope and its bend; at
 10 that is below 1e-28, and it falls."""
+
+_SETTINGS = threading.RLock()
+"""Arb's settings are the whole process': a thread that changes them has them to itself. With series cut
+off by another thread's, a table's coefficients would be wrong."""
+if hasattr(os, "register_at_fork"):
+    # No copy of the process finds them locked by a thread that it does not have.
+    os.register_at_fork(
+        before=_SETTINGS.acquire, after_in_parent=_SETTINGS.release, after_in_child=_SETTINGS.release
+    )
+
+
+@contextlib.contextmanager
+def _precise(terms: int) -> Iterator[None]:
+    """Arb at ``PRECISION``, its series up to so many terms."""
+    with _SETTINGS:
+        before = ctx.prec, ctx.cap
+        ctx.prec, ctx.cap = PRECISION, terms
+        try:
+            yield
+        finally:
+            ctx.prec, ctx.cap = before
 
 
 def to_arb(low: float, high: float) -> arb:
@@ -155,16 +179,12 @@ class _Table:
         """Work out those of these cells that are not known."""
         asked = np.zeros_like(self._known)
         asked[cells] = True
-        missing = np.flatnonzero(asked & ~self._known).tolist()
-        before = ctx.prec, ctx.cap
-        ctx.prec, ctx.cap = PRECISION, TERMS + 1
-        try:
+        with _precise(TERMS + 1):
+            missing = np.flatnonzero(asked & ~self._known).tolist()
             for cell in missing:
                 self._work_out(cell)
-        finally:
-            ctx.prec, ctx.cap = before
-        assert np.isfinite(self.error[missing]).all()
-        self._known[missing] = True
+            assert np.isfinite(self.error[missing]).all()
+            self._known[missing] = True
 
     def _work_out(self, cell: int) -> None:
         centre, half = arb(cell / self._per_unit - self._edge), 0.5 / self._per_unit
@@ -345,15 +365,12 @@ def _ladder(series: Series) -> tuple[list[Array], list[Array]]:
     edge, per_unit = _grid(series)
     cells = round(2 * edge * per_unit) + 1
     low, high = np.empty(cells), np.empty(cells)
-    before, ctx.prec = ctx.prec, PRECISION
-    try:
+    with _precise(1):
         for cell in range(cells):
             # A little wider than the cell, so that rounding a number to a cell needs no care.
             ball = arb(cell / per_unit - edge, 0.5001 / per_unit)
             (value, *_) = [*series(arb_series([ball], 1)).coeffs(), arb(0)]
             low[cell], high[cell] = from_arb(value)
-    finally:
-        ctx.prec = before
     lows, highs = [low], [high]
     while len(lows[-1]) > 2 ** (len(lows) - 1):
         step = 2 ** (len(lows) - 1)
@@ -396,15 +413,11 @@ class _Turn:
 def _turn(zero_of: Callable[[arb], arb], value: Series, guess: float) -> _Turn:
     """The sign change of ``zero_of`` next to ``guess``, proved by Arb at its two ends."""
     low, high = guess - 1e-12, guess + 1e-12
-    before = ctx.prec, ctx.cap
-    ctx.prec, ctx.cap = PRECISION, 2
-    try:
+    with _precise(2):
         at_low, at_high = zero_of(arb(low)), zero_of(arb(high))
         assert (at_low < 0 and at_high > 0) or (at_low > 0 and at_high < 0)
         (enclosed, *_) = value(arb_series([to_arb(low, high), 1], 2)).coeffs()
         ends = from_arb(enclosed)
-    finally:
-        ctx.prec, ctx.cap = before
     return _Turn(low, high, *ends)
 
 

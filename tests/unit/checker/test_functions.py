@@ -1,5 +1,7 @@
 """Enclosures of exp, GELU, SiLU and their derivatives against Arb at thousands of bits."""
 
+import sys
+import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -56,13 +58,15 @@ CASES: dict[str, tuple[Callable[[Interval], Interval], Callable[[arb], arb]]] = 
 }
 BY_SLOPE = {"gelu_tanh", "gelu_tanh'"}
 """Bounded by the steepest slope: their ranges may be wider."""
+EDGES = (functions.EDGE, functions.NORMAL_EDGE, functions.CUBIC_EDGE)
 POINTS = np.concatenate(
     [
         np.random.default_rng(0).uniform(-12, 12, 150),
         np.random.default_rng(1).uniform(-70, 70, 60),
         np.random.default_rng(2).normal(size=60) * 1e-3,
         (np.arange(-20, 21) + 0.5) / 32,  # edges of the cells
-        [0.0, -0.0, 64.0, -64.0, np.nextafter(64.0, 65), -np.nextafter(64.0, 65), 1e-300, 90.0, -90.0],
+        [sign * each for sign in (1, -1) for edge in EDGES for each in (edge, np.nextafter(edge, 99))],
+        [0.0, -0.0, 1e-300, 90.0, -90.0],
     ]
 )
 
@@ -162,3 +166,26 @@ def test_of_no_number_nothing_is_known() -> None:
     assert slope.low.tolist() == [0, 0, 0, 0] and slope.high.tolist() == [1, 1, 1, 0]
     relu = functions.relu_derivative(x)
     assert relu.low.tolist() == [0, 0, 0, 1] and relu.high.tolist() == [1, 1, 1, 1]
+
+
+def test_a_table_is_the_same_while_other_threads_work() -> None:
+    """Arb's settings, the number of terms among them, are those of the whole process."""
+    cells, done = np.arange(2 * int(functions.NORMAL_EDGE) * functions.CELLS_PER_UNIT), threading.Event()
+    alone, beside = (functions._Table(functions._gelu_derivative) for _ in range(2))
+    alone.know(cells)
+
+    def turn() -> None:
+        while not done.is_set():
+            functions._turn.__wrapped__(functions._gelu_bend, functions._gelu_derivative, 2.0**0.5)
+
+    thread, interval = threading.Thread(target=turn), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    thread.start()
+    try:
+        beside.know(cells)
+    finally:
+        done.set()
+        thread.join()
+        sys.setswitchinterval(interval)
+    assert (beside.coefficients[cells] == alone.coefficients[cells]).all()
+    assert (beside.error[cells] == alone.error[cells]).all()
