@@ -270,6 +270,10 @@ def prove_problem(
             task = problem.geometry.addition
             progress(dataclasses.replace(at, refuted_by=refuted_by, addition=task))
 
+    asked = time.monotonic()
+    report(Progress(phase="leaves", done=0, total=len(problem.steps)))
+    # A search may let the proof wait for another: that is no time of its own.
+    start += time.monotonic() - asked
     results, ends = _all_leaves(problem, limits, threads, report)
 
     # Real pairs first: they say how sharp a margin bound can be, and so what is worth cutting.
@@ -360,9 +364,6 @@ def _all_leaves(
     results: dict[int, StepResult] = {}
     witnesses: dict[int, list[Witness]] = {}
 
-    def tell() -> None:
-        report(Progress(phase="leaves", done=len(results), total=len(problem.steps)))
-
     def work(i: int, hear: Report) -> None:
         result = decide_leaves(problem, problem.steps[i], limits)
         # The step itself is here already.
@@ -371,9 +372,8 @@ def _all_leaves(
 
     def hear(i: int, parts: Mapping[str, Any], found: list[Witness]) -> None:
         results[i], witnesses[i] = StepResult(step=problem.steps[i], **parts), found
-        tell()
+        report(Progress(phase="leaves", done=len(results), total=len(problem.steps)))
 
-    tell()
     share_out(work, len(problem.steps), hear, number=threads)
     in_order = sorted(results)
     return [results[i] for i in in_order], [each for i in in_order for each in witnesses[i]]

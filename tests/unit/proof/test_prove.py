@@ -1,6 +1,7 @@
 """Verdicts and counts against trying every pair of small instances."""
 
 import dataclasses
+import time
 
 import numpy as np
 import pytest
@@ -199,3 +200,19 @@ def test_progress_is_reported_and_results_repeat() -> None:
     for threads in (1, 2):
         second = prove_problem(problem, threads=threads)
         assert dataclasses.replace(first, seconds=0) == dataclasses.replace(second, seconds=0)
+
+
+def test_waiting_for_another_proof_is_no_time_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search answers a proof's first word when the cores are free."""
+    problem = random_problem(11, heads=2, bottleneck=3, norm="none")
+    waited, clock = 0.0, time.monotonic
+
+    def answered(at: Progress) -> None:
+        nonlocal waited
+        if at.phase == "leaves" and not at.done:
+            waited += 1000.0
+
+    monkeypatch.setattr("time.monotonic", lambda: clock() + waited)
+    late = prove_problem(problem, progress=answered)
+    assert waited == 1000.0 and late.seconds < 1000.0
+    assert dataclasses.replace(late, seconds=0) == dataclasses.replace(prove_problem(problem), seconds=0)
