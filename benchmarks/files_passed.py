@@ -1,13 +1,14 @@
 """How many of our own files one command passes: modules of which at least one function runs.
 
-    python benchmarks/files_passed.py prove records/best/456p/model.pt
+    python benchmarks/files_passed.py prove records/best/456p/model.pt --no-check --threads 1
     python benchmarks/files_passed.py train 456p --seeds 0-63 --steps 60 --evaluate none --no-prove
     python benchmarks/files_passed.py --functions --at-most 15 prove records/best/456p/model.pt
 
 Everything after our own options is a command line of adderlab. It runs in a temporary folder, where a
 run's files may go; paths of existing files are made absolute first. Its own output goes to stderr.
 
-A file counts when a function of it runs in any thread. What runs while a module is being imported
+A file counts when a function of it runs in any thread of this process (hence --threads 1: what copies of
+it do is not seen). What runs while a module is being imported
 (its body, its class bodies, its decorators) does not: that is reading the file, not passing it, and a
 module that is imported for a type alone would count otherwise. Methods that `dataclass` generates have
 no file, so a file that holds nothing but fields is not passed.

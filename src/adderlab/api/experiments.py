@@ -85,9 +85,9 @@ def define(
         changed.append(("recipe", "steps", str(steps)))
         asked = any(section == "recipe" and key.startswith("restarts") for section, key, _ in changed)
         # Such a run is there to look at something, not to learn.
-        if default and not asked and recipe.restarts and recipe.restarts.halve_at[-1] >= steps:
+        last = recipe.restarts.halve_at[-1] if recipe.restarts else -1
+        if default and not asked and last >= steps:
             changed.append(("recipe", "restarts", "null"))
-            last = max(recipe.restarts.halve_at)
             note = (
                 f"{name} chooses among starts up to step {last:,}: with {steps:,} steps a seed has one"
             )

@@ -340,10 +340,8 @@ class _Run:
 
     def _margins_of(self, right: int, boxes_n: NDArray[np.intp]) -> Margins:
         """Of token ``right`` against every other token, on some of the boxes."""
-        others, radius_NK = (
-            [t for t in range(self.head.vocab_size) if t != right],
-            self.radius_NK[boxes_n],
-        )
+        others = [token for token in range(self.head.vocab_size) if token != right]
+        radius_NK = self.radius_NK[boxes_n]
         Q, (N, K) = len(others), radius_NK.shape
         gaps = self.values[-1].on(boxes_n).mapped(lambda x: x[..., [right] * Q] - x[..., others], Q)
         scales = [scale for scale in gaps.parts if scale is not None]

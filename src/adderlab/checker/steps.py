@@ -363,7 +363,8 @@ HULLS = (16, 4)
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Boxes of one step on which the head's claim has been proved."""
+    """Boxes of one step: on all of them the right digit has to win, by the head and by whatever else is
+    examined."""
 
     step: Step
     cells: bool

@@ -52,3 +52,12 @@ def test_a_default_recipe_that_does_not_fit_says_what_does(setting: str) -> None
     assert len(fit) == 3
     for recipe in fit:
         assert define("456p", recipe, settings=(setting,)).recipe_name == recipe
+
+
+def test_a_short_run_of_a_default_recipe_has_no_choice_among_starts_and_says_so() -> None:
+    whole, short = define("456p", "best"), define("456p", "best", steps=60)
+    assert whole.recipe.restarts and not whole.note and not whole.changes
+    assert short.recipe.restarts is None and short.changes == ("steps=60", "restarts=null")
+    assert "with 60 steps a seed has one" in short.note
+    with pytest.raises(UsageError, match="last halving"):
+        define("456p", "prefit-restarts2-anneal", steps=60)  # what is asked for by name is not changed
