@@ -45,7 +45,8 @@ MOST_PARTS = 4096
 MOST_BOXES = 20_000_000
 """A step that is cut into more boxes than this is refused, for the sake of memory."""
 BOXES_TOGETHER = 50_000
-"""Boxes are handed on in batches of about so many or more: a step's leaves, if they are not cut."""
+"""Boxes are looked at in batches of about so many: a step's leaves, if they are not cut."""
+MOST_TOGETHER = 2 * BOXES_TOGETHER
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,17 +253,24 @@ def _check_head(model: Model, step: Step, claimed: _Claimed, margin_bound: float
     if number_of_boxes(claimed.parts_NH) > MOST_BOXES:
         raise Rejected(f"step {step.index}: more than {MOST_BOXES} boxes")
     wanted, smallest = max(margin_bound, LEAST), np.inf
+    # Of heads that share their coordinates, what matters is where their sum lies.
+    boxes_NHE2 = claimed.bounds_NHE2 if claimed.joint_NE2 is None else claimed.joint_NE2[:, np.newaxis]
+    pivot_NH = claimed.frame.pivot_RH[claimed.row_N]
     for mine in _together(claimed.parts_NH):
-        batch = _batch(model, step, claimed, mine, margin_bound)
-        smallest = min(smallest, _prove_batch(batch, wanted))
-        if watch.boxes is not None:
-            watch.boxes(batch)
+        owner_N, low_NK, high_NK = _cut(boxes_NHE2[mine], claimed.parts_NH[mine], pivot_NH[mine])
+        # One leaf may be cut into millions.
+        for start in range(0, len(owner_N), MOST_TOGETHER):
+            n = slice(start, start + MOST_TOGETHER)
+            batch = _batch(model, step, claimed, (mine[owner_N[n]], low_NK[n], high_NK[n]), margin_bound)
+            smallest = min(smallest, _prove_batch(batch, wanted))
+            if watch.boxes is not None:
+                watch.boxes(batch)
         watch.advance(len(mine))
     return smallest
 
 
 def _together(parts_NH: np.ndarray) -> list[NDArray[np.intp]]:
-    """Leaves or cells, so many together that their boxes are about ``BOXES_TOGETHER``."""
+    """Leaves or cells, so many together that their boxes are about ``BOXES_TOGETHER``, or one."""
     if not len(parts_NH):
         return []
     before_N = np.cumsum(parts_NH.astype(np.intp).prod(1))
@@ -301,15 +309,12 @@ def _prove_batch(batch: Batch, wanted: float) -> float:
     return min(least, float(proved_N.min(initial=np.inf)))
 
 
-def _batch(
-    model: Model, step: Step, claimed: _Claimed, mine: NDArray[np.intp], margin_bound: float
-) -> Batch:
-    """The boxes of some leaves or cells."""
-    # Of heads that share their coordinates, what matters is where their sum lies.
-    boxes_NHE2 = claimed.bounds_NHE2 if claimed.joint_NE2 is None else claimed.joint_NE2[:, np.newaxis]
-    pivot_NH = claimed.frame.pivot_RH[claimed.row_N[mine]]
-    owner_N, low_NK, high_NK = _cut(boxes_NHE2[mine], claimed.parts_NH[mine], pivot_NH)
-    owner_N = mine[owner_N]
+_Cut = tuple[NDArray[np.intp], Array, Array]
+"""The leaf or cell of each box, and its ends."""
+
+
+def _batch(model: Model, step: Step, claimed: _Claimed, cut: _Cut, margin_bound: float) -> Batch:
+    owner_N, low_NK, high_NK = cut
     leaves = take(claimed.leaves, owner_N)
     return Batch(
         step=step,
