@@ -483,7 +483,7 @@ class Window:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tried:
+class WindowTrial:
     """What the module does on every pair of a window, in its own arithmetic."""
 
     failing_pairs: int
@@ -499,7 +499,7 @@ class Tried:
 
 def try_every_pair(
     model: Adder, window: Window, progress: Callable[[int, int], None] | None = None
-) -> Tried:
+) -> WindowTrial:
     """Run a module, of either precision, on all pairs of a window."""
     a_BJ, b_BJ = window.pairs()
     margins = []
@@ -513,7 +513,7 @@ def try_every_pair(
     worst = int(least_B.argmin())
     (a,), (b,) = to_ints(a_BJ[[worst]].numpy()), to_ints(b_BJ[[worst]].numpy())
     scale = TOLERANCE * (1.0 + float(least_B.abs().median()))
-    return Tried(
+    return WindowTrial(
         failing_pairs=int((least_B <= 0).sum()),
         failing_by_step=tuple((margin_BI <= 0).sum(0).tolist()),
         ties=int((margin_BI.abs() <= scale).any(1).sum()),
@@ -532,8 +532,8 @@ class WindowReport(Result):
     """A window: the module's answers to every pair beside what prover and checker say of them."""
 
     window: Window
-    float64: Tried
-    float32: Tried
+    float64: WindowTrial
+    float32: WindowTrial
     verdict: Verdict
     """The prover's, about the pairs of the window."""
     check: Any
@@ -588,11 +588,13 @@ class WindowReport(Result):
         return [*lines, *self.disagreements, f"{self.seconds:.1f} s"]
 
 
-def _tried(tried: Tried) -> dict[str, Any]:
+def _tried(tried: WindowTrial) -> dict[str, Any]:
     return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(tried).items()}
 
 
-def window_disagreements(float64: Tried, float32: Tried, verdict: Verdict, check: Any) -> list[str]:
+def window_disagreements(
+    float64: WindowTrial, float32: WindowTrial, verdict: Verdict, check: Any
+) -> list[str]:
     """Statements about the same pairs that cannot all be true."""
     found = []
     slack = TOLERANCE * (1.0 + abs(float64.margin))

@@ -13,7 +13,7 @@ import torch
 import adderlab as al
 from adderlab.api.models import Model, load
 from adderlab.errors import UsageError
-from adderlab.proof.trials import Tried, Window, WindowReport, window_disagreements
+from adderlab.proof.trials import Window, WindowReport, WindowTrial, window_disagreements
 from helpers.paths import ROOT
 from helpers.reference import reference_checkpoint
 
@@ -67,7 +67,7 @@ def test_two_heads() -> None:
 
 
 def test_what_cannot_be_true_is_found() -> None:
-    right = Tried(failing_pairs=0, failing_by_step=(0,) * 11, ties=0, margin=1.0, pair=(1, 2))
+    right = WindowTrial(failing_pairs=0, failing_by_step=(0,) * 11, ties=0, margin=1.0, pair=(1, 2))
     wrong = dataclasses.replace(right, failing_pairs=1, failing_by_step=(0, 1, *[0] * 9), margin=-1.0)
     proved = al.prove_window(BEST / "8p" / "model.pt", 1)
     agreeing(proved)
