@@ -448,6 +448,7 @@ class SeedVerifier:
         self._on_activity(seed, "proving")
         record = tracker.records[seed]
         known = [record.worst_pair] if record.verdict == "refuted" and record.worst_pair else []
+        # The cores are kept until the verdict is out: it may be the last that the search waits for.
         try:
             proof = prove_checkpoint(
                 checkpoint,
@@ -460,28 +461,26 @@ class SeedVerifier:
             if proof.verdict == "proved":
                 self._on_activity(seed, "checking")
             proof = self._checked(proof, checkpoint)
+            proved = proof.verdict == "proved"
+            if proved:
+                self._keep(checkpoint, proof)
+            self._decide(
+                tracker,
+                seed,
+                proof.verdict,
+                **({"status": "proved"} if proved else {}),
+                weights=weights,
+                **verdict_fields(proof),
+                proofs=tracker.records[seed].proofs + 1,
+            )
         finally:
             self._take_cores(False)
-        proved = proof.verdict == "proved"
-        if proved:
-            self._keep(checkpoint, proof)
-        self._decide(
-            tracker,
-            seed,
-            proof.verdict,
-            **({"status": "proved"} if proved else {}),
-            weights=weights,
-            **verdict_fields(proof),
-            proofs=tracker.records[seed].proofs + 1,
-        )
         return proved
 
     def _checked(self, proof: Proof, checkpoint: Checkpoint) -> Proof:
-        try:
-            self._take_cores(proof.verdict == "proved")
-            return checked(proof, checkpoint, self._check_stop, threads=self.threads)
-        finally:
-            self._take_cores(False)
+        """By all cores, which the caller gives back."""
+        self._take_cores(proof.verdict == "proved")
+        return checked(proof, checkpoint, self._check_stop, threads=self.threads)
 
     def _repair(self, tracker: SeedTracker, checkpoint: Checkpoint) -> bool:
         seed = _seed(checkpoint)
@@ -492,19 +491,22 @@ class SeedVerifier:
             limits=LIMITS,
             progress=self._check_stop,
         )
-        found = self._checked(result.proof, result.checkpoint)
-        proved = found.verdict == "proved"
-        if proved:
-            self._keep(result.checkpoint, found)
-        # A proof of what training itself left needs no help, however it came about.
-        changes: dict[str, object] = {"weights": "best", **verdict_fields(found)}
-        if result.trainings:
-            step = result.checkpoint.step
-            kept = Repair(trainings=result.trainings, step=step, **verdict_fields(found))
-            changes = {"repair": kept}
-        proofs = tracker.records[seed].proofs + len(result.rounds)
-        status = {"status": "proved"} if proved else {}
-        self._decide(tracker, seed, found.verdict, **status, proofs=proofs, **changes)
+        try:
+            found = self._checked(result.proof, result.checkpoint)
+            proved = found.verdict == "proved"
+            if proved:
+                self._keep(result.checkpoint, found)
+            # A proof of what training itself left needs no help, however it came about.
+            changes: dict[str, object] = {"weights": "best", **verdict_fields(found)}
+            if result.trainings:
+                step = result.checkpoint.step
+                kept = Repair(trainings=result.trainings, step=step, **verdict_fields(found))
+                changes = {"repair": kept}
+            proofs = tracker.records[seed].proofs + len(result.rounds)
+            status = {"status": "proved"} if proved else {}
+            self._decide(tracker, seed, found.verdict, **status, proofs=proofs, **changes)
+        finally:
+            self._take_cores(False)
         return proved
 
     def _keep(self, checkpoint: Checkpoint, proof: Proof) -> None:
@@ -520,9 +522,10 @@ class SeedVerifier:
         self._on_verdict(tracker.records[seed], decision)
 
     def _follow(self, proof: Progress) -> None:
-        """Of the prover's phases one is done by all cores."""
+        """The leaf pass is done by all cores, the branch and bound after it by one."""
         self._check_stop(proof)
-        self._take_cores(proof.phase == "leaves")
+        if proof.phase in ("leaves", "search"):
+            self._take_cores(proof.phase == "leaves")
 
     def _take_cores(self, taken: bool) -> None:
         if self.threads > 1 and taken != self._has_cores:
