@@ -374,6 +374,25 @@ def test_the_assisted_route_repairs_and_leaves_a_certificate(tmp_path: Path) -> 
     assert saved.weights_sha256 != damaged().weights_sha256
 
 
+def test_a_seed_has_the_cores_from_its_leaf_pass_until_its_verdict_is_out(tmp_path: Path) -> None:
+    """Another seed's proof, which takes them next, cannot hold the verdict back."""
+    checkpoint, events = proved_model(), []
+    flat_SN = torch.cat([tensor.flatten() for tensor in checkpoint.params.values()])[None]
+    tracker = SeedTracker(config_of(checkpoint), RECIPE, (43,), flat_SN)
+    tracker.put([SeedRecord(seed=43, steps=21, best_exact=1.0, best_step=20, last_exact=1.0)])
+    verifier = SeedVerifier(
+        RECIPE,
+        tmp_path,
+        lambda record, verdict: events.append(verdict),
+        threading.Event(),
+        on_activity=lambda seed, doing: events.append(doing),
+        threads=2,
+        on_cores=events.append,
+    )
+    verifier.conclude(tracker, assisted=False)
+    assert events == ["proving", True, "checking", "proved", False]
+
+
 def test_a_stop_interrupts_a_proof(tmp_path: Path) -> None:
     stop = threading.Event()
     stop.set()
