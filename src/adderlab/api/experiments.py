@@ -83,10 +83,10 @@ def define(
     note = ""
     if steps is not None:
         changed.append(("recipe", "steps", str(steps)))
-        asked = any(section == "recipe" and key.startswith("restarts") for section, key, _ in changed)
+        own = {schema.setting("Recipe", key.partition(".")[0]) for key, _ in _of(changed, "recipe")}
         # Such a run is there to look at something, not to learn.
         last = recipe.restarts.halve_at[-1] if recipe.restarts else -1
-        if default and not asked and last >= steps:
+        if default and "restarts" not in own and last >= steps:
             changed.append(("recipe", "restarts", "null"))
             note = (
                 f"{name} chooses among starts up to step {last:,}: with {steps:,} steps a seed has one"

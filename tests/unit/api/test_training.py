@@ -194,3 +194,12 @@ def test_an_evaluation_is_on_the_disk_before_it_is_shown(tmp_path: Path) -> None
     run = al.train("456p", recipe=TINY, seeds=[3], folder=tmp_path / "run", **HERE)
     report = next(iter(run.evaluate("fresh:20", device="cpu", engine="torch")))
     assert json.loads((run.folder / "evaluation.json").read_text())["n"] == report.to_dict()["n"]
+
+
+@pytest.mark.parametrize("setting", ["recipe.restarts", "recipe.draws"])
+def test_a_choice_among_starts_that_was_asked_for_stays_in_a_short_run(setting: str) -> None:
+    """By its name of today and by that of version 0.1."""
+    key = "halve_at" if setting.endswith("restarts") else "halvings"
+    found = define("67p", "best", steps=600, settings=[f'{setting}={{"{key}":[200,400]}}'])
+    assert found.recipe.restarts is not None and found.recipe.restarts.halve_at == (200, 400)
+    assert not found.note
