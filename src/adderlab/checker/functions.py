@@ -177,14 +177,14 @@ class _Table:
 
     def know(self, cells: NDArray[np.intp]) -> None:
         """Work out those of these cells that are not known."""
-        asked = np.zeros_like(self._known)
-        asked[cells] = True
+        missing = np.unique(cells[~self._known[cells]])
+        if not len(missing):
+            return
         with _precise(TERMS + 1):
-            missing = np.flatnonzero(asked & ~self._known).tolist()
-            for cell in missing:
+            for cell in missing.tolist():
                 self._work_out(cell)
-            assert np.isfinite(self.error[missing]).all()
-            self._known[missing] = True
+        assert np.isfinite(self.error[missing]).all()
+        self._known[missing] = True
 
     def _work_out(self, cell: int) -> None:
         centre, half = arb(cell / self._per_unit - self._edge), 0.5 / self._per_unit

@@ -448,37 +448,33 @@ class SeedVerifier:
         self._on_activity(seed, "proving")
         record = tracker.records[seed]
         known = [record.worst_pair] if record.verdict == "refuted" and record.worst_pair else []
-        # The cores are kept until the verdict is out: it may be the last that the search waits for.
-        try:
-            proof = prove_checkpoint(
-                checkpoint,
-                limits=LIMITS,
-                progress=self._follow,
-                known=known,
-                counting=False,
-                threads=self.threads,
-            )
-            if proof.verdict == "proved":
-                self._on_activity(seed, "checking")
-            proof = self._checked(proof, checkpoint)
-            proved = proof.verdict == "proved"
-            if proved:
-                self._keep(checkpoint, proof)
-            self._decide(
-                tracker,
-                seed,
-                proof.verdict,
-                **({"status": "proved"} if proved else {}),
-                weights=weights,
-                **verdict_fields(proof),
-                proofs=tracker.records[seed].proofs + 1,
-            )
-        finally:
-            self._take_cores(False)
+        proof = prove_checkpoint(
+            checkpoint,
+            limits=LIMITS,
+            progress=self._follow,
+            known=known,
+            counting=False,
+            threads=self.threads,
+        )
+        if proof.verdict == "proved":
+            self._on_activity(seed, "checking")
+        proof = self._checked(proof, checkpoint)
+        proved = proof.verdict == "proved"
+        if proved:
+            self._keep(checkpoint, proof)
+        self._decide(
+            tracker,
+            seed,
+            proof.verdict,
+            **({"status": "proved"} if proved else {}),
+            weights=weights,
+            **verdict_fields(proof),
+            proofs=tracker.records[seed].proofs + 1,
+        )
         return proved
 
     def _checked(self, proof: Proof, checkpoint: Checkpoint) -> Proof:
-        """By all cores, which the caller gives back."""
+        """By all cores."""
         self._take_cores(proof.verdict == "proved")
         return checked(proof, checkpoint, self._check_stop, threads=self.threads)
 
@@ -491,22 +487,19 @@ class SeedVerifier:
             limits=LIMITS,
             progress=self._check_stop,
         )
-        try:
-            found = self._checked(result.proof, result.checkpoint)
-            proved = found.verdict == "proved"
-            if proved:
-                self._keep(result.checkpoint, found)
-            # A proof of what training itself left needs no help, however it came about.
-            changes: dict[str, object] = {"weights": "best", **verdict_fields(found)}
-            if result.trainings:
-                step = result.checkpoint.step
-                kept = Repair(trainings=result.trainings, step=step, **verdict_fields(found))
-                changes = {"repair": kept}
-            proofs = tracker.records[seed].proofs + len(result.rounds)
-            status = {"status": "proved"} if proved else {}
-            self._decide(tracker, seed, found.verdict, **status, proofs=proofs, **changes)
-        finally:
-            self._take_cores(False)
+        found = self._checked(result.proof, result.checkpoint)
+        proved = found.verdict == "proved"
+        if proved:
+            self._keep(result.checkpoint, found)
+        # A proof of what training itself left needs no help, however it came about.
+        changes: dict[str, object] = {"weights": "best", **verdict_fields(found)}
+        if result.trainings:
+            step = result.checkpoint.step
+            kept = Repair(trainings=result.trainings, step=step, **verdict_fields(found))
+            changes = {"repair": kept}
+        proofs = tracker.records[seed].proofs + len(result.rounds)
+        status = {"status": "proved"} if proved else {}
+        self._decide(tracker, seed, found.verdict, **status, proofs=proofs, **changes)
         return proved
 
     def _keep(self, checkpoint: Checkpoint, proof: Proof) -> None:
@@ -520,6 +513,9 @@ class SeedVerifier:
         """Change the seed's record, and tell of the decision."""
         tracker.put([dataclasses.replace(tracker.records[seed], **changes)])  # type: ignore[arg-type]
         self._on_verdict(tracker.records[seed], decision)
+        # Not before it is out, for it may be the last that the search waits for. Where a proof breaks
+        # off, the search takes the cores back with the batch.
+        self._take_cores(False)
 
     def _follow(self, proof: Progress) -> None:
         """The leaf pass is done by all cores, the branch and bound after it by one."""
