@@ -73,7 +73,7 @@ def tell(model: Transformer) -> None:
 def shares(model: Transformer, tokens_BP: Tensor) -> None:
     """Print where attention goes from the query that asks for column 5."""
     params = {name: value.detach() for name, value in stack_parameters([model]).items()}
-    weights_P = log_attention(model.config, params, tokens_BP[:1].long()).exp()[0, 0, 5, 0]
+    weights_P = log_attention(model.config, params, tokens_BP[None, :1].long()).exp()[0, 0, 5, 0]
     layout = model.layout
     print("\nattention of the query for s_5:")
     for column in (6, 5, 4, 3):

@@ -66,7 +66,9 @@ def test_every_query_looks_alike() -> None:
     separator more where others see the column after next.)"""
     checkpoint = record("7p")
     tokens_BP, _ = checkpoint.config.token_layout.encode(*pairs_from_ints([(1234567890, 9876543210)]))
-    log_AP = log_attention(config_of(checkpoint), checkpoint.stacked(), tokens_BP.long())[0, 0, :, 0]
+    log_AP = log_attention(config_of(checkpoint), checkpoint.stacked(), tokens_BP.long()[None])[
+        0, 0, :, 0
+    ]
     weight_AP = log_AP.exp()
     own_AP = wanted_attention(config_of(checkpoint), 0.0) > 0
     own_A = weight_AP[own_AP].reshape(11, 2)
@@ -93,7 +95,7 @@ def test_places_of_the_circle() -> None:
 
 @OWN
 def test_the_best_recipe_is_the_measured_one(name: str) -> None:
-    recipe = "generic-7" if name == "7p" else "restarts-7"
+    recipe = "generic-7" if name == "7p" else "generic-8"
     assert best_name(get_preset(name)) == quick_name(get_preset(name)) == recipe
 
 

@@ -222,8 +222,8 @@ def train(
     """Train a population of seeds of one model.
 
     ``recipe``: best (as ``zoo`` names it), quick (soonest to a proof), published, another name, or a
-    ``Recipe``. ``steps``: optimiser steps of each seed before any restart, unless the recipe's. ``set``:
-    changed settings. ``folder``: default results/runs/PRESET_TIME. ``threads``: seeds trained at once on
+    ``Recipe``. ``steps``: optimiser steps of each seed before the recipe's stages. ``set``: changed
+    settings. ``folder``: default results/runs/PRESET_TIME. ``threads``: seeds trained at once on
     a CPU; default every core; no effect on any result. ``keep``: seeds that get a folder of their own:
     "all", or those that end at 99% and the best. ``checkpoint_every``: keep all weights every so many
     steps, in one array file (``snapshots``), of which report and explorer make a film. ``prove``:
@@ -429,8 +429,9 @@ def _train(job: Job, compute: Compute, listener: Listener, prove: bool, *, resum
     backend = open_backend(job.config, compute, listener.on_message)
     threads = f"{backend.threads} thread{'s' if backend.threads > 1 else ''}"
     listener.on_message(f"device: {backend.device} ({backend.device_reason}); {threads}")
+    steps = job.recipe.total_steps
     listener.on_message(
-        f"engine: {backend.engine}; {len(job.seeds)} seeds, {job.recipe.steps} steps -> {job.folder}"
+        f"engine: {backend.engine}; {len(job.seeds)} seeds, {steps} steps -> {job.folder}"
     )
     started = time.monotonic()
     result = run(job, backend.objective, backend.device, listener, resume=resume)

@@ -134,7 +134,7 @@ class ChangeOptions(SetOptions):
     """What differs from the recipe and the preset."""
 
     steps: Annotated[int | None, arg(metavar="N")] = None
-    """Optimiser steps of each seed before any restart; default: the recipe's."""
+    """Optimiser steps of each seed before the recipe's stages; default: its own."""
 
 
 def print_note(line: str) -> None:

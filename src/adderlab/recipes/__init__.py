@@ -36,8 +36,8 @@ _BEST = {
     "57p": "restarts-67-anneal",
     "44p": "wide-44-anneal",
     "36p": "wide-36-anneal",
-    "11p": "restarts-7",
-    "8p": "restarts-7",
+    "11p": "generic-8",
+    "8p": "generic-8",
     "7p": "generic-7",
 }
 """Measured (docs/rates.md): the highest share of proved seeds."""

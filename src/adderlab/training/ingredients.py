@@ -253,10 +253,11 @@ def prefit_attention(
     prefit: AttentionPrefit,
     config: ModelConfig,
     data: DataConfig,
-    seed: int,
+    seeds: Sequence[int],
     params: Mapping[str, Tensor],
 ) -> dict[str, Tensor]:
-    """One seed's starts (R, ...) with the named parameters fitted; on the CPU."""
+    """The starts (R, ...) of the seeds, as many of each, with the named parameters fitted; on the CPU.
+    A seed's do not depend on the others."""
     check_prefit(prefit, config, list(params))
     wanted_AP = wanted_attention(config, prefit.below)
     values = {name: tensor.detach().clone() for name, tensor in params.items()}
@@ -265,11 +266,12 @@ def prefit_attention(
     ]
     means, squares = ([torch.zeros_like(each) for each in fitted] for _ in range(2))
     counts = [torch.zeros(()) for _ in fitted]
-    layout = config.token_layout
+    layout, seed_S = config.token_layout, torch.tensor(seeds)
+    starts = len(next(iter(values.values()))) // len(seeds)
     for step in range(prefit.steps):
-        a_SBJ, b_SBJ = sample_pairs(data, torch.tensor([seed]), step, prefit.pairs, layout.addition)
+        a_SBJ, b_SBJ = sample_pairs(data, seed_S, step, prefit.pairs, layout.addition)
         tokens_SBP, _ = layout.encode(a_SBJ, b_SBJ)
-        log_RBAHP = log_attention(config, values, tokens_SBP[0].long())
+        log_RBAHP = log_attention(config, values, tokens_SBP.long().repeat_interleave(starts, 0))
         # The sum over starts: each has the gradient of its own mean.
         loss = -(log_RBAHP.mean(3) * wanted_AP).sum(-1).mean((1, 2)).sum()
         gradients = torch.autograd.grad(loss, fitted, allow_unused=True, materialize_grads=True)
@@ -294,25 +296,26 @@ def prefit_attention(
     return {name: tensor.detach() for name, tensor in values.items()}
 
 
-def log_attention(config: ModelConfig, params: Mapping[str, Tensor], tokens_BP: Tensor) -> Tensor:
-    """Log of the attention weights of R models, log_RBAHP. Positions not yet written are at -80: a
-    finite number, for zero times infinity is none."""
+def log_attention(config: ModelConfig, params: Mapping[str, Tensor], tokens_RBP: Tensor) -> Tensor:
+    """Log of the attention weights of R models, log_RBAHP, each on its own pairs or (1, B, P) all on the
+    same. Positions not yet written are at -80: a finite number, for zero times infinity is none."""
     built, layout = tables(config, params), config.token_layout
-    asked, places = layout.query_positions[: layout.sum_digits], range(layout.num_positions)
-    query_RBAHK = torch.stack([built.query[:, i, tokens_BP[:, p]] for i, p in enumerate(asked)], 2)
-    key_RBPHK = torch.stack([built.key[:, p, tokens_BP[:, p]] for p in places], 2)
+    asked_A = torch.tensor(layout.query_positions[: layout.sum_digits])
+    A, V, P = len(asked_A), layout.vocab_size, layout.num_positions
+    model_R11 = torch.arange(len(built.query))[:, None, None]
+    asked_RBA = tokens_RBP[:, :, asked_A]
+    query_RBAHK = built.query[model_R11, torch.arange(A), asked_RBA]
+    key_RBPHK = built.key[model_R11, torch.arange(P), tokens_RBP]
     score_RBAHP = (query_RBAHK[:, :, :, None] * key_RBPHK[:, :, None]).sum(-1).transpose(3, 4)
     if built.score_scale is not None:
         curve = FUNCTIONS[str(built.form.score_function)]
-        score_RBAHP = curve(score_RBAHP) * built.score_scale[:, None, : len(asked), :, None]
+        score_RBAHP = curve(score_RBAHP) * built.score_scale[:, None, :A, :, None]
     if built.score is not None:
-        V = layout.vocab_size
         every_RAVHPV = built.score.expand(-1, -1, V, -1, -1, V)
-        rows = [every_RAVHPV[:, i, tokens_BP[:, p]] for i, p in enumerate(asked)]
-        row_RBAHPV = torch.stack(rows, 2)
-        index = tokens_BP[None, :, None, None, :, None].expand(*row_RBAHPV.shape[:-1], 1)
+        row_RBAHPV = every_RAVHPV[model_R11, torch.arange(A), asked_RBA]
+        index = tokens_RBP[:, :, None, None, :, None].expand(*row_RBAHPV.shape[:-1], 1)
         score_RBAHP = score_RBAHP + row_RBAHPV.gather(5, index)[..., 0]
-    written_AP = torch.arange(layout.num_positions) <= torch.tensor(asked)[:, None]
+    written_AP = torch.arange(P) <= asked_A[:, None]
     score_RBAHP = score_RBAHP.masked_fill(~written_AP[:, None], -1e4)
     return score_RBAHP.log_softmax(-1).clamp(min=-80.0)
 

@@ -49,6 +49,9 @@ from adderlab.training.measure import check_validation
 from adderlab.training.objective import stacked_float32
 from adderlab.training.recipe import UNIFORM_PAIRS, Recipe
 
+PREFIT_ROWS = 32
+"""Starts whose attention is fitted together, many enough to share each operation's fixed cost."""
+
 
 def start(config: Architecture, recipe: Recipe, seeds: tuple[int, ...]) -> dict[str, Tensor]:
     """Parameters at step 0, stacked over all draws of the first seed, then of the next; a seed's do not
@@ -69,10 +72,12 @@ def start(config: Architecture, recipe: Recipe, seeds: tuple[int, ...]) -> dict[
         stacked = on_circle(recipe.circle, config, stacked)
     if recipe.prefit is None:
         return stacked
-    each = []
-    for first, seed in zip(range(0, len(drawn), count), seeds, strict=True):
-        params = {name: tensor[first : first + count] for name, tensor in stacked.items()}
-        each.append(prefit_attention(recipe.prefit, config, UNIFORM_PAIRS, seed, params))
+    together, each = max(1, PREFIT_ROWS // count), []
+    for first in range(0, len(seeds), together):
+        own = seeds[first : first + together]
+        rows = slice(first * count, (first + len(own)) * count)
+        params = {name: tensor[rows] for name, tensor in stacked.items()}
+        each.append(prefit_attention(recipe.prefit, config, UNIFORM_PAIRS, own, params))
     return {name: torch.cat([params[name] for params in each]) for name in stacked}
 
 

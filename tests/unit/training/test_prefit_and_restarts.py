@@ -14,6 +14,7 @@ from adderlab.models.transformer import build_model
 from adderlab.models.zoo import get_preset
 from adderlab.recipes import get_recipe
 from adderlab.task.sampling import sample_pairs
+from adderlab.training import start as training_start
 from adderlab.training.ingredients import (
     AttentionPrefit,
     Restarts,
@@ -49,7 +50,7 @@ def own_column(params: dict[str, Tensor], seed: int) -> float:
     layout = CONFIG.token_layout
     tokens_SBP, _ = layout.encode(*sample_pairs(UNIFORM_PAIRS, torch.tensor([seed]), 99_999, 200))
     with torch.no_grad():
-        weight_BAP = log_attention(CONFIG, params, tokens_SBP[0].long()).exp()[0, :, :, 0]
+        weight_BAP = log_attention(CONFIG, params, tokens_SBP.long()).exp()[0, :, :, 0]
     own = [weight_BAP[:, i, [layout.a_positions[i], layout.b_positions[i]]].sum(-1) for i in range(10)]
     return float(torch.stack(own).mean())
 
@@ -84,17 +85,23 @@ def test_a_prefit_query_looks_at_its_column_and_nothing_else_has_moved() -> None
     assert after > 2 * before, (before, after)
 
 
-def test_where_a_seed_starts_does_not_depend_on_its_neighbours() -> None:
-    together, alone = start(CONFIG, PREFIT, (7, 3, 11)), start(CONFIG, PREFIT, (3,))
+@pytest.mark.parametrize("rows", [1, 4, 1000])
+def test_where_a_seed_starts_does_not_depend_on_its_neighbours(
+    monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    """However many are fitted together: two starts of each of 40 seeds, and both of one alone."""
+    monkeypatch.setattr(training_start, "PREFIT_ROWS", rows)
+    recipe = dataclasses.replace(PREFIT, steps=10, restarts=Restarts(halve_at=(3,)))
+    together, alone = start(CONFIG, recipe, tuple(range(40))), start(CONFIG, recipe, (3,))
     for name, tensor in alone.items():
-        assert torch.equal(together[name][1:2], tensor), name
+        assert torch.equal(together[name][6:8], tensor), name
 
 
 def test_what_attention_does_not_depend_on_stays_as_drawn() -> None:
     """A beginning of names that takes in the whole block: the fit has no gradient for the rest."""
     drawn = stack_parameters([build_model(CONFIG, 0)])
     fitted = prefit_attention(
-        AttentionPrefit(parameters=("blocks.0",), steps=2), CONFIG, UNIFORM_PAIRS, 0, drawn
+        AttentionPrefit(parameters=("blocks.0",), steps=2), CONFIG, UNIFORM_PAIRS, [0], drawn
     )
     moved = {name for name, tensor in drawn.items() if not torch.equal(fitted[name], tensor)}
     assert QUERY in moved
@@ -111,7 +118,7 @@ def test_what_cannot_be_prefit_is_refused() -> None:
             AttentionPrefit(**{"parameters": (QUERY,), **wrong})  # type: ignore[arg-type]
     params = stack_parameters([build_model(CONFIG, 0)])
     with pytest.raises(UsageError, match="prefit"):
-        prefit_attention(AttentionPrefit(parameters=("none",)), CONFIG, UNIFORM_PAIRS, 0, params)
+        prefit_attention(AttentionPrefit(parameters=("none",)), CONFIG, UNIFORM_PAIRS, [0], params)
 
 
 def test_restarts_are_halved_at_their_steps() -> None:
