@@ -17,6 +17,7 @@ from adderlab.api.experiments import (
     Settings,
     Trainable,
     define,
+    explain,
     explain_auto,
     name_file,
     parse_seeds,
@@ -379,7 +380,9 @@ def plan(
     wanted = define(model, recipe, steps=steps, settings=set)
     known = known or known_rate(wanted)
     check_fits(wanted.config, wanted.recipe, (0,))
-    backend = open_backend(wanted.config, compute, (listener or Listener()).on_message)
+    listener = listener or Listener()
+    explain(wanted, listener)
+    backend = open_backend(wanted.config, compute, listener.on_message)
     return make_plan(
         wanted.config,
         wanted.recipe,
