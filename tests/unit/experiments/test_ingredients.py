@@ -1,0 +1,37 @@
+"""The study of auto's ingredients: an arm changes what it names; the table shows what was measured."""
+
+import dataclasses
+import shlex
+import shutil
+from pathlib import Path
+
+import ingredients
+import pytest
+
+from adderlab.api.studies import plan_rate
+from adderlab.models.zoo import get_preset
+from adderlab.recipes import recipe_for
+from helpers.paths import ROOT
+
+
+@pytest.mark.parametrize("command", list(ingredients.commands()))
+def test_an_arm_changes_one_setting(command: str) -> None:
+    words = shlex.split(command)
+    assert words[:2] == ["adderlab", "rate"]
+    preset, options = words[2], dict(zip(words[3::2], words[4::2], strict=True))
+    changes = [options["--set"]] if "--set" in options else []
+    plan = plan_rate(
+        preset, seeds=options["--seeds"], recipe="auto", set=changes, name=options.get("--name")
+    )
+    control = recipe_for(get_preset(preset), "auto")
+    names = [field.name for field in dataclasses.fields(control)]
+    changed = {name for name in names if getattr(plan.recipe, name) != getattr(control, name)}
+    assert changed == {change.split("=")[0].split(".")[1] for change in changes}
+    assert len(plan.seeds) == 48
+
+
+def test_the_table_shows_what_was_measured(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "records" / "rates" / "456p_auto.json", tmp_path)
+    rows = ingredients.table(tmp_path).splitlines()
+    assert rows[2] == "| auto | 3/48 [2, 17] (3) | - | - | - | - |"
+    assert rows[5] == "| auto-no-scale | - | - | - | - | as auto |"
