@@ -653,6 +653,7 @@ OWN = {
         restarts=Restarts(halve_at=(1000, 2000, 3000, 4000, 6000)),
         eval_interval=500,
     ),
+    "generic-89": entry("wide-89", notes="wide-89 without the attention prefit", prefit=None),
     "wide-62": entry(
         "wide-89",
         notes="wide-89 for digits on an arc, which starts short",

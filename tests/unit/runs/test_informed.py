@@ -40,7 +40,15 @@ def test_a_carry_mix_of_a_later_stage_counts() -> None:
 
 
 def test_what_any_model_could_be_trained_by_is_generic() -> None:
-    for name in ("r456-54k", "restarts-122", "m10s-62", "m10s-58", "generic-8", "generic-7"):
+    for name in (
+        "r456-54k",
+        "restarts-122",
+        "m10s-62",
+        "m10s-58",
+        "generic-89",
+        "generic-8",
+        "generic-7",
+    ):
         assert RECIPES[name].recipe.informed_by == (), name
     assert auto(get_preset("67p").config).informed_by == ()
     wide = with_settings(Recipe(), [("wide_init", "{}"), ("restarts", '{"halve_at": [100]}')])
