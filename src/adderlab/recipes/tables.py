@@ -511,7 +511,7 @@ OWN = {
     "prefit-9k-anneal-3k": entry(
         "prefit-9k-anneal",
         notes="prefit-9k-anneal with an anneal stage twice as long, at twice the rate",
-        then=_anneal(3000, 50.0, lr=0.006, weight_decay=0.0, from_exact=0.9),
+        stages=_anneal(3000, 50.0, lr=0.006, weight_decay=0.0, from_exact=0.9),
     ),
     "prefit-restarts2": entry(
         "prefit",

@@ -92,6 +92,12 @@ def test_published_numbers() -> None:
     assert of("456p").steps == 54_000 and of("512p").steps == 27_000
 
 
+def test_the_quick_recipe_has_the_one_anneal_stage_that_was_measured() -> None:
+    """docs/lab-notebook.md, A shorter run for searches: in place of its parent's, not after it."""
+    (stage,) = get_recipe("prefit-9k-anneal-3k").stages
+    assert (stage.steps, stage.lr, stage.from_exact) == (3000, 0.006, 0.9)
+
+
 def test_the_circle_recipe() -> None:
     circle = get_recipe("circle")
     (freeze,) = circle.freeze
