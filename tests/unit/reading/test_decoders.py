@@ -75,10 +75,10 @@ def gradients(total: Tensor, of: list[Tensor]) -> list[Tensor]:
 
 @pytest.mark.parametrize("kind", REFUSED, ids=lambda kind: kind.__name__)
 def test_what_cannot_be_read_is_refused_in_one_line(kind: type) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(Failure, match=REFUSED[kind]) as refusal:
         read_foreign(foreign(kind))
-    assert "\n" not in str(refusal.value) and time.perf_counter() - start < 10
+    assert "\n" not in str(refusal.value) and time.process_time() - start < 10
 
 
 def test_forms() -> None:
