@@ -31,6 +31,7 @@ _BEST = {
     "113p": "wide-89",
     "101p": "wide-89",
     "96p": "wide-89",
+    "95p": "wide-62-long",
     "89p": "wide-89",
     "86p": "wide-89",
     "83p": "wide-89",
