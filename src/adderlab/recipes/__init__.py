@@ -24,7 +24,9 @@ RECIPES: dict[str, NamedRecipe] = resolve({**PUBLISHED, **OWN})
 
 _BEST = {
     "456p": "prefit-restarts2-anneal",
+    "335p": "prefit-scale20-anneal",
     "311p": "prefit-scale20-anneal",
+    "305p": "prefit-scale20-anneal",
     "262p": "prefit-scale20-anneal",
     "228p": "plain-228",
     "122p": "restarts-122",
