@@ -27,6 +27,8 @@ _BEST = {
     "335p": "prefit-scale20-anneal",
     "311p": "prefit-scale20-anneal",
     "305p": "prefit-scale20-anneal",
+    "275p": "prefit-scale20-anneal",
+    "274p": "prefit-scale20-anneal",
     "262p": "prefit-scale20-anneal",
     "228p": "plain-228",
     "122p": "restarts-122",
