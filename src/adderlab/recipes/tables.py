@@ -616,10 +616,7 @@ OWN = {
         restarts=Restarts(halve_at=(2000, 3000, 4000, 6000, 8000)),
     ),
     "generic-8": entry(
-        "restarts-7",
-        notes="restarts-7 without the attention prefit, for the 8p and 11p: radius, stride, scale and "
-        "angle begin at the model's own constants, the rest at random",
-        prefit=None,
+        "restarts-7", notes="restarts-7 without the prefit, for the 8p and 11p", prefit=None
     ),
     "restarts-7-8k": entry(
         "restarts-7",
