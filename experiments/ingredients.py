@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from adderlab.study.rate import FOLDER, RateRecord, file_name, read_rate
+from adderlab.study.rate import FOLDER, file_name, read_rate
 
 PRESETS = ("456p", "122p", "67p", "44p", "7p")
 SEEDS = "30000-30047"
@@ -55,15 +55,10 @@ def _cell(folder: Path, preset: str, arm: str) -> str:
     if (preset, arm) in SAME:
         return "as auto"
     path = folder / file_name(preset, arm)
-    return _shown(read_rate(path)) if path.is_file() else "-"
-
-
-def _shown(row: RateRecord) -> str:
-    proved, exact = row.pure, row.exact_at_end
-    if proved is None or exact is None:
+    if not path.is_file():
         return "-"
-    low, high = 100 * proved.low, 100 * proved.high
-    return f"{proved.count}/{proved.n} [{low:.0f}, {high:.0f}] ({exact.count})"
+    row = read_rate(path)
+    return f"{row.pure} ({row.exact_at_end.count})"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

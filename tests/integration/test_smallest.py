@@ -66,10 +66,8 @@ def test_every_query_looks_alike() -> None:
     separator more where others see the column after next.)"""
     checkpoint = record("7p")
     tokens_BP, _ = checkpoint.config.token_layout.encode(*pairs_from_ints([(1234567890, 9876543210)]))
-    log_AP = log_attention(config_of(checkpoint), checkpoint.stacked(), tokens_BP.long()[None])[
-        0, 0, :, 0
-    ]
-    weight_AP = log_AP.exp()
+    log_RBAHP = log_attention(config_of(checkpoint), checkpoint.stacked(), tokens_BP.long()[None])
+    weight_AP = log_RBAHP[0, 0, :, 0].exp()
     own_AP = wanted_attention(config_of(checkpoint), 0.0) > 0
     own_A = weight_AP[own_AP].reshape(11, 2)
     assert (own_A - own_A[5]).abs().max() < 1e-3

@@ -53,7 +53,8 @@ _BEST = {
     "8p": "generic-8",
     "7p": "generic-7",
 }
-"""Measured (docs/rates.md): the highest share of proved seeds."""
+"""Measured (docs/rates.md): the highest share of proved seeds, or a generic recipe within ten points of
+it."""
 
 
 def get_named(name: str) -> NamedRecipe:

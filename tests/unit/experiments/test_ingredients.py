@@ -30,8 +30,14 @@ def test_an_arm_changes_one_setting(command: str) -> None:
     assert len(plan.seeds) == 48
 
 
+@pytest.mark.parametrize(("preset", "arm"), sorted(ingredients.SAME))
+def test_what_is_not_measured_is_the_control(preset: str, arm: str) -> None:
+    plan = plan_rate(preset, seeds="0", recipe="auto", set=[ingredients.ARMS[arm]], name=arm)
+    assert plan.recipe == recipe_for(get_preset(preset), "auto")
+
+
 def test_the_table_shows_what_was_measured(tmp_path: Path) -> None:
     shutil.copy(ROOT / "records" / "rates" / "456p_auto.json", tmp_path)
     rows = ingredients.table(tmp_path).splitlines()
-    assert rows[2] == "| auto | 3/48 [2, 17] (3) | - | - | - | - |"
+    assert rows[2] == "| auto | 3/48 = 6.2% [2.1%, 16.8%] (3) | - | - | - | - |"
     assert rows[5] == "| auto-no-scale | - | - | - | - | as auto |"
