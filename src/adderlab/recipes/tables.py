@@ -543,8 +543,7 @@ OWN = {
     ),
     "prefit-scale20-anneal": entry(
         "prefit-scale20",
-        notes="prefit-scale20 with an anneal stage of 8,000 steps at logit scale 200, without weight "
-        "decay",
+        notes="prefit-scale20 and 8,000 steps more at logit scale 200, without weight decay",
         then=_anneal(8000, 200.0, lr=0.002, weight_decay=0.0),
     ),
     "restarts-122": entry(
@@ -615,9 +614,7 @@ OWN = {
         prefit=_prefit("q_proj", steps=200, lr=0.2),
         restarts=Restarts(halve_at=(2000, 3000, 4000, 6000, 8000)),
     ),
-    "generic-8": entry(
-        "restarts-7", notes="restarts-7 without the prefit, for the 8p and 11p", prefit=None
-    ),
+    "generic-8": entry("restarts-7", notes="restarts-7 without the prefit, for 8p and 11p", prefit=None),
     "restarts-7-8k": entry(
         "restarts-7",
         notes="restarts-7 for the 7p, which learns within some hundred steps or never: 128 starts, a "
@@ -651,6 +648,11 @@ OWN = {
         eval_interval=500,
     ),
     "generic-89": entry("wide-89", notes="wide-89 without the attention prefit", prefit=None),
+    "generic-89-64": entry(
+        "generic-89",
+        notes="generic-89 with the best of 64 starts",
+        restarts=Restarts(halve_at=(500, 1000, 2000, 3000, 4000, 6000)),
+    ),
     "wide-62": entry(
         "wide-89",
         notes="wide-89 for digits on an arc, which starts short",

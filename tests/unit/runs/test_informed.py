@@ -46,6 +46,7 @@ def test_what_any_model_could_be_trained_by_is_generic() -> None:
         "m10s-62",
         "m10s-58",
         "generic-89",
+        "generic-89-64",
         "generic-8",
         "generic-7",
     ):
