@@ -25,7 +25,7 @@ ARMS = {
     "auto-no-wide": "recipe.restarts.widths=[0.0]",
     "auto-no-scale": "recipe.logit_scale=1",
     "auto-no-anneal": "recipe.stages=[]",
-    "auto-batch-512": "recipe.batch_size=512",
+    "auto-batch-64": "recipe.batch_size=64",
     "auto-beta2-0.99": "recipe.beta2=0.99",
 }
 SAME = {("7p", "auto-no-scale")}
