@@ -96,6 +96,7 @@ def plan_rate(
         limits=limits,
         assistance=assistance,
         command=tuple(as_typed(collect_environment("cpu")["command"])),
+        note=wanted.note,
     )
 
 
@@ -167,6 +168,8 @@ def measure_rate(
                 )
             delete_measurement(work)
         write_plan(work, plan)
+        if plan.note:
+            listener.on_message(plan.note)
         explain_auto(plan.recipe_name, plan.config, plan.recipe, listener)
         backend = open_backend(plan.config, compute, listener.on_message)
         # The published pairs are decoded one model at a time: on the CPU, whatever trained them.

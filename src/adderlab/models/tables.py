@@ -262,6 +262,11 @@ def tables(config: Architecture, params: Stacked) -> Tables:
     asked_SAD = None if position_SPD is None else position_SPD[:, asked]
     residual = _add_everywhere(_rows(_stream(token_SVD, asked_SAD), A), attention.out_bias_SD)
     norm2, norm_f = (_norm(config, params, name, token_SVD) for name in ("blocks.0.ln2", "ln_f"))
+    # The order of these lines is that of the compiled program, where a compiler may join a product and
+    # a sum of neighbouring lines: another order trains the 36p to other last bits.
+    query = block.attn.finish_query(attention_params, query, list(layout.query_positions))
+    key = block.attn.finish_key(attention_params, key, list(range(P)))
+    value = _rows(value, P)
     named = {
         "attn_out": attention.out_SHED.flatten(1, 2),
         "norm2_weight": norm2["weight"],
@@ -274,9 +279,9 @@ def tables(config: Architecture, params: Stacked) -> Tables:
     head = {name: tensor for name in ROLES if (tensor := named.get(name)) is not None}
     return Tables(
         form=_form(config, attention.key_SHDK.shape[3], attention.value_SHDE.shape[3], head),
-        query=block.attn.finish_query(attention_params, query, list(layout.query_positions)),
-        key=block.attn.finish_key(attention_params, key, list(range(P))),
-        value=_rows(value, P),
+        query=query,
+        key=key,
+        value=value,
         residual=residual,
         head=head,
     )

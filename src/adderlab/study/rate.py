@@ -284,6 +284,8 @@ class RatePlan:
     limits: Limits
     assistance: Assistance | None
     command: tuple[str, ...]
+    note: str = ""
+    """What the user should know of it that was not asked for."""
 
     def __post_init__(self) -> None:
         if self.batch_of_seeds < 1:

@@ -99,6 +99,16 @@ def test_a_rate_is_a_record_and_its_folder_a_run(tmp_path: Path) -> None:
         measure()
 
 
+def test_a_rate_says_which_part_of_a_recipe_a_short_run_leaves_out(tmp_path: Path) -> None:
+    said: list[str] = []
+    listener = Listener()
+    listener.on_message = said.append  # type: ignore[method-assign]
+    small = ["recipe.batch_size=4", "recipe.val_size=10", "recipe.test_size=5", "recipe.eval_interval=2"]
+    places = {"folder": tmp_path / "runs", "rows": tmp_path / "rows"}
+    al.measure_rate("8p", seeds=[3], steps=3, set=small, listener=listener, **places, **HERE)
+    assert any("with 3 steps a seed has one" in each for each in said)
+
+
 def test_a_sweep_is_a_table_and_its_folder_a_run(tmp_path: Path) -> None:
     space = {
         "preset": "456p",
