@@ -30,7 +30,6 @@ _BEST = {
     "275p": "prefit-scale20-anneal",
     "274p": "prefit-scale20-anneal",
     "262p": "prefit-scale20-anneal",
-    "228p": "plain-228",
     "122p": "restarts-122",
     "113p": "wide-89",
     "101p": "wide-89",

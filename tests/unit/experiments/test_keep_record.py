@@ -35,9 +35,7 @@ def test_a_kept_model_is_proved_and_its_files_agree(name: str) -> None:
     assert about["parameters"] == get_preset(name).parameters == checkpoint.num_parameters
     proof = prove_checkpoint(checkpoint)
     assert proof.verdict == "proved"
-    # 228p was kept before its two heads were bounded together: its bound is now sharper, and no looser.
-    sharper = proof.margin.bound / about["margin_bound"] - 1
-    assert -1e-6 < sharper < (0.02 if name == "228p" else 1e-6)
+    assert abs(proof.margin.bound / about["margin_bound"] - 1) < 1e-6
     certificate = json.loads(gzip.decompress((BEST / name / "model.cert.json.gz").read_bytes()))
     assert certificate["verdict"] == "proved"
     assert certificate["margin"]["bound"] == about["margin_bound"]
