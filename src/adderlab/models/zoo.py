@@ -542,6 +542,13 @@ _ROTARY = {
         share_norms="all",
         repeat_mix=True,
     ),
+    "38p": _entry(
+        "39p",
+        source="adderlab, after Lokimorty",
+        published="our own",
+        notes="the 39p without its second pass, and so with tables",
+        repeat_mix=False,
+    ),
 }
 
 # Our own line, below the published ones (docs/smallest.md).

@@ -38,6 +38,7 @@ _BEST = {
     "89p": "wide-89",
     "86p": "wide-89",
     "83p": "wide-89",
+    "75p": "restarts-67-anneal",
     "74p": "restarts-67-anneal",
     "67p": "restarts-67-anneal",
     "62p": "wide-62-long",
