@@ -31,7 +31,7 @@ _BEST = {
     "274p": "prefit-scale20-anneal",
     "262p": "prefit-scale20-anneal",
     "122p": "restarts-122",
-    "113p": "wide-89",
+    "113p": "generic-89-64",
     "101p": "wide-89",
     "96p": "wide-89",
     "95p": "wide-62-long",
