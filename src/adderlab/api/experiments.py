@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, SupportsIndex, TypeAlias
+from typing import TYPE_CHECKING, Any, SupportsIndex, TypeAlias
 
 from adderlab.api.models import ModelLike, load
 from adderlab.errors import UsageError
@@ -18,7 +18,6 @@ from adderlab.format import did_you_mean
 from adderlab.models.config import ModelConfig
 from adderlab.models.config import changed as with_changes
 from adderlab.models.describe import count_parameters
-from adderlab.models.transformer import Architecture
 from adderlab.models.zoo import PRESETS, Preset, at_size, get_preset
 from adderlab.reading.file_model import FileModel, read_file
 from adderlab.recipes import RECIPES, best_name, named_for, published_name, quick_name
@@ -27,6 +26,9 @@ from adderlab.runs.metadata import MODEL_FILE, kind_of, read_config
 from adderlab.training.measure import Listener
 from adderlab.training.recipe import Recipe
 from adderlab.training.start import check_start
+
+if TYPE_CHECKING:
+    from adderlab.study.rate import RatePlan
 
 Trainable: TypeAlias = "str | Preset | ModelConfig | FileModel | ModelLike"
 """What can be trained: a preset by its name, a configuration, a Python file by its path (which is run),
@@ -133,18 +135,13 @@ def _define_file(
     )
 
 
-def explain(wanted: Experiment, listener: Listener) -> None:
-    """What its recipe does that was not asked for, and of "auto" what it is for this model and why."""
+def explain(wanted: Experiment | RatePlan, listener: Listener) -> None:
+    """What its recipe does that was not asked for, and of "auto" (also ``auto+lr=0.01``) what it is for
+    this model and why."""
     if wanted.note:
         listener.on_message(wanted.note)
-    explain_auto(wanted.recipe_name, wanted.config, wanted.recipe, listener)
-
-
-def explain_auto(name: str, config: Architecture, recipe: Recipe, listener: Listener) -> None:
-    """Of the recipe "auto": what it is for this model and why. ``name``: the recipe's, perhaps with its
-    changes (``auto+lr=0.01``)."""
-    if name.partition("+")[0] == "auto":
-        for reason in explained(config, recipe):
+    if wanted.recipe_name.partition("+")[0] == "auto":
+        for reason in explained(wanted.config, wanted.recipe):
             listener.on_message(f"auto: {reason}")
 
 

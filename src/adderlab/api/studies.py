@@ -18,7 +18,6 @@ from adderlab.api.experiments import (
     Trainable,
     define,
     explain,
-    explain_auto,
     name_file,
     parse_seeds,
 )
@@ -168,9 +167,7 @@ def measure_rate(
                 )
             delete_measurement(work)
         write_plan(work, plan)
-        if plan.note:
-            listener.on_message(plan.note)
-        explain_auto(plan.recipe_name, plan.config, plan.recipe, listener)
+        explain(plan, listener)
         backend = open_backend(plan.config, compute, listener.on_message)
         # The published pairs are decoded one model at a time: on the CPU, whatever trained them.
         cpu = torch.device("cpu")

@@ -138,4 +138,12 @@ def test_the_two_head_record_is_proved_and_covered_as_its_file_says() -> None:
     assert stored.accepted and report.accepted
     assert stored.margin is not None and report.margin is not None
     assert report.margin == pytest.approx(stored.margin, rel=1e-6)
+    apart = prove_problem(
+        bounded_apart(exact_tables(checkpoint)),
+        weights_sha256=checkpoint.weights_sha256,
+        config=plain_config(checkpoint.config),
+    )
+    before = check_document(certificate(apart), checkpoint, fp32=False)
+    assert before.accepted and before.margin is not None
+    assert report.margin > before.margin  # one box for the sum is narrower than one for each head
     assert report.module_margin is not None and report.fp32 is not None and report.fp32.covered

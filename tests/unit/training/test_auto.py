@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import adderlab as al
-from adderlab.api.experiments import define, explain_auto
+from adderlab.api.experiments import define, explain
 from adderlab.engine.torch_tables import TorchEngine
 from adderlab.errors import UsageError
 from adderlab.files.schema import to_dict
@@ -142,8 +142,7 @@ def test_what_it_chose_is_told_and_of_other_recipes_nothing(name: str, lines: in
     said: list[str] = []
     listener = Listener()
     listener.on_message = said.append  # type: ignore[method-assign]
-    config = get_preset("140p").config
-    explain_auto(name, config, auto(config), listener)
+    explain(dataclasses.replace(define("140p", "auto"), recipe_name=name), listener)
     assert len(said) == lines and all(line.startswith("auto: ") for line in said)
 
 
