@@ -2,6 +2,7 @@
 
     python experiments/ingredients.py commands     # a measurement for each arm of each architecture
     python experiments/ingredients.py table        # of those measured so far, for docs/lab-notebook.md
+    python experiments/ingredients.py differences  # of each arm from the control, with their tests
 
 All arms train the same seeds. An arm changes one setting of what ``auto`` chose for the model and
 nothing else; its row in records/rates is named ``auto-ARM``, the control's ``auto``.
@@ -15,7 +16,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from adderlab.study.rate import FOLDER, file_name, read_rate
+from adderlab.evaluation.suites import Rate
+from adderlab.report.comparison import Grokking, fisher, holm, log_rank, newcombe
+from adderlab.study.rate import FOLDER, RateRecord, file_name, read_rate
 
 PRESETS = ("456p", "122p", "67p", "44p", "7p")
 SEEDS = "30000-30047"
@@ -54,19 +57,80 @@ def table(folder: Path) -> str:
 def _cell(folder: Path, preset: str, arm: str) -> str:
     if (preset, arm) in SAME:
         return "as auto"
+    row = _row(folder, preset, arm)
+    return f"{row.pure} ({row.exact_at_end.count})" if row else "-"
+
+
+def _row(folder: Path, preset: str, arm: str) -> RateRecord | None:
     path = folder / file_name(preset, arm)
-    if not path.is_file():
-        return "-"
-    row = read_rate(path)
-    return f"{row.pure} ({row.exact_at_end.count})"
+    return read_rate(path) if path.is_file() else None
+
+
+def differences(folder: Path) -> str:
+    """Markdown: of each measured arm from its control, by the methods of docs/statistics.md.
+
+    Seeds proved and seeds at 99% at the end, with Fisher's p and, in brackets, that corrected for all
+    rows of the table; the median step to 99% of either, with the p of the log-rank test between them.
+    """
+    pairs = []
+    for preset in PRESETS:
+        control, *arms = (_row(folder, preset, arm) for arm in ARMS)
+        pairs += [(control, arm) for arm in arms if control and arm]
+    lines = [
+        "| preset | arm | proved | points | p (Holm) | 99% at end | p (Holm) | steps to 99% | p |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    proved = [(_proved(control), _proved(arm)) for control, arm in pairs]
+    exact = [(control.exact_at_end, arm.exact_at_end) for control, arm in pairs]
+    columns = zip(pairs, proved, _tests(proved), exact, _tests(exact), strict=True)
+    for (control, arm), rates, p, exacts, exact_p in columns:
+        low, high = (100 * bound for bound in newcombe(*rates))
+        steps = _steps(control), _steps(arm)
+        ranks = log_rank(*steps)
+        cells = (
+            arm.preset,
+            arm.recipe,
+            " to ".join(str(rate.count) for rate in rates),
+            f"{100 * (rates[1].value - rates[0].value):+.0f} [{low:+.0f}, {high:+.0f}]",
+            p,
+            " to ".join(str(rate.count) for rate in exacts),
+            exact_p,
+            " to ".join("never" if each.median is None else f"{each.median:,.0f}" for each in steps),
+            "-" if ranks is None else f"{ranks:.2g}",
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _proved(row: RateRecord) -> Rate:
+    assert row.pure is not None, f"{row.preset} has tables"
+    return row.pure
+
+
+def _tests(pairs: Sequence[tuple[Rate, Rate]]) -> list[str]:
+    """Fisher's p of each, and in brackets corrected for their number."""
+    p_values = [fisher(*pair) for pair in pairs]
+    return [f"{p:.2g} ({q:.2g})" for p, q in zip(p_values, holm(p_values), strict=True)]
+
+
+def _steps(row: RateRecord) -> Grokking:
+    """When each seed first came to 99%, or the last step at which it had not."""
+    firsts = [each.first_success_step for each in row.results]
+    lasts = [each.steps - 1 for each in row.results if each.first_success_step is None]
+    return Grokking(
+        reached=tuple(sorted(step for step in firsts if step is not None)), censored=tuple(sorted(lasts))
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("what", choices=("commands", "table"))
+    parser.add_argument("what", choices=("commands", "table", "differences"))
     parser.add_argument("--rates", type=Path, default=FOLDER)
     args = parser.parse_args(argv)
-    print("\n".join(commands()) if args.what == "commands" else table(args.rates))
+    if args.what == "commands":
+        print("\n".join(commands()))
+    else:
+        print(table(args.rates) if args.what == "table" else differences(args.rates))
     return 0
 
 

@@ -30,7 +30,6 @@ _BEST = {
     "275p": "prefit-scale20-anneal",
     "274p": "prefit-scale20-anneal",
     "262p": "prefit-scale20-anneal",
-    "122p": "restarts-122",
     "113p": "generic-89-64",
     "101p": "generic-89-64",
     "96p": "wide-89",

@@ -3,6 +3,7 @@
 import dataclasses
 import shlex
 import shutil
+from math import comb
 from pathlib import Path
 
 import ingredients
@@ -41,3 +42,15 @@ def test_the_table_shows_what_was_measured(tmp_path: Path) -> None:
     rows = ingredients.table(tmp_path).splitlines()
     assert rows[2] == "| auto | 3/48 = 6.2% [2.1%, 16.8%] (3) | - | - | - | - |"
     assert rows[5] == "| auto-no-scale | - | - | - | - | as auto |"
+
+
+def test_an_arm_is_tested_against_its_control(tmp_path: Path) -> None:
+    for name in ("122p_auto", "122p_auto-one-start", "122p_auto-no-anneal", "7p_auto-no-wide"):
+        shutil.copy(ROOT / "records" / "rates" / f"{name}.json", tmp_path)
+    one, none = ingredients.differences(tmp_path).splitlines()[2:]
+    # All 19 failures in one arm, as likely as all in the other.
+    p = 2 * comb(48, 19) / comb(96, 19)
+    difference = f"48 to 29 | -40 [-54, -25] | {p:.2g} ({2 * p:.2g}) | 48 to 30"
+    assert one.startswith(f"| 122p | auto-one-start | {difference} |")
+    assert one.endswith("| 2,500 to 21,500 | 3.4e-25 |")
+    assert none.startswith("| 122p | auto-no-anneal | 48 to 48 | +0 [-7, +7] | 1 (1) | 48 to 48 |")

@@ -69,6 +69,6 @@ def test_rows_and_models_of_earlier_versions_are_told_apart_too() -> None:
     assert rows["67p", "microadder-60k"] == "informed (carry mix)"
     kept = {
         name: start_of(load_checkpoint(ROOT / "records" / "best" / name / "model.pt"))
-        for name in ("122p", "44p")
+        for name in ("122p", "62p")
     }
-    assert kept == {"122p": "generic", "44p": "informed (attention prefit, short arc)"}
+    assert kept == {"122p": "generic", "62p": "informed (attention prefit, short arc)"}
