@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from adderlab.evaluation.suites import Rate
-from adderlab.report.comparison import Grokking, fisher, holm, log_rank, newcombe
+from adderlab.report.comparison import fisher, holm, log_rank, newcombe, steps_to_grok
 from adderlab.study.rate import FOLDER, RateRecord, file_name, read_rate
 
 PRESETS = ("456p", "122p", "67p", "44p", "7p")
@@ -85,7 +85,7 @@ def differences(folder: Path) -> str:
     columns = zip(pairs, proved, _tests(proved), exact, _tests(exact), strict=True)
     for (control, arm), rates, p, exacts, exact_p in columns:
         low, high = (100 * bound for bound in newcombe(*rates))
-        steps = _steps(control), _steps(arm)
+        steps = steps_to_grok(control.results), steps_to_grok(arm.results)
         ranks = log_rank(*steps)
         cells = (
             arm.preset,
@@ -111,15 +111,6 @@ def _tests(pairs: Sequence[tuple[Rate, Rate]]) -> list[str]:
     """Fisher's p of each, and in brackets corrected for their number."""
     p_values = [fisher(*pair) for pair in pairs]
     return [f"{p:.2g} ({q:.2g})" for p, q in zip(p_values, holm(p_values), strict=True)]
-
-
-def _steps(row: RateRecord) -> Grokking:
-    """When each seed first came to 99%, or the last step at which it had not."""
-    firsts = [each.first_success_step for each in row.results]
-    lasts = [each.steps - 1 for each in row.results if each.first_success_step is None]
-    return Grokking(
-        reached=tuple(sorted(step for step in firsts if step is not None)), censored=tuple(sorted(lasts))
-    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -18,6 +18,7 @@ from adderlab.evaluation.suites import Rate, wilson
 from adderlab.format import seed_list
 from adderlab.report.evidence import RunEvidence, flat_settings, populations
 from adderlab.results import Result, html_table, text_table
+from adderlab.runs.records import SeedRecord
 
 ENVIRONMENT = ("device", "device_name", "cpu", "torch", "adderlab", "engine")
 """Entries of environment.json that may change a result."""
@@ -199,7 +200,7 @@ def compare_runs(runs: Sequence[RunEvidence]) -> Comparison:
             why = run.problems[0] if run.problems else "it has no evaluation"
             raise Failure(f"{run.path} cannot be compared: {why}")
     rates = [_rate(run) for run in runs]
-    grokking = [steps_to_grok(run) for run in runs]
+    grokking = [steps_to_grok(run.evaluated) for run in runs]
     p_values = [fisher(rates[0], rate) for rate in rates[1:]]
     contrasts: list[Contrast | None] = [None]
     for rate, grok, p, holm_p in zip(rates[1:], grokking[1:], p_values, holm(p_values), strict=True):
@@ -240,10 +241,19 @@ def unique_names(runs: Sequence[RunEvidence]) -> list[str]:
     ]
 
 
-def steps_to_grok(run: RunEvidence) -> Grokking:
-    """When each seed first reached 99%, or the last step at which it had not."""
-    reached = [each.first_success_step for each in run.evaluated if each.first_success_step is not None]
-    censored = [each.steps - 1 for each in run.evaluated if each.first_success_step is None]
+def steps_to_grok(records: Sequence[SeedRecord]) -> Grokking:
+    """When each seed first reached 99%, or the last step at which it had not.
+
+    A seed that was too poor for the recipe's last stages has not grokked at their end either. Taken as
+    unknown from where it stopped, it would leave the good seeds among themselves.
+    """
+    last = max((each.steps for each in records if each.status == "done"), default=0)
+    reached, censored = [], []
+    for each in records:
+        if each.first_success_step is not None:
+            reached.append(each.first_success_step)
+        else:
+            censored.append((last if each.status == "done" else each.steps) - 1)
     return Grokking(reached=tuple(sorted(reached)), censored=tuple(sorted(censored)))
 
 

@@ -24,6 +24,7 @@ from adderlab.report.comparison import (
     unique_names,
 )
 from adderlab.report.evidence import read_run
+from adderlab.runs.records import SeedRecord
 from helpers.runs import GROKS, LATE, LOST, NEVER, write_run
 
 
@@ -121,7 +122,16 @@ def test_a_comparison_of_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 def test_steps_to_grok_are_censored_where_a_seed_did_not(tmp_path: Path) -> None:
     run = read_run(write_run(tmp_path / "r", {0: GROKS, 1: LATE, 2: NEVER, 3: LOST}))
-    assert steps_to_grok(run) == Grokking(reached=(1000, 2000, 3000), censored=(3000,))
+    assert steps_to_grok(run.evaluated) == Grokking(reached=(1000, 2000, 3000), censored=(3000,))
+
+
+def test_a_seed_too_poor_for_the_last_stage_has_not_grokked_at_its_end() -> None:
+    late = [SeedRecord(seed=k, status="done", steps=48_000, first_success_step=47_000) for k in range(4)]
+    poor = [SeedRecord(seed=k, status="done", steps=40_000) for k in range(4, 10)]
+    stopped = SeedRecord(seed=10, status="dropped", steps=5_000)
+    grokking = steps_to_grok([*late, *poor, stopped])
+    assert grokking == Grokking(reached=(47_000,) * 4, censored=(4_999, *(47_999,) * 6))
+    assert grokking.median is None, "six of ten never do"
 
 
 def test_runs_that_cannot_be_compared_are_refused(tmp_path: Path, capsys) -> None:
