@@ -517,7 +517,8 @@ def _best_of_kinds(records: Sequence[RateRecord]) -> list[str]:
                 if record.preset == preset and record.pure is not None and record.n >= ENOUGH
                 if (record.start == "generic") == generic
             ]
-            cells += max(rows)[1:] if rows else ("-", "-")
+            # Of equal rates the one that stands first above.
+            cells += max(rows, key=lambda row: row[0])[1:] if rows else ("-", "-")
         if set(cells[1:]) != {"-"}:
             lines.append(f"| {' | '.join(cells)} |")
     return lines

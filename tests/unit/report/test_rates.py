@@ -124,3 +124,8 @@ def test_repair_alone_is_named_as_such(tmp_path: Path, capsys, monkeypatch) -> N
     write_rate(tmp_path, helped)
     page = printed(capsys, "zoo", "456", "--markdown", "--records", str(tmp_path))
     assert "| 0/1 [0.0%, 80.0%] | with repair |" in page
+
+
+def test_of_equal_rates_the_first_row_is_the_best_of_its_kind() -> None:
+    rows = [record("122p", name, proved=48, n=48) for name in ("auto", "auto-no-wide")]
+    assert "\n| 122p | auto | 48/48" in rates_page(rows).split("## The best of either kind")[1]
