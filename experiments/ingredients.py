@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from adderlab.evaluation.suites import Rate
-from adderlab.report.comparison import fisher, holm, log_rank, newcombe, steps_to_grok
+from adderlab.report.comparison import Contrast, Grokking, contrast, corrected, steps_to_grok
 from adderlab.study.rate import FOLDER, RateRecord, file_name, read_rate
 
 PRESETS = ("456p", "122p", "67p", "44p", "7p")
@@ -80,37 +80,41 @@ def differences(folder: Path) -> str:
         "| preset | arm | proved | points | p (Holm) | 99% at end | p (Holm) | steps to 99% | p |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    proved = [(_proved(control), _proved(arm)) for control, arm in pairs]
-    exact = [(control.exact_at_end, arm.exact_at_end) for control, arm in pairs]
-    columns = zip(pairs, proved, _tests(proved), exact, _tests(exact), strict=True)
-    for (control, arm), rates, p, exacts, exact_p in columns:
-        low, high = (100 * bound for bound in newcombe(*rates))
-        steps = steps_to_grok(control.results), steps_to_grok(arm.results)
-        ranks = log_rank(*steps)
+    proved = corrected([contrast(_proved(control), _proved(arm)) for control, arm in pairs])
+    exact = corrected([contrast(_exact(control), _exact(arm)) for control, arm in pairs])
+    for (control, arm), of_proved, of_exact in zip(pairs, proved, exact, strict=True):
+        (rate, steps), (arm_rate, arm_steps) = _proved(control), _proved(arm)
+        points = (100 * x for x in (of_proved.difference, of_proved.low, of_proved.high))
         cells = (
             arm.preset,
             arm.recipe,
-            " to ".join(str(rate.count) for rate in rates),
-            f"{100 * (rates[1].value - rates[0].value):+.0f} [{low:+.0f}, {high:+.0f}]",
-            p,
-            " to ".join(str(rate.count) for rate in exacts),
-            exact_p,
-            " to ".join("never" if each.median is None else f"{each.median:,.0f}" for each in steps),
-            "-" if ranks is None else f"{ranks:.2g}",
+            f"{rate.count} to {arm_rate.count}",
+            "{:+.0f} [{:+.0f}, {:+.0f}]".format(*points),
+            _p_values(of_proved),
+            f"{control.exact_at_end.count} to {arm.exact_at_end.count}",
+            _p_values(of_exact),
+            f"{_median(steps)} to {_median(arm_steps)}",
+            "-" if of_exact.log_rank_p is None else f"{of_exact.log_rank_p:.2g}",
         )
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _proved(row: RateRecord) -> Rate:
+def _proved(row: RateRecord) -> tuple[Rate, Grokking]:
     assert row.pure is not None, f"{row.preset} has tables"
-    return row.pure
+    return row.pure, steps_to_grok(row.results)
 
 
-def _tests(pairs: Sequence[tuple[Rate, Rate]]) -> list[str]:
-    """Fisher's p of each, and in brackets corrected for their number."""
-    p_values = [fisher(*pair) for pair in pairs]
-    return [f"{p:.2g} ({q:.2g})" for p, q in zip(p_values, holm(p_values), strict=True)]
+def _exact(row: RateRecord) -> tuple[Rate, Grokking]:
+    return row.exact_at_end, steps_to_grok(row.results)
+
+
+def _median(steps: Grokking) -> str:
+    return "never" if steps.median is None else f"{steps.median:,.0f}"
+
+
+def _p_values(of: Contrast) -> str:
+    return f"{of.fisher_p:.2g} ({of.fisher_holm_p:.2g})"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -118,10 +122,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("what", choices=("commands", "table", "differences"))
     parser.add_argument("--rates", type=Path, default=FOLDER)
     args = parser.parse_args(argv)
-    if args.what == "commands":
-        print("\n".join(commands()))
-    else:
-        print(table(args.rates) if args.what == "table" else differences(args.rates))
+    tables = {"table": table, "differences": differences}
+    print(tables[args.what](args.rates) if args.what in tables else "\n".join(commands()))
     return 0
 
 

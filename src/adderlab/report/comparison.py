@@ -201,22 +201,8 @@ def compare_runs(runs: Sequence[RunEvidence]) -> Comparison:
             raise Failure(f"{run.path} cannot be compared: {why}")
     rates = [_rate(run) for run in runs]
     grokking = [steps_to_grok(run.evaluated) for run in runs]
-    p_values = [fisher(rates[0], rate) for rate in rates[1:]]
-    contrasts: list[Contrast | None] = [None]
-    for rate, grok, p, holm_p in zip(rates[1:], grokking[1:], p_values, holm(p_values), strict=True):
-        low, high = newcombe(rates[0], rate)
-        log_rank_p = log_rank(grokking[0], grok)
-        contrasts.append(
-            Contrast(
-                difference=rate.value - rates[0].value,
-                low=low,
-                high=high,
-                fisher_p=p,
-                log_rank_p=log_rank_p,
-                no_log_rank=None if log_rank_p is not None else _why_no_log_rank(grokking[0], grok),
-                fisher_holm_p=holm_p,
-            )
-        )
+    first, *others = zip(rates, grokking, strict=True)
+    contrasts = [None, *corrected([contrast(first, other) for other in others])]
     columns = zip(unique_names(runs), runs, rates, grokking, contrasts, strict=True)
     return Comparison(
         runs=tuple(
@@ -255,6 +241,30 @@ def steps_to_grok(records: Sequence[SeedRecord]) -> Grokking:
         else:
             censored.append((last if each.status == "done" else each.steps) - 1)
     return Grokking(reached=tuple(sorted(reached)), censored=tuple(sorted(censored)))
+
+
+def contrast(first: tuple[Rate, Grokking], second: tuple[Rate, Grokking]) -> Contrast:
+    """The second against the first, alone: where there are several, see ``corrected``."""
+    (rate, grok), (other_rate, other_grok) = first, second
+    low, high = newcombe(rate, other_rate)
+    p, log_rank_p = fisher(rate, other_rate), log_rank(grok, other_grok)
+    return Contrast(
+        difference=other_rate.value - rate.value,
+        low=low,
+        high=high,
+        fisher_p=p,
+        log_rank_p=log_rank_p,
+        no_log_rank=None if log_rank_p is not None else _why_no_log_rank(grok, other_grok),
+        fisher_holm_p=p,
+    )
+
+
+def corrected(contrasts: Sequence[Contrast]) -> list[Contrast]:
+    """The same, ``fisher_holm_p`` corrected for their number."""
+    p_values = holm([each.fisher_p for each in contrasts])
+    return [
+        dataclasses.replace(each, fisher_holm_p=p) for each, p in zip(contrasts, p_values, strict=True)
+    ]
 
 
 def fisher(first: Rate, second: Rate) -> float:
