@@ -16,7 +16,9 @@ from adderlab.files import schema
 from adderlab.models.transformer import Architecture
 from adderlab.models.zoo import Preset
 from adderlab.recipes.auto import SOURCE, auto
-from adderlab.recipes.tables import OWN, PUBLISHED, NamedRecipe, resolve
+from adderlab.recipes.entries import NamedRecipe, resolve
+from adderlab.recipes.own import OWN
+from adderlab.recipes.published import PUBLISHED
 from adderlab.training.recipe import Recipe
 from adderlab.training.start import check_start
 
