@@ -193,6 +193,15 @@ OWN = {
         notes="restarts-67 with an anneal stage of 4,000 steps at logit scale 10",
         then=_anneal(4000, 10.0, lr=0.002),
     ),
+    "restarts-57": entry(
+        "restarts-67-anneal",
+        notes="restarts-67-anneal with 20,000 steps more at logit scale 1,000, the last 8,000 with "
+        "larger batches",
+        then=(
+            *_anneal(12_000, 1000.0, lr=0.005, beta2=0.99),
+            *_anneal(8000, 1000.0, lr=0.002, batch_size=1024, beta2=0.99),
+        ),
+    ),
     "restarts-7": entry(
         source=_SMALLEST,
         notes="for our own line of 11 parameters and fewer: uniform pairs from the first step, an "
