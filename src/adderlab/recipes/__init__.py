@@ -38,7 +38,6 @@ _BEST = {
     "89p": "wide-89",
     "86p": "generic-89-64",
     "83p": "generic-89-64",
-    "75p": "restarts-67-anneal",
     "74p": "restarts-67-anneal",
     "67p": "restarts-67-anneal",
     "62p": "wide-62-long",

@@ -69,6 +69,6 @@ def test_rows_and_models_of_earlier_versions_are_told_apart_too() -> None:
     assert rows["67p", "microadder-60k"] == "informed (carry mix)"
     kept = {
         name: start_of(load_checkpoint(ROOT / "records" / "best" / name / "model.pt"))
-        for name in ("122p", "62p")
+        for name in ("122p", "36p")
     }
-    assert kept == {"122p": "generic", "62p": "informed (attention prefit, short arc)"}
+    assert kept == {"122p": "generic", "36p": "informed (attention prefit, short arc)"}
