@@ -23,7 +23,7 @@ PLANTED = [
     # record, seed of the window, weight, its number, factor, failing pairs
     ("456p", 2, "pos_emb.B", 1, 1.1025390625, 2),
     ("67p", 4, "blocks.0.attn.query.angle", 0, 1.0225, 3),
-    ("62p", 7, "blocks.0.ln2.weight", 0, 1.2691650390625, 12),
+    ("62p", 7, "blocks.0.ln2.weight", 0, 1.08, 100),
 ]
 
 
