@@ -286,6 +286,15 @@ OWN = {
         notes="wide-44 with an anneal stage of 20,000 steps at logit scale 5,000",
         then=_anneal(20_000, 5000.0, lr=0.001),
     ),
+    "wide-44-anneal3": entry(
+        "wide-44-anneal",
+        notes="wide-44-anneal with two more anneal stages of 16,000 steps at logit scales 50,000 and "
+        "500,000, with larger batches",
+        then=(
+            *_anneal(16_000, 50_000.0, lr=0.001, batch_size=1024, beta2=0.99),
+            *_anneal(16_000, 500_000.0, lr=0.001, batch_size=1024, beta2=0.99),
+        ),
+    ),
     "wide-36": entry(
         "wide-44",
         notes="wide-44 for keys that are rotated queries: logit scale 500, 64 starts, a third stage",
