@@ -34,7 +34,6 @@ _BEST = {
     "262p": "prefit-scale20-anneal",
     "113p": "generic-89-64",
     "101p": "generic-89-64",
-    "95p": "wide-62-long",
     "89p": "wide-89",
     "86p": "generic-89-64",
     "83p": "generic-89-64",
