@@ -45,7 +45,7 @@ _BEST = {
     "55p": "wide-44-anneal",
     "52p": "generic-89",
     "45p": "wide-44-anneal",
-    "44p": "wide-44-anneal",
+    "44p": "wide-44-anneal3",
     "36p": "wide-36-anneal",
     "11p": "generic-8",
     "8p": "generic-8",
@@ -93,7 +93,7 @@ def quick_name(preset: Preset) -> str:
     """Name of the recipe with which fresh seeds come soonest to a proved model, failures included."""
     if _short(preset):
         return "short"
-    quick = {**_BEST, "456p": "prefit-9k-anneal-3k"}
+    quick = {**_BEST, "456p": "prefit-9k-anneal-3k", "44p": "wide-44-anneal"}
     return quick.get(_architecture(preset)) or _circle_or_auto(preset, "circle-13k")
 
 
